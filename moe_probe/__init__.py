@@ -1,0 +1,1 @@
+"""What do the experts of a mixture-of-experts language model specialise in?"""

@@ -1,0 +1,151 @@
+"""One labelled document, and how a row of a file becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe_probe.errors import MoeProbeError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the file holds what.
+
+    Attributes
+    ----------
+    id, text, topic, subtopic, group, split : str
+        Column names. ``id`` and the last three may be missing from the file, ``text`` and ``topic`` not.
+    labels : tuple of str
+        Further label columns to keep with each document (for example ``register``).
+    spans : str
+        Column with character-aligned labels: a list of ``[start, end, label]`` (see `LabelSpan`).
+    """
+
+    id: str = "id"
+    text: str = "text"
+    topic: str = "topic"
+    subtopic: str = "subtopic"
+    group: str = "group"
+    split: str = "split"
+    labels: tuple[str, ...] = ()
+    spans: str = "spans"
+
+
+@dataclass(frozen=True)
+class LabelSpan:
+    """A label on characters ``start`` (included) to ``end`` (left out) of a document's text."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with its labels.
+
+    Attributes
+    ----------
+    id : str
+        Unique within the corpus.
+    topic, subtopic : str
+        Human subject and its finer division ("" where unknown).
+    group : str
+        Unit that may be exchanged in permutations (a source chapter, say); the document's own id
+        where the corpus names none.
+    split : str
+        As given by the corpus, "" where it gives none.
+    labels : dict of str to str
+        Further label columns.
+    spans : tuple of LabelSpan
+        Labels of parts of the text.
+    """
+
+    id: str
+    text: str
+    topic: str
+    subtopic: str = ""
+    group: str = ""
+    split: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spans: tuple[LabelSpan, ...] = ()
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical form: what the corpus hash is made of."""
+        canonical = json.dumps(
+            [self.id, self.text, self.topic, self.subtopic, self.group, self.split, sorted(self.labels.items()),
+             [[s.start, s.end, s.label] for s in self.spans]],
+            ensure_ascii=False, separators=(",", ":"),
+        )
+        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
+
+
+class BadRow(MoeProbeError):
+    """A row that cannot be a document; names the file and the line or row."""
+
+
+def _as_text(value: Any) -> str:
+    """Column value as a string: missing values of CSV and Parquet (None, NaN) become ""."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return value if isinstance(value, str) else str(value)
+
+
+def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, ordinal: int) -> Document:
+    """Turn a row of a file into a document.
+
+    Parameters
+    ----------
+    where : str
+        File and line, for messages.
+    ordinal : int
+        Number of the row in the corpus; names the document where the file has no id column.
+
+    Raises
+    ------
+    BadRow
+        When text or topic is missing or empty, or a span does not lie inside the text.
+    """
+    for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
+        if name not in row:
+            raise BadRow(f"{where} has no column '{name}'", f"its columns are {', '.join(map(str, row))}",
+                         f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}")
+        if not _as_text(row[name]).strip():
+            raise BadRow(f"{where} has an empty '{name}'", "every document needs a text and a topic",
+                         "fix the row, or --skip-bad to leave such rows out")
+    text = row[columns.text]
+    if not isinstance(text, str):
+        raise BadRow(f"{where}: '{columns.text}' is {type(text).__name__}, not text", "", "--text-column NAME")
+    if "\x00" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise BadRow(f"{where} holds characters that are not text (NUL or half a surrogate pair)", "",
+                     "clean the file, or --skip-bad to leave such rows out")
+    for name in columns.labels:
+        if name not in row:
+            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {', '.join(map(str, row))}",
+                         f"--label NAME; {did_you_mean(name, [str(k) for k in row])}")
+    id_ = _as_text(row.get(columns.id)) or f"{ordinal:07d}"
+    return Document(
+        id=id_, text=text, topic=_as_text(row[columns.topic]), subtopic=_as_text(row.get(columns.subtopic)),
+        group=_as_text(row.get(columns.group)) or id_, split=_as_text(row.get(columns.split)),
+        labels={name: _as_text(row[name]) for name in columns.labels},
+        spans=_read_spans(row.get(columns.spans), text, where=where),
+    )
+
+
+def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
+    if value is None or isinstance(value, float) or (isinstance(value, str) and not value.strip()):
+        return ()
+    try:
+        items = json.loads(value) if isinstance(value, str) else list(value)
+        spans = tuple(LabelSpan(int(start), int(end), str(label)) for start, end, label in items)
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"{where} has spans that cannot be read", str(error), "a list of [start, end, label]") from error
+    for span in spans:
+        if not 0 <= span.start < span.end <= len(text):
+            raise BadRow(f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
+                         "", "character offsets, end left out")
+    return spans

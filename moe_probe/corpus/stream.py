@@ -1,0 +1,136 @@
+"""A corpus as something to iterate over, twice: once to check and hash it, once to collect it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_probe.corpus.document import BadRow, Columns, Document, document_from_row
+from moe_probe.corpus.readers import iter_rows
+from moe_probe.errors import MoeProbeError
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """What one pass over a corpus found.
+
+    Attributes
+    ----------
+    hash : str
+        SHA-256 over the documents' digests, in order.
+    topics : dict of str to int
+        Documents per topic, in order of first appearance.
+    skipped : tuple of str
+        One sentence for each row left out (only with ``skip_bad``).
+    """
+
+    hash: str
+    n_documents: int
+    n_characters: int
+    topics: dict[str, int]
+    n_groups: int
+    skipped: tuple[str, ...]
+
+
+class Corpus:
+    """Labelled documents, streamed from where they lie.
+
+    Parameters
+    ----------
+    source : str or Path
+        See :func:`moe_probe.corpus.readers.iter_rows`.
+    columns : Columns
+        Which column holds what.
+    skip_bad : bool
+        Leave out rows that cannot be documents (and count them) instead of stopping at the first.
+    limit : int, optional
+        Stop after this many documents.
+
+    Examples
+    --------
+    >>> corpus = Corpus("data/probe_corpus.jsonl", columns=Columns(labels=("register",)))
+    >>> topics = {document.topic for document in corpus}
+    """
+
+    def __init__(
+        self, source: str | Path, *, columns: Columns | None = None, skip_bad: bool = False,
+        limit: int | None = None, name: str | None = None, split: str | None = None,
+    ) -> None:
+        self.source = source
+        self.columns = columns or Columns()
+        self.skip_bad = skip_bad
+        self.limit = limit
+        self._name, self._split = name, split
+        self._skipped: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Last part of the source's name, for captions (never the full path)."""
+        return Path(str(self.source)).name
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield documents in file order.
+
+        Raises
+        ------
+        BadRow
+            At the first row that cannot be a document, naming file and line (unless `skip_bad`).
+        MoeProbeError
+            When two documents share an id, or there is no document at all.
+        """
+        self._skipped = []
+        seen: set[bytes] = set()  # 8-byte digests: a corpus of 10^7 documents stays under a gigabyte
+        n_documents = 0
+        for ordinal, (where, row) in enumerate(iter_rows(self.source, name=self._name, split=self._split)):
+            if self.limit is not None and n_documents >= self.limit:
+                break
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                document = document_from_row(row, self.columns, where=where, ordinal=ordinal)
+                key = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
+                if key in seen:
+                    raise BadRow(f"{where} repeats the id '{document.id}'", "ids must be unique",
+                                 "fix the row, or --skip-bad to leave it out")
+            except BadRow as error:
+                if not self.skip_bad:
+                    raise
+                self._skipped.append(str(error))
+                continue
+            seen.add(key)
+            n_documents += 1
+            yield document
+        if n_documents == 0:
+            raise MoeProbeError(f"the corpus {self.source} holds no document",
+                                f"{len(self._skipped)} rows were left out" if self._skipped else "it is empty",
+                                "check the file, or drop --skip-bad to see the first bad row")
+
+    def summarize(self) -> CorpusSummary:
+        """Read everything once: hash, counts, rows left out.
+
+        Raises
+        ------
+        MoeProbeError
+            As when iterating; and when a group spans several topics, since labels are permuted
+            over groups.
+        """
+        digest = hashlib.sha256()
+        topics: Counter[str] = Counter()
+        topic_of: dict[str, str] = {}
+        n_characters = 0
+        for document in self:
+            digest.update(document.digest())
+            topics[document.topic] += 1
+            n_characters += len(document.text)
+            first = topic_of.setdefault(document.group, document.topic)
+            if first != document.topic:
+                raise MoeProbeError(
+                    f"group '{document.group}' holds documents of two topics ('{first}' and '{document.topic}')",
+                    "topic labels are permuted over groups, so a group must lie inside one topic",
+                    "a finer group column, or --group-column with a column that is unique per document",
+                )
+        return CorpusSummary(digest.hexdigest(), sum(topics.values()), n_characters, dict(topics), len(topic_of),
+                             tuple(self._skipped))

@@ -1,0 +1,85 @@
+"""What transformers means when reading a model fails, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from moe_probe.errors import MoeProbeError
+
+
+@contextmanager
+def explained(name: str, *, part: str) -> Iterator[None]:
+    """Turn what transformers raises while reading one part of a model into a MoeProbeError."""
+    try:
+        yield
+    except MoeProbeError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError, RuntimeError) as error:
+        raise _diagnosis(name, part, error) from error
+
+
+def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
+    text, kinds = " ".join(str(error).split()), _kinds(error)
+    first = text.split(". ")[0][:200]
+    if "GatedRepoError" in kinds or "gated repo" in text:
+        return MoeProbeError(
+            f"{name} may not be downloaded",
+            "its authors ask for an agreement first",
+            "log in with `hf auth login`",
+        )
+    if "RevisionNotFoundError" in kinds:
+        return MoeProbeError(
+            f"{name} has no such revision", first, "leave the revision out, or give a commit"
+        )
+    if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"} or (
+        "couldn't connect" in text or "connection error" in text
+    ):
+        return MoeProbeError(
+            f"the {part} of {name} could not be downloaded",
+            "the hub cannot be reached and there is no local copy",
+            "check the connection, or give a folder that holds the model",
+        )
+    if "RepositoryNotFoundError" in kinds or "not a valid model identifier" in text:
+        return MoeProbeError(
+            f"there is no model {name}",
+            "neither a folder nor a public repository has this name",
+            "check the spelling",
+        )
+    if "trust_remote_code" in text:
+        return MoeProbeError(
+            f"{name} needs Python code of its own",
+            "code from a checkpoint is not run unless asked for",
+            "--trust-remote-code, if you trust its authors",
+        )
+    if "ignore_mismatched_sizes" in text:
+        return MoeProbeError(
+            f"config.json and the weights of {name} do not belong together",
+            "they disagree on the sizes of tensors",
+            "copy both from the same place",
+        )
+    if part == "configuration" and ("does not recognize" in text or "Unrecognized model" in text):
+        return MoeProbeError(
+            f"the installed transformers does not know the kind of model in {name}",
+            first,
+            "a newer version of transformers",
+        )
+    if part == "tokenizer":
+        return MoeProbeError(
+            f"{name} has no tokenizer that can be read",
+            first,
+            "put tokenizer.json and tokenizer_config.json beside the weights",
+        )
+    return MoeProbeError(
+        f"the {part} of {name} could not be read", first, "check that the files are complete"
+    )
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """Class names (with bases) of an error and of what caused it."""
+    kinds: set[str] = set()
+    while error is not None:
+        kinds |= {cls.__name__ for cls in type(error).__mro__}
+        error = error.__cause__ or error.__context__
+    return kinds

@@ -1,0 +1,127 @@
+"""Counts of who was sent where, as plain arrays: nothing here knows of files or models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.schema import MoeLayer
+
+
+def dropped_id(dtype: np.dtype | type | str) -> int:
+    """Value that marks a slot without an expert: the largest of the unsigned integer type."""
+    return int(np.iinfo(np.dtype(dtype)).max)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Selections and gate mass per document, layer and expert: what document statistics need.
+
+    Attributes
+    ----------
+    selections : ndarray of int64, shape (n_documents, n_layers, max_experts)
+        How many tokens of the document chose the expert (special tokens left out).
+        Columns past a layer's own number of experts are zero.
+    gate_mass : ndarray of float64, same shape, or None
+        Sum of the gate weights of those selections; None for a trace without weights.
+    layers : tuple of MoeLayer
+    documents : pandas.DataFrame, n_documents rows
+        Columns ``document, topic, subtopic, group, split, n_tokens`` and further labels.
+    """
+
+    selections: np.ndarray
+    gate_mass: np.ndarray | None
+    layers: tuple[MoeLayer, ...]
+    documents: pd.DataFrame
+
+    def usage(self) -> Usage:
+        """Return itself, so that analyses take a trace or the counts alone."""
+        return self
+
+    @property
+    def num_experts(self) -> np.ndarray:
+        """Number of experts of each layer, shape (n_layers,)."""
+        return np.array([layer.num_experts for layer in self.layers])
+
+
+def count_selections(
+    experts: np.ndarray, *, unit: np.ndarray, n_units: int, num_experts: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Count, per unit and expert, the selections of one layer (or sum their gate weights).
+
+    Parameters
+    ----------
+    experts : ndarray of unsigned int, shape (n_tokens, n_slots)
+        Expert ids of one layer; the largest value of the type marks an empty slot.
+    unit : ndarray of int, shape (n_tokens,)
+        Row of the result that a token counts for (its document, say); -1 leaves the token out.
+    weights : ndarray of float, shape (n_tokens, n_slots), optional
+        Gate weights to sum instead of counting.
+
+    Returns
+    -------
+    ndarray, shape (n_units, num_experts)
+        int64 counts, or float64 sums of weights.
+    """
+    n_slots = experts.shape[1]
+    keep = (experts != dropped_id(experts.dtype)) & (unit[:, None] >= 0)
+    flat = np.repeat(unit.astype(np.int64), n_slots)[keep.ravel()] * num_experts + experts[keep].astype(np.int64)
+    size = n_units * num_experts
+    if weights is None:
+        return np.bincount(flat, minlength=size).reshape(n_units, num_experts)
+    return np.bincount(flat, weights=weights[keep].astype(np.float64), minlength=size).reshape(n_units, num_experts)
+
+
+def entropy_bits(load: np.ndarray) -> np.ndarray:
+    """Shannon entropy of loads along the last axis, in bits (0 log 0 = 0; NaN where all are zero)."""
+    load = np.asarray(load, dtype=np.float64)
+    total = load.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = load / total
+        terms = np.where(share > 0, share * np.log2(share), 0.0)
+    return np.where(total[..., 0] > 0, -terms.sum(-1), np.nan)
+
+
+def effective_experts(load: np.ndarray) -> np.ndarray:
+    """Number of equally used experts with the same entropy, ``2 ** entropy_bits(load)``."""
+    return np.exp2(entropy_bits(load))
+
+
+def load_cv(load: np.ndarray) -> np.ndarray:
+    """Coefficient of variation of expert loads (population standard deviation over mean).
+
+    The balance measure of Shazeer et al. 2017, arXiv:1701.06538, section 4.
+    """
+    load = np.asarray(load, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return load.std(-1) / load.mean(-1)
+
+
+def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
+    """Count the tokens that chose both of two experts in one layer.
+
+    Parameters
+    ----------
+    experts : ndarray of unsigned int, shape (n_tokens, n_slots)
+
+    Returns
+    -------
+    ndarray of int64, shape (num_experts, num_experts)
+        Entry (i, j) counts tokens with i and j among their slots; the diagonal counts tokens with i.
+        Divide row i by its diagonal for OLMoE's expert co-activation (arXiv:2409.02060).
+    """
+    from scipy import sparse
+
+    keep = experts != dropped_id(experts.dtype)
+    rows = np.repeat(np.arange(len(experts)), experts.shape[1])[keep.ravel()]
+    chosen = sparse.csr_array(
+        (np.ones(len(rows), dtype=np.int64), (rows, experts[keep].astype(np.int64))),
+        shape=(len(experts), num_experts),
+    )
+    chosen.data[:] = 1
+    return np.asarray((chosen.T @ chosen).todense())

@@ -1,0 +1,125 @@
+"""What a trace says of itself: the manifest ``trace.json`` and the names of its parts.
+
+Pure data, no arrays: read by every layer above. Unknown fields are refused, so that a typing
+error in a hand-edited file, or a trace of a later version, is noticed at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TRACE_FORMAT = "moe_probe.trace"
+TRACE_VERSION = 1
+
+#: What a trace can hold. "routing" is ids and gate weights; the others are asked for by ``--keep``.
+KEEPABLE = ("routing", "usage", "logits", "hidden", "expert_output_norms", "expert_outputs")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MoeLayer(_Model):
+    """One place where a router sends tokens to experts."""
+
+    #: Number used for this layer in every table: the model's own layer index where that is
+    #: unique among its MoE layers, otherwise the ordinal of the place.
+    layer: int
+    #: Module path of the block that holds router and experts, e.g. ``model.layers.3.mlp``.
+    name: str
+    #: ``decoder``, ``encoder`` or, for models with further towers, the tower's name.
+    stack: str = "decoder"
+    num_experts: int = Field(ge=1)
+    top_k: int = Field(ge=1)
+    #: Class name of the router module.
+    router: str = "unknown"
+    #: Class name of the experts module.
+    experts: str = "unknown"
+    #: Number of shared (always active) experts, where the block has any.
+    shared_experts: int = 0
+    #: How ids and weights are captured: ``experts-input`` or the name of an adapter.
+    capture: str = "imported"
+    #: Anything a reader of the numbers has to know about this layer.
+    note: str = ""
+
+
+class ModelInfo(_Model):
+    """Where the weights came from. A trace is only ever extended with the same fingerprint."""
+
+    id: str
+    revision: str | None = None
+    architecture: str = "unknown"
+    #: SHA-256 over names, shapes, dtypes and bytes of router and expert tensors; "" when imported.
+    fingerprint: str = ""
+    dtype: str = "unknown"
+    quantization: str | None = None
+    n_parameters: int | None = None
+
+
+class CorpusInfo(_Model):
+    """What was read, without its text."""
+
+    name: str
+    #: SHA-256 over the canonical form of every document, in order; "" when imported.
+    hash: str = ""
+    n_documents: int = 0
+    #: Label columns beyond topic and subtopic (for example ``register``).
+    label_columns: tuple[str, ...] = ()
+    skipped_rows: int = 0
+
+
+class FileEntry(_Model):
+    """A file of the trace, relative to its directory, with what is needed to notice damage."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class ShardEntry(_Model):
+    """A run of documents written together: the unit of resuming."""
+
+    index: int
+    n_documents: int
+    n_tokens: int
+    files: tuple[FileEntry, ...] = ()
+
+
+class Windowing(_Model):
+    """How documents longer than the context were cut."""
+
+    max_length: int
+    overlap: int
+
+
+class Manifest(_Model):
+    """Contents of ``trace.json`` (format version 1)."""
+
+    format: Literal["moe_probe.trace"] = "moe_probe.trace"
+    version: Literal[1] = 1
+    status: Literal["writing", "sealed"] = "writing"
+    model: ModelInfo
+    tokenizer_hash: str = ""
+    corpus: CorpusInfo
+    layers: tuple[MoeLayer, ...]
+    #: ``uint8`` or ``uint16``; the largest value of the type marks a slot without an expert.
+    expert_dtype: Literal["uint8", "uint16"] = "uint8"
+    has_weights: bool = True
+    has_text: bool = True
+    kept: tuple[str, ...] = ("routing",)
+    #: Share of tokens whose hidden states and expert outputs were kept, when they were asked for.
+    hidden_share: float = 1.0
+    windowing: Windowing | None = None
+    #: ``(i, n)``: this trace holds the documents with ordinal ``i`` modulo ``n``.
+    shard_of: tuple[int, int] | None = None
+    seed: int = 0
+    #: Which program made it and under which versions.
+    versions: dict[str, str] = Field(default_factory=dict)
+    #: Settings that change what is in the files (tokens per shard, batch size ...).
+    settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    n_documents: int = 0
+    n_tokens: int = 0
+    shards: tuple[ShardEntry, ...] = ()
+    files: tuple[FileEntry, ...] = ()

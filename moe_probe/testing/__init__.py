@@ -1,0 +1,25 @@
+"""Models and traces whose answers are known: for the tests of this package, and for yours."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Public names and the module that each is in; imported when first used.
+_WHERE = {
+    "tiny_moe": "tiny_models",
+    "moe_families": "tiny_models",
+    "planted_trace": "planted",
+    "null_trace": "planted",
+}
+__all__ = ["moe_families", "null_trace", "planted_trace", "tiny_moe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
