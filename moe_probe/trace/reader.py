@@ -1,0 +1,215 @@
+"""Reading a trace: opened at once, loaded only as far as it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.routing import Usage, dropped_id
+from moe_probe.schema import Manifest, MoeLayer
+from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+
+class RoutingChunk(NamedTuple):
+    """A run of tokens with their routing; arrays share their first axis, the tokens.
+
+    ``experts`` (token, layer, slot) holds ids, the largest value of the type marking an empty slot;
+    ``weights`` is float16 of the same shape or None; ``document`` is the row in `Trace.documents`.
+    """
+
+    experts: np.ndarray
+    weights: np.ndarray | None
+    document: np.ndarray
+    position: np.ndarray
+    token_id: np.ndarray
+    special: np.ndarray
+
+
+class Trace:
+    """A sealed record of routing decisions. Open with `Trace.open`.
+
+    Examples
+    --------
+    >>> trace = Trace.open("RUN/trace")
+    >>> trace.documents.topic.value_counts()
+    >>> usage = trace.usage()
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root, self.manifest = root, manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Trace:
+        """Open a trace directory, or a run directory that holds one as ``trace/``.
+
+        Raises
+        ------
+        MoeProbeError
+            When there is no trace, it is damaged beyond reading, or it was never sealed.
+        """
+        root = Path(path)
+        if not (root / "trace.json").exists() and (root / "trace" / "trace.json").exists():
+            root = root / "trace"
+        manifest = read_manifest(root)
+        if manifest.status != "sealed":
+            raise MoeProbeError(f"the trace at {root} is unfinished", "its collection was interrupted",
+                                "the same collect command with --resume")
+        for entry in (*manifest.files, *(f for shard in manifest.shards for f in shard.files)):
+            inside(root, entry.path)
+        return cls(root, manifest)
+
+    @property
+    def layers(self) -> tuple[MoeLayer, ...]:
+        """The MoE layers, in the order of the arrays' second axis."""
+        return self.manifest.layers
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens recorded, special ones included."""
+        return self.manifest.n_tokens
+
+    def place(self, layer: int) -> int:
+        """Row of a layer in the arrays.
+
+        Raises
+        ------
+        MoeProbeError
+            When the model has no MoE layer of that number.
+        """
+        numbers = [item.layer for item in self.layers]
+        if layer not in numbers:
+            raise MoeProbeError(f"there is no MoE layer {layer}", f"the trace holds {numbers}", "one of those")
+        return numbers.index(layer)
+
+    @cached_property
+    def documents(self) -> pd.DataFrame:
+        """Documents with their labels and token counts, without text."""
+        import pyarrow.parquet as pq
+
+        names = [n for n in pq.read_schema(self.root / DOCUMENTS).names if n != "text"]
+        return pq.read_table(self.root / DOCUMENTS, columns=names).to_pandas()
+
+    def texts(self, rows: Sequence[int] | None = None) -> list[str]:
+        """Texts of documents (all, or those of the rows given).
+
+        Raises
+        ------
+        MoeProbeError
+            When the trace was made with ``--no-text``.
+        """
+        import pyarrow.parquet as pq
+
+        if not self.manifest.has_text:
+            raise MoeProbeError(f"the trace at {self.root} holds no text", "it was made with --no-text",
+                                "collect again without --no-text")
+        texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
+        return texts.to_pylist() if rows is None else texts.take(list(rows)).to_pylist()
+
+    def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Token table, or some of its columns: ``document, position, token_id, token, special``."""
+        import pyarrow.parquet as pq
+
+        self._need_routing()
+        return pq.read_table(self.root / TOKENS, columns=None if columns is None else list(columns)).to_pandas()
+
+    def usage(self) -> Usage:
+        """Selections and gate mass per document, layer and expert (special tokens left out)."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.root / USAGE)
+        shape = (len(self.documents), len(self.layers), max(layer.num_experts for layer in self.layers))
+        numbers = np.full(max(layer.layer for layer in self.layers) + 1, -1)
+        numbers[[layer.layer for layer in self.layers]] = np.arange(len(self.layers))
+        where = (table["document"].to_numpy(), numbers[table["layer"].to_numpy()], table["expert"].to_numpy())
+        selections = np.zeros(shape, dtype=np.int64)
+        selections[where] = table["selections"].to_numpy()
+        mass = None
+        if "gate_mass" in table.column_names:
+            mass = np.zeros(shape)
+            mass[where] = table["gate_mass"].to_numpy()
+        return Usage(selections, mass, self.layers, self.documents)
+
+    def iter_routing(self, layers: Sequence[int] | None = None) -> Iterator[RoutingChunk]:
+        """Yield the routing shard by shard; of some layers only, when they are named.
+
+        Raises
+        ------
+        MoeProbeError
+            When only usage was kept, or a layer does not exist.
+        """
+        import pyarrow.parquet as pq
+        from safetensors import safe_open
+
+        self._need_routing()
+        places = None if layers is None else [self.place(layer) for layer in layers]
+        tokens = pq.ParquetFile(self.root / TOKENS)
+        names = ["document", "position", "token_id", "special"]
+        for shard in self.manifest.shards:
+            path = next(f.path for f in shard.files if f.path.startswith("routing/"))
+            with safe_open(inside(self.root, path), framework="numpy") as arrays:
+                experts = _read_layers(arrays, "experts", places)
+                weights = _read_layers(arrays, "weights", places) if self.manifest.has_weights else None
+            table = tokens.read_row_group(shard.index, columns=names)  # one row group a shard
+            yield RoutingChunk(experts, weights, *(table[n].to_numpy() for n in names))
+
+    def layer(self, layer: int) -> sparse.csr_array:
+        """Selections of one layer as a sparse 0/1 matrix, shape (n_tokens, num_experts)."""
+        from scipy import sparse
+
+        experts = np.concatenate([c.experts[:, 0] for c in self.iter_routing([layer])])
+        keep = experts != dropped_id(experts.dtype)
+        indptr = np.concatenate([[0], np.cumsum(keep.sum(1))])
+        size = (len(experts), self.layers[self.place(layer)].num_experts)
+        ones = np.ones(indptr[-1], dtype=np.int32)
+        return sparse.csr_array((ones, experts[keep].astype(np.int32), indptr), shape=size)
+
+    def token_strings(self) -> dict[int, str]:
+        """Text of every token id that occurs."""
+        table = self.tokens(["token_id", "token"]).drop_duplicates("token_id")
+        return dict(zip(table["token_id"].tolist(), table["token"].tolist(), strict=True))
+
+    def iter_extras(self, folder: str) -> Iterator[dict[str, Any]]:
+        """Yield the tensors of an optional part (``hidden/layer_07``, ``logits`` ...), shard by shard.
+
+        Raises
+        ------
+        MoeProbeError
+            When the trace does not hold that part.
+        """
+        from safetensors.torch import load_file
+
+        paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
+        if not paths:
+            held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
+            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {', '.join(held)}",
+                                "collect again with --keep hidden (or logits, expert_output_norms ...)")
+        for path in paths:
+            yield load_file(inside(self.root, path))
+
+    def _need_routing(self) -> None:
+        if "routing" not in self.manifest.kept:
+            raise MoeProbeError(f"the trace at {self.root} holds document counts only",
+                                "it was collected with --keep usage", "collect again with --keep routing")
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        experts = sorted({layer.num_experts for layer in m.layers})
+        slots = sorted({layer.top_k for layer in m.layers})
+        return (f"Trace({m.model.id}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(m.layers)} MoE layers, "
+                f"experts {experts}, top-k {slots}, kept {', '.join(m.kept)})")
+
+
+def _read_layers(arrays: Any, name: str, places: Sequence[int] | None) -> np.ndarray:
+    if places is None:
+        return arrays.get_tensor(name)
+    part = arrays.get_slice(name)
+    return np.concatenate([part[:, place:place + 1] for place in places], axis=1)
