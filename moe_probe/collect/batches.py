@@ -1,0 +1,145 @@
+"""One shard of documents through the model: batches of windows in, arrays per token out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from moe_probe.collect.windows import EncodedDocument, Window
+from moe_probe.errors import MoeProbeError
+from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
+from moe_probe.routing import dropped_id
+
+if TYPE_CHECKING:
+    from moe_probe.models import LoadedModel
+
+#: Families whose padding or neighbours change the routing of real tokens: one window at a time.
+ALONE = frozenset({"switch", "nllb", "product-keys"})
+
+
+class ShardArrays:
+    """Arrays of one shard, filled window by window in whatever order the batches run.
+
+    Rows are tokens in document order. ``extras`` maps a folder of the trace to tensors by name.
+    """
+
+    def __init__(self, loaded: LoadedModel, n_tokens: int, *, dtype: str, keep: frozenset[str],
+                 sampled: np.ndarray | None) -> None:
+        slots = max(site.info.top_k for site in loaded.sites)
+        shape = (n_tokens, len(loaded.sites), slots)
+        self.experts = np.full(shape, dropped_id(dtype), dtype=dtype)
+        self.weights = np.zeros(shape, dtype=np.float16)
+        self.sites, self.keep = loaded.sites, keep
+        #: Row of each token among those sampled for hidden states, -1 where it is not.
+        self.sampled = sampled
+        self.extras: dict[str, dict[str, Any]] = {}
+
+    def put(self, records: Sequence[SiteRecord], picked: torch.Tensor, rows: np.ndarray) -> None:
+        """Store the picked rows of a batch's records as the given rows of the shard."""
+        for place, (site, record) in enumerate(zip(self.sites, records, strict=True)):
+            ids = record.experts[picked.to(record.experts.device)].cpu().numpy()
+            self.experts[rows, place, : ids.shape[1]] = np.where(ids < 0, dropped_id(self.experts.dtype), ids)
+            weights = record.weights[picked.to(record.weights.device)].cpu().numpy()
+            self.weights[rows, place, : ids.shape[1]] = weights
+            if self.keep:
+                self._put_extras(site.info.layer, record, picked, rows)
+
+    def _put_extras(self, layer: int, record: SiteRecord, picked: torch.Tensor, rows: np.ndarray) -> None:
+        def take(values: torch.Tensor) -> torch.Tensor:
+            return values[picked.to(values.device)].cpu()
+
+        if record.logits is not None:
+            self._store("logits", f"layer_{layer:02d}", take(record.logits).to(torch.float16), rows, len(self.experts))
+        if record.expert_output_norms is not None:
+            self._store(f"expert_output/layer_{layer:02d}", "norms", take(record.expert_output_norms), rows,
+                        len(self.experts))
+        if self.sampled is None:
+            return
+        places = self.sampled[rows]
+        chosen = torch.from_numpy(np.flatnonzero(places >= 0))
+        size = int(self.sampled.max()) + 1
+        for folder, values in ((f"hidden/layer_{layer:02d}", record.router_input),
+                               (f"expert_output/layer_{layer:02d}", record.expert_outputs)):
+            if values is not None:
+                self._store(folder, "values", take(values)[chosen].to(torch.bfloat16), places[places >= 0], size)
+
+    def _store(self, folder: str, name: str, values: torch.Tensor, rows: np.ndarray, size: int) -> None:
+        named = self.extras.setdefault(folder, {})
+        if name not in named:
+            named[name] = torch.zeros((size, *values.shape[1:]), dtype=values.dtype)
+        named[name][torch.from_numpy(rows)] = values
+
+
+def run_shard(
+    loaded: LoadedModel, capture: RoutingCapture, documents: Sequence[EncodedDocument], arrays: ShardArrays, *,
+    batch_tokens: int,
+) -> Iterator[int]:
+    """Run every window of the documents, longest first, and fill `arrays`.
+
+    Yields
+    ------
+    int
+        Number of tokens of each batch, after it has been stored.
+    """
+    rows_of = _recorded_rows(documents)
+    alone = any(site.adapter in ALONE for site in loaded.sites)
+    device, pad = input_device(loaded.model), _pad_id(loaded.tokenizer)
+    # longest first: little padding, and if memory does not suffice that shows in the first batch
+    order = sorted(range(len(rows_of)), key=lambda i: (-len(rows_of[i][0].ids), i))
+    for batch in _batches([rows_of[i] for i in order], batch_tokens=batch_tokens, alone=alone):
+        length = max(len(window.ids) for window, _ in batch)
+        ids = torch.full((len(batch), length), pad, dtype=torch.long)
+        mask = torch.zeros((len(batch), length), dtype=torch.long)
+        picked, rows = [], []
+        for i, (window, window_rows) in enumerate(batch):
+            ids[i, : len(window.ids)] = torch.from_numpy(window.ids)
+            mask[i, : len(window.ids)] = 1
+            picked.append(np.arange(window.record.start, window.record.stop) + i * length)
+            rows.append(window_rows)
+        with torch.inference_mode():
+            loaded.model(**forward_inputs(loaded.model, ids.to(device), mask.to(device)))
+        records = capture.take()
+        _check_rows(loaded, records, len(batch) * length)
+        arrays.put(records, torch.from_numpy(np.concatenate(picked)), np.concatenate(rows))
+        yield int(mask.sum())
+
+
+def _recorded_rows(documents: Sequence[EncodedDocument]) -> list[tuple[Window, np.ndarray]]:
+    out, row = [], 0
+    for document in documents:
+        for window in document.windows:
+            n = window.record.stop - window.record.start
+            out.append((window, np.arange(row, row + n)))
+            row += n
+    return out
+
+
+def _batches(windows: Sequence[tuple[Window, np.ndarray]], *, batch_tokens: int, alone: bool
+             ) -> Iterator[list[tuple[Window, np.ndarray]]]:
+    batch: list[tuple[Window, np.ndarray]] = []
+    for item in windows:
+        longest = len(batch[0][0].ids) if batch else 0
+        if batch and (alone or longest * (len(batch) + 1) > batch_tokens):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _pad_id(tokenizer: Any) -> int:
+    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def _check_rows(loaded: LoadedModel, records: Sequence[SiteRecord], n_rows: int) -> None:
+    for site, record in zip(loaded.sites, records, strict=True):
+        if len(record.experts) != n_rows:
+            raise MoeProbeError(
+                f"{site.info.name} routed {len(record.experts)} rows for a batch of {n_rows} tokens",
+                "rows cannot be told apart by token", "report this model family")

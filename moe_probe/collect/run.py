@@ -1,0 +1,210 @@
+"""The collection itself: windows in, shards out, resumable at every shard."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_probe.collect.windows import EncodedDocument, Encoder
+from moe_probe.corpus import Corpus
+from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.schema import KEEPABLE, CorpusInfo, Manifest, Windowing
+from moe_probe.trace import Trace, TraceWriter
+
+if TYPE_CHECKING:
+    from moe_probe.collect.batches import ShardArrays
+    from moe_probe.corpus import CorpusSummary
+    from moe_probe.models import LoadedModel
+
+_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "expert_output_norms": "expert_output_norms",
+                 "expert_outputs": "expert_outputs"}
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """What to keep and in what pieces.
+
+    Attributes
+    ----------
+    keep : tuple of str
+        Any of `moe_probe.schema.KEEPABLE`; ``("usage",)`` keeps counts per document only.
+    hidden_share : float
+        Share of tokens whose hidden states and expert outputs are kept (0 to 1), drawn by seed.
+    max_length, overlap : int
+        Longest window and the left context that later windows repeat; 0 means what the model allows
+        (at most 4096) and an eighth of that.
+    batch_tokens : int
+        Tokens a forward pass takes at most (a single window may be longer).
+    shard_tokens : int
+        Tokens after which a shard is written: what an interruption can cost at most.
+    """
+
+    keep: tuple[str, ...] = ("routing",)
+    hidden_share: float = 0.1
+    max_length: int = 0
+    overlap: int = -1
+    batch_tokens: int = 4096
+    shard_tokens: int = 65536
+    text: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for part in self.keep:
+            if part not in KEEPABLE:
+                raise UsageError(f"--keep {part} is not known", did_you_mean(part, list(KEEPABLE)))
+        if "usage" in self.keep and len(self.keep) > 1:
+            raise UsageError("--keep usage cannot be combined", "it means that nothing per token is kept",
+                             "leave out usage: counts per document are always kept")
+        if not 0 < self.hidden_share <= 1:
+            raise UsageError(f"a share of {self.hidden_share} is not between 0 and 1", "", "--hidden-share 0.1")
+
+
+def collect(
+    loaded: LoadedModel, corpus: Corpus, path: str | Path, *, options: CollectOptions | None = None,
+    mode: str = "new", progress: bool = True,
+) -> Trace:
+    """Run a corpus through a model and record its routing as a trace.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        From :func:`moe_probe.models.load_model`.
+    path : str or Path
+        Folder of the trace.
+    mode : {"new", "resume", "force"}
+        What to do with a trace that is there: refuse, go on with it, start over.
+
+    Returns
+    -------
+    Trace
+        Sealed.
+
+    Raises
+    ------
+    MoeProbeError
+        When the corpus is bad, the folder is taken, the disk refuses, or (resuming) weights, corpus
+        or settings are not those the trace was begun with. Whole shards are kept in every case.
+    """
+    options = options or CollectOptions()
+    summary = corpus.summarize()
+    encoder = _encoder(loaded, options)
+    manifest = _manifest(loaded, corpus, summary, encoder, options)
+    root = Path(path)
+    if mode == "force" and (root / "trace.json").exists():
+        shutil.rmtree(root)
+    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+    if writer.sealed:
+        return writer.seal()
+    documents = itertools.islice(iter(corpus), writer.n_documents, None)
+    _append_shards(loaded, documents, encoder, writer, options, n_documents=summary.n_documents, progress=progress)
+    return writer.seal()
+
+
+def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, writer: TraceWriter,
+                   options: CollectOptions, *, n_documents: int, progress: bool) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from moe_probe.collect.batches import ShardArrays, run_shard
+    from moe_probe.models import RoutingCapture
+
+    parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
+    done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
+    with tqdm(total=n_documents, initial=done, unit=" documents", desc="collect", disable=not progress,
+              file=sys.stderr) as bar, RoutingCapture(loaded.model, loaded.sites, keep=parts) as capture:
+        for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
+            n_tokens = sum(len(d.ids) for d in shard)
+            sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
+            arrays = ShardArrays(loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=frozenset(parts),
+                                 sampled=sampled)
+            windows = sum(len(w.ids) for d in shard for w in d.windows)
+            for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
+                bar.update(min(round(len(shard) * batch / windows), n_documents - bar.n))
+            if sampled is not None:
+                rows = np.flatnonzero(sampled >= 0) + tokens
+                for named in arrays.extras.values():
+                    if "values" in named:
+                        named["rows"] = torch.from_numpy(rows)
+            _write(writer, shard, encoder, arrays, text=options.text)
+            done, tokens = done + len(shard), tokens + n_tokens
+            bar.update(done - bar.n)
+            bar.set_postfix_str(f"{tokens:,} tokens")
+
+
+def _encoder(loaded: LoadedModel, options: CollectOptions) -> Encoder:
+    length = options.max_length or min(loaded.max_length, 4096)
+    if length > loaded.max_length:
+        raise UsageError(f"--max-length {length} is more than the model's context of {loaded.max_length}", "",
+                         f"--max-length {loaded.max_length}; longer documents are windowed")
+    overlap = options.overlap if options.overlap >= 0 else length // 8
+    return Encoder(loaded.tokenizer, max_length=length, overlap=overlap)
+
+
+def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encoder: Encoder,
+              options: CollectOptions) -> Manifest:
+    from importlib.metadata import version
+
+    from moe_probe.models import tokenizer_hash
+
+    sites = [site.info for site in loaded.sites]
+    sampled = bool({"hidden", "expert_outputs"} & set(options.keep))
+    return Manifest(
+        model=loaded.info, tokenizer_hash=tokenizer_hash(loaded.tokenizer),
+        corpus=CorpusInfo(name=corpus.name, hash=summary.hash, n_documents=summary.n_documents,
+                          label_columns=corpus.columns.labels, skipped_rows=len(summary.skipped)),
+        layers=tuple(sites), expert_dtype="uint8" if max(s.num_experts for s in sites) < 256 else "uint16",
+        has_weights=True, has_text=options.text, kept=options.keep,
+        hidden_share=options.hidden_share if sampled else 1.0,
+        windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap), seed=options.seed,
+        versions={name: version(name) for name in ("torch", "transformers", "numpy")},
+        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens},
+    )
+
+
+def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list[EncodedDocument]]:
+    """Whole documents until a shard holds `size` tokens: the cut depends on the corpus alone."""
+    shard: list[EncodedDocument] = []
+    n = 0
+    for document in documents:
+        shard.append(document)
+        n += len(document.ids)
+        if n >= size:
+            yield shard
+            shard, n = [], 0
+    if shard:
+        yield shard
+
+
+def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray | None:
+    if not {"hidden", "expert_outputs"} & set(options.keep):
+        return None
+    chosen = np.random.default_rng([options.seed, index]).random(n_tokens) < options.hidden_share
+    if not chosen.any():
+        chosen[0] = True  # an empty tensor has no place in a shard
+    return np.where(chosen, np.cumsum(chosen) - 1, -1)
+
+
+def _write(writer: TraceWriter, shard: list[EncodedDocument], encoder: Encoder, arrays: ShardArrays, *,
+           text: bool) -> None:
+    ids = np.concatenate([d.ids for d in shard])
+    lengths = [len(d.ids) for d in shard]
+    rows = [
+        {"document": d.document.id, "topic": d.document.topic, "subtopic": d.document.subtopic,
+         "group": d.document.group, "split": d.document.split, **d.document.labels,
+         **({"text": d.document.text} if text else {})}
+        for d in shard
+    ]
+    tokens = {
+        "document": np.repeat(np.arange(len(shard)), lengths),
+        "position": np.concatenate([np.arange(n) for n in lengths]),
+        "token_id": ids, "token": [encoder.string(int(i)) for i in ids],
+        "special": np.concatenate([d.special for d in shard]),
+    }
+    writer.append(documents=rows, tokens=tokens, experts=arrays.experts, weights=arrays.weights, extras=arrays.extras)

@@ -1,0 +1,22 @@
+"""Statistics on plain arrays: group means, permutation tests, multiplicity, effects.
+
+The unit is the group of documents, never the token. docs/statistics.md says what is computed and
+which error rates were measured.
+"""
+
+from __future__ import annotations
+
+from moe_probe.stats.effects import Lift, auroc, bootstrap_log2_lift, half_selection, log2_lift, topic_moments
+from moe_probe.stats.groups import GroupUsage, group_usage, labelled_documents, one_value_per_group
+from moe_probe.stats.information import MutualInformation, macro_mutual_information
+from moe_probe.stats.labels import LabelPermuter
+from moe_probe.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
+from moe_probe.stats.permutation import PermutationTest, permutation_test, welch_t
+from moe_probe.stats.tail import PooledTail
+
+__all__ = [
+    "GroupUsage", "LabelPermuter", "Lift", "MutualInformation", "PermutationTest", "PooledTail", "StepDownMax",
+    "auroc", "benjamini_hochberg", "bootstrap_log2_lift", "group_usage", "half_selection", "holm",
+    "labelled_documents", "log2_lift", "macro_mutual_information", "one_value_per_group", "permutation_p",
+    "permutation_test", "topic_moments", "welch_t",
+]

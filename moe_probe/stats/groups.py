@@ -1,0 +1,209 @@
+"""From selections per document to one row per group: the unit that is exchanged in every test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.routing import Usage
+
+
+@dataclass(frozen=True)
+class GroupUsage:
+    """Usage shares of independent groups of documents, with one topic a group.
+
+    Attributes
+    ----------
+    shares : ndarray of float64, shape (n_groups, n_columns)
+        Share of a group's selections of one layer that went to one expert; the columns of a layer
+        add up to 1. A column is one (layer, expert), real experts only, layer by layer.
+    layer, expert : ndarray of int, shape (n_columns,)
+        Layer number (as in every table) and expert of a column.
+    layer_index : ndarray of int, shape (n_columns,)
+        Ordinal of the column's layer, 0, 1, ...; never decreasing.
+    selections : ndarray of float64, shape (n_groups, n_layers)
+        Number of selections that the shares were formed from.
+    topic : ndarray of int, shape (n_groups,)
+        Index into `topics`.
+    topics, groups : tuple of str
+    strata : ndarray of int, shape (n_groups,), or None
+        Groups are only exchanged within a stratum.
+    warnings : tuple of str
+    """
+
+    shares: np.ndarray
+    layer: np.ndarray
+    expert: np.ndarray
+    layer_index: np.ndarray
+    selections: np.ndarray
+    topic: np.ndarray
+    topics: tuple[str, ...]
+    groups: tuple[str, ...]
+    strata: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of MoE layers."""
+        return self.selections.shape[1]
+
+    @property
+    def groups_per_topic(self) -> np.ndarray:
+        """Number of groups of every topic, shape (n_topics,)."""
+        return np.bincount(self.topic, minlength=len(self.topics))
+
+    def select(self, rows: np.ndarray) -> GroupUsage:
+        """Keep some groups (boolean mask or indices); topics keep their numbers."""
+        index = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return replace(
+            self, shares=self.shares[index], selections=self.selections[index], topic=self.topic[index],
+            groups=tuple(self.groups[i] for i in index), strata=None if self.strata is None else self.strata[index],
+        )
+
+
+def labelled_documents(documents: pd.DataFrame, *, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say which documents carry a label, and their labels and groups.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+        The ``documents`` of a `Usage`.
+    label : str
+        Column that holds the label, ``topic`` as a rule.
+
+    Returns
+    -------
+    keep : ndarray of bool, shape (n_documents,)
+        False where the label is missing or empty.
+    labels, groups : ndarray of str, shape (n_documents,)
+        A document without a group is its own group.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is no such column, or no document has a label.
+    """
+    if label not in documents.columns:
+        raise MoeProbeError(f"documents have no column '{label}'", did_you_mean(label, list(documents.columns)),
+                            "name a label column of the corpus")
+    raw = documents[label]
+    keep = raw.notna().to_numpy() & (raw.astype(str).str.len() > 0).to_numpy()
+    if not keep.any():
+        raise MoeProbeError(f"no document has a {label}", "experts cannot be compared with labels that are not there",
+                            f"add a {label} to the corpus, or use analyses that need no labels")
+    names = documents["document"].astype(str)
+    if "group" in documents.columns:
+        group = documents["group"]
+        missing = group.isna() | (group.astype(str).str.len() == 0)
+        names = group.astype(str).where(~missing, names)
+    return keep, raw.astype(str).to_numpy(dtype=object), names.to_numpy(dtype=object)
+
+
+def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, *, what: str) -> dict[str, str]:
+    """Map every group to its one value.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the first group that has two values: labels are permuted over groups, so a group
+        that lies in two topics (or strata, or halves) has no label to permute.
+    """
+    value_of: dict[str, str] = {}
+    for group, value in zip(groups, values, strict=True):
+        known = value_of.setdefault(group, value)
+        if known != value:
+            raise MoeProbeError(
+                f"group '{group}' has documents of two values of {what}, '{known}' and '{value}'",
+                f"groups are the unit of permutation and must lie inside one {what}",
+                "split the group, or leave the group column out",
+            )
+    return value_of
+
+
+def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None) -> GroupUsage:
+    """Token-weighted mean usage of every group of documents.
+
+    A group's share is its number of selections of the expert over its number of selections in the
+    layer: the mean of its documents' shares weighted by their tokens. Documents without label or
+    without selections are left out (and counted in the warnings).
+
+    Parameters
+    ----------
+    usage : Usage
+    label : str, default "topic"
+        Label column of ``usage.documents``.
+    strata : str, optional
+        Column within which labels may be exchanged, e.g. ``register``.
+
+    Raises
+    ------
+    MoeProbeError
+        When labels are missing altogether, or a group lies in two topics or two strata.
+    """
+    keep, labels, groups = labelled_documents(usage.documents, label=label)
+    counts = usage.selections
+    empty = keep & (counts.sum((1, 2)) == 0)
+    warnings = []
+    if (~keep).any():
+        warnings.append(f"{int((~keep).sum())} of {len(keep)} documents have no {label} and were left out.")
+    if empty.any():
+        warnings.append(f"{int(empty.sum())} documents have no routed token and were left out.")
+    rows = np.flatnonzero(keep & ~empty)
+    if not len(rows):
+        raise MoeProbeError("no labelled document has routed tokens", "there is nothing to compare",
+                            "check that the trace is sealed and its documents are not empty")
+    topic_of = one_value_per_group(labels[rows], groups[rows], what=label)
+    names = sorted(topic_of)  # an order that does not depend on the order of documents
+    topics = sorted(set(topic_of.values()))
+    code = {name: i for i, name in enumerate(names)}
+    group_of_row = np.array([code[g] for g in groups[rows]])
+    summed = np.zeros((len(names), *counts.shape[1:]), dtype=np.int64)
+    np.add.at(summed, group_of_row, counts[rows])
+    shares, selections, filled = _shares(summed, usage.num_experts)
+    if filled:
+        warnings.append(f"{filled} (group, layer) pairs had no selections and were given the mean usage.")
+    return GroupUsage(
+        shares=shares, selections=selections, topics=tuple(topics), groups=tuple(names),
+        layer=np.repeat([layer.layer for layer in usage.layers], usage.num_experts),
+        expert=np.concatenate([np.arange(n) for n in usage.num_experts]),
+        layer_index=np.repeat(np.arange(len(usage.layers)), usage.num_experts),
+        topic=np.array([topics.index(topic_of[name]) for name in names]),
+        strata=_strata(usage.documents, rows, groups, names, column=strata),
+        warnings=tuple(warnings),
+    )
+
+
+def _shares(summed: np.ndarray, num_experts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Divide counts [group, layer, expert] by their layer's total and flatten to real experts."""
+    selections = summed.sum(-1).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        shares = summed / selections[..., None]
+    empty = selections == 0
+    if empty.any():
+        # the mean of all groups says nothing about topics, so a filled row cannot make a claim
+        mean = summed.sum(0) / np.maximum(summed.sum((0, 2))[:, None], 1)
+        shares = np.where(empty[..., None], mean[None], shares)
+    columns = [shares[:, i, :n] for i, n in enumerate(num_experts)]
+    return np.concatenate(columns, axis=1), selections, int(empty.sum())
+
+
+def _strata(
+    documents: pd.DataFrame, rows: np.ndarray, groups: np.ndarray, names: list[str], *, column: str | None
+) -> np.ndarray | None:
+    """Code the strata of groups, or None where no strata were asked for."""
+    if column is None:
+        return None
+    if column not in documents.columns:
+        raise MoeProbeError(f"documents have no column '{column}' to stratify by",
+                            did_you_mean(column, list(documents.columns)), "name a label column of the corpus")
+    values = documents[column].astype(str).to_numpy(dtype=object)
+    value_of = one_value_per_group(values[rows], groups[rows], what=column)
+    return np.unique([value_of[name] for name in names], return_inverse=True)[1]

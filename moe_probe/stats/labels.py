@@ -1,0 +1,121 @@
+"""Permuted topic labels, and the sums of usage per topic under each: one sparse product a block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy import sparse
+
+from moe_probe.errors import MoeProbeError
+
+#: Columns multiplied at a time: a block of this width stays in the second-level cache.
+COLUMN_BLOCK = 64
+
+
+class LabelPermuter:
+    """Draws permutations of topic labels over groups, as one-hot label matrices.
+
+    A row of a label matrix belongs to one (permutation, topic) and has ones at the groups that
+    carry the topic. Kept sparse, because every group carries one topic: the product with usage
+    then costs G additions a column and permutation, and not T x G.
+
+    Parameters
+    ----------
+    topic : ndarray of int, shape (n_groups,)
+    n_topics : int
+    strata : ndarray of int, shape (n_groups,), optional
+        Labels are exchanged within a stratum only.
+    seed : int
+        The same seed gives the same permutations, however they are cut into blocks.
+
+    Raises
+    ------
+    MoeProbeError
+        When no two groups with different topics may be exchanged.
+    """
+
+    def __init__(self, topic: np.ndarray, *, n_topics: int, strata: np.ndarray | None = None, seed: int = 0) -> None:
+        self._rng = np.random.default_rng(seed)
+        self.n_topics, self.n_groups = n_topics, len(topic)
+        self._order = np.argsort(topic, kind="stable")  # slot -> group; slots are sorted by topic
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(topic, minlength=n_topics))])
+        in_slots = np.zeros(len(topic), dtype=np.int64) if strata is None else strata[self._order]
+        self._slots = [np.flatnonzero(in_slots == s) for s in np.unique(in_slots)]
+        if all(len(np.unique(topic[self._order[slots]])) < 2 for slots in self._slots):
+            raise MoeProbeError(
+                "no labels can be exchanged", "every stratum holds a single topic" if strata is not None
+                else "all groups have the same topic", "use a corpus of several topics, and strata that cut across them",
+            )
+
+    def observed(self) -> sparse.csr_array:
+        """Label matrix of the labels as they are, shape (n_topics, n_groups)."""
+        return self._matrix(self._order[None])
+
+    def draw(self, n: int) -> sparse.csr_array:
+        """Label matrix of `n` permutations, shape (n * n_topics, n_groups)."""
+        indices = np.empty((n, self.n_groups), dtype=np.int32)
+        for row in indices:
+            for slots in self._slots:
+                row[slots] = self._rng.permutation(self._order[slots])
+        return self._matrix(indices)
+
+    def _matrix(self, indices: np.ndarray) -> sparse.csr_array:
+        n = len(indices)
+        starts = (self._starts[:-1] + self.n_groups * np.arange(n)[:, None]).ravel()
+        indptr = np.append(starts, n * self.n_groups).astype(np.int64 if indices.size > 2**31 - 1 else np.int32)
+        ones = np.ones(indices.size, dtype=np.float32)
+        return sparse.csr_array((ones, indices.ravel().astype(indptr.dtype), indptr),
+                                shape=(n * self.n_topics, self.n_groups))
+
+
+def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Centre every column (within strata) and scale it to unit mean square, as float32.
+
+    Centring first keeps float32 sums accurate; centring within strata gives the difference of
+    means the expectation 0 under restricted permutation.
+
+    Returns
+    -------
+    scaled : ndarray of float32, shape (n_groups, n_columns)
+    varies : ndarray of bool, shape (n_columns,)
+        False for constant columns (a dead expert, say), which are 0 in `scaled`.
+    """
+    n_groups, n_columns = shares.shape
+    scaled = np.empty((n_groups, n_columns), dtype=np.float32)
+    varies = np.empty(n_columns, dtype=bool)
+    for start in range(0, n_columns, 8 * COLUMN_BLOCK):
+        columns = slice(start, start + 8 * COLUMN_BLOCK)
+        block = shares[:, columns].astype(np.float64)
+        level = np.abs(block).max(0)
+        if strata is None:
+            block -= block.mean(0)
+        else:
+            for stratum in np.unique(strata):
+                block[strata == stratum] -= block[strata == stratum].mean(0)
+        spread = np.sqrt((block**2).mean(0))
+        varies[columns] = spread > 1e-9 * np.maximum(level, 1e-300)
+        scaled[:, columns] = np.where(varies[columns], block / np.where(varies[columns], spread, 1.0), 0.0)
+    return scaled, varies
+
+
+def n_threads() -> int:
+    """Threads worth starting: the cores this process may use, at most 8."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def for_each_column_block(n_columns: int, work: Callable[[slice], None], *, pool: ThreadPoolExecutor) -> None:
+    """Run `work` on every block of columns, in the threads of a pool (sparse products release the lock)."""
+    blocks = [slice(start, min(start + COLUMN_BLOCK, n_columns)) for start in range(0, n_columns, COLUMN_BLOCK)]
+    for _ in pool.map(work, blocks):
+        pass
+
+
+def permutation_blocks(n_permutations: int, *, n_tests: int, max_bytes: int = 48 * 2**20) -> Iterator[int]:
+    """Cut permutations into blocks whose statistics (float32) stay within `max_bytes`."""
+    step = int(np.clip(max_bytes // max(4 * n_tests, 1), 1, 64))
+    for start in range(0, n_permutations, step):
+        yield min(step, n_permutations - start)

@@ -1,0 +1,225 @@
+"""The permutation test behind every claim: topic against rest, all experts and topics at once.
+
+Statistic, null and multiplicity follow one protocol: Welch's t of a column's group means, topic
+against rest; topic labels permuted over groups; Westfall-Young over all tests; p-values whose far
+tail is borrowed from the layer. Nothing of size permutations x columns x topics is ever held.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_probe.stats.labels import (
+    LabelPermuter,
+    centre_and_scale,
+    for_each_column_block,
+    n_threads,
+    permutation_blocks,
+)
+from moe_probe.stats.multiplicity import StepDownMax, permutation_p
+from moe_probe.stats.tail import PooledTail
+
+#: Relative slack within which a float32 permuted statistic counts as large as the observed one.
+TIE_TOLERANCE = 1e-5
+#: Smallest squared standard error, as a share of what independent labels would give.
+_SE_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class PermutationTest:
+    """Outcome of `permutation_test`. Arrays are [topic, column] unless said otherwise.
+
+    Attributes
+    ----------
+    t : ndarray of float64
+        Welch's t of group means, topic against rest; NaN where not testable (a topic with fewer
+        than two groups, a column that is constant).
+    p_value : ndarray of float64
+        ``(1 + #) / (1 + B)`` where at least `TAIL_SIZE` permutations reached the observed value;
+        beyond, the tail spliced from the layer's pooled null (`PooledTail`).
+    p_count : ndarray of float64
+        ``(1 + #) / (1 + B)`` from the test's own permutations alone.
+    p_familywise : ndarray of float64
+        Step-down Westfall-Young over all tests.
+    p_single_step : ndarray of float64
+        Each against the largest statistic of all tests.
+    maxima : ndarray of float64, shape (n_permutations,)
+        Largest statistic of all tests in every permutation.
+    layer_p : ndarray of float64, shape (n_layers,)
+        Omnibus p of every layer, adjusted over layers (see `_LayerOmnibus`).
+    model_p : float
+        Omnibus p of the model: the smallest of `layer_p`.
+    """
+
+    t: np.ndarray
+    p_value: np.ndarray
+    p_count: np.ndarray
+    p_familywise: np.ndarray
+    p_single_step: np.ndarray
+    maxima: np.ndarray
+    layer_p: np.ndarray
+    model_p: float
+
+    def critical_value(self, alpha: float) -> float:
+        """Statistic that a test must reach to be family-wise significant at `alpha` (single step)."""
+        return float(np.quantile(self.maxima, 1 - alpha, method="higher"))
+
+
+def welch_t(sums: np.ndarray, squares: np.ndarray, n_groups: np.ndarray, *, total: int) -> np.ndarray:
+    """Welch's t from sums over a topic's groups of columns that are centred and of unit mean square.
+
+    With n of G groups in the topic, the rest's sums follow from the totals 0 and G, so that numerator
+    and squared standard error are linear in the sum, its square and the sum of squares.
+    Welch 1947, DOI 10.1093/biomet/34.1-2.28.
+
+    Parameters
+    ----------
+    sums, squares : ndarray, shape (..., n_topics, n_columns)
+        Sums of the column and of its square over the groups of a topic.
+    n_groups : ndarray of int, shape (n_topics,)
+    total : int
+        Number of all groups.
+
+    Returns
+    -------
+    ndarray, same shape and dtype; 0 for topics with fewer than two groups inside or outside.
+    """
+    n = np.asarray(n_groups, dtype=np.float64)
+    rest = total - n
+    usable = (n > 1) & (rest > 1)
+    n, rest = np.where(usable, n, 2.0), np.where(usable, rest, 2.0)
+    inside, outside = 1 / (n * (n - 1)), 1 / (rest * (rest - 1))
+    dtype = sums.dtype
+
+    def column(x: np.ndarray) -> np.ndarray:
+        return x.astype(dtype)[:, None]
+
+    variance = squares * column(inside - outside)
+    variance += column(total * outside)
+    variance -= np.square(sums) * column(inside / n + outside / rest)
+    np.maximum(variance, column(_SE_FLOOR * (1 / n + 1 / rest)), out=variance)
+    t: np.ndarray = sums * column(np.where(usable, 1 / n + 1 / rest, 0.0))
+    t /= np.sqrt(variance, out=variance)
+    return t
+
+
+class _LayerOmnibus:
+    """Does anything in a layer depend on the topic? Two statistics, each adjusted over layers.
+
+    The largest statistic of a layer sees one strong expert; the sum of squares sees many weak
+    ones. Each is stepped down over layers (Westfall-Young), the sums after standardising by their
+    mean and deviation over the permutations and the observation, which treats all alike. The
+    smaller of the two adjusted p, doubled (Bonferroni), is the layer's.
+    """
+
+    def __init__(self, layer_index: np.ndarray) -> None:
+        self._starts = np.flatnonzero(np.diff(layer_index, prepend=-1))
+        self._maxima: list[np.ndarray] = []
+        self._sums: list[np.ndarray] = []
+
+    def add(self, statistics: np.ndarray) -> None:
+        """Add statistics [permutation, topic, column]; those of the observation come first."""
+        self._maxima.append(np.maximum.reduceat(statistics.max(1), self._starts, axis=1).astype(np.float64))
+        squares = np.einsum("btc,btc->bc", statistics, statistics)
+        self._sums.append(np.add.reduceat(squares.astype(np.float64), self._starts, axis=1))
+
+    def p_values(self) -> np.ndarray:
+        maxima, sums = np.concatenate(self._maxima), np.concatenate(self._sums)
+        spread = sums.std(0)
+        sums = (sums - sums.mean(0)) / np.where(spread > 0, spread, 1.0)
+        adjusted = []
+        for values in (maxima, sums):
+            step_down = StepDownMax(values[0], tolerance=TIE_TOLERANCE)
+            step_down.add(values[1:])
+            adjusted.append(step_down.p_values())
+        return np.minimum(1.0, 2 * np.minimum(*adjusted))
+
+
+def permutation_test(
+    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, layer_index: np.ndarray | None = None,
+    permutations: int = 1000, seed: int = 0, strata: np.ndarray | None = None, sign: np.ndarray | None = None,
+) -> PermutationTest:
+    """Test every (column, topic) for a difference of group means, topic against rest.
+
+    Parameters
+    ----------
+    shares : ndarray of float, shape (n_groups, n_columns)
+        One row a group, e.g. ``GroupUsage.shares``.
+    topic : ndarray of int, shape (n_groups,)
+        Index of the group's topic.
+    n_topics : int
+    layer_index : ndarray of int, shape (n_columns,), optional
+        Ordinal of the column's layer, never decreasing; pools the tail and gives the omnibus
+        tests. All columns are one layer when left out.
+    permutations : int, default 1000
+    seed : int, default 0
+    strata : ndarray of int, shape (n_groups,), optional
+        Labels are permuted within strata; columns are centred within them.
+    sign : ndarray of -1 or 1, shape (n_topics, n_columns), optional
+        One-sided tests in the given directions (statistic ``sign * t``); |t| when left out.
+
+    Raises
+    ------
+    MoeProbeError
+        When no labels can be exchanged.
+    """
+    layer_index = np.zeros(shares.shape[1], dtype=np.int64) if layer_index is None else layer_index
+    permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
+    scaled, varies = centre_and_scale(shares, strata)
+    sizes = np.bincount(topic, minlength=n_topics)
+    usable = (sizes > 1) & (len(topic) - sizes > 1)
+    t = _observed(scaled, permuter, sizes)
+    signs = None if sign is None else sign.astype(np.float32)
+    observed = np.where(varies & usable[:, None], np.abs(t) if sign is None else sign * t, np.nan)
+    tail = PooledTail(observed, layer_index, permutations=permutations, tolerance=TIE_TOLERANCE)
+    family = StepDownMax(observed.ravel(), tolerance=TIE_TOLERANCE)
+    omnibus = _LayerOmnibus(layer_index)
+    omnibus.add(np.nan_to_num(observed)[None].astype(np.float32))
+    with ThreadPoolExecutor(n_threads()) as pool:
+        for size in permutation_blocks(permutations, n_tests=t.size):
+            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=signs, pool=pool)
+            tail.add(statistics)
+            family.add(statistics.reshape(size, -1))
+            omnibus.add(statistics)
+    layer_p = omnibus.p_values()
+    return PermutationTest(
+        t=np.where(np.isnan(observed), np.nan, t), p_value=tail.p_values(),
+        p_count=permutation_p(tail.exceed, permutations) + np.where(np.isnan(observed), np.nan, 0.0),
+        p_familywise=family.p_values().reshape(t.shape), p_single_step=family.p_values_single_step().reshape(t.shape),
+        maxima=family.maxima, layer_p=layer_p, model_p=float(layer_p.min()),
+    )
+
+
+def _observed(scaled: np.ndarray, permuter: LabelPermuter, sizes: np.ndarray) -> np.ndarray:
+    """Welch's t of the labels as they are, summed in float64, shape (n_topics, n_columns)."""
+    one_hot = permuter.observed().astype(np.float64)
+    t = np.empty((permuter.n_topics, scaled.shape[1]))
+    for start in range(0, scaled.shape[1], 512):
+        block = scaled[:, start : start + 512].astype(np.float64)
+        t[:, start : start + 512] = welch_t(one_hot @ block, one_hot @ block**2, sizes, total=len(scaled))
+    return t
+
+
+def _permuted(
+    scaled: np.ndarray, permuter: LabelPermuter, n: int, *, sizes: np.ndarray, signs: np.ndarray | None,
+    pool: ThreadPoolExecutor,
+) -> np.ndarray:
+    """Statistics of `n` permutations, float32 [permutation, topic, column]; 0 where not testable."""
+    labels = permuter.draw(n)
+    n_groups, n_columns = scaled.shape
+    statistics = np.empty((n, permuter.n_topics, n_columns), dtype=np.float32)
+
+    def work(columns: slice) -> None:
+        width = columns.stop - columns.start
+        both = np.empty((n_groups, 2 * width), dtype=np.float32)
+        both[:, :width] = scaled[:, columns]
+        np.square(both[:, :width], out=both[:, width:])
+        sums = (labels @ both).reshape(n, permuter.n_topics, 2 * width)
+        t = welch_t(sums[..., :width], sums[..., width:], sizes, total=n_groups)
+        statistics[:, :, columns] = np.abs(t, out=t) if signs is None else t * signs[:, columns]
+
+    for_each_column_block(n_columns, work, pool=pool)
+    return statistics
