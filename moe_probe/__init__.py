@@ -1,1 +1,49 @@
-"""What do the experts of a mixture-of-experts language model specialise in?"""
+"""What the experts of a mixture-of-experts language model specialise in.
+
+Names are loaded when they are first used: ``import moe_probe`` loads neither torch nor anything heavy.
+
+Examples
+--------
+>>> import moe_probe
+>>> trace = moe_probe.open("runs/demo")
+>>> result = moe_probe.expert_topics(trace, strata="register")
+>>> result.table.query("significant and replicated").sort_values("log2_lift").tail()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "MoeProbeError": "errors", "Result": "results", "Trace": "trace", "TraceWriter": "trace", "verify": "trace",
+    "Corpus": "corpus", "Columns": "corpus", "load_model": "models", "self_check": "models",
+    "find_moe_layers": "models", "RoutingCapture": "models", "collect_trace": "collect", "CollectOptions": "collect",
+    "import_table": "importers", "import_responses": "importers", "layer_usage": "usage", "expert_usage": "usage",
+    "coactivation_table": "usage", "expert_topics": "alignment", "topic_verdicts": "verdicts", "write_report": "report",
+}
+__all__ = ["open", *sorted(_WHERE)]
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moe_probe.trace import Trace
+
+
+def open(path: str | Path) -> Trace:
+    """Open a trace, or the trace of a run directory."""
+    from moe_probe.trace import Trace
+
+    return Trace.open(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'moe_probe' has no attribute '{name}'")
+    return getattr(import_module(f"moe_probe.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

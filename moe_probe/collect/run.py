@@ -66,7 +66,7 @@ class CollectOptions:
             raise UsageError(f"a share of {self.hidden_share} is not between 0 and 1", "", "--hidden-share 0.1")
 
 
-def collect(
+def collect_trace(
     loaded: LoadedModel, corpus: Corpus, path: str | Path, *, options: CollectOptions | None = None,
     mode: str = "new", progress: bool = True,
 ) -> Trace:

@@ -1,0 +1,195 @@
+"""Do experts line up with topics? Effect, interval, error-controlled p and held-out replication of every pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.corpus.splits import DISCOVERY, REPLICATION, assign_halves
+from moe_probe.errors import MoeProbeError
+from moe_probe.results import Result
+from moe_probe.stats import (
+    GroupUsage,
+    PermutationTest,
+    auroc,
+    benjamini_hochberg,
+    group_usage,
+    half_selection,
+    holm,
+    log2_lift,
+    one_value_per_group,
+    permutation_test,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.routing import Usage
+    from moe_probe.trace import Trace
+
+#: Standard normal quantile of 0.8, for the smallest lift found with that power.
+_Z_POWER = 0.8416212335729143
+_CITATIONS = (
+    "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
+    "Westfall and Young 1993, Resampling-based multiple testing (step-down max-T)",
+    "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585",
+    "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
+    "Holm 1979, replication over the discoveries, https://www.jstor.org/stable/4615733",
+    "Satterthwaite 1946, degrees of freedom of the intervals, DOI 10.2307/3002019",
+    "Mann and Whitney 1947, guessing power (AUROC), DOI 10.1214/aoms/1177730491",
+)
+
+
+def expert_topics(
+    trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
+    strata: str | None = None,
+) -> Result:
+    """Measure how much more each expert is used for each topic, and which of it is more than chance.
+
+    The unit is the group of documents. ``share`` is the mean over the topic's groups of the share of
+    their selections that go to the expert; ``lift`` divides it by the mean of that over topics;
+    ``log2_lift`` adds half a selection to both. The test is Welch's t of group means, topic against
+    rest, under permutation of topics over groups (within strata where named); q-values control the
+    false discovery rate over all layers, experts and topics.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+    label : str
+        Column of labels.
+    permutations, seed : int
+    alpha : float
+        Error rate for ``significant`` and ``replicated``.
+    strata : str, optional
+        Column within whose values labels are exchanged.
+
+    Returns
+    -------
+    Result
+        ``expert_topics``: ``layer, expert, topic, share, lift, log2_lift, ci_low, ci_high`` (95 %, of
+        log2_lift), ``p_value, q_value``; ``significant`` (q at most alpha, lying in a layer whose omnibus
+        test passes); ``replicated`` (discovered in the same way on half of the groups and confirmed on the
+        other half: one-sided, Holm over the discoveries); ``p_familywise``, ``auroc``,
+        ``log2_lift_replication`` (on the half that did not choose it: free of the winner's curse),
+        ``detectable_log2_lift`` (found with power 0.8 at family-wise alpha, given this pair's standard
+        error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
+
+    Raises
+    ------
+    MoeProbeError
+        When documents have no such label, only one topic, or a group lies in two topics.
+    """
+    usage = trace.usage()
+    groups = group_usage(usage, label=label, strata=strata)
+    if len(groups.topics) < 2:
+        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
+                            "experts are compared between topics", "a corpus of two topics or more, or another --by")
+    test = _test(groups, permutations=permutations, seed=seed)
+    q_values = benjamini_hochberg(test.p_value)
+    layer_passes = (test.layer_p <= alpha)[groups.layer_index]
+    significant = (q_values <= alpha) & layer_passes
+    halves, halves_from = _halves(usage, groups, label=label, seed=seed)
+    second = _replicate(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+    table = _table(groups, test, q_values, significant, second, alpha=alpha)
+    warnings = [*groups.warnings, *_size_warnings(groups), *second.warnings]
+    return Result(
+        "expert_topics", table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
+        params={"label": label, "strata": strata, "permutations": permutations, "alpha": alpha,
+                "groups": len(groups.groups), "topics": len(groups.topics), "halves": halves_from,
+                "model_p": test.model_p, "layer_p": [float(p) for p in test.layer_p]},
+        caption=_caption(groups, label, strata, permutations, alpha))
+
+
+class _Replication(NamedTuple):
+    """Outcome on halves, arrays [topic, column]."""
+
+    replicated: np.ndarray
+    log2_lift: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+def _test(groups: GroupUsage, *, permutations: int, seed: int, sign: np.ndarray | None = None) -> PermutationTest:
+    return permutation_test(groups.shares, groups.topic, n_topics=len(groups.topics), layer_index=groups.layer_index,
+                            permutations=permutations, seed=seed, strata=groups.strata, sign=sign)
+
+
+def _halves(usage: Usage, groups: GroupUsage, *, label: str, seed: int) -> tuple[np.ndarray, str]:
+    """Which half each group belongs to: the corpus's own where it names both, else drawn by seed."""
+    documents = usage.documents
+    if "split" in documents and set(documents["split"]) == {DISCOVERY, REPLICATION}:
+        names = documents["group"].where(documents["group"].str.len() > 0, documents["document"])
+        half_of = one_value_per_group(documents["split"].to_numpy(), names.to_numpy(), what="split")
+        return np.array([half_of[name] for name in groups.groups]), "the corpus's own split"
+    topics = [groups.topics[t] for t in groups.topic]
+    return assign_halves(topics, list(groups.groups), seed=seed), "drawn by seed"
+
+
+def _replicate(groups: GroupUsage, halves: np.ndarray, *, permutations: int, seed: int, alpha: float) -> _Replication:
+    first, other = groups.select(halves == DISCOVERY), groups.select(halves == REPLICATION)
+    shape = (len(groups.topics), groups.shares.shape[1])
+    if min(len(first.groups), len(other.groups)) < 4:
+        return _Replication(np.zeros(shape, dtype=bool), np.full(shape, np.nan),
+                            ("Too few documents to look again on held-out ones: nothing can count as replicated.",))
+    try:
+        found = _test(first, permutations=permutations, seed=seed + 1)
+        discovered = (benjamini_hochberg(found.p_value) <= alpha) & (found.layer_p <= alpha)[groups.layer_index]
+        again = _test(other, permutations=permutations, seed=seed + 2, sign=np.where(found.t < 0, -1.0, 1.0))
+    except MoeProbeError as error:  # strata may leave a half without labels to exchange
+        return _Replication(np.zeros(shape, dtype=bool), np.full(shape, np.nan),
+                            (f"Nothing can count as replicated: in half of the documents, {error}",))
+    confirmed = holm(np.where(discovered, again.p_value, np.nan)) <= alpha
+    return _Replication(confirmed, _effects(other).log2_lift)
+
+
+def _pseudo(groups: GroupUsage) -> np.ndarray:
+    summed = half_selection(groups.selections, groups.topic, n_topics=len(groups.topics))
+    return np.asarray(summed[:, groups.layer_index])
+
+
+def _effects(groups: GroupUsage):  # type: ignore[no-untyped-def]
+    return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=_pseudo(groups))
+
+
+def _table(groups: GroupUsage, test: PermutationTest, q_values: np.ndarray, significant: np.ndarray,
+           second: _Replication, *, alpha: float) -> pd.DataFrame:
+    import pandas as pd
+
+    effect = _effects(groups)
+    n_topics, n_columns = q_values.shape
+    area = auroc(groups.shares, groups.topic, n_topics=n_topics)
+    critical = test.critical_value(alpha)
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values).T.ravel()  # [topic, column] -> rows by column, then topic
+
+    return pd.DataFrame({
+        "layer": np.repeat(groups.layer, n_topics), "expert": np.repeat(groups.expert, n_topics),
+        "topic": np.tile(np.array(groups.topics, dtype=object), n_columns),
+        "share": flat(effect.share), "lift": flat(effect.lift), "log2_lift": flat(effect.log2_lift),
+        "ci_low": flat(effect.ci_low), "ci_high": flat(effect.ci_high),
+        "p_value": flat(test.p_value), "q_value": flat(q_values), "replicated": flat(second.replicated),
+        "significant": flat(significant), "p_familywise": flat(test.p_familywise), "auroc": flat(area),
+        "log2_lift_replication": flat(second.log2_lift),
+        "detectable_log2_lift": flat((critical + _Z_POWER) * effect.se),
+        "n_groups": np.tile(groups.groups_per_topic, n_columns),
+    })
+
+
+def _size_warnings(groups: GroupUsage) -> list[str]:
+    alone = [groups.topics[t] for t in np.flatnonzero(groups.groups_per_topic < 2)]
+    if not alone:
+        return []
+    return [f"Nothing can be claimed for {', '.join(alone)}: a single independent group of documents has no spread to "
+            "compare with."]
+
+
+def _caption(groups: GroupUsage, label: str, strata: str | None, permutations: int, alpha: float) -> str:
+    within = f" within {strata}" if strata else ""
+    return (
+        f"Share of each {label}'s selections that go to an expert, over the mean of that share across {label}s. The unit "
+        f"is the group of documents ({len(groups.groups):,} groups). p: Welch's t of group means, {label} against rest, "
+        f"under {permutations:,} permutations of {label}s over groups{within}, its far tail pooled within the layer; "
+        f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "
+        "omnibus test passes. Replicated: discovered so on half of the groups, and confirmed one-sided on the other half "
+        "(Holm over the discoveries). Intervals: 95 %, delta method.")

@@ -1,0 +1,29 @@
+"""The command line: ``moe-probe COMMAND``. Commands say what they do; the work is done elsewhere.
+
+Nothing heavy is imported before a command runs, so that ``moe-probe --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from moe_probe.cli import making, reading
+from moe_probe.cli.shell import entry_point
+
+app = typer.Typer(
+    name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
+    help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
+    "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
+    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted (--resume goes on).",
+)
+making.register(app)
+reading.register(app)
+
+
+def main() -> None:
+    """Entry point of ``moe-probe``."""
+    entry_point(app)
+
+
+__all__ = ["app", "main"]

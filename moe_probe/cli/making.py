@@ -1,0 +1,196 @@
+"""Commands that write: demo, run, collect, import, analyze, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moe_probe.cli.settings import with_settings
+from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, mode_of
+from moe_probe.errors import MoeProbeError, UsageError
+
+Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
+CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of "
+                                         "topic/subtopic/*.txt, or datasets:NAME.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("demo", epilog="Example: moe-probe demo --out runs/demo")(demo)
+    app.command("run", epilog="Example: moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(
+        with_settings(run))
+    app.command("collect", epilog="Example: moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine")(
+        with_settings(collect, leave_out={"Statistics"}))
+    app.command("import", epilog="Example: moe-probe import routing.parquet --out traces/mine --num-experts 32")(
+        import_)
+    app.command("analyze", epilog="Example: moe-probe analyze runs/mine --permutations 10000")(analyze)
+    app.command("report", epilog="Example: moe-probe report runs/mine")(report)
+
+
+def demo(
+    *, out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/demo"),
+    resume: Resume = False, force: Force = False,
+    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Report on the small trained model and the probe corpus that come with the project."""
+    data = _demo_data()
+    settings = {"model": str(data / "model" / "final"), "corpus": str(data / "probe_corpus.jsonl"),
+                "label": ["register"], "strata": "register", "seed": seed}
+    _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
+
+
+def run(
+    model: Annotated[str | None, typer.Argument(help="Folder of a checkpoint, or its name on a hub.",
+                                                show_default=False)] = None,
+    *, corpus: Annotated[str | None, typer.Option(
+        "--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of topic/subtopic/*.txt, or "
+        "datasets:NAME.", show_default=False)] = None,
+    out: Out, config: Annotated[Path | None, typer.Option(
+        "--config", help="run.yaml with any of these settings; options on the line override it.",
+        show_default=False)] = None,
+    resume: Resume = False, force: Force = False, settings: dict[str, Any],
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice [default: 0].",
+                                             show_default=False, rich_help_panel="Common")] = None,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Do everything: collect routing, analyse it, write the report. Unchanged stages are skipped."""
+    given = settings | {"model": model, "corpus": corpus, "seed": seed}
+    _run(given, config, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
+
+
+def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
+    from moe_probe.pipeline.config import load_config
+    from moe_probe.pipeline.run import run as run_pipeline
+
+    outcome = run_pipeline(load_config(config, settings), out, mode=mode, say=console.say, progress=console.progress)
+    console.result({"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)},
+                   f"Report: {outcome.report}")
+
+
+def collect(
+    model: Model, *, corpus: CorpusPath, out: Out, resume: Resume = False, force: Force = False,
+    settings: dict[str, Any], seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Run a corpus through a model and record its routing as a trace."""
+    from moe_probe.pipeline.config import load_config
+    from moe_probe.pipeline.run import collect_as_configured
+
+    console = Console(quiet=quiet, as_json=as_json)
+    config = load_config(None, settings | {"model": model, "corpus": corpus, "seed": seed})
+    trace = collect_as_configured(config, out, mode=mode_of(resume=resume, force=force), say=console.say,
+                          progress=console.progress)
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    console.result({"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens,
+                    "bytes": size},
+                   f"Trace: {out} ({size / 1e6:,.1f} MB). Next: moe-probe analyze {out}")
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="Interchange table (.parquet, .jsonl) or answers (.jsonl).",
+                                           show_default=False)],
+    *, out: Out,
+    format_: Annotated[str, typer.Option("--format", help="table (a row per token), vllm or sglang (a row per "
+                                         "answer).")] = "table",
+    num_experts: Annotated[int | None, typer.Option("--num-experts", help="Experts of each layer.")] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="The model's MoE layers for sglang, e.g. 0-23 or "
+                                               "1,3,5.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Experts per token, for sglang.")] = None,
+    model_id: Annotated[str, typer.Option("--model-id", help="Name of the model, for captions.")] = "unknown",
+    label: Annotated[list[str] | None, typer.Option("--label", help="Further label column to keep.")] = None,
+    shard_tokens: Annotated[int, typer.Option("--shard-tokens", help="Tokens of a shard.")] = 65536,
+    resume: Resume = False, force: Force = False, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Make a trace from routing that was recorded elsewhere."""
+    from moe_probe.importers import ImportOptions, import_responses, import_table
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if format_ not in ("table", "vllm", "sglang"):
+        raise UsageError(f"--format {format_} is not known", "", "table, vllm or sglang")
+    options = ImportOptions(num_experts=num_experts, model_id=model_id, labels=tuple(label or ()),
+                            shard_tokens=shard_tokens)
+    mode = mode_of(resume=resume, force=force)
+    if format_ == "table":
+        trace = import_table(source, out, options=options, mode=mode)
+    else:
+        trace = import_responses(source, out, layers=_layers(layers), top_k=top_k, options=options, mode=mode)
+    for warning in options.warnings:
+        console.say(f"note: {warning}")
+    console.result({"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens,
+                    "warnings": options.warnings}, f"Trace: {out}. Next: moe-probe analyze {out}")
+
+
+def _layers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    out: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+            raise UsageError(f"--layers {text} cannot be read", f"'{part}' is no number or range", "--layers 0-23")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+def analyze(
+    path: Annotated[Path, typer.Argument(help="Run directory, or a trace.", show_default=False)],
+    *, out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory to write into [default: the run "
+                                                "that holds the trace, or TRACE-run].", show_default=False)] = None,
+    by: Annotated[str, typer.Option("--by", help="Label that experts are tested against.")] = "topic",
+    strata: Annotated[str | None, typer.Option("--strata", help="Label within which documents are permuted.")] = None,
+    permutations: Annotated[int, typer.Option("--permutations", min=99, help="Label permutations.")] = 1000,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
+    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Compute the result tables of a trace."""
+    from moe_probe.pipeline.analyze import Settings
+    from moe_probe.pipeline.analyze import analyze as analyze_trace
+    from moe_probe.trace import Trace
+
+    console = Console(quiet=quiet, as_json=as_json)
+    trace = Trace.open(path)
+    root = out or run_directory(path)
+    settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed)
+    results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
+    if trace.root.resolve() != (root / "trace").resolve():
+        _remember_trace(root, trace.root)
+    console.result({"results": {name: str(root / "results" / f"{name}.parquet") for name in results}},
+                   f"Results: {root / 'results'}. Next: moe-probe report {root}")
+
+
+def run_directory(path: Path) -> Path:
+    """The run that a path belongs to: itself, the folder above its ``trace``, or one made beside the trace."""
+    if (path / "trace" / "trace.json").exists():
+        return path
+    return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
+
+
+def _remember_trace(root: Path, trace: Path) -> None:
+    """Note in a run that only analyses where its trace lies."""
+    link = root / "trace"
+    if not link.exists():
+        link.symlink_to(trace.resolve(), target_is_directory=True)
+
+
+def report(
+    run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    *, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Write report.html, report.md and figures from the results of a run. Needs neither model nor torch."""
+    from moe_probe.report import write_report
+
+    console = Console(quiet=quiet, as_json=as_json)
+    files = write_report(run_path)
+    console.result({"report": str(run_path / "report.html"), "files": [str(f) for f in files]},
+                   f"Report: {run_path / 'report.html'}")
+
+
+def _demo_data() -> Path:
+    """The project's ``data/``: beside the package in a checkout, or in the current folder."""
+    for folder in (Path(__file__).resolve().parents[2] / "data", Path("data")):
+        if (folder / "probe_corpus.jsonl").exists() and (folder / "model" / "final").exists():
+            return folder
+    raise MoeProbeError("the demo's model and corpus are not here", "they lie in the project's data/ folder, which is "
+                        "not part of an installed package", "run it from a clone of the repository")

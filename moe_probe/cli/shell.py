@@ -1,0 +1,104 @@
+"""What every command has in common: options, output, errors as one sentence, exit status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from moe_probe.errors import MoeProbeError
+
+_COMMON = "Common"
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel=_COMMON)]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.", rich_help_panel=_COMMON)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only on stderr.", rich_help_panel=_COMMON)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_COMMON)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is there; finished parts are skipped.")]
+Force = Annotated[bool, typer.Option("--force", help="Remove what an earlier run wrote and start over.")]
+
+
+class Console:
+    """Where a command's words go: people read stderr, programs stdout.
+
+    Parameters
+    ----------
+    quiet, as_json : bool
+        Values of ``--quiet`` and ``--json``.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        if quiet:
+            warnings.simplefilter("ignore")
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+
+    @property
+    def progress(self) -> bool:
+        """Whether progress bars are wanted."""
+        return not self.quiet
+
+    def say(self, text: str) -> None:
+        """Tell the person at the terminal, on stderr."""
+        if not self.quiet:
+            typer.echo(visible(text), err=True)
+
+    def result(self, data: dict[str, Any], text: str) -> None:
+        """Give the command's result on stdout: `data` with ``--json``, else `text`."""
+        typer.echo(json.dumps(data, indent=1, default=_plain) if self.as_json else visible(text))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def visible(text: str) -> str:
+    """Text without control characters: names and tokens from files must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def mode_of(*, resume: bool, force: bool) -> str:
+    """Turn the two flags into a mode.
+
+    Raises
+    ------
+    MoeProbeError
+        When both are given.
+    """
+    if resume and force:
+        raise MoeProbeError("--resume and --force exclude each other", "one goes on, the other starts over",
+                            "one of the two", exit_code=2)
+    return "resume" if resume else "force" if force else "new"
+
+
+def entry_point(app: Callable[[], None]) -> None:
+    """Run the program: an expected failure is one sentence on stderr, an interruption says how to go on."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except MoeProbeError as error:
+        if debug:
+            raise
+        typer.echo(f"moe-probe: {visible(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _interrupted()
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left; nothing is wrong
+        sys.exit(0)
+
+
+def _interrupted() -> None:
+    import shlex
+
+    words = [w for w in sys.argv[1:] if w not in ("--force", "--resume")]
+    if words and words[0] in ("run", "demo", "collect", "import"):
+        command = shlex.join(["moe-probe", *words, "--resume"])
+        typer.echo(f"\nmoe-probe: interrupted; what was written is kept. To go on: {command}", err=True)
+    else:
+        typer.echo("\nmoe-probe: interrupted.", err=True)
+    sys.exit(130)

@@ -1,0 +1,192 @@
+"""Model and corpus in, report out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_probe.corpus import Columns, Corpus
+from moe_probe.errors import MoeProbeError
+from moe_probe.pipeline.analyze import Settings, analyze
+from moe_probe.pipeline.config import RunConfig, dump_config
+from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
+from moe_probe.trace import Trace
+from moe_probe.trace.files import disk_errors, sha256_file
+
+#: Everything a run writes at its top level; --force removes these and nothing else.
+WRITTEN = ("run.yaml", "trace", "results", "figures", "report.html", "report.md", "logs")
+_COLLECT = (
+    "model", "revision", "dtype", "device", "experts_implementation", "trust_remote_code", "corpus", "id_column",
+    "text_column", "topic_column", "subtopic_column", "group_column", "split_column", "label", "skip_bad", "limit",
+    "dataset_config", "dataset_split", "keep", "hidden_share", "max_length", "overlap", "batch_tokens",
+    "shard_tokens", "no_text", "seed",
+)
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """Where a run's products lie, and which stages had nothing to do."""
+
+    root: Path
+    report: Path
+    skipped: tuple[str, ...]
+
+
+def open_corpus(config: RunConfig) -> Corpus:
+    """The corpus that the settings name."""
+    columns = Columns(id=config.id_column, text=config.text_column, topic=config.topic_column,
+                      subtopic=config.subtopic_column, group=config.group_column, split=config.split_column,
+                      labels=config.label)
+    return Corpus(config.corpus, columns=columns, skip_bad=config.skip_bad, limit=config.limit,
+                  name=config.dataset_config, split=config.dataset_split)
+
+
+def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[[str], None] = lambda text: None,
+        progress: bool = False) -> RunOutcome:
+    """Collect, analyse and report.
+
+    Parameters
+    ----------
+    out : str or Path
+        Run directory.
+    mode : {"new", "resume", "force"}
+        Refuse a folder that holds anything; go on, skipping stages whose inputs and parameters are
+        unchanged; or remove what an earlier run wrote and start over.
+
+    Returns
+    -------
+    RunOutcome
+
+    Raises
+    ------
+    MoeProbeError
+        In one sentence, whatever stage it comes from; earlier stages stay and are not repeated.
+    """
+    root = Path(out)
+    _check_labels(config)
+    _prepare(root, mode)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        dump_config(config, root / "run.yaml")
+    ledger = Ledger(root)
+    skipped = []
+    stages: tuple[tuple[str, Callable[[], list[Path]], Callable[[], str]], ...] = (
+        ("collect", lambda: _collect(config, root, say=say, progress=progress), lambda: _collect_key(config)),
+        ("analyze", lambda: _analyze(config, root, say=say), lambda: _analyze_key(config, root)),
+        ("report", lambda: _report(root), lambda: _report_key(root)),
+    )
+    for name, work, key_of in stages:
+        key = key_of()
+        if ledger.is_done(name, key):
+            skipped.append(name)
+            say(f"{name}: unchanged, skipped")
+            continue
+        started = time.monotonic()
+        files = work()
+        seconds = time.monotonic() - started
+        with disk_errors(root):
+            ledger.record(name, key, files, seconds=seconds)
+        say(f"{name}: done in {seconds:.1f} s")
+    return RunOutcome(root, root / "report.html", tuple(skipped))
+
+
+def _check_labels(config: RunConfig) -> None:
+    """Labels named for the statistics have to be kept in the trace: noticed before hours of collecting."""
+    for option, name in (("--by", config.by), ("--strata", config.strata)):
+        if name is not None and name not in ("topic", "subtopic", "group", *config.label):
+            raise MoeProbeError(f"{option} {name} names no label of the trace",
+                                f"it keeps {', '.join(('topic', 'subtopic', *config.label))}", f"add --label {name}",
+                                exit_code=2)
+
+
+def _prepare(root: Path, mode: str) -> None:
+    with disk_errors(root):
+        if root.is_file():
+            raise MoeProbeError(f"{root} is a file", "a run is a folder", "another --out")
+        if mode == "new" and root.exists() and any(root.iterdir()):
+            ours = (root / "run.yaml").exists()
+            raise MoeProbeError(f"{root} already holds {'a run' if ours else 'other files'}",
+                                "nothing is overwritten unasked",
+                                "--resume to go on with it, --force to start over, or another --out" if ours
+                                else "another --out")
+        if mode == "force":
+            for name in WRITTEN:
+                path = root / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _collect_key(config: RunConfig) -> str:
+    settings = {name: getattr(config, name) for name in _COLLECT}
+    return stage_key("collect", settings, source_state(config.model), source_state(config.corpus))
+
+
+def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say: Callable[[str], None],
+                  progress: bool) -> Trace:
+    """Load the model, prove that recording works, and collect the corpus into a trace.
+
+    Raises
+    ------
+    MoeProbeError
+        As `load_model`, `CheckReport.raise_if_failed` and `collect_trace` do.
+    """
+    from moe_probe.collect import CollectOptions, collect_trace
+    from moe_probe.models import load_model, self_check
+
+    options = CollectOptions(
+        keep=config.kept(), hidden_share=config.hidden_share, max_length=config.max_length, overlap=config.overlap,
+        batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
+    say(f"loading {config.model}")
+    loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
+                        trust_remote_code=config.trust_remote_code,
+                        experts_implementation=config.experts_implementation)
+    report = self_check(loaded)
+    report.raise_if_failed()
+    worst = max(site.relative_error for site in report.sites)
+    say(f"checked: outputs unchanged by recording; recorded routing explains every block (error {worst:.1e})")
+    trace = collect_trace(loaded, open_corpus(config), path, options=options, mode=mode, progress=progress)
+    if trace.manifest.corpus.skipped_rows:
+        say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
+    say(f"trace: {trace.manifest.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
+    return trace
+
+
+def _collect(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
+    # resuming a trace that is not there begins one, and one made from other inputs is refused
+    collect_as_configured(config, root / "trace", mode="resume", say=say, progress=progress)
+    return [root / "trace" / "trace.json"]
+
+
+def _settings(config: RunConfig) -> Settings:
+    return Settings(by=config.by, strata=config.strata, permutations=config.permutations, alpha=config.alpha,
+                    seed=config.seed)
+
+
+def _analyze_key(config: RunConfig, root: Path) -> str:
+    from moe_probe import __version__
+
+    return stage_key("analyze", __version__, vars(_settings(config)), sha256_file(root / "trace" / "trace.json"))
+
+
+def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    results = analyze(Trace.open(root), root / "results", settings=_settings(config), say=say)
+    return [root / "results" / f"{name}.{ending}" for name in results for ending in ("parquet", "json")]
+
+
+def _report_key(root: Path) -> str:
+    from moe_probe import __version__
+
+    files = sorted((root / "results").glob("*.*"))
+    return stage_key("report", __version__, [[p.name, sha256_file(p)] for p in files],
+                     sha256_file(root / "trace" / "trace.json"))
+
+
+def _report(root: Path) -> list[Path]:
+    from moe_probe.report import write_report
+
+    return write_report(root)

@@ -1,0 +1,165 @@
+"""Figures from result tables. Each function takes results and returns a matplotlib Figure; none shows or saves.
+
+Colours: cividis for amounts, and a diverging map centred on "no difference" for lifts; both can be told
+apart with colour-blind eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TEXT = {"fontsize": 8}
+
+
+def _figure(width: float, height: float) -> Figure:
+    # Figure, not pyplot: no global state, nothing to close, no display needed
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def _matrix(table: pd.DataFrame, rows: str, columns: str, values: str, *, order: Sequence[Any]) -> np.ndarray:
+    wide = table.pivot(index=rows, columns=columns, values=values).reindex(index=list(order))
+    return wide.to_numpy(dtype=float)
+
+
+def load_heatmap(experts: pd.DataFrame) -> Figure:
+    """Draw each expert's load, relative to an even share, one row a layer.
+
+    Parameters
+    ----------
+    experts : DataFrame
+        Result ``experts``: columns ``layer, expert, load`` (share of the layer's selections).
+    """
+    layers = sorted(experts["layer"].unique())
+    load = _matrix(experts, "layer", "expert", "load", order=layers)
+    relative = load * np.isfinite(load).sum(1, keepdims=True)
+    figure = _figure(7.2, 0.9 + 0.26 * len(layers))
+    axes = figure.subplots()
+    image = axes.imshow(relative, aspect="auto", cmap="cividis", vmin=0, vmax=max(2.0, float(np.nanmax(relative))))
+    dead = np.argwhere(load == 0)
+    axes.plot(dead[:, 1], dead[:, 0], "x", color="white", markersize=4)
+    _layer_ticks(axes, layers)
+    axes.set_xlabel("expert", **_TEXT)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("load / even share", **_TEXT)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def layer_profile(layers: pd.DataFrame) -> Figure:
+    """Draw, over the layers, how evenly experts are used and how much routing tells of the topic.
+
+    Parameters
+    ----------
+    layers : DataFrame
+        Result ``layers``: ``layer, effective_experts, mi_topic_bits, mi_topic_null_bits,
+        decode_accuracy, decode_baseline``.
+    """
+    panels = [("effective experts", [("effective_experts", "used", "o-")]),
+              ("bits about the topic\nper selection", [("mi_topic_bits", "measured, null removed", "o-"),
+                                                       ("mi_topic_null_bits", "shuffled topics", "s--")]),
+              ("topic decoded from\na document's routing", [("decode_accuracy", "accuracy", "o-"),
+                                                            ("decode_baseline", "shuffled topics", "s--")])]
+    figure = _figure(9.2, 2.5)
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for column, label, style in lines:
+            axes.plot(layers["layer"], layers[column], style, label=label, markersize=4, linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("layer", **_TEXT)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+        if len(lines) > 1:
+            axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> Figure:
+    """Draw log2 lift of every expert for every topic, one panel a layer.
+
+    A dot marks what is significant, a star what is significant and was found again on held-out documents.
+
+    Parameters
+    ----------
+    expert_topics : DataFrame
+        Result ``expert_topics``.
+    layers : sequence of int
+        Layers to draw.
+    """
+    topics = sorted(expert_topics["topic"].unique())
+    width = expert_topics[expert_topics["layer"].isin(layers)].groupby("layer")["expert"].nunique().max()
+    columns = 1 if width > 40 else 2
+    rows = -(-len(layers) // columns)
+    figure = _figure(10.5, rows * (0.6 + 0.19 * len(topics)))
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    limit = max(1.0, float(np.nanpercentile(np.abs(expert_topics["log2_lift"]), 99.5)))
+    image = None
+    for axes, layer in zip(grid, layers, strict=False):
+        part = expert_topics[expert_topics["layer"] == layer]
+        lift = _matrix(part, "topic", "expert", "log2_lift", order=topics)
+        image = axes.imshow(lift, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit)
+        claimed = part[part["significant"] & (part["log2_lift"] > 0)]
+        for marker, chosen in ((".", claimed[~claimed["replicated"]]), ("*", claimed[claimed["replicated"]])):
+            axes.plot(chosen["expert"], [topics.index(t) for t in chosen["topic"]], marker, color="black",
+                      markersize=4, linestyle="none")
+        axes.set_title(f"layer {layer}", fontsize=8, pad=2)
+        axes.set_yticks(range(len(topics)), topics, fontsize=6.5)
+        axes.tick_params(axis="x", labelsize=6.5)
+    for axes in grid[len(layers):]:
+        axes.axis("off")
+    if image is not None:
+        bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.6, pad=0.01)
+        bar.set_label("log2 lift", **_TEXT)
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -> Figure:
+    """Draw how often two experts serve the same token, against independence (log2), one panel a layer.
+
+    Parameters
+    ----------
+    coactivation : DataFrame
+        Result ``coactivation``: ``layer, expert_a, expert_b, lift``.
+    layers : sequence of int
+    """
+    columns = min(3, len(layers))
+    rows = -(-len(layers) // columns)
+    figure = _figure(3.1 * columns + 0.6, 2.9 * rows)
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    image = None
+    for axes, layer in zip(grid, layers, strict=False):
+        part = coactivation[coactivation["layer"] == layer]
+        size = int(part[["expert_a", "expert_b"]].to_numpy().max()) + 1
+        matrix = np.full((size, size), np.nan)
+        with np.errstate(divide="ignore"):
+            values = np.clip(np.log2(part["lift"].to_numpy(dtype=float)), -3, 3)
+        a, b = part["expert_a"].to_numpy(), part["expert_b"].to_numpy()
+        matrix[a, b] = matrix[b, a] = values
+        np.fill_diagonal(matrix, np.nan)
+        image = axes.imshow(matrix, cmap="PuOr_r", vmin=-3, vmax=3)
+        axes.set_title(f"layer {layer}", fontsize=8, pad=2)
+        axes.tick_params(labelsize=6.5)
+    for axes in grid[len(layers):]:
+        axes.axis("off")
+    if image is not None:
+        bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.6, pad=0.01)
+        bar.set_label("log2 (pairs seen / expected), cut at 3", **_TEXT)
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
+    step = max(1, len(layers) // 24)
+    axes.set_yticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
+    axes.set_ylabel("layer", **_TEXT)
+    axes.tick_params(axis="x", labelsize=7)

@@ -1,0 +1,119 @@
+"""Write a report's files: HTML with everything inside, Markdown beside PNG figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.report.content import Picture, Report
+from moe_probe.report.sections import compose
+from moe_probe.results import Result
+from moe_probe.trace import Trace
+from moe_probe.trace.files import disk_errors, write_whole
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def write_report(run: str | Path) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and ``figures/*.png`` from a run's trace and results.
+
+    Parameters
+    ----------
+    run : str or Path
+        Run directory with ``trace/`` and ``results/``.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    MoeProbeError
+        When trace or results are missing, or the disk refuses.
+    """
+    root = Path(run)
+    if not root.is_dir():
+        raise MoeProbeError(f"there is no run at {root}", "no such folder", "moe-probe run MODEL --corpus FILE --out RUN")
+    trace = Trace.open(root)
+    names = sorted(p.stem for p in (root / "results").glob("*.parquet"))
+    if not names:
+        raise MoeProbeError(f"{root} holds no results", "a report shows what was analysed", f"moe-probe analyze {root}")
+    report = compose(trace, {name: Result.load(root / "results", name) for name in names})
+    images = {p.name: _png(p) for s in report.sections for p in s.blocks if isinstance(p, Picture)}
+    pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
+    with disk_errors(root):
+        return _write(root, images, pages)
+
+
+def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[Path]:
+    files = []
+    for name, data in images.items():
+        path = root / "figures" / f"{name}.png"
+        write_whole(path, lambda p, data=data: p.write_bytes(data) and None)
+        files.append(path)
+    for name, text in pages.items():
+        write_whole(root / name, lambda p, text=text: p.write_text(text, encoding="utf-8") and None)
+        files.append(root / name)
+    return files
+
+
+def _png(picture: Picture) -> bytes:
+    buffer = io.BytesIO()
+    # no date and no version inside: the same results make the same bytes
+    picture.figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def render_html(report: Report, images: dict[str, bytes]) -> str:
+    """One page that fetches nothing; all text escaped."""
+    encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
+    return _environment(autoescape=True).get_template("report.html.j2").render(
+        report=_printable(report), images=encoded)
+
+
+def render_markdown(report: Report) -> str:
+    """The same content as Markdown; figures are files in ``figures/``."""
+    text = _environment(autoescape=False).get_template("report.md.j2").render(report=_printable(report))
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("moe_probe.report"), autoescape=autoescape,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["md"] = markdown_text
+    return environment
+
+
+def markdown_text(text: str) -> str:
+    """Escape what Markdown or HTML inside Markdown would act on: labels and tokens are not markup."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
+
+
+def _printable(report: Report) -> Report:
+    """Control characters shown, not sent: they have no place in a page."""
+    from dataclasses import fields, is_dataclass, replace
+
+    def clean(value: object) -> object:
+        if isinstance(value, str):
+            return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in value)
+        if isinstance(value, tuple):
+            return tuple(clean(v) for v in value)
+        if isinstance(value, dict):
+            return {clean(k): clean(v) for k, v in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            kept = {f.name: clean(getattr(value, f.name)) for f in fields(value) if f.name != "figure"}
+            return replace(value, **kept)
+        return value
+
+    cleaned = clean(report)
+    assert isinstance(cleaned, Report)
+    return cleaned
