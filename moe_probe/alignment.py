@@ -11,6 +11,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.stats import (
     GroupUsage,
+    Lift,
     PermutationTest,
     auroc,
     benjamini_hochberg,
@@ -72,8 +73,8 @@ def expert_topics(
         test passes); ``replicated`` (discovered in the same way on half of the groups and confirmed on the
         other half: one-sided, Holm over the discoveries); ``p_familywise``, ``auroc``,
         ``log2_lift_replication`` (on the half that did not choose it: free of the winner's curse),
-        ``detectable_log2_lift`` (found with power 0.8 at family-wise alpha, given this pair's standard
-        error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
+        ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
+        pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def _pseudo(groups: GroupUsage) -> np.ndarray:
     return np.asarray(summed[:, groups.layer_index])
 
 
-def _effects(groups: GroupUsage):  # type: ignore[no-untyped-def]
+def _effects(groups: GroupUsage) -> Lift:
     return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=_pseudo(groups))
 
 
@@ -158,7 +159,7 @@ def _table(groups: GroupUsage, test: PermutationTest, q_values: np.ndarray, sign
     effect = _effects(groups)
     n_topics, n_columns = q_values.shape
     area = auroc(groups.shares, groups.topic, n_topics=n_topics)
-    critical = test.critical_value(alpha)
+    critical = test.critical_values(alpha)[:, None]
 
     def flat(values: np.ndarray) -> np.ndarray:
         return np.asarray(values).T.ravel()  # [topic, column] -> rows by column, then topic
@@ -189,7 +190,7 @@ def _caption(groups: GroupUsage, label: str, strata: str | None, permutations: i
     return (
         f"Share of each {label}'s selections that go to an expert, over the mean of that share across {label}s. The unit "
         f"is the group of documents ({len(groups.groups):,} groups). p: Welch's t of group means, {label} against rest, "
-        f"under {permutations:,} permutations of {label}s over groups{within}, its far tail pooled within the layer; "
+        f"under {permutations:,} permutations of {label}s over groups{within}, its far tail pooled over the {label}'s tests; "
         f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "
         "omnibus test passes. Replicated: discovered so on half of the groups, and confirmed one-sided on the other half "
         "(Holm over the discoveries). Intervals: 95 %, delta method.")

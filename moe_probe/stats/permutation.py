@@ -2,7 +2,7 @@
 
 Statistic, null and multiplicity follow one protocol: Welch's t of a column's group means, topic
 against rest; topic labels permuted over groups; Westfall-Young over all tests; p-values whose far
-tail is borrowed from the layer. Nothing of size permutations x columns x topics is ever held.
+tail is borrowed from the topic's other tests. Nothing of size permutations x columns x topics is ever held.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PermutationTest:
         than two groups, a column that is constant).
     p_value : ndarray of float64
         ``(1 + #) / (1 + B)`` where at least `TAIL_SIZE` permutations reached the observed value;
-        beyond, the tail spliced from the layer's pooled null (`PooledTail`).
+        beyond, the tail spliced from the topic's pooled null (`PooledTail`).
     p_count : ndarray of float64
         ``(1 + #) / (1 + B)`` from the test's own permutations alone.
     p_familywise : ndarray of float64
@@ -48,6 +48,8 @@ class PermutationTest:
         Each against the largest statistic of all tests.
     maxima : ndarray of float64, shape (n_permutations,)
         Largest statistic of all tests in every permutation.
+    topic_maxima : ndarray of float32, shape (n_permutations, n_topics)
+        Largest statistic of a topic's tests in every permutation.
     layer_p : ndarray of float64, shape (n_layers,)
         Omnibus p of every layer, adjusted over layers (see `_LayerOmnibus`).
     model_p : float
@@ -60,12 +62,13 @@ class PermutationTest:
     p_familywise: np.ndarray
     p_single_step: np.ndarray
     maxima: np.ndarray
+    topic_maxima: np.ndarray
     layer_p: np.ndarray
     model_p: float
 
-    def critical_value(self, alpha: float) -> float:
-        """Statistic that a test must reach to be family-wise significant at `alpha` (single step)."""
-        return float(np.quantile(self.maxima, 1 - alpha, method="higher"))
+    def critical_values(self, alpha: float) -> np.ndarray:
+        """Statistic that a topic's test must reach to be significant among that topic's tests, shape (n_topics,)."""
+        return np.quantile(self.topic_maxima, 1 - alpha, axis=0, method="higher")
 
 
 def welch_t(sums: np.ndarray, squares: np.ndarray, n_groups: np.ndarray, *, total: int) -> np.ndarray:
@@ -152,8 +155,7 @@ def permutation_test(
         Index of the group's topic.
     n_topics : int
     layer_index : ndarray of int, shape (n_columns,), optional
-        Ordinal of the column's layer, never decreasing; pools the tail and gives the omnibus
-        tests. All columns are one layer when left out.
+        Ordinal of the column's layer, never decreasing, for the omnibus tests. All columns are one layer when left out.
     permutations : int, default 1000
     seed : int, default 0
     strata : ndarray of int, shape (n_groups,), optional
@@ -174,9 +176,9 @@ def permutation_test(
     t = _observed(scaled, permuter, sizes)
     signs = None if sign is None else sign.astype(np.float32)
     observed = np.where(varies & usable[:, None], np.abs(t) if sign is None else sign * t, np.nan)
-    tail = PooledTail(observed, layer_index, permutations=permutations, tolerance=TIE_TOLERANCE)
+    tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
     family = StepDownMax(observed.ravel(), tolerance=TIE_TOLERANCE)
-    omnibus = _LayerOmnibus(layer_index)
+    omnibus, topic_maxima = _LayerOmnibus(layer_index), []
     omnibus.add(np.nan_to_num(observed)[None].astype(np.float32))
     with ThreadPoolExecutor(n_threads()) as pool:
         for size in permutation_blocks(permutations, n_tests=t.size):
@@ -184,12 +186,13 @@ def permutation_test(
             tail.add(statistics)
             family.add(statistics.reshape(size, -1))
             omnibus.add(statistics)
+            topic_maxima.append(statistics.max(2))
     layer_p = omnibus.p_values()
     return PermutationTest(
         t=np.where(np.isnan(observed), np.nan, t), p_value=tail.p_values(),
         p_count=permutation_p(tail.exceed, permutations) + np.where(np.isnan(observed), np.nan, 0.0),
         p_familywise=family.p_values().reshape(t.shape), p_single_step=family.p_values_single_step().reshape(t.shape),
-        maxima=family.maxima, layer_p=layer_p, model_p=float(layer_p.min()),
+        maxima=family.maxima, topic_maxima=np.concatenate(topic_maxima), layer_p=layer_p, model_p=float(layer_p.min()),
     )
 
 

@@ -25,7 +25,7 @@ N_BINS = int(_bin(np.array([_HIGHEST]))[0]) + 1
 
 
 class PooledTail:
-    """Counts permuted statistics per test, and pools their distribution within each layer.
+    """Counts permuted statistics per test, and pools their distribution within each topic.
 
     Where fewer than `TAIL_SIZE` of B permutations reach a test's observed value x, counting cannot
     say how small p is, and a false discovery rate over 100,000 tests needs to know. There
@@ -33,15 +33,15 @@ class PooledTail:
         p(x) = (TAIL_SIZE / B) * (1 + N(x)) / (1 + N(q)),
 
     with q the test's own TAIL_SIZE-th largest permuted statistic and N(.) the number of permuted
-    statistics of the layer's tests (all experts, topics, permutations) at least as large. The place
-    where the tail starts is the test's own, so skewed columns and small topics keep their heavier
-    null; its shape beyond is the layer's. Studentising makes the shapes comparable.
+    statistics of the same topic's tests (all layers, experts, permutations) at least as large. The place
+    where the tail starts is the test's own, so that skewed columns keep their heavier null; its shape
+    beyond is the topic's, because the number of a topic's groups decides how heavy the tail of a
+    studentised difference is: pooling over topics would judge a topic of 50 groups by one of 5.
 
     Parameters
     ----------
     observed : ndarray, shape (n_topics, n_columns)
         NaN marks what is not tested.
-    layer_index : ndarray of int, shape (n_columns,)
     permutations : int
         B, how many will be added.
     tolerance : float
@@ -49,9 +49,9 @@ class PooledTail:
     """
 
     def __init__(
-        self, observed: np.ndarray, layer_index: np.ndarray, *, permutations: int, tolerance: float = 0.0
+        self, observed: np.ndarray, *, permutations: int, tolerance: float = 0.0
     ) -> None:
-        self._observed, self._layer_index = observed, layer_index.astype(np.int64)
+        self._observed, self._pool = observed, np.arange(len(observed))[:, None]
         self._permutations = permutations
         bound = np.where(np.isnan(observed), np.inf, observed)
         self._bound = np.where(np.isfinite(bound), bound - tolerance * np.maximum(1.0, np.abs(bound)), np.inf)
@@ -59,7 +59,7 @@ class PooledTail:
         # with few permutations the ten largest are no tail
         self._size = min(TAIL_SIZE, permutations // 20)
         self._largest = np.zeros((0, *observed.shape), dtype=np.float32)
-        self._histogram = np.zeros((int(layer_index.max()) + 1, N_BINS), dtype=np.int64)
+        self._histogram = np.zeros((len(observed), N_BINS), dtype=np.int64)
 
     def add(self, statistics: np.ndarray) -> None:
         """Add a block of permuted statistics, float32, shape (n, n_topics, n_columns)."""
@@ -73,7 +73,7 @@ class PooledTail:
             rows.partition(len(merged) - self._size, axis=1)
             merged = np.ascontiguousarray(rows[:, -self._size:].T).reshape(self._size, *self._observed.shape)
         self._largest = merged
-        bins = _bin(statistics) + self._layer_index * N_BINS
+        bins = _bin(statistics) + self._pool * N_BINS
         counts = np.bincount(bins.ravel(), minlength=self._histogram.size)
         self._histogram += counts.reshape(self._histogram.shape)
 
@@ -83,8 +83,8 @@ class PooledTail:
         if self._size:
             at_least = np.cumsum(self._histogram[:, ::-1], axis=1)[:, ::-1]
             start = self._largest.min(0)
-            layer = np.broadcast_to(self._layer_index, start.shape)
-            beyond = 1.0 + at_least[layer, _bin(np.nan_to_num(self._observed))]
-            ratio = np.minimum(1.0, beyond / (1.0 + at_least[layer, _bin(start)]))
+            pool = np.broadcast_to(self._pool, start.shape)
+            beyond = 1.0 + at_least[pool, _bin(np.nan_to_num(self._observed))]
+            ratio = np.minimum(1.0, beyond / (1.0 + at_least[pool, _bin(start)]))
             p = np.where(self.exceed < self._size, self._size / self._permutations * ratio, p)
         return np.where(np.isnan(self._observed), np.nan, p)

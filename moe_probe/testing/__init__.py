@@ -11,8 +11,10 @@ _WHERE = {
     "moe_families": "tiny_models",
     "planted_trace": "planted",
     "null_trace": "planted",
+    "planted_routing": "planted",
+    "PlantedExpert": "planted",
 }
-__all__ = ["moe_families", "null_trace", "planted_trace", "tiny_moe"]
+__all__ = ["PlantedExpert", "moe_families", "null_trace", "planted_routing", "planted_trace", "tiny_moe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,221 @@
+"""Routing with a known truth: planted topic, token and position experts, or none at all.
+
+Every group and every document has routing habits of its own (normal effects on the expert logits),
+experts are drawn by Gumbel top-k, and some experts get a reason: a topic, a set of tokens, a position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.routing import Usage, count_selections
+from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.trace import Trace
+
+_VOCABULARY = 400
+_TOPIC_WORDS = 20
+_KINDS = ("topic", "token", "position")
+
+
+class PlantedExpert(NamedTuple):
+    """One planted expert. ``target`` is a topic's number (kinds topic and token: its topic's words)."""
+
+    layer: int
+    expert: int
+    kind: str
+    target: int = 0
+
+
+@dataclass(frozen=True)
+class PlantedRouting:
+    """Token-level routing with its truth.
+
+    Attributes
+    ----------
+    experts : ndarray of uint8, shape (n_tokens, n_layers, top_k)
+    weights : ndarray of float16, same shape
+        Softmax over the chosen experts' logits.
+    document, position, token_id : ndarray of int, shape (n_tokens,)
+    documents : pandas.DataFrame
+        ``document, topic, subtopic, group, split, n_tokens``.
+    layers : tuple of MoeLayer
+    truth : tuple of PlantedExpert
+    """
+
+    experts: np.ndarray
+    weights: np.ndarray
+    document: np.ndarray
+    position: np.ndarray
+    token_id: np.ndarray
+    documents: pd.DataFrame
+    layers: tuple[MoeLayer, ...]
+    truth: tuple[PlantedExpert, ...]
+
+    def usage(self) -> Usage:
+        """Counts and gate mass per document, as a trace would give them."""
+        shape = (len(self.documents), len(self.layers), self.layers[0].num_experts)
+        counts, mass = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+        for place in range(shape[1]):
+            where = {"unit": self.document, "n_units": shape[0], "num_experts": shape[2]}
+            counts[:, place] = count_selections(self.experts[:, place], **where)
+            mass[:, place] = count_selections(self.experts[:, place], weights=self.weights[:, place], **where)
+        return Usage(counts, mass, self.layers, self.documents)
+
+
+def planted_routing(
+    *, planted: tuple[PlantedExpert, ...] = (), topics: int = 6, documents_per_topic: int = 40, tokens: int = 200,
+    n_layers: int = 3, num_experts: int = 16, top_k: int = 2, lift: float = 2.0, group_size: int = 1,
+    group_effect: float = 0.5, document_effect: float = 0.3, seed: int = 0,
+) -> PlantedRouting:
+    """Draw routing whose truth is known.
+
+    Parameters
+    ----------
+    planted : tuple of PlantedExpert
+        Experts with a reason; all others follow habits alone. None: pure noise, topics meaning nothing.
+    lift : float
+        Share of a topic expert for its topic over its mean share over topics, as `expert_topics` measures
+        it; between 1 and the number of topics. Solved for a typical expert, so that experts scatter around
+        it. Experts of other kinds get the same push where their reason holds.
+    group_size : int
+        Documents that share a group and its habits.
+    group_effect, document_effect : float
+        Standard deviations of the habits, on the logits.
+
+    Returns
+    -------
+    PlantedRouting
+
+    Raises
+    ------
+    MoeProbeError
+        When a planted expert does not exist or has an unknown kind.
+    """
+    for item in planted:
+        if item.kind not in _KINDS or not (0 <= item.layer < n_layers and 0 <= item.expert < num_experts
+                                           and 0 <= item.target < topics):
+            raise MoeProbeError(f"{item} cannot be planted", f"kinds are {', '.join(_KINDS)}",
+                                "layer, expert and target within range")
+    if not 1 <= lift < topics:
+        raise MoeProbeError(f"a lift of {lift} cannot be planted", "an expert used for one of T topics alone has lift T",
+                            f"between 1 and {topics}")
+    rng = np.random.default_rng(seed)
+    n_documents = topics * documents_per_topic
+    topic = np.repeat(np.arange(topics), documents_per_topic)
+    group = np.concatenate([t * documents_per_topic + np.arange(documents_per_topic) // group_size
+                            for t in range(topics)])
+    base = rng.normal(0, 0.3, (n_layers, num_experts))
+    habits = (rng.normal(0, group_effect, (group.max() + 1, n_layers, num_experts))[group]
+              + rng.normal(0, document_effect, (n_documents, n_layers, num_experts)))
+    document = np.repeat(np.arange(n_documents), tokens)
+    position = np.tile(np.arange(tokens), n_documents)
+    token_id = _draw_tokens(rng, topic[document], n_topics=topics)
+    # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
+    boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
+    experts, weights = _route(rng, base, habits, document=document, position=position, token_id=token_id,
+                              topic=topic, planted=planted, top_k=top_k, boost=boost)
+    layers = tuple(MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted")
+                   for i in range(n_layers))
+    return PlantedRouting(experts, weights, document, position, token_id,
+                          _documents(topic, group, tokens), layers, planted)
+
+
+def _draw_tokens(rng: np.random.Generator, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
+    """Two tokens in three from a common vocabulary, one from the topic's own words (Zipf within each)."""
+    own = rng.random(len(topic)) < 1 / 3
+    common = _VOCABULARY - n_topics * _TOPIC_WORDS
+
+    def zipf(size: int, n: int) -> np.ndarray:
+        odds = 1 / np.arange(1, size + 1)
+        return rng.choice(size, n, p=odds / odds.sum())
+
+    return np.where(own, common + topic * _TOPIC_WORDS + zipf(_TOPIC_WORDS, len(topic)), zipf(common, len(topic)))
+
+
+def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
+    """Logit to add so that a typical expert's chance of being among the top k rises `times`-fold.
+
+    Found by bisection on simulated Gumbel draws: softmax odds overstate the rise when k > 1.
+    """
+    rng = np.random.default_rng([seed, 1])
+    noise = base.reshape(-1, base.shape[-1])[:1] + rng.gumbel(size=(20000, base.shape[-1]))
+    rest = np.sort(noise[:, 1:], axis=1)[:, -top_k]
+    chance = float((noise[:, 0] > rest).mean())
+    low, high = 0.0, 12.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (noise[:, 0] + middle > rest).mean() < times * chance else (low, middle)
+    return high
+
+
+def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, document: np.ndarray,
+           position: np.ndarray, token_id: np.ndarray, topic: np.ndarray, planted: tuple[PlantedExpert, ...],
+           top_k: int, boost: float) -> tuple[np.ndarray, np.ndarray]:
+    n_layers, _ = base.shape
+    experts = np.empty((len(document), n_layers, top_k), dtype=np.uint8)
+    weights = np.empty(experts.shape, dtype=np.float16)
+    first_word = _VOCABULARY - (topic.max() + 1) * _TOPIC_WORDS
+    for layer in range(n_layers):
+        logits = (base[layer] + habits[:, layer])[document]
+        for item in planted:
+            if item.layer == layer:
+                reason = {"topic": topic[document] == item.target,
+                          "token": (token_id - first_word) // _TOPIC_WORDS == item.target,
+                          "position": position < position.max() // 10}[item.kind]
+                logits[:, item.expert] += boost * reason
+        chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, :top_k]
+        picked = np.exp(np.take_along_axis(logits, chosen, axis=1))
+        experts[:, layer] = chosen
+        weights[:, layer] = picked / picked.sum(1, keepdims=True)
+    return experts, weights
+
+
+def _documents(topic: np.ndarray, group: np.ndarray, tokens: int) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({
+        "document": [f"document-{i:04d}" for i in range(len(topic))], "topic": [f"topic-{t}" for t in topic],
+        "subtopic": "", "group": [f"group-{g:04d}" for g in group], "split": "", "n_tokens": tokens})
+
+
+def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **settings: int | float) -> Trace:
+    """Write planted routing as a sealed trace; settings are those of `planted_routing`.
+
+    Raises
+    ------
+    MoeProbeError
+        As `planted_routing` and `TraceWriter.create` do.
+    """
+    from moe_probe.trace import TraceWriter
+
+    routing = planted_routing(planted=planted, **settings)  # type: ignore[arg-type]
+    manifest = Manifest(
+        model=ModelInfo(id="planted", architecture="none: drawn at random"),
+        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents)), layers=routing.layers, has_text=False,
+        seed=int(settings.get("seed", 0)))
+    writer = TraceWriter.create(path, manifest)
+    half = len(routing.documents) // 2
+    for rows in (slice(0, half), slice(half, len(routing.documents))):
+        inside = (routing.document >= rows.start) & (routing.document < rows.stop)
+        writer.append(
+            documents=routing.documents.iloc[rows].drop(columns="n_tokens").to_dict("records"),
+            tokens={"document": routing.document[inside] - rows.start, "position": routing.position[inside],
+                    "token_id": routing.token_id[inside],
+                    "token": [f"word{i}" for i in routing.token_id[inside]],
+                    "special": np.zeros(int(inside.sum()), dtype=bool)},
+            experts=routing.experts[inside], weights=routing.weights[inside])
+    return writer.seal()
+
+
+def null_trace(path: str | Path, **settings: int | float) -> Trace:
+    """Write a trace of pure noise: documents have habits, topics mean nothing. An analysis must claim nothing."""
+    return planted_trace(path, planted=(), **settings)
