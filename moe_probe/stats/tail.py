@@ -53,8 +53,8 @@ class PooledTail:
     ) -> None:
         self._observed, self._pool = observed, np.arange(len(observed))[:, None]
         self._permutations = permutations
-        bound = np.where(np.isnan(observed), np.inf, observed)
-        self._bound = np.where(np.isfinite(bound), bound - tolerance * np.maximum(1.0, np.abs(bound)), np.inf)
+        slack = tolerance * np.maximum(1.0, np.abs(observed))
+        self._bound = np.where(np.isnan(observed), np.inf, observed - slack)
         self.exceed = np.zeros(observed.shape, dtype=np.int64)
         # with few permutations the ten largest are no tail
         self._size = min(TAIL_SIZE, permutations // 20)
