@@ -19,7 +19,7 @@ from moe_probe.verdicts import topic_verdicts
 CHEMIST = PlantedExpert(layer=1, expert=5, kind="topic", target=2)
 
 
-def small(seed: int, planted: tuple[PlantedExpert, ...] = (), **more: float):  # noqa: ANN201
+def small(seed: int, planted: tuple[PlantedExpert, ...] = (), **more: float):
     settings = {"topics": 5, "documents_per_topic": 24, "tokens": 80, "n_layers": 2, "num_experts": 8} | more
     return planted_routing(planted=planted, seed=seed, **settings)
 

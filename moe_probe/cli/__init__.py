@@ -8,7 +8,6 @@ from __future__ import annotations
 import typer
 
 from moe_probe.cli import making, reading
-from moe_probe.cli.shell import entry_point
 
 app = typer.Typer(
     name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -23,7 +22,7 @@ reading.register(app)
 
 def main() -> None:
     """Entry point of ``moe-probe``."""
-    entry_point(app)
+    app()
 
 
 __all__ = ["app", "main"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.cli.settings import with_settings
-from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, mode_of
+from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of
 from moe_probe.errors import MoeProbeError, UsageError
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
@@ -19,15 +19,15 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("demo", epilog="Example: moe-probe demo --out runs/demo")(demo)
+    app.command("demo", epilog="Example: moe-probe demo --out runs/demo")(guarded(demo))
     app.command("run", epilog="Example: moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(
-        with_settings(run))
+        guarded(with_settings(run)))
     app.command("collect", epilog="Example: moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine")(
-        with_settings(collect, leave_out={"Statistics"}))
+        guarded(with_settings(collect, leave_out={"Statistics"})))
     app.command("import", epilog="Example: moe-probe import routing.parquet --out traces/mine --num-experts 32")(
-        import_)
-    app.command("analyze", epilog="Example: moe-probe analyze runs/mine --permutations 10000")(analyze)
-    app.command("report", epilog="Example: moe-probe report runs/mine")(report)
+        guarded(import_))
+    app.command("analyze", epilog="Example: moe-probe analyze runs/mine --permutations 10000")(guarded(analyze))
+    app.command("report", epilog="Example: moe-probe report runs/mine")(guarded(report))
 
 
 def demo(

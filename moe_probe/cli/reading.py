@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed
+from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
 from moe_probe.errors import MoeProbeError
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("check", epilog="Example: moe-probe check path/to/model --tokens 10000000")(check)
-    app.command("info", epilog="Example: moe-probe info runs/mine")(info)
-    app.command("verify", epilog="Example: moe-probe verify runs/mine")(verify)
-    app.command("cite", epilog="Example: moe-probe cite runs/mine")(cite)
+    app.command("check", epilog="Example: moe-probe check path/to/model --tokens 10000000")(guarded(check))
+    app.command("info", epilog="Example: moe-probe info runs/mine")(guarded(info))
+    app.command("verify", epilog="Example: moe-probe verify runs/mine")(guarded(verify))
+    app.command("cite", epilog="Example: moe-probe cite runs/mine")(guarded(cite))
 
 
 def check(
@@ -38,7 +38,8 @@ def check(
 
     console = Console(quiet=quiet, as_json=as_json)
     console.say(f"loading {model}")
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+                        progress=console.progress)
     found = self_check(loaded)
     rate = _tokens_per_second(loaded)
     size = estimate(loaded.sites, int(tokens))

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -75,21 +76,28 @@ def mode_of(*, resume: bool, force: bool) -> str:
     return "resume" if resume else "force" if force else "new"
 
 
-def entry_point(app: Callable[[], None]) -> None:
-    """Run the program: an expected failure is one sentence on stderr, an interruption says how to go on."""
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except MoeProbeError as error:
-        if debug:
-            raise
-        typer.echo(f"moe-probe: {visible(str(error))}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _interrupted()
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left; nothing is wrong
-        sys.exit(0)
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its manners: an expected failure is one sentence, an interruption says how to go on.
+
+    Around each command and not around the program, because typer ends an interrupted program by itself.
+    """
+
+    @wraps(command)
+    def run(*words: Any, **options: Any) -> None:
+        try:
+            command(*words, **options)
+        except MoeProbeError as error:
+            if options.get("debug"):
+                raise
+            typer.echo(f"moe-probe: {visible(str(error))}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _interrupted()
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read our output has left; nothing is wrong
+            sys.exit(0)
+
+    return run
 
 
 def _interrupted() -> None:

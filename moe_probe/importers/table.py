@@ -203,6 +203,9 @@ def _split(source: _Source, table: pa.Table, first: int, options: ImportOptions)
     cuts = np.flatnonzero(documents[1:] != documents[:-1]) + 1
     for start, stop in zip([0, *cuts], [*cuts, len(documents)], strict=True):
         part = slice(int(start), int(stop))
+        for name, values in labels.items():
+            if any(value != values[part.start] for value in values[part]):
+                raise _changed_labels(source.path, labels["document"][part.start], name)
         yield TokenRecord({k: v[part.start] for k, v in labels.items()}, numbers["token_id"][part],
                           numbers["position"][part], None if tokens is None else tokens[part], experts[part],
                           None if weights is None else weights[part])
@@ -225,12 +228,17 @@ def _stack(source: _Source, table: pa.Table, first: int, kind: str, dtype: type,
     return out
 
 
+def _changed_labels(path: Path, document: str, name: str) -> MoeProbeError:
+    return MoeProbeError(f"document '{document}' of {path} changes its labels", f"its rows differ in '{name}'",
+                         "one value per document")
+
+
 def _joined(parts: list[TokenRecord], path: Path) -> TokenRecord:
     first = parts[0]
     for other in parts[1:]:
-        if other.labels != first.labels:
-            raise MoeProbeError(f"document '{first.labels['document']}' of {path} changes its labels", "",
-                                "one topic per document")
+        for name, value in first.labels.items():
+            if other.labels[name] != value:
+                raise _changed_labels(path, first.labels["document"], name)
     slots = max(p.experts.shape[2] for p in parts)
 
     def wide(array: np.ndarray, empty: float) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
+    progress: bool = True,
 ) -> LoadedModel:
     """Load a mixture-of-experts model of transformers from a folder or a hub.
 
@@ -82,6 +85,8 @@ def load_model(
         Run Python code that comes with the checkpoint.
     experts_implementation : str, optional
         How transformers computes experts (``eager``, ``grouped_mm``, ``batched_mm`` ...).
+    progress : bool
+        Let transformers show its progress bar.
 
     Raises
     ------
@@ -103,7 +108,7 @@ def load_model(
     if local is not None:
         _check_weights(local)
     quantization, options, note = _quantization(config)
-    with explained(name, part="weights"):
+    with explained(name, part="weights"), _progress_bar(shown=progress):
         model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
             name,
             config=config,
@@ -128,6 +133,19 @@ def load_model(
         n_parameters=sum(p.numel() for p in model.parameters()),
     )
     return LoadedModel(model, tokenizer, info, sites, _max_length(config, tokenizer))
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[None]:
+    """Switch transformers' own progress bar, which is global, and put it back."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown and before else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def _check_options(dtype: str, experts_implementation: str | None) -> None:

@@ -87,7 +87,8 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
+        # an unknown name explains a missing one: say it first
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise UsageError(f"'{name}' is not a setting", str(path or ""),

@@ -144,7 +144,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
                         trust_remote_code=config.trust_remote_code,
-                        experts_implementation=config.experts_implementation)
+                        experts_implementation=config.experts_implementation, progress=progress)
     report = self_check(loaded)
     report.raise_if_failed()
     worst = max(site.relative_error for site in report.sites)

@@ -1,0 +1,120 @@
+"""The way a user goes: run, resume, force, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.pipeline.config import RunConfig, load_config
+from moe_probe.pipeline.run import run
+
+from .conftest import write_corpus
+
+
+def config(checkpoint: Path, corpus: Path, **more: object) -> RunConfig:
+    settings = {"model": str(checkpoint), "corpus": str(corpus), "label": ("register",), "strata": "register",
+                "permutations": 99, **more}
+    return RunConfig.model_validate(settings)
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    corpus = write_corpus(folder / "corpus.jsonl")
+    run(config(checkpoint, corpus), folder / "one")
+    return folder
+
+
+def test_run_writes_what_it_promises(finished: Path) -> None:
+    root = finished / "one"
+    for name in ("run.yaml", "trace/trace.json", "report.html", "report.md", "logs/stages.json", "figures/load.png",
+                 *(f"results/{r}.{e}" for r in ("layers", "experts", "coactivation", "expert_topics", "verdicts")
+                   for e in ("parquet", "json"))):
+        assert (root / name).stat().st_size > 0, name
+    fixed = {
+        "expert_topics": ["layer", "expert", "topic", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
+                          "q_value", "replicated", "significant"],
+        "layers": ["layer", "entropy_bits", "effective_experts", "load_cv", "mi_topic_bits", "mi_topic_null_bits",
+                   "mi_topic_p", "mi_token_bits", "mi_topic_given_token_bits", "decode_accuracy", "decode_baseline"],
+        "verdicts": ["topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_high", "q_value", "auroc_expert",
+                     "auroc_feature", "ablation_delta_nats", "reason"]}
+    for name, columns in fixed.items():
+        assert set(columns) <= set(pd.read_parquet(root / "results" / f"{name}.parquet").columns)
+
+
+def test_twice_with_one_seed_gives_equal_bytes(finished: Path, checkpoint: Path) -> None:
+    """Tables, figures and both reports: the same inputs and seed, the same bytes."""
+    run(config(checkpoint, finished / "corpus.jsonl"), finished / "two")
+    files = sorted(p.relative_to(finished / "one") for p in (finished / "one").rglob("*")
+                   if p.suffix in (".parquet", ".json", ".png", ".html", ".md", ".safetensors") and "logs" not in p.parts)
+    assert len(files) > 15
+    for file in files:
+        assert (finished / "one" / file).read_bytes() == (finished / "two" / file).read_bytes(), file
+
+
+def test_resume_skips_what_is_unchanged(finished: Path, checkpoint: Path) -> None:
+    settings = config(checkpoint, finished / "corpus.jsonl")
+    shutil.copytree(finished / "one", finished / "three")
+    assert run(settings, finished / "three", mode="resume").skipped == ("collect", "analyze", "report")
+    (finished / "three" / "results" / "layers.parquet").unlink()
+    assert run(settings, finished / "three", mode="resume").skipped == ("collect", "report")
+    more = settings.model_copy(update={"permutations": 150})
+    assert run(more, finished / "three", mode="resume").skipped == ("collect",)
+
+
+def test_refusals_lose_nothing(finished: Path, checkpoint: Path, tmp_path: Path) -> None:
+    settings = config(checkpoint, finished / "corpus.jsonl")
+    shutil.copytree(finished / "one", tmp_path / "run")
+    before = (tmp_path / "run" / "report.html").read_bytes()
+    with pytest.raises(MoeProbeError, match="already holds a run"):
+        run(settings, tmp_path / "run")
+    other = config(checkpoint, write_corpus(tmp_path / "other.jsonl", seed=9))
+    with pytest.raises(MoeProbeError, match="another corpus"):
+        run(other, tmp_path / "run", mode="resume")
+    assert (tmp_path / "run" / "report.html").read_bytes() == before
+    (tmp_path / "run" / "mine.txt").write_text("keep me")
+    run(other, tmp_path / "run", mode="force")
+    assert (tmp_path / "run" / "mine.txt").read_text() == "keep me"
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "draft.txt").write_text("x")
+    with pytest.raises(MoeProbeError, match="already holds other files"):
+        run(settings, tmp_path / "papers")
+
+
+def test_labels_are_checked_before_collecting(checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(MoeProbeError, match="add --label source"):
+        run(config(checkpoint, corpus_file, strata="source"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_yaml_repeats_the_run(finished: Path) -> None:
+    read = load_config(finished / "one" / "run.yaml", {})
+    assert read.permutations == 99 and read.strata == "register"
+    assert load_config(finished / "one" / "run.yaml", {"permutations": 500}).permutations == 500
+    assert set(yaml.safe_load((finished / "one" / "run.yaml").read_text())) == set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("permutation: 5", "'permutation' is not a setting.*did you mean 'permutations'"),
+    ("permutations: 5\nmodel: m\ncorpus: c", "--permutations 5 does not do"),
+    ("model: m", "no corpus was given"), ("- a", "not a list of settings"), ("a: [", "cannot be read"),
+])
+def test_bad_settings(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_config(path, {})
+
+
+def test_ledger_survives_half_a_file(finished: Path, checkpoint: Path) -> None:
+    shutil.copytree(finished / "one", finished / "four")
+    (finished / "four" / "logs" / "stages.json").write_text('{"collect": ')
+    outcome = run(config(checkpoint, finished / "corpus.jsonl"), finished / "four", mode="resume")
+    assert outcome.skipped == ()
+    assert set(json.loads((finished / "four" / "logs" / "stages.json").read_text())) == {"collect", "analyze", "report"}
