@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test lint clean
+.PHONY: install demo test lint clean
+
+demo: install
+	$(BIN)/moe-probe demo --out runs/demo --resume
 
 install: $(VENV)/.installed
 
@@ -17,7 +20,7 @@ test: install
 	$(BIN)/python -m pytest -q -n 2
 
 lint: install
-	$(BIN)/ruff check moe_probe tests scripts
+	$(BIN)/ruff check moe_probe tests scripts benchmarks
 	$(BIN)/mypy
 
 clean:

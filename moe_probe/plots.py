@@ -101,23 +101,25 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> Figu
     rows = -(-len(layers) // columns)
     figure = _figure(10.5, rows * (0.6 + 0.19 * len(topics)))
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    limit = max(1.0, float(np.nanpercentile(np.abs(expert_topics["log2_lift"]), 99.5)))
+    # a topic that never chose an expert has a lift near 0, whose logarithm would take up the whole scale
+    limit = float(np.clip(np.nanpercentile(np.abs(expert_topics["log2_lift"]), 99), 1.0, 3.0))
     image = None
     for axes, layer in zip(grid, layers, strict=False):
         part = expert_topics[expert_topics["layer"] == layer]
         lift = _matrix(part, "topic", "expert", "log2_lift", order=topics)
         image = axes.imshow(lift, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit)
         claimed = part[part["significant"] & (part["log2_lift"] > 0)]
-        for marker, chosen in ((".", claimed[~claimed["replicated"]]), ("*", claimed[claimed["replicated"]])):
+        for marker, size, chosen in ((".", 3, claimed[~claimed["replicated"]]), ("*", 6, claimed[claimed["replicated"]])):
             axes.plot(chosen["expert"], [topics.index(t) for t in chosen["topic"]], marker, color="black",
-                      markersize=4, linestyle="none")
+                      markersize=size, linestyle="none")
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
         axes.set_yticks(range(len(topics)), topics, fontsize=6.5)
         axes.tick_params(axis="x", labelsize=6.5)
+        axes.set_xlabel("expert", fontsize=7, labelpad=1)
     for axes in grid[len(layers):]:
         axes.axis("off")
     if image is not None:
-        bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.6, pad=0.01)
+        bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.5, pad=0.01, extend="both")
         bar.set_label("log2 lift", **_TEXT)
         bar.ax.tick_params(labelsize=7)
     return figure

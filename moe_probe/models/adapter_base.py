@@ -115,6 +115,7 @@ def is_experts_input(module: nn.Module) -> bool:
 
 
 def router_of(block: nn.Module) -> nn.Module | None:
+    """Return the router inside a block, by the two names that families give it; None where it has neither."""
     for name in ("gate", "router"):
         child = getattr(block, name, None)
         if isinstance(child, nn.Module):

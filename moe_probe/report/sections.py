@@ -42,7 +42,8 @@ def _short(name: str) -> str:
 def _summary(trace: Trace, results: Mapping[str, Result]) -> tuple[str, ...]:
     m = trace.manifest
     lines = [f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were "
-             f"run through {len(m.layers)} mixture-of-experts layers; every choice of the routers was recorded."]
+             f"run through {len(m.layers)} mixture-of-experts layer{'s' if len(m.layers) > 1 else ''}; every choice of the "
+             "routers was recorded."]
     if "verdicts" in results:
         table = results["verdicts"].table
         yes = table[table["verdict"].isin(["expert", "group"])]
@@ -84,7 +85,11 @@ def _card(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
                            f"{m.windowing.overlap:,} tokens of context")
     if "expert_topics" in results:
         params = results["expert_topics"].params
-        card["statistics"] = ", ".join(f"{k} {v}" for k, v in params.items() if isinstance(v, int | float | str))
+        within = f" within {params['strata']}" if params["strata"] else ""
+        card["statistics"] = (
+            f"{params['topics']} {params['label']}s over {params['groups']:,} independent groups of documents; "
+            f"{params['permutations']:,} permutations{within}; error rate {params['alpha']:g}; halves {params['halves']}; "
+            f"does any layer depend on the {params['label']}: p {probability(params['model_p'])}")
         card["seed"] = str(results["expert_topics"].seed)
     card["versions"] = ", ".join(f"{k} {v}" for k, v in m.versions.items()) or "imported"
     card["repeat with"] = "moe-probe run --config run.yaml --out NEW (run.yaml lies beside this report)"
@@ -202,8 +207,9 @@ def _expert_topics(results: Mapping[str, Result]) -> Section:
         f"the {len(layers)} layers where lifts differ most")
     blocks: list[Table | Picture | str] = [Picture(
         "expert_topics", plots.topic_heatmap(table, layers=layers), finding,
-        f"log2 lift of every expert (columns) for every topic (rows), {chosen}. 1 means twice as often as on average, "
-        "−1 half as often. A dot: significant; a star: significant and found again on held-out documents.")]
+        f"log2 lift of every expert (columns) for every topic (rows), {chosen}. 1 means twice as often as on "
+        "average, −1 half as often; colours end where the bar has its tips. A dot: significant and above average; a "
+        "star: found again on held-out documents.")]
     if rows:
         blocks.append(Table(("layer", "expert", "topic", "lift [95 %]", "share of topic", "p", "q", "replicated"), rows,
                             note=f"The {len(rows)} strongest of {len(claimed):,}; all are in "

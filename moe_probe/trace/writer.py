@@ -70,7 +70,8 @@ class TraceWriter:
                 raise MoeProbeError(f"{root} already holds {what}", "nothing is overwritten unasked",
                                     "--resume to go on with it, --force to start over, or another folder")
             root.mkdir(parents=True, exist_ok=True)
-            write_manifest(root, manifest.model_copy(update={"status": "writing"}))
+            manifest = manifest.model_copy(update={"status": "writing"})
+            write_manifest(root, manifest)
         return cls(root, manifest, [])
 
     @classmethod
