@@ -190,7 +190,7 @@ def _caption(groups: GroupUsage, label: str, strata: str | None, permutations: i
     return (
         f"Share of each {label}'s selections that go to an expert, over the mean of that share across {label}s. The unit "
         f"is the group of documents ({n_groups:,} groups). p: Welch's t of group means, {label} against rest, "
-        f"under {permutations:,} permutations of {label}s over groups{within}, the far tail pooled over the {label}'s tests; "
+        f"under {permutations:,} permutations of {label}s over groups{within}, its tail pooled over the {label}'s tests; "
         f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "
         "omnibus test passes. Replicated: discovered so on half of the groups, and confirmed one-sided on the other half "
         "(Holm over the discoveries). Intervals: 95 %, delta method.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TEXT = {"fontsize": 8}
+_TEXT: Any = {"fontsize": 8}
 
 
 def _figure(width: float, height: float) -> Figure:

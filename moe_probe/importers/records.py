@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def import_records(
     MoeProbeError
         When a document repeats, an id is out of range or the disk refuses; whole shards are kept.
     """
-    dtype = "uint8" if max(num_experts) < 256 else "uint16"
+    dtype: Literal["uint8", "uint16"] = "uint8" if max(num_experts) < 256 else "uint16"
     manifest = Manifest(
         model=ModelInfo(id=options.model_id), corpus=CorpusInfo(name=source, hash=source_hash,
                                                                 label_columns=options.labels),

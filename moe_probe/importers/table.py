@@ -163,7 +163,7 @@ def _ragged(column: pa.ChunkedArray, path: Path, name: str, first: int, *, dtype
         raise MoeProbeError(f"column '{name}' of {path} holds {flat.type} values", "or missing ones",
                             "whole numbers for experts, numbers for weights")
     inside = np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None]
-    out = np.full(inside.shape, empty, dtype=dtype)
+    out: np.ndarray = np.full(inside.shape, empty, dtype=dtype)
     out[inside] = np.asarray(flat).astype(dtype)
     if dtype is np.int64 and (out[inside] < 0).any():
         row = first + int(np.argwhere((out < 0) & inside)[0, 0])

@@ -102,7 +102,8 @@ def analyze(
         When an analysis cannot be done with this corpus (one topic only, say); results written
         before stay.
     """
-    settings, done = settings or Settings(), {}
+    settings = settings or Settings()
+    done: dict[str, Result] = {}
     for analysis in ANALYSES:
         if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
             say(f"{analysis.name}: left out, the trace holds counts per document only")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,10 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
     files = []
     for name, data in images.items():
         path = root / "figures" / f"{name}.png"
-        write_whole(path, lambda p, data=data: p.write_bytes(data) and None)
+        write_whole(path, partial(Path.write_bytes, data=data))
         files.append(path)
     for name, text in pages.items():
-        write_whole(root / name, lambda p, text=text: p.write_text(text, encoding="utf-8") and None)
+        write_whole(root / name, partial(Path.write_text, data=text, encoding="utf-8"))
         files.append(root / name)
     return files
 

@@ -7,6 +7,7 @@ experts are drawn by Gumbel top-k, and some experts get a reason: a topic, a set
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,9 +66,9 @@ class PlantedRouting:
         shape = (len(self.documents), len(self.layers), self.layers[0].num_experts)
         counts, mass = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         for place in range(shape[1]):
-            where = {"unit": self.document, "n_units": shape[0], "num_experts": shape[2]}
-            counts[:, place] = count_selections(self.experts[:, place], **where)
-            mass[:, place] = count_selections(self.experts[:, place], weights=self.weights[:, place], **where)
+            count = partial(count_selections, self.experts[:, place], unit=self.document, n_units=shape[0],
+                            num_experts=shape[2])
+            counts[:, place], mass[:, place] = count(), count(weights=self.weights[:, place])
         return Usage(counts, mass, self.layers, self.documents)
 
 

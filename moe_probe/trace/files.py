@@ -38,7 +38,7 @@ def disk_errors(path: Path, *, keeps: str = "what was already written is kept") 
         raise MoeProbeError(f"{path} cannot be written", f"{error}; {keeps}", "--resume once that is mended") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a partial file, flush it to the disk, then give it its name in one step."""
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +84,8 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write ``trace.json`` and its checksum; the manifest last, since its status is what counts."""
     text = manifest.model_dump_json(indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    write_whole(root / CHECKSUM, lambda p: p.write_text(digest + "\n", encoding="ascii") and None)
-    write_whole(root / MANIFEST, lambda p: p.write_text(text, encoding="utf-8") and None)
+    write_whole(root / CHECKSUM, lambda p: p.write_text(digest + "\n", encoding="ascii"))
+    write_whole(root / MANIFEST, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def read_manifest(root: Path) -> Manifest:

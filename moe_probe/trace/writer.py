@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,7 @@ class TraceWriter:
             entry = ShardEntry(index=index, n_documents=len(documents), n_tokens=len(experts),
                                files=tuple(file_entry(self.root, f) for f in files))
             text = entry.model_dump_json(indent=1)
-            write_whole(self.root / PARTS / f"{index:05d}.json", lambda p: p.write_text(text) and None)
+            write_whole(self.root / PARTS / f"{index:05d}.json", lambda p: p.write_text(text))
         self.shards.append(entry)
         return entry
 
@@ -195,7 +196,7 @@ class TraceWriter:
 
             named: dict[str, Any] = {k: np.ascontiguousarray(a) for k, a in arrays.items()}
         else:  # bfloat16 hidden states: numpy has no such type
-            from safetensors.torch import save_file
+            from safetensors.torch import save_file  # type: ignore[assignment]
 
             named = {k: a.contiguous() for k, a in arrays.items()}
         write_whole(path, lambda p: save_file(named, p))
@@ -298,15 +299,16 @@ def _usage_table(manifest: Manifest, tokens: Mapping[str, Any], experts: np.ndar
     unit = np.where(np.asarray(tokens["special"], dtype=bool), -1, np.asarray(tokens["document"]))
     columns: dict[str, list[np.ndarray]] = {k: [] for k in ("document", "layer", "expert", "selections", "gate_mass")}
     for place, layer in enumerate(manifest.layers):
-        shape = {"unit": unit, "n_units": n_documents, "num_experts": layer.num_experts}
-        counts = count_selections(experts[:, place], **shape)
+        count = partial(count_selections, experts[:, place], unit=unit, n_units=n_documents,
+                        num_experts=layer.num_experts)
+        counts = count()
         rows, chosen = np.nonzero(counts)
         columns["document"].append(rows + offset)
         columns["layer"].append(np.full(len(rows), layer.layer))
         columns["expert"].append(chosen)
         columns["selections"].append(counts[rows, chosen])
         if weights is not None:
-            mass = count_selections(experts[:, place], weights=weights[:, place], **shape)
+            mass = count(weights=weights[:, place])
             columns["gate_mass"].append(mass[rows, chosen])
     types = {"document": pa.int32(), "layer": pa.int32(), "expert": pa.int32(), "selections": pa.int32(),
              "gate_mass": pa.float32()}
