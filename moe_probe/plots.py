@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.text import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -113,7 +115,7 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> Figu
             axes.plot(chosen["expert"], [topics.index(t) for t in chosen["topic"]], marker, color="black",
                       markersize=size, linestyle="none")
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
-        axes.set_yticks(range(len(topics)), topics, fontsize=6.5)
+        axes.set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=6.5)
         axes.tick_params(axis="x", labelsize=6.5)
         axes.set_xlabel("expert", fontsize=7, labelpad=1)
     for axes in grid[len(layers):]:

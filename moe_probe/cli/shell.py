@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.text import printable
 
 _COMMON = "Common"
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel=_COMMON)]
@@ -46,20 +47,15 @@ class Console:
     def say(self, text: str) -> None:
         """Tell the person at the terminal, on stderr."""
         if not self.quiet:
-            typer.echo(visible(text), err=True)
+            typer.echo(printable(text), err=True)
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Give the command's result on stdout: `data` with ``--json``, else `text`."""
-        typer.echo(json.dumps(data, indent=1, default=_plain) if self.as_json else visible(text))
+        typer.echo(json.dumps(data, indent=1, default=_plain) if self.as_json else printable(text))
 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def visible(text: str) -> str:
-    """Text without control characters: names and tokens from files must not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def mode_of(*, resume: bool, force: bool) -> str:
@@ -89,7 +85,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except MoeProbeError as error:
             if options.get("debug"):
                 raise
-            typer.echo(f"moe-probe: {visible(str(error))}", err=True)
+            typer.echo(f"moe-probe: {printable(str(error))}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             _interrupted()

@@ -13,6 +13,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.report.content import Picture, Report
 from moe_probe.report.sections import compose
 from moe_probe.results import Result
+from moe_probe.text import printable
 from moe_probe.trace import Trace
 from moe_probe.trace.files import disk_errors, write_whole
 
@@ -105,7 +106,7 @@ def _printable(report: Report) -> Report:
 
     def clean(value: object) -> object:
         if isinstance(value, str):
-            return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in value)
+            return printable(value)
         if isinstance(value, tuple):
             return tuple(clean(v) for v in value)
         if isinstance(value, dict):
