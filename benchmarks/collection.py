@@ -2,9 +2,10 @@
 
     python benchmarks/collection.py [--model data/model/final] [--corpus data/probe_corpus.jsonl] [--rounds 9]
 
-Overhead: each round runs a plain forward pass over all batches and a recorded one, in alternating
-order; the ratio of the two is taken within a round. "hooks" is the model with recording on; "collect" is
-everything: tokenising, windows, hooks, checksums, files on disk. Memory: peak resident set of a process
+Overhead: each round runs every variant over all batches, in alternating order; ratios are taken within a
+round. "plain" is the model as called by hand; "no_logits" leaves away the predictions, which routing does
+not need; "hooks" is the plain forward with recording on; "collect" is everything collecting does
+(tokenising, windows, forward without predictions, hooks, checksums, files on disk). Memory: peak resident set of a process
 that collects the corpus once and eight times over.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def batches(loaded, corpus) -> list:  # noqa: ANN001
+def batches(loaded, corpus) -> list:
     """The batches that collecting makes of the corpus, as inputs of the model."""
     import torch
 
@@ -75,6 +76,11 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
             for batch in inputs:
                 loaded.model(**batch)
 
+    def no_logits() -> None:
+        with torch.inference_mode():
+            for batch in inputs:
+                loaded.model(**batch, logits_to_keep=1)
+
     def hooks() -> None:
         with torch.inference_mode(), RoutingCapture(loaded.model, loaded.sites) as capture:
             for batch in inputs:
@@ -89,7 +95,7 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
         work()
         return time.perf_counter() - started
 
-    works = {"plain": plain, "hooks": hooks, "collect": collect}
+    works = {"plain": plain, "no_logits": no_logits, "hooks": hooks, "collect": collect}
     for work in works.values():
         work()  # warm up
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -98,6 +104,9 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
         for name in order:
             times[name].append(timed(works[name]))
     from moe_probe.trace import Trace
+
+    def ratio(work: str, base: str) -> float:
+        return statistics.median(w / b for w, b in zip(times[work], times[base], strict=True))
 
     trace = Trace.open(folder / "trace")
     slots = trace.n_tokens * len(trace.layers) * max(layer.top_k for layer in trace.layers)
@@ -108,8 +117,8 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
     return {
         "tokens": trace.n_tokens, "plain_s": statistics.median(times["plain"]),
         "plain_tokens_per_s": trace.n_tokens / statistics.median(times["plain"]),
-        "hooks_ratio": statistics.median(h / p for h, p in zip(times["hooks"], times["plain"], strict=True)),
-        "collect_ratio": statistics.median(c / p for c, p in zip(times["collect"], times["plain"], strict=True)),
+        "hooks_over_plain": ratio("hooks", "plain"), "collect_over_plain": ratio("collect", "plain"),
+        "no_logits_over_plain": ratio("no_logits", "plain"), "collect_over_no_logits": ratio("collect", "no_logits"),
         "bytes_per_slot": routing / slots, "token_table_bytes_per_token": table / trace.n_tokens,
         "documents_and_usage_bytes_per_token": other / trace.n_tokens,
     }

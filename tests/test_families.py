@@ -68,7 +68,7 @@ def watched(family: str) -> Run:
 
         handles += [*adapter.attach(site, sink, router=True), *adapter.watch_total(site, total)]
     with torch.no_grad():
-        model(**forward_inputs(model, tokens()))
+        model(**forward_inputs(model, tokens(), logits=False))  # as collecting runs it
     for handle in handles:
         handle.remove()
     order = range(len(sites))

@@ -100,7 +100,7 @@ def run_shard(
             picked.append(np.arange(window.record.start, window.record.stop) + i * length)
             rows.append(window_rows)
         with torch.inference_mode():
-            loaded.model(**forward_inputs(loaded.model, ids.to(device), mask.to(device)))
+            loaded.model(**forward_inputs(loaded.model, ids.to(device), mask.to(device), logits=False))
         records = capture.take()
         _check_rows(loaded, records, len(batch) * length)
         arrays.put(records, torch.from_numpy(np.concatenate(picked)), np.concatenate(rows))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from moe_probe.errors import MoeProbeError, did_you_mean
+
+#: Half a pair: text that no encoding can write.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     text = row[columns.text]
     if not isinstance(text, str):
         raise BadRow(f"{where}: '{columns.text}' is {type(text).__name__}, not text", "", "--text-column NAME")
-    if "\x00" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+    if "\x00" in text or _SURROGATE.search(text):
         raise BadRow(f"{where} holds characters that are not text (NUL or half a surrogate pair)", "",
                      "clean the file, or --skip-bad to leave such rows out")
     for name in columns.labels:

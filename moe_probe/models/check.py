@@ -111,7 +111,7 @@ class CheckReport:
 
 
 def forward_inputs(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, *, logits: bool = True
 ) -> dict[str, Any]:
     """Arguments of one forward over a batch of texts, without cache.
 
@@ -122,6 +122,9 @@ def forward_inputs(
     Parameters
     ----------
     input_ids, attention_mask : Tensor of int, shape (B, S)
+    logits : bool
+        False leaves the predictions of all but the last token away where the model can (routing does not
+        depend on them; they are the largest tensor of a forward: B x S x vocabulary).
     """
     inner = unwrap(model)
     accepted = inspect.signature(inner.forward).parameters
@@ -135,6 +138,8 @@ def forward_inputs(
             inputs["decoder_attention_mask"] = torch.cat([mask, mask], dim=1)
             return inputs  # the prompt reaches the canvas through the cache: it cannot be switched off
     inputs["use_cache"] = False
+    if not logits and "logits_to_keep" in accepted:
+        inputs["logits_to_keep"] = 1
     return inputs
 
 
