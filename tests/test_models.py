@@ -1,4 +1,4 @@
-"""Loading, finding, watching and identifying models."""
+"""Loading, finding and watching models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from moe_probe.models import (
     forward_inputs,
     load_model,
     self_check,
-    tokenizer_hash,
 )
 from moe_probe.testing import tiny_moe
 
@@ -401,47 +400,3 @@ def test_forward_inputs_reach_both_stacks() -> None:
 
 def test_estimate_counts_ids_and_weights(olmoe: Any) -> None:
     assert estimate(find_moe_layers(olmoe), 1000) == 1000 * 4 * 3 * (1 + 2)
-
-
-# identity
-
-
-def test_fingerprint_follows_routers_and_experts_only() -> None:
-    model = tiny_moe("deepseek_v3")
-    sites = find_moe_layers(model)
-    first = fingerprint(model, sites)
-    again = tiny_moe("deepseek_v3")
-    assert first == fingerprint(again, find_moe_layers(again))
-    with pytest.raises(MoeProbeError, match="found in another model"):
-        fingerprint(again, sites)
-    with torch.no_grad():
-        model.lm_head.weight[0, 0] += 1
-        assert fingerprint(model, sites) == first
-        model.model.layers[2].mlp.experts.down_proj[0, 0, 0] += 1
-        second = fingerprint(model, sites)
-        model.model.layers[2].mlp.gate.e_score_correction_bias[0] += 1
-        third = fingerprint(model, sites)
-    assert len({first, second, third}) == 3
-    assert fingerprint(model.to(torch.bfloat16), sites) != third
-
-
-def test_fingerprint_sees_biases_kept_by_the_block() -> None:
-    model = tiny_moe("afmoe")
-    first = fingerprint(model, find_moe_layers(model))
-    with torch.no_grad():
-        model.model.layers[1].mlp.expert_bias[0] += 1
-    assert fingerprint(model, find_moe_layers(model)) != first
-
-
-def test_fingerprint_does_not_depend_on_the_pieces(olmoe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fingerprint(olmoe, find_moe_layers(olmoe))
-    monkeypatch.setattr("moe_probe.models.identity._CHUNK_BYTES", 100)
-    assert fingerprint(olmoe, find_moe_layers(olmoe)) == whole
-
-
-def test_tokenizer_hash_follows_the_vocabulary_only() -> None:
-    first = word_tokenizer()
-    before = tokenizer_hash(first)
-    first(["w5 w6", "w7"], padding=True, truncation=True, max_length=4)
-    assert tokenizer_hash(first) == before == tokenizer_hash(word_tokenizer())
-    assert tokenizer_hash(word_tokenizer(95)) != before
