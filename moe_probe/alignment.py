@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ _CITATIONS = (
 
 def expert_topics(
     trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
-    strata: str | None = None,
+    strata: str | None = None, measure: str = "selections",
 ) -> Result:
     """Measure how much more each expert is used for each topic, and which of it is more than chance.
 
@@ -64,6 +65,8 @@ def expert_topics(
         Error rate for ``significant`` and ``replicated``.
     strata : str, optional
         Column within whose values labels are exchanged.
+    measure : {"selections", "gate_mass"}
+        What shares are formed of: selections, or their gate weights (result ``expert_topics_gate_mass``).
 
     Returns
     -------
@@ -82,7 +85,7 @@ def expert_topics(
         When documents have no such label, only one topic, or a group lies in two topics.
     """
     usage = trace.usage()
-    groups = group_usage(usage, label=label, strata=strata)
+    groups = group_usage(usage, label=label, strata=strata, measure=measure)
     if len(groups.topics) < 2:
         raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
                             "experts are compared between topics", "a corpus of two topics or more, or another --by")
@@ -95,11 +98,64 @@ def expert_topics(
     table = _table(groups, test, q_values, significant, second, alpha=alpha)
     warnings = [*groups.warnings, *_size_warnings(groups), *second.warnings]
     return Result(
-        "expert_topics", table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
-        params={"label": label, "strata": strata, "permutations": permutations, "alpha": alpha,
+        "expert_topics" if measure == "selections" else f"expert_topics_{measure}", table, seed=seed,
+        warnings=tuple(warnings), citations=_CITATIONS,
+        params={"label": label, "measure": measure, "strata": strata, "permutations": permutations, "alpha": alpha,
                 "groups": len(groups.groups), "topics": len(groups.topics), "halves": halves_from,
                 "model_p": test.model_p, "layer_p": [float(p) for p in test.layer_p]},
-        caption=_caption(groups, label, strata, permutations, alpha))
+        caption=_caption(groups, label, strata, permutations, alpha, measure))
+
+
+def expert_labels(
+    trace: Trace | Usage, labels: Sequence[str], *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
+) -> Result:
+    """Do for other label columns (subtopic, register, language ...) what `expert_topics` does for topics.
+
+    Every label is a family of its own: q-values control the false discovery rate within it.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+    labels : sequence of str
+        Columns of the documents. One that cannot be tested (a single value, groups that lie in two values)
+        is left out, and a warning says why.
+    permutations, seed, alpha
+        As `expert_topics`.
+
+    Returns
+    -------
+    Result
+        ``expert_labels``: ``label, layer, expert, value`` and the columns of `expert_topics`.
+    """
+    import pandas as pd
+
+    usage = trace.usage()
+    parts, warnings, params = [], [], {}
+    for label in labels:
+        try:
+            result = expert_topics(usage, label=label, permutations=permutations, seed=seed, alpha=alpha)
+        except MoeProbeError as error:
+            warnings.append(f"{label} was left out: {error}")
+            continue
+        parts.append(result.table.rename(columns={"topic": "value"}).assign(label=label))
+        params[label] = {"model_p": result.params["model_p"], "groups": result.params["groups"],
+                         "values": result.params["topics"]}
+        warnings += [f"{label}: {warning}" for warning in result.warnings]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(
+        columns=["label", "layer", "expert", "value", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
+                 "q_value", "replicated", "significant"])
+    table = table[["label", *(c for c in table.columns if c != "label")]]
+    return Result("expert_labels", table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
+                  params={"labels": params, "permutations": permutations, "alpha": alpha},
+                  caption="As for topics, for every other label of the documents; each label is a family of its own.")
+
+
+def other_labels(usage: Usage, *, label: str = "topic") -> list[str]:
+    """Label columns of the documents other than `label` that hold at least two values."""
+    administrative = {"document", "group", "split", "n_tokens", label}
+    documents = usage.documents
+    return [column for column in documents.columns if column not in administrative
+            and documents[column].dropna().astype(str).replace("", None).nunique() > 1]
 
 
 class _Replication(NamedTuple):
@@ -185,10 +241,13 @@ def _size_warnings(groups: GroupUsage) -> list[str]:
             "compare with."]
 
 
-def _caption(groups: GroupUsage, label: str, strata: str | None, permutations: int, alpha: float) -> str:
+def _caption(
+    groups: GroupUsage, label: str, strata: str | None, permutations: int, alpha: float, measure: str
+) -> str:
+    what = "selections that go" if measure == "selections" else "gate weight that goes"
     within, n_groups = f" within {strata}" if strata else "", len(groups.groups)
     return (
-        f"Share of each {label}'s selections that go to an expert, over the mean of that share across {label}s. The unit "
+        f"Share of each {label}'s {what} to an expert, over the mean of that share across {label}s. The unit "
         f"is the group of documents ({n_groups:,} groups). p: Welch's t of group means, {label} against rest, "
         f"under {permutations:,} permutations of {label}s over groups{within}, its tail pooled over the {label}'s tests; "
         f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "

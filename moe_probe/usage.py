@@ -19,7 +19,8 @@ _FOLDS = 5
 
 
 def layer_usage(
-    trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, strata: str | None = None, seed: int = 0
+    trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, strata: str | None = None, seed: int = 0,
+    explained: Result | None = None,
 ) -> Result:
     """Balance of every layer, and how much its routing tells of the topic.
 
@@ -31,6 +32,8 @@ def layer_usage(
     permutations, seed : int
     strata : str, optional
         Column within whose values labels are exchanged.
+    explained : Result, optional
+        ``layers`` of `moe_probe.explain.explain_routing`, for the two columns of tokens.
 
     Returns
     -------
@@ -41,7 +44,8 @@ def layer_usage(
         ``mi_topic_null_bits``), ``mi_topic_p``; ``decode_accuracy`` (share of held-out groups whose topic
         is told from the square roots of their usage shares by multinomial logistic regression, 5-fold),
         ``decode_baseline`` (the same with shuffled topics), ``decode_majority`` (always the commonest
-        topic). ``mi_token_bits, mi_topic_given_token_bits`` are NaN: not computed yet.
+        topic). ``mi_token_bits`` (held-out bits per selection that the token id saves) and
+        ``mi_topic_given_token_bits`` (that the topic saves once the token is known), NaN without `explained`.
 
     Raises
     ------
@@ -71,7 +75,8 @@ def layer_usage(
             "max_over_mean": float(load.max() / mean) if mean else np.nan, "dead_experts": int((load == 0).sum()),
             "mi_topic_bits": information.plugin[place] - information.null[place],
             "mi_topic_null_bits": information.null[place], "mi_topic_p": information.p_value[place],
-            "mi_token_bits": np.nan, "mi_topic_given_token_bits": np.nan,
+            "mi_token_bits": _bits_of(explained, layer.layer, "alone", "token"),
+            "mi_topic_given_token_bits": _bits_of(explained, layer.layer, "beyond token", "topic"),
             "decode_accuracy": accuracy, "decode_baseline": baseline, "decode_majority": majority,
         })
     return Result(
@@ -84,6 +89,14 @@ def layer_usage(
         "regression on square roots of usage shares, each group guessed by a model that did not see it.",
         citations=("Lin 1991, Jensen-Shannon divergence, DOI 10.1109/18.61115",
                    "Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538"))
+
+
+def _bits_of(explained: Result | None, layer: int, order: str, factor: str) -> float:
+    if explained is None:
+        return float("nan")
+    table = explained.table
+    row = table[(table["layer"] == layer) & (table["order"] == order) & (table["factor"] == factor)]
+    return float(row["bits"].iloc[0])
 
 
 def _decodable(groups: GroupUsage, warnings: list[str]) -> GroupUsage | None:
@@ -129,15 +142,21 @@ def _accuracy(features: np.ndarray, topic: np.ndarray, *, seed: int) -> float:
     return right / len(topic)
 
 
-def expert_usage(trace: Trace | Usage) -> Result:
-    """Load of every expert.
+def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Result:
+    """Load of every expert, and what explains it.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+    explained : Result, optional
+        ``experts`` of `moe_probe.explain.explain_routing`, whose columns are added.
 
     Returns
     -------
     Result
         ``experts``: ``layer, expert, load`` (share of the layer's selections), ``selections``,
         ``gate_mass_share`` (share of the layer's summed gate weights), ``mean_gate_weight`` (per
-        selection), both NaN without weights, and ``dead`` (never chosen).
+        selection), both NaN without weights, ``dead`` (never chosen), and the columns of `explained`.
     """
     import pandas as pd
 
@@ -152,9 +171,15 @@ def expert_usage(trace: Trace | Usage) -> Result:
                 "layer": layer.layer, "expert": np.arange(layer.num_experts),
                 "load": counts / max(counts.sum(), 1), "selections": counts,
                 "gate_mass_share": mass / mass.sum(), "mean_gate_weight": mass / counts, "dead": counts == 0}))
-    return Result("experts", pd.concat(parts, ignore_index=True),
-                  caption="Share of a layer's selections (load) and of its gate weights that each expert takes over the "
-                  "whole corpus, special tokens left out.")
+    table = pd.concat(parts, ignore_index=True)
+    caption = ("Share of a layer's selections (load) and of its gate weights that each expert takes over the whole corpus, "
+               "special tokens left out.")
+    if explained is None:
+        return Result("experts", table, caption=caption)
+    return Result(
+        "experts", table.merge(explained.table, on=["layer", "expert"], how="left", validate="1:1"), seed=explained.seed,
+        params=explained.params, warnings=explained.warnings, citations=explained.citations,
+        caption=f"{caption} {explained.caption}")
 
 
 def coactivation_table(trace: Trace) -> Result:

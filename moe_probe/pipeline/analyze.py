@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -25,29 +26,41 @@ class Settings:
     seed: int = 0
 
 
+Compute = Callable[["Trace", Settings, Mapping[str, Result]], "Result | tuple[Result, ...]"]
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One analysis: what it is called, what of the trace it needs, and what computes it.
 
-    ``compute(trace, settings, done)`` gets the results of the analyses before it by name.
+    ``compute(trace, settings, done)`` gets the results of the analyses before it by name. An analysis
+    that is not `essential` is left out where the corpus does not allow it, and the report says why.
     """
 
     name: str
     needs: str
-    compute: Callable[[Trace, Settings, Mapping[str, Result]], Result]
+    compute: Compute
+    essential: bool = False
+
+
+def _explained(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+    from moe_probe.explain import explain_routing
+
+    found = explain_routing(trace, label=settings.by, seed=settings.seed)
+    return found.layers, found.experts
 
 
 def _layers(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
     from moe_probe.usage import layer_usage
 
     return layer_usage(trace, label=settings.by, permutations=settings.permutations, strata=settings.strata,
-                       seed=settings.seed)
+                       seed=settings.seed, explained=done.get("explained"))
 
 
 def _experts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
     from moe_probe.usage import expert_usage
 
-    return expert_usage(trace)
+    return expert_usage(trace, explained=done.get("explained_experts"))
 
 
 def _coactivation(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
@@ -63,20 +76,67 @@ def _expert_topics(trace: Trace, settings: Settings, done: Mapping[str, Result])
                          alpha=settings.alpha, seed=settings.seed)
 
 
-def _verdicts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
-    from moe_probe.verdicts import topic_verdicts
+def _gate_mass(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.alignment import expert_topics
 
-    return topic_verdicts(done["expert_topics"], alpha=settings.alpha)
+    return expert_topics(trace, label=settings.by, permutations=settings.permutations, strata=settings.strata,
+                         alpha=settings.alpha, seed=settings.seed, measure="gate_mass")
+
+
+def _expert_labels(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.alignment import expert_labels, other_labels
+
+    usage = trace.usage()
+    return expert_labels(usage, other_labels(usage, label=settings.by), permutations=settings.permutations,
+                         seed=settings.seed, alpha=settings.alpha)
+
+
+def _beyond(given: str) -> Compute:
+    def compute(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+        from moe_probe.explain import topic_beyond_vocabulary
+
+        return topic_beyond_vocabulary(trace, label=settings.by, given=given, permutations=settings.permutations,
+                                       alpha=settings.alpha, seed=settings.seed)
+
+    return compute
+
+
+def _vocabulary_baseline(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.explain import vocabulary_baseline
+
+    return vocabulary_baseline(trace, label=settings.by, seed=settings.seed)
+
+
+def _token_classes(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.explain import expert_token_classes
+
+    return expert_token_classes(trace, label=settings.by, alpha=settings.alpha, seed=settings.seed)
+
+
+def _verdicts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.verdicts import Rules, topic_verdicts
+
+    return topic_verdicts(done["expert_topics"], beyond=done.get("beyond_vocabulary"), groups=done.get("expert_groups"),
+                          rules=Rules(alpha=settings.alpha))
 
 
 #: In order; each may read the results of those above it.
 ANALYSES = (
-    Analysis("layers", "usage", _layers),
-    Analysis("experts", "usage", _experts),
+    Analysis("explained", "routing", _explained),
+    Analysis("layers", "usage", _layers, essential=True),
+    Analysis("experts", "usage", _experts, essential=True),
     Analysis("coactivation", "routing", _coactivation),
-    Analysis("expert_topics", "usage", _expert_topics),
-    Analysis("verdicts", "usage", _verdicts),
+    Analysis("expert_topics", "usage", _expert_topics, essential=True),
+    Analysis("expert_topics_gate_mass", "weights", _gate_mass),
+    Analysis("expert_labels", "usage", _expert_labels),
+    Analysis("beyond_vocabulary", "routing", _beyond("token")),
+    Analysis("beyond_token_pairs", "routing", _beyond("token pair")),
+    Analysis("vocabulary_baseline", "routing", _vocabulary_baseline),
+    Analysis("expert_token_classes", "routing", _token_classes),
+    Analysis("verdicts", "usage", _verdicts, essential=True),
 )
+#: Results that are written with another analysis, or only where something was left out.
+_FURTHER = ("explained_experts", "left_out")
 
 
 def analyze(
@@ -88,31 +148,69 @@ def analyze(
     Parameters
     ----------
     directory : str or Path
-        Where ``<name>.parquet`` and ``<name>.json`` go, usually ``RUN/results``.
+        Where ``<name>.parquet`` and ``<name>.json`` go, usually ``RUN/results``; those of analyses that
+        are left out are removed, so that no table of an earlier corpus stays behind.
     say : callable
         Told, in a sentence, what is being done.
 
     Returns
     -------
     dict of str to Result
+        ``left_out`` (``analysis, reason``) among them where the trace or the corpus did not allow one.
 
     Raises
     ------
     MoeProbeError
-        When an analysis cannot be done with this corpus (one topic only, say); results written
+        When an essential analysis cannot be done with this corpus (one topic only, say); results written
         before stay.
     """
     settings = settings or Settings()
     done: dict[str, Result] = {}
+    reasons: dict[str, str] = {}
     for analysis in ANALYSES:
-        if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
-            say(f"{analysis.name}: left out, the trace holds counts per document only")
-            continue
         started = time.monotonic()
-        result = analysis.compute(trace, settings, done)
-        result.save(directory)
-        done[analysis.name] = result
-        say(f"{analysis.name}: {len(result.table):,} rows in {time.monotonic() - started:.1f} s")
-        for warning in result.warnings:
-            say(f"  note: {warning}")
+        reason = _missing(analysis, trace)
+        if reason is None:
+            try:
+                results = analysis.compute(trace, settings, done)
+            except MoeProbeError as error:
+                if analysis.essential:
+                    raise
+                reason = str(error)
+        if reason is not None:
+            reasons[analysis.name] = reason
+            say(f"{analysis.name}: left out, {reason}")
+            continue
+        for result in results if isinstance(results, tuple) else (results,):
+            result.save(directory)
+            done[result.name] = result
+            say(f"{result.name}: {len(result.table):,} rows in {time.monotonic() - started:.1f} s")
+            for warning in result.warnings:
+                say(f"  note: {warning}")
+    if reasons:
+        done["left_out"] = _left_out(reasons)
+        done["left_out"].save(directory)
+    _remove_stale(Path(directory), {a.name for a in ANALYSES} | set(_FURTHER), set(done))
     return done
+
+
+def _missing(analysis: Analysis, trace: Trace) -> str | None:
+    """What of the trace an analysis needs and does not have."""
+    if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
+        return "the trace holds counts per document only"
+    if analysis.needs == "weights" and not trace.manifest.has_weights:
+        return "the trace holds expert ids without gate weights"
+    return None
+
+
+def _left_out(reasons: Mapping[str, str]) -> Result:
+    import pandas as pd
+
+    table = pd.DataFrame({"analysis": list(reasons), "reason": list(reasons.values())})
+    return Result("left_out", table, caption="Analyses that this trace or this corpus does not allow, and why.")
+
+
+def _remove_stale(directory: Path, known: set[str], written: set[str]) -> None:
+    for name in known - written:
+        for suffix in (".parquet", ".json"):
+            (directory / f"{name}{suffix}").unlink(missing_ok=True)

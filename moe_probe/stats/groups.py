@@ -128,7 +128,9 @@ def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, 
     return value_of
 
 
-def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None) -> GroupUsage:
+def group_usage(
+    usage: Usage, *, label: str = "topic", strata: str | None = None, measure: str = "selections"
+) -> GroupUsage:
     """Token-weighted mean usage of every group of documents.
 
     A group's share is its number of selections of the expert over its number of selections in the
@@ -142,14 +144,17 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
         Label column of ``usage.documents``.
     strata : str, optional
         Column within which labels may be exchanged, e.g. ``register``.
+    measure : {"selections", "gate_mass"}
+        Count selections, or sum their gate weights.
 
     Raises
     ------
     MoeProbeError
-        When labels are missing altogether, or a group lies in two topics or two strata.
+        When labels are missing altogether, a group lies in two topics or two strata, or gate weights
+        are asked for and the trace has none.
     """
     keep, labels, groups = labelled_documents(usage.documents, label=label)
-    counts = usage.selections
+    counts = _measured(usage, measure)
     empty = keep & (counts.sum((1, 2)) == 0)
     warnings = []
     if (~keep).any():
@@ -165,7 +170,7 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
     topics = sorted(set(topic_of.values()))
     code = {name: i for i, name in enumerate(names)}
     group_of_row = np.array([code[g] for g in groups[rows]])
-    summed = np.zeros((len(names), *counts.shape[1:]), dtype=np.int64)
+    summed = np.zeros((len(names), *counts.shape[1:]), dtype=counts.dtype)
     np.add.at(summed, group_of_row, counts[rows])
     shares, selections, filled = _shares(summed, usage.num_experts)
     if filled:
@@ -179,6 +184,18 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
         strata=_strata(usage.documents, rows, groups, names, column=strata),
         warnings=tuple(warnings),
     )
+
+
+def _measured(usage: Usage, measure: str) -> np.ndarray:
+    if measure == "selections":
+        return usage.selections
+    if measure != "gate_mass":
+        raise MoeProbeError(f"'{measure}' is no measure of usage", did_you_mean(measure, ["selections", "gate_mass"]),
+                            "selections or gate_mass")
+    if usage.gate_mass is None:
+        raise MoeProbeError("gate weights cannot be summed", "the trace holds expert ids only",
+                            "measure selections, or collect with weights")
+    return usage.gate_mass
 
 
 def _shares(summed: np.ndarray, num_experts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -1,0 +1,173 @@
+"""The tokens that the rivals of topic are measured on: sorted by group, with all that could explain their routing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_probe.corpus.splits import stratified_split
+from moe_probe.errors import MoeProbeError
+from moe_probe.routing import dropped_id
+from moe_probe.stats import labelled_documents, one_value_per_group
+
+if TYPE_CHECKING:
+    from moe_probe.trace import Trace
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """Text tokens of labelled documents, sorted by group (special tokens left out).
+
+    Attributes
+    ----------
+    row : ndarray of int64, shape (n_tokens,)
+        Row of the token in the trace.
+    group : ndarray of int, shape (n_tokens,)
+        Index into `groups`, never decreasing.
+    token, previous : ndarray of int, shape (n_tokens,)
+        Codes 0, 1, ... of the token id and of the id before it in the document; the first token of a
+        document has a `previous` of its own.
+    position : ndarray of int, shape (n_tokens,)
+        Position in the document.
+    topic : ndarray of int, shape (n_groups,)
+    fold : ndarray of int, shape (n_groups,)
+        Groups of one fold are predicted from those of the others.
+    topics, groups : tuple of str
+    vocabulary : ndarray of int
+        Token id of every code.
+    n_folds : int
+    warnings : tuple of str
+    """
+
+    row: np.ndarray
+    group: np.ndarray
+    token: np.ndarray
+    previous: np.ndarray
+    position: np.ndarray
+    topic: np.ndarray
+    fold: np.ndarray
+    topics: tuple[str, ...]
+    groups: tuple[str, ...]
+    vocabulary: np.ndarray
+    n_folds: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def token_fold(self) -> np.ndarray:
+        """Fold of every token."""
+        return np.asarray(self.fold[self.group])
+
+    def take(self, groups: np.ndarray) -> TokenSample:
+        """Keep the tokens of some groups (boolean mask); codes stay."""
+        keep = groups[self.group]
+        number = np.cumsum(groups) - 1
+        return replace(self, row=self.row[keep], group=number[self.group[keep]], token=self.token[keep],
+                       previous=self.previous[keep], position=self.position[keep], topic=self.topic[groups],
+                       fold=self.fold[groups], groups=tuple(g for g, k in zip(self.groups, groups, strict=True) if k))
+
+
+@dataclass(frozen=True)
+class LayerSelections:
+    """Selections of one layer by the tokens of a `TokenSample`: one entry a slot that was filled."""
+
+    layer: int
+    num_experts: int
+    token: np.ndarray
+    expert: np.ndarray
+    #: Filled slots of every token.
+    slots: np.ndarray
+
+
+def sample_tokens(
+    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = None, seed: int = 0
+) -> TokenSample:
+    """Read what may explain the routing of every token: its id, the one before, position, topic.
+
+    Parameters
+    ----------
+    trace : Trace
+    label : str
+    folds : int
+        Groups are divided into as many folds, each topic evenly.
+    max_tokens : int, optional
+        Keep whole groups, drawn evenly over topics, until about so many tokens.
+    seed : int
+
+    Raises
+    ------
+    MoeProbeError
+        When the trace has no routing or documents no such label, or a topic-wise division leaves a
+        fold without groups (fewer groups than folds).
+    """
+    keep, labels, names = labelled_documents(trace.documents, label=label)
+    table = trace.tokens(["document", "position", "token_id", "special"])
+    document = table["document"].to_numpy().astype(np.int64)
+    ids = table["token_id"].to_numpy().astype(np.int64)
+    position = table["position"].to_numpy().astype(np.int64)
+    before = np.full(len(ids), -1, dtype=np.int64)
+    follows = (document[1:] == document[:-1])
+    before[1:][follows] = ids[:-1][follows]
+    use = ~table["special"].to_numpy() & keep[document]
+    if not use.any():
+        raise MoeProbeError("no labelled document has text tokens", "there is nothing to explain",
+                            "check that the corpus is not empty")
+    rows = np.flatnonzero(keep)
+    topic_of = one_value_per_group(labels[rows], names[rows], what=label)
+    groups = tuple(sorted({names[d] for d in np.unique(document[use])}))
+    code = {name: i for i, name in enumerate(groups)}
+    group_of_document = np.array([code.get(name, -1) for name in names])
+    kept = np.flatnonzero(use)
+    kept = kept[np.argsort(group_of_document[document[kept]], kind="stable")]
+    vocabulary, token = np.unique(ids[kept], return_inverse=True)
+    _, previous = np.unique(before[kept], return_inverse=True)
+    topics = tuple(sorted({topic_of[g] for g in groups}))
+    topic = np.array([topics.index(topic_of[g]) for g in groups])
+    sample = TokenSample(
+        row=kept, group=group_of_document[document[kept]], token=token, previous=previous, position=position[kept],
+        topic=topic, fold=_folds([topics[t] for t in topic], list(groups), folds, seed), topics=topics, groups=groups,
+        vocabulary=vocabulary, n_folds=folds)
+    return sample if max_tokens is None else _thin(sample, max_tokens, seed)
+
+
+def _folds(topics: list[str], groups: list[str], folds: int, seed: int) -> np.ndarray:
+    names = {str(f): 1 / folds for f in range(folds)}
+    fold = stratified_split(topics, groups, shares=names, seed=seed).astype(int)
+    empty = sorted(set(range(folds)) - set(fold.tolist()))
+    if empty:
+        raise MoeProbeError(f"{len(groups)} groups of documents cannot be divided into {folds} folds",
+                            "routing is explained on documents that the explanation has not seen",
+                            "a corpus of more documents, or fewer folds")
+    return np.asarray(fold)
+
+
+def _thin(sample: TokenSample, max_tokens: int, seed: int) -> TokenSample:
+    """Keep whole groups, each topic to the same share, so that about `max_tokens` stay."""
+    share = max_tokens / len(sample.row)
+    if share >= 1:
+        return sample
+    # drawn within (topic, fold), so that no fold runs empty
+    strata = [f"{t}/{f}" for t, f in zip(sample.topic, sample.fold, strict=True)]
+    part = stratified_split(strata, list(sample.groups), shares={"in": share, "out": 1 - share}, seed=seed + 1)
+    chosen = part == "in"
+    if len(set(sample.fold[chosen].tolist())) < sample.n_folds:
+        return sample
+    thinned = sample.take(chosen)
+    return replace(thinned, warnings=(f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens (whole documents, "
+                                      "drawn evenly over topics), to save time.",))
+
+
+def iter_layers(trace: Trace, sample: TokenSample) -> Iterator[LayerSelections]:
+    """Yield the selections of every layer; one layer is held at a time."""
+    for item in trace.layers:
+        experts = np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([item.layer])])[sample.row]
+        yield layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
+
+
+def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> LayerSelections:
+    """Flatten expert ids (n_tokens, n_slots) of one layer into its filled slots."""
+    filled = experts != dropped_id(experts.dtype)
+    token, slot = np.nonzero(filled)
+    return LayerSelections(layer, num_experts, token, experts[token, slot].astype(np.int64), filled.sum(1))

@@ -1,0 +1,248 @@
+"""Is it the topic, or the topic's words? Expert usage against what the words alone predict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.explain.stacking import position_bins, shared_pairs
+from moe_probe.explain.tokens import LayerSelections, TokenSample, iter_layers, sample_tokens
+from moe_probe.results import Result
+from moe_probe.stats import benjamini_hochberg, half_selection, permutation_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_array
+
+    from moe_probe.trace import Trace
+
+#: What usage can be compared with: the token's id, or the ids of the token and of the one before it.
+CONTEXTS = ("token", "token pair")
+_CITATIONS = (
+    "Robinson 1988, regression on what the rival leaves over, DOI 10.2307/1912705",
+    "Chernozhukov et al. 2018, cross-fitting, DOI 10.1111/ectj.12097",
+    "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
+)
+
+
+class ExpectedUsage(NamedTuple):
+    """Observed and expected usage of groups, from tokens whose context other groups know.
+
+    ``observed`` and ``expected`` have shape (n_groups, n_columns), a column one (layer, expert);
+    ``selections`` (n_groups, n_layers) counts what they were formed from; ``coverage`` (n_groups,) is
+    the share of tokens that were known.
+    """
+
+    observed: np.ndarray
+    expected: np.ndarray
+    selections: np.ndarray
+    coverage: np.ndarray
+    layer: np.ndarray
+    expert: np.ndarray
+    layer_index: np.ndarray
+    sample: TokenSample
+
+
+def expected_usage(
+    trace: Trace, *, label: str = "topic", given: str = "token", folds: int = 4, min_count: int = 5,
+    max_tokens: int | None = 10_000_000, seed: int = 0,
+) -> ExpectedUsage:
+    """Predict every group's usage from its words (and its positions) alone.
+
+    The chance of an expert given a token is its frequency in the groups of other folds, taken as it is:
+    without shrinkage it is unbiased, so that an expert which goes by words alone differs from its
+    expectation by nothing but noise, however rare the words. Only tokens are used (in observation and
+    expectation) whose context occurred at least `min_count` times in other folds. What positions add to
+    the base rate is added, so that topics of short documents do not look special.
+
+    Parameters
+    ----------
+    trace : Trace
+    label : str
+    given : {"token", "token pair"}
+        The pair is the token with the one before it: stricter, but known for fewer tokens.
+    folds : int
+    min_count : int
+    max_tokens : int, optional
+        As `sample_tokens`.
+    seed : int
+
+    Raises
+    ------
+    MoeProbeError
+        As `sample_tokens`, or when no token's context is known to other folds.
+    """
+    if given not in CONTEXTS:
+        raise MoeProbeError(f"'{given}' is no context", f"known are {', '.join(CONTEXTS)}", "one of those")
+    sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
+    key = sample.token if given == "token" else shared_pairs(sample.previous, sample.token, sample.group)
+    known = _known(key, sample, min_count)
+    if not known.any():
+        raise MoeProbeError(f"no {given} occurs {min_count} times in other documents",
+                            "what words predict must be learnt on documents other than those it is compared with",
+                            "a larger corpus")
+    code = np.full(len(key), -1)
+    code[known] = np.unique(key[known], return_inverse=True)[1]
+    bins = position_bins(sample.position)
+    words = _contexts_of_groups(code, sample)
+    places = _contexts_of_groups(np.where(known, bins, -1), sample)
+    observed, expected, totals = [], [], []
+    for item in iter_layers(trace, sample):
+        counts = _counts(sample.group[item.token], item, code[item.token] >= 0, len(sample.groups))
+        total = counts.sum(1)
+        from_words = _cross_fitted(item, code, words, sample)
+        from_positions = _cross_fitted(item, np.where(known, bins, -1), places, sample)
+        base = _cross_fitted(item, np.where(known, 0, -1), _contexts_of_groups(np.where(known, 0, -1), sample), sample)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            observed.append(np.nan_to_num(counts / total[:, None]))
+        expected.append(from_words + from_positions - base)
+        totals.append(total)
+    layers = trace.layers
+    numbers = [layer.num_experts for layer in layers]
+    return ExpectedUsage(
+        observed=np.concatenate(observed, axis=1), expected=np.concatenate(expected, axis=1),
+        selections=np.stack(totals, axis=1),
+        coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / np.bincount(sample.group),
+        layer=np.repeat([layer.layer for layer in layers], numbers),
+        expert=np.concatenate([np.arange(n) for n in numbers]), layer_index=np.repeat(np.arange(len(layers)), numbers),
+        sample=sample)
+
+
+def topic_beyond_vocabulary(
+    trace: Trace, *, label: str = "topic", given: str = "token", permutations: int = 1000, alpha: float = 0.05,
+    folds: int = 4, min_count: int = 5, max_tokens: int | None = 10_000_000, seed: int = 0,
+) -> Result:
+    """Test every expert and topic again, with what the topic's words predict taken away.
+
+    Observed minus expected usage (`expected_usage`) of groups is tested exactly as usage itself is:
+    Welch's t, topic against rest, topics permuted over groups.
+
+    Parameters
+    ----------
+    permutations, alpha, seed
+        As `moe_probe.alignment.expert_topics`; the rest as `expected_usage`.
+
+    Returns
+    -------
+    Result
+        ``beyond_vocabulary``: ``layer, expert, topic``; ``share`` (of the known tokens' selections),
+        ``expected_share`` (from words and positions), ``log2_ratio`` of the two with ``ci_low, ci_high``
+        (95 %, groups), ``p_value, q_value``, ``beyond`` (q at most alpha and observed above expected).
+    """
+    usage = expected_usage(trace, label=label, given=given, folds=folds, min_count=min_count, max_tokens=max_tokens,
+                           seed=seed)
+    sample = usage.sample
+    keep = usage.coverage > 0
+    topic, n_topics = sample.topic[keep], len(sample.topics)
+    observed, expected = usage.observed[keep], usage.expected[keep]
+    test = permutation_test(observed - expected, topic, n_topics=n_topics, layer_index=usage.layer_index,
+                            permutations=permutations, seed=seed)
+    q_values = benjamini_hochberg(test.p_value)
+    pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
+    ratio = _log2_ratio(observed, expected, topic, n_topics=n_topics, pseudo=pseudo)
+    table = _table(usage, ratio, test.p_value, q_values, alpha)
+    coverage = float(np.average(usage.coverage, weights=np.bincount(sample.group)))
+    warnings = [*sample.warnings]
+    if coverage < 0.5:
+        warnings.append(f"Only {coverage:.0%} of tokens have a {given} that other documents know: the others were left "
+                        "out.")
+    return Result(
+        "beyond_vocabulary" if given == "token" else "beyond_token_pairs", table, seed=seed, warnings=tuple(warnings),
+        citations=_CITATIONS,
+        params={"label": label, "given": given, "permutations": permutations, "alpha": alpha, "folds": folds,
+                "min_count": min_count, "coverage": coverage, "model_p": test.model_p},
+        caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents ({folds} "
+        f"folds; tokens seen there at least {min_count} times, {coverage:.0%} of all). The difference is tested as usage "
+        f"itself: Welch's t of group means under {permutations:,} permutations of {label}s over groups, q over the whole "
+        "family. Beyond: more than its words predict, q at most "
+        f"{alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.")
+
+
+class _Ratio(NamedTuple):
+    """Arrays [topic, column]."""
+
+    share: np.ndarray
+    expected: np.ndarray
+    log2: np.ndarray
+    ci_low: np.ndarray
+    ci_high: np.ndarray
+
+
+def _log2_ratio(
+    observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray
+) -> _Ratio:
+    """Ratio of topic means with a linearised interval: the error of sum(o) - R sum(e) over groups, Student's t."""
+    from scipy.stats import t as student
+
+    shape = (n_topics, observed.shape[1])
+    share, mean, log2, low, high = (np.full(shape, np.nan) for _ in range(5))
+    for t in range(n_topics):
+        rows = topic == t
+        n = int(rows.sum())
+        if not n:
+            continue
+        share[t], mean[t] = observed[rows].mean(0), expected[rows].mean(0)
+        above, below = share[t] + pseudo[t], np.maximum(mean[t], 0) + pseudo[t]
+        log2[t] = np.log2(above / below)
+        if n > 1:
+            left = observed[rows] - (above / below) * expected[rows]
+            margin = student.ppf(0.975, n - 1) * left.std(0, ddof=1) / np.sqrt(n) / above / np.log(2)
+            low[t], high[t] = log2[t] - margin, log2[t] + margin
+    return _Ratio(share, mean, log2, low, high)
+
+
+def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, alpha: float) -> pd.DataFrame:
+    import pandas as pd
+
+    topics = usage.sample.topics
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values).T.ravel()
+
+    return pd.DataFrame({
+        "layer": np.repeat(usage.layer, len(topics)), "expert": np.repeat(usage.expert, len(topics)),
+        "topic": np.tile(np.array(topics, dtype=object), len(usage.layer)),
+        "share": flat(ratio.share), "expected_share": flat(ratio.expected), "log2_ratio": flat(ratio.log2),
+        "ci_low": flat(ratio.ci_low), "ci_high": flat(ratio.ci_high), "p_value": flat(p), "q_value": flat(q),
+        "beyond": flat((q <= alpha) & (ratio.log2 > 0))})
+
+
+def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
+    """Tokens whose context occurs often enough in the folds that predict them."""
+    known = key >= 0
+    values, code = np.unique(key, return_inverse=True)
+    counts = np.zeros((sample.n_folds, len(values)), dtype=np.int64)
+    np.add.at(counts, (sample.token_fold, code), 1)
+    elsewhere = counts.sum(0) - counts
+    return np.asarray(known & (elsewhere[sample.token_fold, code] >= min_count))
+
+
+def _contexts_of_groups(code: np.ndarray, sample: TokenSample) -> csr_array:
+    """Tokens of every group by context, shape (n_groups, n_contexts)."""
+    from scipy.sparse import csr_array
+
+    known = np.flatnonzero(code >= 0)
+    shape = (len(sample.groups), int(code.max()) + 1)
+    return csr_array((np.ones(len(known)), (sample.group[known], code[known])), shape=shape)
+
+
+def _counts(unit: np.ndarray, item: LayerSelections, keep: np.ndarray, n_units: int) -> np.ndarray:
+    cell = (unit * item.num_experts + item.expert)[keep]
+    return np.bincount(cell, minlength=n_units * item.num_experts).reshape(n_units, item.num_experts)
+
+
+def _cross_fitted(item: LayerSelections, code: np.ndarray, contexts: csr_array, sample: TokenSample) -> np.ndarray:
+    """Mean over a group's tokens of P(expert | context) as the other folds have it, shape (n_groups, n_experts)."""
+    n_contexts = contexts.shape[1]
+    known = code[item.token] >= 0
+    unit = sample.token_fold[item.token] * n_contexts + code[item.token]
+    counts = _counts(unit, item, known, sample.n_folds * n_contexts).reshape(sample.n_folds, n_contexts, -1)
+    expected = np.zeros((len(sample.groups), item.num_experts))
+    for fold in range(sample.n_folds):
+        rest = counts.sum(0) - counts[fold]
+        chance = rest / np.maximum(rest.sum(1, keepdims=True), 1)
+        rows = np.flatnonzero(sample.fold == fold)
+        expected[rows] = contexts[rows] @ chance
+    return expected / np.maximum(contexts.sum(1), 1)[:, None]
