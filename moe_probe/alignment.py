@@ -89,21 +89,50 @@ def expert_topics(
     if len(groups.topics) < 2:
         raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
                             "experts are compared between topics", "a corpus of two topics or more, or another --by")
+    halves, halves_from = split_halves(usage, groups, label=label, seed=seed)
+    found = align(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+    return Result(
+        "expert_topics" if measure == "selections" else f"expert_topics_{measure}", found.table, seed=seed,
+        warnings=found.warnings, citations=_CITATIONS,
+        params={"label": label, "measure": measure, "strata": strata, "permutations": permutations, "alpha": alpha,
+                "groups": len(groups.groups), "topics": len(groups.topics), "halves": halves_from,
+                "model_p": found.test.model_p, "layer_p": [float(p) for p in found.test.layer_p]},
+        caption=_caption(groups, label, strata, permutations, alpha, measure))
+
+
+class Alignment(NamedTuple):
+    """Every (column, topic) of a `GroupUsage`: the table of `expert_topics`, the test behind it, warnings."""
+
+    table: pd.DataFrame
+    test: PermutationTest
+    warnings: tuple[str, ...]
+
+
+def align(
+    groups: GroupUsage, halves: np.ndarray, *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05
+) -> Alignment:
+    """Test every column of a `GroupUsage` (experts, or combinations of them) against every topic.
+
+    Parameters
+    ----------
+    groups : GroupUsage
+    halves : ndarray of str, shape (n_groups,)
+        ``discovery`` or ``replication``; see `split_halves`.
+    permutations, seed, alpha
+        As `expert_topics`.
+
+    Raises
+    ------
+    MoeProbeError
+        When no labels can be exchanged.
+    """
     test = _test(groups, permutations=permutations, seed=seed)
     q_values = benjamini_hochberg(test.p_value)
     layer_passes = (test.layer_p <= alpha)[groups.layer_index]
     significant = (q_values <= alpha) & layer_passes
-    halves, halves_from = _halves(usage, groups, label=label, seed=seed)
     second = _replicate(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
     table = _table(groups, test, q_values, significant, second, alpha=alpha)
-    warnings = [*groups.warnings, *_size_warnings(groups), *second.warnings]
-    return Result(
-        "expert_topics" if measure == "selections" else f"expert_topics_{measure}", table, seed=seed,
-        warnings=tuple(warnings), citations=_CITATIONS,
-        params={"label": label, "measure": measure, "strata": strata, "permutations": permutations, "alpha": alpha,
-                "groups": len(groups.groups), "topics": len(groups.topics), "halves": halves_from,
-                "model_p": test.model_p, "layer_p": [float(p) for p in test.layer_p]},
-        caption=_caption(groups, label, strata, permutations, alpha, measure))
+    return Alignment(table, test, (*groups.warnings, *_size_warnings(groups), *second.warnings))
 
 
 def expert_labels(
@@ -171,8 +200,11 @@ def _test(groups: GroupUsage, *, permutations: int, seed: int, sign: np.ndarray 
                             permutations=permutations, seed=seed, strata=groups.strata, sign=sign)
 
 
-def _halves(usage: Usage, groups: GroupUsage, *, label: str, seed: int) -> tuple[np.ndarray, str]:
-    """Which half each group belongs to: the corpus's own where it names both, else drawn by seed."""
+def split_halves(usage: Usage, groups: GroupUsage, *, label: str, seed: int) -> tuple[np.ndarray, str]:
+    """Say which half each group belongs to, and where that comes from.
+
+    The corpus's own ``split`` where it names both halves, else drawn by seed, each topic evenly.
+    """
     documents = usage.documents
     if "split" in documents and set(documents["split"]) == {DISCOVERY, REPLICATION}:
         names = documents["group"].where(documents["group"].str.len() > 0, documents["document"])

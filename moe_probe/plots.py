@@ -162,6 +162,67 @@ def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -
     return figure
 
 
+def explained_bars(explained: pd.DataFrame) -> Figure:
+    """Draw, per layer, what each factor adds after those before it, in both orders of entry.
+
+    Parameters
+    ----------
+    explained : DataFrame
+        Result ``explained``: ``layer, order, step, factor, bits, base_bits``.
+    """
+    colours = {"token": "#33638d", "previous token": "#7fb1d3", "position": "#b8b8b8", "topic": "#d95f02"}
+    figure = _figure(9.2, 3.0)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, order in zip(panels, ("token first", "topic first"), strict=True):
+        part = explained[explained["order"] == order].sort_values(["step", "layer"])
+        layers = sorted(part["layer"].unique())
+        up, down = np.zeros(len(layers)), np.zeros(len(layers))
+        for factor in part["factor"].unique():
+            bits = part[part["factor"] == factor].set_index("layer")["bits"].reindex(layers).to_numpy(dtype=float)
+            # what a factor costs on unseen documents is drawn below the axis, not hidden in the stack
+            axes.bar(range(len(layers)), bits, bottom=np.where(bits >= 0, up, down), color=colours.get(factor),
+                     label=factor, width=0.8)
+            up, down = up + np.maximum(bits, 0), down + np.minimum(bits, 0)
+        step = max(1, len(layers) // 16)
+        axes.set_xticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
+        axes.set_title(f"{order}, then the others", fontsize=9)
+        axes.set_xlabel("layer", **_TEXT)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25, axis="y")
+    panels[0].set_ylabel("bits per selection saved\non unseen documents", **_TEXT)
+    panels[1].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def token_class_heatmap(classes: pd.DataFrame) -> Figure:
+    """Draw the highest log2 lift that any expert of a layer has for each class of token.
+
+    Parameters
+    ----------
+    classes : DataFrame
+        Result ``expert_token_classes``: ``layer, token_class, log2_lift, significant``.
+    """
+    names = list(dict.fromkeys(classes["token_class"]))
+    best = classes[classes["significant"]].groupby(["token_class", "layer"])["log2_lift"].max().reset_index()
+    layers = sorted(classes["layer"].unique())
+    matrix = _matrix(best, "token_class", "layer", "log2_lift", order=names)
+    held = sorted(best["layer"].unique())
+    full = np.full((len(names), len(layers)), np.nan)
+    full[:, [layers.index(x) for x in held]] = matrix
+    figure = _figure(7.2, 0.8 + 0.24 * len(names))
+    axes = figure.subplots()
+    image = axes.imshow(full, aspect="auto", cmap="cividis", vmin=0)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    step = max(1, len(layers) // 24)
+    axes.set_xticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
+    axes.set_xlabel("layer", **_TEXT)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("log2 lift of the strongest expert", **_TEXT)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
 def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
     step = max(1, len(layers) // 24)
     axes.set_yticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)

@@ -142,6 +142,11 @@ def analyze(
     strata: Annotated[str | None, typer.Option("--strata", help="Label within which documents are permuted.")] = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Label permutations.")] = 1000,
     alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
+    model: Annotated[str | None, typer.Option("--model", help="The trace's model, to compare experts by their weights.",
+                                              show_default=False)] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of --model.",
+                                                 show_default=False)] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from --model.")] = False,
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Compute the result tables of a trace."""
@@ -152,7 +157,8 @@ def analyze(
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
     root = out or run_directory(path)
-    settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed)
+    settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model, revision=revision,
+                        trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)

@@ -24,6 +24,10 @@ class Settings:
     permutations: int = 1000
     alpha: float = 0.05
     seed: int = 0
+    #: The model that the trace was collected from, for what is read off its weights.
+    model: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
 
 
 Compute = Callable[["Trace", Settings, Mapping[str, Result]], "Result | tuple[Result, ...]"]
@@ -113,6 +117,54 @@ def _token_classes(trace: Trace, settings: Settings, done: Mapping[str, Result])
     return expert_token_classes(trace, label=settings.by, alpha=settings.alpha, seed=settings.seed)
 
 
+def _weights(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.clusters import weight_similarity
+    from moe_probe.models import load_model
+
+    if settings.model is None:
+        raise MoeProbeError("experts cannot be compared by their weights", "no model was named",
+                            "moe-probe analyze RUN --model MODEL")
+    loaded = load_model(settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code,
+                        progress=False)
+    made_by = trace.manifest.model.fingerprint
+    if made_by and made_by != loaded.info.fingerprint:
+        raise MoeProbeError(f"{settings.model} is not the model of this trace", "its routers and experts have other weights",
+                            "name the model that the trace was collected from")
+    return weight_similarity(loaded)
+
+
+def _similarity(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+    from moe_probe.clusters import expert_similarity
+
+    return tuple(expert_similarity(trace, label=settings.by, coactivation=done.get("coactivation"),
+                                   weights=done.get("weight_similarity"), seed=settings.seed))
+
+
+def _clusters(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+    from moe_probe.alignment import other_labels
+    from moe_probe.clusters import cluster_routing
+
+    others = tuple(other_labels(trace.usage(), label=settings.by))
+    return tuple(cluster_routing(trace, label=settings.by, others=others, seed=settings.seed))
+
+
+def _combinations(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.clusters import combinations
+
+    return combinations(trace, label=settings.by, permutations=settings.permutations, alpha=settings.alpha,
+                        seed=settings.seed)
+
+
+def _expert_groups(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+    from moe_probe.clusters import expert_groups
+    from moe_probe.explain import expected_usage
+
+    # without "beyond_vocabulary" the corpus is too small, or the trace too bare, to say what words predict
+    expected = expected_usage(trace, label=settings.by, seed=settings.seed) if "beyond_vocabulary" in done else None
+    return expert_groups(trace, label=settings.by, expected=expected, permutations=settings.permutations,
+                         alpha=settings.alpha, seed=settings.seed)
+
+
 def _verdicts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
     from moe_probe.verdicts import Rules, topic_verdicts
 
@@ -133,10 +185,15 @@ ANALYSES = (
     Analysis("beyond_token_pairs", "routing", _beyond("token pair")),
     Analysis("vocabulary_baseline", "routing", _vocabulary_baseline),
     Analysis("expert_token_classes", "routing", _token_classes),
+    Analysis("expert_groups", "usage", _expert_groups),
+    Analysis("combinations", "routing", _combinations),
+    Analysis("weight_similarity", "usage", _weights),
+    Analysis("expert_similarity", "usage", _similarity),
+    Analysis("clusters", "usage", _clusters),
     Analysis("verdicts", "usage", _verdicts, essential=True),
 )
 #: Results that are written with another analysis, or only where something was left out.
-_FURTHER = ("explained_experts", "left_out")
+_FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out")
 
 
 def analyze(

@@ -164,7 +164,8 @@ def _collect(config: RunConfig, root: Path, *, say: Callable[[str], None], progr
 
 def _settings(config: RunConfig) -> Settings:
     return Settings(by=config.by, strata=config.strata, permutations=config.permutations, alpha=config.alpha,
-                    seed=config.seed)
+                    seed=config.seed, model=config.model, revision=config.revision,
+                    trust_remote_code=config.trust_remote_code)
 
 
 def _analyze_key(config: RunConfig, root: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
 from moe_probe.report.content import Picture, Report, Section, Table, listed, number, probability
+from moe_probe.report.rivals import classes_section, explained_section, labels_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +25,12 @@ _FEW_GROUPS = 20
 
 def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     """Arrange what was found: the verdicts first, then what they rest on."""
-    makers = (("verdicts", _verdicts), ("expert_topics", _expert_topics), ("layers", _layers),
-              ("coactivation", _coactivation))
-    sections = tuple(maker(results) for name, maker in makers if name in results)
+    makers: tuple[tuple[str, Callable[[Mapping[str, Result]], Section | None]], ...] = (
+        ("verdicts", _verdicts), ("expert_topics", _expert_topics), ("explained", explained_section),
+        ("expert_token_classes", classes_section), ("layers", _layers), ("expert_labels", labels_section),
+        ("coactivation", _coactivation))
+    made = (maker(results) for name, maker in makers if name in results)
+    sections = tuple(section for section in made if section is not None)
     citations = dict.fromkeys(c for r in results.values() for c in r.citations)
     return Report(
         title=f"What the experts of {_short(trace.manifest.model.id)} specialise in",
@@ -113,6 +117,8 @@ def _alerts(trace: Trace, results: Mapping[str, Result]) -> list[str]:
         if len(dead):
             out.append(f"{len(dead)} of {len(table)} experts were never chosen on this corpus (layers "
                        f"{listed([str(x) for x in sorted(dead['layer'].unique())])}).")
+    if "left_out" in results:
+        out += [f"Left out: {row['analysis']} ({row['reason']})." for _, row in results["left_out"].table.iterrows()]
     seen = set()
     for result in results.values():
         for warning in result.warnings:
@@ -139,7 +145,9 @@ def _lift(row: Any) -> str:
 def _where(row: Any) -> str:
     if _missing(row["layer"]):
         return "–"
-    return f"layer {int(row['layer'])}, expert {int(row['expert'])}"
+    several = "+" in str(row.get("experts", ""))
+    return (f"layer {int(row['layer'])}, experts {str(row['experts']).replace('+', ', ')}" if several else
+            f"layer {int(row['layer'])}, expert {int(row['expert'])}")
 
 
 def _verdicts(results: Mapping[str, Result]) -> Section:
@@ -163,17 +171,20 @@ def _verdicts(results: Mapping[str, Result]) -> Section:
                       "power: chance that a document of the topic uses the expert more than another document does "
                       "(0.5 is chance)."),),
         how=result.caption,
-        limits="A verdict is about this corpus: a topic's documents share more than their subject (words, source, "
-        "style). Whether an expert answers to the subject or to its vocabulary is a further question.")
+        limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
+        "are ruled out one by one; turns of phrase are not.")
 
 
 def _evidence(row: Any, expert_topics: pd.DataFrame | None) -> str:
     if _missing(row["layer"]):
         return "–"
     parts = [f"{_where(row)}: lift {_lift(row)}", f"q {probability(row['q_value'])}"]
+    if not math.isnan(row["log2_beyond_words"]):
+        parts.append(f"{number(float(2 ** row['log2_beyond_words']))}× what the topic's words predict "
+                     f"(q {probability(row['q_beyond_words'])})")
     if not math.isnan(row["auroc_expert"]):
         parts.append(f"guessing power {number(float(row['auroc_expert']))}")
-    if expert_topics is not None:
+    if expert_topics is not None and not _missing(row["expert"]):
         one = expert_topics[(expert_topics["layer"] == row["layer"]) & (expert_topics["expert"] == row["expert"])
                             & (expert_topics["topic"] == row["topic"])].iloc[0]
         parts.append(f"takes {one['share']:.0%} of the topic's selections")

@@ -1,0 +1,14 @@
+"""What goes together by routing: experts, documents, tokens; groups of experts that carry a topic."""
+
+from __future__ import annotations
+
+from moe_probe.clusters.carriers import combinations, expert_groups
+from moe_probe.clusters.partition import Agreement, Partition, agreement, cluster_units, stability
+from moe_probe.clusters.similarity import Similarity, expert_similarity, mantel
+from moe_probe.clusters.units import Clusters, cluster_routing
+from moe_probe.clusters.weights import weight_similarity
+
+__all__ = [
+    "Agreement", "Clusters", "Partition", "Similarity", "agreement", "cluster_routing", "cluster_units", "combinations",
+    "expert_groups", "expert_similarity", "mantel", "stability", "weight_similarity",
+]

@@ -1,0 +1,258 @@
+"""Several experts as one carrier of a topic: groups chosen for a topic, and combinations chosen by tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.alignment import align, split_halves
+from moe_probe.corpus.splits import DISCOVERY, REPLICATION
+from moe_probe.errors import MoeProbeError
+from moe_probe.explain.tokens import iter_layers, sample_tokens
+from moe_probe.results import Result
+from moe_probe.stats import GroupUsage, group_usage, half_selection, holm, log2_lift, permutation_test
+
+if TYPE_CHECKING:
+    from moe_probe.explain.vocabulary import ExpectedUsage
+    from moe_probe.routing import Usage
+    from moe_probe.trace import Trace
+
+_LARGEST = 6  # experts in a group
+_CITATIONS = (
+    "Holm 1979, one candidate a topic, https://www.jstor.org/stable/4615733",
+    "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
+    "Chen et al. 1994, conditional Bernoulli sampling, DOI 10.1093/biomet/81.3.457",
+)
+
+
+class _Candidate(NamedTuple):
+    """Columns of one layer that together were the best carrier of a topic on the discovery half."""
+
+    topic: int
+    columns: np.ndarray
+
+
+def expert_groups(
+    trace: Trace | Usage, *, label: str = "topic", expected: ExpectedUsage | None = None, permutations: int = 1000,
+    alpha: float = 0.05, seed: int = 0,
+) -> Result:
+    """Find, for every topic, experts of one layer that carry it together.
+
+    On half of the documents experts are added to a group, those of the highest lift first, as long as the
+    lower end of the interval of the group's log2 lift rises; the best layer's group is the topic's only
+    candidate. It is measured on the other half: one-sided permutation test, Holm over the topics. So
+    nothing that was chosen is measured on what it was chosen by.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+    label : str
+    expected : ExpectedUsage, optional
+        From `moe_probe.explain.expected_usage`: the group is then also tested against what words predict.
+    permutations, alpha, seed
+
+    Returns
+    -------
+    Result
+        ``expert_groups``, one row a topic that has a candidate of two experts or more: ``layer, experts``
+        (such as "3+7"), ``topic, n_experts, share, lift, log2_lift, ci_low, ci_high`` (95 %), ``p_value, p_holm,
+        replicated`` (p_holm at most alpha), ``log2_beyond_words, q_beyond_words`` (Holm; NaN without `expected`).
+
+    Raises
+    ------
+    MoeProbeError
+        When a half has fewer than two groups of some topics, or documents have no labels.
+    """
+    import pandas as pd
+
+    usage = trace.usage()
+    groups = group_usage(usage, label=label)
+    halves, halves_from = split_halves(usage, groups, label=label, seed=seed)
+    first, other = groups.select(halves == DISCOVERY), groups.select(halves == REPLICATION)
+    if min(len(first.groups), len(other.groups)) < 4:
+        raise MoeProbeError("there are too few documents to choose experts on half of them and measure on the rest",
+                            f"the halves have {len(first.groups)} and {len(other.groups)} groups", "a larger corpus")
+    candidates = [c for c in (_choose(first, t) for t in range(len(groups.topics))) if c is not None]
+    columns = ["layer", "experts", "topic", "n_experts", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
+               "p_holm", "replicated", "log2_beyond_words", "q_beyond_words"]
+    rows = _measure(other, candidates, permutations=permutations, seed=seed + 2)
+    table = pd.DataFrame(rows, columns=columns)
+    if rows:
+        table["p_holm"] = holm(table["p_value"].to_numpy())
+        table["replicated"] = table["p_holm"] <= alpha
+        if expected is not None:
+            ratio, p = _beyond_words(expected, other, candidates, permutations=permutations, seed=seed + 3)
+            table["log2_beyond_words"], table["q_beyond_words"] = ratio, holm(p)
+    return Result(
+        "expert_groups", table, seed=seed, citations=_CITATIONS, warnings=groups.warnings,
+        params={"label": label, "permutations": permutations, "alpha": alpha, "halves": halves_from,
+                "largest": _LARGEST},
+        caption=f"For every {label} the experts of one layer whose summed usage had the highest lower bound of log2 lift on "
+        "half of the documents; all numbers come from the other half (one-sided permutation test, Holm over the "
+        f"{label}s).")
+
+
+def _choose(groups: GroupUsage, topic: int) -> _Candidate | None:
+    """Best group of two experts or more over the layers, by the lower bound on this half."""
+    n_topics = len(groups.topics)
+    if groups.groups_per_topic[topic] < 2:
+        return None
+    lifts = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=_pseudo(groups)).log2_lift[topic]
+    best: tuple[float, np.ndarray] = (0.0, np.empty(0, dtype=int))
+    for layer in range(groups.n_layers):
+        members = np.flatnonzero((groups.layer_index == layer) & (lifts > 0))
+        ranked = members[np.argsort(-lifts[members], kind="stable")][:_LARGEST]
+        if len(ranked) < 2:
+            continue
+        sums = np.cumsum(groups.shares[:, ranked], axis=1)
+        low = log2_lift(sums, groups.topic, n_topics=n_topics,
+                        pseudo=_pseudo(groups)[:, ranked]).ci_low[topic]
+        size = int(np.nan_to_num(low[1:], nan=-np.inf).argmax()) + 2
+        if low[size - 1] > best[0]:
+            best = (float(low[size - 1]), ranked[:size])
+    return _Candidate(topic, np.sort(best[1])) if len(best[1]) else None
+
+
+def _pseudo(groups: GroupUsage) -> np.ndarray:
+    summed = half_selection(groups.selections, groups.topic, n_topics=len(groups.topics))
+    return np.asarray(summed[:, groups.layer_index])
+
+
+def _summed(values: np.ndarray, candidates: list[_Candidate]) -> np.ndarray:
+    return np.stack([values[:, c.columns].sum(1) for c in candidates], axis=1)
+
+
+def _measure(groups: GroupUsage, candidates: list[_Candidate], *, permutations: int, seed: int) -> list[dict[str, Any]]:
+    if not candidates:
+        return []
+    n_topics = len(groups.topics)
+    sums = _summed(groups.shares, candidates)
+    pseudo = np.stack([_pseudo(groups)[:, c.columns[0]] for c in candidates], axis=1)
+    effect = log2_lift(sums, groups.topic, n_topics=n_topics, pseudo=pseudo)
+    p = _one_sided(sums, groups.topic, n_topics, permutations=permutations, seed=seed)
+    return [{
+        "layer": int(groups.layer[c.columns[0]]), "experts": "+".join(str(e) for e in groups.expert[c.columns]),
+        "topic": groups.topics[c.topic], "n_experts": len(c.columns), "share": effect.share[c.topic, i],
+        "lift": effect.lift[c.topic, i], "log2_lift": effect.log2_lift[c.topic, i], "ci_low": effect.ci_low[c.topic, i],
+        "ci_high": effect.ci_high[c.topic, i], "p_value": p[c.topic, i], "log2_beyond_words": np.nan,
+        "q_beyond_words": np.nan} for i, c in enumerate(candidates)]
+
+
+def _one_sided(values: np.ndarray, topic: np.ndarray, n_topics: int, *, permutations: int, seed: int) -> np.ndarray:
+    """p of usage above the rest's, shape (n_topics, n_columns)."""
+    test = permutation_test(values, topic, n_topics=n_topics, permutations=permutations, seed=seed,
+                            sign=np.ones((n_topics, values.shape[1])))
+    return test.p_value
+
+
+def _beyond_words(
+    expected: ExpectedUsage, groups: GroupUsage, candidates: list[_Candidate], *, permutations: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """log2 of observed over expected usage of every candidate, and its p, on the groups given."""
+    wanted = set(groups.groups)
+    rows = np.array([i for i, g in enumerate(expected.sample.groups) if g in wanted and expected.coverage[i] > 0])
+    observed, predicted = (_summed(x[rows], candidates) for x in (expected.observed, expected.expected))
+    topic = expected.sample.topic[rows]
+    p = _one_sided(observed - predicted, topic, len(expected.sample.topics), permutations=permutations, seed=seed)
+    number = {t: i for i, t in enumerate(expected.sample.topics)}
+    ratios, chosen = [], []
+    for i, c in enumerate(candidates):
+        t = number[groups.topics[c.topic]]
+        above, below = observed[topic == t, i].mean(), predicted[topic == t, i].mean()
+        ratios.append(float(np.log2(max(above, 1e-9) / max(below, 1e-9))))
+        chosen.append(p[t, i])
+    return np.array(ratios), np.array(chosen)
+
+
+def combinations(
+    trace: Trace, *, label: str = "topic", top: int = 40, permutations: int = 1000, alpha: float = 0.05,
+    max_tokens: int | None = 1_000_000, seed: int = 0,
+) -> Result:
+    """Take the sets of experts that tokens choose together as units, and test them as experts are tested.
+
+    Parameters
+    ----------
+    trace : Trace
+    label : str
+    top : int
+        Commonest combinations of every layer.
+    permutations, alpha, max_tokens, seed
+
+    Returns
+    -------
+    Result
+        ``combinations``: ``layer, experts`` ("3+7"), ``tokens, token_share, expected_share`` (were experts
+        drawn independently at their own odds, given how many are drawn: conditional Bernoulli sampling),
+        ``times_expected``; ``topic`` of the highest lower bound, with ``lift, log2_lift, ci_low, ci_high, q_value,
+        replicated, significant``.
+
+    Raises
+    ------
+    MoeProbeError
+        As `expert_topics`, and when every token goes to one expert.
+    """
+    import pandas as pd
+
+    if max(layer.top_k for layer in trace.layers) < 2:
+        raise MoeProbeError("each token goes to one expert", "there are no combinations", "a model of top-k 2 or more")
+    sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
+    parts, shares = [], []
+    totals = np.bincount(sample.group)
+    for item in iter_layers(trace, sample):
+        names, tokens, counts = _combinations_of(item, sample.group, len(sample.groups), top)
+        parts.append(pd.DataFrame({
+            "layer": item.layer, "experts": names, "tokens": tokens, "token_share": tokens / len(sample.row),
+            "expected_share": _expected(item, names)}))
+        shares.append(counts / totals[:, None])
+    table = pd.concat(parts, ignore_index=True)
+    table["times_expected"] = table["token_share"] / table["expected_share"]
+    sizes = [s.shape[1] for s in shares]
+    groups = GroupUsage(
+        shares=np.concatenate(shares, axis=1), layer=table["layer"].to_numpy(), expert=np.arange(len(table)),
+        layer_index=np.repeat(np.arange(len(sizes)), sizes), selections=np.repeat(totals[:, None], len(sizes), axis=1),
+        topic=sample.topic, topics=sample.topics, groups=sample.groups)
+    halves, _ = split_halves(trace.usage(), groups, label=label, seed=seed)
+    found = align(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+    best = found.table.sort_values(["expert", "ci_low"], ascending=[True, False], kind="stable").drop_duplicates("expert")
+    columns = ["topic", "lift", "log2_lift", "ci_low", "ci_high", "q_value", "replicated", "significant"]
+    table = pd.concat([table, best[columns].reset_index(drop=True)], axis=1)
+    return Result(
+        "combinations", table, seed=seed, warnings=(*sample.warnings, *found.warnings), citations=_CITATIONS,
+        params={"label": label, "top": top, "permutations": permutations, "alpha": alpha},
+        caption=f"The {top} commonest sets of experts of every layer, tested as experts are. Expected: were experts drawn "
+        f"independently, as many as a token chooses. Shown is the {label} of the highest lower bound.")
+
+
+def _combinations_of(item: Any, group: np.ndarray, n_groups: int, top: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names and token counts of the commonest combinations, and their counts by group (n_groups, n)."""
+    from scipy.sparse import csr_array
+
+    chosen = csr_array((np.ones(len(item.token), dtype=np.int32), (item.token, item.expert)),
+                       shape=(len(item.slots), item.num_experts))
+    chosen.sum_duplicates()
+    # a random weight per expert, summed: equal sums are equal sets, but for a chance of about n^2 / 2^52
+    key = chosen @ np.random.default_rng(0).integers(1, 2**44, item.num_experts)
+    _, first, code, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    common = np.argsort(-count, kind="stable")[:top]
+    names = ["+".join(str(e) for e in np.sort(chosen.indices[chosen.indptr[i]:chosen.indptr[i + 1]]))
+             for i in first[common]]
+    place = np.full(len(count), -1)
+    place[common] = np.arange(len(common))
+    use = place[code] >= 0
+    cell = group[use] * len(common) + place[code[use]]
+    return names, count[common], np.bincount(cell, minlength=n_groups * len(common)).reshape(n_groups, len(common))
+
+
+def _expected(item: Any, names: list[str]) -> np.ndarray:
+    """Chance of each set under conditional Bernoulli sampling with the experts' own odds."""
+    rate = np.bincount(item.expert, minlength=item.num_experts) / len(item.slots)
+    odds = np.clip(rate, 1e-9, 1 - 1e-9)
+    odds = odds / (1 - odds)
+    size = int(item.slots.max())
+    symmetric = np.zeros(size + 1)  # elementary symmetric polynomials of the odds
+    symmetric[0] = 1.0
+    for value in odds:
+        symmetric[1:] += value * symmetric[:-1]
+    sets = [[int(e) for e in name.split("+") if e] for name in names]
+    return np.array([np.prod(odds[s]) / symmetric[len(s)] for s in sets])

@@ -1,0 +1,161 @@
+"""Which experts are alike: by topics, by documents, by the tokens they share, by their weights; and do these agree?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.results import Result
+from moe_probe.stats import group_usage, permutation_p, topic_moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.routing import Usage
+    from moe_probe.trace import Trace
+
+
+class Similarity(NamedTuple):
+    """Two results: ``expert_similarity`` and ``similarity_agreement``."""
+
+    pairs: Result
+    agreement: Result
+
+
+def expert_similarity(
+    trace: Trace | Usage, *, label: str = "topic", coactivation: Result | None = None, weights: Result | None = None,
+    permutations: int = 999, seed: int = 0,
+) -> Similarity:
+    """Measure how alike the experts of a layer are, in several senses, and whether the senses agree.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+    label : str
+        For topic profiles.
+    coactivation : Result, optional
+        From `moe_probe.usage.coactivation_table`.
+    weights : Result, optional
+        From `moe_probe.clusters.weight_similarity`.
+    permutations : int
+        Permutations of experts in each Mantel test.
+    seed : int
+
+    Returns
+    -------
+    Similarity
+        ``expert_similarity``: ``layer, expert_a, expert_b, kind, similarity``; kinds are ``topics`` (correlation
+        of log2 lifts over topics), ``documents`` (correlation of usage over groups of documents),
+        ``coactivation`` (log2 of tokens shared over expected, cut at -6 and 6), ``router`` and ``weights``
+        (cosine). ``similarity_agreement``: ``layer, kind_a, kind_b, spearman, p_value`` (Mantel 1967: experts
+        of one of the two permuted).
+
+    Raises
+    ------
+    MoeProbeError
+        When documents have no such label or only one topic.
+    """
+    import pandas as pd
+
+    parts = [_profiles(trace.usage(), label)]
+    if coactivation is not None:
+        part = coactivation.table[["layer", "expert_a", "expert_b", "lift"]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.clip(np.log2(part["lift"].to_numpy(dtype=float)), -6, 6)
+        parts.append(part.drop(columns="lift").assign(kind="coactivation", similarity=logs))
+    if weights is not None:
+        parts.append(weights.table)
+    table = pd.concat(parts, ignore_index=True)[["layer", "expert_a", "expert_b", "kind", "similarity"]]
+    citations = ("Mantel 1967, correlation of two distance matrices, Cancer Research 27:209",
+                 "Lo et al. 2024, similarity of experts, arXiv:2406.18219")
+    pairs = Result("expert_similarity", table, params={"label": label}, citations=citations,
+                   caption="Pairs of experts of one layer. Topics: correlation of log2 lifts; documents: of usage over "
+                   "documents; coactivation: log2 of tokens shared over expected; router, weights: cosine.")
+    agreement = pd.DataFrame(_agreement(table, permutations, seed),
+                             columns=["layer", "kind_a", "kind_b", "spearman", "p_value"])
+    return Similarity(pairs, Result(
+        "similarity_agreement", agreement, params={"permutations": permutations}, seed=seed, citations=citations,
+        caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
+        f"{permutations:,} permutations of the experts of one of them."))
+
+
+def _profiles(usage: Usage, label: str) -> pd.DataFrame:
+    import pandas as pd
+
+    groups = group_usage(usage, label=label)
+    if len(groups.topics) < 2:
+        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'", "profiles need something to differ over",
+                            "a corpus of two topics or more")
+    mean, _, _ = topic_moments(groups.shares, groups.topic, n_topics=len(groups.topics))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        profile = np.clip(np.log2(mean / mean.mean(0)), -4, 4)
+    parts = []
+    for place, layer in enumerate(usage.layers):
+        columns = groups.layer_index == place
+        a, b = np.triu_indices(layer.num_experts, k=1)
+        for kind, rows in (("topics", profile[:, columns]), ("documents", groups.shares[:, columns])):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                similarity = np.corrcoef(rows.T)[a, b]
+            parts.append(pd.DataFrame({"layer": layer.layer, "expert_a": a, "expert_b": b, "kind": kind,
+                                       "similarity": similarity}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _agreement(table: pd.DataFrame, permutations: int, seed: int) -> list[tuple[int, str, str, float, float]]:
+    kinds = list(dict.fromkeys(table["kind"]))
+    rows = []
+    for layer, part in table.groupby("layer"):
+        n = int(part["expert_b"].max()) + 1
+        if n < 4:
+            continue
+        ranked = {kind: _ranked(part[part["kind"] == kind], n) for kind in kinds}
+        for i, a in enumerate(kinds):
+            for b in kinds[i + 1:]:
+                rho, p = mantel(ranked[a], ranked[b], permutations=permutations, seed=seed)
+                rows.append((int(layer), a, b, rho, p))
+    return rows
+
+
+def _ranked(part: pd.DataFrame, n: int) -> np.ndarray:
+    """Symmetric matrix of ranks of similarities; NaN where a pair was not measured."""
+    from scipy.stats import rankdata
+
+    matrix = np.full((n, n), np.nan)
+    a, b = part["expert_a"].to_numpy(), part["expert_b"].to_numpy()
+    matrix[a, b] = matrix[b, a] = rankdata(part["similarity"].to_numpy(dtype=float), nan_policy="omit")
+    return matrix
+
+
+def mantel(first: np.ndarray, second: np.ndarray, *, permutations: int = 999, seed: int = 0) -> tuple[float, float]:
+    """Correlate the upper triangles of two symmetric matrices; two-sided p by permuting the rows of one.
+
+    Mantel 1967, Cancer Research 27:209. Pairs that are NaN in either matrix are left out.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (n, n)
+
+    Returns
+    -------
+    correlation, p_value : float
+        NaN where fewer than three pairs are known, or one matrix is constant.
+    """
+    a, b = np.triu_indices(len(first), k=1)
+    x = first[a, b]
+
+    def correlation(order: np.ndarray) -> float:
+        y = second[order[a], order[b]]
+        both = ~(np.isnan(x) | np.isnan(y))
+        if both.sum() < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
+            return float("nan")
+        return float(np.corrcoef(x[both], y[both])[0, 1])
+
+    rng = np.random.default_rng(seed)
+    observed = correlation(np.arange(len(first)))
+    if np.isnan(observed):
+        return observed, float("nan")
+    drawn = np.array([correlation(rng.permutation(len(first))) for _ in range(permutations)])
+    exceed = np.array(int((np.abs(drawn) >= abs(observed) - 1e-12).sum()))
+    return observed, float(permutation_p(exceed, permutations))
