@@ -157,8 +157,8 @@ def analyze(
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
     root = out or run_directory(path)
-    settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model, revision=revision,
-                        trust_remote_code=trust_remote_code)
+    settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
+                        revision=revision, trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)

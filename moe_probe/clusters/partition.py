@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 #: Candidate numbers of clusters.
-K_RANGE = (2, 3, 4, 5, 6, 8, 12, 16, 24)
+K_RANGE = (2, 3, 4, 6, 8, 12, 16, 24)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Partition:
 
 
 def cluster_units(
-    features: np.ndarray, *, seed: int = 0, nulls: int = 19, max_silhouette: int = 600, force_k: int | None = None
+    features: np.ndarray, *, seed: int = 0, nulls: int = 19, max_silhouette: int = 400, force_k: int | None = None
 ) -> Partition:
     """Cluster rows by k-means, the number of clusters chosen by silhouette against a null.
 
@@ -115,7 +115,7 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
 
 
 def stability(
-    features: np.ndarray, k: int, *, group: np.ndarray | None = None, resamples: int = 10, seed: int = 0
+    features: np.ndarray, k: int, *, group: np.ndarray | None = None, resamples: int = 5, seed: int = 0
 ) -> float:
     """Mean adjusted mutual information of clusterings of random halves, on the units that two halves share.
 
@@ -171,7 +171,7 @@ class Agreement:
 
 
 def agreement(
-    cluster: np.ndarray, label: np.ndarray, *, group: np.ndarray, permutations: int = 199, seed: int = 0
+    cluster: np.ndarray, label: np.ndarray, *, group: np.ndarray, permutations: int = 99, seed: int = 0
 ) -> Agreement:
     """AMI, ARI and V-measure of clusters and labels, labels permuted over groups for the null.
 

@@ -79,12 +79,15 @@ def cluster_routing(
     MoeProbeError
         When there are fewer than two labels or fewer than four documents.
     """
+    from threadpoolctl import threadpool_limits
+
     units = [expert_units(trace, label=label), document_units(trace, label=label, others=others)]
     if "routing" in trace.manifest.kept:
         units.append(token_units(trace, label=label, max_tokens=max_tokens, seed=seed))
     parts: dict[str, list[Any]] = {"clusters": [], "summary": [], "agreement": [], "maps": []}
-    for item in units:
-        _cluster(item, parts, maps=maps, seed=seed)
+    with threadpool_limits(1):  # hundreds of small k-means: threads wait for each other longer than they work
+        for item in units:
+            _cluster(item, parts, maps=maps, seed=seed)
     return _results(parts, {"label": label, "others": list(others), "max_tokens": max_tokens}, seed)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.errors import MoeProbeError
 from moe_probe.explain.tokens import LayerSelections, TokenSample, iter_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg
@@ -84,13 +85,16 @@ def expert_token_classes(
     Raises
     ------
     MoeProbeError
-        As `sample_tokens`.
+        As `sample_tokens`, and when all tokens are of one kind.
     """
     import pandas as pd
 
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     strings = trace.token_strings()
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]
+    if len(np.unique(classes)) < 2:
+        raise MoeProbeError(f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'", "kinds of token are compared",
+                            "a trace whose token table holds the tokens' texts")
     parts = [_layer(item, sample, classes) for item in iter_layers(trace, sample)]
     table = pd.concat(parts, ignore_index=True)
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from moe_probe.trace import Trace
 
-_VOCABULARY = 400
-_TOPIC_WORDS = 20
+_WORDS_PER_TOPIC = 0.05  # of the vocabulary
 _KINDS = ("topic", "token", "position")
 
 
@@ -75,7 +74,7 @@ class PlantedRouting:
 def planted_routing(
     *, planted: tuple[PlantedExpert, ...] = (), topics: int = 6, documents_per_topic: int = 40, tokens: int = 200,
     n_layers: int = 3, num_experts: int = 16, top_k: int = 2, lift: float = 2.0, group_size: int = 1,
-    group_effect: float = 0.5, document_effect: float = 0.3, seed: int = 0,
+    group_effect: float = 0.5, document_effect: float = 0.3, vocabulary: int = 400, seed: int = 0,
 ) -> PlantedRouting:
     """Draw routing whose truth is known.
 
@@ -91,6 +90,8 @@ def planted_routing(
         Documents that share a group and its habits.
     group_effect, document_effect : float
         Standard deviations of the habits, on the logits.
+    vocabulary : int
+        Number of token ids; every topic has a twentieth of it to itself, as far as there are topics for it.
 
     Returns
     -------
@@ -119,27 +120,31 @@ def planted_routing(
               + rng.normal(0, document_effect, (n_documents, n_layers, num_experts)))
     document = np.repeat(np.arange(n_documents), tokens)
     position = np.tile(np.arange(tokens), n_documents)
-    token_id = _draw_tokens(rng, topic[document], n_topics=topics)
+    words = min(int(vocabulary * _WORDS_PER_TOPIC), vocabulary // (topics + 1))
+    token_id = _draw_tokens(rng, topic[document], n_topics=topics, vocabulary=vocabulary, words=words)
     # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
     boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
-    experts, weights = _route(rng, base, habits, document=document, position=position, token_id=token_id,
-                              topic=topic, planted=planted, top_k=top_k, boost=boost)
+    experts, weights = _route(rng, base, habits, document=document, position=position,
+                              topic=topic, planted=planted, top_k=top_k, boost=boost,
+                              own_words=(token_id - (vocabulary - topics * words)) // words)
     layers = tuple(MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted")
                    for i in range(n_layers))
     return PlantedRouting(experts, weights, document, position, token_id,
                           _documents(topic, group, tokens), layers, planted)
 
 
-def _draw_tokens(rng: np.random.Generator, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
+def _draw_tokens(
+    rng: np.random.Generator, topic: np.ndarray, *, n_topics: int, vocabulary: int, words: int
+) -> np.ndarray:
     """Two tokens in three from a common vocabulary, one from the topic's own words (Zipf within each)."""
     own = rng.random(len(topic)) < 1 / 3
-    common = _VOCABULARY - n_topics * _TOPIC_WORDS
+    common = vocabulary - n_topics * words
 
     def zipf(size: int, n: int) -> np.ndarray:
         odds = 1 / np.arange(1, size + 1)
         return rng.choice(size, n, p=odds / odds.sum())
 
-    return np.where(own, common + topic * _TOPIC_WORDS + zipf(_TOPIC_WORDS, len(topic)), zipf(common, len(topic)))
+    return np.where(own, common + topic * words + zipf(words, len(topic)), zipf(common, len(topic)))
 
 
 def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
@@ -159,18 +164,17 @@ def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
 
 
 def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, document: np.ndarray,
-           position: np.ndarray, token_id: np.ndarray, topic: np.ndarray, planted: tuple[PlantedExpert, ...],
+           position: np.ndarray, own_words: np.ndarray, topic: np.ndarray, planted: tuple[PlantedExpert, ...],
            top_k: int, boost: float) -> tuple[np.ndarray, np.ndarray]:
     n_layers, _ = base.shape
     experts = np.empty((len(document), n_layers, top_k), dtype=np.uint8)
     weights = np.empty(experts.shape, dtype=np.float16)
-    first_word = _VOCABULARY - (topic.max() + 1) * _TOPIC_WORDS
     for layer in range(n_layers):
         logits = (base[layer] + habits[:, layer])[document]
         for item in planted:
             if item.layer == layer:
                 reason = {"topic": topic[document] == item.target,
-                          "token": (token_id - first_word) // _TOPIC_WORDS == item.target,
+                          "token": own_words == item.target,
                           "position": position < position.max() // 10}[item.kind]
                 logits[:, item.expert] += boost * reason
         chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, :top_k]
@@ -211,7 +215,7 @@ def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **set
             documents=routing.documents.iloc[rows].drop(columns="n_tokens").to_dict("records"),
             tokens={"document": routing.document[inside] - rows.start, "position": routing.position[inside],
                     "token_id": routing.token_id[inside],
-                    "token": [f"word{i}" for i in routing.token_id[inside]],
+                    "token": [f"{' ' if i % 2 else ''}word{i}" for i in routing.token_id[inside]],
                     "special": np.zeros(int(inside.sum()), dtype=bool)},
             experts=routing.experts[inside], weights=routing.weights[inside])
     return writer.seal()
