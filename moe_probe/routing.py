@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from moe_probe.schema import MoeLayer
 
+_BLOCK = 1 << 16  # tokens turned into a 0/1 matrix at a time
+
 
 def dropped_id(dtype: np.dtype | type | str) -> int:
     """Value that marks a slot without an expert: the largest of the unsigned integer type."""
@@ -115,13 +117,11 @@ def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
         Entry (i, j) counts tokens with i and j among their slots; the diagonal counts tokens with i.
         Divide row i by its diagonal for OLMoE's expert co-activation (arXiv:2409.02060).
     """
-    from scipy import sparse
-
-    keep = experts != dropped_id(experts.dtype)
-    rows = np.repeat(np.arange(len(experts)), experts.shape[1])[keep.ravel()]
-    chosen = sparse.csr_array(
-        (np.ones(len(rows), dtype=np.int64), (rows, experts[keep].astype(np.int64))),
-        shape=(len(experts), num_experts),
-    )
-    chosen.data[:] = 1
-    return np.asarray((chosen.T @ chosen).todense())
+    counts = np.zeros((num_experts, num_experts))
+    for start in range(0, len(experts), _BLOCK):
+        block = experts[start : start + _BLOCK]
+        token, slot = np.nonzero(block != dropped_id(experts.dtype))
+        chosen = np.zeros((len(block), num_experts), dtype=np.float32)  # counts of a block are exact in float32
+        chosen[token, block[token, slot]] = 1
+        counts += chosen.T @ chosen
+    return counts.astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.routing import coactivation, effective_experts, entropy_bits, load_cv
 from moe_probe.stats import GroupUsage, group_usage, macro_mutual_information
+from moe_probe.stats.labels import n_threads
 
 if TYPE_CHECKING:
     from moe_probe.routing import Usage
@@ -132,13 +134,15 @@ def _accuracy(features: np.ndarray, topic: np.ndarray, *, seed: int) -> float:
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     sizes = np.bincount(topic)
     folds = StratifiedKFold(min(_FOLDS, int(sizes[sizes > 0].min())), shuffle=True, random_state=seed)
     right = 0
-    for seen, unseen in folds.split(features, topic):
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
-        right += int((model.fit(features[seen], topic[seen]).predict(features[unseen]) == topic[unseen]).sum())
+    with threadpool_limits(1):  # products this small are slower on many threads
+        for seen, unseen in folds.split(features, topic):
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
+            right += int((model.fit(features[seen], topic[seen]).predict(features[unseen]) == topic[unseen]).sum())
     return right / len(topic)
 
 
@@ -204,8 +208,12 @@ def coactivation_table(trace: Trace) -> Result:
     for chunk in trace.iter_routing():
         text = ~chunk.special
         n_tokens += int(text.sum())
-        for place, layer in enumerate(trace.layers):
-            counts[place] += coactivation(chunk.experts[text, place], num_experts=layer.num_experts)
+        chosen = chunk.experts[text]
+        with ThreadPoolExecutor(n_threads()) as pool:
+            found = pool.map(lambda place, chosen=chosen: coactivation(
+                chosen[:, place], num_experts=trace.layers[place].num_experts), range(len(counts)))
+            for place, part in enumerate(found):
+                counts[place] += part
     parts = []
     for layer, pairs in zip(trace.layers, counts, strict=True):
         a, b = np.triu_indices(layer.num_experts, k=1)

@@ -9,7 +9,7 @@ import numpy as np
 from moe_probe.alignment import align, split_halves
 from moe_probe.corpus.splits import DISCOVERY, REPLICATION
 from moe_probe.errors import MoeProbeError
-from moe_probe.explain.tokens import iter_layers, sample_tokens
+from moe_probe.explain.tokens import map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import GroupUsage, group_usage, half_selection, holm, log2_lift, permutation_test
 
@@ -167,7 +167,7 @@ def _beyond_words(
 
 def combinations(
     trace: Trace, *, label: str = "topic", top: int = 40, permutations: int = 1000, alpha: float = 0.05,
-    max_tokens: int | None = 1_000_000, seed: int = 0,
+    max_tokens: int | None = 300_000, seed: int = 0,
 ) -> Result:
     """Take the sets of experts that tokens choose together as units, and test them as experts are tested.
 
@@ -199,8 +199,9 @@ def combinations(
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     parts, shares = [], []
     totals = np.bincount(sample.group)
-    for item in iter_layers(trace, sample):
-        names, tokens, counts = _combinations_of(item, sample.group, len(sample.groups), top)
+    found_in = map_layers(trace, sample, lambda item: (item, *_combinations_of(
+        item, sample.group, len(sample.groups), top)))
+    for item, names, tokens, counts in found_in:
         parts.append(pd.DataFrame({
             "layer": item.layer, "experts": names, "tokens": tokens, "token_share": tokens / len(sample.row),
             "expected_share": _expected(item, names)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,13 +10,16 @@ import numpy as np
 from moe_probe.clusters.partition import agreement, cluster_units, leading_components, stability
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.classes import token_class
-from moe_probe.explain.tokens import iter_layers, sample_tokens
+from moe_probe.explain.tokens import LayerSelections, map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import group_usage, labelled_documents, topic_moments
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moe_probe.trace import Trace
 
+_MAPPED = 1000  # units of a kind that are laid out: a picture of more is a blot
 _FLOOR = 0.1  # an expert used less than this share of its even load has no profile to speak of
 _CITATIONS = (
     "Rousseeuw 1987, silhouettes, DOI 10.1016/0377-0427(87)90125-7",
@@ -85,9 +89,15 @@ def cluster_routing(
     if "routing" in trace.manifest.kept:
         units.append(token_units(trace, label=label, max_tokens=max_tokens, seed=seed))
     parts: dict[str, list[Any]] = {"clusters": [], "summary": [], "agreement": [], "maps": []}
-    with threadpool_limits(1):  # hundreds of small k-means: threads wait for each other longer than they work
+    # hundreds of small k-means: threads inside them wait for each other longer than they work
+    with threadpool_limits(1), ThreadPoolExecutor(1) as aside:
+        planes = [aside.submit(_plane, item, seed=seed) for item in units] if maps else []
         for item in units:
-            _cluster(item, parts, maps=maps, seed=seed)
+            _cluster(item, parts, seed=seed)
+        for found, plane in zip(parts["clusters"], planes, strict=False):
+            placed = plane.result()
+            if placed is not None:
+                parts["maps"].append(placed.merge(found, on=["unit", "layer", "id"], validate="1:1"))
     return _results(parts, {"label": label, "others": list(others), "max_tokens": max_tokens}, seed)
 
 
@@ -124,16 +134,18 @@ def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...
 
 def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, seed: int = 0) -> Units:
     """Tokens, by the experts that they chose in every layer (0 or 1 a column)."""
-    sample = sample_tokens(trace, label=label, folds=1, seed=seed)
+    sample = sample_tokens(trace, label=label, folds=1, max_tokens=100 * max_tokens, seed=seed)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(sample.row))[:max_tokens])
-    parts = []
-    for item in iter_layers(trace, sample):
-        place = np.full(len(sample.row), -1)
-        place[chosen] = np.arange(len(chosen))
+    place = np.full(len(sample.row), -1)
+    place[chosen] = np.arange(len(chosen))
+
+    def choices(item: LayerSelections) -> np.ndarray:
         use = place[item.token] >= 0
         picked = np.zeros((len(chosen), item.num_experts), dtype=np.float32)
         picked[place[item.token[use]], item.expert[use]] = 1
-        parts.append(picked)
+        return picked
+
+    parts = list(map_layers(trace, sample, choices))
     topic = np.array(sample.topics, dtype=object)[sample.topic[sample.group[chosen]]]
     strings = trace.token_strings()
     kind = np.array([token_class(strings[int(v)]) for v in sample.vocabulary[sample.token[chosen]]], dtype=object)
@@ -141,7 +153,7 @@ def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, s
                  sample.group[chosen], {label: topic, "token class": kind})
 
 
-def _cluster(item: Units, parts: dict[str, list[Any]], *, maps: bool, seed: int) -> None:
+def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int) -> None:
     import pandas as pd
 
     found = cluster_units(item.features, seed=seed)
@@ -149,9 +161,8 @@ def _cluster(item: Units, parts: dict[str, list[Any]], *, maps: bool, seed: int)
         "unit": item.kind, "n": len(item.features), "k": found.k, "silhouette": found.silhouette,
         "silhouette_null_95": found.null_95,
         "stability_ami": stability(item.features, found.k, group=item.group, seed=seed)})
-    layer = pd.array(np.where(item.layer < 0, 0, item.layer), dtype="Int64")
-    layer[item.layer < 0] = pd.NA
-    parts["clusters"].append(pd.DataFrame({"unit": item.kind, "layer": layer, "id": item.number, "cluster": found.cluster}))
+    parts["clusters"].append(pd.DataFrame({"unit": item.kind, "layer": _layers(item), "id": item.number,
+                                           "cluster": found.cluster}))
     for name, values in item.labels.items():
         if len(set(values)) > 1:
             # a token's class and an expert's layer are its own: exchanged one by one, not by document
@@ -159,11 +170,26 @@ def _cluster(item: Units, parts: dict[str, list[Any]], *, maps: bool, seed: int)
             group = np.arange(len(values)) if single else item.group
             compared = agreement(found.cluster, values, group=group, seed=seed)
             parts["agreement"].append({"unit": item.kind, "label": name, **vars(compared)})
-    if maps and len(item.features) > 4:
-        x, y = _umap(item.features, seed=seed).T
-        first = next(iter(item.labels.values()))
-        parts["maps"].append(pd.DataFrame({"unit": item.kind, "layer": layer, "id": item.number, "x": x, "y": y,
-                                           "label": first, "cluster": found.cluster}))
+
+
+def _layers(item: Units) -> pd.Series:
+    """Layer of every unit; missing where a unit spans all."""
+    import pandas as pd
+
+    return pd.Series(item.layer, dtype="Int64").mask(item.layer < 0)
+
+
+def _plane(item: Units, *, seed: int) -> pd.DataFrame | None:
+    """Places of (at most `_MAPPED`) units in the plane; None where there are too few to lay out."""
+    import pandas as pd
+
+    if len(item.features) <= 4:
+        return None
+    rows = np.sort(np.random.default_rng(seed).permutation(len(item.features))[:_MAPPED])
+    x, y = _umap(item.features[rows], seed=seed).T
+    label = next(iter(item.labels.values()))
+    return pd.DataFrame({"unit": item.kind, "layer": _layers(item).iloc[rows].reset_index(drop=True),
+                         "id": item.number[rows], "x": x, "y": y, "label": label[rows]})
 
 
 def _umap(features: np.ndarray, *, seed: int) -> np.ndarray:
@@ -173,7 +199,7 @@ def _umap(features: np.ndarray, *, seed: int) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed means one thread; that is wanted
-        model = umap.UMAP(n_neighbors=min(15, len(features) - 1), min_dist=0.2, random_state=seed, n_jobs=1,
+        model = umap.UMAP(n_neighbors=min(15, len(features) - 1), min_dist=0.2, n_epochs=200, random_state=seed, n_jobs=1,
                           init="pca" if len(features) < 50 else "spectral")
         return np.asarray(model.fit_transform(leading_components(features, seed)), dtype=np.float64)
 

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.explain.tokens import TokenSample, iter_layers, sample_tokens
+from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from moe_probe.trace import Trace
 
 
@@ -24,7 +22,7 @@ class _Association(NamedTuple):
 
 
 def vocabulary_baseline(
-    trace: Trace, *, label: str = "topic", routers: int = 20, max_tokens: int | None = 10_000_000, seed: int = 0
+    trace: Trace, *, label: str = "topic", routers: int = 20, max_tokens: int | None = 200_000, seed: int = 0
 ) -> Result:
     """Compare every layer with routers that know nothing but random lists of words.
 
@@ -58,20 +56,26 @@ def vocabulary_baseline(
     import pandas as pd
 
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
-    words = _words_of_groups(sample)
-    frequency = np.asarray(words.sum(0)).ravel()
-    rows = []
-    for place, item in enumerate(iter_layers(trace, sample)):
+    words = _words_of_topics(sample).astype(np.float32)
+    frequency = np.bincount(sample.token, minlength=len(sample.vocabulary)).astype(np.float64)
+
+    def measure(item: LayerSelections) -> list[dict[str, object]]:
         counts = np.bincount(sample.group[item.token] * item.num_experts + item.expert,
                              minlength=len(sample.groups) * item.num_experts).reshape(-1, item.num_experts)
-        observed = _association(counts, sample)
-        rng = np.random.default_rng([seed, place])
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        means = np.stack([shares[sample.topic == t].mean(0) for t in range(len(sample.topics))])
+        observed = _association(means)
+        rng = np.random.default_rng([seed, item.layer])
         slots = max(int(item.slots.max()), 1)
-        random = [_association(_deal(words, frequency, counts.sum(0), slots, rng), sample) for _ in range(routers)]
-        for measure, value in observed._asdict().items():
-            drawn = np.array([getattr(r, measure) for r in random])
-            rows.append({"layer": item.layer, "measure": measure, "observed": value, "random_mean": drawn.mean(),
+        random = [_association(_deal(words, frequency, counts.sum(0), slots, rng)) for _ in range(routers)]
+        rows = []
+        for name, value in observed._asdict().items():
+            drawn = np.array([getattr(r, name) for r in random])
+            rows.append({"layer": item.layer, "measure": name, "observed": value, "random_mean": drawn.mean(),
                          "random_low": np.quantile(drawn, 0.025), "random_high": np.quantile(drawn, 0.975)})
+        return rows
+
+    rows = [row for part in map_layers(trace, sample, measure) for row in part]
     return Result(
         "vocabulary_baseline", pd.DataFrame(rows), seed=seed, warnings=sample.warnings,
         params={"label": label, "routers": routers, "tokens": len(sample.row)},
@@ -79,34 +83,32 @@ def vocabulary_baseline(
         "observed. What such a router shows, any partition of the vocabulary would.")
 
 
-def _words_of_groups(sample: TokenSample) -> csr_array:
-    from scipy.sparse import csr_array
+def _words_of_topics(sample: TokenSample) -> np.ndarray:
+    """Mean over a topic's groups of the share of every word, shape (n_topics, n_words)."""
+    of_group = 1.0 / np.bincount(sample.group) / np.bincount(sample.topic)[sample.topic]
+    size = len(sample.topics) * len(sample.vocabulary)
+    cell = sample.topic[sample.group] * len(sample.vocabulary) + sample.token
+    return np.bincount(cell, weights=of_group[sample.group], minlength=size).reshape(len(sample.topics), -1)
 
-    shape = (len(sample.groups), len(sample.vocabulary))
-    return csr_array((np.ones(len(sample.row)), (sample.group, sample.token)), shape=shape)
 
-
-def _deal(words: csr_array, frequency: np.ndarray, load: np.ndarray, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Usage of groups (n_groups, n_experts) by a router that deals token ids at random."""
-    from scipy.sparse import csr_array
-
+def _deal(
+    words: np.ndarray, frequency: np.ndarray, load: np.ndarray, slots: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Mean usage of topics (n_topics, n_experts) by a router that deals token ids at random."""
     ends = np.cumsum(load) / load.sum()
-    usage = np.zeros((words.shape[0], len(load)))
+    partition = np.zeros((len(frequency), len(load)), dtype=np.float32)
     for _ in range(slots):
         order, experts = rng.permutation(len(frequency)), rng.permutation(len(load))
         # experts in random order too: a frequent word that overruns one end is not always the same expert's
         middle = (np.cumsum(frequency[order]) - frequency[order] / 2) / frequency.sum()
-        bounds = np.cumsum(np.diff(ends, prepend=0.0)[experts])
-        given = np.empty(len(frequency), dtype=np.int64)
-        given[order] = experts[np.minimum(np.searchsorted(bounds, middle), len(load) - 1)]
-        partition = csr_array((np.ones(len(given)), (np.arange(len(given)), given)), shape=(len(given), len(load)))
-        usage += (words @ partition).toarray()
-    return usage
+        bounds = np.cumsum(np.diff(ends, prepend=0.0)[experts])[:-1]
+        upto = np.searchsorted(middle, bounds, side="right")
+        partition[order, np.repeat(experts, np.diff(upto, prepend=0, append=len(order)))] += 1 / slots
+    return np.asarray(words @ partition, dtype=np.float64)
 
 
-def _association(counts: np.ndarray, sample: TokenSample) -> _Association:
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    means = np.stack([shares[sample.topic == t].mean(0) for t in range(len(sample.topics))])
+def _association(means: np.ndarray) -> _Association:
+    """Association of topics and experts from mean usage, shape (n_topics, n_experts)."""
     base = means.mean(0)
     used = base >= 0.1 / len(base)
     with np.errstate(divide="ignore", invalid="ignore"):

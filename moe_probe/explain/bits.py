@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.explain.stacking import Prediction, Stack, position_bins, shared_pairs
-from moe_probe.explain.tokens import LayerSelections, TokenSample, iter_layers, sample_tokens
+from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
-from moe_probe.stats.labels import n_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +43,7 @@ class _LayerGains(NamedTuple):
 
 
 def explain_routing(
-    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = 250_000, resamples: int = 500,
+    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = 120_000, resamples: int = 500,
     seed: int = 0,
 ) -> Explained:
     """Measure in held-out bits what token, previous token, position and topic tell of routing.
@@ -100,10 +98,7 @@ def factor_keys(sample: TokenSample) -> dict[str, np.ndarray]:
 
 def _measure(trace: Trace, sample: TokenSample, keys: Mapping[str, np.ndarray]) -> Iterator[_LayerGains]:
     """Gains of every layer, on all threads, a few layers in memory at a time."""
-    layers, size = iter_layers(trace, sample), n_threads()
-    with ThreadPoolExecutor(size) as pool:
-        while batch := [item for _, item in zip(range(size), layers, strict=False)]:
-            yield from pool.map(lambda item: _layer_gains(item, sample, keys), batch)
+    yield from map_layers(trace, sample, lambda item: _layer_gains(item, sample, keys))
 
 
 def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, np.ndarray]) -> _LayerGains:

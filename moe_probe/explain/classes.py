@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.explain.tokens import LayerSelections, TokenSample, iter_layers, sample_tokens
+from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg
 
@@ -60,7 +60,7 @@ def token_class(text: str) -> str:
 
 
 def expert_token_classes(
-    trace: Trace, *, label: str = "topic", max_tokens: int | None = 1_000_000, alpha: float = 0.05, seed: int = 0
+    trace: Trace, *, label: str = "topic", max_tokens: int | None = 300_000, alpha: float = 0.05, seed: int = 0
 ) -> Result:
     """Measure how much more each expert is used by each class of token, within documents.
 
@@ -95,7 +95,7 @@ def expert_token_classes(
     if len(np.unique(classes)) < 2:
         raise MoeProbeError(f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'", "kinds of token are compared",
                             "a trace whose token table holds the tokens' texts")
-    parts = [_layer(item, sample, classes) for item in iter_layers(trace, sample)]
+    parts = list(map_layers(trace, sample, lambda item: _layer(item, sample, classes)))
     table = pd.concat(parts, ignore_index=True)
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
     table["significant"] = table["q_value"] <= alpha

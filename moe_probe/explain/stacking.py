@@ -19,7 +19,7 @@ import numpy as np
 from moe_probe.explain.tokens import LayerSelections, TokenSample
 
 #: Pseudo-selections by which a correction is drawn towards 1; the best on the other folds is taken.
-SHRINKAGE = (1.0, 4.0, 16.0, 64.0, 256.0)
+SHRINKAGE = (1.0, 6.0, 36.0, 216.0)
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ class Stack:
     """
 
     def __init__(self, selections: LayerSelections, sample: TokenSample) -> None:
+        from scipy.sparse import csr_array
+
         self.selections, self.n_folds = selections, sample.n_folds
         self.n_experts, self.n_groups = selections.num_experts, len(sample.groups)
         self._fold = sample.token_fold
         self._group_of_selection = sample.group[selections.token]
-        self._starts = np.searchsorted(sample.group, np.arange(self.n_groups))
         self._slots = selections.slots.astype(np.float32)
+        self._by_group = csr_array((self._slots, (sample.group, np.arange(len(sample.group)))),
+                                   shape=(self.n_groups, len(sample.group)))
         counts = self._count(np.zeros(len(self._fold), dtype=np.int64), 1)[:, 0]
         rest = counts.sum(0) - counts + 0.5  # half a selection, so that an expert the others never chose is possible
         self._base = (rest / rest.sum(1, keepdims=True)).astype(np.float32)
@@ -93,8 +96,7 @@ class Stack:
         """
         cell = self._group_of_selection * self.n_experts + self.selections.expert
         logs = np.bincount(cell, weights=prediction.chosen - self.base.chosen, minlength=self.n_groups * self.n_experts)
-        more = (prediction.shares - self.base.shares) * self._slots[:, None]
-        penalty = np.add.reduceat(more, self._starts, axis=0, dtype=np.float64) / np.log(2)
+        penalty = (self._by_group @ (prediction.shares - self.base.shares)) / np.log(2)
         return np.asarray(logs.reshape(self.n_groups, self.n_experts) - penalty)
 
     def _predict(self, shares: np.ndarray) -> Prediction:

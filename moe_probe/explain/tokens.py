@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from moe_probe.corpus.splits import stratified_split
 from moe_probe.errors import MoeProbeError
 from moe_probe.routing import dropped_id
 from moe_probe.stats import labelled_documents, one_value_per_group
+from moe_probe.stats.labels import n_threads
 
 if TYPE_CHECKING:
+    from moe_probe.schema import MoeLayer
     from moe_probe.trace import Trace
 
 
@@ -159,11 +162,23 @@ def _thin(sample: TokenSample, max_tokens: int, seed: int) -> TokenSample:
                                       "drawn evenly over topics), to save time.",))
 
 
-def iter_layers(trace: Trace, sample: TokenSample) -> Iterator[LayerSelections]:
-    """Yield the selections of every layer; one layer is held at a time."""
-    for item in trace.layers:
-        experts = np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([item.layer])])[sample.row]
-        yield layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
+def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelections:
+    """Read the selections of one layer by the tokens of a sample."""
+    experts = np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([item.layer])])[sample.row]
+    return layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
+
+
+def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelections], Any]) -> Iterator[Any]:
+    """Do `work` on the selections of every layer, in order, on all threads: as many layers in memory as threads."""
+    def read_and_work(item: MoeLayer) -> Any:
+        return work(load_layer(trace, sample, item))
+
+    from threadpoolctl import threadpool_limits
+
+    # layers share the cores; products inside them must not ask for all cores again
+    with ThreadPoolExecutor(n_threads()) as pool, threadpool_limits(1):
+        for start in range(0, len(trace.layers), n_threads()):
+            yield from pool.map(read_and_work, trace.layers[start : start + n_threads()])
 
 
 def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> LayerSelections:

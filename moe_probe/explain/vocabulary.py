@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.stacking import position_bins, shared_pairs
-from moe_probe.explain.tokens import LayerSelections, TokenSample, iter_layers, sample_tokens
+from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg, half_selection, permutation_test
 
@@ -43,6 +43,7 @@ class ExpectedUsage(NamedTuple):
     expert: np.ndarray
     layer_index: np.ndarray
     sample: TokenSample
+    min_count: int
 
 
 def expected_usage(
@@ -86,19 +87,19 @@ def expected_usage(
     code = np.full(len(key), -1)
     code[known] = np.unique(key[known], return_inverse=True)[1]
     bins = position_bins(sample.position)
-    words = _contexts_of_groups(code, sample)
-    places = _contexts_of_groups(np.where(known, bins, -1), sample)
-    observed, expected, totals = [], [], []
-    for item in iter_layers(trace, sample):
+    bins = np.where(known, bins, -1)
+    words, places = _contexts_of_groups(code, sample), _contexts_of_groups(bins, sample)
+
+    def measure(item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         counts = _counts(sample.group[item.token], item, code[item.token] >= 0, len(sample.groups))
         total = counts.sum(1)
-        from_words = _cross_fitted(item, code, words, sample)
-        from_positions = _cross_fitted(item, np.where(known, bins, -1), places, sample)
-        base = _cross_fitted(item, np.where(known, 0, -1), _contexts_of_groups(np.where(known, 0, -1), sample), sample)
+        by_word, by_place = _fold_counts(item, code, sample), _fold_counts(item, bins, sample)
+        base = _cross_fitted(by_place.sum(1, keepdims=True), places.sum(1)[:, None], sample)
+        predicted = _cross_fitted(by_word, words, sample) + _cross_fitted(by_place, places, sample) - base
         with np.errstate(invalid="ignore", divide="ignore"):
-            observed.append(np.nan_to_num(counts / total[:, None]))
-        expected.append(from_words + from_positions - base)
-        totals.append(total)
+            return np.nan_to_num(counts / total[:, None]), predicted, total
+
+    observed, expected, totals = zip(*map_layers(trace, sample, measure), strict=True)
     layers = trace.layers
     numbers = [layer.num_experts for layer in layers]
     return ExpectedUsage(
@@ -107,12 +108,12 @@ def expected_usage(
         coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / np.bincount(sample.group),
         layer=np.repeat([layer.layer for layer in layers], numbers),
         expert=np.concatenate([np.arange(n) for n in numbers]), layer_index=np.repeat(np.arange(len(layers)), numbers),
-        sample=sample)
+        sample=sample, min_count=min_count)
 
 
 def topic_beyond_vocabulary(
     trace: Trace, *, label: str = "topic", given: str = "token", permutations: int = 1000, alpha: float = 0.05,
-    folds: int = 4, min_count: int = 5, max_tokens: int | None = 10_000_000, seed: int = 0,
+    usage: ExpectedUsage | None = None, seed: int = 0,
 ) -> Result:
     """Test every expert and topic again, with what the topic's words predict taken away.
 
@@ -121,8 +122,11 @@ def topic_beyond_vocabulary(
 
     Parameters
     ----------
-    permutations, alpha, seed
-        As `moe_probe.alignment.expert_topics`; the rest as `expected_usage`.
+    label, permutations, alpha, seed
+        As `moe_probe.alignment.expert_topics`.
+    given : {"token", "token pair"}
+    usage : ExpectedUsage, optional
+        From `expected_usage` with the same label and context, where it is there already.
 
     Returns
     -------
@@ -131,8 +135,7 @@ def topic_beyond_vocabulary(
         ``expected_share`` (from words and positions), ``log2_ratio`` of the two with ``ci_low, ci_high``
         (95 %, groups), ``p_value, q_value``, ``beyond`` (q at most alpha and observed above expected).
     """
-    usage = expected_usage(trace, label=label, given=given, folds=folds, min_count=min_count, max_tokens=max_tokens,
-                           seed=seed)
+    usage = usage or expected_usage(trace, label=label, given=given, seed=seed)
     sample = usage.sample
     keep = usage.coverage > 0
     topic, n_topics = sample.topic[keep], len(sample.topics)
@@ -151,12 +154,12 @@ def topic_beyond_vocabulary(
     return Result(
         "beyond_vocabulary" if given == "token" else "beyond_token_pairs", table, seed=seed, warnings=tuple(warnings),
         citations=_CITATIONS,
-        params={"label": label, "given": given, "permutations": permutations, "alpha": alpha, "folds": folds,
-                "min_count": min_count, "coverage": coverage, "model_p": test.model_p},
-        caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents ({folds} "
-        f"folds; tokens seen there at least {min_count} times, {coverage:.0%} of all). The difference is tested as usage "
-        f"itself: Welch's t of group means under {permutations:,} permutations of {label}s over groups, q over the whole "
-        "family. Beyond: more than its words predict, q at most "
+        params={"label": label, "given": given, "permutations": permutations, "alpha": alpha, "folds": sample.n_folds,
+                "min_count": usage.min_count, "coverage": coverage, "model_p": test.model_p},
+        caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents "
+        f"({sample.n_folds} folds; tokens seen there at least {usage.min_count} times, {coverage:.0%} of all). The "
+        f"difference is tested as usage itself: Welch's t of group means under {permutations:,} permutations of {label}s "
+        "over groups, q over the whole family. Beyond: more than its words predict, q at most "
         f"{alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.")
 
 
@@ -233,15 +236,20 @@ def _counts(unit: np.ndarray, item: LayerSelections, keep: np.ndarray, n_units: 
     return np.bincount(cell, minlength=n_units * item.num_experts).reshape(n_units, item.num_experts)
 
 
-def _cross_fitted(item: LayerSelections, code: np.ndarray, contexts: csr_array, sample: TokenSample) -> np.ndarray:
-    """Mean over a group's tokens of P(expert | context) as the other folds have it, shape (n_groups, n_experts)."""
-    n_contexts = contexts.shape[1]
-    known = code[item.token] >= 0
+def _fold_counts(item: LayerSelections, code: np.ndarray, sample: TokenSample) -> np.ndarray:
+    """Selections by fold, context and expert."""
+    n_contexts = int(code.max()) + 1
     unit = sample.token_fold[item.token] * n_contexts + code[item.token]
-    counts = _counts(unit, item, known, sample.n_folds * n_contexts).reshape(sample.n_folds, n_contexts, -1)
-    expected = np.zeros((len(sample.groups), item.num_experts))
+    counts = _counts(unit, item, code[item.token] >= 0, sample.n_folds * n_contexts)
+    return counts.reshape(sample.n_folds, n_contexts, -1)
+
+
+def _cross_fitted(counts: np.ndarray, contexts: csr_array | np.ndarray, sample: TokenSample) -> np.ndarray:
+    """Mean over a group's tokens of P(expert | context) as the other folds have it, shape (n_groups, n_experts)."""
+    expected = np.zeros((len(sample.groups), counts.shape[-1]))
+    total = counts.sum(0)
     for fold in range(sample.n_folds):
-        rest = counts.sum(0) - counts[fold]
+        rest = total - counts[fold]
         chance = rest / np.maximum(rest.sum(1, keepdims=True), 1)
         rows = np.flatnonzero(sample.fold == fold)
         expected[rows] = contexts[rows] @ chance

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
+    from moe_probe.explain import ExpectedUsage
     from moe_probe.trace import Trace
 
 
@@ -30,15 +32,30 @@ class Settings:
     trust_remote_code: bool = False
 
 
-Compute = Callable[["Trace", Settings, Mapping[str, Result]], "Result | tuple[Result, ...]"]
+@dataclass
+class Context:
+    """What an analysis may read: the trace, the settings, and results of the analyses before it by name."""
+
+    trace: Trace
+    settings: Settings
+    done: dict[str, Result] = field(default_factory=dict)
+
+    @cached_property
+    def expected(self) -> ExpectedUsage:
+        """What words predict of usage: two analyses need it, and it is the same for both."""
+        from moe_probe.explain import expected_usage
+
+        return expected_usage(self.trace, label=self.settings.by, seed=self.settings.seed)
+
+
+Compute = Callable[[Context], "Result | tuple[Result, ...]"]
 
 
 @dataclass(frozen=True)
 class Analysis:
     """One analysis: what it is called, what of the trace it needs, and what computes it.
 
-    ``compute(trace, settings, done)`` gets the results of the analyses before it by name. An analysis
-    that is not `essential` is left out where the corpus does not allow it, and the report says why.
+    An analysis that is not `essential` is left out where the corpus does not allow it, and the report says why.
     """
 
     name: str
@@ -47,129 +64,131 @@ class Analysis:
     essential: bool = False
 
 
-def _explained(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+def _explained(c: Context) -> tuple[Result, ...]:
     from moe_probe.explain import explain_routing
 
-    found = explain_routing(trace, label=settings.by, seed=settings.seed)
+    found = explain_routing(c.trace, label=c.settings.by, seed=c.settings.seed)
     return found.layers, found.experts
 
 
-def _layers(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _layers(c: Context) -> Result:
     from moe_probe.usage import layer_usage
 
-    return layer_usage(trace, label=settings.by, permutations=settings.permutations, strata=settings.strata,
-                       seed=settings.seed, explained=done.get("explained"))
+    return layer_usage(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
+                       seed=c.settings.seed, explained=c.done.get("explained"))
 
 
-def _experts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _experts(c: Context) -> Result:
     from moe_probe.usage import expert_usage
 
-    return expert_usage(trace, explained=done.get("explained_experts"))
+    return expert_usage(c.trace, explained=c.done.get("explained_experts"))
 
 
-def _coactivation(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _coactivation(c: Context) -> Result:
     from moe_probe.usage import coactivation_table
 
-    return coactivation_table(trace)
+    return coactivation_table(c.trace)
 
 
-def _expert_topics(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _expert_topics(c: Context) -> Result:
     from moe_probe.alignment import expert_topics
 
-    return expert_topics(trace, label=settings.by, permutations=settings.permutations, strata=settings.strata,
-                         alpha=settings.alpha, seed=settings.seed)
+    return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
+                         alpha=c.settings.alpha, seed=c.settings.seed)
 
 
-def _gate_mass(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _gate_mass(c: Context) -> Result:
     from moe_probe.alignment import expert_topics
 
-    return expert_topics(trace, label=settings.by, permutations=settings.permutations, strata=settings.strata,
-                         alpha=settings.alpha, seed=settings.seed, measure="gate_mass")
+    return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
+                         alpha=c.settings.alpha, seed=c.settings.seed, measure="gate_mass")
 
 
-def _expert_labels(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _expert_labels(c: Context) -> Result:
     from moe_probe.alignment import expert_labels, other_labels
 
-    usage = trace.usage()
-    return expert_labels(usage, other_labels(usage, label=settings.by), permutations=settings.permutations,
-                         seed=settings.seed, alpha=settings.alpha)
+    usage = c.trace.usage()
+    return expert_labels(usage, other_labels(usage, label=c.settings.by), permutations=c.settings.permutations,
+                         seed=c.settings.seed, alpha=c.settings.alpha)
 
 
 def _beyond(given: str) -> Compute:
-    def compute(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
-        from moe_probe.explain import topic_beyond_vocabulary
+    def compute(c: Context) -> Result:
+        from moe_probe.explain import expected_usage, topic_beyond_vocabulary
 
-        return topic_beyond_vocabulary(trace, label=settings.by, given=given, permutations=settings.permutations,
-                                       alpha=settings.alpha, seed=settings.seed)
+        # pairs of tokens are many, and the second opinion that they give may rest on part of a large corpus
+        usage = c.expected if given == "token" else expected_usage(
+            c.trace, label=c.settings.by, given=given, max_tokens=500_000, seed=c.settings.seed)
+        return topic_beyond_vocabulary(c.trace, label=c.settings.by, given=given, permutations=c.settings.permutations,
+                                       alpha=c.settings.alpha, seed=c.settings.seed, usage=usage)
 
     return compute
 
 
-def _vocabulary_baseline(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _vocabulary_baseline(c: Context) -> Result:
     from moe_probe.explain import vocabulary_baseline
 
-    return vocabulary_baseline(trace, label=settings.by, seed=settings.seed)
+    return vocabulary_baseline(c.trace, label=c.settings.by, seed=c.settings.seed)
 
 
-def _token_classes(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _token_classes(c: Context) -> Result:
     from moe_probe.explain import expert_token_classes
 
-    return expert_token_classes(trace, label=settings.by, alpha=settings.alpha, seed=settings.seed)
+    return expert_token_classes(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
 
 
-def _weights(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _weights(c: Context) -> Result:
+    if c.settings.model is None:
+        raise MoeProbeError("experts cannot be compared by their weights", "no model was named",
+                            "moe-probe analyze RUN --model MODEL")
     from moe_probe.clusters import weight_similarity
     from moe_probe.models import load_model
 
-    if settings.model is None:
-        raise MoeProbeError("experts cannot be compared by their weights", "no model was named",
-                            "moe-probe analyze RUN --model MODEL")
-    loaded = load_model(settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code,
+    loaded = load_model(c.settings.model, revision=c.settings.revision, trust_remote_code=c.settings.trust_remote_code,
                         progress=False)
-    made_by = trace.manifest.model.fingerprint
+    made_by = c.trace.manifest.model.fingerprint
     if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{settings.model} is not the model of this trace", "its routers and experts have other weights",
-                            "name the model that the trace was collected from")
+        raise MoeProbeError(f"{c.settings.model} is not the model of this trace",
+                            "its routers and experts have other weights", "name the model that the trace was collected from")
     return weight_similarity(loaded)
 
 
-def _similarity(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+def _similarity(c: Context) -> tuple[Result, ...]:
     from moe_probe.clusters import expert_similarity
 
-    return tuple(expert_similarity(trace, label=settings.by, coactivation=done.get("coactivation"),
-                                   weights=done.get("weight_similarity"), seed=settings.seed))
+    return tuple(expert_similarity(c.trace, label=c.settings.by, coactivation=c.done.get("coactivation"),
+                                   weights=c.done.get("weight_similarity"), seed=c.settings.seed))
 
 
-def _clusters(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> tuple[Result, ...]:
+def _clusters(c: Context) -> tuple[Result, ...]:
     from moe_probe.alignment import other_labels
     from moe_probe.clusters import cluster_routing
 
-    others = tuple(other_labels(trace.usage(), label=settings.by))
-    return tuple(cluster_routing(trace, label=settings.by, others=others, seed=settings.seed))
+    others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
+    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed))
 
 
-def _combinations(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _combinations(c: Context) -> Result:
     from moe_probe.clusters import combinations
 
-    return combinations(trace, label=settings.by, permutations=settings.permutations, alpha=settings.alpha,
-                        seed=settings.seed)
+    return combinations(c.trace, label=c.settings.by, permutations=c.settings.permutations, alpha=c.settings.alpha,
+                        seed=c.settings.seed)
 
 
-def _expert_groups(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _expert_groups(c: Context) -> Result:
     from moe_probe.clusters import expert_groups
-    from moe_probe.explain import expected_usage
 
     # without "beyond_vocabulary" the corpus is too small, or the trace too bare, to say what words predict
-    expected = expected_usage(trace, label=settings.by, seed=settings.seed) if "beyond_vocabulary" in done else None
-    return expert_groups(trace, label=settings.by, expected=expected, permutations=settings.permutations,
-                         alpha=settings.alpha, seed=settings.seed)
+    expected = c.expected if "beyond_vocabulary" in c.done else None
+    return expert_groups(c.trace, label=c.settings.by, expected=expected, permutations=c.settings.permutations,
+                         alpha=c.settings.alpha, seed=c.settings.seed)
 
 
-def _verdicts(trace: Trace, settings: Settings, done: Mapping[str, Result]) -> Result:
+def _verdicts(c: Context) -> Result:
     from moe_probe.verdicts import Rules, topic_verdicts
 
-    return topic_verdicts(done["expert_topics"], beyond=done.get("beyond_vocabulary"), groups=done.get("expert_groups"),
-                          rules=Rules(alpha=settings.alpha))
+    return topic_verdicts(c.done["expert_topics"], beyond=c.done.get("beyond_vocabulary"),
+                          groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha))
 
 
 #: In order; each may read the results of those above it.
@@ -221,15 +240,15 @@ def analyze(
         When an essential analysis cannot be done with this corpus (one topic only, say); results written
         before stay.
     """
-    settings = settings or Settings()
-    done: dict[str, Result] = {}
+    context = Context(trace, settings or Settings())
+    done = context.done
     reasons: dict[str, str] = {}
     for analysis in ANALYSES:
         started = time.monotonic()
         reason = _missing(analysis, trace)
         if reason is None:
             try:
-                results = analysis.compute(trace, settings, done)
+                results = analysis.compute(context)
             except MoeProbeError as error:
                 if analysis.essential:
                     raise
