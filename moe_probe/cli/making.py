@@ -89,11 +89,13 @@ def collect(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Interchange table (.parquet, .jsonl) or answers (.jsonl).",
-                                           show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Interchange table (.parquet, .jsonl), answers (.jsonl), or "
+                                           "folder of fingerprints.", show_default=False)],
     *, out: Out,
     format_: Annotated[str, typer.Option("--format", help="table (a row per token), vllm or sglang (a row per "
-                                         "answer).")] = "table",
+                                         "answer), fingerprints (a file per answer).")] = "table",
+    topics: Annotated[Path | None, typer.Option("--topics", help="CSV of dataset, category, topic, for fingerprints.",
+                                                show_default=False)] = None,
     num_experts: Annotated[int | None, typer.Option("--num-experts", help="Experts of each layer.")] = None,
     layers: Annotated[str | None, typer.Option("--layers", help="The model's MoE layers for sglang, e.g. 0-23 or "
                                                "1,3,5.", show_default=False)] = None,
@@ -104,16 +106,18 @@ def import_(
     resume: Resume = False, force: Force = False, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Make a trace from routing that was recorded elsewhere."""
-    from moe_probe.importers import ImportOptions, import_responses, import_table
+    from moe_probe.importers import ImportOptions, import_fingerprints, import_responses, import_table
 
     console = Console(quiet=quiet, as_json=as_json)
-    if format_ not in ("table", "vllm", "sglang"):
-        raise UsageError(f"--format {format_} is not known", "", "table, vllm or sglang")
+    if format_ not in ("table", "vllm", "sglang", "fingerprints"):
+        raise UsageError(f"--format {format_} is not known", "", "table, vllm, sglang or fingerprints")
     options = ImportOptions(num_experts=num_experts, model_id=model_id, labels=tuple(label or ()),
                             shard_tokens=shard_tokens)
     mode = mode_of(resume=resume, force=force)
     if format_ == "table":
         trace = import_table(source, out, options=options, mode=mode)
+    elif format_ == "fingerprints":
+        trace = import_fingerprints(source, out, topics=topics, options=options, mode=mode)
     else:
         trace = import_responses(source, out, layers=_layers(layers), top_k=top_k, options=options, mode=mode)
     for warning in options.warnings:

@@ -184,6 +184,12 @@ def _expert_groups(c: Context) -> Result:
                          alpha=c.settings.alpha, seed=c.settings.seed)
 
 
+def _published(c: Context) -> Result:
+    from moe_probe.published import published_metrics
+
+    return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"))
+
+
 def _verdicts(c: Context) -> Result:
     from moe_probe.verdicts import Rules, topic_verdicts
 
@@ -209,6 +215,7 @@ ANALYSES = (
     Analysis("weight_similarity", "usage", _weights),
     Analysis("expert_similarity", "usage", _similarity),
     Analysis("clusters", "usage", _clusters),
+    Analysis("published", "routing", _published),
     Analysis("verdicts", "usage", _verdicts, essential=True),
 )
 #: Results that are written with another analysis, or only where something was left out.

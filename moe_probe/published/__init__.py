@@ -1,0 +1,20 @@
+"""Metrics of published work, each in its authors' definition."""
+
+from __future__ import annotations
+
+from moe_probe.published.domains import domain_specialisation, domain_table, esft_scores, risk_difference, smallest_set
+from moe_probe.published.sequences import (
+    consecutive_repetition,
+    first_choices,
+    random_repetition,
+    router_saturation,
+    saliency,
+    vocabulary_specialisation,
+)
+from moe_probe.published.summary import published_metrics
+
+__all__ = [
+    "consecutive_repetition", "domain_specialisation", "domain_table", "esft_scores", "first_choices",
+    "published_metrics", "random_repetition", "risk_difference", "router_saturation", "saliency", "smallest_set",
+    "vocabulary_specialisation",
+]
