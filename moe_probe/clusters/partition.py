@@ -32,7 +32,7 @@ class Partition:
 
 
 def cluster_units(
-    features: np.ndarray, *, seed: int = 0, nulls: int = 19, max_silhouette: int = 400, force_k: int | None = None
+    features: np.ndarray, *, seed: int = 0, nulls: int = 19, max_silhouette: int = 300, force_k: int | None = None
 ) -> Partition:
     """Cluster rows by k-means, the number of clusters chosen by silhouette against a null.
 

@@ -60,6 +60,7 @@ class Stack:
         rest = counts.sum(0) - counts + 0.5  # half a selection, so that an expert the others never chose is possible
         self._base = (rest / rest.sum(1, keepdims=True)).astype(np.float32)
         self.base = self._predict(self._base[self._fold])
+        self._base_selections = self._by_group @ self.base.shares
 
     def add(self, prediction: Prediction, key: np.ndarray) -> Prediction:
         """Correct a prediction by a factor.
@@ -96,7 +97,7 @@ class Stack:
         """
         cell = self._group_of_selection * self.n_experts + self.selections.expert
         logs = np.bincount(cell, weights=prediction.chosen - self.base.chosen, minlength=self.n_groups * self.n_experts)
-        penalty = (self._by_group @ (prediction.shares - self.base.shares)) / np.log(2)
+        penalty = (self._by_group @ prediction.shares - self._base_selections) / np.log(2)
         return np.asarray(logs.reshape(self.n_groups, self.n_experts) - penalty)
 
     def _predict(self, shares: np.ndarray) -> Prediction:

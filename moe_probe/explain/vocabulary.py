@@ -91,7 +91,7 @@ def expected_usage(
     words, places = _contexts_of_groups(code, sample), _contexts_of_groups(bins, sample)
 
     def measure(item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = _counts(sample.group[item.token], item, code[item.token] >= 0, len(sample.groups))
+        counts = _counts(np.where(code >= 0, sample.group, -1), item, len(sample.groups))
         total = counts.sum(1)
         by_word, by_place = _fold_counts(item, code, sample), _fold_counts(item, bins, sample)
         base = _cross_fitted(by_place.sum(1, keepdims=True), places.sum(1)[:, None], sample)
@@ -231,17 +231,19 @@ def _contexts_of_groups(code: np.ndarray, sample: TokenSample) -> csr_array:
     return csr_array((np.ones(len(known)), (sample.group[known], code[known])), shape=shape)
 
 
-def _counts(unit: np.ndarray, item: LayerSelections, keep: np.ndarray, n_units: int) -> np.ndarray:
-    cell = (unit * item.num_experts + item.expert)[keep]
+def _counts(unit: np.ndarray, item: LayerSelections, n_units: int) -> np.ndarray:
+    """Selections by unit and expert; `unit` of every token, -1 for those that do not count."""
+    cell = unit[item.token] * item.num_experts + item.expert
+    if (unit < 0).any():
+        cell = cell[cell >= 0]  # an expert's number is below num_experts, so unit -1 gives a negative cell
     return np.bincount(cell, minlength=n_units * item.num_experts).reshape(n_units, item.num_experts)
 
 
 def _fold_counts(item: LayerSelections, code: np.ndarray, sample: TokenSample) -> np.ndarray:
     """Selections by fold, context and expert."""
     n_contexts = int(code.max()) + 1
-    unit = sample.token_fold[item.token] * n_contexts + code[item.token]
-    counts = _counts(unit, item, code[item.token] >= 0, sample.n_folds * n_contexts)
-    return counts.reshape(sample.n_folds, n_contexts, -1)
+    unit = np.where(code >= 0, sample.token_fold * n_contexts + code, -1)
+    return _counts(unit, item, sample.n_folds * n_contexts).reshape(sample.n_folds, n_contexts, -1)
 
 
 def _cross_fitted(counts: np.ndarray, contexts: csr_array | np.ndarray, sample: TokenSample) -> np.ndarray:

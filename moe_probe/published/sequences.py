@@ -124,8 +124,8 @@ def vocabulary_specialisation(trace: Trace, *, min_count: int = 10, max_tokens: 
     -------
     Result
         ``vocabulary_specialisation``: ``layer, ids`` (input | output), ``top1, topk`` (mean over experts of OLMoE's
-        measure), ``top1_shuffled``, ``context_independence`` (share of the commonest expert), ``context_independence_shuffled``,
-        ``entropy_bits`` of an id's choices, ``n_ids``.
+        measure), ``top1_shuffled``, ``context_independence`` (share of the commonest expert),
+        ``context_independence_shuffled, entropy_bits`` of an id's choices, ``n_ids``.
 
     Raises
     ------
