@@ -191,7 +191,8 @@ def explained_bars(explained: pd.DataFrame) -> Figure:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, axis="y")
     panels[0].set_ylabel("bits per selection saved\non unseen documents", **_TEXT)
-    panels[1].legend(fontsize=7, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside right center")
     return figure
 
 
@@ -220,6 +221,34 @@ def token_class_heatmap(classes: pd.DataFrame) -> Figure:
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("log2 lift of the strongest expert", **_TEXT)
     bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def maps(table: pd.DataFrame) -> Figure:
+    """Draw the places of experts, documents and tokens in the plane, coloured by label.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Result ``maps``: ``unit, x, y, label``.
+    """
+    from matplotlib import colormaps
+
+    units = list(dict.fromkeys(table["unit"]))
+    labels = sorted(table["label"].unique())
+    palette = [*colormaps["tab20"].colors, *colormaps["tab20b"].colors]  # type: ignore[attr-defined]
+    figure = _figure(3.4 * len(units) + 1.6, 3.2)
+    for axes, unit in zip(np.atleast_1d(figure.subplots(1, len(units))), units, strict=True):
+        part = table[table["unit"] == unit]
+        for number, label in enumerate(labels):
+            inside = part[part["label"] == label]
+            axes.scatter(inside["x"], inside["y"], s=5, color=palette[number % len(palette)], linewidths=0,
+                         label=printable(str(label)))
+        axes.set_title(f"{len(part):,} {unit}s", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=6.5, frameon=False, loc="outside right center", markerscale=2)
     return figure
 
 

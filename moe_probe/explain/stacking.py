@@ -19,7 +19,7 @@ import numpy as np
 from moe_probe.explain.tokens import LayerSelections, TokenSample
 
 #: Pseudo-selections by which a correction is drawn towards 1; the best on the other folds is taken.
-SHRINKAGE = (1.0, 6.0, 36.0, 216.0)
+SHRINKAGE = (2.0, 16.0, 128.0, 1024.0)
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,17 @@ class Stack:
         if n_keys == 0:
             return prediction
         observed = self._count(key, n_keys)
-        expected = self._sum(key, n_keys, prediction.shares)
+        elsewhere = observed.sum(0) - observed
+        inside = self._sum(key, n_keys, prediction.shares)
+        if prediction is self.base:  # what the other folds' own base rate expects of them: nothing is stacked yet
+            expected = elsewhere.sum(2, keepdims=True) * self._base[:, None]
+        else:
+            expected = inside.sum(0) - inside
         ratio = np.ones((self.n_folds, n_keys + 1, self.n_experts), dtype=np.float32)  # the last row: no value
-        strength = self._strengths(observed, expected)
+        strength = self._strengths(observed, elsewhere, expected, inside)
         for fold in range(self.n_folds):
             pseudo = strength[fold] * self._base[fold]
-            ratio[fold, :-1] = (observed.sum(0) - observed[fold] + pseudo) / (expected.sum(0) - expected[fold] + pseudo)
+            ratio[fold, :-1] = (elsewhere[fold] + pseudo) / (expected[fold] + pseudo)
         rows = self._fold * (n_keys + 1) + np.where(key < 0, n_keys, key)
         shares = ratio.reshape(-1, self.n_experts)[rows]
         shares *= prediction.shares
@@ -121,17 +126,21 @@ class Stack:
         picker = csr_array((self._slots[known], (rows, known)), shape=(self.n_folds * n_keys, len(key)))
         return np.asarray(picker @ shares).reshape(self.n_folds, n_keys, self.n_experts)
 
-    def _strengths(self, observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        """Shrinkage for every fold: what serves the other folds best (Poisson likelihood of the table)."""
+    def _strengths(
+        self, observed: np.ndarray, elsewhere: np.ndarray, expected: np.ndarray, inside: np.ndarray
+    ) -> np.ndarray:
+        """Shrinkage for every fold: what serves the other folds best (Poisson likelihood of their tables).
+
+        All by fold, key and expert: selections in the fold, in the others, and what is expected of the others
+        and in the fold.
+        """
         scores = np.zeros((len(SHRINKAGE), self.n_folds))
-        all_observed, all_expected = observed.sum(0), expected.sum(0)
         for fold in range(self.n_folds):
             seen = np.nonzero(observed[fold])
-            numerator, denominator = all_observed - observed[fold], all_expected - expected[fold]
             for i, strength in enumerate(SHRINKAGE):
                 pseudo = strength * self._base[fold]
-                ratio = (numerator + pseudo) / (denominator + pseudo)
-                scores[i, fold] = (observed[fold][seen] * np.log(ratio[seen])).sum() - np.vdot(expected[fold], ratio)
+                ratio = (elsewhere[fold] + pseudo) / (expected[fold] + pseudo)
+                scores[i, fold] = (observed[fold][seen] * np.log(ratio[seen])).sum() - np.vdot(inside[fold], ratio)
         others = scores.sum(1, keepdims=True) - scores
         return np.asarray(SHRINKAGE)[others.argmax(0)]
 

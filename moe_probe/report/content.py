@@ -79,10 +79,12 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def probability(value: float) -> str:
-    """A p- or q-value: three digits, never zero."""
+    """A p- or q-value: three digits, never zero, and no pretence of knowing the far tail."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    if value < 1e-10:
+        return "<1e-10"
+    return f"{value:.3f}" if value >= 0.0009995 else f"{value:.0e}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe import plots
 from moe_probe.report.content import Picture, Report, Section, Table, listed, number, probability
 from moe_probe.report.rivals import classes_section, explained_section, labels_section
+from moe_probe.report.together import clusters_section, combinations_section, published_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,8 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     makers: tuple[tuple[str, Callable[[Mapping[str, Result]], Section | None]], ...] = (
         ("verdicts", _verdicts), ("expert_topics", _expert_topics), ("explained", explained_section),
         ("expert_token_classes", classes_section), ("layers", _layers), ("expert_labels", labels_section),
-        ("coactivation", _coactivation))
+        ("coactivation", _coactivation), ("combinations", combinations_section), ("clusters", clusters_section),
+        ("published", published_section))
     made = (maker(results) for name, maker in makers if name in results)
     sections = tuple(section for section in made if section is not None)
     citations = dict.fromkeys(c for r in results.values() for c in r.citations)
