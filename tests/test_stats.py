@@ -195,3 +195,46 @@ def test_information_of_labels_that_mean_nothing_and_everything() -> None:
     everything = macro_mutual_information(certain, topic, n_topics=4, layer_index=np.zeros(8, int), permutations=99,
                                           seed=0)
     assert everything.plugin[0] == pytest.approx(2.0)  # log2 of four topics
+
+
+def test_welch_equals_a_robust_regression() -> None:
+    """statsmodels: OLS of shares on membership with HC2 errors is Welch's t, exactly."""
+    import statsmodels.api as sm
+
+    from moe_probe.stats import permutation_test
+
+    rng = np.random.default_rng(8)
+    shares, topic = rng.dirichlet(np.ones(5), size=60), np.repeat([0, 1, 2], 20)
+    t = permutation_test(shares, topic, n_topics=3, permutations=99).t
+    for column in range(5):
+        for k in range(3):
+            fit = sm.OLS(shares[:, column], sm.add_constant((topic == k).astype(float))).fit(cov_type="HC2")
+            assert t[k, column] == pytest.approx(fit.tvalues[1], rel=1e-5)
+
+
+def test_group_means_equal_a_cluster_robust_regression() -> None:
+    """Documents in groups: the same regression with errors clustered by group has the t of group means (groups alike)."""
+    import statsmodels.api as sm
+
+    from moe_probe.stats import permutation_test
+
+    rng = np.random.default_rng(9)
+    group = np.repeat(np.arange(30), 4)
+    topic = np.repeat([0, 1], 60)
+    share = rng.normal(size=30)[group] + 0.3 * rng.normal(size=120)
+    means = share.reshape(30, 4).mean(1)
+    t = permutation_test(means[:, None], np.repeat([0, 1], 15), n_topics=2, permutations=99).t[1, 0]
+    fit = sm.OLS(share, sm.add_constant(topic.astype(float))).fit(
+        cov_type="cluster", cov_kwds={"groups": group, "use_correction": False})
+    # the sandwich divides by n, Welch's variance by n - 1 in each of two samples of 15 groups
+    assert t == pytest.approx(fit.tvalues[1] * np.sqrt(14 / 15), rel=1e-5)
+
+
+def test_benjamini_hochberg_equals_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    from moe_probe.stats import benjamini_hochberg, holm
+
+    p = np.random.default_rng(1).uniform(size=200) ** 3
+    assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1], abs=1e-12)
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)

@@ -1,0 +1,197 @@
+"""Published metrics against hand-worked examples, brute force, and routers without preferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.published import (
+    consecutive_repetition,
+    domain_specialisation,
+    esft_scores,
+    first_choices,
+    published_metrics,
+    random_repetition,
+    risk_difference,
+    router_saturation,
+    saliency,
+    smallest_set,
+    vocabulary_specialisation,
+)
+from moe_probe.published.domains import domain_table
+from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
+from moe_probe.trace import Trace
+
+SMALL = {"topics": 3, "documents_per_topic": 8, "tokens": 60, "n_layers": 2, "num_experts": 8, "top_k": 2}
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    return planted_trace(tmp_path_factory.mktemp("p") / "t", planted=(PlantedExpert(0, 3, "topic", 1),), seed=0, **SMALL)
+
+
+def routing_of(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    chunks = list(trace.iter_routing())
+    return (np.concatenate([c.experts for c in chunks]), np.concatenate([c.weights for c in chunks]),
+            np.concatenate([c.document for c in chunks]), np.concatenate([c.token_id for c in chunks]))
+
+
+def test_domain_specialisation_by_hand(trace: Trace) -> None:
+    assert domain_specialisation(np.array([[3, 1], [2, 2]]), np.array([2, 2])).tolist() == [[1.5, 0.5], [1, 1]]
+    experts, _, document, _ = routing_of(trace)
+    topics = trace.documents["topic"].to_numpy()[document]
+    table = domain_table(trace).table.set_index(["layer", "expert", "domain"])
+    for layer, expert, domain in ((0, 3, "topic-1"), (1, 0, "topic-2")):
+        inside = topics == domain
+        by_hand = (experts[inside, layer] == expert).any(1).mean()
+        assert table.loc[(layer, expert, domain), "specialisation"] == pytest.approx(by_hand)
+    assert (table["baseline"] == 0.25).all()
+
+
+def test_repetition_of_random_choices() -> None:
+    """Mixtral's own baselines for 8 experts: 12.5 % and 46 %."""
+    assert random_repetition(8, 1) == pytest.approx(0.125)
+    assert random_repetition(8, 2) == pytest.approx(0.464, abs=5e-4)
+
+
+def test_repetition_equals_a_loop(trace: Trace) -> None:
+    experts, weights, document, _ = routing_of(trace)
+    order = np.argsort(-weights.astype(np.float32), axis=-1, kind="stable")
+    best = np.take_along_axis(experts, order, axis=-1)
+    same = shared = pairs = 0
+    for i in range(1, len(best)):
+        if document[i] == document[i - 1]:
+            pairs += 1
+            same += best[i, 1, 0] == best[i - 1, 1, 0]
+            shared += bool(set(best[i, 1]) & set(best[i - 1, 1]))
+    row = consecutive_repetition(trace).table.set_index(["layer", "domain"]).loc[(1, "all")]
+    assert row["pairs"] == pairs
+    assert row["first_choice"] == pytest.approx(same / pairs)
+    assert row["first_or_second"] == pytest.approx(shared / pairs)
+    assert 0 < row["first_or_second"] - row["first_or_second_random"] < 0.15  # habits of documents, nothing else
+
+
+def test_first_choice_is_the_heaviest() -> None:
+    experts = np.array([[[4, 255, 2]]], dtype=np.uint8)
+    weights = np.array([[[0.1, 0.0, 0.6]]], dtype=np.float16)
+    assert first_choices(experts, weights).tolist() == [[2]]
+    assert first_choices(experts, None).tolist() == [[4]]
+
+
+@given(arrays(np.float64, (3, 6), elements=st.floats(0, 1)), st.floats(0.05, 0.95))
+def test_smallest_set_reaches_p_and_no_smaller_one_does(scores: np.ndarray, p: float) -> None:
+    total = scores.sum(1)
+    shares = np.divide(scores, total[:, None], out=np.zeros_like(scores), where=total[:, None] > 0)
+    chosen = smallest_set(shares, p)
+    for row, mark in zip(shares, chosen, strict=True):
+        if row.sum() > 0:
+            assert row[mark].sum() >= p - 1e-9
+            assert row[mark].sum() - row[mark].min() < p
+            assert row[mark].min() >= row[~mark].max(initial=0.0)
+
+
+def test_esft_scores_add_up(trace: Trace) -> None:
+    table = esft_scores(trace, p=0.3).table
+    sums = table.groupby(["layer", "task"])[["token_selection_ratio", "average_gate_score"]].sum()
+    assert np.allclose(sums, 1)
+    hit = table.set_index(["layer", "expert", "task"]).loc[(0, 3, "topic-1")]
+    assert hit["chosen_by_ratio"]
+    assert hit["token_selection_ratio"] > 1.5 / 8
+
+
+def test_risk_difference_and_its_z(trace: Trace) -> None:
+    from statsmodels.stats.proportion import proportions_ztest
+
+    table = risk_difference(trace, column="topic", positive="topic-1", negative="topic-0").table
+    row = table.set_index(["layer", "expert"]).loc[(0, 3)]
+    experts, _, document, _ = routing_of(trace)
+    topics = trace.documents["topic"].to_numpy()[document]
+    active = (experts[:, 0] == 3).any(1)
+    counts = [active[topics == t].sum() for t in ("topic-1", "topic-0")]
+    totals = [(topics == t).sum() for t in ("topic-1", "topic-0")]
+    z, p = proportions_ztest(counts, totals)
+    assert row["difference"] == pytest.approx(counts[0] / totals[0] - counts[1] / totals[1])
+    assert (row["z"], row["z_p_value"]) == (pytest.approx(z), pytest.approx(p))
+    assert abs(row["document_t"]) < abs(row["z"])  # documents differ more than their tokens would let them
+
+
+def test_pairs_must_be_complete(trace: Trace) -> None:
+    usage = planted_routing(seed=0, **SMALL).usage()
+    usage.documents["pair"] = np.arange(len(usage.documents)) % 8
+    paired = risk_difference(usage, column="topic", positive="topic-1", negative="topic-0", paired_by="pair")
+    assert paired.table["documents"].iloc[0] == 16
+    usage.documents.loc[0, "pair"] = 99
+    with pytest.raises(MoeProbeError, match="cannot be paired"):
+        risk_difference(usage, column="topic", positive="topic-1", negative="topic-0", paired_by="pair")
+    with pytest.raises(MoeProbeError, match="'nothing'"):
+        risk_difference(usage, column="topic", positive="nothing", negative="topic-0")
+
+
+def test_vocabulary_of_a_token_router(tmp_path: Path) -> None:
+    """A router that is a function of the token is fully context independent; one that ignores it is not."""
+    from .test_explain import write
+
+    routing = planted_routing(seed=0, topics=3, documents_per_topic=20, tokens=100, n_layers=1, num_experts=8)
+    object.__setattr__(routing, "experts", (routing.token_id % 8).astype(np.uint8)[:, None, None])
+    object.__setattr__(routing, "weights", np.ones(routing.experts.shape, dtype=np.float16))
+    object.__setattr__(routing, "layers", tuple(x.model_copy(update={"top_k": 1}) for x in routing.layers))
+    table = vocabulary_specialisation(write(tmp_path / "t", routing, np.ones(len(routing.document), bool))).table
+    row = table[table["ids"] == "input"].iloc[0]
+    assert row[["top1", "topk", "context_independence"]].tolist() == pytest.approx([1, 1, 1])
+    assert row["entropy_bits"] == 0
+    assert row["context_independence_shuffled"] < 0.5
+    following = table[table["ids"] == "output"].iloc[0]
+    assert following["context_independence"] < 0.6
+
+
+def test_vocabulary_needs_occurrences(trace: Trace) -> None:
+    with pytest.raises(MoeProbeError, match="occurs"):
+        vocabulary_specialisation(trace, min_count=10**6)
+
+
+def test_saturation(trace: Trace, tmp_path: Path) -> None:
+    assert (router_saturation(trace, trace).table["saturation"] == 1).all()
+    other = planted_trace(tmp_path / "other", planted=(), seed=0, **SMALL)  # same tokens, other routing
+    found = router_saturation(other, trace).table
+    a, b = routing_of(other)[0], routing_of(trace)[0]
+    by_hand = np.mean([len(set(x) & set(y)) / 2 for x, y in zip(a[:, 0], b[:, 0], strict=True)])
+    assert found["saturation"].iloc[0] == pytest.approx(by_hand)
+    assert found["baseline"].iloc[0] == 0.25
+    with pytest.raises(MoeProbeError, match="cannot be compared"):
+        router_saturation(planted_trace(tmp_path / "more", planted=(), seed=1, **(SMALL | {"tokens": 50})), trace)
+
+
+def test_saliency_needs_norms(trace: Trace) -> None:
+    with pytest.raises(MoeProbeError, match="expert_output_norms"):
+        saliency(trace)
+
+
+def test_saliency_of_a_collected_trace(checkpoint: Path, tmp_path: Path) -> None:
+    from moe_probe.collect import CollectOptions, collect_trace
+    from moe_probe.corpus import Corpus
+    from moe_probe.models import load_model
+
+    from .conftest import write_corpus
+
+    trace = collect_trace(load_model(checkpoint, progress=False), Corpus(write_corpus(tmp_path / "c.jsonl")), tmp_path / "t",
+                          options=CollectOptions(keep=("routing", "expert_output_norms")))
+    table = saliency(trace).table
+    assert (table["tokens"].sum() == trace.usage().selections.sum())
+    assert (table["saliency"].dropna() > 0).all()
+
+
+def test_summary_holds_every_metric(trace: Trace) -> None:
+    table = published_metrics(trace).table
+    assert set(table["layer"]) == {0, 1}
+    names = " ".join(table["metric"].unique())
+    for word in ("domain specialisation", "ESFT", "repetition", "vocabulary", "context independence", "variation", "dead"):
+        assert word in names
+    again = published_metrics(trace).table
+    pd.testing.assert_frame_equal(table, again)
