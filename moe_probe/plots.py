@@ -183,7 +183,7 @@ def explained_bars(explained: pd.DataFrame) -> Figure:
             axes.bar(range(len(layers)), bits, bottom=np.where(bits >= 0, up, down), color=colours.get(factor),
                      label=factor, width=0.8)
             up, down = up + np.maximum(bits, 0), down + np.minimum(bits, 0)
-        step = max(1, len(layers) // 16)
+        step = max(1, -(-len(layers) // 13))
         axes.set_xticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
         axes.set_title(f"{order}, then the others", fontsize=9)
         axes.set_xlabel("layer", **_TEXT)

@@ -97,7 +97,8 @@ def _best(features: np.ndarray, candidates: list[int], rows: np.ndarray, seed: i
 
     distances = pairwise_distances(features[rows])
     found: tuple[float, int, np.ndarray] = (-1.0, 1, np.zeros(len(features), dtype=int))
-    for k in candidates:
+    distinct = len(np.unique(features, axis=0))
+    for k in (k for k in candidates if k <= distinct):
         labels = _kmeans(features, k, seed)
         if 2 <= len(np.unique(labels[rows])) < len(rows):
             score = float(silhouette_score(distances, labels[rows], metric="precomputed"))
