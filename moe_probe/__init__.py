@@ -23,6 +23,11 @@ _WHERE = {
     "find_moe_layers": "models", "RoutingCapture": "models", "collect_trace": "collect", "CollectOptions": "collect",
     "import_table": "importers", "import_responses": "importers", "layer_usage": "usage", "expert_usage": "usage",
     "coactivation_table": "usage", "expert_topics": "alignment", "topic_verdicts": "verdicts", "write_report": "report",
+    "expert_labels": "alignment", "explain_routing": "explain", "topic_beyond_vocabulary": "explain",
+    "expert_token_classes": "explain", "vocabulary_baseline": "explain", "cluster_routing": "clusters",
+    "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
+    "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
+    "import_fingerprints": "importers", "Rules": "verdicts",
 }
 __all__ = ["open", *sorted(_WHERE)]
 
