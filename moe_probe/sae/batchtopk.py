@@ -1,0 +1,54 @@
+"""BatchTopK: the n·k largest latents of a batch of n tokens. Bussmann et al. 2024, arXiv:2412.06410."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.ops import encode_chosen
+
+#: Latents that one token can have active, in multiples of k: bounds the rectangle that holds them.
+_SLOTS = 4
+
+
+class BatchTopK(Sae):
+    """Tokens share n·k active latents while training; at inference a threshold decides, fixed on held-out tokens."""
+
+    uses_threshold = True
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("threshold", torch.zeros(()))
+        self.threshold: Tensor
+
+    def choose(self, x: Tensor) -> Sparse:
+        """Latents among the batch's largest (training) or above the threshold, at most 4 k a token."""
+        slots = min(_SLOTS * self.config.k, self.config.d_sae)
+        with torch.no_grad():
+            values, indices = self.pre_activations(x).topk(slots, dim=1, sorted=False)
+            cut = self._cut(values) if self.training else self.threshold
+        if self.training:
+            values = encode_chosen(x - self.b_dec.detach(), self.W_enc, self.b_enc, values, indices)
+        return Sparse(torch.where(values >= cut, values, 0.0).relu(), indices)
+
+    def _cut(self, values: Tensor) -> Tensor:
+        """The n·k-th largest value of the batch."""
+        flat = values.reshape(-1)
+        n = min(len(values) * self.config.k, flat.numel())
+        return flat.kthvalue(flat.numel() - n + 1).values
+
+    @torch.no_grad()
+    def fix_threshold(self, x: Tensor) -> float:
+        """Set the threshold so that held-out activations have k active latents a token on average; return that number.
+
+        The quantile of the pre-activations themselves: running averages over training batches miss the target
+        by tens of percent.
+        """
+        values = self.pre_activations(self.normalise(x)).topk(min(_SLOTS * self.config.k, self.config.d_sae), dim=1).values
+        self.threshold.copy_(self._cut(values).clamp_min(1e-8))
+        was, self.training = self.training, False
+        active = float((self.encode(x).values > 0).sum() / len(x))
+        self.training = was
+        return active

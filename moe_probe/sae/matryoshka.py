@@ -1,0 +1,33 @@
+"""Matryoshka: nested dictionaries, each of which must do on its own. Bussmann et al. 2025, arXiv:2503.17547."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.sae.base import Sparse
+from moe_probe.sae.batchtopk import BatchTopK
+from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.ops import decode
+
+
+class Matryoshka(BatchTopK):
+    """BatchTopK whose first ``nested[0]``, ``nested[1]`` ... latents reconstruct by themselves too."""
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.nested = config.nested or tuple(max(1, config.d_sae >> shift) for shift in (4, 3, 2, 1, 0))
+        if list(self.nested) != sorted(set(self.nested)) or self.nested[-1] != config.d_sae:
+            raise MoeProbeError(f"{self.nested} are not nested widths", f"they must rise and end with {config.d_sae}",
+                                "for example 1/16, 1/4 and all of the width")
+
+    def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
+        """Mean squared error over the nested dictionaries, and the whole one's reconstruction."""
+        total = x.new_zeros(())
+        found = x
+        for width in self.nested:
+            values = torch.where(latents.indices < width, latents.values, 0.0)
+            found = decode(values, latents.indices, self.W_dec) + self.b_dec
+            total = total + (x - found).square().sum(1).mean() / self.config.d_in
+        return total / len(self.nested), found

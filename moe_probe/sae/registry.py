@@ -1,0 +1,29 @@
+"""Architectures by name: a new one is a file and a line here."""
+
+from __future__ import annotations
+
+from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.sae.base import Sae
+from moe_probe.sae.batchtopk import BatchTopK
+from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.jumprelu import JumpReLU
+from moe_probe.sae.matryoshka import Matryoshka
+from moe_probe.sae.standard import Standard
+from moe_probe.sae.topk import TopK
+
+ARCHITECTURES: dict[str, type[Sae]] = {
+    "topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU, "standard": Standard, "matryoshka": Matryoshka}
+
+
+def make_sae(config: SaeConfig) -> Sae:
+    """Build an untrained SAE.
+
+    Raises
+    ------
+    MoeProbeError
+        When the architecture is not known.
+    """
+    if config.architecture not in ARCHITECTURES:
+        raise MoeProbeError(f"'{config.architecture}' is no SAE architecture", did_you_mean(
+            config.architecture, list(ARCHITECTURES)), f"one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[config.architecture](config)

@@ -1,0 +1,21 @@
+"""TopK: the k largest latents of every token. Gao et al. 2024, arXiv:2406.04093."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.ops import encode_chosen
+
+
+class TopK(Sae):
+    """``f = ReLU(top-k of W_enc (x - b_dec) + b_enc)``."""
+
+    def choose(self, x: Tensor) -> Sparse:
+        """The k largest latents, negative ones cut to 0."""
+        with torch.no_grad():
+            values, indices = self.pre_activations(x).topk(min(self.config.k, self.config.d_sae), dim=1, sorted=False)
+        if self.training:
+            values = encode_chosen(x - self.b_dec.detach(), self.W_enc, self.b_enc, values, indices)
+        return Sparse(values.relu(), indices)
