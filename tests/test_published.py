@@ -23,9 +23,11 @@ from moe_probe.published import (
     router_saturation,
     saliency,
     smallest_set,
+    vocabulary_experts,
     vocabulary_specialisation,
 )
 from moe_probe.published.domains import domain_table
+from moe_probe.published.sequences import sampled_documents
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
 from moe_probe.trace import Trace
 
@@ -195,3 +197,149 @@ def test_summary_holds_every_metric(trace: Trace) -> None:
         assert word in names
     again = published_metrics(trace).table
     pd.testing.assert_frame_equal(table, again)
+
+
+def authors_vocabulary(ids: np.ndarray, choices: np.ndarray, min_count: int) -> tuple[float, dict[int, float]]:
+    """OLMoE's own way: gather every id's experts in a list, take the commonest; mean over ids, and over each expert's."""
+    lists: dict[int, list[int]] = {}
+    for token, experts in zip(ids.tolist(), choices.tolist(), strict=True):
+        lists.setdefault(token, []).extend(experts)
+    shares, per_expert = [], {}
+    for experts in lists.values():
+        if len(experts) // choices.shape[1] >= min_count:
+            commonest = max(sorted(set(experts)), key=experts.count)
+            shares.append(experts.count(commonest) / (len(experts) // choices.shape[1]))
+            per_expert.setdefault(commonest, []).append(shares[-1])
+    return float(np.mean(shares)), {e: float(np.mean(v)) for e, v in per_expert.items()}
+
+
+@pytest.mark.parametrize("min_count", [1, 10])
+def test_vocabulary_equals_the_authors_loop(trace: Trace, min_count: int) -> None:
+    experts, weights, document, ids = routing_of(trace)
+    first = np.take_along_axis(experts[:, 1], weights[:, 1].argmax(-1)[:, None], axis=-1)
+    row = vocabulary_specialisation(trace, min_count=min_count).table.set_index(["layer", "ids"]).loc[(1, "input")]
+    by_hand, per_expert = authors_vocabulary(ids, first, min_count)
+    assert row["top1"] == pytest.approx(by_hand)
+    assert row["topk"] == pytest.approx(authors_vocabulary(ids, experts[:, 1], min_count)[0])
+    found = vocabulary_experts(trace, min_count=min_count).table.query("layer == 1 and ids == 'input'")
+    assert dict(zip(found["expert"], found["specialisation"], strict=True)) == pytest.approx(
+        {e: per_expert.get(e, np.nan) for e in range(8)}, nan_ok=True)
+    follows = np.flatnonzero(document[1:] == document[:-1])
+    row = vocabulary_specialisation(trace, min_count=min_count).table.set_index(["layer", "ids"]).loc[(1, "output")]
+    assert row["top1"] == pytest.approx(authors_vocabulary(ids[follows + 1], first[follows], min_count)[0])
+
+
+def test_an_id_seen_once_is_no_specialist(trace: Trace) -> None:
+    """Planted experts ignore the id: what is above chance is chance, and the shuffled choices show as much."""
+    table = vocabulary_specialisation(trace).table.query("layer == 1 and ids == 'input'").iloc[0]
+    assert table["top1"] > 1.5 / 8
+    assert table["top1"] == pytest.approx(table["top1_shuffled"], abs=0.04)
+    assert table["topk"] == pytest.approx(table["topk_shuffled"], abs=0.05)
+
+
+def test_shuffling_is_the_seeds(trace: Trace) -> None:
+    one, same, other = (vocabulary_specialisation(trace, seed=s) for s in (0, 0, 1))
+    pd.testing.assert_frame_equal(one.table, same.table)
+    assert (one.table["top1"] == other.table["top1"]).all()
+    assert (one.table["top1_shuffled"] != other.table["top1_shuffled"]).any()
+    assert other.seed == 1
+
+
+def test_first_choices_of_domains(trace: Trace) -> None:
+    experts, weights, document, _ = routing_of(trace)
+    first = np.take_along_axis(experts[:, 0], weights[:, 0].argmax(-1)[:, None], axis=-1)[:, 0]
+    inside = trace.documents["topic"].to_numpy()[document] == "topic-1"
+    table = domain_table(trace, first=True).table.set_index(["layer", "expert", "domain"])
+    assert table.loc[(0, 3, "topic-1"), "specialisation"] == pytest.approx((first[inside] == 3).mean())
+    assert table.groupby(["layer", "domain"])["specialisation"].sum().to_numpy() == pytest.approx(np.ones(6))
+    assert (table["baseline"] == 1 / 8).all()
+    with pytest.raises(MoeProbeError, match="first choices cannot be counted"):
+        domain_table(trace.usage(), first=True)
+
+
+def rewritten(path: Path, routing, **changes: object) -> Trace:
+    from .test_explain import write
+
+    for name, value in changes.items():
+        object.__setattr__(routing, name, value)
+    return write(path, routing, np.ones(len(routing.document), dtype=bool))
+
+
+def test_empty_slots_do_not_shrink_a_domain(tmp_path: Path) -> None:
+    """Half of one domain's tokens reach one expert instead of two: its tokens are still its tokens."""
+    routing = planted_routing(seed=0, **SMALL)
+    experts = routing.experts.copy()
+    experts[::2, :, 1] = 255
+    trace = rewritten(tmp_path / "t", routing, experts=experts)
+    table = domain_table(trace).table.set_index(["layer", "expert", "domain"])
+    inside = trace.documents["topic"].to_numpy()[routing.document] == "topic-0"
+    assert table.loc[(0, 5, "topic-0"), "specialisation"] == pytest.approx((experts[inside, 0] == 5).any(1).mean())
+    steer = risk_difference(trace, column="topic", positive="topic-0", negative="topic-1").table
+    assert steer["positive_rate"].iloc[5] == pytest.approx((experts[inside, 0] == 5).any(1).mean())
+
+
+def test_documents_without_a_label_are_no_domain(tmp_path: Path) -> None:
+    routing = planted_routing(seed=0, **SMALL)
+    documents = routing.documents.assign(topic=routing.documents["topic"].replace("topic-2", ""))
+    trace = rewritten(tmp_path / "t", routing, documents=documents)
+    assert set(domain_table(trace).table["domain"]) == set(esft_scores(trace).table["task"]) == {"topic-0", "topic-1"}
+    repeats = consecutive_repetition(trace).table.query("layer == 0").set_index("domain")["pairs"]
+    assert repeats.to_dict() == {"all": 24 * 59, "topic-0": 8 * 59, "topic-1": 8 * 59}
+    for compute in (domain_table, esft_scores, consecutive_repetition):
+        with pytest.raises(MoeProbeError, match="no column 'tpoic'"):
+            compute(trace, label="tpoic")
+
+
+def test_a_sample_holds_every_topic(tmp_path: Path) -> None:
+    """Topics that take turns: every nth document would be of one topic."""
+    routing = planted_routing(seed=0, topics=4, documents_per_topic=60, tokens=10, n_layers=1, num_experts=4)
+    routing.documents["topic"] = [f"topic-{i % 4}" for i in range(240)]
+    trace = rewritten(tmp_path / "t", routing)
+    used = sampled_documents(trace, trace.n_tokens // 4)
+    assert used.sum() == 60
+    assert trace.documents["topic"][used].nunique() == 4
+    assert sampled_documents(trace, trace.n_tokens).all()
+    assert sampled_documents(trace, 1).sum() == 1
+
+
+@pytest.fixture(scope="module")
+def random_traces(tmp_path_factory: pytest.TempPathFactory) -> list[Trace]:
+    """Two routers of 8 experts, top-2, that choose uniformly, independently of everything."""
+    folder = tmp_path_factory.mktemp("random")
+    made = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        routing = planted_routing(seed=0, topics=3, documents_per_topic=14, tokens=500, n_layers=1, num_experts=8)
+        experts = rng.random((len(routing.document), 8)).argsort(1)[:, None, :2].astype(np.uint8)
+        weights = rng.random(experts.shape).astype(np.float16)
+        made.append(rewritten(folder / str(seed), routing, experts=experts, weights=weights))
+    return made
+
+
+def test_random_routers_meet_every_baseline(random_traces: list[Trace]) -> None:
+    row = consecutive_repetition(random_traces[0]).table.query("domain == 'all'").iloc[0]
+    error = np.sqrt(0.25 / row["pairs"])
+    assert row["first_choice"] == pytest.approx(0.125, abs=4 * error)
+    assert row["first_or_second"] == pytest.approx(13 / 28, abs=4 * error)
+    found = router_saturation(*random_traces).table.iloc[0]
+    assert found["saturation"] == pytest.approx(0.25, abs=4 * error)
+    assert found["first_choice"] == pytest.approx(0.125, abs=4 * error)
+    assert (domain_table(random_traces[0]).table["specialisation"] - 0.25).abs().max() < 8 * error
+
+
+def test_saturation_wants_the_same_documents(trace: Trace, tmp_path: Path) -> None:
+    routing = planted_routing(seed=0, planted=(PlantedExpert(0, 3, "topic", 1),), **SMALL)
+    document = routing.document.copy()
+    document[60] = 0  # one token over a border
+    with pytest.raises(MoeProbeError, match="tokens differ"):
+        router_saturation(rewritten(tmp_path / "t", routing, document=document), trace)
+
+
+def test_every_metric_names_its_own_authors(trace: Trace) -> None:
+    table = published_metrics(trace, top=3).table
+    source = table.groupby("metric")["source"].first()
+    assert "OpenMoE" in source["context independence"]
+    assert "OLMoE" in source["vocabulary specialisation, input ids, first choice"]
+    largest = table[table["metric"] == "largest domain specialisation"]
+    assert largest.groupby("layer").size().tolist() == [3, 3]
+    assert largest["unit"].iloc[0] == "expert 3, topic-1"

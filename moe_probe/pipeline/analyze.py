@@ -187,7 +187,7 @@ def _expert_groups(c: Context) -> Result:
 def _published(c: Context) -> Result:
     from moe_probe.published import published_metrics
 
-    return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"))
+    return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"), seed=c.settings.seed)
 
 
 def _verdicts(c: Context) -> Result:

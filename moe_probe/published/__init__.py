@@ -9,12 +9,12 @@ from moe_probe.published.sequences import (
     random_repetition,
     router_saturation,
     saliency,
-    vocabulary_specialisation,
 )
 from moe_probe.published.summary import published_metrics
+from moe_probe.published.vocabulary import vocabulary_experts, vocabulary_specialisation
 
 __all__ = [
     "consecutive_repetition", "domain_specialisation", "domain_table", "esft_scores", "first_choices",
     "published_metrics", "random_repetition", "risk_difference", "router_saturation", "saliency", "smallest_set",
-    "vocabulary_specialisation",
+    "vocabulary_experts", "vocabulary_specialisation",
 ]

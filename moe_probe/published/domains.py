@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.published.sequences import NO_WEIGHTS, first_choices
 from moe_probe.results import Result
+from moe_probe.routing import count_selections
+from moe_probe.stats import labelled_documents
 
 if TYPE_CHECKING:
     from moe_probe.routing import Usage
@@ -37,35 +40,66 @@ def domain_specialisation(selections: np.ndarray, tokens: np.ndarray) -> np.ndar
     return np.asarray(selections / np.asarray(tokens)[..., None])
 
 
-def domain_table(trace: Trace | Usage, *, label: str = "topic") -> Result:
-    """Domain specialisation of every expert for every label, by all choices.
+def domain_table(trace: Trace | Usage, *, label: str = "topic", first: bool = False) -> Result:
+    """Domain specialisation of every expert for every label, by all choices or by first choices.
 
-    A domain's tokens are its selections over k: special tokens were not counted, and every token fills its slots.
+    Special tokens and documents without a label are left out.
+
+    Parameters
+    ----------
+    trace : Trace or Usage
+        First choices need a trace with routing.
+    label : str
+    first : bool
+        Count the expert of highest gate weight alone (the authors' k = 1).
 
     Returns
     -------
     Result
-        ``domain_specialisation``: ``layer, expert, domain, specialisation, baseline`` (k / E).
+        ``domain_specialisation``: ``layer, expert, domain, specialisation, baseline`` (k / E, or 1 / E).
 
     Raises
     ------
     MoeProbeError
-        When documents have no such label.
+        When documents have no such label, or first choices are asked of counts.
     """
     import pandas as pd
 
     usage = trace.usage()
     names, of_document = _domains(usage, label)
+    tokens = _summed(usage.documents["n_tokens"].to_numpy()[:, None], of_document, len(names))[:, 0]
+    counts = [_summed(usage.selections[:, place, : layer.num_experts], of_document, len(names))
+              for place, layer in enumerate(usage.layers)]
+    warnings: tuple[str, ...] = ()
+    if first:
+        counts, warnings = _first_choice_counts(trace, of_document, len(names))
     parts = []
-    for place, layer in enumerate(usage.layers):
-        counts = _summed(usage.selections[:, place, : layer.num_experts], of_document, len(names))
-        value = domain_specialisation(counts, np.maximum(counts.sum(1) / layer.top_k, 1))
+    for layer, count in zip(usage.layers, counts, strict=True):
+        value = domain_specialisation(count, np.maximum(tokens, 1))
         parts.append(pd.DataFrame({
             "layer": layer.layer, "expert": np.tile(np.arange(layer.num_experts), len(names)),
             "domain": np.repeat(names, layer.num_experts), "specialisation": value.ravel(),
-            "baseline": layer.top_k / layer.num_experts}))
-    return Result("domain_specialisation", pd.concat(parts, ignore_index=True), params={"label": label},
-                  citations=(_OLMOE,), caption="Share of a domain's tokens that have the expert among their choices.")
+            "baseline": (1 if first else layer.top_k) / layer.num_experts}))
+    return Result("domain_specialisation", pd.concat(parts, ignore_index=True), params={"label": label, "first": first},
+                  citations=(_OLMOE,), warnings=warnings, caption="Share of a domain's tokens that have the expert "
+                  f"{'as first choice' if first else 'among their choices'}.")
+
+
+def _first_choice_counts(
+    trace: Trace | Usage, of_document: np.ndarray, n: int
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    from moe_probe.routing import Usage
+
+    if isinstance(trace, Usage):
+        raise MoeProbeError("first choices cannot be counted", "usage holds all choices of a document together",
+                            "a trace with routing")
+    counts = [np.zeros((n, layer.num_experts)) for layer in trace.layers]
+    for chunk in trace.iter_routing():
+        unit = np.where(chunk.special, -1, of_document[chunk.document])
+        first = first_choices(chunk.experts, chunk.weights)
+        for place, layer in enumerate(trace.layers):
+            counts[place] += count_selections(first[:, place, None], unit=unit, n_units=n, num_experts=layer.num_experts)
+    return counts, () if trace.manifest.has_weights else (NO_WEIGHTS,)
 
 
 def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -> Result:
@@ -163,7 +197,7 @@ def risk_difference(
     parts = []
     for place, layer in enumerate(usage.layers):
         counts = usage.selections[:, place, : layer.num_experts]
-        tokens = usage.selections[:, place].sum(1) / layer.top_k
+        tokens = documents["n_tokens"].to_numpy()
         a, b = (counts[r].sum(0) / tokens[r].sum() for r in rows)
         n, m = (tokens[r].sum() for r in rows)
         pooled = (a * n + b * m) / (n + m)
@@ -190,16 +224,17 @@ def _paired(pair: np.ndarray, rows: list[np.ndarray], name: str) -> list[np.ndar
 
 
 def _domains(usage: Usage, label: str) -> tuple[list[str], np.ndarray]:
-    if label not in usage.documents.columns:
-        raise MoeProbeError(f"documents have no column '{label}'", did_you_mean(label, list(usage.documents.columns)),
-                            "name a label column of the corpus")
-    names, code = np.unique(usage.documents[label].fillna("").astype(str), return_inverse=True)
-    return [str(n) for n in names], code
+    """Names of the labels, and each document's number among them (-1 without a label)."""
+    keep, labels, _ = labelled_documents(usage.documents, label=label)
+    names, code = np.unique(labels[keep].astype(str), return_inverse=True)
+    of_document = np.full(len(keep), -1)
+    of_document[keep] = code
+    return [str(n) for n in names], of_document
 
 
 def _summed(values: np.ndarray, code: np.ndarray, n: int) -> np.ndarray:
     out = np.zeros((n, values.shape[1]))
-    np.add.at(out, code, values)
+    np.add.at(out, code[code >= 0], values[code >= 0])
     return out
 
 

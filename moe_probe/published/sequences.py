@@ -1,9 +1,8 @@
-"""Metrics of published work that look at tokens: their ids, their neighbours, two checkpoints of one model."""
+"""Metrics of published work that look at tokens: their neighbours, two checkpoints of one model, what they add."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +10,15 @@ import numpy as np
 from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.routing import dropped_id
-from moe_probe.stats.labels import n_threads
+from moe_probe.stats import labelled_documents
 
 if TYPE_CHECKING:
-    from moe_probe.schema import MoeLayer
     from moe_probe.trace import Trace
 
 _OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
 _MIXTRAL = "Jiang et al. 2024 (Mixtral), arXiv:2401.04088, table 5"
-_OPENMOE = "Xue et al. 2024 (OpenMoE), arXiv:2402.01739"
 _REAP = "Lasby et al. 2025 (REAP), arXiv:2510.13999"
+NO_WEIGHTS = "Gate weights are not known: the first slot was taken for the first choice."
 
 
 def first_choices(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -41,30 +39,50 @@ def random_repetition(num_experts: int, top_k: int) -> float:
     return 1 - comb(num_experts - top_k, top_k) / comb(num_experts, top_k)
 
 
-def every_nth_document(trace: Trace, max_tokens: int) -> np.ndarray:
-    """Mark documents, evenly spaced, that hold about `max_tokens` tokens (all where there are no more)."""
-    step = max(1, -(-trace.n_tokens // max_tokens))
-    return np.arange(len(trace.documents)) % step == 0
+def sampled_documents(trace: Trace, max_tokens: int, *, seed: int = 0) -> np.ndarray:
+    """Mark a random choice of documents that holds about `max_tokens` tokens (all where there are no more).
+
+    At random, not every nth: in a corpus whose topics take turns, every nth document is of one topic.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_documents,)
+        At least one is marked.
+    """
+    n = len(trace.documents)
+    take = n if trace.n_tokens <= max_tokens else max(1, round(n * max_tokens / trace.n_tokens))
+    used = np.zeros(n, dtype=bool)
+    used[np.random.default_rng(seed).permutation(n)[:take]] = True
+    return used
 
 
-def consecutive_repetition(trace: Trace, *, label: str = "topic", max_tokens: int = 300_000) -> Result:
+def consecutive_repetition(
+    trace: Trace, *, label: str = "topic", max_tokens: int = 300_000, seed: int = 0
+) -> Result:
     """Share of successive tokens that go to the same expert, per layer and domain.
 
     Mixtral, arXiv:2401.04088, table 5: the same first choice, and any expert shared among first and second
-    choices; neighbours of one document only, special tokens left out. Measured on about `max_tokens` tokens.
+    choices; neighbours of one document only, special tokens left out. Measured on about `max_tokens` tokens of
+    documents chosen at random by `seed`. Documents without a label count for "all" alone.
 
     Returns
     -------
     Result
         ``consecutive_repetition``: ``layer, domain`` ("all" and every label), ``pairs, first_choice,
         first_choice_random`` (1 / E), ``first_or_second, first_or_second_random`` (NaN for top-1).
+
+    Raises
+    ------
+    MoeProbeError
+        When documents have no such label.
     """
     import pandas as pd
 
-    names = ["all", *sorted(trace.documents[label].fillna("").astype(str).unique())]
+    keep, labels, _ = labelled_documents(trace.documents, label=label)
+    names = ["all", *sorted(set(labels[keep]))]
     code = {name: i for i, name in enumerate(names)}
-    domain = trace.documents[label].fillna("").astype(str).map(code).to_numpy()
-    n_layers, used = len(trace.layers), every_nth_document(trace, max_tokens)
+    domain = np.array([code[name] if known else -1 for name, known in zip(labels, keep, strict=True)])
+    n_layers, used = len(trace.layers), sampled_documents(trace, max_tokens, seed=seed)
     same, shared, pairs = (np.zeros((len(names), n_layers)) for _ in range(3))
     for chunk in trace.iter_routing():
         take = used[chunk.document]
@@ -80,7 +98,7 @@ def consecutive_repetition(trace: Trace, *, label: str = "topic", max_tokens: in
             for j in range(2):
                 any_of |= (before[..., i] == after[..., j]) & (before[..., i] != empty)
         for values, total in ((first, same), (any_of, shared), (np.ones(first.shape), pairs)):
-            np.add.at(total, of, values)
+            np.add.at(total, of[of > 0], values[of > 0])
             total[0] += values.sum(0)
     rows = []
     for place, layer in enumerate(trace.layers):
@@ -92,11 +110,11 @@ def consecutive_repetition(trace: Trace, *, label: str = "topic", max_tokens: in
                 "first_choice": same[i, place] / count if count else np.nan, "first_choice_random": 1 / n,
                 "first_or_second": shared[i, place] / count if count and k == 2 else np.nan,
                 "first_or_second_random": random_repetition(n, 2) if k == 2 else np.nan})
-    warnings = () if trace.manifest.has_weights else (
-        "Gate weights are not known: the first slot was taken for the first choice.",)
-    return Result("consecutive_repetition", pd.DataFrame(rows), params={"label": label}, warnings=warnings,
-                  citations=(_MIXTRAL,), caption="Share of successive tokens with the same first choice, and with an expert "
-                  "shared among first and second choices, beside what uniform independent choices give.")
+    warnings = () if trace.manifest.has_weights else (NO_WEIGHTS,)
+    return Result("consecutive_repetition", pd.DataFrame(rows), warnings=warnings, seed=seed, citations=(_MIXTRAL,),
+                  params={"label": label, "max_tokens": max_tokens},
+                  caption="Share of successive tokens with the same first choice, and with an expert shared among first and "
+                  "second choices, beside what uniform independent choices give.")
 
 
 def _two_best(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -110,104 +128,11 @@ def _two_best(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return np.asarray(np.take_along_axis(experts, order, axis=-1))
 
 
-def vocabulary_specialisation(trace: Trace, *, min_count: int = 10, max_tokens: int = 300_000) -> Result:
-    """How much experts specialise in token ids, by the measures of OLMoE and OpenMoE.
-
-    OLMoE (arXiv:2409.02060, section 5.4): for an expert, the mean over its token ids of the share of the
-    id's occurrences that go to it (by first choice, and among all k), for input ids and for the ids that follow
-    (the output to be predicted). OpenMoE (arXiv:2402.01739, section 4): context-independence, how concentrated
-    the first choices of one id are: share of the commonest expert and entropy, weighted by occurrences, beside
-    the same with experts shuffled over tokens. Ids seen fewer than `min_count` times are left out. Measured on
-    about `max_tokens` tokens.
-
-    Returns
-    -------
-    Result
-        ``vocabulary_specialisation``: ``layer, ids`` (input | output), ``top1, topk`` (mean over experts of OLMoE's
-        measure), ``top1_shuffled``, ``context_independence`` (share of the commonest expert),
-        ``context_independence_shuffled, entropy_bits`` of an id's choices, ``n_ids``.
-
-    Raises
-    ------
-    MoeProbeError
-        When no id occurs often enough.
-    """
-    import pandas as pd
-
-    used = every_nth_document(trace, max_tokens)
-    ids, take = _ids(trace, used)
-
-    def measure(layer: MoeLayer) -> list[dict[str, Any]]:
-        chunks = list(trace.iter_routing([layer.layer]))
-        experts = np.concatenate([c.experts for c in chunks])[take]
-        weights = np.concatenate([c.weights for c in chunks])[take] if trace.manifest.has_weights else None  # type: ignore[misc]
-        first = first_choices(experts, weights)[:, 0]
-        rng = np.random.default_rng(layer.layer)
-        return [{"layer": layer.layer, "ids": name} | _vocabulary(
-            code, experts[:, 0], first, num_experts=layer.num_experts, min_count=min_count, rng=rng)
-            for name, code in ids.items()]
-
-    with ThreadPoolExecutor(n_threads()) as pool:
-        rows = [row for part in pool.map(measure, trace.layers) for row in part]
-    return Result("vocabulary_specialisation", pd.DataFrame(rows), params={"min_count": min_count},
-                  citations=(_OLMOE, _OPENMOE),
-                  caption="OLMoE: mean over an expert's token ids of the share of their occurrences that it takes, averaged "
-                  "over experts. OpenMoE: share of an id's first choices that go to its commonest expert.")
-
-
-def _ids(trace: Trace, used: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Input and following ids of the tokens of some documents, -1 for special ones and where none follows; their rows."""
-    table = trace.tokens(["document", "token_id", "special"])
-    ids, document = table["token_id"].to_numpy().astype(np.int64), table["document"].to_numpy()
-    special = table["special"].to_numpy()
-    following = np.full(len(ids), -1)
-    next_to = (document[1:] == document[:-1]) & ~special[1:]
-    following[:-1][next_to] = ids[1:][next_to]
-    take = np.flatnonzero(used[document])
-    return {"input": np.where(special, -1, ids)[take], "output": np.where(special, -1, following)[take]}, take
-
-
-def _vocabulary(
-    ids: np.ndarray, experts: np.ndarray, first: np.ndarray, *, num_experts: int, min_count: int, rng: np.random.Generator
-) -> dict[str, float]:
-    known = (ids >= 0) & (first != dropped_id(experts.dtype))
-    values, code, count = np.unique(ids[known], return_inverse=True, return_counts=True)
-    often = count >= min_count
-    if not often.any():
-        raise MoeProbeError(f"no token id occurs {min_count} times", "its choices cannot be told from chance",
-                            "a larger corpus or a smaller count")
-
-    def table(chosen: np.ndarray) -> np.ndarray:
-        use = chosen != dropped_id(experts.dtype)
-        cell = code[use] * num_experts + chosen[use].astype(np.int64)
-        return np.bincount(cell, minlength=len(values) * num_experts).reshape(-1, num_experts)[often]
-
-    one = table(first[known])
-    every = sum(table(experts[known][:, slot]) for slot in range(experts.shape[1]))
-    shuffled = table(rng.permutation(first[known]))
-    total = count[often][:, None]
-    share = one / total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.where(one > 0, share * np.log2(share), 0.0).sum(1)
-    weight = count[often] / count[often].sum()
-    return {"top1": _mean_over_ids(one, total), "top1_shuffled": _mean_over_ids(shuffled, total),
-            "topk": _mean_over_ids(np.asarray(every), total), "context_independence": float(share.max(1) @ weight),
-            "context_independence_shuffled": float((shuffled / total).max(1) @ weight),
-            "entropy_bits": float(entropy @ weight), "n_ids": int(often.sum())}
-
-
-def _mean_over_ids(counts: np.ndarray, total: np.ndarray) -> float:
-    """Mean over experts of the mean, over the ids that an expert ever takes, of the share it takes."""
-    taken = counts > 0
-    per_expert = (counts / total * taken).sum(0) / np.maximum(taken.sum(0), 1)
-    return float(per_expert[taken.any(0)].mean())
-
-
 def router_saturation(early: Trace, final: Trace) -> Result:
     """Share of the final checkpoint's choices that an earlier one makes already.
 
     OLMoE, arXiv:2409.02060, section 5.1, equation 8: mean over tokens of |E_t intersected with E_T| / k. A
-    random router gives k / E.
+    random router gives k / E. The authors give it for first choices as well (k = 1), as here.
 
     Parameters
     ----------
@@ -217,7 +142,8 @@ def router_saturation(early: Trace, final: Trace) -> Result:
     Returns
     -------
     Result
-        ``router_saturation``: ``layer, saturation, baseline`` (k / E).
+        ``router_saturation``: ``layer, saturation, baseline`` (k / E), ``first_choice, first_choice_baseline``
+        (1 / E).
 
     Raises
     ------
@@ -226,23 +152,42 @@ def router_saturation(early: Trace, final: Trace) -> Result:
     """
     import pandas as pd
 
-    if early.n_tokens != final.n_tokens or [x.layer for x in early.layers] != [x.layer for x in final.layers]:
-        raise MoeProbeError("the two traces cannot be compared", f"they hold {early.n_tokens:,} and {final.n_tokens:,} "
-                            f"tokens in {len(early.layers)} and {len(final.layers)} layers",
-                            "two checkpoints on one corpus")
-    if not (early.tokens(["token_id"])["token_id"] == final.tokens(["token_id"])["token_id"]).all():
-        raise MoeProbeError("the two traces cannot be compared", "their tokens differ", "two checkpoints on one corpus")
+    _same_tokens(early, final)
     special = final.tokens(["special"])["special"].to_numpy()
     rows = []
     for layer in final.layers:
-        a, b = (np.concatenate([c.experts[:, 0] for c in t.iter_routing([layer.layer])])[~special] for t in (early, final))
-        filled = b != dropped_id(b.dtype)
-        hit = ((a[:, :, None] == b[:, None, :]).any(1) & filled).sum(1)
+        a, b = (_one_layer(t, layer.layer) for t in (early, final))
+        empty = dropped_id(b[0].dtype)
+        filled = (b[0] != empty) & ~special[:, None]
+        hit = ((a[0][:, :, None] == b[0][:, None, :]).any(1) & filled).sum(1)
         n = filled.sum(1)
+        first = (a[1] == b[1])[(b[1] != empty) & ~special]
         rows.append({"layer": layer.layer, "saturation": float((hit[n > 0] / n[n > 0]).mean()),
-                     "baseline": layer.top_k / layer.num_experts})
-    return Result("router_saturation", pd.DataFrame(rows), citations=(_OLMOE,),
-                  caption="Share of the later checkpoint's choices that the earlier one makes already.")
+                     "baseline": layer.top_k / layer.num_experts, "first_choice": float(first.mean()),
+                     "first_choice_baseline": 1 / layer.num_experts})
+    warnings = () if early.manifest.has_weights and final.manifest.has_weights else (NO_WEIGHTS,)
+    return Result("router_saturation", pd.DataFrame(rows), citations=(_OLMOE,), warnings=warnings,
+                  caption="Share of the later checkpoint's choices (and first choices) that the earlier one makes already.")
+
+
+def _same_tokens(early: Trace, final: Trace) -> None:
+    shapes = [[(x.layer, x.num_experts, x.top_k) for x in t.layers] for t in (early, final)]
+    if early.n_tokens != final.n_tokens or shapes[0] != shapes[1]:
+        raise MoeProbeError("the two traces cannot be compared", f"they hold {early.n_tokens:,} and {final.n_tokens:,} "
+                            f"tokens in {len(early.layers)} and {len(final.layers)} layers, or experts differ in number",
+                            "two checkpoints on one corpus")
+    columns = ["document", "position", "token_id"]
+    if not (early.tokens(columns) == final.tokens(columns)).to_numpy().all():
+        raise MoeProbeError("the two traces cannot be compared", "their tokens differ", "two checkpoints on one corpus")
+
+
+def _one_layer(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen experts (n_tokens, n_slots) and first choices (n_tokens,) of one layer."""
+    experts, first = [], []
+    for chunk in trace.iter_routing([layer]):
+        experts.append(chunk.experts[:, 0])
+        first.append(first_choices(chunk.experts, chunk.weights)[:, 0])
+    return np.concatenate(experts), np.concatenate(first)
 
 
 def _norms(trace: Trace, layer: int) -> Iterator[dict[str, Any]]:

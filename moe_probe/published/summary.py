@@ -8,7 +8,8 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.published.domains import domain_table, esft_scores
-from moe_probe.published.sequences import consecutive_repetition, saliency, vocabulary_specialisation
+from moe_probe.published.sequences import consecutive_repetition, saliency
+from moe_probe.published.vocabulary import OPENMOE, vocabulary_specialisation
 from moe_probe.results import Result
 from moe_probe.usage import layer_usage
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 
-def published_metrics(trace: Trace, *, label: str = "topic", layers: Result | None = None) -> Result:
+def published_metrics(
+    trace: Trace, *, label: str = "topic", layers: Result | None = None, top: int = 1, seed: int = 0
+) -> Result:
     """Summarise, layer by layer, the metrics that published work reports, each beside its baseline.
 
     Parameters
@@ -26,12 +29,16 @@ def published_metrics(trace: Trace, *, label: str = "topic", layers: Result | No
         What counts as a domain.
     layers : Result, optional
         From `moe_probe.usage.layer_usage`, for load balance.
+    top : int, default 1
+        How many of a layer's most specialised pairs of expert and domain to list.
+    seed : int, default 0
+        Chooses documents of a large corpus, and shuffles choices for the baselines of vocabulary.
 
     Returns
     -------
     Result
         ``published``: ``metric, source, layer, value, baseline, unit`` (which expert and domain the value
-        belongs to, where it is a maximum).
+        belongs to, where it is a maximum), ``note`` (what the baseline is).
 
     Raises
     ------
@@ -44,59 +51,71 @@ def published_metrics(trace: Trace, *, label: str = "topic", layers: Result | No
     citations: dict[str, None] = {}
     warnings: list[str] = []
 
-    def add(metric: str, source: Result, layer: int, value: float, baseline: float = float("nan"), unit: str = "") -> None:
+    def add(metric: str, source: Result, layer: int, value: float, baseline: float = float("nan"), unit: str = "",
+            note: str = "", citation: str = "") -> None:
         citations.update(dict.fromkeys(source.citations))
-        rows.append({"metric": metric, "source": source.citations[0].split(",")[0], "layer": layer, "value": value,
-                     "baseline": baseline, "unit": unit})
+        rows.append({"metric": metric, "source": (citation or source.citations[0]).split(",")[0], "layer": layer,
+                     "value": value, "baseline": baseline, "unit": unit, "note": note})
 
-    domains = domain_table(trace, label=label)
-    for layer, part in domains.table.groupby("layer"):
-        top = part.loc[part["specialisation"].idxmax()]
-        add("largest domain specialisation", domains, int(layer), top["specialisation"], top["baseline"],
-            f"expert {int(top['expert'])}, {top['domain']}")
+    _add_domains(trace, label, top, add, warnings)
     esft = esft_scores(trace, label=label)
     for layer, part in esft.table.groupby("layer"):
         size = part.groupby("task")["chosen_by_ratio"].sum()
         n = part["expert"].nunique()
         add("ESFT: experts for a fifth of a task's selections", esft, int(layer), float(size.mean()),
-            float(np.ceil(0.2 * n)), "mean over tasks")
-    repeats = consecutive_repetition(trace, label=label)
+            float(-(-n // 5)), "mean over tasks", "baseline: equal shares")
+    repeats = consecutive_repetition(trace, label=label, seed=seed)
     warnings += repeats.warnings
     for _, row in repeats.table[repeats.table["domain"] == "all"].iterrows():
         add("consecutive repetition, first choice", repeats, int(row["layer"]), row["first_choice"],
-            row["first_choice_random"])
+            row["first_choice_random"], note="baseline: uniform choices")
         if not np.isnan(row["first_or_second"]):
             add("consecutive repetition, first or second choice", repeats, int(row["layer"]), row["first_or_second"],
-                row["first_or_second_random"])
-    _add_vocabulary(trace, add, warnings)
+                row["first_or_second_random"], note="baseline: uniform choices")
+    _add_vocabulary(trace, add, warnings, seed)
     _add_balance(trace, layers, label, add)
+    _add_saliency(trace, add)
+    return Result("published", pd.DataFrame(rows), params={"label": label, "top": top}, seed=seed,
+                  warnings=tuple(dict.fromkeys(warnings)), citations=tuple(citations),
+                  caption="Metrics as their authors define them, beside what a router without preferences would give "
+                  "(of choices by token id: the same choices shuffled over tokens). They describe, and test nothing.")
+
+
+def _add_domains(trace: Trace, label: str, top: int, add: Any, warnings: list[str]) -> None:
+    for first, name in ((False, "largest domain specialisation"), (True, "largest domain specialisation, first choice")):
+        domains = domain_table(trace, label=label, first=first)
+        warnings += domains.warnings
+        for layer, part in domains.table.groupby("layer"):
+            for _, pair in part.nlargest(top, "specialisation").iterrows():
+                add(name, domains, int(layer), pair["specialisation"], pair["baseline"],
+                    f"expert {int(pair['expert'])}, {pair['domain']}",
+                    "baseline: any one pair; the largest lies above")
+
+
+def _add_saliency(trace: Trace, add: Any) -> None:
     if "expert_output_norms" in trace.manifest.kept:
         salient = saliency(trace)
         for layer, part in salient.table.groupby("layer"):
             ratio = part["saliency"] / part["saliency"].mean()
             add("REAP saliency, smallest expert over mean", salient, int(layer), float(ratio.min()), 1.0,
                 f"expert {int(ratio.idxmin() - part.index[0])}")
-    return Result("published", pd.DataFrame(rows), params={"label": label}, warnings=tuple(warnings),
-                  citations=tuple(citations),
-                  caption="Metrics as their authors define them, beside what a router without preferences would give "
-                  "(of first choices by token id: the same choices shuffled over tokens). They describe, and test nothing.")
 
 
-def _add_vocabulary(trace: Trace, add: Any, warnings: list[str]) -> None:
+def _add_vocabulary(trace: Trace, add: Any, warnings: list[str], seed: int) -> None:
     try:
-        words = vocabulary_specialisation(trace)
+        words = vocabulary_specialisation(trace, seed=seed)
     except MoeProbeError as error:
         warnings.append(f"Vocabulary specialisation was left out: {error}")
         return
+    note = "baseline: the same choices shuffled over tokens"
     for _, row in words.table.iterrows():
-        place = trace.place(int(row["layer"]))
-        even = trace.layers[place].top_k / trace.layers[place].num_experts
-        add(f"vocabulary specialisation, {row['ids']} ids, first choice", words, int(row["layer"]), row["top1"],
-            row["top1_shuffled"])
-        add(f"vocabulary specialisation, {row['ids']} ids, all choices", words, int(row["layer"]), row["topk"], even)
-        if row["ids"] == "input":
-            add("context independence", words, int(row["layer"]), row["context_independence"],
-                row["context_independence_shuffled"])
+        layer, ids = int(row["layer"]), row["ids"]
+        name = f"vocabulary specialisation, {ids} ids"
+        add(f"{name}, first choice", words, layer, row["top1"], row["top1_shuffled"], note=note)
+        add(f"{name}, all choices", words, layer, row["topk"], row["topk_shuffled"], note=note)
+        if ids == "input":
+            add("context independence", words, layer, row["context_independence"], row["context_independence_shuffled"],
+                note=note, citation=OPENMOE)
 
 
 def _add_balance(trace: Trace, layers: Result | None, label: str, add: Any) -> None:
