@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from moe_probe.trace import Trace
 
-_MAPPED = 1000  # units of a kind that are laid out: a picture of more is a blot
+_MAPPED = 600  # units of a kind that are laid out: a picture of more is a blot
 _FLOOR = 0.1  # an expert used less than this share of its even load has no profile to speak of
 _CITATIONS = (
     "Rousseeuw 1987, silhouettes, DOI 10.1016/0377-0427(87)90125-7",

@@ -43,7 +43,7 @@ class _LayerGains(NamedTuple):
 
 
 def explain_routing(
-    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = 100_000, resamples: int = 500,
+    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = 80_000, resamples: int = 500,
     seed: int = 0,
 ) -> Explained:
     """Measure in held-out bits what token, previous token, position and topic tell of routing.

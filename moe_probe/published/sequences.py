@@ -57,7 +57,7 @@ def sampled_documents(trace: Trace, max_tokens: int, *, seed: int = 0) -> np.nda
 
 
 def consecutive_repetition(
-    trace: Trace, *, label: str = "topic", max_tokens: int = 300_000, seed: int = 0
+    trace: Trace, *, label: str = "topic", max_tokens: int = 150_000, seed: int = 0
 ) -> Result:
     """Share of successive tokens that go to the same expert, per layer and domain.
 

@@ -33,7 +33,7 @@ class _IdCounts(NamedTuple):
 
 
 def vocabulary_specialisation(
-    trace: Trace, *, min_count: int = 10, max_tokens: int = 300_000, seed: int = 0
+    trace: Trace, *, min_count: int = 10, max_tokens: int = 150_000, seed: int = 0
 ) -> Result:
     """How much experts specialise in token ids, by the measures of OLMoE and OpenMoE, layer by layer.
 
@@ -79,7 +79,7 @@ def vocabulary_specialisation(
         "over ids. OpenMoE: the same of first choices, weighted by occurrences. Shuffled: choices dealt at random.")
 
 
-def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = 300_000, seed: int = 0) -> Result:
+def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = 150_000, seed: int = 0) -> Result:
     """Vocabulary specialisation of single experts: over the ids whose commonest expert it is, their mean share.
 
     OLMoE, arXiv:2409.02060, section 5.4, per expert, by first choices; parameters as for
