@@ -121,12 +121,13 @@ def _alerts(trace: Trace, results: Mapping[str, Result]) -> list[str]:
                        f"{listed([str(x) for x in sorted(dead['layer'].unique())])}).")
     if "left_out" in results:
         out += [f"Left out: {row['analysis']} ({row['reason']})." for _, row in results["left_out"].table.iterrows()]
-    seen = set()
+    sources: dict[str, list[str]] = {}
     for result in results.values():
         for warning in result.warnings:
-            if warning not in seen:
-                seen.add(warning)
-                out.append(warning)
+            sources.setdefault(warning, []).append(result.name.replace("_", " "))
+    # a sample's size means something only with the name of what was measured on it
+    out += [f"{listed(names)}: {warning[0].lower()}{warning[1:]}" if warning.startswith(("Measured on", "Only "))
+            else warning for warning, names in sources.items()]
     return out
 
 
