@@ -14,7 +14,7 @@ TRACE_FORMAT = "moe_probe.trace"
 TRACE_VERSION = 1
 
 #: What a trace can hold. "routing" is ids and gate weights; the others are asked for by ``--keep``.
-KEEPABLE = ("routing", "usage", "logits", "hidden", "expert_output_norms", "expert_outputs")
+KEEPABLE = ("routing", "usage", "logits", "hidden", "residual", "expert_output_norms", "expert_outputs")
 
 
 class _Model(BaseModel):

@@ -57,9 +57,9 @@ def _option(name: str) -> inspect.Parameter:
 
 
 def _bare(annotation: Any) -> Any:
-    """``str | None`` as str, ``tuple[str, ...]`` as list[str]: what an option can be."""
+    """``str | None`` as str, ``tuple[X, ...]`` as list[X]: what an option can be."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return next(a for a in typing.get_args(annotation) if a is not type(None))
     if typing.get_origin(annotation) is tuple:
-        return list[str]
+        return list[typing.get_args(annotation)[0]]  # type: ignore[misc]
     return annotation

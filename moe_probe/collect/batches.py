@@ -62,6 +62,7 @@ class ShardArrays:
         chosen = torch.from_numpy(np.flatnonzero(places >= 0))
         size = int(self.sampled.max()) + 1
         for folder, values in ((f"hidden/layer_{layer:02d}", record.router_input),
+                               (f"residual/layer_{layer:02d}", record.residual),
                                (f"expert_output/layer_{layer:02d}", record.expert_outputs)):
             if values is not None:
                 self._store(folder, "values", take(values)[chosen].to(torch.bfloat16), places[places >= 0], size)

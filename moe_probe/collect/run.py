@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from moe_probe.corpus import CorpusSummary
     from moe_probe.models import LoadedModel
 
-_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "expert_output_norms": "expert_output_norms",
+_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "residual": "residual", "expert_output_norms": "expert_output_norms",
                  "expert_outputs": "expert_outputs"}
+#: Vectors: kept for a share of the tokens.
+_SAMPLED = frozenset({"hidden", "residual", "expert_outputs"})
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class CollectOptions:
     keep : tuple of str
         Any of `moe_probe.schema.KEEPABLE`; ``("usage",)`` keeps counts per document only.
     hidden_share : float
-        Share of tokens whose hidden states and expert outputs are kept (0 to 1), drawn by seed.
+        Share of tokens whose hidden states, residual stream and expert outputs are kept (0 to 1), drawn by seed.
+    hidden_layers : tuple of int
+        Layers at which these and logits are kept; all when empty.
     max_length, overlap : int
         Longest window and the left context that later windows repeat; 0 means what the model allows
         (at most 4096) and an eighth of that.
@@ -48,6 +52,7 @@ class CollectOptions:
 
     keep: tuple[str, ...] = ("routing",)
     hidden_share: float = 0.1
+    hidden_layers: tuple[int, ...] = ()
     max_length: int = 0
     overlap: int = -1
     batch_tokens: int = 4096
@@ -95,6 +100,7 @@ def collect_trace(
     options = options or CollectOptions()
     summary = corpus.summarize()
     encoder = _encoder(loaded, options)
+    _check_layers(loaded, options)
     manifest = _manifest(loaded, corpus, summary, encoder, options)
     root = Path(path)
     if mode == "force" and (root / "trace.json").exists():
@@ -118,7 +124,8 @@ def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, w
     parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
     done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
     with tqdm(total=n_documents, initial=done, unit=" documents", desc="collect", disable=not progress,
-              file=sys.stderr) as bar, RoutingCapture(loaded.model, loaded.sites, keep=parts) as capture:
+              file=sys.stderr) as bar, RoutingCapture(
+                  loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
         for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
             n_tokens = sum(len(d.ids) for d in shard)
             sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
@@ -138,6 +145,13 @@ def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, w
             bar.set_postfix_str(f"{tokens:,} tokens")
 
 
+def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
+    known = [site.info.layer for site in loaded.sites]
+    for layer in options.hidden_layers:
+        if layer not in known:
+            raise UsageError(f"--hidden-layers {layer} is no MoE layer", f"the model has {known}", "one of those")
+
+
 def _encoder(loaded: LoadedModel, options: CollectOptions) -> Encoder:
     length = options.max_length or min(loaded.max_length, 4096)
     if length > loaded.max_length:
@@ -154,7 +168,7 @@ def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encod
     from moe_probe.models import tokenizer_hash
 
     sites = [site.info for site in loaded.sites]
-    sampled = bool({"hidden", "expert_outputs"} & set(options.keep))
+    sampled = bool(_SAMPLED & set(options.keep))
     return Manifest(
         model=loaded.info, tokenizer_hash=tokenizer_hash(loaded.tokenizer),
         corpus=CorpusInfo(name=corpus.name, hash=summary.hash, n_documents=summary.n_documents,
@@ -164,7 +178,8 @@ def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encod
         hidden_share=options.hidden_share if sampled else 1.0,
         windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap), seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
-        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens},
+        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens,
+                  **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {})},
     )
 
 
@@ -183,7 +198,7 @@ def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list
 
 
 def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray | None:
-    if not {"hidden", "expert_outputs"} & set(options.keep):
+    if not _SAMPLED & set(options.keep):
         return None
     chosen = np.random.default_rng([options.seed, index]).random(n_tokens) < options.hidden_share
     if not chosen.any():

@@ -15,7 +15,7 @@ from moe_probe.models.adapter_base import MoeSite, Observation, Sink
 from moe_probe.models.adapters import ADAPTERS
 
 #: What can be recorded beside ids and gate weights.
-KEEPABLE_PARTS = ("logits", "router_input", "expert_output_norms", "expert_outputs")
+KEEPABLE_PARTS = ("logits", "router_input", "residual", "expert_output_norms", "expert_outputs")
 
 #: Numbers held at once while expert outputs are recomputed (64 MiB in float32).
 _CHUNK_NUMBERS = 2**24
@@ -43,6 +43,8 @@ class SiteRecord(NamedTuple):
         Euclidean norm of the gate weight times the expert's output.
     expert_outputs : Tensor, shape (T, k, d), or None
         Gate weight times the expert's output.
+    residual : Tensor, shape (T, d), or None
+        Residual stream behind the layer: the output of the decoder (or encoder) layer that holds the site.
     """
 
     experts: Tensor
@@ -51,6 +53,7 @@ class SiteRecord(NamedTuple):
     router_input: Tensor | None = None
     expert_output_norms: Tensor | None = None
     expert_outputs: Tensor | None = None
+    residual: Tensor | None = None
 
 
 class RoutingCapture:
@@ -70,6 +73,13 @@ class RoutingCapture:
     keep : collection of str
         Any of `KEEPABLE_PARTS`. Expert outputs and their norms cost one more pass through the chosen
         experts; outputs hold T * k * d numbers per layer.
+    keep_layers : collection of int, optional
+        Layers at which those parts are kept; all when left out.
+
+    Raises
+    ------
+    MoeProbeError
+        On entering: a part is asked for that a site does not have, or the model is in training mode.
 
     Examples
     --------
@@ -78,28 +88,34 @@ class RoutingCapture:
     ...     records = capture.take()
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[MoeSite], *, keep: Collection[str] = ()) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[MoeSite], *, keep: Collection[str] = (),
+                 keep_layers: Collection[int] | None = None) -> None:
         for part in keep:
             if part not in KEEPABLE_PARTS:
                 raise UsageError(f"'{part}' cannot be kept", did_you_mean(part, list(KEEPABLE_PARTS)))
         self.model = model
         self.sites = tuple(sites)
         self.keep = frozenset(keep)
+        self._keep_at = [self.keep if keep_layers is None or site.info.layer in keep_layers else frozenset[str]()
+                         for site in self.sites]
+        self._residuals: list[list[Tensor]] = [[] for _ in self.sites]
         self._handles: list[RemovableHandle] = []
         self._calls: list[list[SiteRecord]] = [[] for _ in self.sites]
 
     def __enter__(self) -> RoutingCapture:
         _refuse_training(self.model)
-        router = bool(self.keep & {"logits", "router_input"})
         try:
-            for site, calls in zip(self.sites, self._calls, strict=True):
+            for site, keep, calls, seen in zip(self.sites, self._keep_at, self._calls, self._residuals, strict=True):
+                router = bool(keep & {"logits", "router_input"})
                 if router and site.router is None:
                     raise MoeProbeError(
                         f"{site.info.name} has no router module",
                         "its logits and input cannot be recorded",
                         "leave logits and hidden states out of what is kept",
                     )
-                self._handles += ADAPTERS[site.adapter].attach(site, self._sink(site, calls), router=router)
+                self._handles += ADAPTERS[site.adapter].attach(site, self._sink(site, keep, calls), router=router)
+                if "residual" in keep:
+                    self._handles.append(_watch_residual(enclosing_layer(self.model, site), seen))
         except BaseException:
             self._remove()
             raise
@@ -115,10 +131,9 @@ class RoutingCapture:
             handle.remove()
         self._handles.clear()
 
-    def _sink(self, site: MoeSite, calls: list[SiteRecord]) -> Sink:
+    def _sink(self, site: MoeSite, keep: frozenset[str], calls: list[SiteRecord]) -> Sink:
         """What an adapter hands its observations to: copies of what is wanted, at once."""
         small = torch.int16 if site.info.num_experts < torch.iinfo(torch.int16).max else torch.int32
-        keep = self.keep
 
         @torch.no_grad()
         def sink(seen: Observation) -> None:
@@ -151,7 +166,8 @@ class RoutingCapture:
         records = (
             []
             if silent
-            else [_joined(site, calls) for site, calls in zip(self.sites, self._calls, strict=True)]
+            else [_joined(site, calls)._replace(residual=torch.cat(seen) if seen else None)
+                  for site, calls, seen in zip(self.sites, self._calls, self._residuals, strict=True)]
         )
         self.clear()
         if silent:
@@ -166,8 +182,32 @@ class RoutingCapture:
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        for calls in self._calls:
-            calls.clear()
+        for kept in (*self._calls, *self._residuals):
+            kept.clear()
+
+
+def enclosing_layer(model: nn.Module, site: MoeSite) -> nn.Module:
+    """The layer of the stack that holds a site: the innermost module above it that is an item of a list.
+
+    Raises
+    ------
+    MoeProbeError
+        When the site is not inside a numbered layer.
+    """
+    parts = site.info.name.split(".")
+    numbered = [i for i, part in enumerate(parts[:-1]) if part.isdigit()]
+    if not numbered:
+        raise MoeProbeError(f"{site.info.name} is not inside a numbered layer", "the residual stream behind it is unknown",
+                            "hidden (what the router reads) in its place")
+    return model.get_submodule(".".join(parts[: numbered[-1] + 1]))
+
+
+def _watch_residual(layer: nn.Module, seen: list[Tensor]) -> RemovableHandle:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        seen.append(hidden.detach().reshape(-1, hidden.shape[-1]).clone())
+
+    return layer.register_forward_hook(keep)
 
 
 def _refuse_training(model: nn.Module) -> None:

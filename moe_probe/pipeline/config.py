@@ -43,8 +43,9 @@ class RunConfig(BaseModel):
     dataset_split: str | None = _setting(None, "split of a data set given as datasets:NAME", _CORPUS)
 
     keep: tuple[str, ...] = _setting(
-        (), "more than routing: logits, hidden, expert_output_norms, expert_outputs; or less: usage", _TRACE)
+        (), "more than routing: logits, hidden, residual, expert_output_norms, expert_outputs; or less: usage", _TRACE)
     hidden_share: float = _setting(0.1, "share of tokens whose hidden states are kept", _TRACE, gt=0, le=1)
+    hidden_layers: tuple[int, ...] = _setting((), "MoE layer at which these are kept (repeat for more; all if none)", _TRACE)
     max_length: int = _setting(0, "tokens a window holds at most (0: the model's context, up to 4096)", _TRACE, ge=0)
     overlap: int = _setting(-1, "tokens of context that windows repeat (-1: an eighth of a window)", _TRACE, ge=-1)
     batch_tokens: int = _setting(4096, "tokens of a forward pass", _TRACE, ge=1)

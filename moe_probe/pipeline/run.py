@@ -21,7 +21,7 @@ WRITTEN = ("run.yaml", "trace", "results", "figures", "report.html", "report.md"
 _COLLECT = (
     "model", "revision", "dtype", "device", "experts_implementation", "trust_remote_code", "corpus", "id_column",
     "text_column", "topic_column", "subtopic_column", "group_column", "split_column", "label", "skip_bad", "limit",
-    "dataset_config", "dataset_split", "keep", "hidden_share", "max_length", "overlap", "batch_tokens",
+    "dataset_config", "dataset_split", "keep", "hidden_share", "hidden_layers", "max_length", "overlap", "batch_tokens",
     "shard_tokens", "no_text", "seed",
 )
 
@@ -139,7 +139,8 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     from moe_probe.models import load_model, self_check
 
     options = CollectOptions(
-        keep=config.kept(), hidden_share=config.hidden_share, max_length=config.max_length, overlap=config.overlap,
+        keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.hidden_layers,
+        max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,

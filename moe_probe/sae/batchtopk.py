@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moe_probe.sae.base import Sae, Sparse
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.ops import encode_chosen
+from moe_probe.sae.ops import decode, encode_chosen
 
 #: Latents that one token can have active, in multiples of k: bounds the rectangle that holds them.
 _SLOTS = 4
@@ -30,8 +30,13 @@ class BatchTopK(Sae):
             values, indices = self.pre_activations(x).topk(slots, dim=1, sorted=False)
             cut = self._cut(values) if self.training else self.threshold
         if self.training:
-            values = encode_chosen(x - self.b_dec.detach(), self.W_enc, self.b_enc, values, indices)
+            values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices,
+                                   sparse=True)
         return Sparse(torch.where(values >= cut, values, 0.0).relu(), indices)
+
+    def reconstruct(self, latents: Sparse) -> Tensor:
+        """Normalised reconstruction; most slots are empty and left out."""
+        return decode(latents.values, latents.indices, self.W_dec, sparse=True) + self.b_dec
 
     def _cut(self, values: Tensor) -> Tensor:
         """The n·k-th largest value of the batch."""

@@ -24,10 +24,9 @@ class Matryoshka(BatchTopK):
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
         """Mean squared error over the nested dictionaries, and the whole one's reconstruction."""
-        total = x.new_zeros(())
-        found = x
-        for width in self.nested:
-            values = torch.where(latents.indices < width, latents.values, 0.0)
-            found = decode(values, latents.indices, self.W_dec) + self.b_dec
-            total = total + (x - found).square().sum(1).mean() / self.config.d_in
+        total, found, narrower = x.new_zeros(()), self.b_dec.expand_as(x), 0
+        for width in self.nested:  # each level adds its own latents to what the narrower ones gave
+            inside = (latents.indices >= narrower) & (latents.indices < width)
+            found = found + decode(torch.where(inside, latents.values, 0.0), latents.indices, self.W_dec, sparse=True)
+            total, narrower = total + (x - found).square().sum(1).mean() / self.config.d_in, width
         return total / len(self.nested), found

@@ -14,81 +14,96 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def by_latent(indices: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:
-    """Order of the flat (token, slot) pairs sorted by latent, and where each latent's run starts, (n_latents,)."""
-    flat = indices.reshape(-1)
-    order = flat.argsort()
-    counts = torch.bincount(flat, minlength=n_latents)
-    return order, counts.cumsum(0) - counts
-
-
-def sum_rows(weights: Tensor, indices: Tensor, rows: Tensor, n_latents: int) -> Tensor:
-    """Sum, for every latent, ``weights * rows[token]`` over the tokens where it is active.
+def sum_rows(weights: Tensor, indices: Tensor, tokens: Tensor, rows: Tensor, *, n_latents: int) -> Tensor:
+    """Sum, for every latent, ``weight * rows[token]`` over the pairs in which it is active.
 
     Parameters
     ----------
-    weights, indices : Tensor, shape (n_tokens, k)
+    weights, indices, tokens : Tensor, shape (n_pairs,)
+        Weight, latent and token of every pair, in any order.
     rows : Tensor, shape (n_tokens, d)
 
     Returns
     -------
     Tensor, shape (n_latents, d)
     """
-    order, starts = by_latent(indices, n_latents)
-    token = order // indices.shape[1]
-    return functional.embedding_bag(token, rows, starts, mode="sum", per_sample_weights=weights.reshape(-1)[order])
+    order = indices.argsort()
+    counts = torch.bincount(indices, minlength=n_latents)
+    return functional.embedding_bag(tokens[order], rows, counts.cumsum(0) - counts, mode="sum",
+                                    per_sample_weights=weights[order])
+
+
+def _pairs(values: Tensor, indices: Tensor, *, drop_zeros: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, latents and tokens of the slots (n, k), those of weight 0 left away where that pays."""
+    slots = indices.shape[1]
+    flat = values.reshape(-1)
+    if drop_zeros:
+        kept = flat.nonzero()[:, 0]
+        return flat[kept], indices.reshape(-1)[kept], kept // slots
+    return flat, indices.reshape(-1), torch.arange(len(values), device=values.device).repeat_interleave(slots)
 
 
 class _Encode(torch.autograd.Function):
     """Pre-activations of chosen latents, with gradients to the chosen rows only (none to the input)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, chosen: Tensor, indices: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, chosen: Tensor, indices: Tensor,
+                sparse: bool) -> Tensor:
         ctx.save_for_backward(x, indices)
-        ctx.n_latents = weight.shape[0]
+        ctx.n_latents, ctx.sparse = weight.shape[0], sparse
         return chosen
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor, None, None, None]:
         x, indices = ctx.saved_tensors
-        (grad,) = gradients
-        d_bias = torch.zeros(ctx.n_latents, dtype=grad.dtype, device=grad.device)
-        d_bias.index_add_(0, indices.reshape(-1), grad.reshape(-1))
-        return None, sum_rows(grad, indices, x, ctx.n_latents), d_bias, None, None
+        weights, latents, tokens = _pairs(gradients[0], indices, drop_zeros=ctx.sparse)
+        d_bias = torch.zeros(ctx.n_latents, dtype=weights.dtype, device=weights.device).index_add_(0, latents, weights)
+        return None, sum_rows(weights, latents, tokens, x, n_latents=ctx.n_latents), d_bias, None, None, None
 
 
-def encode_chosen(x: Tensor, weight: Tensor, bias: Tensor, chosen: Tensor, indices: Tensor) -> Tensor:
+def encode_chosen(x: Tensor, parameters: tuple[Tensor, Tensor], chosen: Tensor, indices: Tensor, *,
+                  sparse: bool = False) -> Tensor:
     """Attach gradients of ``weight[indices] · x + bias[indices]`` to values that were computed without.
 
     Parameters
     ----------
     x : Tensor, shape (n_tokens, d)
-    weight : Tensor, shape (n_latents, d)
-    bias : Tensor, shape (n_latents,)
+    parameters : tuple of Tensor, shapes (n_latents, d) and (n_latents,)
+        Weight and bias of the encoder.
     chosen, indices : Tensor, shape (n_tokens, k)
         Pre-activations of the chosen latents, and which these are.
+    sparse : bool
+        Many of them get no gradient: those are then left out of the sums.
     """
-    return _Encode.apply(x, weight, bias, chosen, indices)  # type: ignore[no-any-return,no-untyped-call]
+    weight, bias = parameters
+    return _Encode.apply(x, weight, bias, chosen, indices, sparse)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _Decode(torch.autograd.Function):
-    """Sum of decoder rows weighted by activations; gradients over active latents."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(values, indices, weight)
-        return functional.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
+class _DecoderGradient(torch.autograd.Function):
+    """Passes decoded sums on; its gradient to the decoder's rows is a sum over active pairs."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
-        values, indices, weight = ctx.saved_tensors
+    def forward(ctx: Any, found: Tensor, weight: Tensor, values: Tensor, indices: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(values, indices, tokens)
+        ctx.n_latents = weight.shape[0]
+        return found.view_as(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        values, indices, tokens = ctx.saved_tensors
         (grad,) = gradients
-        step = max(1, 2**22 // (indices.shape[1] * weight.shape[1]))  # 16 MiB of gathered rows at a time
-        d_values = torch.cat([torch.bmm(weight[indices[i:i + step]], grad[i:i + step, :, None])[..., 0]
-                              for i in range(0, len(values), step)])
-        return d_values, None, sum_rows(values, indices, grad.contiguous(), weight.shape[0])
+        return grad, sum_rows(values, indices, tokens, grad.contiguous(), n_latents=ctx.n_latents), None, None, None
 
 
-def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
-    """``sum over slots of values * weight[indices]``, shape (n_tokens, d)."""
-    return _Decode.apply(values, indices, weight)  # type: ignore[no-any-return,no-untyped-call]
+def decode(values: Tensor, indices: Tensor, weight: Tensor, *, sparse: bool = False) -> Tensor:
+    """``sum over slots of values * weight[indices]``, shape (n_tokens, d).
+
+    With ``sparse``, slots of value 0 are left out first: worth it where many are. The gradient to the
+    values is torch's own (`embedding_bag` gathers no rows for it: 0.9 ms against 8.5 ms for a gather and a
+    batched product at 2,048 x 16 of 4,096 x 256); its gradient to the weight is not, which is dense.
+    """
+    flat, latents, tokens = _pairs(values, indices, drop_zeros=sparse)
+    counts = torch.bincount(tokens, minlength=len(values))
+    found = functional.embedding_bag(latents, weight.detach(), counts.cumsum(0) - counts, mode="sum",
+                                     per_sample_weights=flat)
+    return _DecoderGradient.apply(found, weight, flat.detach(), latents, tokens)  # type: ignore[no-any-return,no-untyped-call]

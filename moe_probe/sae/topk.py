@@ -17,5 +17,5 @@ class TopK(Sae):
         with torch.no_grad():
             values, indices = self.pre_activations(x).topk(min(self.config.k, self.config.d_sae), dim=1, sorted=False)
         if self.training:
-            values = encode_chosen(x - self.b_dec.detach(), self.W_enc, self.b_enc, values, indices)
+            values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices)
         return Sparse(values.relu(), indices)

@@ -1,80 +1,33 @@
-"""Training: several SAEs in one pass over one stream of activations, seeded, with dead latents brought back."""
+"""Training: several SAEs in one pass over one stream of activations, seeded and resumable."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.activations import ActivationReader, select
+from moe_probe.sae.base import Sae
+from moe_probe.sae.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.ops import decode
-from moe_probe.sae.registry import make_sae
+from moe_probe.sae.steps import SAY_EVERY, Progress, Training, TrainOptions
+
+Say = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train.
-
-    Attributes
-    ----------
-    steps : int
-        Batches; the schedule is laid out over them.
-    learning_rate : float
-        Peak, after a warm-up over the first twentieth of the steps; falls linearly to 0 over the last fifth. Short runs
-        on few tokens want far more than the 1e-4 of long ones (measured: 3e-3 at 10^5 to 10^6 tokens).
-    dead_after : int
-        Tokens without firing after which a latent counts as dead.
-    aux : float
-        Weight of the auxiliary loss by which dead latents learn the residual (AuxK, Gao et al. 2024,
-        arXiv:2406.04093, appendix A.2: 1/32).
-    clip : float
-        Largest norm of the gradient.
-    sample : int
-        Rows of the first batches from which mean and scale are taken.
-    """
-
-    steps: int = 1000
-    learning_rate: float = 3e-3
-    dead_after: int = 100_000
-    aux: float = 1 / 32
-    clip: float = 1.0
-    sample: int = 8192
-
-
-@dataclass
-class Progress:
-    """State of one SAE while it is trained; ``fvu`` and ``l0`` are of the last batch."""
-
-    config: SaeConfig
-    step: int = 0
-    fvu: float = float("nan")
-    l0: float = float("nan")
-    dead: float = 0.0
-
-
-@dataclass
-class _Run:
-    """One SAE with its optimiser and the tokens since each latent last fired."""
-
-    sae: Sae
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    idle: Tensor
-    progress: Progress = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.progress = Progress(self.sae.config)
+def _silent(progress: Progress) -> None:
+    """Say nothing."""
 
 
 def train_saes(
-    batches: Iterable[Tensor], configs: Sequence[SaeConfig], *, options: TrainOptions | None = None,
-    say: Callable[[Progress], None] = lambda progress: None,
+    batches: Iterable[Tensor], configs: Sequence[SaeConfig], *, options: TrainOptions | None = None, say: Say = _silent,
 ) -> list[Sae]:
-    """Train SAEs of any widths and architectures on the same batches.
+    """Train SAEs of any widths and architectures on the same batches of plain activations.
 
     Parameters
     ----------
@@ -100,21 +53,148 @@ def train_saes(
     options = options or TrainOptions()
     stream = _checked(batches, configs)
     first = _first(stream, options.sample)
-    runs = [_start(config, torch.cat(first), options) for config in configs]
-    last: Tensor | None = None
+    tokens = options.steps * len(first[0])
+    runs = [Training.start(c, torch.cat(first), options, steps=options.steps, tokens=tokens) for c in configs]
+    last: Tensor = first[0]
     for step, batch in enumerate(_replayed(first, stream)):
         if step == options.steps:
             break
         last = batch
         for run in runs:
-            _step(run, batch, options)
-            if step % 50 == 49 or step + 1 == options.steps:
-                say(run.progress)
+            _step(run, batch, say)
     for run in runs:
-        run.sae.eval()
-        if run.sae.uses_threshold and last is not None:
-            run.sae.fix_threshold(last)  # type: ignore[operator]
+        _finish(run, last)
     return [run.sae for run in runs]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An SAE and what training it took.
+
+    ``progress`` is of the last step; ``seconds`` is this SAE's own time in steps, without reading.
+    """
+
+    sae: Sae
+    progress: Progress
+    seconds: float
+
+
+def train_on(
+    reader: ActivationReader, configs: Sequence[SaeConfig], *, held_out: ActivationReader | None = None,
+    options: TrainOptions | None = None, checkpoint: Path | None = None, checkpoint_seconds: float = 60.0,
+    say: Say = _silent,
+) -> list[Trained]:
+    """Train SAEs of any widths, architectures and experts in one pass over a trace's activations.
+
+    An SAE of some experts sees the tokens that chose them, gathered until they make a batch; so SAEs of all
+    experts of a layer are trained at once from one reading.
+
+    Parameters
+    ----------
+    reader : ActivationReader
+        With ``slots`` where an SAE is of the outputs of some experts.
+    configs : sequence of SaeConfig
+    held_out : ActivationReader, optional
+        Activations on which thresholds are fixed (batchtopk, matryoshka); the training ones when left out.
+    checkpoint : Path, optional
+        Folder to which the state is written every `checkpoint_seconds`, and from which it is taken up when
+        there is one. An interrupted training that goes on ends with the same bits as one that was not.
+
+    Raises
+    ------
+    MoeProbeError
+        When there are fewer tokens than latents, activations have another width, hold NaN or infinite
+        numbers or do not vary, or the checkpoint belongs to another training.
+    """
+    options = options or TrainOptions(batch_tokens=reader.batch_tokens)
+    counts = reader.expert_counts() if any(c.experts is not None for c in configs) else None
+    epochs = [reader.n_batches(e) for e in range(options.epochs)]
+    runs = [_Gathered(*_begin(reader, c, options, counts, sum(epochs))) for c in configs]
+    done = 0
+    if checkpoint is not None:
+        done = load_checkpoint(checkpoint, [r.training for r in runs], [r.pending for r in runs], state=_state(reader, options))
+    saved = time.monotonic()
+    for epoch, n in enumerate(epochs):
+        before = sum(epochs[:epoch])
+        if done >= before + n:
+            continue
+        for batch in reader.batches(epoch=epoch, start=max(0, done - before)):
+            for run in runs:
+                run.take(select(batch, run.training.sae.config), say)
+            done += 1
+            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                save_checkpoint(checkpoint, [r.training for r in runs], [r.pending for r in runs], done=done,
+                                state=_state(reader, options))
+                saved = time.monotonic()
+    for run in runs:
+        run.flush(say)
+        _finish(run.training, _sample(held_out or reader, run.training.sae.config, 65536))
+    if checkpoint is not None:
+        remove_checkpoint(checkpoint)
+    return [Trained(run.training.sae, run.training.progress, run.seconds) for run in runs]
+
+
+class _Gathered:
+    """A training whose tokens are gathered until they make a batch."""
+
+    def __init__(self, training: Training, batch_tokens: int) -> None:
+        self.training, self.batch_tokens = training, batch_tokens
+        self.pending: list[Tensor] = []
+        self.seconds = 0.0
+
+    def take(self, values: Tensor, say: Say) -> None:
+        if self.training.sae.config.experts is None:
+            self._step(values, say)  # the reader's batch is the batch
+            return
+        self.pending.append(values)
+        if sum(map(len, self.pending)) >= self.batch_tokens:
+            self.flush(say)
+
+    def flush(self, say: Say) -> None:
+        if sum(map(len, self.pending)):
+            values = torch.cat(self.pending)
+            self.pending.clear()
+            self._step(values, say)
+
+    def _step(self, values: Tensor, say: Say) -> None:
+        started = time.perf_counter()
+        _step(self.training, values, say)
+        self.seconds += time.perf_counter() - started
+
+
+def _begin(reader: ActivationReader, config: SaeConfig, options: TrainOptions, counts: object, n_batches: int,
+           ) -> tuple[Training, int]:
+    if config.d_in != reader.d_in:
+        raise MoeProbeError(f"an SAE of d_in {config.d_in} cannot be trained on {reader.hook}",
+                            f"these activations have width {reader.d_in}", f"d_in {reader.d_in}")
+    tokens = reader.n_tokens
+    if config.experts is not None:
+        tokens = sum(len(select(b, config)) for b in reader.in_order()) if len(config.experts) > 1 else int(
+            counts[config.experts[0]])  # type: ignore[index]
+    if tokens < config.d_sae:
+        whose = "" if config.experts is None else f" of expert {', '.join(map(str, config.experts))}"
+        raise MoeProbeError(f"{config.d_sae:,} latents cannot be learnt from {tokens:,} tokens{whose}",
+                            "most would never fire", "a narrower SAE, more documents, or a larger --hidden-share")
+    size = options.batch_tokens if config.experts is None else max(256, min(options.batch_tokens, tokens // 16))
+    steps = n_batches if config.experts is None else max(1, tokens * options.epochs // size)
+    sample = _sample(reader, config, options.sample)
+    return Training.start(config, sample, options, steps=steps, tokens=tokens * options.epochs), size
+
+
+def _sample(reader: ActivationReader, config: SaeConfig, rows: int) -> Tensor:
+    """The first activations of a shuffled pass, shape (at most about `rows`, d_in)."""
+    found: list[Tensor] = []
+    for batch in reader.batches():
+        found.append(select(batch, config).float())
+        if sum(map(len, found)) >= rows:
+            break
+    return torch.cat(found)
+
+
+def _state(reader: ActivationReader, options: TrainOptions) -> dict[str, object]:
+    """What must be the same for a checkpoint to be gone on with."""
+    return {"trace": [s.files[0].sha256 for s in reader.trace.manifest.shards], "layer": reader.layer, "hook": reader.hook,
+            "tokens": reader.n_tokens, "seed": reader.seed, "options": vars(options)}
 
 
 def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterator[Tensor]:
@@ -127,7 +207,7 @@ def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterato
         if batch.ndim != 2 or batch.shape[1] != d_in:
             raise MoeProbeError(f"batch {number} has the shape {tuple(batch.shape)}", f"(tokens, {d_in}) is expected",
                                 f"SAEs of d_in {batch.shape[-1]}")
-        if not torch.isfinite(batch).all():
+        if not torch.isfinite(batch.sum(dtype=torch.float32)) and not torch.isfinite(batch).all():
             row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
             raise MoeProbeError(f"row {row} of batch {number} holds NaN or infinite activations",
                                 "one such row would spoil every latent", "leave its document out")
@@ -151,58 +231,15 @@ def _replayed(first: list[Tensor], stream: Iterator[Tensor]) -> Iterator[Tensor]
     yield from stream
 
 
-def _start(config: SaeConfig, sample: Tensor, options: TrainOptions) -> _Run:
-    sae = make_sae(config)
-    sae.start_from(sample)
-    sae.train()
-    optimizer = torch.optim.Adam(sae.parameters(), lr=options.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    warm, cool = max(1, options.steps // 20), max(1, options.steps // 5)
-
-    def factor(step: int) -> float:
-        return min((step + 1) / warm, 1.0, max(options.steps - step, 0) / cool)
-
-    return _Run(sae, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
-                torch.zeros(config.d_sae, dtype=torch.long))
+def _step(run: Training, batch: Tensor, say: Say) -> None:
+    run.step(batch)
+    if run.progress.step % SAY_EVERY == 0 or run.progress.step == run.steps:
+        say(run.progress)
 
 
-def _step(run: _Run, batch: Tensor, options: TrainOptions) -> None:
-    sae = run.sae
-    x = sae.normalise(batch)
-    latents = sae.choose(x)
-    loss, found = sae.loss(x, latents)
-    dead = run.idle > options.dead_after
-    if options.aux and bool(dead.any()):
-        loss = loss + options.aux * _auxiliary(sae, x, found.detach(), dead)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    sae.remove_parallel_gradient()
-    torch.nn.utils.clip_grad_norm_(sae.parameters(), options.clip)
-    run.optimizer.step()
-    run.schedule.step()
-    sae.keep_unit_norm()
-    _note(run, x, found, latents, dead)
-
-
-def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
-    """Error with which the dead latents of largest pre-activation explain the residual, over the residual's own."""
-    rows = dead.nonzero()[:, 0]
-    residual = x - found
-    pre = (x - sae.b_dec.detach()) @ sae.W_enc[rows].T + sae.b_enc[rows]
-    values, places = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1)
-    guess = decode(values.relu(), rows[places], sae.W_dec)
-    return (residual - guess).square().sum() / residual.square().sum().clamp_min(1e-8)
-
-
-@torch.no_grad()
-def _note(run: _Run, x: Tensor, found: Tensor, latents: Sparse, dead: Tensor) -> None:
-    active = latents.values > 0
-    fired = torch.zeros(len(run.idle), dtype=torch.bool)
-    fired[latents.indices[active]] = True
-    run.idle += len(x)
-    run.idle[fired] = 0
-    progress = run.progress
-    progress.step += 1
-    if progress.step % 50 == 0 or progress.step == 1:
-        progress.fvu = float((x - found).square().sum() / (x - x.mean(0)).square().sum().clamp_min(1e-8))
-        progress.l0 = float(active.sum() / len(x))
-        progress.dead = float(dead.float().mean())
+def _finish(run: Training, sample: Tensor) -> None:
+    run.sae.eval()
+    run.sae.low_precision = False
+    if run.sae.uses_threshold:
+        run.sae.fix_threshold(sample.to(run.sae.W_dec.device))  # type: ignore[operator]
+    run.sae.cpu()

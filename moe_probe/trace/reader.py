@@ -11,7 +11,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.routing import Usage, dropped_id
-from moe_probe.schema import Manifest, MoeLayer
+from moe_probe.schema import Manifest, MoeLayer, ShardEntry
 from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ class RoutingChunk(NamedTuple):
     position: np.ndarray
     token_id: np.ndarray
     special: np.ndarray
+
+
+class TokenChunk(NamedTuple):
+    """Columns of the token table of one shard; ``first`` is the trace's row of its first token."""
+
+    first: int
+    columns: dict[str, np.ndarray]
 
 
 class Trace:
@@ -160,6 +167,31 @@ class Trace:
                 weights = _read_layers(arrays, "weights", places) if self.manifest.has_weights else None
             table = tokens.read_row_group(shard.index, columns=names)  # one row group a shard
             yield RoutingChunk(experts, weights, *(table[n].to_numpy() for n in names))
+
+    def iter_tokens(self, columns: Sequence[str]) -> Iterator[tuple[ShardEntry, TokenChunk]]:
+        """Yield every shard with columns of its part of the token table.
+
+        Raises
+        ------
+        MoeProbeError
+            When only usage was kept.
+        """
+        import pyarrow.parquet as pq
+
+        self._need_routing()
+        file, first = pq.ParquetFile(self.root / TOKENS), 0
+        for shard in self.manifest.shards:
+            table = file.read_row_group(shard.index, columns=list(columns))
+            yield shard, TokenChunk(first, {name: table[name].to_numpy() for name in columns})
+            first += shard.n_tokens
+
+    def whereabouts(self, row: int) -> tuple[str, int]:
+        """Document name and position of a token."""
+        for shard, chunk in self.iter_tokens(["document", "position"]):
+            if row < chunk.first + shard.n_tokens:
+                document = int(chunk.columns["document"][row - chunk.first])
+                return str(self.documents["document"].iloc[document]), int(chunk.columns["position"][row - chunk.first])
+        raise IndexError(f"the trace has {self.n_tokens} tokens, there is no row {row}")
 
     def layer(self, layer: int) -> sparse.csr_array:
         """Selections of one layer as a sparse 0/1 matrix, shape (n_tokens, num_experts)."""

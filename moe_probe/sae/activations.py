@@ -1,0 +1,235 @@
+"""Activations of a trace for training: streamed from disk, shuffled by seed, readable from any batch on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.routing import dropped_id
+from moe_probe.sae.config import HOOKS, SaeConfig
+from moe_probe.trace.files import inside
+
+if TYPE_CHECKING:
+    from moe_probe.trace import Trace
+
+#: Folder of a trace that holds a hook's activations, and what ``--keep`` calls it.
+FOLDERS = {"router_input": ("hidden", "hidden"), "residual": ("residual", "residual"),
+           "expert_output": ("expert_output", "expert_outputs")}
+
+
+class Batch(NamedTuple):
+    """Activations of some tokens.
+
+    ``values`` is (n, d), or (n, slots, d) where each chosen expert's output is apart; ``experts`` (n, slots)
+    holds the chosen experts, -1 for an empty slot; ``rows`` (n,) the tokens' rows in the trace.
+    """
+
+    values: Tensor
+    experts: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class _Shard:
+    index: int
+    path: Path
+    #: Entries of the file that are used, and the trace's rows of these.
+    entries: np.ndarray
+    rows: np.ndarray
+
+
+class ActivationReader:
+    """Batches of one layer's activations at one hook, in an order that the seed decides.
+
+    An epoch visits the shards in random order. As many as fit in the pool are read and their tokens shuffled
+    together, so memory is bounded by the pool, and a trace that fits in it is shuffled wholly. The order of
+    any epoch can be had without reading the ones before: training resumes at any batch.
+
+    Parameters
+    ----------
+    trace : Trace
+        Collected with ``--keep hidden`` (router input), ``residual`` or ``expert_outputs``.
+    layer : int
+    hook : {"router_input", "expert_output", "residual"}
+    documents : ndarray of bool, shape (n_documents,), optional
+        Use the tokens of these only. Special tokens are always left out.
+    slots : bool
+        For expert outputs: keep those of the chosen experts apart instead of adding them up.
+    batch_tokens : int
+        Tokens of a batch; batches differ from it by less than half.
+    pool_bytes : int
+        Memory for activations that are shuffled together.
+    seed : int
+
+    Raises
+    ------
+    MoeProbeError
+        When the trace does not hold these activations, or no token is left.
+    """
+
+    def __init__(
+        self, trace: Trace, *, layer: int, hook: str = "router_input", documents: np.ndarray | None = None,
+        slots: bool = False, batch_tokens: int = 2048, pool_bytes: int = 2**30, seed: int = 0,
+    ) -> None:
+        if hook not in HOOKS:
+            raise MoeProbeError(f"'{hook}' is no hook", did_you_mean(hook, list(HOOKS)), f"one of {', '.join(HOOKS)}")
+        self.trace, self.layer, self.hook, self.seed = trace, layer, hook, seed
+        self.slots = slots and hook == "expert_output"
+        self._place = trace.place(layer)
+        self.batch_tokens = batch_tokens
+        self._shards = self._scan(documents)
+        self.n_tokens = sum(len(s.rows) for s in self._shards)
+        if not self.n_tokens:
+            raise MoeProbeError(f"no token of layer {layer} has its {hook} kept", "the documents chosen hold none",
+                                "a larger --hidden-share, or more documents")
+        self._shape = self._value_shape()
+        self.d_in = self._shape[-1]
+        width = 2 * int(np.prod(self._shape)) if self.slots or hook != "expert_output" else 2 * self.d_in
+        self._pool_tokens = max(batch_tokens, pool_bytes // width)
+        self._whole: Batch | None = None
+
+    def _scan(self, documents: np.ndarray | None) -> list[_Shard]:
+        folder, keep = FOLDERS[self.hook]
+        folder = f"{folder}/layer_{self.layer:02d}"
+        shards = []
+        for shard, tokens in self.trace.iter_tokens(["document", "special"]):
+            path = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)
+            if path is None:
+                raise MoeProbeError(f"the trace at {self.trace.root} holds no {folder}",
+                                    f"the {self.hook} of layer {self.layer} was not kept",
+                                    f"collect again with --keep {keep} (and --hidden-layers {self.layer})")
+            path = inside(self.trace.root, path)
+            with safe_open(path, framework="pt") as file:
+                if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
+                    raise MoeProbeError(f"{path} holds no vectors", "only norms of expert outputs were kept",
+                                        f"collect again with --keep {keep}")
+                rows = file.get_tensor("rows").numpy()
+            local = rows - tokens.first
+            use = ~tokens.columns["special"][local]
+            if documents is not None:
+                use &= documents[tokens.columns["document"][local]]
+            entries = np.flatnonzero(use)
+            if len(entries):
+                shards.append(_Shard(shard.index, path, entries, rows[entries]))
+        return shards
+
+    def _value_shape(self) -> tuple[int, ...]:
+        with safe_open(self._shards[0].path, framework="pt") as file:
+            return tuple(file.get_slice("values").get_shape()[1:])
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows in the trace of all tokens that are read, shape (n_tokens,), in the order of `in_order`."""
+        return np.concatenate([s.rows for s in self._shards])
+
+    def expert_counts(self) -> np.ndarray:
+        """Tokens that chose each expert, shape (num_experts,)."""
+        counts = np.zeros(self.trace.layers[self._place].num_experts, dtype=np.int64)
+        for shard in self._shards:
+            experts = self._experts(shard)
+            counts += np.bincount(experts[experts >= 0], minlength=len(counts))
+        return counts
+
+    def n_batches(self, epoch: int = 0) -> int:
+        """Batches of an epoch."""
+        return sum(self._pieces(group) for group in self._groups(epoch))
+
+    def batches(self, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch, from batch `start` on."""
+        passed = 0
+        for number, group in enumerate(self._groups(epoch)):
+            pieces = self._pieces(group)
+            if passed + pieces > start:
+                pool = self._read(group)
+                order = torch.from_numpy(np.random.default_rng([self.seed, epoch, number]).permutation(len(pool.rows)))
+                for piece in torch.tensor_split(order, pieces)[max(0, start - passed):]:
+                    yield Batch(*(part[piece] for part in pool))
+            passed += pieces
+
+    def in_order(self) -> Iterator[Batch]:
+        """All tokens shard by shard, in the order of the trace."""
+        for shard in self._shards:
+            yield self._read([shard], keep=False)
+
+    def _groups(self, epoch: int) -> list[list[_Shard]]:
+        """Shards of an epoch in random order, cut into groups that fit in the pool."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._shards))
+        groups: list[list[_Shard]] = [[]]
+        held = 0
+        for shard in (self._shards[i] for i in order):
+            if groups[-1] and held + len(shard.rows) > self._pool_tokens:
+                groups.append([])
+                held = 0
+            groups[-1].append(shard)
+            held += len(shard.rows)
+        # one group is shuffled as a whole anyway: in the order of the trace it is read once for all epochs
+        return groups if len(groups) > 1 else [list(self._shards)]
+
+    def _pieces(self, group: Sequence[_Shard]) -> int:
+        return max(1, round(sum(len(s.rows) for s in group) / self.batch_tokens))
+
+    def _read(self, group: Sequence[_Shard], *, keep: bool = True) -> Batch:
+        if self._whole is not None and len(group) == len(self._shards):
+            return self._whole
+        parts = [self._read_shard(shard) for shard in group]
+        pool = Batch(*(torch.cat(named) for named in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+        if keep and len(group) == len(self._shards):
+            self._whole = pool
+        return pool
+
+    def _read_shard(self, shard: _Shard) -> Batch:
+        with safe_open(shard.path, framework="pt") as file:
+            values = file.get_tensor("values")
+        if len(shard.entries) < len(values):
+            values = values[torch.from_numpy(shard.entries)]
+        if values.ndim == 3 and not self.slots:
+            values = values.float().sum(1).to(values.dtype)
+        self._check(values, shard)
+        return Batch(values, torch.from_numpy(self._experts(shard)), torch.from_numpy(shard.rows))
+
+    def _check(self, values: Tensor, shard: _Shard) -> None:
+        # a NaN or infinity anywhere makes the sum one
+        if torch.isfinite(values.sum(dtype=torch.float32)):
+            return
+        bad = ~torch.isfinite(values.flatten(1)).all(1)
+        if not bad.any():
+            return
+        row = int(shard.rows[int(bad.nonzero()[0])])
+        document, position = self.trace.whereabouts(row)
+        raise MoeProbeError(
+            f"the {self.hook} of layer {self.layer} holds NaN or infinite numbers in {int(bad.sum())} tokens",
+            f"the first is in document '{document}', position {position}; one such row would spoil every latent",
+            "collect in another precision (--dtype float32), or leave the document out of the corpus")
+
+    def _experts(self, shard: _Shard) -> np.ndarray:
+        """Experts chosen by a shard's tokens, shape (n, slots), -1 where a slot is empty."""
+        entry = self.trace.manifest.shards[shard.index]
+        path = next(f.path for f in entry.files if f.path.startswith("routing/"))
+        with safe_open(inside(self.trace.root, path), framework="numpy") as file:
+            experts = file.get_slice("experts")[:, self._place:self._place + 1][:, 0]
+        first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
+        chosen = experts[shard.rows - first].astype(np.int32)
+        return np.where(chosen == dropped_id(experts.dtype), -1, chosen)
+
+
+def select(batch: Batch, config: SaeConfig) -> Tensor:
+    """Activations that one SAE is trained on, shape (n_selected, d_in).
+
+    All tokens; or, for an SAE of some experts, the tokens that chose one of them: what the router read, or
+    what those experts added (not what the others added beside them).
+    """
+    if config.experts is None:
+        return batch.values if batch.values.ndim == 2 else batch.values.sum(1)
+    mine = torch.isin(batch.experts, torch.tensor(config.experts, dtype=batch.experts.dtype))
+    chosen = mine.any(1)
+    if batch.values.ndim == 2:
+        return batch.values[chosen]
+    return (batch.values[chosen] * mine[chosen, :, None]).sum(1)

@@ -1,0 +1,166 @@
+"""One SAE while it is trained: its optimiser, its schedule, and what a step does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.ops import decode
+from moe_probe.sae.registry import make_sae
+
+#: Steps between two measurements of the progress.
+SAY_EVERY = 50
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes
+    ----------
+    steps : int
+        Batches, where they come as plain arrays; the schedule is laid out over them.
+    epochs : int
+        Passes over the activations, where they are read from a trace.
+    batch_tokens : int
+        Tokens of a step, where they are read from a trace.
+    learning_rate : float
+        Peak, after a warm-up over the first twentieth of the steps; falls linearly to 0 over the last fifth. Short runs
+        on few tokens want far more than the 1e-4 of long ones (measured: 3e-3 at 10^5 to 10^6 tokens).
+    dead_after : int
+        Tokens without firing after which a latent counts as dead; at most a twentieth of what the SAE is
+        trained on. Counted in the tokens that the SAE sees: one of a rare expert is as patient as others.
+    aux : float
+        Weight of the auxiliary loss by which dead latents learn the residual (AuxK, Gao et al. 2024,
+        arXiv:2406.04093, appendix A.2: 1/32).
+    clip : float
+        Largest norm of the gradient.
+    sample : int
+        Rows of the first batches from which mean and scale are taken.
+    device : str
+        ``auto`` takes the first GPU if there is one.
+    precision : {"auto", "float32", "bfloat16"}
+        Of the encoder's product: auto is bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    steps: int = 1000
+    epochs: int = 4
+    batch_tokens: int = 2048
+    learning_rate: float = 3e-3
+    dead_after: int = 100_000
+    aux: float = 1 / 32
+    clip: float = 1.0
+    sample: int = 8192
+    device: str = "auto"
+    precision: str = "auto"
+
+    def torch_device(self) -> torch.device:
+        """The device that is meant."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass
+class Progress:
+    """State of one SAE while it is trained; ``fvu`` and ``l0`` are of the last batch that was measured.
+
+    ``fvu`` is the fraction of variance unexplained, ``l0`` active latents a token, ``dead`` the share of
+    latents that have not fired for long.
+    """
+
+    config: SaeConfig
+    step: int = 0
+    steps: int = 0
+    tokens: int = 0
+    fvu: float = float("nan")
+    l0: float = float("nan")
+    dead: float = 0.0
+
+
+@dataclass
+class Training:
+    """One SAE with its optimiser and the tokens since each latent last fired."""
+
+    sae: Sae
+    options: TrainOptions
+    #: Steps that the schedule is laid out over.
+    steps: int
+    #: Tokens without firing that make a latent dead.
+    patience: int
+    optimizer: torch.optim.Optimizer = field(init=False)
+    idle: Tensor = field(init=False)
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=self.options.learning_rate, fused=True)
+        self.idle = torch.zeros(self.sae.config.d_sae, dtype=torch.long, device=self.sae.W_dec.device)
+        self.progress = Progress(self.sae.config, steps=self.steps)
+
+    @classmethod
+    def start(cls, config: SaeConfig, sample: Tensor, options: TrainOptions, *, steps: int, tokens: int) -> Training:
+        """Begin with a sample of the activations, shape (n, d_in).
+
+        Raises
+        ------
+        MoeProbeError
+            When the activations do not vary, or the architecture is not known.
+        """
+        sae = make_sae(config)
+        sae.start_from(sample)
+        sae.to(options.torch_device())
+        sae.low_precision = options.precision == "bfloat16" or (options.precision == "auto" and sae.W_dec.is_cuda)
+        sae.train()
+        return cls(sae, options, steps=steps, patience=max(1, min(options.dead_after, tokens // 20)))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: warm-up, plateau, linear decay to 0."""
+        warm, cool = max(1, self.steps // 20), max(1, self.steps // 5)
+        return self.options.learning_rate * min((step + 1) / warm, 1.0, max(self.steps - step, 0) / cool)
+
+    def step(self, batch: Tensor) -> None:
+        """One step on activations as the model has them, shape (n, d_in)."""
+        sae, options = self.sae, self.options
+        x = sae.normalise(batch.to(sae.W_dec.device, non_blocking=True))
+        latents = sae.choose(x)
+        loss, found = sae.loss(x, latents)
+        # patience is counted in tokens: that any latent is dead can be known without asking the GPU every step
+        dead = self.idle > self.patience if self.progress.tokens > self.patience and options.aux else None
+        if dead is not None and bool(dead.any()):
+            loss = loss + options.aux * _auxiliary(sae, x, found.detach(), dead)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        sae.remove_parallel_gradient()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), options.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.progress.step)
+        self.optimizer.step()
+        sae.keep_unit_norm()
+        self._note(x, found, latents)
+
+    @torch.no_grad()
+    def _note(self, x: Tensor, found: Tensor, latents: Sparse) -> None:
+        active = latents.values > 0
+        self.idle += len(x)
+        self.idle[latents.indices[active]] = 0
+        progress = self.progress
+        progress.step += 1
+        progress.tokens += len(x)
+        if progress.step % SAY_EVERY == 0 or progress.step in (1, self.steps):
+            progress.fvu = float((x - found).square().sum() / (x - x.mean(0)).square().sum().clamp_min(1e-8))
+            progress.l0 = float(active.sum() / len(x))
+            progress.dead = float((self.idle > self.patience).float().mean())
+
+
+def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
+    """Error with which the dead latents of largest pre-activation explain the residual, over the residual's own."""
+    rows = dead.nonzero()[:, 0]
+    residual = x - found
+    pre = (x - sae.b_dec.detach()) @ sae.W_enc[rows].T + sae.b_enc[rows]
+    values, places = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1)
+    guess = decode(values.relu(), rows[places], sae.W_dec)
+    return (residual - guess).square().sum() / residual.square().sum().clamp_min(1e-8)
