@@ -1,0 +1,186 @@
+"""What a label can speak of: the word, the token, what stood before, kind, place, topic. One code per token and factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_probe.explain.classes import token_class
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    from moe_probe.trace import Trace
+
+_SPACE_MARKS = (" ", "Ġ", "▁")
+#: Words behind a token that count as near, the token's own among them.
+WINDOW = 12
+#: A word on more than this share of tokens says nothing about its surroundings.
+_TOO_COMMON = 0.01
+_MIN_DOCUMENTS = 3
+_PLACES = ("start of a document", "start of a line", "start of a sentence", "after a comma or bracket", "")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A way to divide tokens.
+
+    Attributes
+    ----------
+    name : str
+        ``word``, ``token``, ``word before``, ``words`` (a pair), ``kind``, ``place`` or a label column.
+    codes : ndarray of int, shape (n_tokens,)
+        Over all tokens of the trace; -1 where the factor has no value.
+    values : tuple of str
+        What each code stands for.
+    """
+
+    name: str
+    codes: np.ndarray
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The text of a trace as labels see it.
+
+    Attributes
+    ----------
+    factors : tuple of Factor
+    near : csr_array of float32, shape (n_tokens, n_words)
+        1 where a word is among the last `WINDOW` words; words that are too common or too rare left out.
+    words : tuple of str
+        The words of `near`'s columns.
+    document : ndarray of int, shape (n_tokens,)
+    """
+
+    factors: tuple[Factor, ...]
+    near: sparse.csr_array
+    words: tuple[str, ...]
+    document: np.ndarray
+
+    def factor(self, name: str) -> Factor:
+        """Factor of a name."""
+        return next(f for f in self.factors if f.name == name)
+
+
+def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surroundings:
+    """Read the token table of a trace and divide its tokens in every way that a label can speak of.
+
+    Parameters
+    ----------
+    trace : Trace
+    labels : tuple of str
+        Columns of the documents.
+    """
+    table = trace.tokens(["document", "position", "token"])
+    tokens = table["token"].to_numpy(dtype=object)
+    document = table["document"].to_numpy().astype(np.int64)
+    first = np.diff(document, prepend=-1) != 0
+    word_number, words = _words(tokens, first)
+    names, word = np.unique(np.array(words, dtype=object).astype(str), return_inverse=True)
+    code = word[word_number]
+    previous_word = np.where(first[_starts(word_number)], -1, np.roll(word, 1))
+    before = previous_word[word_number]
+    factors = [
+        Factor("word", np.where(names[code] == "", -1, code), tuple(names)),
+        _coded("token", tokens), Factor("word before", before, tuple(names)), _pairs(before, code, names),
+        _coded("kind", np.array([_kind(t) for t in tokens], dtype=object)),
+        _coded("place", _places(tokens, first), absent=""),
+    ]
+    for label in labels:
+        values = trace.documents[label].fillna("").astype(str).to_numpy(dtype=object)[document]
+        factors.append(_coded(label, values, absent=""))
+    near, kept = _near(word_number, word, document, names)
+    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document)
+
+
+@lru_cache(maxsize=100_000)
+def _kind(token: str) -> str:
+    return token_class(token)
+
+
+def _starts(number: np.ndarray) -> np.ndarray:
+    """Index of the first token of every word."""
+    return np.flatnonzero(np.diff(number, prepend=-1))
+
+
+def _words(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Join pieces into words: a number per token, and the lower-cased words; "" for what is no word."""
+    number = np.empty(len(tokens), dtype=np.int64)
+    words: list[str] = []
+    open_word = False
+    for i, token in enumerate(tokens):
+        bare = token.lstrip("".join(_SPACE_MARKS))
+        wordlike = bool(bare) and (bare[0].isalnum() or (bare[0] in "'’-" and any(c.isalpha() for c in bare)))
+        goes_on = open_word and wordlike and bare == token and not first[i]
+        if goes_on:
+            words[-1] += bare
+        else:
+            words.append(bare if wordlike else "")
+        number[i] = len(words) - 1
+        open_word = wordlike and bare[-1].isalnum()
+    return number, [w.lower().strip() for w in words]
+
+
+def _coded(name: str, values: np.ndarray, *, absent: str | None = None) -> Factor:
+    import pandas as pd
+
+    codes, names = pd.factorize(values, sort=True)
+    if absent is not None and absent in names:
+        codes = np.where(codes == list(names).index(absent), -1, codes)
+    return Factor(name, np.asarray(codes, dtype=np.int64), tuple(str(n) for n in names))
+
+
+def _pairs(before: np.ndarray, code: np.ndarray, names: np.ndarray) -> Factor:
+    both = np.where((before >= 0) & (names[np.maximum(before, 0)] != "") & (names[code] != ""),
+                    before * len(names) + code, -1)
+    pairs, codes = np.unique(both, return_inverse=True)
+    if len(pairs) and pairs[0] < 0:
+        pairs, codes = pairs[1:], codes - 1
+    return Factor("words", codes, tuple(f"{names[p // len(names)]} {names[p % len(names)]}" for p in pairs))
+
+
+def _places(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Where in its document, line or sentence a token stands."""
+    out = np.full(len(tokens), "", dtype=object)
+    for i in range(len(tokens)):
+        before = "" if first[i] else tokens[i - 1].strip(" Ġ▁")
+        if first[i] or (i > 0 and first[i - 1] and before.startswith("<")):
+            out[i] = _PLACES[0]
+        elif before == "" or before[-1] in "\nĊ":
+            out[i] = _PLACES[1]
+        elif before[-1] in ".!?":
+            out[i] = _PLACES[2]
+        elif before[-1] in ",;:([":
+            out[i] = _PLACES[3]
+    return out
+
+
+def _near(number: np.ndarray, word: np.ndarray, document: np.ndarray, names: np.ndarray,
+          ) -> tuple[sparse.csr_array, np.ndarray]:
+    from scipy import sparse
+
+    document_of_word = document[_starts(number)]
+    counts = np.bincount(word, minlength=len(names))
+    spread = np.bincount(np.unique(np.stack([word, document_of_word]), axis=1)[0], minlength=len(names))
+    fit = (counts <= _TOO_COMMON * len(word)) & (spread >= min(_MIN_DOCUMENTS, document.max() + 1))
+    fit &= np.array([len(n) > 2 and n[0].isalpha() for n in names])
+    kept = np.flatnonzero(fit)
+    column = np.full(len(names), -1)
+    column[kept] = np.arange(len(kept))
+    rows, columns = [], []
+    for back in range(WINDOW):
+        earlier = np.arange(len(word)) - back
+        inside = (earlier >= 0) & (document_of_word[np.maximum(earlier, 0)] == document_of_word)
+        what = np.where(inside, column[word[np.maximum(earlier, 0)]], -1)
+        rows.append(np.flatnonzero(what >= 0))
+        columns.append(what[what >= 0])
+    by_word = sparse.csr_array((np.ones(sum(map(len, rows)), dtype=np.float32), (np.concatenate(rows), np.concatenate(columns))),
+                               shape=(len(word), len(kept)))
+    by_word.sum_duplicates()
+    by_word.data[:] = 1
+    return by_word[number], kept

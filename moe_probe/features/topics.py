@@ -1,0 +1,117 @@
+"""Do features fire more in documents of a topic? The test is that of experts: documents are the unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.stats import (
+    auroc,
+    benjamini_hochberg,
+    labelled_documents,
+    log2_lift,
+    one_value_per_group,
+    permutation_test,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.features.firing import Firings
+
+
+class GroupRates(NamedTuple):
+    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics and sizes."""
+
+    rates: np.ndarray
+    topic: np.ndarray
+    topics: tuple[str, ...]
+    n_tokens: np.ndarray
+
+
+class Enrichment(NamedTuple):
+    """The topic that each feature fires most for; arrays are (n_features,).
+
+    ``topic`` is an index into ``topics``, -1 where no topic passes; ``best`` is the one of highest lift, passing or
+    not. ``auroc`` is of documents of ``best`` against others, held-out ones.
+    """
+
+    topics: tuple[str, ...]
+    topic: np.ndarray
+    best: np.ndarray
+    log2_lift: np.ndarray
+    ci_low: np.ndarray
+    ci_high: np.ndarray
+    q_value: np.ndarray
+    auroc: np.ndarray
+
+
+def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings, *, label: str) -> GroupRates:
+    """Firing rates of groups of documents.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+        Of the trace.
+    document : ndarray of int, shape (n_trace_tokens,)
+        Document of every token of the trace.
+    firings : Firings
+    label : str
+
+    Raises
+    ------
+    MoeProbeError
+        When documents have no such label, or a group lies in two.
+    """
+    from scipy import sparse
+
+    keep, labels, names = labelled_documents(documents, label=label)
+    mine = document[firings.rows]
+    used = np.unique(mine)
+    used = used[keep[used]]
+    topic_of = one_value_per_group(labels[used], names[used], what=label)
+    groups = sorted(topic_of)
+    number = {name: i for i, name in enumerate(groups)}
+    group_of = np.array([number.get(name, -1) if kept else -1 for name, kept in zip(names, keep, strict=True)])[mine]
+    token = np.flatnonzero(group_of >= 0)
+    one_hot = sparse.csr_array((np.ones(len(token), dtype=np.float32), (group_of[token], token)),
+                               shape=(len(groups), len(mine)))
+    fired = firings.matrix.copy()
+    fired.data = np.ones_like(fired.data)
+    sizes = np.bincount(group_of[token], minlength=len(groups))
+    topics = tuple(sorted(set(topic_of.values())))
+    rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
+    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes)
+
+
+def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
+           ) -> Enrichment:
+    """Find the topic that each feature fires most for, and test it.
+
+    Welch's t of firing rates, topic against rest, under permutation of topics over groups; Benjamini-Hochberg over
+    features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on held-out groups.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is one topic only.
+    """
+    n_topics = len(train.topics)
+    if n_topics < 2:
+        raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
+                            "a corpus of several topics")
+    test = permutation_test(train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed)
+    q_values = benjamini_hochberg(test.p_value)
+    half = 0.5 / np.maximum(np.bincount(train.topic, weights=train.n_tokens, minlength=n_topics), 1)
+    effect = log2_lift(train.rates, train.topic, n_topics=n_topics, pseudo=half[:, None])
+    ranking = np.where((q_values <= alpha) & (test.t > 0), effect.log2_lift + 1000, np.nan_to_num(effect.log2_lift, nan=-999))
+    best = ranking.argmax(0)
+    columns = np.arange(train.rates.shape[1])
+    passes = (q_values[best, columns] <= alpha) & (test.t[best, columns] > 0)
+    theirs = np.array([train.topics.index(t) if t in train.topics else -1 for t in held_out.topics])[held_out.topic]
+    area = auroc(held_out.rates, theirs, n_topics=n_topics)
+    return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],
+                      effect.ci_low[best, columns], effect.ci_high[best, columns], q_values[best, columns],
+                      area[best, columns])
