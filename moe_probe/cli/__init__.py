@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from moe_probe.cli import making, reading
+from moe_probe.cli import features, making, reading
 
 app = typer.Typer(
     name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -17,6 +17,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted (--resume goes on).",
 )
 making.register(app)
+features.register(app)
 reading.register(app)
 
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("run", epilog="Example: moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(
         guarded(with_settings(run)))
     app.command("collect", epilog="Example: moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine")(
-        guarded(with_settings(collect, leave_out={"Statistics"})))
+        guarded(with_settings(collect, leave_out={"Statistics", "Sparse autoencoders"})))
     app.command("import", epilog="Example: moe-probe import routing.parquet --out traces/mine --num-experts 32")(
         guarded(import_))
     app.command("analyze", epilog="Example: moe-probe analyze runs/mine --permutations 10000")(guarded(analyze))
@@ -38,7 +38,8 @@ def demo(
     """Report on the small trained model and the probe corpus that come with the project."""
     data = _demo_data()
     settings = {"model": str(data / "model" / "final"), "corpus": str(data / "probe_corpus.jsonl"),
-                "label": ["register"], "strata": "register", "seed": seed}
+                "label": ["register"], "strata": "register", "seed": seed, "hidden_share": 1.0,
+                "sae_layers": [0, 2, 4], "sae_widths": [256, 1024, 4096]}
     _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 
 
@@ -56,7 +57,7 @@ def run(
                                              show_default=False, rich_help_panel="Common")] = None,
     as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
-    """Do everything: collect routing, analyse it, write the report. Unchanged stages are skipped."""
+    """Do everything: collect routing, analyse it, train SAEs (--sae-widths), write the report; unchanged stages are skipped."""
     given = settings | {"model": model, "corpus": corpus, "seed": seed}
     _run(given, config, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 

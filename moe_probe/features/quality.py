@@ -42,21 +42,28 @@ class Splice(NamedTuple):
     replace: Callable[[torch.Tensor], torch.Tensor]
 
 
-def variance_unexplained(sae: Sae, reader: ActivationReader) -> float:
-    """Fraction of variance unexplained (FVU): squared error over squared distance from the mean."""
+def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -> float:
+    """Fraction of variance unexplained (FVU): squared error over squared distance from the mean.
+
+    Parameters
+    ----------
+    firings : Firings
+        Of the same tokens: they are decoded, not encoded again.
+    """
     import torch
 
     from moe_probe.sae.activations import select
 
-    error, squares, total, n = 0.0, 0.0, torch.zeros(sae.config.d_in, dtype=torch.float64), 0
-    with torch.inference_mode():
-        for batch in reader.in_order():
-            for x in select(batch, sae.config).float().split(8192):
-                error += float((x - sae(x)).double().square().sum())
-                squares += float(x.double().square().sum())
-                total += x.double().sum(0)
-                n += len(x)
-    spread = squares - float(total.square().sum()) / max(n, 1)
+    rows, offset = sae.W_dec.detach().numpy(), sae.b_dec.detach().numpy()
+    error, squares, total, n = 0.0, 0.0, np.zeros(sae.config.d_in), 0
+    for batch in reader.in_order():
+        x = select(batch, sae.config).to(torch.float32).numpy()
+        found = (firings.matrix[n:n + len(x)] @ rows + offset) * float(sae.scale)
+        error += float(np.square(x - found, dtype=np.float64).sum())
+        squares += float(np.square(x, dtype=np.float64).sum())
+        total += x.sum(0, dtype=np.float64)
+        n += len(x)
+    spread = squares - float(np.square(total).sum()) / max(n, 1)
     return error / spread if spread > 0 else float("nan")
 
 
@@ -89,7 +96,7 @@ def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[st
     counts = firings.counts
     redundancy, duplicates = decoder_redundancy(sae, counts > 0)
     n = len(firings.rows)
-    return {"tokens": n, "fvu": variance_unexplained(sae, reader), "l0": float(firings.matrix.nnz / max(n, 1)),
+    return {"tokens": n, "fvu": variance_unexplained(sae, reader, firings), "l0": float(firings.matrix.nnz / max(n, 1)),
             "dead": float((counts == 0).mean()), "dense": float((counts > DENSE * n).mean()),
             "redundancy": redundancy, "duplicates": duplicates}
 

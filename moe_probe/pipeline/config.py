@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe_probe.errors import UsageError, did_you_mean
 
-_MODEL, _CORPUS, _TRACE, _STATS = "Model", "Corpus", "What is recorded", "Statistics"
+_MODEL, _CORPUS, _TRACE, _STATS, _SAE = "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders"
 
 
 def _setting(default: Any, text: str, panel: str, **limits: Any) -> Any:
@@ -58,11 +58,29 @@ class RunConfig(BaseModel):
     alpha: float = _setting(0.05, "error rate that claims are held to", _STATS, gt=0, lt=1)
     seed: int = 0
 
+    sae_widths: tuple[int, ...] = _setting((), "latents of an SAE to train (repeat for more); none: no SAEs", _SAE)
+    sae_layers: tuple[int, ...] = _setting((), "MoE layer to train SAEs on (repeat for more; first, middle, last if none)",
+                                           _SAE)
+    sae_hook: str = _setting("router_input", "what SAEs read: router_input, expert_output, residual", _SAE)
+    sae_architecture: str = _setting("topk", "topk, batchtopk, matryoshka, jumprelu, standard", _SAE)
+    sae_k: int = _setting(16, "active latents a token", _SAE, ge=1)
+    sae_epochs: int = _setting(4, "passes over the activations", _SAE, ge=1)
+
     def kept(self) -> tuple[str, ...]:
-        """Parts of the trace: routing is always among them, unless usage alone is asked for."""
+        """Parts of the trace: routing is always among them, unless usage alone is asked for; SAEs need activations."""
         if "usage" in self.keep:
             return self.keep
-        return ("routing", *(part for part in self.keep if part != "routing"))
+        wanted = dict.fromkeys(self.keep)
+        if self.sae_widths:
+            from moe_probe.sae.config import KEEP_OF
+
+            wanted[KEEP_OF.get(self.sae_hook, "hidden")] = None
+        wanted.pop("routing", None)
+        return ("routing", *wanted)
+
+    def kept_layers(self) -> tuple[int, ...]:
+        """Layers at which activations are kept: those named, else those of the SAEs, else (empty) all."""
+        return self.hidden_layers or (self.sae_layers if self.sae_widths else ())
 
 
 def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moe_probe.corpus import Columns, Corpus
 from moe_probe.errors import MoeProbeError
@@ -16,12 +17,15 @@ from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
 from moe_probe.trace import Trace
 from moe_probe.trace.files import disk_errors, sha256_file
 
+if TYPE_CHECKING:
+    from moe_probe.pipeline.saes import SaeSettings
+
 #: Everything a run writes at its top level; --force removes these and nothing else.
-WRITTEN = ("run.yaml", "trace", "results", "figures", "report.html", "report.md", "logs")
+WRITTEN = ("run.yaml", "trace", "sae", "results", "figures", "report.html", "report.md", "logs")
 _COLLECT = (
     "model", "revision", "dtype", "device", "experts_implementation", "trust_remote_code", "corpus", "id_column",
     "text_column", "topic_column", "subtopic_column", "group_column", "split_column", "label", "skip_bad", "limit",
-    "dataset_config", "dataset_split", "keep", "hidden_share", "hidden_layers", "max_length", "overlap", "batch_tokens",
+    "dataset_config", "dataset_split", "hidden_share", "max_length", "overlap", "batch_tokens",
     "shard_tokens", "no_text", "seed",
 )
 
@@ -46,7 +50,7 @@ def open_corpus(config: RunConfig) -> Corpus:
 
 def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[[str], None] = lambda text: None,
         progress: bool = False) -> RunOutcome:
-    """Collect, analyse and report.
+    """Collect, analyse, train and label SAEs where the settings ask for them, and report.
 
     Parameters
     ----------
@@ -76,9 +80,13 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
     stages: tuple[tuple[str, Callable[[], list[Path]], Callable[[], str]], ...] = (
         ("collect", lambda: _collect(config, root, say=say, progress=progress), lambda: _collect_key(config)),
         ("analyze", lambda: _analyze(config, root, say=say), lambda: _analyze_key(config, root)),
+        ("sae", lambda: _train_saes(config, root, say=say, progress=progress), lambda: _sae_key(config, root)),
+        ("features", lambda: _features(config, root, say=say), lambda: _features_key(config, root)),
         ("report", lambda: _report(root), lambda: _report_key(root)),
     )
     for name, work, key_of in stages:
+        if name in ("sae", "features") and not config.sae_widths:
+            continue
         key = key_of()
         if ledger.is_done(name, key):
             skipped.append(name)
@@ -123,6 +131,7 @@ def _prepare(root: Path, mode: str) -> None:
 
 def _collect_key(config: RunConfig) -> str:
     settings = {name: getattr(config, name) for name in _COLLECT}
+    settings |= {"keep": config.kept(), "hidden_layers": config.kept_layers()}
     return stage_key("collect", settings, source_state(config.model), source_state(config.corpus))
 
 
@@ -139,7 +148,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     from moe_probe.models import load_model, self_check
 
     options = CollectOptions(
-        keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.hidden_layers,
+        keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
     say(f"loading {config.model}")
@@ -178,6 +187,50 @@ def _analyze_key(config: RunConfig, root: Path) -> str:
 def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
     results = analyze(Trace.open(root), root / "results", settings=_settings(config), say=say)
     return [root / "results" / f"{name}.{ending}" for name in results for ending in ("parquet", "json")]
+
+
+def _sae_settings(config: RunConfig) -> SaeSettings:
+    from moe_probe.pipeline.saes import SaeSettings
+
+    return SaeSettings(layers=config.sae_layers, widths=config.sae_widths, architecture=config.sae_architecture,
+                       k=config.sae_k, hook=config.sae_hook, epochs=config.sae_epochs, seed=config.seed, device=config.device)
+
+
+def _sae_key(config: RunConfig, root: Path) -> str:
+    from moe_probe import __version__
+
+    return stage_key("sae", __version__, vars(_sae_settings(config)), sha256_file(root / "trace" / "trace.json"))
+
+
+def _train_saes(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
+    from moe_probe.pipeline.saes import train
+
+    folders = train(Trace.open(root), root, _sae_settings(config), mode="resume", say=say, progress=progress)
+    return [folder / name for folder in folders for name in ("cfg.json", "sae_weights.safetensors")]
+
+
+def _features_key(config: RunConfig, root: Path) -> str:
+    return stage_key("features", _analyze_key(config, root), [[p.parent.name, sha256_file(p)] for p in _sae_files(root)])
+
+
+def _sae_files(root: Path) -> list[Path]:
+    from moe_probe.pipeline.saes import saes_of
+
+    return [folder / "cfg.json" for folder in saes_of(root)]
+
+
+def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.models import load_model
+    from moe_probe.pipeline.features import evaluate, label
+
+    trace = Trace.open(root)
+    loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
+                        trust_remote_code=config.trust_remote_code, progress=False)
+    results = [evaluate(root, trace, loaded=loaded, seed=config.seed, say=say)]
+    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed, say=say)
+    for result in results:
+        result.save(root / "results")
+    return [root / "results" / f"{r.name}.{ending}" for r in results for ending in ("parquet", "json")]
 
 
 def _report_key(root: Path) -> str:

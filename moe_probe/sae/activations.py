@@ -14,16 +14,11 @@ from torch import Tensor
 
 from moe_probe.errors import MoeProbeError, did_you_mean
 from moe_probe.routing import dropped_id
-from moe_probe.sae.config import HOOKS, SaeConfig
+from moe_probe.sae.config import FOLDER_OF, HOOKS, KEEP_OF, SaeConfig
 from moe_probe.trace.files import inside
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
-
-#: Folder of a trace that holds a hook's activations, and what ``--keep`` calls it.
-FOLDERS = {"router_input": ("hidden", "hidden"), "residual": ("residual", "residual"),
-           "expert_output": ("expert_output", "expert_outputs")}
-
 
 class Batch(NamedTuple):
     """Activations of some tokens.
@@ -97,8 +92,8 @@ class ActivationReader:
         self._whole: Batch | None = None
 
     def _scan(self, documents: np.ndarray | None) -> list[_Shard]:
-        folder, keep = FOLDERS[self.hook]
-        folder = f"{folder}/layer_{self.layer:02d}"
+        keep = KEEP_OF[self.hook]
+        folder = f"{FOLDER_OF[self.hook]}/layer_{self.layer:02d}"
         shards = []
         for shard, tokens in self.trace.iter_tokens(["document", "special"]):
             path = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 #: Where activations come from: what the router reads, what the chosen experts add, or the residual stream.
 HOOKS = ("router_input", "expert_output", "residual")
+#: What ``--keep`` calls the activations of each hook, and the folder of a trace that holds them.
+KEEP_OF = {"router_input": "hidden", "expert_output": "expert_outputs", "residual": "residual"}
+FOLDER_OF = {"router_input": "hidden", "expert_output": "expert_output", "residual": "residual"}
 
 
 class SaeConfig(BaseModel):

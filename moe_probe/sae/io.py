@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,35 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.sae.base import Sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.registry import make_sae
+from moe_probe.trace.files import disk_errors, write_whole
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: Written as jumprelu with one threshold, as SAELens does with what it trained by batches.
 _BY_THRESHOLD = ("batchtopk", "matryoshka", "jumprelu")
 
 
-def save_sae(sae: Sae, folder: str | Path) -> Path:
+def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None = None) -> Path:
     """Write an SAE as a SAELens (version 6) folder: ``cfg.json`` and ``sae_weights.safetensors``.
 
     The scale of the activations is folded into the weights, so that any reader encodes activations as the
     model has them.
 
+    Parameters
+    ----------
+    training : mapping, optional
+        What is to be remembered of how it was trained (JSON values), kept in the configuration's metadata.
+
     Returns
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    MoeProbeError
+        When the disk refuses.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config, scale = sae.config, sae.scale.detach()
     tensors = {
         "W_enc": (sae.W_enc.detach().T / scale).contiguous(), "W_dec": (sae.W_dec.detach() * scale).contiguous(),
@@ -42,7 +53,7 @@ def save_sae(sae: Sae, folder: str | Path) -> Path:
     if kind in _BY_THRESHOLD:
         threshold = sae.threshold.detach()  # type: ignore[union-attr, operator]
         tensors["threshold"] = threshold.expand(config.d_sae).clone().contiguous()
-    metadata = {"moe_probe": config.model_dump(mode="json"), "sae_lens_version": "6.0.0",
+    metadata = {"moe_probe": config.model_dump(mode="json"), "moe_probe_training": dict(training or {}), "sae_lens_version": "6.0.0",
                 "model_name": config.model_id, "hook_name": f"{config.hook}.{config.layer}"}
     described: dict[str, Any] = {
         "architecture": "jumprelu" if kind in _BY_THRESHOLD else kind, "d_in": config.d_in, "d_sae": config.d_sae,
@@ -50,9 +61,17 @@ def save_sae(sae: Sae, folder: str | Path) -> Path:
         "reshape_activations": "none", "metadata": metadata}
     if kind == "topk":
         described |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
-    save_file(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(described, indent=1) + "\n"
+    with disk_errors(folder):  # the configuration last: a folder counts as an SAE once it is there
+        write_whole(folder / WEIGHTS, lambda p: save_file(tensors, p))
+        write_whole(folder / CONFIG, lambda p: p.write_text(text, encoding="utf-8"))
     return folder
+
+
+def read_training(folder: str | Path) -> dict[str, Any]:
+    """What was remembered of an SAE's training; empty where nothing was."""
+    metadata = _read_config(Path(folder) / CONFIG).get("metadata") or {}
+    return dict(metadata.get("moe_probe_training") or {})
 
 
 def load_sae(folder: str | Path, *, d_in: int | None = None, hook: str | None = None) -> Sae:
