@@ -257,3 +257,42 @@ def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
     axes.set_yticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
     axes.set_ylabel("layer", **_TEXT)
     axes.tick_params(axis="x", labelsize=7)
+
+
+def sae_pareto(quality: pd.DataFrame) -> Figure:
+    """Draw variance unexplained against sparsity, and loss recovered against width; a colour per layer.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        Result ``sae_quality``: columns ``layer, width, l0, fvu, ce_recovered, ce_recovered_low, ce_recovered_high``.
+    """
+    from matplotlib import colormaps
+
+    figure = _figure(7.2, 3.0)
+    left, right = figure.subplots(1, 2)
+    layers = sorted(quality["layer"].unique())
+    shades = dict(zip(layers, colormaps["cividis"](np.linspace(0.05, 0.85, len(layers))), strict=True))
+    sizes = {w: 18 + 22 * i for i, w in enumerate(sorted(quality["width"].unique()))}
+    for layer in layers:
+        part = quality[quality["layer"] == layer].sort_values(["width", "l0"])
+        left.scatter(part["l0"], part["fvu"], s=[sizes[w] for w in part["width"]], color=shades[layer], label=f"layer {layer}",
+                     alpha=0.85)
+        for _, same in part.groupby("width"):
+            left.plot(same["l0"], same["fvu"], color=shades[layer], linewidth=0.8, alpha=0.6)
+        known = part[part["ce_recovered"].notna()]
+        if len(known):
+            error = [known["ce_recovered"] - known["ce_recovered_low"], known["ce_recovered_high"] - known["ce_recovered"]]
+            right.errorbar(known["width"], known["ce_recovered"], yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2,
+                           color=shades[layer])
+    left.set(xlabel="active latents a token (L0)", ylabel="variance unexplained (FVU)", ylim=(0, None), xlim=(0, None))
+    right.set(xlabel="width", ylabel="loss recovered", xscale="log")
+    right.set_xticks(sorted(sizes), [f"{w:,}" for w in sorted(sizes)])
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_size(8)
+        axes.yaxis.label.set_size(8)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(fontsize=7, frameon=False)
+    return figure

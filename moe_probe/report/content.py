@@ -35,6 +35,31 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A piece of text with parts shaded: ``pieces`` are (text, strength), strength 0 (none) to 4."""
+
+    name: str
+    pieces: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is to say of one unit: a title, facts by name, and passages of text."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards under one heading, folded until they are asked for."""
+
+    heading: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and what was found.
 
@@ -43,14 +68,14 @@ class Section:
     title : str
     finding : str
         The answer in a sentence or two.
-    blocks : tuple of Table, Picture or str
+    blocks : tuple of Table, Picture, Cards or str
     how, limits : str
         How it was computed; how it can mislead.
     """
 
     title: str
     finding: str
-    blocks: tuple[Table | Picture | str, ...] = ()
+    blocks: tuple[Table | Picture | Cards | str, ...] = ()
     how: str = ""
     limits: str = ""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
 from moe_probe.report.content import Picture, Report, Section, Table, listed, number, probability
+from moe_probe.report.features import features_section, features_summary, sae_section
 from moe_probe.report.rivals import classes_section, explained_section, labels_section
 from moe_probe.report.together import clusters_section, combinations_section, published_section
 
@@ -30,7 +31,7 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         ("verdicts", _verdicts), ("expert_topics", _expert_topics), ("explained", explained_section),
         ("expert_token_classes", classes_section), ("layers", _layers), ("expert_labels", labels_section),
         ("coactivation", _coactivation), ("combinations", combinations_section), ("clusters", clusters_section),
-        ("published", published_section))
+        ("sae_quality", sae_section), ("features", features_section), ("published", published_section))
     made = (maker(results) for name, maker in makers if name in results)
     sections = tuple(section for section in made if section is not None)
     citations = dict.fromkeys(c for r in results.values() for c in r.citations)
@@ -60,7 +61,8 @@ def _summary(trace: Trace, results: Mapping[str, Result]) -> tuple[str, ...]:
         best = _best_decoding(results["layers"].table)
         if best is not None:
             lines.append(best)
-    return tuple(lines)
+    told = features_summary(results)
+    return (*lines, told) if told else tuple(lines)
 
 
 def _best_decoding(layers: pd.DataFrame) -> str | None:
