@@ -51,7 +51,7 @@ def describe_features(
     label, finer : str
         Topics that features are tested against, and a finer division (left out where documents have none).
     cards : int
-        Features with excerpts: three quarters the best labelled of each kind of rule, a quarter drawn at random.
+        Features with excerpts, as `choose_cards` takes them.
     permutations, alpha, seed
         Of the topic test.
 
@@ -129,33 +129,36 @@ def _largest(firings: Firings) -> np.ndarray:
     return out
 
 
-def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> tuple[list[int], list[int]]:
-    """Features to show: the best labelled of each kind of rule in turn, and others drawn at random among the living.
+def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, str]]:
+    """Features to show, and why: half the best labelled of each kind of rule in turn, a quarter those that tell a topic's
+    documents best, a quarter drawn at random among the others that are alive.
 
     Returns
     -------
-    best, drawn : list of int
+    list of (feature, ``best`` | ``topic`` | ``drawn``)
     """
     living = table[(table["n_firings"] >= 10) & (table["label"] != "")]
-    n_best = n - n // 4
-    ranked = living.assign(rank=living.groupby("label_rule")["label_score"].rank(ascending=False, method="first"))
-    good = ranked[ranked["good"]].sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
-    best = good["feature"].head(n_best).astype(int).tolist()
-    rest = living[~living["feature"].isin(best)]["feature"].to_numpy()
-    drawn = np.random.default_rng(seed).permutation(rest)[: n - n_best]
-    return best, [int(f) for f in drawn]
+    topical = living[living["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable")
+    chosen = [(int(f), "topic") for f in topical.drop_duplicates("topic")["feature"].head(n // 4)]
+    left = living[~living["feature"].isin([f for f, _ in chosen])]
+    good = left[left["good"]]
+    rank = good.groupby("label_rule")["label_score"].rank(ascending=False, method="first")
+    ranked = good.assign(rank=rank).sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
+    best = [(int(f), "best") for f in ranked["feature"].head(n - 2 * (n // 4))]
+    rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy()
+    drawn = np.random.default_rng(seed).permutation(rest)[: n - len(chosen) - len(best)]
+    return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
 
 
 def _cards(trace: Trace, table: pd.DataFrame, held_out: Firings, neighbour: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
     import pandas as pd
 
-    best, drawn = choose_cards(table, n=n, seed=seed)
     excerpts = Excerpts(trace, held_out, seed=seed)
     names = trace.documents["document"].to_numpy()
     rows = [
         {"layer": int(table["layer"].iloc[0]), "width": len(table), "feature": feature,
-         "chosen": "best" if feature in best else "drawn", "part": e.part, "document": str(names[e.document]),
+         "chosen": chosen, "part": e.part, "document": str(names[e.document]),
          "row": e.row, "tokens": list(e.tokens), "activations": list(e.activations)}
-        for feature in (*best, *drawn) for e in excerpts.of(feature, neighbour=int(neighbour[feature]))]
+        for feature, chosen in choose_cards(table, n=n, seed=seed) for e in excerpts.of(feature, neighbour=int(neighbour[feature]))]
     columns = ["layer", "width", "feature", "chosen", "part", "document", "row", "tokens", "activations"]
     return pd.DataFrame(rows, columns=columns)

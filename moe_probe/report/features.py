@@ -41,7 +41,10 @@ def sae_section(results: Mapping[str, Result]) -> Section:
 
 
 def _name(row: Any) -> str:
-    return str(row["sae"]).replace("layer_", "layer ").replace("/width_", ", width ")
+    """``layer_02/width_01024-residual`` as people say it."""
+    layer, _, rest = str(row["sae"]).removeprefix("layer_").partition("/width_")
+    width, _, further = rest.partition("-")
+    return f"layer {int(layer)}, width {int(width):,}" + (f" ({further.replace('-', ', ')})" if further else "")
 
 
 def _recovered(row: Any) -> str:
@@ -100,14 +103,13 @@ def _shortened(label: str) -> str:
 def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
     by = params["by"]
     best = living[living["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable").groupby("topic").head(1)
-    finer = params.get("finer")
     rows = tuple(
         (str(r["topic"]), _name(r), str(int(r["feature"])), number(float(r["auroc_topic"])),
          f"{number(float(2 ** r['topic_log2_lift']))}× [{number(float(2 ** r['topic_ci_low']))}, "
          f"{number(float(2 ** r['topic_ci_high']))}]", probability(float(r["topic_q"])), f"{float(r['density']):.2%}",
-         str(r[finer]) if finer and r[finer] else "–", _shortened(str(r["label"])))
+         _shortened(str(r["label"])))
         for _, r in best.head(_TOPIC_ROWS).iterrows())
-    return Table((by, "SAE", "feature", "AUROC, held-out documents", "lift [95 %]", "q", "density", finer or "", "label"), rows,
+    return Table((by, "SAE", "feature", "AUROC, held-out documents", "lift [95 %]", "q", "density", "label"), rows,
                  note=f"The feature that tells a {by}'s held-out documents best, of all SAEs. AUROC was looked at to choose it: "
                  "take it as an upper end.")
 
@@ -115,7 +117,7 @@ def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
 def _cards(table: pd.DataFrame, cards: pd.DataFrame, params: Mapping[str, Any]) -> list[Table | Picture | Cards | str]:
     facts = table.set_index(["sae", "feature"])
     out: list[Table | Picture | Cards | str] = []
-    for chosen, heading in (("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
+    for chosen, heading in (("topic", f"Cards of features that tell a {params['by']}"), ("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
         made = []
         for (sae, feature), part in cards[cards["chosen"] == chosen].groupby(["sae", "feature"], sort=False):
             made.append(_card(facts.loc[(sae, feature)], str(sae), int(feature), part, params))

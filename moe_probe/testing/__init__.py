@@ -13,8 +13,11 @@ _WHERE = {
     "null_trace": "planted",
     "planted_routing": "planted",
     "PlantedExpert": "planted",
+    "planted_activations": "activations",
+    "PlantedFeature": "activations",
 }
-__all__ = ["PlantedExpert", "moe_families", "null_trace", "planted_routing", "planted_trace", "tiny_moe"]
+__all__ = ["PlantedExpert", "PlantedFeature", "moe_families", "null_trace", "planted_activations", "planted_routing",
+           "planted_trace", "tiny_moe"]
 
 
 def __getattr__(name: str) -> Any:
