@@ -23,7 +23,8 @@ Hook = Annotated[str, typer.Option("--hook", help="router_input, expert_output o
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    sae = typer.Typer(no_args_is_help=True, help="Sparse autoencoders: train, load and measure them.", rich_markup_mode="markdown")
+    sae = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown",
+                      help="Sparse autoencoders: train, load and measure them.")
     sae.command("train", epilog="Example: moe-probe sae train runs/mine --layer 2 --width 1024 --width 4096")(guarded(train))
     sae.command("load", epilog="Example: moe-probe sae load runs/mine path/to/sae --layer 2")(guarded(load))
     sae.command("eval", epilog="Example: moe-probe sae eval runs/mine")(guarded(evaluate))

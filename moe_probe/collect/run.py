@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from moe_probe.corpus import CorpusSummary
     from moe_probe.models import LoadedModel
 
-_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "residual": "residual", "expert_output_norms": "expert_output_norms",
-                 "expert_outputs": "expert_outputs"}
+_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "residual": "residual",
+                 "expert_output_norms": "expert_output_norms", "expert_outputs": "expert_outputs"}
 #: Vectors: kept for a share of the tokens.
 _SAMPLED = frozenset({"hidden", "residual", "expert_outputs"})
 

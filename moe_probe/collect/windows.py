@@ -110,8 +110,10 @@ class Encoder:
         """Text of a token, readable: the piece itself where the bytes alone are no text."""
         if token_id not in self._strings:
             text = self.tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            piece = self.tokenizer.convert_ids_to_tokens(token_id)
             if not text or "\ufffd" in text:
-                piece = self.tokenizer.convert_ids_to_tokens(token_id)
                 text = piece.decode("latin-1") if isinstance(piece, bytes) else str(piece)
+            elif isinstance(piece, str) and piece.startswith("▁") and not text[0].isspace():
+                text = f" {text}"  # sentence-piece tokenizers drop the space of a token that is decoded alone
             self._strings[token_id] = text
         return self._strings[token_id]

@@ -159,6 +159,7 @@ def _cards(trace: Trace, table: pd.DataFrame, held_out: Firings, neighbour: np.n
         {"layer": int(table["layer"].iloc[0]), "width": len(table), "feature": feature,
          "chosen": chosen, "part": e.part, "document": str(names[e.document]),
          "row": e.row, "tokens": list(e.tokens), "activations": list(e.activations)}
-        for feature, chosen in choose_cards(table, n=n, seed=seed) for e in excerpts.of(feature, neighbour=int(neighbour[feature]))]
+        for feature, chosen in choose_cards(table, n=n, seed=seed)
+        for e in excerpts.of(feature, neighbour=int(neighbour[feature]))]
     columns = ["layer", "width", "feature", "chosen", "part", "document", "row", "tokens", "activations"]
     return pd.DataFrame(rows, columns=columns)

@@ -84,7 +84,8 @@ class Excerpts:
 
     def _spread(self, tokens: Sequence[int] | np.ndarray, n: int, used: set[int]) -> Iterator[int]:
         """The first `n` tokens from documents that were not used yet; others only if these do not suffice."""
-        chosen, spare = [], []
+        chosen: list[int] = []
+        spare: list[int] = []
         for token in tokens:
             document = int(self._document[self._rows[token]])
             if len(chosen) == n:

@@ -80,7 +80,7 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
     tokens = table["token"].to_numpy(dtype=object)
     document = table["document"].to_numpy().astype(np.int64)
     first = np.diff(document, prepend=-1) != 0
-    word_number, words = _words(tokens, first)
+    word_number, words = _words(with_spaces(tokens), first)
     names, word = np.unique(np.array(words, dtype=object).astype(str), return_inverse=True)
     code = word[word_number]
     previous_word = np.where(first[_starts(word_number)], -1, np.roll(word, 1))
@@ -96,6 +96,17 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
         factors.append(_coded(label, values, absent=""))
     near, kept = _near(word_number, word, document, names)
     return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document)
+
+
+def with_spaces(tokens: np.ndarray) -> np.ndarray:
+    """Token texts with the spaces between words, for vocabularies that do not carry them.
+
+    Byte-pair and sentence-piece tokens start with the space before them. Where no token does, every token is a word by
+    itself, but for word pieces that go on with ``##``.
+    """
+    if any(t.startswith(_SPACE_MARKS) for t in tokens):
+        return tokens
+    return np.array([t[2:] if t.startswith("##") and len(t) > 2 else f" {t}" for t in tokens], dtype=object)
 
 
 @lru_cache(maxsize=100_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.errors import UsageError
+from moe_probe.features.factors import with_spaces
 from moe_probe.routing import dropped_id
 
 if TYPE_CHECKING:
@@ -75,10 +77,12 @@ def occurrences(trace: Trace, query: str, *, regex: bool = False) -> np.ndarray:
     except re.error as error:
         raise UsageError(f"'{query}' is no regular expression", str(error), "the word itself, without --regex") from error
     table = trace.tokens(["document", "token", "special"])
-    tokens = np.where(table["special"].to_numpy(), "", table["token"].to_numpy(dtype=object))
+    special = table["special"].to_numpy()
+    tokens = np.full(len(table), "", dtype=object)
+    tokens[~special] = with_spaces(table["token"].to_numpy(dtype=object)[~special])
     starts = np.append(np.flatnonzero(np.diff(table["document"].to_numpy(), prepend=-1)), len(tokens))
     rows: list[np.ndarray] = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in itertools.pairwise(starts):
         pieces = tokens[first:last]
         ends = np.cumsum([len(p) for p in pieces])
         for hit in pattern.finditer("".join(pieces)):
@@ -86,7 +90,7 @@ def occurrences(trace: Trace, query: str, *, regex: bool = False) -> np.ndarray:
                 low = int(np.searchsorted(ends, hit.start(), side="right"))
                 high = int(np.searchsorted(ends, hit.end(), side="left"))
                 rows.append(np.arange(first + low, first + high + 1))
-    return np.unique(np.concatenate(rows)) if rows else np.zeros(0, dtype=np.int64)
+    return np.setdiff1d(np.concatenate(rows), np.flatnonzero(special)) if rows else np.zeros(0, dtype=np.int64)
 
 
 def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, corpus_tokens: int) -> pd.DataFrame:

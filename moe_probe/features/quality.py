@@ -211,8 +211,10 @@ def loss_recovered(
 def ablated_losses(loaded: LoadedModel, layer: int, hook: str, sample: LossSample, *, mean: torch.Tensor,
                    ) -> dict[str, np.ndarray]:
     """Losses with zeros, and with the mean activation, in the place of all activations at a hook point."""
-    return {name: losses(loaded, sample, Splice(layer, hook, lambda x, value=value: value.to(x).expand_as(x)))
-            for name, value in (("zero", mean * 0), ("mean", mean))}
+    def put(value: torch.Tensor) -> Splice:
+        return Splice(layer, hook, lambda x: value.to(x).expand_as(x))
+
+    return {"zero": losses(loaded, sample, put(mean * 0)), "mean": losses(loaded, sample, put(mean))}
 
 
 def site_of(loaded: LoadedModel, layer: int) -> Any:

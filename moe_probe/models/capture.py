@@ -182,8 +182,10 @@ class RoutingCapture:
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        for kept in (*self._calls, *self._residuals):
-            kept.clear()
+        for calls in self._calls:
+            calls.clear()
+        for seen in self._residuals:
+            seen.clear()
 
 
 def enclosing_layer(model: nn.Module, site: MoeSite) -> nn.Module:

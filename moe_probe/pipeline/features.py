@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from moe_probe.features.firing import Firings
     from moe_probe.models import LoadedModel
     from moe_probe.sae import ActivationReader, Sae
     from moe_probe.trace import Trace
@@ -96,7 +95,8 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
 
     _same_model(loaded, trace)
     losses = _Losses(loaded, trace, tokens=tokens, seed=seed)
-    rows, warnings = [], []
+    rows: list[dict[str, Any]] = []
+    warnings: list[str] = []
     for item in opened_saes(run, trace):
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
@@ -206,7 +206,9 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     spoken = tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)]))
     finer = finer if finer in spoken else None
     text = surroundings(trace, labels=spoken)
-    tables, cards_of, warnings = [], [], []
+    tables: list[pd.DataFrame] = []
+    cards_of: list[pd.DataFrame] = []
+    warnings: list[str] = []
     for item in opened_saes(run, trace):
         started = time.monotonic()
         found = describe_features(trace, item.sae, text, train=fire(item.sae, item.train),

@@ -28,8 +28,8 @@ def sae_section(results: Mapping[str, Result]) -> Section:
     finding += (f"; put into the model they keep {float(known['ce_recovered'].min()):.0%} to "
                 f"{float(known['ce_recovered'].max()):.0%} of what the activation does for the loss." if len(known) else ".")
     heads = ("SAE", "hook", "L0", "FVU", "loss recovered [95 %]", "against the mean", "dead", "dense", "redundancy", "seconds")
-    rows = tuple((_name(r), str(r["hook"]).replace("_", " "), number(float(r["l0"]), 1), number(float(r["fvu"]), 3), _recovered(r),
-                  number(float(r["ce_recovered_mean"])), f"{float(r['dead']):.1%}", f"{float(r['dense']):.1%}",
+    rows = tuple((_name(r), str(r["hook"]).replace("_", " "), number(float(r["l0"]), 1), number(float(r["fvu"]), 3),
+                  _recovered(r), number(float(r["ce_recovered_mean"])), f"{float(r['dead']):.1%}", f"{float(r['dense']):.1%}",
                   number(float(r["redundancy"])), number(float(r["train_seconds"]), 1)) for _, r in table.iterrows())
     picture = Picture("sae_pareto", plots.sae_pareto(table), finding,
                       "Left: variance unexplained against active latents a token, lower and further left is better. Right: the "
@@ -61,9 +61,10 @@ def features_section(results: Mapping[str, Result]) -> Section:
     share = living["good"].mean()
     finding = (f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label from which one can "
                f"tell, on text it was not made from, where the feature fires; the other {1 - share:.0%} have none that good.")
-    blocks: list[Table | Picture | Cards | str] = [_by_sae(table, result.params), _by_rule(living), _topics(living, result.params)]
+    params = result.params
+    blocks: list[Table | Picture | Cards | str] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
     if "feature_cards" in results:
-        blocks += _cards(table, results["feature_cards"].table, result.params)
+        blocks += _cards(table, results["feature_cards"].table, params)
     return Section(title="What do the features say?", finding=finding, blocks=tuple(blocks), how=result.caption,
                    limits="Rules are narrow: a feature about an idea that many words express gets a poor score though a "
                    "person might see the idea. A good label tells where a feature fires, not what it does. "
@@ -89,8 +90,8 @@ def _by_rule(living: pd.DataFrame) -> Table:
     rows = []
     for rule, part in sorted(labelled.groupby("label_rule"), key=lambda item: -len(item[1])):
         example = part.sort_values("label_score", ascending=False).iloc[0]
-        rows.append((str(rule), number(len(part)), f"{float(part['good'].mean()):.0%}", number(float(part["label_score"].median())),
-                     _shortened(str(example["label"]))))
+        rows.append((str(rule), number(len(part)), f"{float(part['good'].mean()):.0%}",
+                     number(float(part["label_score"].median())), _shortened(str(example["label"]))))
     return Table(("labels speak of", "features", "good", "median score", "best example"), tuple(rows),
                  note="The rule that tells best, on text it was not made from, where a feature fires.")
 
@@ -117,7 +118,8 @@ def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
 def _cards(table: pd.DataFrame, cards: pd.DataFrame, params: Mapping[str, Any]) -> list[Table | Picture | Cards | str]:
     facts = table.set_index(["sae", "feature"])
     out: list[Table | Picture | Cards | str] = []
-    for chosen, heading in (("topic", f"Cards of features that tell a {params['by']}"), ("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
+    for chosen, heading in (("topic", f"Cards of features that tell a {params['by']}"),
+                            ("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
         made = []
         for (sae, feature), part in cards[cards["chosen"] == chosen].groupby(["sae", "feature"], sort=False):
             made.append(_card(facts.loc[(sae, feature)], str(sae), int(feature), part, params))
@@ -165,5 +167,5 @@ def features_summary(results: Mapping[str, Result]) -> str | None:
     telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
     topics = sorted(telling["topic"].unique())
     said = f"; single features tell the documents of {listed(topics)} (AUROC of 0.9 or more)" if topics else ""
-    return (f"Of {len(living):,} features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} have a label "
-            f"that holds on other text{said}.")
+    return (f"Of {len(living):,} features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} have a "
+            f"label that holds on other text{said}.")

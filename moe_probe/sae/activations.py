@@ -96,12 +96,12 @@ class ActivationReader:
         folder = f"{FOLDER_OF[self.hook]}/layer_{self.layer:02d}"
         shards = []
         for shard, tokens in self.trace.iter_tokens(["document", "special"]):
-            path = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)
-            if path is None:
+            named = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)
+            if named is None:
                 raise MoeProbeError(f"the trace at {self.trace.root} holds no {folder}",
                                     f"the {self.hook} of layer {self.layer} was not kept",
                                     f"collect again with --keep {keep} (and --hidden-layers {self.layer})")
-            path = inside(self.trace.root, path)
+            path = inside(self.trace.root, named)
             with safe_open(path, framework="pt") as file:
                 if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
                     raise MoeProbeError(f"{path} holds no vectors", "only norms of expert outputs were kept",

@@ -53,8 +53,8 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
     if kind in _BY_THRESHOLD:
         threshold = sae.threshold.detach()  # type: ignore[union-attr, operator]
         tensors["threshold"] = threshold.expand(config.d_sae).clone().contiguous()
-    metadata = {"moe_probe": config.model_dump(mode="json"), "moe_probe_training": dict(training or {}), "sae_lens_version": "6.0.0",
-                "model_name": config.model_id, "hook_name": f"{config.hook}.{config.layer}"}
+    metadata = {"moe_probe": config.model_dump(mode="json"), "moe_probe_training": dict(training or {}),
+                "sae_lens_version": "6.0.0", "model_name": config.model_id, "hook_name": f"{config.hook}.{config.layer}"}
     described: dict[str, Any] = {
         "architecture": "jumprelu" if kind in _BY_THRESHOLD else kind, "d_in": config.d_in, "d_sae": config.d_sae,
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",

@@ -41,11 +41,14 @@ class PlantedActivations:
     directions : ndarray of float32, shape (n_features, d_in)
         Unit rows.
     fires : ndarray of bool, shape (n_tokens, n_features)
+    mean : ndarray of float32, shape (d_in,)
+        What is added to all activations.
     """
 
     trace: Trace
     directions: np.ndarray
     fires: np.ndarray
+    mean: np.ndarray
 
 
 def planted_activations(
@@ -84,8 +87,8 @@ def planted_activations(
         for f in features], axis=1)
     directions = rng.normal(size=(len(features), d_in))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    strength = fires * rng.uniform(1, 2, fires.shape)
-    hidden = strength @ directions + rng.normal(size=d_in) + noise * rng.normal(size=(len(topic), d_in))
+    strength, mean = fires * rng.uniform(1, 2, fires.shape), rng.normal(size=d_in)
+    hidden = strength @ directions + mean + noise * rng.normal(size=(len(topic), d_in))
     shares = routing.weights[:, 0].astype(np.float64)
     manifest = Manifest(
         model=ModelInfo(id="planted", architecture="none: drawn at random"), kept=("routing", "hidden", "expert_outputs"),
@@ -105,4 +108,4 @@ def planted_activations(
             extras={"hidden/layer_00": {"values": values, "rows": rows},
                     "expert_output/layer_00": {"rows": rows, "values": torch.from_numpy(
                         hidden[inside][:, None] * shares[inside][..., None]).to(torch.bfloat16)}})
-    return PlantedActivations(writer.seal(), directions.astype(np.float32), fires)
+    return PlantedActivations(writer.seal(), directions.astype(np.float32), fires, mean.astype(np.float32))

@@ -1,0 +1,202 @@
+"""SAEs of a run from the user's end: train, resume, load, measure, label, find; what is spliced in takes effect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from moe_probe.cli import app
+from moe_probe.collect import CollectOptions, collect_trace
+from moe_probe.corpus import Corpus
+from moe_probe.errors import MoeProbeError
+from moe_probe.features.firing import held_out_documents
+from moe_probe.features.quality import Splice, ablated_losses, loss_recovered, loss_sample, losses
+from moe_probe.models import LoadedModel, load_model
+from moe_probe.models.splice import spliced
+from moe_probe.sae import HOOKS, SaeConfig, load_sae, make_sae, save_sae
+from moe_probe.trace import Trace
+
+from .conftest import write_corpus
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> LoadedModel:
+    return load_model(checkpoint, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def run(loaded: LoadedModel, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    corpus = write_corpus(root / "corpus.jsonl", documents=60)
+    collect_trace(loaded, Corpus(str(corpus)), root / "trace", progress=False, options=CollectOptions(
+        keep=("routing", "hidden", "residual", "expert_outputs"), hidden_share=1.0, hidden_layers=(0, 2), shard_tokens=700))
+    (root / "run.yaml").write_text(f"model: {checkpoint}\ncorpus: {corpus}\ndtype: float32\n")
+    return root
+
+
+def moe_probe(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_only_the_layers_asked_for_are_kept(run: Path) -> None:
+    trace = Trace.open(run)
+    held = {f.path.rsplit("/", 1)[0] for s in trace.manifest.shards for f in s.files}
+    assert held == {"routing", *(f"{kind}/layer_0{i}" for kind in ("hidden", "residual", "expert_output") for i in (0, 2))}
+    assert trace.manifest.settings["hidden_layers"] == "0,2"
+
+
+def test_the_residual_stream_is_what_the_next_layer_reads(loaded: LoadedModel, run: Path) -> None:
+    trace = Trace.open(run)
+    ids = trace.tokens(["document", "token_id"])
+    first = torch.from_numpy(ids[ids["document"] == 0]["token_id"].to_numpy()[:32].astype(np.int64))[None]
+    with torch.no_grad():
+        states = loaded.model(first, output_hidden_states=True).hidden_states
+    kept = next(iter(trace.iter_extras("residual/layer_00")))["values"][: first.shape[1]]
+    assert torch.allclose(kept.float(), states[1][0], atol=0.02, rtol=0.02)
+
+
+def test_train_measure_label_find(run: Path) -> None:
+    code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--layer", 2, "--width", 16, "--width", 48, "--k", 4)
+    assert code == 0, err
+    assert sorted(p.parent.relative_to(run / "sae").as_posix() for p in run.glob("sae/*/*/cfg.json")) == [
+        f"layer_0{i}/width_000{w}-k4" for i in (0, 2) for w in (16, 48)]
+    code, _, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4)
+    assert code == 1 and "is there already" in err and "--resume" in err
+    code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume", "--json")
+    assert code == 0 and len(json.loads(out)["saes"]) == 1
+    code, out, err = moe_probe("sae", "eval", run, "--tokens", 200)
+    assert code == 0 and "ce_recovered" in out, err
+    quality = pd.read_parquet(run / "results" / "sae_quality.parquet")
+    assert (quality["l0"] <= 4).all() and quality["ce_spliced"].notna().all() and quality["fvu"].between(0, 1.2).all()
+    code, out, err = moe_probe("label", run, "--permutations", 99, "--cards", 4)
+    assert code == 0 and "good label" in out, err
+    features = pd.read_parquet(run / "results" / "features.parquet")
+    assert len(features) == 128 and set(features["layer"]) == {0, 2}
+    code, out, _ = moe_probe("find", run, "w7", "--json", "--limit", 5)
+    found = json.loads(out)
+    assert code == 0 and found["occurrences"] > 10 and len(found["experts"]) == 5
+    assert found["features"][0]["rate"] > found["features"][0]["base"]
+
+
+def test_a_query_outside_the_corpus_goes_through_the_model(run: Path, tmp_path: Path) -> None:
+    code, out, err = moe_probe("find", run, "w7 w8 w9 w7 w8 w9 w11")
+    assert code == 0 and "run through the model by themselves" in out, err
+    (tmp_path / "a.txt").write_text("w1 w1 w2 w1")
+    (tmp_path / "b.txt").write_text("w5 w6")
+    code, out, err = moe_probe("find", run, "--contrast", tmp_path / "a.txt", tmp_path / "b.txt")
+    assert code == 0 and "a.txt (4 tokens) against b.txt (2 tokens)" in out, err
+    (tmp_path / "b.txt").write_text(" ")
+    for words, said in ((["zzz", "--regex"], "matches nothing"), ([], "find takes"),
+                        (["--contrast", tmp_path / "a.txt", tmp_path / "b.txt"], "is empty"),
+                        (["--contrast", tmp_path / "a.txt", tmp_path / "c.txt"], "cannot be read")):
+        code, _, err = moe_probe("find", run, *words)
+        assert code in (1, 2) and said in err and "Traceback" not in err
+
+
+def test_saes_of_every_expert_and_of_groups(run: Path) -> None:
+    code, out, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--hook", "expert_output",
+                               "--experts", "all", "--json")
+    assert code == 0, err
+    folders = [Path(p) for p in json.loads(out)["saes"]]
+    assert len(folders) >= 6 and folders[0].name.startswith("width_00008-expert_output-e0")
+    assert load_sae(folders[0]).config.experts == (0,)
+    code, _, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--experts", "1+2,7")
+    assert code == 0 and (run / "sae" / "layer_02" / "width_00008-e1+2-k2" / "cfg.json").exists(), err
+    for given, said in (("99", "layer 2 has 8"), ("a", "cannot be read")):
+        code, _, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--experts", given)
+        assert code == 2 and said in err
+
+
+def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
+    good = save_sae(make_sae(SaeConfig(d_in=32, d_sae=20, k=3, seed=5)), tmp_path / "good")
+    code, out, err = moe_probe("sae", "load", run, good, "--layer", 0, "--hook", "residual")
+    assert code == 0 and "width_00020-residual-k3-seed5" in out, err
+    wrong = save_sae(make_sae(SaeConfig(d_in=16, d_sae=20, k=3)), tmp_path / "wrong")
+    for words, said in (([good, "--layer", 0, "--hook", "residual"], "is there already"), ([wrong, "--layer", 0], "width 16"),
+                        ([tmp_path / "none", "--layer", 0], "no SAE in"), ([good, "--layer", 1], "--keep hidden"),
+                        ([good, "--layer", 0, "--hook", "elsewhere"], "no hook")):
+        code, _, err = moe_probe("sae", "load", run, *words)
+        assert code == 1 and said in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--width", "0"], "a width of 0 is no SAE"), (["--width", "100000"], "cannot be learnt"), (["--k", "0"], "--k 0"),
+    (["--layer", "1"], "--keep hidden"),
+    (["--layer", "9"], "no MoE layer 9"), (["--architecture", "topp"], "no SAE architecture"), (["--hook", "attention"], "no hook"), (["--precision", "int4"], "not known")])
+def test_bad_requests_are_one_sentence(run: Path, words: list[str], said: str) -> None:
+    code, _, err = moe_probe("sae", "train", run, "--seed", 77, *(["--layer", "0"] if "--layer" not in words else []), *words)
+    assert code in (1, 2) and said in err and "Traceback" not in err
+    assert not list(run.glob("sae/*/*seed77*"))
+
+
+def test_an_sae_of_other_weights_is_refused(run: Path) -> None:
+    folder = run / "sae" / "layer_00" / "width_00010-other"
+    save_sae(make_sae(SaeConfig(d_in=32, d_sae=10, model_fingerprint="another")), folder)
+    try:
+        code, _, err = moe_probe("sae", "eval", run)
+        assert code == 1 and "trained on another model" in err
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_is_spliced_in_takes_effect_and_leaves_no_trace(loaded: LoadedModel, run: Path, hook: str) -> None:
+    trace = Trace.open(run)
+    sample = loss_sample(trace, held_out_documents(trace), max_tokens=300)
+    plain = losses(loaded, sample)
+    assert np.abs(losses(loaded, sample, Splice(2, hook, lambda x: x)) - plain).max() < 1e-6
+    ablated = ablated_losses(loaded, 2, hook, sample, mean=torch.zeros(32))
+    assert np.abs(ablated["zero"] - plain).max() > 1e-6
+    with pytest.raises(ZeroDivisionError):
+        losses(loaded, sample, Splice(2, hook, lambda x: x * (1 / 0)))
+    assert (losses(loaded, sample) == plain).all()
+
+
+def test_loss_recovered_is_1_for_identity_and_0_for_zeros(loaded: LoadedModel, run: Path) -> None:
+    trace = Trace.open(run)
+    sample = loss_sample(trace, held_out_documents(trace), max_tokens=300)
+    plain, ablated = losses(loaded, sample), ablated_losses(loaded, 2, "residual", sample, mean=torch.ones(32))
+    identity = make_sae(SaeConfig(architecture="standard", d_in=32, d_sae=64, hook="residual", layer=2)).eval()
+    with torch.no_grad():
+        both = torch.cat([torch.eye(32), -torch.eye(32)])
+        identity.W_enc.copy_(both)
+        identity.W_dec.copy_(both)
+    got = loss_recovered(loaded, identity, sample, plain=plain, ablated=ablated)
+    assert got["ce_recovered"] == pytest.approx(1, abs=1e-3) and got["ce_recovered_mean"] == pytest.approx(1, abs=1e-3)
+    with torch.no_grad():
+        identity.W_dec.zero_()
+    got = loss_recovered(loaded, identity, sample, plain=plain, ablated=ablated)
+    assert got["ce_recovered"] == pytest.approx(0, abs=1e-6)
+    tokens = np.array([len(i) - 1 for i in sample.ids])
+    assert got["ce_model"] == pytest.approx((tokens @ plain) / tokens.sum())
+
+
+def test_losses_are_those_of_the_model(loaded: LoadedModel, run: Path) -> None:
+    trace = Trace.open(run)
+    sample = loss_sample(trace, held_out_documents(trace), max_tokens=200)
+    for ids, ours in zip(sample.ids, losses(loaded, sample, batch_tokens=64), strict=True):
+        given = torch.from_numpy(ids)[None]
+        with torch.no_grad():
+            assert float(loaded.model(given, labels=given).loss) == pytest.approx(ours, rel=1e-5)
+
+
+def test_a_router_that_reads_something_else_is_noticed(loaded: LoadedModel) -> None:
+    site = loaded.sites[0]
+    twice = site.block.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    try:  # a hook added later changes what arrives behind ours
+        with pytest.raises(MoeProbeError, match="reads something else"), \
+                spliced(loaded.model, site, "router_input", lambda x: x + 1):
+            site.block.register_forward_pre_hook(lambda module, args: (args[0] * 3,))
+            loaded.model(torch.ones(1, 4, dtype=torch.long))
+    finally:
+        twice.remove()
+        site.block._forward_pre_hooks.clear()
