@@ -128,8 +128,9 @@ def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "said"), [
     (["--width", "0"], "a width of 0 is no SAE"), (["--width", "100000"], "cannot be learnt"), (["--k", "0"], "--k 0"),
-    (["--layer", "1"], "--keep hidden"),
-    (["--layer", "9"], "no MoE layer 9"), (["--architecture", "topp"], "no SAE architecture"), (["--hook", "attention"], "no hook"), (["--precision", "int4"], "not known")])
+    (["--layer", "1"], "--keep hidden"), (["--layer", "9"], "no MoE layer 9"),
+    (["--architecture", "topp"], "no SAE architecture"), (["--hook", "attention"], "no hook"),
+    (["--precision", "int4"], "not known")])
 def test_bad_requests_are_one_sentence(run: Path, words: list[str], said: str) -> None:
     code, _, err = moe_probe("sae", "train", run, "--seed", 77, *(["--layer", "0"] if "--layer" not in words else []), *words)
     assert code in (1, 2) and said in err and "Traceback" not in err

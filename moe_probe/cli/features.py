@@ -136,7 +136,7 @@ def label(
                                                 "there; nothing is sent without it.", show_default=False)] = None,
     llm_model: Annotated[str, typer.Option("--llm-model", help="Model of the endpoint.", show_default=False)] = "",
     llm_key_env: Annotated[str, typer.Option("--llm-key-env", help="Environment variable with its key.")] = "OPENAI_API_KEY",
-    llm_price: Annotated[tuple[float, float], typer.Option("--llm-price", help="Dollars per million prompt and answer tokens.")] =
+    llm_price: Annotated[tuple[float, float], typer.Option("--llm-price", help="Dollars per million tokens, in and out.")] =
     (0.0, 0.0),
     yes: Annotated[bool, typer.Option("--yes", help="Send without asking, once the cost has been estimated.")] = False,
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
