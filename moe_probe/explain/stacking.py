@@ -78,7 +78,7 @@ class Stack:
         observed = self._count(key, n_keys)
         elsewhere = observed.sum(0) - observed
         inside = self._sum(key, n_keys, prediction.shares)
-        if prediction is self.base:  # what the other folds' own base rate expects of them: nothing is stacked yet
+        if prediction is self.base:  # what the other folds' own base rate expects of them: nothing is stacked yet  # noqa: SIM108
             expected = elsewhere.sum(2, keepdims=True) * self._base[:, None]
         else:
             expected = inside.sum(0) - inside

@@ -12,6 +12,10 @@ from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.ops import decode
 
 
+#: Tokens whose pre-activations are held at once on a CPU.
+_CHUNK = 512
+
+
 class Sparse(NamedTuple):
     """Active latents of every token: ``values`` and ``indices``, shape (n_tokens, slots); value 0 is inactive."""
 
@@ -84,10 +88,23 @@ class Sae(nn.Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Linear part of the encoder for normalised activations, shape (n, d_sae)."""
+        return torch.addmm(self.b_enc - self.W_enc @ self.b_dec, x, self.W_enc.T)
+
+    @torch.no_grad()
+    def largest(self, x: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+        """The largest pre-activations of every token and their latents, each of shape (n, slots); no gradients.
+
+        On a CPU some hundred tokens at a time into one buffer: a fresh matrix of n x d_sae for every batch costs a
+        quarter of its product in page faults alone.
+        """
         bias = self.b_enc - self.W_enc @ self.b_dec
         if self.low_precision:
-            return (x.bfloat16() @ self.W_enc.T.bfloat16()).float() + bias
-        return torch.addmm(bias, x, self.W_enc.T)
+            return ((x.bfloat16() @ self.W_enc.T.bfloat16()).float() + bias).topk(slots, dim=1, sorted=False)
+        size = len(x) if x.is_cuda else min(_CHUNK, len(x))
+        buffer = torch.empty(size, self.config.d_sae, device=x.device)
+        found = [torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)]).topk(slots, dim=1, sorted=False)
+                 for piece in x.split(size)]
+        return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
     def choose(self, x: Tensor) -> Sparse:
         """Active latents of normalised activations; differentiable in training mode."""

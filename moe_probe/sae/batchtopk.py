@@ -27,7 +27,7 @@ class BatchTopK(Sae):
         """Latents among the batch's largest (training) or above the threshold, at most 4 k a token."""
         slots = min(_SLOTS * self.config.k, self.config.d_sae)
         with torch.no_grad():
-            values, indices = self.pre_activations(x).topk(slots, dim=1, sorted=False)
+            values, indices = self.largest(x, slots)
             cut = self._cut(values) if self.training else self.threshold
         if self.training:
             values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices,
@@ -51,7 +51,7 @@ class BatchTopK(Sae):
         The quantile of the pre-activations themselves: running averages over training batches miss the target
         by tens of percent.
         """
-        values = self.pre_activations(self.normalise(x)).topk(min(_SLOTS * self.config.k, self.config.d_sae), dim=1).values
+        values, _ = self.largest(self.normalise(x), min(_SLOTS * self.config.k, self.config.d_sae))
         self.threshold.copy_(self._cut(values).clamp_min(1e-8))
         was, self.training = self.training, False
         active = float((self.encode(x).values > 0).sum() / len(x))

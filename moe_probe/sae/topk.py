@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from moe_probe.sae.base import Sae, Sparse
@@ -14,8 +13,7 @@ class TopK(Sae):
 
     def choose(self, x: Tensor) -> Sparse:
         """The k largest latents, negative ones cut to 0."""
-        with torch.no_grad():
-            values, indices = self.pre_activations(x).topk(min(self.config.k, self.config.d_sae), dim=1, sorted=False)
+        values, indices = self.largest(x, min(self.config.k, self.config.d_sae))
         if self.training:
             values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices)
         return Sparse(values.relu(), indices)
