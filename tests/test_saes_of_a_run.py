@@ -201,3 +201,34 @@ def test_a_router_that_reads_something_else_is_noticed(loaded: LoadedModel) -> N
     finally:
         twice.remove()
         site.block._forward_pre_hooks.clear()
+
+
+def labels_file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
+    name = "layer_00/width_00016-k4"
+    assert moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume")[0] == 0
+    mine = labels_file(tmp_path / "l.csv", f"sae,feature,label,pattern\n{name},3,my idea,\n{name},5,sevens,w7.?\n")
+    code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--labels", mine)
+    assert code == 0, err
+    table = pd.read_parquet(run / "results" / "features.parquet").set_index(["sae", "feature"])
+    assert table.loc[(name, 3), "label"] == "my idea" and table.loc[(name, 3), "label_source"] == "human"
+    assert np.isnan(table.loc[(name, 3), "label_score"]) and not table.loc[(name, 3), "good"]
+    assert 0 <= table.loc[(name, 5), "label_score"] <= 1
+    for text, said in (("sae,feature\n", "no column label"), (f"sae,feature,label\n{name},99,x\n", "names feature 99"),
+                       (f"sae,feature,label\n{name},1,x\n{name},1,y\n", "twice"), ("sae,feature,label\na,b,c\n", "no numbers"),
+                       (f"sae,feature,label,pattern\n{name},1,x,(\n", "no regular expression")):
+        code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 0, "--labels",
+                                 labels_file(tmp_path / "bad.csv", text))
+        assert code in (1, 2) and said in err and "Traceback" not in err
+
+
+def test_nothing_is_sent_without_consent(run: Path) -> None:
+    code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--llm-url", "http://127.0.0.1:9/v1",
+                             "--llm-model", "m")
+    assert code == 2 and "requests" in err and "nothing was sent" in err
+    code, _, err = moe_probe("label", run, "--permutations", 99, "--llm-url", "http://127.0.0.1:9/v1")
+    assert code == 2 and "--llm-model" in err

@@ -11,7 +11,6 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.ops import decode
 
-
 #: Tokens whose pre-activations are held at once on a CPU.
 _CHUNK = 512
 

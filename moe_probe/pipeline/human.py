@@ -1,0 +1,95 @@
+"""A person's labels, in the place of any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.features.describe import GOOD_SCORE
+from moe_probe.features.find import occurrences
+from moe_probe.features.firing import fire
+from moe_probe.pipeline.features import opened_saes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.features.firing import Firings
+    from moe_probe.results import Result
+    from moe_probe.trace import Trace
+
+_NEEDED = ("sae", "feature", "label")
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Read ``sae, feature, label`` and optionally ``pattern`` from a CSV file.
+
+    Raises
+    ------
+    MoeProbeError
+        When the file cannot be read, lacks a column, or holds a feature twice.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype={"sae": str, "label": str, "pattern": str}, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise MoeProbeError(f"{path} cannot be read", " ".join(str(error).split()),
+                            "a CSV file of sae, feature, label") from error
+    missing = [name for name in _NEEDED if name not in table.columns]
+    if missing:
+        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {', '.join(map(str, table.columns))}",
+                            "columns sae (such as layer_02/width_01024), feature and label")
+    if not pd.api.types.is_integer_dtype(table["feature"]):
+        raise MoeProbeError(f"{path} has features that are no numbers", "the column 'feature' holds numbers of latents",
+                            "whole numbers from 0 on")
+    twice = table[table.duplicated(["sae", "feature"])]
+    if len(twice):
+        raise MoeProbeError(f"{path} labels feature {twice.iloc[0]['feature']} of {twice.iloc[0]['sae']} twice",
+                            "one label can hold", "one row a feature")
+    return table
+
+
+def apply_labels(run: Path, trace: Trace, features: Result, path: Path) -> Result:
+    """Put a person's labels in the place of others; score those that come with a pattern.
+
+    A pattern is a regular expression for the text on which the feature is said to fire; it is scored on held-out tokens
+    as rules are. A label without one says "unscored": its score is NaN.
+
+    Raises
+    ------
+    MoeProbeError
+        As `read_labels`, and when a feature is not there or a pattern is no regular expression.
+    """
+    given = read_labels(path)
+    table = features.table.copy()
+    place = {key: i for i, key in enumerate(zip(table["sae"], table["feature"], strict=True))}
+    for key in zip(given["sae"], given["feature"], strict=True):
+        if key not in place:
+            raise MoeProbeError(f"{path} names feature {key[1]} of '{key[0]}'", "there is none in this run",
+                                f"one of {', '.join(sorted(table['sae'].unique())[:4])} ...")
+    scored = given[given["pattern"] != ""] if "pattern" in given.columns else given.iloc[:0]
+    firings = {item.name: fire(item.sae, item.held_out) for item in opened_saes(run, trace) if item.name in set(scored["sae"])}
+    for _, row in given.iterrows():
+        at = table.index[place[row["sae"], row["feature"]]]
+        table.loc[at, ["label", "label_rule", "label_source"]] = [row["label"], "a person", "human"]
+        pattern = row.get("pattern", "")
+        recall, alarms, precision = (_tried(trace, firings[row["sae"]], int(row["feature"]), pattern) if pattern
+                                     else (np.nan,) * 3)
+        table.loc[at, ["label_score", "label_recall", "label_precision", "label_hard_score"]] = [
+            (recall + 1 - alarms) / 2, recall, precision, np.nan]
+        table.loc[at, "good"] = bool((recall + 1 - alarms) / 2 >= GOOD_SCORE)
+    return replace(features, table=table, params=features.params | {"human_labels": len(given)})
+
+
+def _tried(trace: Trace, firings: Firings, feature: int, pattern: str) -> tuple[float, float, float]:
+    """Recall, false alarms and precision of a pattern on held-out tokens."""
+    said = np.isin(firings.rows, occurrences(trace, pattern, regex=True))
+    fires = np.zeros(len(firings.rows), dtype=bool)
+    fires[firings.matrix[:, [feature]].tocoo().coords[0]] = True
+    both = int((said & fires).sum())
+    return (both / fires.sum() if fires.any() else np.nan, float((said & ~fires).sum() / max(1, (~fires).sum())),
+            both / said.sum() if said.any() else np.nan)
