@@ -128,7 +128,7 @@ def test_dead_latents_are_brought_back() -> None:
         options = TrainOptions(steps=300, aux=aux, dead_after=5_000)
         made = Training.start(config, activations(0), options, steps=300, tokens=10**9)
         with torch.no_grad():
-            made.sae.b_enc[: M // 2] = -5.0
+            made.sae.b_enc[: M // 2] = -0.6
         for batch in (activations(i) for i in range(300)):
             made.step(batch)
         made.sae.eval()
@@ -157,6 +157,8 @@ def test_sae_lens_reads_what_is_written(all_trained, tmp_path: Path) -> None:
         theirs = sae_lens.SAE.load_from_disk(str(save_sae(all_trained[name], tmp_path / name)))
         with torch.no_grad():
             assert torch.allclose(theirs(x), all_trained[name](x), atol=1e-5, rtol=1e-5)
+            theirs.save_model(str(tmp_path / f"{name}-back"))
+            assert torch.allclose(load_sae(tmp_path / f"{name}-back")(x), theirs(x), atol=1e-5, rtol=1e-5)
 
 
 def test_sparsify_and_dictionary_learning_folders(all_trained, tmp_path: Path) -> None:
@@ -179,6 +181,29 @@ def test_sparsify_and_dictionary_learning_folders(all_trained, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK", "k": ACTIVE}}))
     with torch.no_grad():
         assert torch.allclose(load_sae(folder)(x), sae(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"])
+def test_dictionary_learning_with_thresholds(kind: str, tmp_path: Path) -> None:
+    """Held against the formulas of that library, written out."""
+    generator = torch.Generator().manual_seed(0)
+    w_enc, w_dec = torch.randn(D, M, generator=generator), torch.randn(M, D, generator=generator)
+    b_enc, b_dec = torch.randn(M, generator=generator), torch.randn(D, generator=generator)
+    threshold = torch.rand(M, generator=generator) * 4 if kind == "JumpReluAutoEncoder" else torch.tensor(2.0)
+    torch.save({"W_enc": w_enc, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec, "threshold": threshold}, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": kind, "k": ACTIVE}}))
+    x = torch.randn(50, D, generator=generator)
+    pre = (x if kind == "JumpReluAutoEncoder" else x - b_dec) @ w_enc + b_enc
+    expected = (pre.relu() * (pre > threshold)) @ w_dec + b_dec
+    with torch.no_grad():
+        assert torch.allclose(load_sae(tmp_path)(x), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_half_precision_of_the_encoder_learns_the_same_dictionary() -> None:
+    config = SaeConfig(d_in=D, d_sae=M, k=ACTIVE)
+    sae = train_saes(stream(), [config], options=TrainOptions(steps=600, precision="bfloat16"))[0]
+    assert sae.W_enc.dtype == torch.float32 and not sae.low_precision
+    assert (truth() @ sae.W_dec.detach().T).max(1).values.mean() > 0.9
 
 
 class _Trap:

@@ -39,7 +39,7 @@ def demo(
     data = _demo_data()
     settings = {"model": str(data / "model" / "final"), "corpus": str(data / "probe_corpus.jsonl"),
                 "label": ["register"], "strata": "register", "seed": seed, "hidden_share": 1.0,
-                "sae_layers": [0, 2, 4], "sae_widths": [256, 1024, 4096]}
+                "sae_layers": [1, 3, 5], "sae_widths": [256, 1024, 4096]}
     _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 
 

@@ -37,7 +37,9 @@ class Sae(nn.Module):
         Rows of unit norm.
     b_enc, b_dec : Parameter, shapes (d_sae,) and (d_in,)
     scale : buffer, scalar
-        Activations are divided by it first, so that their mean squared norm about `b_dec` is d_in.
+        Activations are divided by it first, so that their mean squared norm about `b_dec` is 1 (as Lieberum et al. 2024,
+        Gemma Scope, arXiv:2408.05147): learning rates and penalties then mean the same on any layer, and biases,
+        which Adam moves by the learning rate whatever their unit, can keep up.
 
     Notes
     -----
@@ -78,7 +80,7 @@ class Sae(nn.Module):
         if not spread > 1e-6 * (mean.norm() + 1e-6):
             raise MoeProbeError("the activations do not vary", f"all of {len(sample):,} rows are the same",
                                 "another layer or hook, or more tokens")
-        self.scale.copy_(spread / self.config.d_in**0.5)
+        self.scale.copy_(spread)
         self.b_dec.copy_(mean / self.scale)
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -122,9 +124,9 @@ class Sae(nn.Module):
         return self.reconstruct(self.encode(x)) * self.scale
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
-        """Loss of normalised activations, and their reconstruction."""
+        """Loss of normalised activations (here the variance unexplained), and their reconstruction."""
         found = self.reconstruct(latents)
-        return (x - found).square().sum(1).mean() / self.config.d_in, found
+        return (x - found).square().sum(1).mean(), found
 
     @torch.no_grad()
     def keep_unit_norm(self) -> None:

@@ -200,9 +200,11 @@ def _dictionary_learning(folder: Path) -> Sae:
         raise MoeProbeError(f"{folder / 'ae.pt'} is refused", "it holds more than tensors, and loading it could run code",
                             "the file of weights alone") from error
     kind = str(trainer.get("dict_class", ""))
+    if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
+        return _dictionary_by_threshold(folder, kind, tensors, trainer)
     if kind not in ("AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"):
-        raise MoeProbeError(f"{folder} holds a '{kind}'", "AutoEncoder, AutoEncoderTopK and BatchTopKSAE are read",
-                            "one of these")
+        raise MoeProbeError(f"{folder} holds a '{kind}'", "AutoEncoder, AutoEncoderTopK, BatchTopKSAE, MatryoshkaBatchTopKSAE "
+                            "and JumpReluAutoEncoder are read", "one of these")
     bias = "bias" if kind == "AutoEncoder" else "b_dec"
     w_enc, b_enc, w_dec, b_dec = _need(tensors, ("encoder.weight", "encoder.bias", "decoder.weight", bias), folder / "ae.pt")
     parts = {"W_enc": w_enc, "W_dec": w_dec.T, "b_enc": b_enc, "b_dec": b_dec}
@@ -214,3 +216,14 @@ def _dictionary_learning(folder: Path) -> Sae:
     threshold = _need(tensors, ("threshold",), folder / "ae.pt")[0]
     parts["log_threshold"] = threshold.reshape(()).clamp_min(1e-12).log().expand(w_enc.shape[0])
     return _fill(make_sae(SaeConfig(architecture="jumprelu", **shape)), folder, parts)
+
+
+def _dictionary_by_threshold(folder: Path, kind: str, tensors: dict[str, Tensor], trainer: dict[str, Any]) -> Sae:
+    """The classes of dictionary_learning whose matrices are (d_in, d_sae) and (d_sae, d_in)."""
+    w_enc, w_dec, b_enc, b_dec, threshold = _need(tensors, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"), folder / "ae.pt")
+    if kind == "JumpReluAutoEncoder":
+        b_enc = b_enc + b_dec @ w_enc  # it does not take b_dec away first
+    sae = make_sae(SaeConfig(architecture="jumprelu", d_in=w_enc.shape[0], d_sae=w_enc.shape[1],
+                             k=max(1, int(trainer.get("k") or 16))))
+    return _fill(sae, folder, {"W_enc": w_enc.T, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec, "log_threshold":
+                               threshold.clamp_min(1e-12).log().expand(w_enc.shape[1])})

@@ -12,7 +12,8 @@ from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.standard import Standard
 
 #: Width of the kernel through which thresholds get gradients (their appendix; in units of normalised activations).
-_BANDWIDTH = 0.05
+_BANDWIDTH = 0.03
+#: Where thresholds start: far too low, and short runs never get them up again (measured).
 _START = 0.05
 
 
@@ -53,7 +54,7 @@ class JumpReLU(Standard):
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
         """Squared error plus the number of active latents."""
         found = self.reconstruct(latents)
-        error = (x - found).square().sum(1).mean() / self.config.d_in
+        error = (x - found).square().sum(1).mean()
         pre = (x - self.b_dec) @ self.W_enc.T + self.b_enc
         active = _Step.apply(pre, self.threshold)  # type: ignore[no-untyped-call]
         return error + self.config.sparsity * active.sum(1).mean(), found

@@ -28,5 +28,5 @@ class Matryoshka(BatchTopK):
         for width in self.nested:  # each level adds its own latents to what the narrower ones gave
             inside = (latents.indices >= narrower) & (latents.indices < width)
             found = found + decode(torch.where(inside, latents.values, 0.0), latents.indices, self.W_dec, sparse=True)
-            total, narrower = total + (x - found).square().sum(1).mean() / self.config.d_in, width
+            total, narrower = total + (x - found).square().sum(1).mean(), width
         return total / len(self.nested), found

@@ -21,7 +21,7 @@ class Standard(Sae):
         return latents.values @ self.W_dec + self.b_dec
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
-        """Squared error plus the weighted L1 norm, both per dimension."""
+        """Squared error plus the weighted L1 norm."""
         error, found = super().loss(x, latents)
-        penalty = (latents.values * self.W_dec.norm(dim=1)).sum(1).mean() / self.config.d_in**0.5
+        penalty = (latents.values * self.W_dec.norm(dim=1)).sum(1).mean()
         return error + self.config.sparsity * penalty, found
