@@ -136,7 +136,8 @@ def test_a_busy_endpoint_is_asked_again(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "said", "requests"), [
-    (500, "does not answer: status 500, 3 times", 3), (401, "refuses the key", 1), (404, "no such model", 1), (400, "refuses", 1)])
+    (500, "does not answer: status 500, 3 times", 3), (401, "refuses the key", 1), (404, "no such model", 1),
+    (400, "refuses", 1)])
 def test_what_does_not_pass_is_said(server: Server, tmp_path: Path, status: int, said: str, requests: int) -> None:
     server.answer = lambda body: (status, "sorry")
     with pytest.raises(MoeProbeError, match=said) as error:

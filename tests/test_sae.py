@@ -135,8 +135,9 @@ def test_dead_latents_are_brought_back() -> None:
         latents = made.sae.encode(activations(999, 4096))
         return len(latents.indices[latents.values > 0].unique())
 
-    assert live(0.0) <= M // 2 + 1
-    assert live(1.0) > live(0.0)
+    without, with_it = live(0.0), live(1.0)
+    assert without <= M // 2 + 4
+    assert with_it >= without + 8
 
 
 @pytest.mark.parametrize("architecture", list(SETTINGS))

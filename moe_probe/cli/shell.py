@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -51,7 +52,16 @@ class Console:
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Give the command's result on stdout: `data` with ``--json``, else `text`."""
-        typer.echo(json.dumps(data, indent=1, default=_plain) if self.as_json else printable(text))
+        typer.echo(json.dumps(_numbers(data), indent=1, default=_plain) if self.as_json else printable(text))
+
+
+def _numbers(value: Any) -> Any:
+    """NaN and infinity as null: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:
@@ -100,7 +110,7 @@ def _interrupted() -> None:
     import shlex
 
     words = [w for w in sys.argv[1:] if w not in ("--force", "--resume")]
-    if words and words[0] in ("run", "demo", "collect", "import"):
+    if words and (words[0] in ("run", "demo", "collect", "import") or words[:2] == ["sae", "train"]):
         command = shlex.join(["moe-probe", *words, "--resume"])
         typer.echo(f"\nmoe-probe: interrupted; what was written is kept. To go on: {command}", err=True)
     else:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.features.factors import with_spaces
+
 if TYPE_CHECKING:
     from scipy import sparse
 
@@ -48,7 +50,7 @@ class Excerpts:
 
     def __init__(self, trace: Trace, firings: Firings, *, seed: int = 0) -> None:
         table = trace.tokens(["document", "token"])
-        self._tokens = table["token"].to_numpy(dtype=object)
+        self._tokens = with_spaces(table["token"].to_numpy(dtype=object))
         self._document = table["document"].to_numpy()
         self._rows = firings.rows
         self._columns: sparse.csc_array = firings.matrix.tocsc()

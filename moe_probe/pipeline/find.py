@@ -46,6 +46,8 @@ def find_units(
         When the query is not in the corpus and there is no model, or the run has no labelled features.
     """
     names = Result.load(run / "results", "features").table if (run / "results" / "features.parquet").exists() else None
+    if names is None:
+        say(f"note: there are no labelled features (moe-probe sae train {run}, moe-probe label {run}); experts only")
     if contrast is not None:
         texts = [_read(path) for path in contrast]
         with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from moe_probe.results import Result
 
+_FEATURES = "What do the features say?"
 _SHOWN = 6
 #: Features of topics that are listed.
 _TOPIC_ROWS = 15
@@ -58,6 +59,8 @@ def features_section(results: Mapping[str, Result]) -> Section:
     result = results["features"]
     table = result.table
     living = table[table["density"] > 0]
+    if living.empty:
+        return Section(title=_FEATURES, finding="No feature fires on this corpus.", how=result.caption)
     share = living["good"].mean()
     finding = (f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label from which one can "
                f"tell, on text it was not made from, where the feature fires; the other {1 - share:.0%} have none that good.")
@@ -65,7 +68,7 @@ def features_section(results: Mapping[str, Result]) -> Section:
     blocks: list[Table | Picture | Cards | str] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
     if "feature_cards" in results:
         blocks += _cards(table, results["feature_cards"].table, params)
-    return Section(title="What do the features say?", finding=finding, blocks=tuple(blocks), how=result.caption,
+    return Section(title=_FEATURES, finding=finding, blocks=tuple(blocks), how=result.caption,
                    limits="Rules are narrow: a feature about an idea that many words express gets a poor score though a "
                    "person might see the idea. A good label tells where a feature fires, not what it does. "
                    "Words are put together from tokens, so a label may name a word of which the feature sees a piece.")
@@ -164,6 +167,8 @@ def features_summary(results: Mapping[str, Result]) -> str | None:
         return None
     table = results["features"].table
     living = table[table["density"] > 0]
+    if living.empty:
+        return None
     telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
     topics = sorted(telling["topic"].unique())
     said = f"; single features tell the documents of {listed(topics)} (AUROC of 0.9 or more)" if topics else ""
