@@ -232,3 +232,34 @@ def test_nothing_is_sent_without_consent(run: Path) -> None:
     assert code == 2 and "requests" in err and "nothing was sent" in err
     code, _, err = moe_probe("label", run, "--permutations", 99, "--llm-url", "http://127.0.0.1:9/v1")
     assert code == 2 and "--llm-model" in err
+
+
+EVIL = '<script>alert(1)</script></style>|*x*\x1b[31m'
+
+
+def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from moe_probe.pipeline.analyze import Settings, analyze
+    from moe_probe.report import write_report
+    from moe_probe.results import Result
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert moe_probe("sae", "train", copy, "--layer", 0, "--width", 16, "--k", 4, "--seed", 3)[0] == 0
+    assert moe_probe("sae", "eval", copy, "--tokens", 100)[0] == 0
+    assert moe_probe("label", copy, "--permutations", 99, "--cards", 4)[0] == 0
+    analyze(Trace.open(copy), copy / "results", settings=Settings(permutations=99))
+    features, cards = (Result.load(copy / "results", name) for name in ("features", "feature_cards"))
+    features.table["label"] = EVIL
+    features.table["top_tokens"] = EVIL
+    cards.table["tokens"] = [[EVIL] * len(t) for t in cards.table["tokens"]]
+    for result in (features, cards):
+        result.save(copy / "results")
+    write_report(copy)
+    html, markdown = (copy / "report.html").read_text(), (copy / "report.md").read_text()
+    assert "What do the features say?" in html and "How faithful are the sparse autoencoders?" in markdown
+    assert html.count("<details class=\"card\">") == len(cards.table.groupby(["sae", "feature"])) > 0
+    assert "<script>alert" not in html + markdown and html.count("</style>") == 1 and "\x1b" not in html + markdown
+    assert "&lt;script&gt;alert(1)" in html and "&lt;script&gt;alert(1)" in markdown
+    assert (copy / "figures" / "sae_pareto.png").stat().st_size > 1000
