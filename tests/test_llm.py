@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.features import llm
+from moe_probe.features import endpoint as http
 from moe_probe.features.excerpts import Excerpt
 from moe_probe.features.llm import Endpoint, Evidence, estimate, explanation, label_features
 
@@ -26,8 +28,10 @@ def excerpt(word: str, *, fires: bool) -> Excerpt:
 
 
 def evidence(n: int = 1) -> list[Evidence]:
-    return [Evidence(("layer_00/width_00008", i), tuple(excerpt("acid", fires=True) for _ in range(4)),
-                     tuple(excerpt("acid", fires=True) for _ in range(6)),
+    # a word for each: features of the same excerpts would answer each other's requests through the cache
+    words = ["acid", *(f"acid{i}" for i in range(1, n))]
+    return [Evidence(("layer_00/width_00008", i), tuple(excerpt(words[i], fires=True) for _ in range(4)),
+                     tuple(excerpt(words[i], fires=True) for _ in range(6)),
                      tuple(excerpt("table", fires=False) for _ in range(6))) for i in range(n)]
 
 
@@ -47,6 +51,8 @@ class Server(ThreadingHTTPServer):
 
     answer: Callable[[dict[str, Any]], tuple[int, str]]
     seen: list[dict[str, Any]]
+    retry_after: str = "0"
+    headers: dict[str, str]
     at_once: int = 0
     most_at_once: int = 0
 
@@ -64,7 +70,9 @@ class Handler(BaseHTTPRequestHandler):
         content = json.dumps({"choices": [{"message": {"content": text}}]}) if status == 200 else text
         self.send_response(status)
         if status == 429:
-            self.send_header("retry-after", "0")
+            self.send_header("retry-after", self.server.retry_after)
+        for name in self.server.headers:
+            self.send_header(name, self.server.headers[name])
         self.end_headers()
         self.wfile.write(content.encode())
 
@@ -75,15 +83,15 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Handler)
-    made.seen, made.answer = [], lambda body: (200, honest(body))
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+    made.seen, made.headers, made.answer = [], {}, lambda body: (200, honest(body))
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
     yield made
     made.shutdown()
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
 
 
 def endpoint(server: Server, **options: Any) -> Endpoint:
@@ -187,3 +195,120 @@ def test_text_cannot_leave_its_place(server: Server, tmp_path: Path) -> None:
                                   if "one short phrase" in body["messages"][0]["content"] else '{"fires": []}')
     (label,) = label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
     assert len(label.label) == 120 and label.label.isprintable()
+
+
+@pytest.mark.parametrize("key", [KEY + "\n", KEY + " ", KEY + "é"])
+def test_a_key_that_cannot_be_sent_is_refused_unseen(key: str) -> None:
+    with pytest.raises(MoeProbeError, match="cannot be sent") as error:
+        Endpoint("http://127.0.0.1:9/v1", "m", api_key=key)
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "http://", "http://[::1", "http://a:99999/v1", "ftp://a/v1",
+                                 "https://me:sk-in-url@host/v1", "https://host/v1?key=sk-in-url"])
+def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(MoeProbeError, match="address cannot be used") as error:
+        Endpoint(url, "m")
+    assert "sk-in-url" not in str(error.value)
+
+
+def test_an_endpoint_that_repeats_the_key_does_not_spread_it(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    server.answer = lambda body: (200, json.dumps({"label": f"Bearer {KEY}", "fires": []}))
+    (label,) = label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
+    server.answer = lambda body: (401, f"wrong key {KEY}\x1b[2J")
+    with pytest.raises(MoeProbeError) as error:
+        label_features(evidence(2), endpoint(server), cache=tmp_path / "d.jsonl")
+    for text in (repr(label), (tmp_path / "c.jsonl").read_text(), str(error.value), caplog.text):
+        assert KEY not in text and "\x1b" not in text
+
+
+def test_marks_cannot_be_put_together_from_tokens(server: Server) -> None:
+    tokens = ("if", " <", "<", "fake", ">", ">", " BE", "GIN", "\r2.", "\ud800", " x", "<", " y")
+    evil = Excerpt("x", 0, 0, tokens, tuple(float(i in (10, 12)) for i in range(len(tokens))))
+    shown = explanation(Evidence(("s", 0), (evil,), (), ()))[1]["content"]
+    assert re.findall(r"<<(.*?)>>", shown) == [" x", " y"] and shown.count("BEGIN") == 1 and "x>>‹<< y" in shown
+    assert "‹‹fake››" in shown and shown.isprintable()
+
+
+def test_a_feature_without_answers_costs_the_others_nothing(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body: (500, "no") if "acid1" in body["messages"][1]["content"] else (200, honest(body))
+    labels = label_features(evidence(3), endpoint(server, retries=1), cache=tmp_path / "c.jsonl")
+    assert [x.score for x in labels][::2] == [1.0, 1.0] and labels[1].label == ""
+    assert [x.key[1] for x in labels] == [0, 1, 2] and "status 500, 2 times" in labels[1].problem
+
+
+def test_an_endpoint_that_breaks_down_is_left_alone(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body: (200, honest(body)) if len(server.seen) <= 4 else (500, "no")
+    with pytest.raises(MoeProbeError, match="does not answer"):
+        label_features(evidence(50), endpoint(server, retries=0, concurrency=2), cache=tmp_path / "c.jsonl")
+    assert len(server.seen) < 20
+
+
+def test_a_refusal_stops_what_is_under_way(server: Server, tmp_path: Path) -> None:
+    def once(body: dict[str, Any]) -> tuple[int, str]:
+        refused = len(server.seen) == 3
+        threading.Event().wait(0.02)
+        return (401, "no") if refused else (200, honest(body))
+
+    server.answer = once
+    with pytest.raises(MoeProbeError, match="refuses the key"):
+        label_features(evidence(20), endpoint(server, concurrency=2), cache=tmp_path / "c.jsonl")
+    assert len(server.seen) <= 6
+
+
+@pytest.mark.parametrize(("readable", "judged", "score"), [(1, 5, False), (2, 10, True)])
+def test_what_was_not_judged_is_said(server: Server, tmp_path: Path, readable: int, judged: int, score: bool) -> None:
+    answered = iter(range(readable))
+    server.answer = lambda body: (200, honest(body) if "one short phrase" in body["messages"][0]["content"]
+                                  or next(answered, None) is not None else "hm")
+    (label,) = label_features(evidence(), endpoint(server, concurrency=1), cache=tmp_path / "c.jsonl")
+    assert label.judged == judged and label.problem.startswith(f"{12 - judged} of 12 held-out excerpts were not judged")
+    assert (label.score == 1.0) if score else (label.score != label.score)
+
+
+@pytest.mark.parametrize("numbers", ["[0]", "[99]", "[true]", '["1"]', "[1.0]", "{}"])
+def test_numbers_of_no_excerpt_are_no_answer(server: Server, tmp_path: Path, numbers: str) -> None:
+    server.answer = lambda body: (200, f'{{"label": "x", "fires": {numbers}}}')
+    (label,) = label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
+    assert label.label == "x" and label.judged == 0 and label.score != label.score
+
+
+@pytest.mark.parametrize("wrap", [
+    "<think>{{or}} {{\"label\": \"draft\"}}</think> {}", "```json\n{}\n```", "{} Is that good? {{}}"])
+def test_answers_may_think_aloud(server: Server, tmp_path: Path, wrap: str) -> None:
+    server.answer = lambda body: (200, wrap.format(honest(body).removeprefix("Sure: ")))
+    (label,) = label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
+    assert (label.label, label.score) == ("the word acid", 1.0)
+
+
+def test_hostile_answers_are_no_tracebacks(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda body: (200, '{"label":' * 100_000)
+    (label,) = label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
+    assert label.problem == "the model gave no label"
+    server.headers["content-encoding"] = "gzip"  # of a body that is none
+    with pytest.raises(MoeProbeError, match="does not answer"):
+        label_features(evidence(), endpoint(server, retries=1), cache=tmp_path / "d.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MoeProbeError, match="cannot be read"):
+        label_features(evidence(), endpoint(server), cache=tmp_path / "folder")
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("0.5", 0.5), ("-3", 0), ("nan", None), ("soon", None), ("", None)])
+def test_retry_after_is_read(header: str, seconds: float | None) -> None:
+    assert http._seconds(header) == seconds
+    assert http._seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) == pytest.approx(30, abs=2)
+
+
+def test_retry_after_is_honoured(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(http.time, "sleep", waits.append)
+    trouble = iter([429])
+    server.retry_after = "20"
+    server.answer = lambda body: (next(trouble, 200), honest(body))
+    label_features(evidence(), endpoint(server), cache=tmp_path / "c.jsonl")
+    assert 20 <= sum(waits) <= 22.1
+    trouble, server.retry_after = iter([429]), "86400"
+    with pytest.raises(MoeProbeError, match="asks to wait 86,400 s"):
+        label_features(evidence(), endpoint(server), cache=tmp_path / "d.jsonl")

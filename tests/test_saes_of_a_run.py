@@ -227,6 +227,7 @@ def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_sent_without_consent(run: Path) -> None:
+    assert moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume")[0] == 0
     code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--llm-url", "http://127.0.0.1:9/v1",
                              "--llm-model", "m")
     assert code == 2 and "requests" in err and "nothing was sent" in err

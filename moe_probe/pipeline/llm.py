@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Excerpts: to explain a feature by, and held-out ones, firing and silent, to try the label on.
 _EXPLAIN, _TRY = 20, 15
+#: Problems that are told one by one.
+_TOLD = 5
 
 
 def gather_evidence(run: Path, trace: Trace, cards: Result, *, seed: int = 0) -> tuple[Evidence, ...]:
@@ -73,7 +75,8 @@ def label_by_llm(run: Path, trace: Trace, features: Result, cards: Result, endpo
         table.loc[row, "label_score"] = item.score
         table.loc[row, ["label_precision", "label_recall", "label_hard_score"]] = np.nan
         table.loc[row, "good"] = bool(item.score >= GOOD_SCORE)
-    problems = [f"A language model gave no usable label for {len(labels) - len(given)} features."] if len(given) < len(
-        labels) else []
+    problems = [f"{endpoint.model} on feature {item.key[1]} of {item.key[0]}: {item.problem}." for item in labels if item.problem]
+    if len(problems) > _TOLD:
+        problems = [*problems[:_TOLD], f"{len(problems) - _TOLD} further labels of {endpoint.model} are missing or unscored."]
     return replace(features, table=table, warnings=(*features.warnings, *problems), params=features.params | {
         "llm_model": endpoint.model, "llm_labels": len(given)})
