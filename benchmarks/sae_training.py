@@ -170,7 +170,7 @@ def contestants(o: argparse.Namespace) -> dict[str, Callable[[list[Tensor]], Cal
 
         found["sae-lens topk, centred data"] = lambda b: sae_lens(b, o, centred=True)
         found["sae-lens topk"] = lambda b: sae_lens(b, o, centred=False)
-    return found
+    return {name: train for name, train in found.items() if not o.only or name in o.only.split(",")}
 
 
 def experts_in_one_pass(o: argparse.Namespace, batches: list[Tensor], n: int = 16) -> None:
@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("steps", 200), ("width", 4096), ("k", 16), ("d-in", 256), ("batch", 2048), ("repeats", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", default="", help="contestants by name, separated by commas (moe_probe topk is needed)")
     o = parser.parse_args()
     data = Synthetic(o.d_in)
     batches = [data.batch(o.batch, seed) for seed in range(o.steps)]
@@ -224,7 +225,8 @@ def main() -> None:
         share = float(((data.truth @ unit.T).max(1).values > 0.9).float().mean())
         print(f"| {name} | {tokens / wall:,.0f} | {tokens / cpu:,.0f} | {wall / mine:.2f} | "
               f"{float((held_out - found).square().sum() / spread):.3f} | {share:.0%} | {l0:.1f} |", flush=True)
-    experts_in_one_pass(o, batches[: max(10, o.steps // 8)])
+    if not o.only:
+        experts_in_one_pass(o, batches[: max(10, o.steps // 8)])
 
 
 if __name__ == "__main__":
