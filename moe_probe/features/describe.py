@@ -130,8 +130,8 @@ def _largest(firings: Firings) -> np.ndarray:
 
 
 def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, str]]:
-    """Features to show, and why: half the best labelled of each kind of rule in turn, a quarter those that tell a topic's
-    documents best, a quarter drawn at random among the others that are alive.
+    """Features to show, and why: half those that tell the documents of a topic best, each of another topic; a quarter the
+    best labelled of each kind of rule in turn; a quarter drawn at random among the others that are alive.
 
     Returns
     -------
@@ -139,12 +139,12 @@ def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, s
     """
     living = table[(table["n_firings"] >= 10) & (table["label"] != "")]
     topical = living[living["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable")
-    chosen = [(int(f), "topic") for f in topical.drop_duplicates("topic")["feature"].head(n // 4)]
+    chosen = [(int(f), "topic") for f in topical.drop_duplicates("topic")["feature"].head(n // 2)]
     left = living[~living["feature"].isin([f for f, _ in chosen])]
     good = left[left["good"]]
     rank = good.groupby("label_rule")["label_score"].rank(ascending=False, method="first")
     ranked = good.assign(rank=rank).sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
-    best = [(int(f), "best") for f in ranked["feature"].head(n - 2 * (n // 4))]
+    best = [(int(f), "best") for f in ranked["feature"].head(n // 4)]
     rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy()
     drawn = np.random.default_rng(seed).permutation(rest)[: n - len(chosen) - len(best)]
     return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
