@@ -129,6 +129,8 @@ class Adapter(ABC):
     name: ClassVar[str]
     #: Which entry of the router's output holds the logits, where the model does not say.
     logits_index: ClassVar[int] = 0
+    #: Whether what a slot adds depends on its place, not on its expert and weight alone.
+    slots_differ: ClassVar[bool] = False
 
     @abstractmethod
     def find(self, block: nn.Module) -> Found | None:
@@ -151,6 +153,10 @@ class Adapter(ABC):
     @abstractmethod
     def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
         """Hook the site so that the sum over slots that the model itself computed, (T, d), is handed over."""
+
+    def total_module(self, site: MoeSite) -> nn.Module:
+        """Module whose output, or the first part of it, is the sum over slots, alone or with more added to it."""
+        return experts_of(site)
 
     def parts(self, site: MoeSite) -> list[nn.Module]:
         """Modules whose parameters decide the routing and the experts' outputs."""

@@ -161,6 +161,7 @@ class NllbExperts(Adapter):
 
     name = "nllb"
     logits_index = 2
+    slots_differ = True
 
     def find(self, block: nn.Module) -> Found | None:
         experts, router = getattr(block, "experts", None), router_of(block)

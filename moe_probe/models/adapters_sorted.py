@@ -89,6 +89,9 @@ class SortedExperts(Adapter):
     def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
         return [site.block.register_forward_hook(lambda m, _a, output: watcher(rows(output - m.bias)))]
 
+    def total_module(self, site: MoeSite) -> nn.Module:
+        return site.block
+
     def parts(self, site: MoeSite) -> list[nn.Module]:
         return [site.block.router, site.block.input_linear, site.block.output_linear]  # type: ignore[list-item]
 
@@ -133,6 +136,9 @@ class SortedAttention(Adapter):
     def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
         bias: Tensor = site.experts.bias  # type: ignore[union-attr, assignment]
         return [site.block.register_forward_hook(lambda _m, _a, output: watcher(rows(output[0] - bias)))]
+
+    def total_module(self, site: MoeSite) -> nn.Module:
+        return site.block
 
     def parts(self, site: MoeSite) -> list[nn.Module]:
         return [site.experts] if site.experts is not None else []
@@ -193,6 +199,9 @@ class ProductKeys(Adapter):
             watcher(rows(output[0] - shared))
 
         return [site.block.register_forward_hook(after, with_kwargs=True)]
+
+    def total_module(self, site: MoeSite) -> nn.Module:
+        return site.block
 
     def parts(self, site: MoeSite) -> list[nn.Module]:
         return [site.block.router_gate, site.block.down_embed, site.block.up_embed]  # type: ignore[list-item]

@@ -1,0 +1,225 @@
+"""Knock experts out, or steer towards them, while a model runs; weights are never written to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.models.adapter_base import MoeSite, Observation
+from moe_probe.models.adapters import ADAPTERS
+
+#: ``mask``: the router cannot choose the experts, the next best take their place and gate weights are renormalised as
+#: the model does it. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: their
+#: logits are raised by `boost`.
+HOW = ("mask", "zero", "mean", "steer")
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """What is done to some experts of one layer.
+
+    Attributes
+    ----------
+    experts : tuple of int
+    how : {"mask", "zero", "mean", "steer"}
+    boost : float
+        Added to the experts' logits (steer only); may be negative.
+    means : Tensor, shape (n_experts, d), optional
+        Mean output of each expert at gate weight 1 (mean only), from `mean_outputs`.
+    """
+
+    experts: tuple[int, ...]
+    how: str = "mask"
+    boost: float = 0.0
+    means: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.how not in HOW:
+            raise UsageError(f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of {', '.join(HOW)}")
+        if self.how == "mean" and self.means is None:
+            raise UsageError("the experts' mean outputs are missing", "mean replaces by them", "mean_outputs(model, ...)")
+
+
+@contextmanager
+def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
+    """Change what some experts do, inside the ``with`` block only.
+
+    Nothing is written to parameters or buffers; hooks are gone when the block is left, also by an exception.
+
+    Parameters
+    ----------
+    site : MoeSite
+    change : Intervention
+
+    Raises
+    ------
+    MoeProbeError
+        When an expert does not exist, masking would leave fewer experts than a token chooses, or the family's router does
+        not choose by logits of its own (by a hash of the token, or by products of keys): zero and mean work there too.
+    """
+    n = site.info.num_experts
+    wrong = [e for e in change.experts if not 0 <= e < n]
+    if wrong or not change.experts:
+        raise MoeProbeError(f"layer {site.info.layer} has no expert {', '.join(map(str, wrong)) or '(none was named)'}",
+                            f"it has {n}", f"0 to {n - 1}")
+    with ExitStack() as stack:
+        if change.how in ("mask", "steer"):
+            if change.how == "mask" and n - len(set(change.experts)) < site.info.top_k:
+                raise MoeProbeError(f"{len(set(change.experts))} of {n} experts cannot be masked",
+                                    f"every token chooses {site.info.top_k}", "fewer experts, or their output zeroed")
+            stack.enter_context(_biased(site, change))
+        else:
+            for handle in _replace_outputs(site, change):
+                stack.callback(handle.remove)
+        yield
+
+
+class _Bias(TorchFunctionMode):
+    """While a router computes: add to its logits, the first product that has one column an expert.
+
+    Further columns may follow: those of shared experts, or of a class that means "skip".
+    """
+
+    _PRODUCTS = (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm,
+                 torch.addmm)
+
+    def __init__(self, site: MoeSite, change: Intervention) -> None:
+        super().__init__()
+        n = site.info.num_experts
+        self.widths, self.change, self.found = range(n, n + max(1, site.info.shared_experts) + 1), change, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.found or func not in self._PRODUCTS or out.shape[-1] not in self.widths or not out.is_floating_point():
+            return out
+        self.found = True
+        with torch._C.DisableTorchFunction():
+            # a quarter of the lowest number: exp gives 0, and sums of a few stay finite
+            value = torch.finfo(out.dtype).min / 4 if self.change.how == "mask" else self.change.boost
+            out = out.clone()
+            chosen = list(self.change.experts)
+            out[..., chosen] = value if self.change.how == "mask" else out[..., chosen] + value
+        return out
+
+
+@contextmanager
+def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
+    router = site.router
+    if router is None:
+        raise MoeProbeError(f"{site.info.name} has no router module", "its logits cannot be changed", "how: zero or mean")
+    plain: Callable[..., Any] = router.forward
+    own = "forward" in vars(router)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with _Bias(site, change) as mode:
+            out = plain(*args, **kwargs)
+        if not mode.found:
+            raise MoeProbeError(f"the router of {site.info.name} has no logit for every expert", "nothing can be added to it",
+                                "how: zero or mean")
+        return out
+
+    def check(seen: Observation) -> None:
+        masked = torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device))
+        if bool((masked & (seen.weights != 0)).any()):
+            raise MoeProbeError(f"the router of {site.info.name} chose a masked expert",
+                                "its choice does not follow its logits", "how: zero or mean")
+
+    router.forward = forward  # type: ignore[method-assign]  # an attribute of this one object, removed below
+    handles = ADAPTERS[site.adapter].attach(site, check) if change.how == "mask" else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if own:
+            router.forward = plain  # type: ignore[method-assign]
+        else:
+            del router.forward
+
+
+def _replace_outputs(site: MoeSite, change: Intervention) -> list[RemovableHandle]:
+    """Take the experts' outputs out of the sum over slots, and put their means in if asked."""
+    adapter = ADAPTERS[site.adapter]
+    pending: list[Tensor] = []
+
+    def before(seen: Observation) -> None:
+        pending[:] = [_difference(site, seen, change)]
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        delta, new = pending.pop(), hidden.clone()
+        # rows beyond the tokens exist where a family lays out its experts' outputs one after the other, to add them up later
+        new.view(-1, hidden.shape[-1])[: len(delta)] += delta.to(hidden)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return [*adapter.attach(site, before), adapter.total_module(site).register_forward_hook(after)]
+
+
+def _difference(site: MoeSite, seen: Observation, change: Intervention) -> Tensor:
+    """What is to be added to the sum over slots, shape (T, d)."""
+    slots = torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device)) & (seen.weights != 0)
+    delta = seen.expert_input.new_zeros(len(seen.experts), seen.expert_input.shape[-1])
+    token, slot = slots.nonzero(as_tuple=True)
+    if len(token) == 0:
+        return delta
+    outputs = _outputs(site, seen, token, slot)
+    delta.index_add_(0, token, -outputs.to(delta))
+    if change.means is not None:
+        means = change.means.to(delta)[seen.experts[token, slot].long()]
+        delta.index_add_(0, token, means * seen.weights[token, slot].to(delta)[:, None])
+    return delta
+
+
+def _outputs(site: MoeSite, seen: Observation, token: Tensor, slot: Tensor) -> Tensor:
+    """Weighted outputs of single slots, shape (n, d)."""
+    adapter = ADAPTERS[site.adapter]
+    if adapter.slots_differ:
+        only = torch.zeros_like(seen.weights[token])
+        only[torch.arange(len(token)), slot] = seen.weights[token, slot]
+        return adapter.contributions(site, Observation(seen.experts[token], only, seen.expert_input[token])).sum(1)
+    x = seen.expert_input[token] if seen.expert_input.dim() == 2 else seen.expert_input[token, slot][:, None]
+    ids, weights = seen.experts[token, slot][:, None], seen.weights[token, slot][:, None]
+    return adapter.contributions(site, Observation(ids, weights, x))[:, 0]
+
+
+@contextmanager
+def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
+    """Collect the mean output of every expert at gate weight 1, over the forward passes inside the ``with`` block.
+
+    Yields
+    ------
+    callable
+        Gives the means, shape (n_experts, d); zeros for experts that were not chosen.
+    """
+    total: Tensor | None = None
+    weight = torch.zeros(site.info.num_experts, dtype=torch.float64)
+
+    def add(seen: Observation) -> None:
+        nonlocal total
+        token, slot = ((seen.weights != 0) & (seen.experts < site.info.num_experts)).nonzero(as_tuple=True)
+        outputs = _outputs(site, seen, token, slot).double().cpu()
+        if total is None:
+            total = torch.zeros(site.info.num_experts, outputs.shape[-1], dtype=torch.float64)
+        ids = seen.experts[token, slot].long().cpu()
+        total.index_add_(0, ids, outputs)
+        weight.index_add_(0, ids, seen.weights[token, slot].double().cpu())
+
+    def means() -> Tensor:
+        if total is None:
+            raise MoeProbeError("no expert's output was seen", "the model did not run", "run it inside the with block")
+        return (total / weight.clamp_min(1e-12)[:, None]).float()
+
+    handles = ADAPTERS[site.adapter].attach(site, add)
+    try:
+        yield means
+    finally:
+        for handle in handles:
+            handle.remove()
