@@ -1,0 +1,298 @@
+"""Which binary signals go together: experts' selections against features' firings, as sparse arrays.
+
+Tokens by units on both sides. Counts of pairs come from sparse products over blocks of features, so that
+neither tokens x features nor experts x features is ever held as a dense array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.stats.labels import n_threads
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+_BLOCK = 512
+#: Tokens on which both must be active for a pair to be considered.
+MIN_TOGETHER = 8
+
+
+class Pairs(NamedTuple):
+    """Candidate pairs, best first within an expert; arrays are (n_pairs,)."""
+
+    expert: np.ndarray
+    feature: np.ndarray
+    #: Mutual information in bits on the tokens that the pairs were chosen on.
+    bits: np.ndarray
+    auroc: np.ndarray
+
+
+class Scores(NamedTuple):
+    """Pairs measured on some tokens; arrays are (n_pairs,).
+
+    Attributes
+    ----------
+    auroc : ndarray
+        Area under the ROC curve of "the feature fires" for "the expert was chosen": (1 + hit rate - false-alarm rate) / 2.
+    graded : ndarray
+        The same of the activation's size.
+    bits : ndarray
+        Mutual information per token, signed: negative where the two avoid each other.
+    lift : ndarray
+        How much more often the expert is chosen where the feature fires than on all tokens.
+    precision, recall : ndarray
+        Share of firings on which the expert is chosen; share of the expert's tokens on which the feature fires.
+    p_value : ndarray
+        One-sided, of "more often together than independent", groups of documents being the unit.
+    influence : ndarray, shape (n_pairs, n_groups)
+        What each group adds to the estimate of `auroc`, for differences between pairs of one expert.
+    """
+
+    auroc: np.ndarray
+    graded: np.ndarray
+    bits: np.ndarray
+    lift: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    p_value: np.ndarray
+    influence: np.ndarray
+
+
+def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, n: float) -> np.ndarray:
+    """Mutual information of two binary signals in bits, from counts (arrays that broadcast).
+
+    Cover and Thomas 2006, eq. 2.28, DOI 10.1002/047174882X.
+
+    Parameters
+    ----------
+    both, first, second : ndarray
+        Tokens on which both, the first, and the second are active.
+    n : float
+        Tokens.
+    """
+    total = np.zeros(np.broadcast_shapes(both.shape, first.shape, second.shape))
+    for cell, row, column in ((both, first, second), (first - both, first, n - second), (second - both, n - first, second),
+                              (n - first - second + both, n - first, n - second)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total += np.where(cell > 0, cell * np.log2(cell * (n / (row * column))), 0.0)
+    return np.asarray(total / n)
+
+
+def binary(matrix: sparse.csr_array, dtype: type = np.int32) -> sparse.csr_array:
+    """The same matrix with ones for its positive entries."""
+    from scipy import sparse
+
+    return sparse.csr_array((np.ones(matrix.nnz, dtype=dtype), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def count_blocks(experts: sparse.csr_array, features: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
+    """Tokens on which both are active, a block of features at a time.
+
+    Does sum over tokens of (experts chosen x features firing) additions, on all threads.
+
+    Parameters
+    ----------
+    experts : csr_array, shape (n_tokens, n_experts)
+    features : csr_array, shape (n_tokens, n_features)
+
+    Yields
+    ------
+    slice
+        Features of the block.
+    ndarray of int32, shape (block, n_experts)
+    """
+    by_feature = binary(features).T.tocsr()  # scipy's products let go of the interpreter lock, so that threads pay
+    chosen = binary(experts)
+
+    def count(start: int) -> tuple[slice, np.ndarray]:
+        block = slice(start, min(start + _BLOCK, by_feature.shape[0]))
+        return block, np.asarray((by_feature[block] @ chosen).toarray())
+
+    starts = range(0, by_feature.shape[0], _BLOCK)
+    with ThreadPoolExecutor(n_threads()) as pool:
+        for first in range(0, len(starts), n_threads()):  # as many blocks in memory as threads
+            yield from pool.map(count, starts[first : first + n_threads()])
+
+
+def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_expert: int = 8) -> Pairs:
+    """For every expert, the features that tell most of its selection, among those that go with it.
+
+    Ranked by mutual information, which neither favours rare features (as lift does) nor frequent ones.
+
+    Parameters
+    ----------
+    experts : csr_array, shape (n_tokens, n_experts)
+    features : csr_array, shape (n_tokens, n_features)
+    per_expert : int
+
+    Returns
+    -------
+    Pairs
+        At most ``n_experts * per_expert``.
+    """
+    n, n_experts = experts.shape
+    chosen = np.bincount(experts.indices, minlength=n_experts).astype(np.float64)
+    fired = np.bincount(features.indices, minlength=features.shape[1]).astype(np.float64)
+    best_bits = np.zeros((per_expert, n_experts))
+    best_feature = np.full((per_expert, n_experts), -1)
+    best_both = np.zeros((per_expert, n_experts))
+    for block, both in count_blocks(experts, features):
+        row, column = np.nonzero((both >= MIN_TOGETHER) & (both * float(n) > fired[block, None] * chosen))
+        together = both[row, column].astype(np.float64)
+        bits = mutual_information(together, fired[block][row], chosen[column], n)
+        # only what beats an expert's worst so far goes on
+        keep = bits > best_bits[-1, column]
+        row, column, bits, together = row[keep], column[keep], bits[keep], together[keep]
+        _merge(best_bits, best_feature, best_both, bits=bits, feature=row + block.start, expert=column, both=together)
+    rank, expert = np.nonzero(best_feature >= 0)
+    order = np.lexsort((rank, expert))
+    rank, expert = rank[order], expert[order]
+    feature, both = best_feature[rank, expert], best_both[rank, expert]
+    hit = both / chosen[expert]
+    alarm = (fired[feature] - both) / np.maximum(n - chosen[expert], 1)
+    return Pairs(expert, feature, best_bits[rank, expert], (1 + hit - alarm) / 2)
+
+
+def _merge(best_bits: np.ndarray, best_feature: np.ndarray, best_both: np.ndarray, *, bits: np.ndarray, feature: np.ndarray,
+           expert: np.ndarray, both: np.ndarray) -> None:
+    """Let new candidates in, in place: each expert keeps as many as there are rows; ties go to the earlier feature."""
+    depth, n_experts = best_bits.shape
+    new = np.unique(expert)
+    if len(new) == 0:
+        return
+    old = np.repeat(np.arange(depth), len(new)), np.tile(new, depth)
+    everything = np.concatenate([bits, best_bits[old]])
+    owner = np.concatenate([expert, old[1]])
+    name = np.concatenate([feature, best_feature[old]])
+    count = np.concatenate([both, best_both[old]])
+    order = np.lexsort((name, -everything, owner))
+    owner, rank = owner[order], np.arange(len(order))
+    start = np.searchsorted(owner, np.arange(n_experts))
+    rank = rank - start[owner]
+    kept = rank < depth
+    place = rank[kept], owner[kept]
+    best_bits[place], best_feature[place] = everything[order][kept], name[order][kept]
+    best_both[place] = count[order][kept]
+
+
+def score_pairs(
+    experts: sparse.csr_array, features: sparse.csr_array, expert: np.ndarray, feature: np.ndarray, group: np.ndarray,
+    *, n_groups: int,
+) -> Scores:
+    """Measure given pairs, on other tokens than they were chosen on.
+
+    The test has the group of documents for its unit: with c, e and f the group's tokens on which both, the expert, and
+    the feature are active, its contribution to the covariance is c - f E/N - e F/N + n EF/N^2, and their sum over its
+    root of squares is compared with Student's t. Groups of unequal weight leave as many degrees of freedom as the squares
+    have effective terms (Satterthwaite; Imbens and Kolesar 2016, DOI 10.1162/REST_a_00552).
+
+    Parameters
+    ----------
+    experts : csr_array, shape (n_tokens, n_experts)
+    features : csr_array, shape (n_tokens, n_features)
+    expert, feature : ndarray of int, shape (n_pairs,)
+    group : ndarray of int, shape (n_tokens,)
+    n_groups : int
+
+    Returns
+    -------
+    Scores
+        NaN where the expert or the feature never occurs, or always.
+    """
+    chosen, fired = experts.tocsc(), features.tocsc()
+    n = experts.shape[0]
+    size = np.bincount(group, minlength=n_groups).astype(np.float64)
+    out = np.full((7, len(expert)), np.nan)
+    influence = np.zeros((len(expert), n_groups), dtype=np.float32)
+    for e in np.unique(expert):
+        rows = chosen.indices[chosen.indptr[e] : chosen.indptr[e + 1]]
+        mask = np.zeros(n, dtype=bool)
+        mask[rows] = True
+        by_group = np.bincount(group[rows], minlength=n_groups).astype(np.float64)
+        for i in np.flatnonzero(expert == e):
+            place = slice(fired.indptr[feature[i]], fired.indptr[feature[i] + 1])
+            token, value = fired.indices[place], fired.data[place]
+            if 0 < len(rows) < n and len(token):
+                out[:, i], influence[i] = _score(mask, by_group, token, value, group, size)
+    return Scores(*out, influence)
+
+
+def _score(mask: np.ndarray, e: np.ndarray, token: np.ndarray, value: np.ndarray, group: np.ndarray, size: np.ndarray,
+           ) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.stats import t as student
+
+    hit = mask[token]
+    f = np.bincount(group[token], minlength=len(size)).astype(np.float64)
+    c = np.bincount(group[token[hit]], minlength=len(size)).astype(np.float64)
+    n, chosen, fired, both = size.sum(), e.sum(), f.sum(), c.sum()
+    recall, alarm = both / chosen, (fired - both) / (n - chosen)
+    influence = 0.5 * ((c - recall * e) / chosen - ((f - c) - alarm * (size - e)) / (n - chosen))
+    part = c - f * (chosen / n) - e * (fired / n) + size * (chosen * fired / n**2)
+    squares = part**2
+    spread = squares.sum()
+    p_value = np.nan
+    if spread > 0:
+        freedom = max(spread**2 / (squares**2).sum() - 1, 1.0)
+        p_value = student.sf(part.sum() / np.sqrt(spread), freedom)
+    bits = mutual_information(np.array(both), np.array(chosen), np.array(fired), n)
+    lift = (both / fired) / (chosen / n)
+    return np.array([(1 + recall - alarm) / 2, _graded(hit, value, chosen, n), np.copysign(bits, lift - 1), lift, both / fired,
+                     recall, p_value]), influence
+
+
+def _graded(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> float:
+    """AUROC of the activation, all silent tokens tied at zero (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491)."""
+    from scipy.stats import rankdata
+
+    positive, negative = float(hit.sum()), float((~hit).sum())
+    silent = n - chosen - negative
+    above = rankdata(value)[hit].sum() - positive * (positive + 1) / 2 if positive else 0.0
+    wins = above + positive * silent + 0.5 * (chosen - positive) * silent
+    return float(wins / (chosen * (n - chosen)))
+
+
+def better_than(scores: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference in AUROC between pairs of the same experts, and its 95 % interval over groups.
+
+    Returns
+    -------
+    difference, low, high : ndarray, shape (n_pairs,)
+    """
+    from scipy.stats import t as student
+
+    difference = scores.auroc - others.auroc
+    parts = scores.influence.astype(np.float64) - others.influence
+    n_groups = parts.shape[1]
+    error = np.sqrt((parts**2).sum(1) * n_groups / max(n_groups - 1, 1))
+    margin = student.ppf(0.975, max(n_groups - 1, 1)) * error
+    return difference, difference - margin, difference + margin
+
+
+def one_to_one(pairs: Pairs, *, n_features: int) -> np.ndarray:
+    """Give every expert a feature of its own, so that the bits add up to the most (Jonker and Volgenant 1987,
+    DOI 10.1007/BF02278710).
+
+    Returns
+    -------
+    ndarray of bool, shape (n_pairs,)
+        Pairs of the assignment; experts whose candidates all go to others have none.
+    """
+    from scipy import sparse
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    taken = np.zeros(len(pairs.expert), dtype=bool)
+    if len(taken) == 0:
+        return taken
+    experts, row = np.unique(pairs.expert, return_inverse=True)
+    own = n_features + np.arange(len(experts))  # a way out for each: next to nothing, so that a full matching exists
+    weights = sparse.coo_array(
+        (np.concatenate([pairs.bits, np.full(len(own), 1e-12)]),
+         (np.concatenate([row, np.arange(len(own))]), np.concatenate([pairs.feature, own]))),
+        shape=(len(experts), n_features + len(experts))).tocsr()
+    which = dict(zip(*min_weight_full_bipartite_matching(weights, maximize=True), strict=True))
+    return np.array([which[r] == f for r, f in zip(row, pairs.feature, strict=True)])

@@ -1,0 +1,263 @@
+"""Who carries a topic best: an expert, a group of experts, a feature, a set of features? Chosen on training documents, and
+measured on held-out ones, of documents and of tokens, with intervals and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.stats import auroc
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+    from moe_probe.features.firing import Firings
+    from moe_probe.matching.signals import Choices, Tokens
+
+#: Sizes up to which groups of experts and sets of features grow, as long as a member adds `_WORTH` to the AUROC.
+MAX_EXPERTS, MAX_FEATURES = 4, 8
+_WORTH = 0.002
+_CANDIDATES = 40
+_BINS = 32
+
+
+class Unit(NamedTuple):
+    """A candidate: columns of one source (experts of a layer, features of an SAE)."""
+
+    kind: str
+    source: str
+    layer: int
+    members: tuple[int, ...]
+    train_auroc: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """Tokens of one half with signals over them, and the rates of their groups.
+
+    Attributes
+    ----------
+    group, topic : ndarray of int, shape (n_tokens,)
+    signals : csr_array, shape (n_tokens, n_units)
+    """
+
+    group: np.ndarray
+    topic: np.ndarray
+    signals: sparse.csr_array
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Groups that have labelled tokens."""
+        if "groups" not in self._kept:
+            self._kept["groups"] = np.unique(self.group[self.topic >= 0])
+        return np.asarray(self._kept["groups"])
+
+    def rates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Share of a group's tokens on which each unit is active, (n_groups, n_units), and the groups' topics."""
+        from scipy import sparse
+
+        if "rates" not in self._kept:
+            token = np.flatnonzero(self.topic >= 0)
+            number = np.searchsorted(self.groups, self.group[token])
+            sizes = np.bincount(number, minlength=len(self.groups))
+            one = sparse.csr_array((1 / sizes[number], (number, token)), shape=(len(self.groups), len(self.group)))
+            active = sparse.csr_array((np.ones(self.signals.nnz), self.signals.indices, self.signals.indptr),
+                                      shape=self.signals.shape)
+            topic = np.zeros(len(self.groups), dtype=int)
+            topic[number] = self.topic[token]
+            self._kept["rates"] = np.asarray((one @ active).toarray()), topic
+        rates, topic = self._kept["rates"]
+        return rates, topic
+
+
+def choose_units(kind: str, source: str, layer: int, side: Side, topic: int, *, largest: int) -> list[Unit]:
+    """The best single unit of a source for a topic, and the best set that grows from it, on training documents.
+
+    A set's rate is the sum of its members' rates. Ties in AUROC go to the larger difference in standard deviations.
+    """
+    rates, topics = side.rates()
+    mine = (topics == topic).astype(int)
+    if mine.sum() < 2 or (1 - mine).sum() < 2:
+        return []
+    area = np.nan_to_num(auroc(rates, mine, n_topics=2)[1], nan=0.5)
+    apart = (rates[mine == 1].mean(0) - rates[mine == 0].mean(0)) / (rates.std(0) + 1e-12)
+    order = np.lexsort((np.arange(len(area)), -apart, -np.round(area, 3)))[:_CANDIDATES]
+    single = int(order[0])
+    units = [Unit(kind, source, layer, (single,), float(area[single]))]
+    members, best, total = [single], float(area[single]), rates[:, single].copy()
+    while len(members) < largest:
+        rest = [c for c in order if c not in members]
+        if not rest:
+            break
+        tried = np.nan_to_num(auroc(total[:, None] + rates[:, rest], mine, n_topics=2)[1], nan=0.5)
+        i = int(tried.argmax())
+        if tried[i] < best + _WORTH:
+            break
+        members.append(int(rest[i]))
+        best, total = float(tried[i]), total + rates[:, rest[i]]
+    if len(members) > 1:
+        units.append(Unit(f"{kind}s", source, layer, tuple(members), best))
+    return units
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Draws of AUROC, the estimate first: (1 + resamples,)."""
+
+    document: np.ndarray
+    token: np.ndarray
+
+
+def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """AUROC from histograms of scores, bins in increasing order; ties within a bin count half.
+
+    Parameters
+    ----------
+    positive, negative : ndarray, shape (n_draws, n_bins)
+    """
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
+
+
+def measure_unit(side: Side, members: tuple[int, ...], topic: int, draws: np.ndarray) -> _Measured:
+    """AUROC of a unit for a topic on held-out documents, in every resample of groups.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (1 + n_resamples, n_groups)
+        How often each group is drawn; the first row is all ones.
+    """
+    rates, topics = side.rates()
+    mine = topics == topic
+    _, rank = np.unique(np.round(rates[:, list(members)].sum(1), 12), return_inverse=True)
+    bins = np.zeros((len(rank), rank.max() + 1))
+    bins[np.arange(len(rank)), rank] = 1
+    document = weighted_auroc((draws * mine) @ bins, (draws * ~mine) @ bins)
+    score = np.asarray(side.signals[:, list(members)].sum(1)).ravel()
+    token = np.flatnonzero(side.topic >= 0)
+    fired = score[score > 0]
+    edges = np.unique(np.quantile(fired, np.linspace(0, 1, _BINS))) if len(fired) else np.zeros(1)
+    place = np.where(score > 0, np.searchsorted(edges, score) + 1, 0)[token]
+    number = np.searchsorted(side.groups, side.group[token])
+    width = int(place.max()) + 1
+    counts = np.bincount(number * width + place, minlength=len(rank) * width).reshape(len(rank), width).astype(float)
+    return _Measured(document, weighted_auroc((draws * mine) @ counts, (draws * ~mine) @ counts))
+
+
+def group_draws(topics: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap weights of groups, drawn within topics; the first row is the sample itself."""
+    rng = np.random.default_rng(seed)
+    out = np.ones((1 + resamples, len(topics)))
+    for topic in np.unique(topics):
+        rows = np.flatnonzero(topics == topic)
+        out[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
+    return out
+
+
+class Carriers:
+    """Gathers candidates source by source (an SAE at a time is in memory), then measures the best of each kind.
+
+    Parameters
+    ----------
+    choices : Choices
+    tokens : Tokens
+    train, held_out : ndarray of int
+        Rows of the trace.
+    """
+
+    def __init__(self, choices: Choices, tokens: Tokens, train: np.ndarray, held_out: np.ndarray, *, resamples: int = 500,
+                 seed: int = 0) -> None:
+        self.choices, self.tokens, self.train, self.held_out = choices, tokens, train, held_out
+        self.resamples, self.seed = resamples, seed
+        #: By topic and kind: the best candidate so far with its held-out draws, and what else is known of it.
+        self.best: dict[tuple[int, str], tuple[Unit, _Measured, dict[str, float]]] = {}
+        for layer in dict.fromkeys(choices.layer.tolist()):
+            chosen = choices.of_layer(layer)
+            self._offer("expert", f"layer {layer}", layer, self._side(chosen[train], train), self._side(chosen[held_out], held_out),
+                        largest=MAX_EXPERTS, spread=False)
+
+    def add_features(self, name: str, layer: int, train: Firings, held_out: Firings) -> None:
+        """Offer the features of an SAE."""
+        self._offer("feature", name, layer, self._side(train.matrix, self.train), self._side(held_out.matrix, self.held_out),
+                    largest=MAX_FEATURES, spread=True)
+
+    def _side(self, signals: sparse.csr_array, rows: np.ndarray) -> Side:
+        return Side(self.tokens.group[rows], self.tokens.topic[rows], signals)
+
+    def _offer(self, kind: str, source: str, layer: int, train: Side, held_out: Side, *, largest: int, spread: bool) -> None:
+        _, topics = held_out.rates()
+        draws = group_draws(topics, resamples=self.resamples, seed=self.seed)
+        for topic in range(len(self.tokens.topics)):
+            if (topics == topic).sum() < 2:
+                continue
+            for unit in choose_units(kind, source, layer, train, topic, largest=largest):
+                known = self.best.get((topic, unit.kind))
+                if known is None or unit.train_auroc > known[0].train_auroc:
+                    found = measure_unit(held_out, unit.members, topic, draws)
+                    more = self._passes(held_out, unit) if spread else {}
+                    self.best[topic, unit.kind] = unit, found, more
+
+    def _passes(self, side: Side, unit: Unit) -> dict[str, float]:
+        """Effective number of experts, of the SAE's layer, that the unit's tokens pass through, and that all tokens do."""
+        active = np.flatnonzero(np.asarray(side.signals[:, list(unit.members)].sum(1)).ravel() > 0)
+        chosen = self.choices.of_layer(unit.layer)[self.held_out]
+        if not len(active) or not chosen.shape[1]:
+            return {}
+        return {"effective_experts": effective_number(np.asarray(chosen[active].sum(0)).ravel()),
+                "effective_experts_all": effective_number(np.asarray(chosen.sum(0)).ravel())}
+
+    def table(self, labels: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+        """One row per topic and kind of unit.
+
+        Parameters
+        ----------
+        labels : mapping
+            Label of each (SAE, feature).
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``topic, kind`` (expert | experts | feature | features), ``layer, source, members`` (as text), ``label,
+            train_auroc, auroc_document, document_low, document_high, auroc_token, token_low, token_high``, and the
+            differences ``beyond_expert_document`` and ``beyond_expert_token`` from the best expert with ``_low, _high``;
+            ``effective_experts`` that the unit's tokens pass through, and ``effective_experts_all`` that all tokens do.
+        """
+        import pandas as pd
+
+        rows = []
+        for (topic, kind), (unit, found, more) in sorted(self.best.items()):
+            row: dict[str, Any] = {
+                "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
+                "members": "+".join(map(str, unit.members)), "train_auroc": unit.train_auroc,
+                "label": "; ".join(labels.get((unit.source, m), "") for m in unit.members) if kind.startswith("feature") else "",
+                **_interval("auroc_document", "document", found.document), **_interval("auroc_token", "token", found.token), **more}
+            expert = self.best.get((topic, "expert"))
+            if expert is not None:
+                for name in ("document", "token"):
+                    difference = getattr(found, name) - getattr(expert[1], name)
+                    row |= _interval(f"beyond_expert_{name}", f"beyond_expert_{name}", difference)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def _interval(name: str, prefix: str, draws: np.ndarray) -> dict[str, float]:
+    known = draws[1:][np.isfinite(draws[1:])]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+    return {name: float(draws[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
+
+
+def effective_number(counts: np.ndarray) -> float:
+    """Two to the entropy of shares: how many equally used units would be as spread out (Hill 1973, DOI 10.2307/1934352)."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(2 ** -(shares * np.log2(shares)).sum())
+
+
+def topics_served(shares: Iterable[np.ndarray]) -> np.ndarray:
+    """Effective number of topics of every expert, from its share of each topic's selections, (n_experts, n_topics)."""
+    return np.array([effective_number(row) if row.sum() > 0 else np.nan for row in shares])

@@ -1,0 +1,154 @@
+"""Experts against the features of one SAE: chosen on its training documents, scored on held-out ones, beside baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.match import Pairs, Scores, best_pairs, better_than, one_to_one, score_pairs
+from moe_probe.matching.signals import Choices, Tokens, one_hot, pair_codes, shifted
+from moe_probe.stats import benjamini_hochberg
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+    from moe_probe.features.firing import Firings
+
+#: Rivals of a match, each matched in the same way: the best single token, pair of tokens, topic; features of other
+#: tokens; directions drawn at random; the feature whose decoder row points most along the router's row.
+BASELINES = ("token", "token pair", "topic", "shuffled", "random")
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Tokens that pairs are chosen on, and tokens that they are scored on: rows of the trace, increasing."""
+
+    choices: Choices
+    tokens: Tokens
+    train: np.ndarray
+    held_out: np.ndarray
+
+    def score(self, features: sparse.csr_array, pairs: Pairs) -> Scores:
+        """Measure pairs on the held-out tokens; `features` has their rows."""
+        return score_pairs(self.choices.matrix[self.held_out], features, pairs.expert, pairs.feature,
+                           self.tokens.group[self.held_out], n_groups=self.tokens.n_groups)
+
+    def best(self, features: sparse.csr_array, *, per_expert: int) -> Pairs:
+        """Choose pairs on the training tokens; `features` has their rows."""
+        return best_pairs(self.choices.matrix[self.train], features, per_expert=per_expert)
+
+
+class Matched(NamedTuple):
+    """Tables of `match_features`."""
+
+    matches: pd.DataFrame
+    baselines: pd.DataFrame
+
+
+def rival_scores(halves: Halves) -> dict[str, Scores]:
+    """Best token, token pair and topic of every expert, by the same procedure as features; rows are all experts."""
+    tokens = halves.tokens
+    pairs, n_pairs = pair_codes(tokens, halves.train)
+    columns = {"token": (tokens.token, int(tokens.token.max()) + 1), "token pair": (pairs, n_pairs),
+               "topic": (tokens.topic, len(tokens.topics))}
+    out = {}
+    for name, (codes, n) in columns.items():
+        features = one_hot(codes, max(n, 1))
+        out[name] = best_of_each(halves, features[halves.train], features[halves.held_out])
+    return out
+
+
+def best_of_each(halves: Halves, train: sparse.csr_array, held_out: sparse.csr_array) -> Scores:
+    """Held-out scores of the best feature of every expert, shape (total experts,); NaN where none goes with it."""
+    return _spread(halves, halves.score(held_out, pairs := halves.best(train, per_expert=1)), pairs.expert)
+
+
+def _spread(halves: Halves, scores: Scores, expert: np.ndarray) -> Scores:
+    """Put scores of one pair an expert where the expert is; no match at all is an AUROC of one half."""
+    n = len(halves.choices.layer)
+    out = []
+    for name, values in zip(Scores._fields, scores, strict=True):
+        full = np.full((n, *values.shape[1:]), 0.5 if name in ("auroc", "graded") else 0.0 if name == "influence" else np.nan)
+        full[expert] = values
+        out.append(full)
+    return Scores(*out)
+
+
+def match_features(
+    halves: Halves, train: Firings, held_out: Firings, *, rivals: dict[str, Scores], null: tuple[Firings, Firings],
+    cosines: np.ndarray | None = None, per_expert: int = 8, alpha: float = 0.05,
+) -> Matched:
+    """Match the features of an SAE with the experts of all layers.
+
+    Parameters
+    ----------
+    halves : Halves
+        Rows as those of the firings.
+    train, held_out : Firings
+    rivals : mapping
+        From `rival_scores`.
+    null : pair of Firings
+        Of a dictionary of random directions, on the same tokens.
+    cosines : ndarray, shape (total experts, n_features), optional
+        Of router rows and decoder rows; NaN rows where they cannot be compared.
+    per_expert : int
+        Features kept of every expert.
+    alpha : float
+        Error rate of `significant`.
+
+    Returns
+    -------
+    Matched
+        ``matches``, a row a pair: ``layer, expert, feature, score`` (AUROC of firing on the tokens it was chosen on),
+        ``q_value`` (Benjamini-Hochberg over the pairs of this SAE), ``heldout_score`` (AUROC of firing), ``rank, bits``
+        (where chosen), ``heldout_bits, heldout_graded`` (AUROC of the activation), ``heldout_lift, precision, recall,
+        beyond_random, beyond_random_low, beyond_random_high`` (AUROC less that of the best random direction),
+        ``significant`` (q at most alpha and beyond random directions), ``one_to_one, router_cosine``.
+        ``baselines``, a row an expert: held-out AUROC of the best token, token pair, topic, shuffled and random
+        feature, and of the feature along the router's row.
+    """
+    import pandas as pd
+
+    pairs = halves.best(train.matrix, per_expert=per_expert)
+    scores = halves.score(held_out.matrix, pairs)
+    group = halves.tokens.group
+    all_rivals = rivals | {
+        "random": best_of_each(halves, null[0].matrix, null[1].matrix),
+        "shuffled": best_of_each(halves, shifted(train.matrix, group[halves.train]),
+                                 shifted(held_out.matrix, group[halves.held_out]))}
+    random = Scores(*(values[pairs.expert] for values in all_rivals["random"]))
+    difference, low, high = better_than(scores, random)
+    q_value = benjamini_hochberg(scores.p_value)
+    starts = np.flatnonzero(np.diff(pairs.expert, prepend=-1))
+    rank = np.arange(len(pairs.expert)) - np.repeat(starts, np.diff(np.append(starts, len(pairs.expert)))) + 1
+    choices = halves.choices
+    table = pd.DataFrame({
+        "layer": choices.layer[pairs.expert], "expert": choices.expert[pairs.expert], "feature": pairs.feature,
+        "score": pairs.auroc, "q_value": q_value, "heldout_score": scores.auroc, "rank": rank, "bits": pairs.bits,
+        "heldout_bits": scores.bits, "heldout_graded": scores.graded, "heldout_lift": scores.lift,
+        "precision": scores.precision, "recall": scores.recall, "beyond_random": difference, "beyond_random_low": low,
+        "beyond_random_high": high, "significant": (q_value <= alpha) & (low > 0),
+        "one_to_one": one_to_one(pairs, n_features=train.matrix.shape[1]),
+        "router_cosine": np.nan if cosines is None else cosines[pairs.expert, pairs.feature]})
+    return Matched(table, _baselines(halves, held_out, all_rivals, cosines))
+
+
+def _baselines(halves: Halves, held_out: Firings, rivals: dict[str, Scores], cosines: np.ndarray | None) -> pd.DataFrame:
+    import pandas as pd
+
+    choices = halves.choices
+    table = pd.DataFrame({"layer": choices.layer, "expert": choices.expert})
+    for name in BASELINES:
+        table[f"{name.replace(' ', '_')}_score"] = rivals[name].auroc
+        table[f"{name.replace(' ', '_')}_bits"] = rivals[name].bits
+    table["router_score"] = table["router_feature"] = np.nan
+    if cosines is not None:
+        known = np.flatnonzero(np.isfinite(cosines).all(1))
+        along = cosines[known].argmax(1)
+        pairs = Pairs(known, along, np.zeros(len(known)), np.zeros(len(known)))
+        table.loc[known, "router_score"] = halves.score(held_out.matrix, pairs).auroc
+        table.loc[known, "router_feature"] = along
+    return table
