@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from moe_probe.features.firing import Firings
     from moe_probe.models import LoadedModel
+    from moe_probe.models.prefix import PrefixCache
     from moe_probe.sae import ActivationReader, Sae
     from moe_probe.trace import Trace
 
@@ -101,10 +102,11 @@ def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[st
             "redundancy": redundancy, "duplicates": duplicates}
 
 
-def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, seed: int = 0) -> LossSample:
-    """Draw whole held-out documents, topics in turn, until about `max_tokens`.
+def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, cut: int | None = None, seed: int = 0,
+                ) -> LossSample:
+    """Draw held-out documents, topics in turn, until about `max_tokens`.
 
-    Documents longer than the trace's windows are cut to one.
+    Documents longer than the trace's windows, or than `cut`, are cut.
     """
     documents = trace.documents
     rng = np.random.default_rng(seed)
@@ -112,7 +114,7 @@ def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, s
     rank = documents.iloc[chosen].groupby("topic").cumcount().to_numpy()
     chosen = chosen[np.argsort(rank, kind="stable")]
     windowing = trace.manifest.windowing
-    limit = windowing.max_length if windowing is not None else 2048
+    limit = min(windowing.max_length if windowing is not None else 2048, cut or 2**31)
     table = trace.tokens(["document", "token_id", "special"])
     starts = np.searchsorted(table["document"].to_numpy(), np.arange(len(documents) + 1))
     ids, special = table["token_id"].to_numpy().astype(np.int64), table["special"].to_numpy()
@@ -129,13 +131,16 @@ def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, s
     return LossSample(tuple(ids[p] for p in parts), tuple(special[p] for p in parts), tuple(used))
 
 
-def losses(loaded: LoadedModel, sample: LossSample, splice: Splice | None = None, *, batch_tokens: int = 4096) -> np.ndarray:
+def losses(loaded: LoadedModel, sample: LossSample, splice: Splice | None = None, *, batch_tokens: int = 4096,
+           prefix: PrefixCache | None = None) -> np.ndarray:
     """Mean next-token loss of every document, in nats, shape (n_documents,).
 
     Parameters
     ----------
     splice : Splice, optional
         Applied to text tokens; special tokens and padding keep their activations, which no SAE was trained on.
+    prefix : PrefixCache, optional
+        Layers below what is changed are then run only once over the sample.
 
     Raises
     ------
@@ -147,14 +152,15 @@ def losses(loaded: LoadedModel, sample: LossSample, splice: Splice | None = None
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) + 1) * len(sample.ids[batch[0]]) > batch_tokens:
-            out[batch] = _batch_losses(loaded, sample, batch, splice)
+            out[batch] = _batch_losses(loaded, sample, batch, splice, prefix)
             batch = []
         batch.append(i)
-    out[batch] = _batch_losses(loaded, sample, batch, splice)
+    out[batch] = _batch_losses(loaded, sample, batch, splice, prefix)
     return out
 
 
-def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], splice: Splice | None) -> np.ndarray:
+def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], splice: Splice | None,
+                  prefix: PrefixCache | None) -> np.ndarray:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -170,6 +176,8 @@ def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], spl
                 return torch.where(text.reshape(-1, 1).to(x.device), splice.replace(x).to(x), x)
 
             stack.enter_context(spliced(loaded.model, site_of(loaded, splice.layer), splice.hook, replace))
+        if prefix is not None:
+            stack.enter_context(prefix.using(tuple(batch)))
         logits = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device))).logits
         flat = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten().to(device),
                                                  reduction="none").reshape(len(batch), -1).cpu()

@@ -179,8 +179,8 @@ class Carriers:
         self.best: dict[tuple[int, str], tuple[Unit, _Measured, dict[str, float]]] = {}
         for layer in dict.fromkeys(choices.layer.tolist()):
             chosen = choices.of_layer(layer)
-            self._offer("expert", f"layer {layer}", layer, self._side(chosen[train], train), self._side(chosen[held_out], held_out),
-                        largest=MAX_EXPERTS, spread=False)
+            sides = self._side(chosen[train], train), self._side(chosen[held_out], held_out)
+            self._offer("expert", f"layer {layer}", layer, *sides, largest=MAX_EXPERTS, spread=False)
 
     def add_features(self, name: str, layer: int, train: Firings, held_out: Firings) -> None:
         """Offer the features of an SAE."""
@@ -236,7 +236,8 @@ class Carriers:
                 "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
                 "members": "+".join(map(str, unit.members)), "train_auroc": unit.train_auroc,
                 "label": "; ".join(labels.get((unit.source, m), "") for m in unit.members) if kind.startswith("feature") else "",
-                **_interval("auroc_document", "document", found.document), **_interval("auroc_token", "token", found.token), **more}
+                **_interval("auroc_document", "document", found.document), **_interval("auroc_token", "token", found.token),
+                **more}
             expert = self.best.get((topic, "expert"))
             if expert is not None:
                 for name in ("document", "token"):

@@ -90,7 +90,8 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         carriers.add_features(item.name, item.sae.config.layer, first, second)
         say(f"{item.name}: {_matched(found.matches)} ({time.monotonic() - started:.1f} s)")
     if halves is None:
-        raise MoeProbeError(f"{run} has no SAEs of all tokens", "experts are matched with their features", f"moe-probe sae train {run}")
+        raise MoeProbeError(f"{run} has no SAEs of all tokens", "experts are matched with their features",
+                            f"moe-probe sae train {run}")
     labels = _labels(run)
     warnings = () if loaded is not None else ("Router rows and decoder rows were not compared: no model was named.",)
     table = pd.concat(matches, ignore_index=True)

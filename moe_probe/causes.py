@@ -1,0 +1,295 @@
+"""What happens to the loss on each topic when an expert, a group of experts or a feature is knocked out?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.features.quality import LossSample, Splice, losses, site_of
+from moe_probe.results import Result
+from moe_probe.stats import labelled_documents
+
+if TYPE_CHECKING:
+    import torch
+
+    from moe_probe.models import LoadedModel
+    from moe_probe.models.prefix import PrefixCache
+    from moe_probe.sae import Sae
+    from moe_probe.trace import Trace
+
+_SOURCES = (
+    "Meng et al. 2022, causal interventions on activations, arXiv:2202.05262",
+    "Wang et al. 2022, zero and mean ablation, arXiv:2211.00593",
+    "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
+)
+_SAY = {"mask": "masked in the router (the next best experts take their place, gate weights as the model renormalises them)",
+        "zero": "output zeroed", "mean": "output replaced by its mean", "steer": "logits raised"}
+
+
+class Unit(NamedTuple):
+    """What is knocked out. `members` are experts of the layer, or features of `sae`; `topics` are those it is held to."""
+
+    kind: str
+    layer: int
+    members: tuple[int, ...]
+    topics: tuple[str, ...] = ()
+    #: Folder of the features' SAE, "" for experts.
+    sae: str = ""
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        what = "+".join(map(str, self.members))
+        if self.sae:
+            return f"{self.sae} feature{'s' * (len(self.members) > 1)} {what}"
+        return f"layer {self.layer} expert{'s' * (len(self.members) > 1)} {what}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with the documents that losses are measured on.
+
+    Attributes
+    ----------
+    plain : ndarray, shape (n_documents,)
+        Losses as is, nats a token.
+    topic, group : ndarray of int, shape (n_documents,)
+        Topics numbered as in `topics`.
+    """
+
+    loaded: LoadedModel
+    sample: LossSample
+    plain: np.ndarray
+    topic: np.ndarray
+    group: np.ndarray
+    topics: tuple[str, ...]
+    prefixes: dict[int, PrefixCache | None]
+
+    def without(self, unit: Unit, *, how: str, boost: float = 0.0, sae: Sae | None = None, means: Any = None) -> np.ndarray:
+        """Losses of every document with a unit knocked out (or steered to), nats a token."""
+        from moe_probe.models.intervene import Intervention, intervened
+
+        prefix = self.prefix(unit.layer)
+        if unit.sae:
+            if sae is None:
+                raise MoeProbeError(f"the SAE of {unit.name} was not given", "", "the run that it belongs to")
+            found = losses(self.loaded, self.sample, _without_features(unit, sae), prefix=prefix)
+        else:
+            change = Intervention(unit.members, how, boost, means)
+            with intervened(site_of(self.loaded, unit.layer), change):
+                found = losses(self.loaded, self.sample, prefix=prefix)
+        if not np.isfinite(found).all():
+            raise MoeProbeError(f"the loss without {unit.name} is not a number", "the model breaks down without it",
+                                "--how zero or mean")
+        return found
+
+    def prefix(self, layer: int) -> PrefixCache | None:
+        """Cache of the layers below, if a pass with it gives the very same losses."""
+        from moe_probe.models.prefix import PrefixCache
+
+        if layer not in self.prefixes:
+            cache = PrefixCache(self.loaded.model, site_of(self.loaded, layer))
+            losses(self.loaded, self.sample, prefix=cache)
+            same = bool(cache.below) and np.array_equal(losses(self.loaded, self.sample, prefix=cache), self.plain)
+            self.prefixes.clear()  # one layer's activations in memory at a time: units are taken layer by layer
+            self.prefixes[layer] = cache if same else None
+        return self.prefixes[layer]
+
+
+def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label: str = "topic", max_tokens: int = 24_576,
+               seed: int = 0) -> Bench:
+    """Choose documents for losses, all of those held out if they fit when they are cut short, and measure them as they are.
+
+    Raises
+    ------
+    MoeProbeError
+        When the model is not the trace's, or fewer than two topics have documents.
+    """
+    from moe_probe.features.quality import loss_sample
+
+    made_by = trace.manifest.model.fingerprint
+    if made_by and made_by != loaded.info.fingerprint:
+        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
+                            "name the model that the trace was collected from")
+    keep, labels, names = labelled_documents(trace.documents, label=label)
+    held_out = held_out & keep
+    # more documents say more than longer ones: intervals come from documents
+    cut = max(64, max_tokens // max(int(held_out.sum()), 1))
+    sample = loss_sample(trace, held_out, max_tokens=max_tokens, cut=cut, seed=seed)
+    rows = list(sample.documents)
+    topics, topic = np.unique(labels[rows].astype(str), return_inverse=True)
+    if len(topics) < 2:
+        raise MoeProbeError(f"the held-out documents have one {label}", "there is nothing to compare it with", "more documents")
+    _, group = np.unique(names[rows].astype(str), return_inverse=True)
+    return Bench(loaded, sample, losses(loaded, sample), topic, group, tuple(str(t) for t in topics), {})
+
+
+def _without_features(unit: Unit, sae: Sae) -> Splice:
+    """Take what features add to the activation away, leaving the rest, the SAE's error too, as it was."""
+    import torch
+
+    def replace(x: torch.Tensor) -> torch.Tensor:
+        latents = sae.encode(x.float().cpu())
+        hit = torch.isin(latents.indices, torch.tensor(unit.members)) & (latents.values > 0)
+        token, slot = hit.nonzero(as_tuple=True)
+        out = x.clone()
+        share = latents.values[token, slot, None] * sae.W_dec[latents.indices[token, slot]] * sae.scale
+        return out.index_add_(0, token.to(x.device), -share.to(x))
+
+    return Splice(sae.config.layer, sae.config.hook, replace)
+
+
+def knock_out(
+    bench: Bench, units: Sequence[Unit], controls: dict[Unit, Sequence[Unit]], *, how: str = "mask", boost: float = 0.0,
+    saes: Callable[[str], Sae] | None = None, resamples: int = 1000, seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Knock units out one after the other and compare the losses.
+
+    Parameters
+    ----------
+    bench : Bench
+    units : sequence of Unit
+    controls : mapping
+        For each unit others of the same kind and load that it is compared with.
+    how : {"mask", "zero", "mean", "steer"}
+        For experts; a feature's share of the activation is always taken away.
+    saes : callable, optional
+        Gives the SAE of a folder, for features.
+    resamples : int
+        Bootstrap resamples of groups of documents, within topics.
+
+    Returns
+    -------
+    Result
+        ``ablation``, a row per unit and topic: ``layer, unit, topic, delta_nats`` (rise of the mean next-token loss on the
+        topic's held-out documents), ``ci_low, ci_high, kind, members, sae, how, held_to`` (the unit was put forward for
+        this topic), ``control_nats`` (mean rise without its controls), ``beyond_control`` and ``beyond_others`` (rise less
+        the controls'; less the mean rise on the other topics), each with ``_low, _high``, ``confirmed`` (all three
+        intervals above 0), ``n_controls, n_documents``.
+    """
+    import pandas as pd
+
+    wanted = {(u.layer, u.sae, u.members): u for unit in units for u in (unit, *controls.get(unit, ()))}
+    means: dict[int, Any] = {}
+    rises: dict[tuple[int, str, tuple[int, ...]], np.ndarray] = {}
+    for i, key in enumerate(sorted(wanted)):  # layer by layer
+        unit = wanted[key]
+        if how == "mean" and not unit.sae and unit.layer not in means:
+            means[unit.layer] = _means(bench, unit.layer)
+        sae = saes(unit.sae) if unit.sae and saes is not None else None
+        rises[key] = bench.without(unit, how=how, boost=boost, sae=sae, means=means.get(unit.layer)) - bench.plain
+        say(f"{i + 1} of {len(wanted)}: without {unit.name}")
+    compare = _Comparison(bench, resamples, seed)
+    rows: list[dict[str, Any]] = []
+    for unit in units:
+        others = [rises[u.layer, u.sae, u.members] for u in controls.get(unit, ())]
+        rows += compare.rows(unit, rises[unit.layer, unit.sae, unit.members], others, "remove" if unit.sae else how)
+    return Result("ablation", pd.DataFrame(rows), seed=seed, citations=_SOURCES, caption=_caption(how, boost), params={
+        "how": how, "boost": boost, "resamples": resamples, "documents": len(bench.plain),
+        "tokens": int(sum(map(len, bench.sample.ids))), "loss_nats": float(np.average(bench.plain, weights=_weights(bench)))})
+
+
+def _caption(how: str, boost: float) -> str:
+    raised = f" by {boost:g}" if how == "steer" else ""
+    return (f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
+            "features: their share of the activation taken away. Intervals: 95 %, bootstrap over documents. Confirmed: the rise "
+            "on the unit's own topic is above 0, above that of other units of the same kind and load (controls), and above the "
+            "mean rise on the other topics, each by its interval. A unit that another can stand in for may matter and show no "
+            "rise; one that all text needs shows a rise on every topic.")
+
+
+def _weights(bench: Bench) -> np.ndarray:
+    return np.array([len(ids) - 1 for ids in bench.sample.ids], dtype=np.float64)
+
+
+def _means(bench: Bench, layer: int) -> Any:
+    from moe_probe.models.intervene import mean_outputs
+
+    with mean_outputs(site_of(bench.loaded, layer)) as collected:
+        losses(bench.loaded, bench.sample)
+        return collected()
+
+
+class _Comparison:
+    """Rises by topic under resampling of groups within topics; the first draw is the sample itself."""
+
+    def __init__(self, bench: Bench, resamples: int, seed: int) -> None:
+        self.bench = bench
+        rng = np.random.default_rng(seed)
+        weight = _weights(bench)
+        self.weights = []
+        for topic in range(len(bench.topics)):
+            mine = bench.topic == topic
+            groups, number = np.unique(bench.group[mine], return_inverse=True)
+            drawn = np.vstack([np.ones(len(groups)), rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)),
+                                                                     size=resamples)])
+            full = np.zeros((1 + resamples, len(mine)))
+            full[:, mine] = drawn[:, number] * weight[mine]
+            self.weights.append(full / full.sum(1, keepdims=True))
+
+    def rows(self, unit: Unit, rise: np.ndarray, controls: list[np.ndarray], how: str) -> list[dict[str, Any]]:
+        """One row per topic."""
+        own = np.stack([w @ rise for w in self.weights])
+        control = np.mean([np.stack([w @ c for w in self.weights]) for c in controls], axis=0) if controls else own * np.nan
+        out = []
+        for t, topic in enumerate(self.bench.topics):
+            rest = np.delete(own, t, axis=0).mean(0)
+            row: dict[str, Any] = {"layer": unit.layer, "unit": unit.name, "topic": topic,
+                                   **_ends("delta_nats", "ci", own[t]), "kind": unit.kind,
+                                   "members": "+".join(map(str, unit.members)), "sae": unit.sae, "how": how,
+                                   "held_to": topic in unit.topics, "control_nats": float(control[t, 0]),
+                                   **_ends("beyond_control", "beyond_control", own[t] - control[t]),
+                                   **_ends("beyond_others", "beyond_others", own[t] - rest)}
+            row["confirmed"] = bool(row["ci_low"] > 0 and row["beyond_control_low"] > 0 and row["beyond_others_low"] > 0)
+            out.append(row | {"n_controls": len(controls), "n_documents": int((self.bench.topic == t).sum())})
+        return out
+
+
+def _ends(name: str, prefix: str, draws: np.ndarray) -> dict[str, float]:
+    if not np.isfinite(draws).all():
+        return {name: float("nan"), f"{prefix}_low": float("nan"), f"{prefix}_high": float("nan")}
+    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    return {name: float(draws[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
+
+
+def matched_controls(unit: Unit, load: np.ndarray, *, n: int, avoid: frozenset[int] = frozenset(), seed: int = 0) -> list[Unit]:
+    """Draw units of the same kind and size whose members' loads are nearest to the unit's.
+
+    Parameters
+    ----------
+    load : ndarray, shape (n_members,)
+        Of all experts of the layer, or features of the SAE.
+    n : int
+        How many; drawn from the 3 n nearest.
+    avoid : frozenset of int
+        Members that are put forward for the same topics.
+
+    Returns
+    -------
+    list of Unit
+        Fewer than `n` where there are not so many others.
+    """
+    rng = np.random.default_rng([seed, unit.layer, *unit.members])
+    banned = set(unit.members) | avoid
+    pool = np.array([m for m in np.flatnonzero(load > 0) if m not in banned])
+    if len(pool) < len(unit.members):
+        return []
+    drawn: list[tuple[int, ...]] = []
+    for _ in range(8 * n):
+        free, members = pool.copy(), []
+        for member in unit.members:
+            distance = np.abs(np.log(load[free] / max(load[member], 1e-12)))
+            near = free[np.argsort(distance, kind="stable")[: 3 * n]]
+            members.append(int(rng.choice(near)))
+            free = free[free != members[-1]]
+        chosen = tuple(sorted(members))
+        if chosen not in drawn:
+            drawn.append(chosen)
+        if len(drawn) == n:
+            break
+    return [Unit(unit.kind, unit.layer, members, (), unit.sae) for members in drawn]

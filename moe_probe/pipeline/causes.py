@@ -1,0 +1,214 @@
+"""Knock out the units of a run that could carry a topic, and put the answer into its verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_probe.causes import Unit, knock_out, make_bench, matched_controls
+from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.features.firing import held_out_documents
+from moe_probe.results import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from moe_probe.models import LoadedModel
+    from moe_probe.sae import Sae
+    from moe_probe.trace import Trace
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """How knock-outs are done.
+
+    Attributes
+    ----------
+    how : {"mask", "zero", "mean", "steer"}
+    boost : float
+        Added to logits when steering.
+    tokens : int
+        Tokens of held-out documents that losses are measured on.
+    controls : int
+        Units of the same load that each one is compared with.
+    resamples : int
+    seed : int
+    """
+
+    how: str = "mask"
+    boost: float = 0.0
+    tokens: int = 24_576
+    controls: int = 2
+    resamples: int = 1000
+    seed: int = 0
+
+
+def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit] = (), by: str = "topic",
+           settings: AblationSettings | None = None, say: Say = print) -> Result:
+    """Knock out experts, groups and features of a run and measure the loss on every topic.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        Empty: for every topic the expert (or group) of its verdict and, where matched, its best feature.
+    by : str
+        Label whose values losses are compared over.
+
+    Returns
+    -------
+    Result
+        ``ablation``, as `moe_probe.causes.knock_out` gives it.
+
+    Raises
+    ------
+    MoeProbeError
+        When the model is not the trace's, or the run has neither verdicts nor units were named.
+    """
+    settings = settings or AblationSettings()
+    started = time.monotonic()
+    chosen = list(units) or candidates(run)
+    held = held_out_documents(trace, seed=_held_out_seed(run))
+    bench = make_bench(loaded, trace, held, label=by, max_tokens=settings.tokens, seed=settings.seed)
+    say(f"losses of {len(bench.plain)} held-out documents, {sum(map(len, bench.sample.ids)):,} tokens: "
+        f"{bench.plain.mean():.3f} nats; {len(chosen)} units to knock out")
+
+    @lru_cache(maxsize=1)  # features come SAE by SAE
+    def sae_of(name: str) -> Sae:
+        from moe_probe.sae import load_sae
+
+        return load_sae(run / "sae" / name)
+
+    loads = _Loads(run, trace)
+    controls = {unit: matched_controls(unit, loads.of(unit), n=settings.controls, avoid=_rivals(unit, chosen), seed=settings.seed)
+                for unit in chosen}
+    result = knock_out(bench, chosen, controls, how=settings.how, boost=settings.boost, saes=sae_of,
+                       resamples=settings.resamples, seed=settings.seed, say=say)
+    say(f"{len(chosen)} units and their controls in {time.monotonic() - started:.1f} s")
+    return result
+
+
+def candidates(run: Path) -> list[Unit]:
+    """Units that stand for a topic: those of the verdicts, and the best features where experts were matched with them.
+
+    Raises
+    ------
+    MoeProbeError
+        When the run has no verdicts.
+    """
+    table = Result.load(run / "results", "verdicts").table
+    held_to: dict[tuple[str, int, tuple[int, ...], str], list[str]] = {}
+    for row in table.itertuples():
+        if row.layer is not None and row.layer == row.layer and str(row.experts):
+            members = _members(str(row.experts))
+            held_to.setdefault(("expert" if len(members) == 1 else "experts", int(row.layer), members, ""), []).append(row.topic)
+    if (run / "results" / "carriers.parquet").exists():
+        carriers = Result.load(run / "results", "carriers").table
+        for row in carriers[carriers["kind"] == "feature"].itertuples():
+            held_to.setdefault(("feature", int(row.layer), _members(row.members), str(row.source)), []).append(row.topic)
+    if not held_to:
+        raise MoeProbeError(f"the verdicts of {run} name no expert", "there is nothing to knock out",
+                            "--expert LAYER:EXPERT, or --feature layer_05/width_01024:334")
+    return [Unit(kind, layer, members, tuple(topics), sae) for (kind, layer, members, sae), topics in sorted(held_to.items())]
+
+
+def _members(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.replace(", ", "+").split("+"))
+
+
+def parse_units(run: Path, experts: Iterable[str], features: Iterable[str], topics: Sequence[str]) -> list[Unit]:
+    """Read ``5:13``, ``5:13+4`` (a group) and ``layer_05/width_01024:334+12``.
+
+    Raises
+    ------
+    UsageError
+        When one cannot be read, or names an SAE that the run does not have.
+    """
+    units = []
+    for text in experts:
+        layer, _, rest = text.partition(":")
+        try:
+            members = tuple(sorted({int(part) for part in rest.split("+")}))
+            units.append(Unit("expert" if len(members) == 1 else "experts", int(layer), members, tuple(topics)))
+        except ValueError as error:
+            raise UsageError(f"--expert {text} cannot be read", "", "LAYER:EXPERT, as 5:13, or a group: 5:13+4") from error
+    for text in features:
+        name, _, rest = text.rpartition(":")
+        folder = run / "sae" / name
+        if not (folder / "cfg.json").exists():
+            raise UsageError(f"--feature {text}: there is no SAE {name or text} in {run}", "",
+                             "FOLDER:FEATURE, as layer_05/width_01024:334")
+        from moe_probe.sae import load_sae
+
+        config = load_sae(folder).config
+        try:
+            members = tuple(sorted({int(part) for part in rest.split("+")}))
+        except ValueError as error:
+            raise UsageError(f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_01024:334") from error
+        if members[-1] >= config.d_sae or members[0] < 0:
+            raise UsageError(f"--feature {text} names a feature that is not there", f"the SAE has {config.d_sae}",
+                             f"0 to {config.d_sae - 1}")
+        units.append(Unit("feature" if len(members) == 1 else "features", config.layer, members, tuple(topics), name))
+    return units
+
+
+def _rivals(unit: Unit, units: Sequence[Unit]) -> frozenset[int]:
+    """Members of other units of the same place that are held to the same topics: no fair controls."""
+    same = [u for u in units if (u.layer, u.sae) == (unit.layer, unit.sae) and set(u.topics) & set(unit.topics)]
+    return frozenset(m for u in same for m in u.members)
+
+
+def _held_out_seed(run: Path) -> int:
+    from moe_probe.pipeline.saes import saes_of
+    from moe_probe.sae import read_training
+
+    folders = saes_of(run) if (run / "sae").exists() else []
+    return int(read_training(folders[0]).get("held_out_seed", 0)) if folders else 0
+
+
+class _Loads:
+    """How often experts are chosen and features fire."""
+
+    def __init__(self, run: Path, trace: Trace) -> None:
+        self.run, self.trace = run, trace
+
+    def of(self, unit: Unit) -> np.ndarray:
+        if unit.sae:
+            return _densities(self.run, unit.sae)
+        place = self.trace.place(unit.layer)
+        n = self.trace.layers[place].num_experts
+        wrong = [m for m in unit.members if not 0 <= m < n]
+        if wrong:
+            raise MoeProbeError(f"layer {unit.layer} has no expert {wrong[0]}", f"it has {n}", f"0 to {n - 1}")
+        import numpy as np
+
+        return np.asarray(self.trace.usage().selections[:, place, :n].sum(0))
+
+
+@lru_cache(maxsize=16)
+def _densities(run: Path, sae: str) -> np.ndarray:
+    import numpy as np
+
+    if not (run / "results" / "features.parquet").exists():
+        raise MoeProbeError(f"the features of {run} were not labelled", "controls are features of the same density",
+                            f"moe-probe label {run}")
+    table = Result.load(run / "results", "features").table
+    mine = table[table["sae"] == sae].sort_values("feature")
+    out = np.zeros(int(mine["feature"].max()) + 1 if len(mine) else 0)
+    out[mine["feature"].to_numpy()] = mine["density"].to_numpy()
+    return out
+
+
+def summary_lines(result: Result) -> Iterable[str]:
+    """What a reader wants first: every unit on its own topics."""
+    table: pd.DataFrame = result.table
+    own = table[table["held_to"]]
+    for row in (own if len(own) else table.groupby("unit", sort=False).head(1)).itertuples():
+        yield (f"{row.topic}: without {row.unit} {row.delta_nats:+.4f} nats [{row.ci_low:+.4f}, {row.ci_high:+.4f}], controls "
+               f"{row.control_nats:+.4f}{', confirmed' if row.confirmed else ''}")
