@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,7 +123,8 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
     rows = list(sample.documents)
     topics, topic = np.unique(labels[rows].astype(str), return_inverse=True)
     if len(topics) < 2:
-        raise MoeProbeError(f"the held-out documents have one {label}", "there is nothing to compare it with", "more documents")
+        raise MoeProbeError(f"the held-out documents have one {label}", "there is nothing to compare it with", "more "
+                                                                                                               "documents")
     _, group = np.unique(names[rows].astype(str), return_inverse=True)
     return Bench(loaded, sample, losses(loaded, sample), topic, group, tuple(str(t) for t in topics), {})
 
@@ -144,7 +145,7 @@ def _without_features(unit: Unit, sae: Sae) -> Splice:
 
 
 def knock_out(
-    bench: Bench, units: Sequence[Unit], controls: dict[Unit, Sequence[Unit]], *, how: str = "mask", boost: float = 0.0,
+    bench: Bench, units: Sequence[Unit], controls: Mapping[Unit, Sequence[Unit]], *, how: str = "mask", boost: float = 0.0,
     saes: Callable[[str], Sae] | None = None, resamples: int = 1000, seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
@@ -197,9 +198,12 @@ def knock_out(
 def _caption(how: str, boost: float) -> str:
     raised = f" by {boost:g}" if how == "steer" else ""
     return (f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
-            "features: their share of the activation taken away. Intervals: 95 %, bootstrap over documents. Confirmed: the rise "
-            "on the unit's own topic is above 0, above that of other units of the same kind and load (controls), and above the "
-            "mean rise on the other topics, each by its interval. A unit that another can stand in for may matter and show no "
+            "features: their share of the activation taken away. Intervals: 95 %, bootstrap over documents. Confirmed: "
+            "the rise "
+            "on the unit's own topic is above 0, above that of other units of the same kind and load (controls), and "
+            "above the "
+            "mean rise on the other topics, each by its interval. A unit that another can stand in for may matter and "
+            "show no "
             "rise; one that all text needs shows a rise on every topic.")
 
 

@@ -219,7 +219,7 @@ def score_pairs(
             token, value = fired.indices[place], fired.data[place]
             if 0 < len(rows) < n and len(token):
                 out[:, i], influence[i] = _score(mask, by_group, token, value, group, size)
-    return Scores(*out, influence)
+    return Scores(out[0], out[1], out[2], out[3], out[4], out[5], out[6], influence)
 
 
 def _score(mask: np.ndarray, e: np.ndarray, token: np.ndarray, value: np.ndarray, group: np.ndarray, size: np.ndarray,

@@ -97,7 +97,7 @@ def evaluate(
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
-    result = measure(run, trace, loaded=_model_of(run, model, trust=trust_remote_code, console=console), tokens=tokens,
+    result = measure(run, trace, loaded=model_of(run, model, trust=trust_remote_code, console=console), tokens=tokens,
                      seed=seed, say=console.say)
     result.save(run / "results")
     for warning in result.warnings:
@@ -107,14 +107,16 @@ def evaluate(
                    f"{result.table[columns].round(3).to_string(index=False)}\nTable: {run / 'results' / 'sae_quality.parquet'}")
 
 
-def _model_of(run: Path, name: str | None, *, trust: bool, console: Console) -> LoadedModel | None:
+def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",
+             ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
     from moe_probe.models import load_model
 
     options: dict[str, Any] = {"trust_remote_code": trust}
     if name is None:
         if not (run / "run.yaml").exists():
-            console.say("note: no model was named, losses are not measured (--model MODEL)")
+            if without:
+                console.say(f"note: no model was named, {without} (--model MODEL)")
             return None
         from moe_probe.pipeline.config import load_config
 
@@ -205,6 +207,6 @@ def find(
     if bool(query) == (contrast is not None):
         raise UsageError("find takes a QUERY or --contrast A B", "one of the two", 'moe-probe find RUN "anthrax"')
     found = find_units(run, Trace.open(run), query, regex=regex, contrast=contrast, limit=limit,
-                       load=lambda: _model_of(run, model, trust=trust_remote_code, console=console), say=console.say)
+                       load=lambda: model_of(run, model, trust=trust_remote_code, console=console), say=console.say)
     console.result({"query": query, "source": found.source, "occurrences": found.n_tokens, "features":
                     found.features.to_dict("records"), "experts": found.experts.to_dict("records")}, found.text())

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("run", epilog="Example: moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(
         guarded(with_settings(run)))
     app.command("collect", epilog="Example: moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine")(
-        guarded(with_settings(collect, leave_out={"Statistics", "Sparse autoencoders"})))
+        guarded(with_settings(collect, leave_out={"Statistics", "Sparse autoencoders", "Causes"})))
     app.command("import", epilog="Example: moe-probe import routing.parquet --out traces/mine --num-experts 32")(
         guarded(import_))
     app.command("analyze", epilog="Example: moe-probe analyze runs/mine --permutations 10000")(guarded(analyze))
@@ -39,7 +39,8 @@ def demo(
     data = _demo_data()
     settings = {"model": str(data / "model" / "final"), "corpus": str(data / "probe_corpus.jsonl"),
                 "label": ["register"], "strata": "register", "seed": seed, "hidden_share": 1.0,
-                "sae_layers": [1, 3, 5], "sae_widths": [256, 1024, 4096]}
+                "sae_layers": [1, 3, 5], "sae_widths": [256, 1024, 4096],
+                "ablate": "mask"}
     _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 
 

@@ -235,7 +235,8 @@ class Carriers:
             row: dict[str, Any] = {
                 "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
                 "members": "+".join(map(str, unit.members)), "train_auroc": unit.train_auroc,
-                "label": "; ".join(labels.get((unit.source, m), "") for m in unit.members) if kind.startswith("feature") else "",
+                "label": "; "
+                         "".join(labels.get((unit.source, m), "") for m in unit.members) if kind.startswith("feature") else "",
                 **_interval("auroc_document", "document", found.document), **_interval("auroc_token", "token", found.token),
                 **more}
             expert = self.best.get((topic, "expert"))

@@ -43,7 +43,8 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if self.how not in HOW:
-            raise UsageError(f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of {', '.join(HOW)}")
+            raise UsageError(f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of "
+                                                                                                    f"{', '.join(HOW)}")
         if self.how == "mean" and self.means is None:
             raise UsageError("the experts' mean outputs are missing", "mean replaces by them", "mean_outputs(model, ...)")
 
@@ -122,7 +123,8 @@ def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
         with _Bias(site, change) as mode:
             out = plain(*args, **kwargs)
         if not mode.found:
-            raise MoeProbeError(f"the router of {site.info.name} has no logit for every expert", "nothing can be added to it",
+            raise MoeProbeError(f"the router of {site.info.name} has no logit for every expert", "nothing can be added to "
+                                                                                                 "it",
                                 "how: zero or mean")
         return out
 

@@ -184,17 +184,31 @@ def _expert_groups(c: Context) -> Result:
                          alpha=c.settings.alpha, seed=c.settings.seed)
 
 
+def _contexts(c: Context) -> Result:
+    from moe_probe.contexts import expert_contexts
+
+    if not c.trace.manifest.has_text:
+        raise MoeProbeError("no contexts of experts", "the trace was collected without its text", "collect without "
+                                                                                                  "--no-text")
+    return expert_contexts(c.trace)
+
+
 def _published(c: Context) -> Result:
     from moe_probe.published import published_metrics
 
     return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"), seed=c.settings.seed)
 
 
-def _verdicts(c: Context) -> Result:
+def _verdicts(c: Context) -> tuple[Result, ...]:
+    from dataclasses import replace
+
+    from moe_probe.evidence import complete_verdicts
     from moe_probe.verdicts import Rules, topic_verdicts
 
-    return topic_verdicts(c.done["expert_topics"], beyond=c.done.get("beyond_vocabulary"),
-                          groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha))
+    found = topic_verdicts(c.done["expert_topics"], beyond=c.done.get("beyond_vocabulary"),
+                           groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha))
+    # the first stays as it is, whatever features and causes will say
+    return replace(found, name="usage_verdicts"), complete_verdicts(found)
 
 
 #: In order; each may read the results of those above it.
@@ -215,11 +229,13 @@ ANALYSES = (
     Analysis("weight_similarity", "usage", _weights),
     Analysis("expert_similarity", "usage", _similarity),
     Analysis("clusters", "usage", _clusters),
+    Analysis("expert_contexts", "weights", _contexts),
     Analysis("published", "routing", _published),
     Analysis("verdicts", "usage", _verdicts, essential=True),
 )
 #: Results that are written with another analysis, or only where something was left out.
-_FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out")
+_FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out",
+            "usage_verdicts")
 
 
 def analyze(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def candidates(run: Path) -> list[Unit]:
     table = Result.load(run / "results", "verdicts").table
     held_to: dict[tuple[str, int, tuple[int, ...], str], list[str]] = {}
     for row in table.itertuples():
-        if row.layer is not None and row.layer == row.layer and str(row.experts):
+        if str(row.experts):
             members = _members(str(row.experts))
             held_to.setdefault(("expert" if len(members) == 1 else "experts", int(row.layer), members, ""), []).append(row.topic)
     if (run / "results" / "carriers.parquet").exists():
@@ -150,7 +150,8 @@ def parse_units(run: Path, experts: Iterable[str], features: Iterable[str], topi
         try:
             members = tuple(sorted({int(part) for part in rest.split("+")}))
         except ValueError as error:
-            raise UsageError(f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_01024:334") from error
+            raise UsageError(f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as "
+                                                                     "layer_05/width_01024:334") from error
         if members[-1] >= config.d_sae or members[0] < 0:
             raise UsageError(f"--feature {text} names a feature that is not there", f"the SAE has {config.d_sae}",
                              f"0 to {config.d_sae - 1}")
@@ -205,10 +206,35 @@ def _densities(run: Path, sae: str) -> np.ndarray:
     return out
 
 
+def update_verdicts(run: Path) -> Result | None:
+    """Make the run's verdicts anew with whatever features and causes have said so far, and save them.
+
+    Returns
+    -------
+    Result or None
+        None where the run has no verdicts yet.
+    """
+    from moe_probe.evidence import complete_verdicts
+
+    folder = run / "results"
+
+    def known(name: str) -> Result | None:
+        return Result.load(folder, name) if (folder / f"{name}.parquet").exists() else None
+
+    verdicts = known("usage_verdicts")
+    if verdicts is None:
+        return None
+    done = complete_verdicts(replace(verdicts, name="verdicts"),
+                             carriers=known("carriers"), features=known("features"), ablation=known("ablation"))
+    done.save(folder)
+    return done
+
+
 def summary_lines(result: Result) -> Iterable[str]:
     """What a reader wants first: every unit on its own topics."""
     table: pd.DataFrame = result.table
     own = table[table["held_to"]]
     for row in (own if len(own) else table.groupby("unit", sort=False).head(1)).itertuples():
-        yield (f"{row.topic}: without {row.unit} {row.delta_nats:+.4f} nats [{row.ci_low:+.4f}, {row.ci_high:+.4f}], controls "
+        yield (f"{row.topic}: without {row.unit} {row.delta_nats:+.4f} nats [{row.ci_low:+.4f}, {row.ci_high:+.4f}], "
+               f"controls "
                f"{row.control_nats:+.4f}{', confirmed' if row.confirmed else ''}")

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe_probe.errors import UsageError, did_you_mean
 
-_MODEL, _CORPUS, _TRACE, _STATS, _SAE = "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders"
+_MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
+    "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders", "Causes")
 
 
 def _setting(default: Any, text: str, panel: str, **limits: Any) -> Any:
@@ -65,6 +66,10 @@ class RunConfig(BaseModel):
     sae_architecture: str = _setting("topk", "topk, batchtopk, matryoshka, jumprelu, standard", _SAE)
     sae_k: int = _setting(16, "active latents a token", _SAE, ge=1)
     sae_epochs: int = _setting(4, "passes over the activations", _SAE, ge=1)
+
+    ablate: str = _setting("", "knock out the experts and features that verdicts rest on: mask, zero or mean; none if empty",
+                           _CAUSES)
+    ablate_tokens: int = _setting(24_576, "tokens of held-out documents that losses are measured on", _CAUSES, ge=256)
 
     def kept(self) -> tuple[str, ...]:
         """Parts of the trace: routing is always among them, unless usage alone is asked for; SAEs need activations."""

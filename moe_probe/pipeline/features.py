@@ -114,7 +114,8 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         caption="Held-out documents. FVU: fraction of variance unexplained. L0: active latents a token. Dead: share of "
         "latents that never fire; dense: that fire on more than a tenth of the tokens. Loss recovered: with the "
         "reconstruction in the place of the activation, over the loss that zeros there would cost (1: nothing is lost); "
-        "95 % intervals from a bootstrap over documents; the stricter version has the mean activation in the place of zeros. "
+        "95 % intervals from a bootstrap over documents; the stricter version has the mean activation in the place of "
+        "zeros. "
         "Redundancy: mean over living latents of the largest cosine with another's decoder row.")
 
 
@@ -230,9 +231,11 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
 
 
 def _caption(by: str) -> str:
-    return ("Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is made "
+    return ("Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is "
+            "made "
             "on training documents and scored on held-out ones: the label score is the balanced accuracy of telling firing "
-            "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest decoder "
+            "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest "
+            "decoder "
             f"direction fires for silent ones. Good: {GOOD_SCORE:g} and {GOOD_HARD_SCORE:g} or more. {by.capitalize()}: "
             f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents; "
             "Benjamini-Hochberg over the features of an SAE. AUROC: of held-out documents.")

@@ -109,25 +109,33 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
 
 
 _MATCHES = (
-    "Pairs were chosen on the SAE's training documents by mutual information and are scored on held-out ones. Score: AUROC of "
+    "Pairs were chosen on the SAE's training documents by mutual information and are scored on held-out ones. Score: "
+    "AUROC of "
     "\"the feature fires\" for \"the expert is chosen\" where it was chosen; held-out score the same on held-out documents "
     "(graded: of the activation). q: documents are the unit, Benjamini-Hochberg over the pairs of an SAE. Significant: q "
-    "passes, and the feature tells the expert better than the best of as many random directions does, by the 95 % interval. A "
+    "passes, and the feature tells the expert better than the best of as many random directions does, by the 95 % "
+    "interval. A "
     "match is an association: it does not say that the router reads the feature.")
 _BASELINES = (
-    "Held-out AUROC of what else could tell the expert, chosen by the same procedure: the best single token, pair of tokens, "
-    "topic; the best feature when firings are those of other documents (shuffled); the best random direction; the feature whose "
+    "Held-out AUROC of what else could tell the expert, chosen by the same procedure: the best single token, pair of "
+    "tokens, "
+    "topic; the best feature when firings are those of other documents (shuffled); the best random direction; the feature "
+    "whose "
     "decoder row points most along the router's row.")
 _PREDICTED = (
-    "Multinomial logistic regression of a layer's chosen experts on sparse inputs, fitted on training documents. Recall: share "
+    "Multinomial logistic regression of a layer's chosen experts on sparse inputs, fitted on training documents. Recall: "
+    "share "
     "of the chosen experts among the k likeliest, on held-out documents; bits: saved per selection over the base rate. 95 % "
     "intervals over documents. Published for gpt-oss-20b: 81 % recall from SAE latents of the residual stream, 55 % from "
-    "bigrams (RouterInterp); other model, other SAEs, so no like for like. The router is a linear map of its input: with the "
+    "bigrams (RouterInterp); other model, other SAEs, so no like for like. The router is a linear map of its input: with "
+    "the "
     "input itself recall would be 1.")
 _CARRIERS = (
-    "For every topic the best unit of each kind, chosen on training documents by the AUROC of documents, measured on held-out "
+    "For every topic the best unit of each kind, chosen on training documents by the AUROC of documents, measured on "
+    "held-out "
     "ones: documents by the share of their tokens on which the unit is active, tokens by the unit's activation against the "
-    "topic of their document. Intervals: 95 %, bootstrap of documents within topics; differences are paired. A group or a set "
+    "topic of their document. Intervals: 95 %, bootstrap of documents within topics; differences are paired. A group or a "
+    "set "
     "grows while a member adds 0.002 to the AUROC. There are many more features than experts to choose from; held-out "
     "documents pay for that choice, but the same corpus wrote both halves.")
 
@@ -140,7 +148,8 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _matched(table: pd.DataFrame) -> str:
     best = table[table["rank"] == 1]
-    return (f"{int(best['significant'].sum())} of {len(best)} experts have a feature that tells them beyond random directions, "
+    return (f"{int(best['significant'].sum())} of {len(best)} experts have a feature that tells them beyond random "
+            f"directions, "
             f"median AUROC {best['heldout_score'].median():.3f}")
 
 

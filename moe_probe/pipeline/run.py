@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from moe_probe.trace import Trace
 from moe_probe.trace.files import disk_errors, sha256_file
 
 if TYPE_CHECKING:
+    from moe_probe.models import LoadedModel
     from moe_probe.pipeline.saes import SaeSettings
 
 #: Everything a run writes at its top level; --force removes these and nothing else.
@@ -82,10 +83,12 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
         ("analyze", lambda: _analyze(config, root, say=say), lambda: _analyze_key(config, root)),
         ("sae", lambda: _train_saes(config, root, say=say, progress=progress), lambda: _sae_key(config, root)),
         ("features", lambda: _features(config, root, say=say), lambda: _features_key(config, root)),
+        ("match", lambda: _match(config, root, say=say), lambda: _match_key(config, root)),
+        ("ablate", lambda: _ablate(config, root, say=say), lambda: _ablate_key(config, root)),
         ("report", lambda: _report(root), lambda: _report_key(root)),
     )
     for name, work, key_of in stages:
-        if name in ("sae", "features") and not config.sae_widths:
+        if (name in ("sae", "features", "match") and not config.sae_widths) or (name == "ablate" and not config.ablate):
             continue
         key = key_of()
         if ledger.is_done(name, key):
@@ -186,7 +189,12 @@ def _analyze_key(config: RunConfig, root: Path) -> str:
 
 def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
     results = analyze(Trace.open(root), root / "results", settings=_settings(config), say=say)
-    return [root / "results" / f"{name}.{ending}" for name in results for ending in ("parquet", "json")]
+    if "usage_verdicts" in results:
+        from moe_probe.pipeline.causes import update_verdicts
+
+        update_verdicts(root)
+    # what features and causes add to the verdicts later is no damage to this stage
+    return _result_files(root, [name for name in results if name != "verdicts"])
 
 
 def _sae_settings(config: RunConfig) -> SaeSettings:
@@ -220,17 +228,56 @@ def _sae_files(root: Path) -> list[Path]:
 
 
 def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.models import load_model
     from moe_probe.pipeline.features import evaluate, label
 
     trace = Trace.open(root)
-    loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
-                        trust_remote_code=config.trust_remote_code, progress=False)
-    results = [evaluate(root, trace, loaded=loaded, seed=config.seed, say=say)]
+    results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
     results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed, say=say)
     for result in results:
         result.save(root / "results")
-    return [root / "results" / f"{r.name}.{ending}" for r in results for ending in ("parquet", "json")]
+    return _result_files(root, [r.name for r in results])
+
+
+def _match_key(config: RunConfig, root: Path) -> str:
+    return stage_key("match", _features_key(config, root))
+
+
+def _match(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.pipeline.causes import update_verdicts
+    from moe_probe.pipeline.matching import match
+
+    results = match(root, Trace.open(root), by=config.by, alpha=config.alpha, loaded=_model(config), seed=config.seed, say=say)
+    for result in results:
+        result.save(root / "results")
+    update_verdicts(root)
+    return _result_files(root, [r.name for r in results])
+
+
+def _ablate_key(config: RunConfig, root: Path) -> str:
+    before = _match_key(config, root) if config.sae_widths else _analyze_key(config, root)
+    return stage_key("ablate", before, config.ablate, config.ablate_tokens)
+
+
+def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
+
+    settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
+    # what is said of every unit is for the command; a run says how far it is now and then
+    result = ablate(root, Trace.open(root), _model(config), by=config.by, settings=settings, say=say)
+    result.save(root / "results")
+    update_verdicts(root)
+    return _result_files(root, [result.name])
+
+
+def _model(config: RunConfig) -> LoadedModel:
+    from moe_probe.models import load_model
+
+    return load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
+                      trust_remote_code=config.trust_remote_code, progress=False)
+
+
+def _result_files(root: Path, names: Sequence[str]) -> list[Path]:
+    return [root / "results" / f"{name}.{ending}" for name in names for ending in ("parquet", "json")]
 
 
 def _report_key(root: Path) -> str:

@@ -222,7 +222,8 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     if text == "all":
         scarce = [e for e, n in enumerate(counts) if n < width]
         if scarce:
-            say(f"layer {reader.layer}: experts {', '.join(map(str, scarce))} have fewer than {width:,} tokens and get no SAE")
+            say(f"layer {reader.layer}: experts {', '.join(map(str, scarce))} have fewer than {width:,} tokens and get no "
+                f"SAE")
         if len(scarce) == len(counts):
             raise MoeProbeError(f"no expert of layer {reader.layer} has {width:,} tokens", "an SAE needs as many as latents",
                                 "a narrower SAE, or more documents")
@@ -233,7 +234,8 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
         raise UsageError(f"--experts {text} cannot be read", "", "--experts all, --experts 3,5, or groups: 1+2,7") from error
     for group in groups:
         if group[0] < 0 or group[-1] >= len(counts):
-            raise UsageError(f"--experts {text} names an expert that is not there", f"layer {reader.layer} has {len(counts)}",
+            raise UsageError(f"--experts {text} names an expert that is not there", f"layer {reader.layer} has "
+                                                                                    f"{len(counts)}",
                              f"0 to {len(counts) - 1}")
     return groups
 

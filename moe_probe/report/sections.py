@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
 from moe_probe.report.content import Picture, Report, Section, Table, listed, number, probability
+from moe_probe.report.experts import experts_section
 from moe_probe.report.features import features_section, features_summary, sae_section
 from moe_probe.report.rivals import classes_section, explained_section, labels_section
 from moe_probe.report.together import clusters_section, combinations_section, published_section
+from moe_probe.report.units import carriers_section, causes_section, matches_section, predicted_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,8 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         ("verdicts", _verdicts), ("expert_topics", _expert_topics), ("explained", explained_section),
         ("expert_token_classes", classes_section), ("layers", _layers), ("expert_labels", labels_section),
         ("coactivation", _coactivation), ("combinations", combinations_section), ("clusters", clusters_section),
+        ("carriers", carriers_section), ("ablation", causes_section), ("experts", experts_section),
+        ("routing_predicted", predicted_section), ("matches", matches_section),
         ("sae_quality", sae_section), ("features", features_section), ("published", published_section))
     made = (maker(results) for name, maker in makers if name in results)
     sections = tuple(section for section in made if section is not None)
@@ -56,13 +60,27 @@ def _summary(trace: Trace, results: Mapping[str, Result]) -> tuple[str, ...]:
         yes = table[table["verdict"].isin(["expert", "group"])]
         lines.append(
             f"{len(yes)} of {len(table)} topics have an expert of their own by the rules below"
-            + (f": {listed(sorted(yes['topic']))}." if len(yes) else "."))
+            + (f": {listed(sorted(yes['topic']))}." if len(yes) else ".") + _more(table))
     if "layers" in results:
         best = _best_decoding(results["layers"].table)
         if best is not None:
             lines.append(best)
     told = features_summary(results)
     return (*lines, told) if told else tuple(lines)
+
+
+def _more(verdicts: pd.DataFrame) -> str:
+    """What features and causes add, in a sentence each."""
+    text = ""
+    only = verdicts[verdicts["verdict"] == "feature only"]
+    if len(only):
+        has = "has" if len(only) == 1 else "have"
+        text += f" {len(only)} more {has} a feature but no expert: {listed(sorted(only['topic']))}."
+    if "causal" in verdicts and (verdicts["causal"] != "not tested").any():
+        sure = verdicts[(verdicts["causal"] == "confirmed") & verdicts["verdict"].isin(["expert", "group"])]
+        n = int(verdicts["verdict"].isin(["expert", "group"]).sum())
+        text += f" Knocking experts out confirms {len(sure)} of {n}."
+    return text
 
 
 def _best_decoding(layers: pd.DataFrame) -> str | None:
@@ -162,14 +180,16 @@ def _verdicts(results: Mapping[str, Result]) -> Section:
     rows = []
     for _, row in table.iterrows():
         evidence = _evidence(row, full.table if full is not None else None)
-        rows.append((row["topic"], row["verdict"], evidence, row["reason"]))
+        rows.append((row["topic"], row["verdict"], evidence, _feature(row), _cause(row), row["reason"]))
     n_yes = int(table["verdict"].isin(["expert", "group"]).sum())
     finding = ("No topic has an expert of its own." if n_yes == 0 else
                f"{n_yes} of {len(table)} topics {'has' if n_yes == 1 else 'have'} an expert of "
                f"{'its' if n_yes == 1 else 'their'} own.")
     return Section(
         title="Is there a chemistry expert? One row per topic", finding=finding,
-        blocks=(Table(("topic", "verdict", "best candidate and evidence for", "reason and evidence against"),
+        blocks=(Table(("topic", "verdict", "best candidate and evidence for", "best feature", "without it", "reason and "
+                                                                                                            "evidence "
+                       "against"),
                       tuple(rows), marks="verdict",
                       note="Lift: the expert's share of the topic's selections over its share of all selections, "
                       "with a 95 % interval. q: false-discovery rate over all layers, experts and topics. Guessing "
@@ -196,6 +216,22 @@ def _evidence(row: Any, expert_topics: pd.DataFrame | None) -> str:
         parts.append("found again on held-out documents" if one["replicated"] else "not found again on held-out "
                      "documents")
     return ", ".join(parts)
+
+
+def _feature(row: Any) -> str:
+    """The best feature for the topic, beside the best expert."""
+    if _missing(row.get("auroc_feature")):
+        return "–"
+    return (f"{row['feature']}: guessing power {number(float(row['auroc_feature']))} on held-out documents, "
+            f"{float(row['feature_beyond_expert']):+.2f} against the best expert")
+
+
+def _cause(row: Any) -> str:
+    """What the loss does without the unit of the verdict."""
+    if _missing(row.get("ablation_delta_nats")):
+        return "not tested"
+    return (f"loss {row['ablation_delta_nats']:+.3f} nats [{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}]: "
+            f"{'causally confirmed' if row['causal'] == 'confirmed' else 'not set apart'}")
 
 
 def _strongest_layers(expert_topics: pd.DataFrame) -> list[int]:

@@ -1,0 +1,90 @@
+"""Commands that hold experts, features and topics against each other: match, ablate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
+from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
+from moe_probe.errors import MoeProbeError, UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("match", epilog="Example: moe-probe match runs/mine")(guarded(match))
+    app.command("ablate", epilog="Example: moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(
+        guarded(ablate))
+
+
+def match(
+    run: RunPath, *, by: Annotated[str, typer.Option("--by", help="Label whose carriers are compared.")] = "topic",
+    per_expert: Annotated[int, typer.Option("--per-expert", min=1, help="Features kept of every expert and SAE.")] = 8,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
+    model: ModelOption = None, trust_remote_code: Trust = False,
+    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Match experts with features, predict routing from features, and say who carries each topic best."""
+    from moe_probe.pipeline.causes import update_verdicts
+    from moe_probe.pipeline.matching import match as match_all
+    from moe_probe.trace import Trace
+
+    console = Console(quiet=quiet, as_json=as_json)
+    results = match_all(run, Trace.open(run), by=by, per_expert=per_expert, alpha=alpha, seed=seed, say=console.say,
+                        loaded=model_of(run, model, trust=trust_remote_code, console=console,
+                                        without="router rows are not compared"))
+    for result in results:
+        result.save(run / "results")
+        for warning in result.warnings:
+            console.say(f"note: {warning}")
+    update_verdicts(run)
+    carriers = results[-1].table
+    shown = carriers[["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]].round(3)
+    console.result({r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
+                   f"{shown.to_string(index=False)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
+                   f"Next: moe-probe ablate {run}")
+
+
+def ablate(
+    run: RunPath, *,
+    expert: Annotated[list[str] | None, typer.Option("--expert", help="LAYER:EXPERT, or a group LAYER:EXPERT+EXPERT "
+                                                                      "(repeat for "
+                                                     "more) [default: those of the verdicts].", show_default=False)] = None,
+    feature: Annotated[list[str] | None, typer.Option("--feature", help="FOLDER:FEATURE, as layer_05/width_01024:334 "
+                                                                        "(repeat for "
+                                                      "more).", show_default=False)] = None,
+    topic: Annotated[list[str] | None, typer.Option("--topic", help="Topic that these are held to (repeat for more).",
+                                                    show_default=False)] = None,
+    how: Annotated[str, typer.Option("--how", help="Experts: mask (router cannot choose them), zero, mean, "
+                                                   "steer.")] = "mask",
+    boost: Annotated[float, typer.Option("--boost", help="Added to the experts' logits (steer).")] = 1.0,
+    by: Annotated[str, typer.Option("--by", help="Label that losses are compared over.")] = "topic",
+    tokens: Annotated[int, typer.Option("--tokens", min=256, help="Tokens of held-out documents.")] = 24_576,
+    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with.")] = 2,
+    model: ModelOption = None, trust_remote_code: Trust = False,
+    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
+    from moe_probe.models.intervene import HOW
+    from moe_probe.pipeline.causes import AblationSettings, parse_units, summary_lines, update_verdicts
+    from moe_probe.pipeline.causes import ablate as ablate_all
+    from moe_probe.trace import Trace
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if how not in HOW:
+        raise UsageError(f"--how {how} is not known", "", f"one of {', '.join(HOW)}")
+    trace = Trace.open(run)
+    units = parse_units(run, expert or (), feature or (), topic or ())
+    loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
+    if loaded is None:
+        raise MoeProbeError("nothing can be knocked out", "no model was named and the run has no run.yaml", "--model MODEL")
+    settings = AblationSettings(how=how, boost=boost if how == "steer" else 0.0, tokens=tokens, controls=controls, seed=seed)
+    result = ablate_all(run, trace, loaded, units=units, by=by, settings=settings, say=console.say)
+    # the run's own table is that of its verdicts; what is asked beside it has another place
+    of_verdicts = not units and how != "steer"
+    where = result.save(run / "results" if of_verdicts else run / "results" / "asked")
+    if of_verdicts:
+        update_verdicts(run)
+    console.result({"ablation": result.table.to_dict("records"), "table": str(where)},
+                   "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]))

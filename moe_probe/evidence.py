@@ -1,0 +1,166 @@
+"""Verdicts with all that is known: usage, words, features, and what happens without the unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moe_probe.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIRMED, NOT_CONFIRMED, NOT_TESTED = "confirmed", "not confirmed", "not tested"
+
+
+@dataclass(frozen=True)
+class FeatureRules:
+    """What it takes for "feature only". All must hold, and no expert or group may have passed.
+
+    Attributes
+    ----------
+    min_auroc, min_lower_bound : float
+        Of held-out documents, and the lower end of its 95 % interval.
+    alpha : float
+        Largest q of the feature's enrichment for the topic, where features were labelled.
+    """
+
+    min_auroc: float = 0.9
+    min_lower_bound: float = 0.8
+    alpha: float = 0.05
+
+
+def complete_verdicts(
+    verdicts: Result, *, carriers: Result | None = None, features: Result | None = None, ablation: Result | None = None,
+    rules: FeatureRules | None = None,
+) -> Result:
+    """Add the evidence of features and causes to verdicts from usage.
+
+    "feature only" takes the place of "none" where the best feature for the topic tells its held-out documents with the AUROC
+    that `rules` ask for, better than the best expert does (paired interval above 0), and is enriched for the topic. Causes
+    never change a verdict: they confirm it, or fail to, and the sentence says which.
+
+    Parameters
+    ----------
+    verdicts : Result
+        From `moe_probe.verdicts.topic_verdicts`.
+    carriers : Result, optional
+        From `moe_probe.pipeline.matching.match`.
+    features : Result, optional
+    ablation : Result, optional
+        From `moe_probe.causes.knock_out`.
+
+    Returns
+    -------
+    Result
+        ``verdicts`` with ``auroc_feature``, ``ablation_delta_nats`` filled, and further columns: ``verdict_usage``
+        (the verdict before features), ``feature`` (its SAE and number), ``auroc_feature_low,
+        feature_beyond_expert, feature_beyond_expert_low``, ``ablation_low, ablation_high, ablation_unit``, ``causal``
+        (confirmed | not confirmed | not tested), ``sentence``.
+    """
+    import pandas as pd
+
+    rules = rules or FeatureRules()
+    rows = []
+    for row in verdicts.table.to_dict("records"):
+        row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "", "ablation_unit": ""} | dict.fromkeys(
+            ("auroc_feature", "auroc_feature_low", "feature_beyond_expert", "feature_beyond_expert_low",
+             "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
+        if carriers is not None:
+            row |= _of_feature(row, carriers.table, None if features is None else features.table, rules)
+        if ablation is not None:
+            row |= _of_causes(row, ablation.table)
+        rows.append(row | {"sentence": _sentence(row)})
+    caption = verdicts.caption
+    if carriers is not None:
+        caption += (f" \"feature only\": no expert or group passes, but one SAE feature, chosen on training documents, "
+                    f"tells "
+                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g} (interval above "
+                    f"{rules.min_lower_bound:g}) and better than the best expert, chosen in the same way, does (paired "
+                    f"interval "
+                    "above 0).")
+    extra = tuple(c for r in (carriers, features, ablation) if r is not None for c in r.citations)
+    return Result("verdicts", pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"}), seed=verdicts.seed,
+                  params=verdicts.params | {f"feature_{k}": v for k, v in vars(rules).items()}, caption=caption,
+                  warnings=verdicts.warnings, citations=tuple(dict.fromkeys([*verdicts.citations, *extra])))
+
+
+def _of_feature(row: dict[str, Any], carriers: pd.DataFrame, features: pd.DataFrame | None, rules: FeatureRules,
+                ) -> dict[str, Any]:
+    mine = carriers[(carriers["topic"] == row["topic"]) & (carriers["kind"] == "feature")]
+    if mine.empty:
+        return {}
+    best = mine.iloc[0]
+    out = {"feature": f"{best['source']}:{best['members']}", "auroc_feature": best["auroc_document"],
+           "auroc_feature_low": best["document_low"], "feature_beyond_expert": best["beyond_expert_document"],
+           "feature_beyond_expert_low": best["beyond_expert_document_low"]}
+    passes = (best["auroc_document"] >= rules.min_auroc and best["document_low"] >= rules.min_lower_bound
+              and best["beyond_expert_document_low"] > 0 and _enriched(best, features, rules))
+    if row["verdict"] == "none" and passes:
+        out |= {"verdict": "feature only",
+                "reason": f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC "
+                f"{best['auroc_document']:.2f}, {best['beyond_expert_document']:.2f} more than the best expert. "
+                f"{row['reason']}"}
+    return out
+
+
+def _enriched(best: pd.Series, features: pd.DataFrame | None, rules: FeatureRules) -> bool:
+    if features is None:
+        return True
+    mine = features[(features["sae"] == best["source"]) & (features["feature"] == int(best["members"]))]
+    return bool(len(mine) and mine["topic"].iloc[0] == best["topic"] and mine["topic_q"].iloc[0] <= rules.alpha)
+
+
+def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
+    """The rise without the unit of the verdict: its experts, or its feature where the verdict is that."""
+    mine = ablation[ablation["topic"] == row["topic"]]
+    if row["verdict"] == "feature only":
+        sae, _, members = row["feature"].rpartition(":")
+        mine = mine[(mine["sae"] == sae) & (mine["members"] == members)]
+    elif row["layer"] is not None and row["layer"] == row["layer"]:
+        members = str(row["experts"]).replace(", ", "+")
+        mine = mine[(mine["sae"] == "") & (mine["layer"] == int(row["layer"])) & (mine["members"] == members)]
+    else:
+        return {}
+    if mine.empty:
+        return {}
+    found = mine.iloc[0]
+    return {"ablation_delta_nats": found["delta_nats"], "ablation_low": found["ci_low"], "ablation_high": found["ci_high"],
+            "ablation_unit": found["unit"], "causal": CONFIRMED if found["confirmed"] else NOT_CONFIRMED}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    """All evidence in one sentence."""
+    unit = _unit(row)
+    known = row["layer"] is not None and row["layer"] == row["layer"]
+    parts = [{"expert": f"Yes: {unit}", "group": f"Not one, but {unit} together", "feature only":
+              f"No expert, but {unit}", "none": f"No; nearest is {unit}" if known else "No"}[row["verdict"]]]
+    if known and row["log2_lift"] == row["log2_lift"]:
+        who = "the nearest expert is " if row["verdict"] == "feature only" else ""
+        parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
+                     f"[{2 ** row['ci_low']:.2f}, "
+                     f"{2 ** row['ci_high']:.2f}]")
+        if row["log2_beyond_words"] == row["log2_beyond_words"]:
+            parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
+    if row["auroc_feature"] == row["auroc_feature"]:
+        difference = row["feature_beyond_expert"]
+        parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
+                     f"({abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert)")
+    if row["causal"] != NOT_TESTED:
+        end = ("more than without others of the same load and more than on other topics: causally confirmed"
+               if row["causal"] == CONFIRMED else "which does not set it apart: not causally confirmed")
+        parts.append(f"without it the loss on the topic changes by {row['ablation_delta_nats']:+.3f} nats "
+                     f"[{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}], {end}")
+    return "; ".join(parts) + "."
+
+
+def _unit(row: dict[str, Any]) -> str:
+    if row["verdict"] == "feature only":
+        sae, _, number = row["feature"].rpartition(":")
+        return f"feature {number} of {sae}"
+    if row["layer"] is None or row["layer"] != row["layer"]:
+        return ""
+    many = "+" in str(row["experts"]) or "," in str(row["experts"])
+    return f"expert{'s' if many else ''} {str(row['experts']).replace('+', ', ')} of layer {int(row['layer'])}"

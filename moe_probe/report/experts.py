@@ -1,0 +1,165 @@
+"""Cards of experts: everything that is known of one, in human terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from moe_probe.report.content import Card, Cards, Passage, Section, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.results import Result
+
+#: Cards of experts that no verdict names: those with the strongest lift for any topic.
+_FURTHER = 16
+
+
+def experts_section(results: Mapping[str, Result]) -> Section | None:
+    """Give a card to the experts that verdicts rest on, and to those with the strongest lifts."""
+    if "experts" not in results or "expert_topics" not in results:
+        return None
+    topics = results["expert_topics"].table
+    named: list[tuple[int, int]] = []
+    if "verdicts" in results:
+        for row in results["verdicts"].table.itertuples():
+            if str(row.experts):
+                named += [(int(row.layer), int(e)) for e in str(row.experts).split("+")]
+    strongest = topics[topics["significant"]].sort_values("log2_lift", ascending=False, kind="stable")
+    order = list(dict.fromkeys([*named, *zip(strongest["layer"].astype(int), strongest["expert"].astype(int), strict=True)]))
+    chosen = order[: len(set(named)) + _FURTHER]
+    facts = _Facts(results)
+    first = [facts.card(layer, expert) for layer, expert in chosen if (layer, expert) in set(named)]
+    rest = [facts.card(layer, expert) for layer, expert in chosen if (layer, expert) not in set(named)]
+    blocks = [Cards(f"{heading} ({len(cards)})", tuple(cards)) for heading, cards in (
+        ("Experts that the verdicts speak of", first), ("Further experts with strong lifts", rest)) if cards]
+    if not blocks:
+        return None
+    return Section(title="Experts one by one", finding=f"Cards of {len(chosen)} experts: what they are used for, what "
+                   "explains that, and the text they are surest of.", blocks=tuple(blocks),
+                   how="Each line is from the table of the analysis that it belongs to; contexts: "
+                   + (results["expert_contexts"].caption if "expert_contexts" in results else "not kept in this trace."),
+                   limits="The highest gate weights show an expert's clearest cases; most of its tokens are duller.")
+
+
+class _Facts:
+    """Looks up what the analyses say of an expert."""
+
+    def __init__(self, results: Mapping[str, Result]) -> None:
+        self.tables = {name: r.table for name, r in results.items()}
+
+    def of(self, name: str, layer: int, expert: int) -> pd.DataFrame | None:
+        """Rows of a table that are the expert's; None where the analysis was not made."""
+        table = self.tables.get(name)
+        if table is None:
+            return None
+        return table[(table["layer"] == layer) & (table["expert"] == expert)]
+
+    def card(self, layer: int, expert: int) -> Card:
+        """Everything of one expert."""
+        row = self.of("experts", layer, expert)
+        assert row is not None
+        facts: list[tuple[str, str]] = [("load", _load(row.iloc[0]))]
+        for name, text in (("topics", self._topics(layer, expert)), ("kinds of tokens", self._classes(layer, expert)),
+                           ("explained", _explained(row.iloc[0])), ("features", self._features(layer, expert)),
+                           ("nearest experts", self._near(layer, expert)), ("without it", self._without(layer, expert))):
+            if text:
+                facts.append((name, text))
+        best = self._best_topic(layer, expert)
+        return Card(f"Layer {layer}, expert "
+                    f"{expert}{f': {best}' if best else ''}", tuple(facts), self._contexts(layer, expert))
+
+    def _best_topic(self, layer: int, expert: int) -> str:
+        mine = self.of("expert_topics", layer, expert)
+        mine = mine[mine["significant"] & (mine["log2_lift"] > 0)] if mine is not None else mine
+        if mine is None or mine.empty:
+            return "no topic"
+        top = mine.sort_values("log2_lift").iloc[-1]
+        return f"most used for {top['topic']} ({2 ** top['log2_lift']:.1f}×)"
+
+    def _topics(self, layer: int, expert: int) -> str:
+        mine = self.of("expert_topics", layer, expert)
+        if mine is None:
+            return ""
+        shares = mine.set_index("topic")["share"].to_numpy(dtype=float)
+        strong = mine[mine["significant"] & (mine["log2_lift"] > 0)].sort_values("log2_lift", ascending=False).head(4)
+        said = ", ".join(f"{r.topic} "
+                         f"{2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}" for r in strong.itertuples())
+        total = shares[shares > 0] / shares.sum() if shares.sum() > 0 else shares
+        import numpy as np
+
+        effective = float(2 ** -(total * np.log2(total)).sum()) if len(total) else float("nan")
+        return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
+
+    def _classes(self, layer: int, expert: int) -> str:
+        mine = self.of("expert_token_classes", layer, expert)
+        if mine is None:
+            return ""
+        strong = mine[mine["significant"] & (mine["log2_lift"] > 0.25)].sort_values("log2_lift", ascending=False).head(3)
+        return ", ".join(f"{r.token_class} {2 ** r.log2_lift:.1f}×" for r in strong.itertuples())
+
+    def _features(self, layer: int, expert: int) -> str:
+        mine = self.of("matches", layer, expert)
+        if mine is None:
+            return ""
+        strong = mine[mine["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
+        return "; ".join(f"{r.sae} {r.feature}{f' ({_cut(r.label)})' if r.label else ''}: AUROC {r.heldout_score:.2f}, it "
+                         f"fires on "
+                         f"{r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
+
+    def _near(self, layer: int, expert: int) -> str:
+        table = self.tables.get("expert_similarity")
+        if table is None:
+            return ""
+        mine = table[(table["layer"] == layer) & ((table["expert_a"] == expert) | (table["expert_b"] == expert))]
+        said = []
+        for kind, part in mine.groupby("kind", sort=True):
+            top = part.sort_values("similarity").iloc[-1]
+            other = int(top["expert_b"] if top["expert_a"] == expert else top["expert_a"])
+            said.append(f"by {kind} {other} ({number(float(top['similarity']))})")
+        return ", ".join(said)
+
+    def _without(self, layer: int, expert: int) -> str:
+        table = self.tables.get("ablation")
+        if table is None:
+            return ""
+        mine = table[(table["layer"] == layer) & (table["sae"] == "") & (table["members"] == str(expert))]
+        if mine.empty:
+            return ""
+        top = mine.sort_values("delta_nats").iloc[-1]
+        own = mine[mine["held_to"]]
+        said = "; ".join(f"{r.topic} {r.delta_nats:+.3f} nats [{r.ci_low:+.3f}, {r.ci_high:+.3f}]"
+                         f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples())
+        return f"{said + '; ' if said else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
+
+    def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
+        mine = self.of("expert_contexts", layer, expert)
+        if mine is None:
+            return ()
+        return tuple(Passage(f"{r.topic}, weight {r.weight:.2f}", _pieces(r.tokens, r.weights)) for r in mine.itertuples())
+
+
+def _load(row: Any) -> str:
+    text = f"{row['load']:.1%} of its layer's selections"
+    gate = row.get("mean_gate_weight", float("nan"))
+    return text if gate != gate else f"{text}, mean gate weight {number(float(gate))}"
+
+
+def _explained(row: Any) -> str:
+    if "explained_by" not in row or row["explained_by"] is None:
+        return ""
+    names = {"token": "bits_token", "previous "
+                                    "token": "bits_previous_token", "position": "bits_position", "topic": "bits_topic"}
+    bits = ", ".join(f"{name} {number(float(row[column]))}" for name, column in names.items() if column in row)
+    return f"by {row['explained_by']}; bits a selection that each saves: {bits}"
+
+
+def _cut(text: str, size: int = 50) -> str:
+    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
+
+
+def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
+    """Shade every token by the weight that the expert had in it."""
+    return tuple((str(token).replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
+                 for token, weight in zip(tokens, weights, strict=True))

@@ -1,0 +1,179 @@
+"""Sections on experts against features: who carries a topic, what predicts routing, which pairs match, what causes say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from moe_probe import plots_units
+from moe_probe.report.content import Picture, Section, Table, listed, number, probability
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.results import Result
+
+_ROWS = 25
+
+
+def carriers_section(results: Mapping[str, Result]) -> Section | None:
+    """Compare the best expert, group, feature and set of features for every topic."""
+    result = results["carriers"]
+    table = result.table
+    if table.empty or "beyond_expert_document" not in table:
+        return None
+    feature = table[table["kind"] == "feature"]
+    better = feature[feature["beyond_expert_document_low"] > 0]
+    finding = (f"A single feature tells held-out documents of {len(better)} of {len(feature)} topics better than the best "
+               f"expert "
+               f"does, beyond doubt by its interval{': ' + listed(sorted(better['topic'])) if len(better) else ''}; the "
+               f"median "
+               f"AUROC is {number(float(feature['auroc_document'].median()))} for features and "
+               f"{number(float(table[table['kind'] == 'expert']['auroc_document'].median()))} for experts.")
+    heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]", "beyond the best "
+                                                                                                       "expert [95 %]",
+             "experts passed through")
+    rows = tuple((r["topic"], plots_units.KINDS[r["kind"]][1], f"{r['source']}: {str(r['members']).replace('+', ', ')}",
+                  _cut(str(r["label"])), _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
+                  "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"), _passes(r))
+                 for _, r in table.sort_values(["topic", "kind"]).iterrows())
+    return Section(
+        title="Who carries a topic best: an expert, a group, or a feature?", finding=finding,
+        blocks=(Picture("carriers", plots_units.carriers(table), finding,
+                        "The best unit of each kind for every topic, chosen on other documents. Left: does the share of a "
+                        "document's tokens on which the unit is active tell the topic? Right: does its activation on a "
+                        "single "
+                        "token? Dotted: chance."),
+                Table(heads, rows, note="Experts passed through: effective number of experts (2 to the entropy) that the "
+                                        "tokens of "
+                      "the unit are sent to in the SAE's layer, of the effective number that all tokens are sent to.")),
+        how=result.caption,
+        limits="The best of thousands of features is compared with the best of far fewer experts: that is what having a "
+        "dictionary means, but it is no property of any one feature.")
+
+
+def _passes(row: Any) -> str:
+    value = row.get("effective_experts", float("nan"))
+    return "–" if value != value else f"{number(float(value), 1)} of {number(float(row['effective_experts_all']), 1)}"
+
+
+def _ci(row: Any, name: str, prefix: str) -> str:
+    if row[name] != row[name]:
+        return "–"
+    return f"{number(float(row[name]))} [{number(float(row[f'{prefix}_low']))}, {number(float(row[f'{prefix}_high']))}]"
+
+
+def _cut(text: str, size: int = 60) -> str:
+    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
+
+
+def predicted_section(results: Mapping[str, Result]) -> Section:
+    """Show how much of the routing features predict, beside tokens and random directions."""
+    result = results["routing_predicted"]
+    table = result.table
+    by_layer = []
+    for layer, part in table.groupby("layer"):
+        best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
+        plain = part[part["inputs"] == "token and the one before"].iloc[0]
+        blind = part[(part["inputs"] == "random directions") & (part["width"] == best["width"])].iloc[0]
+        by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
+                        f"from the "
+                        f"token and the one before, {blind['recall']:.0%} from as many random directions")
+    finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
+    rows = tuple((str(int(r["layer"])), f"{r['inputs']}{f', width {int(r.width):,}' if r['width'] else ''}",
+                  f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
+                  f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]")
+                 for _, r in table.sort_values(["layer", "recall"]).iterrows())
+    return Section(
+        title="How much of the routing do features predict?", finding=finding,
+        blocks=(Picture("routing_predicted", plots_units.prediction_bars(table), finding,
+                        "Share of the chosen experts that are among the k likeliest by a regression on each kind of "
+                        "input. Orange: "
+                        "features; grey: as many random directions of the same sparsity; blue: what needs no model."),
+                Table(("layer", "inputs", "recall [95 %]", "bits saved a selection [95 %]"), rows)),
+        how=result.caption,
+        limits="Features of the router's own input predict the router because it reads that input: what random directions "
+               "of the "
+        "same number give for nothing is the fair comparison, not chance.")
+
+
+def matches_section(results: Mapping[str, Result]) -> Section:
+    """Show the pairs of expert and feature that go together most, with what else would tell the expert."""
+    result = results["matches"]
+    first = result.table[result.table["rank"] == 1]
+    baselines = results["match_baselines"].table if "match_baselines" in results else None
+    known = first.copy()
+    if baselines is not None:
+        known = known.merge(baselines.drop(columns=["width", "sae_layer"]), on=["sae", "layer", "expert"], how="left")
+    significant = first[first["significant"]]
+    n_experts = len(first.groupby(["layer", "expert"]))
+    told = len(significant.groupby(["layer", "expert"]))
+    finding = (f"{told} of {n_experts} experts have a feature, chosen on other documents, that tells them better than the "
+               f"best of "
+               f"as many random directions; the median held-out AUROC of the best feature is "
+               f"{number(float(first.groupby(['layer', 'expert'])['heldout_score'].max().median()))}.")
+    strong = known.sort_values("heldout_bits", ascending=False, kind="stable").drop_duplicates(["layer", "expert"]).head(_ROWS)
+    heads = ("expert", "feature", "label", "AUROC", "precision", "recall", "lift", "q", "best token", "best token "
+                                                                                                      "pair", "best topic",
+             "random", "shuffled", "cosine with router")
+    rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{r['sae']}: "
+                                                                         f"{int(r['feature'])}", _cut(str(r["label"])),
+                  number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
+                  number(float(r["heldout_lift"]), 1),
+                  probability(float(r["q_value"])),
+                  *(number(float(r[c])) if c in r else "–" for c in (
+                      "token_score", "token_pair_score", "topic_score", "random_score",
+                                                                     "shuffled_score")),
+                  number(float(r["router_cosine"]))) for _, r in strong.iterrows())
+    return Section(
+        title="Which features go with which experts?", finding=finding,
+        blocks=(Table(heads, rows, note=f"The {len(rows)} pairs that share most information, one an expert; AUROC of "
+                                        f"\"the feature "
+                      "fires\" for \"the expert is chosen\" on held-out documents, and that of the best rival of each "
+                      "kind. All "
+                      "are in results/matches.parquet."),),
+        how=result.caption,
+        limits="An expert that serves many features has no feature that tells all of its tokens: a low recall with a high "
+        "precision is what many features to one expert look like.")
+
+
+def causes_section(results: Mapping[str, Result]) -> Section:
+    """Show what the loss does without each unit."""
+    result = results["ablation"]
+    table, params = result.table, result.params
+    own = table[table["held_to"]]
+    yes = own[own["confirmed"]]
+    experts = yes[yes["sae"] == ""]
+    features = yes[yes["sae"] != ""]
+    finding = ("Without it the loss rises on its own topic, more than on others and more than without units of the same "
+               f"load, for {len(experts)} of {int((own['sae'] == '').sum())} pairs of topic and expert{_names(experts)}")
+    if (own["sae"] != "").any():
+        finding += f" and {len(features)} of {int((own['sae'] != '').sum())} pairs of topic and feature{_names(features)}"
+    finding += "."
+    heads = ("topic", "without", "how", "rise of the loss, nats [95 %]", "without controls", "beyond controls [95 %]",
+             "beyond other topics [95 %]", "confirmed")
+    rows = tuple((r["topic"], r["unit"], r["how"], _nats(r, "delta_nats", "ci"), f"{r['control_nats']:+.3f}",
+                  _nats(r, "beyond_control", "beyond_control"), _nats(r, "beyond_others", "beyond_others"),
+                  "yes" if r["confirmed"] else "no") for _, r in own.sort_values(["topic", "sae", "unit"]).iterrows())
+    return Section(
+        title="What happens without them?", finding=finding,
+        blocks=(Picture("ablation", plots_units.ablation_matrix(table), finding,
+                        "Rise of the loss on each topic (columns) without each unit (rows). A dot: the topic that the "
+                        "unit was put "
+                        "forward for; a star: confirmed there."),
+                Table(heads, rows, note=f"{params['documents']} held-out documents, {params['tokens']:,} tokens; loss as is "
+                      f"{params['loss_nats']:.3f} nats.")),
+        how=result.caption,
+        limits="Confirmed pairs are counted among many that were tried, at 95 % each, with no correction: one in some "
+               "hundred "
+        "would pass by chance. A missing rise is no proof of no role: the next best expert may know the same.")
+
+
+def _names(part: pd.DataFrame) -> str:
+    return f" ({listed(sorted(part['topic']))})" if len(part) else ""
+
+
+def _nats(row: Any, name: str, prefix: str) -> str:
+    if row[name] != row[name]:
+        return "–"
+    return f"{row[name]:+.3f} [{row[f'{prefix}_low']:+.3f}, {row[f'{prefix}_high']:+.3f}]"
