@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: Kinds of units, from plain to rich, with colours that stay apart for colour-blind eyes and in print.
 KINDS = {"expert": ("#33638d", "best expert"), "experts": ("#7fb1d3", "best group of experts"),
          "feature": ("#d95f02", "best feature"), "features": ("#f4b183", "best set of features")}
+_ORDER = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3, "random directions": 4, "features": 5}
 _SMALL: Any = {"fontsize": 8}
 
 
@@ -36,11 +37,12 @@ def prediction_bars(table: pd.DataFrame) -> Figure:
     layers = sorted(table["layer"].unique())[:6]
     figure = _figure(max(4.5, 2.4 * len(layers) + 1.6), 3.2)
     panels = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
-    names = [*dict.fromkeys(_input_names(table))]
+    order = table.assign(place=table["inputs"].map(_ORDER)).sort_values(["place", "width"])
+    names = list(dict.fromkeys(_input_name(row) for row in order.itertuples()))
     colours = ["#d95f02" if n.startswith("features") else "#b8b8b8" if n.startswith("random") else "#33638d" for n in names]
     for axes, layer in zip(panels, layers, strict=True):
         part = table[table["layer"] == layer]
-        values = dict(zip(_input_names(part), part[["recall", "recall_low", "recall_high"]].to_numpy(dtype=float), strict=True))
+        values = {_input_name(row): (row.recall, row.recall_low, row.recall_high) for row in part.itertuples()}
         for i, name in enumerate(names):
             if name in values:
                 recall, low, high = values[name]
@@ -56,11 +58,8 @@ def prediction_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _input_names(table: pd.DataFrame) -> list[str]:
-    order = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3, "random directions": 4, "features": 5}
-    rows = table.assign(place=table["inputs"].map(order)).sort_values(["place", "width"])
-    named = {i: f"{r.inputs}, {int(r.width):,}" if r.width else str(r.inputs) for i, r in rows.iterrows()}
-    return [named[i] for i in table.index] if len(table["layer"].unique()) == 1 else [named[i] for i in rows.index]
+def _input_name(row: Any) -> str:
+    return f"{row.inputs}, {int(row.width):,}" if row.width else str(row.inputs)
 
 
 def carriers(table: pd.DataFrame) -> Figure:

@@ -180,16 +180,15 @@ def _verdicts(results: Mapping[str, Result]) -> Section:
     rows = []
     for _, row in table.iterrows():
         evidence = _evidence(row, full.table if full is not None else None)
-        rows.append((row["topic"], row["verdict"], evidence, _feature(row), _cause(row), row["reason"]))
+        rows.append((row["topic"], row["verdict"], "; ".join(p for p in (evidence, _feature(row), _cause(row)) if p),
+                     row["reason"]))
     n_yes = int(table["verdict"].isin(["expert", "group"]).sum())
     finding = ("No topic has an expert of its own." if n_yes == 0 else
                f"{n_yes} of {len(table)} topics {'has' if n_yes == 1 else 'have'} an expert of "
                f"{'its' if n_yes == 1 else 'their'} own.")
     return Section(
         title="Is there a chemistry expert? One row per topic", finding=finding,
-        blocks=(Table(("topic", "verdict", "best candidate and evidence for", "best feature", "without it", "reason and "
-                                                                                                            "evidence "
-                       "against"),
+        blocks=(Table(("topic", "verdict", "best candidate and evidence for", "reason and evidence against"),
                       tuple(rows), marks="verdict",
                       note="Lift: the expert's share of the topic's selections over its share of all selections, "
                       "with a 95 % interval. q: false-discovery rate over all layers, experts and topics. Guessing "
@@ -221,17 +220,18 @@ def _evidence(row: Any, expert_topics: pd.DataFrame | None) -> str:
 def _feature(row: Any) -> str:
     """The best feature for the topic, beside the best expert."""
     if _missing(row.get("auroc_feature")):
-        return "–"
-    return (f"{row['feature']}: guessing power {number(float(row['auroc_feature']))} on held-out documents, "
+        return ""
+    return (f"best feature {row['feature']}: guessing power {number(float(row['auroc_feature']))} on held-out documents, "
             f"{float(row['feature_beyond_expert']):+.2f} against the best expert")
 
 
 def _cause(row: Any) -> str:
     """What the loss does without the unit of the verdict."""
     if _missing(row.get("ablation_delta_nats")):
-        return "not tested"
-    return (f"loss {row['ablation_delta_nats']:+.3f} nats [{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}]: "
-            f"{'causally confirmed' if row['causal'] == 'confirmed' else 'not set apart'}")
+        return ""
+    return (f"without {row['ablation_unit']} the topic's loss changes by {row['ablation_delta_nats']:+.3f} nats "
+            f"[{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}], "
+            f"{'causally confirmed' if row['causal'] == 'confirmed' else 'which does not set it apart'}")
 
 
 def _strongest_layers(expert_topics: pd.DataFrame) -> list[int]:
