@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.match import Pairs, Scores, best_pairs, better_than, one_to_one, score_pairs
-from moe_probe.matching.signals import Choices, Tokens, one_hot, pair_codes, shifted
+from moe_probe.matching.signals import Choices, Tokens, one_hot, pair_codes, shuffled
 from moe_probe.stats import benjamini_hochberg
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def match_features(
     group = halves.tokens.group
     all_rivals = rivals | {
         "random": best_of_each(halves, null[0].matrix, null[1].matrix),
-        "shuffled": best_of_each(halves, shifted(train.matrix, group[halves.train]),
-                                 shifted(held_out.matrix, group[halves.held_out]))}
+        "shuffled": best_of_each(halves, shuffled(train.matrix, group[halves.train]),
+                                 shuffled(held_out.matrix, group[halves.held_out]))}
     random = Scores(*(values[pairs.expert] for values in all_rivals["random"]))
     difference, low, high = better_than(scores, random)
     q_value = benjamini_hochberg(scores.p_value)

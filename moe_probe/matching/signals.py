@@ -126,10 +126,18 @@ def random_dictionary(sae: Sae, *, l0: float, seed: int = 0) -> Sae:
     return null.eval()
 
 
-def shifted(matrix: sparse.csr_array, group: np.ndarray) -> sparse.csr_array:
-    """Pair every token with one of other documents: rows moved on by half of the tokens, at the border of a group."""
-    half = int(np.searchsorted(group, group[len(group) // 2])) if len(group) else 0
-    return matrix[np.roll(np.arange(len(group)), half or len(group) // 2)]
+def shuffled(matrix: sparse.csr_array, group: np.ndarray, *, seed: int = 0) -> sparse.csr_array:
+    """Give every token the row of a token of some other document, neighbours staying neighbours.
+
+    Documents are put in random order, so that no topic meets the same topic throughout, and moved on by part of a document,
+    so that positions do not meet either.
+    """
+    rng = np.random.default_rng(seed)
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    blocks = np.split(np.arange(len(group)), starts[1:])
+    order = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+    mean = max(len(group) // max(len(blocks), 1), 2)
+    return matrix[np.roll(order, int(rng.integers(mean // 3 + 1, mean)))]
 
 
 def fired(sae: Sae, reader: ActivationReader) -> Firings:

@@ -178,32 +178,35 @@ class _Loads:
 
     def __init__(self, run: Path, trace: Trace) -> None:
         self.run, self.trace = run, trace
+        self._densities: dict[str, np.ndarray] = {}
 
     def of(self, unit: Unit) -> np.ndarray:
+        import numpy as np
+
         if unit.sae:
-            return _densities(self.run, unit.sae)
+            if unit.sae not in self._densities:
+                self._densities[unit.sae] = self._of_features(unit.sae)
+            return self._densities[unit.sae]
         place = self.trace.place(unit.layer)
         n = self.trace.layers[place].num_experts
         wrong = [m for m in unit.members if not 0 <= m < n]
         if wrong:
             raise MoeProbeError(f"layer {unit.layer} has no expert {wrong[0]}", f"it has {n}", f"0 to {n - 1}")
-        import numpy as np
-
         return np.asarray(self.trace.usage().selections[:, place, :n].sum(0))
 
+    def _of_features(self, name: str) -> np.ndarray:
+        from moe_probe.features.firing import fire
+        from moe_probe.pipeline.saes import readers
+        from moe_probe.sae import load_sae
 
-@lru_cache(maxsize=16)
-def _densities(run: Path, sae: str) -> np.ndarray:
-    import numpy as np
-
-    if not (run / "results" / "features.parquet").exists():
-        raise MoeProbeError(f"the features of {run} were not labelled", "controls are features of the same density",
-                            f"moe-probe label {run}")
-    table = Result.load(run / "results", "features").table
-    mine = table[table["sae"] == sae].sort_values("feature")
-    out = np.zeros(int(mine["feature"].max()) + 1 if len(mine) else 0)
-    out[mine["feature"].to_numpy()] = mine["density"].to_numpy()
-    return out
+        if (self.run / "results" / "features.parquet").exists():
+            table = Result.load(self.run / "results", "features").table
+            mine = table[table["sae"] == name].sort_values("feature")
+            if len(mine):
+                return mine["density"].to_numpy(dtype=float)
+        sae = load_sae(self.run / "sae" / name)
+        _, held_out = readers(self.trace, sae, held_out_documents(self.trace, seed=_held_out_seed(self.run)))
+        return fire(sae, held_out).counts
 
 
 def update_verdicts(run: Path) -> Result | None:

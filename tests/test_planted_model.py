@@ -1,0 +1,171 @@
+"""The whole way on a model whose truth is known: usage, features, causes, verdicts; and noise that claims nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from moe_probe.cli import app
+from moe_probe.results import Result
+from moe_probe.trace import Trace
+
+from . import planted_model
+
+
+def moe_probe(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("planted")
+    model = planted_model.save_model(root / "model")
+    corpus = planted_model.write_corpus(root / "corpus.jsonl")
+    out = root / "run"
+    code, _, err = moe_probe("run", model, "--corpus", corpus, "--out", out, "--dtype", "float32", "--keep", "hidden",
+                             "--hidden-share", 1.0, "--permutations", 499)
+    assert code == 0, err
+    planted_model.save_dictionary(out / "sae" / "layer_00" / "width_00024", Trace.open(out).manifest.model.fingerprint)
+    code, _, err = moe_probe("match", out)
+    assert code == 0, err
+    code, _, err = moe_probe("ablate", out)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def verdicts(run: Path) -> pd.DataFrame:
+    return Result.load(run / "results", "verdicts").table.set_index("topic")
+
+
+def test_the_topic_expert_is_called_one_and_causally_confirmed(verdicts: pd.DataFrame) -> None:
+    row = verdicts.loc["topic-0"]
+    assert (row["verdict"], row["layer"], row["expert"]) == ("expert", 0, 0)
+    assert row["causal"] == "confirmed"
+    assert row["ablation_low"] > 0.05
+    assert "causally confirmed" in row["sentence"]
+
+
+def test_the_token_expert_is_not(verdicts: pd.DataFrame) -> None:
+    row = verdicts.loc["topic-1"]
+    assert row["verdict"] == "none"
+    assert row["log2_lift"] > 1 and abs(row["log2_beyond_words"]) < 0.1
+    assert "token expert" in row["reason"]
+    assert row["causal"] == "not confirmed"
+
+
+def test_two_experts_of_a_topic_are_a_group(verdicts: pd.DataFrame) -> None:
+    row = verdicts.loc["topic-2"]
+    assert row["verdict"] == "group"
+    assert {2, 3} <= {int(e) for e in row["experts"].split("+")}
+
+
+def test_a_topic_that_only_a_feature_has(verdicts: pd.DataFrame) -> None:
+    row = verdicts.loc["topic-3"]
+    assert row["verdict"] == "feature only"
+    assert row["feature"] == "layer_00/width_00024:0"
+    assert row["auroc_feature"] > 0.99
+    assert row["feature_beyond_expert_low"] > 0
+
+
+def test_the_feature_passes_through_as_many_experts_as_any_token(run: Path) -> None:
+    carriers = Result.load(run / "results", "carriers").table.set_index(["topic", "kind"])
+    row = carriers.loc[("topic-3", "feature")]
+    assert row["effective_experts"] > 8
+
+
+def test_no_other_expert_is_confirmed_on_any_topic(run: Path) -> None:
+    table = Result.load(run / "results", "ablation").table
+    sure = table[table["confirmed"] & (table["sae"] == "")]
+    assert set(zip(sure["members"], sure["topic"], strict=True)) <= {("0", "topic-0"), ("2+3", "topic-2")}
+
+
+def test_all_ways_of_knocking_out_agree_on_the_planted_expert(run: Path) -> None:
+    rises = {}
+    for how in ("mask", "zero", "mean"):
+        code, out, err = moe_probe("ablate", run, "--expert", "0:0", "--topic", "topic-0", "--how", how, "--json", "--quiet")
+        assert code == 0, err
+        table = pd.DataFrame(json.loads(out)["ablation"]).set_index("topic")
+        rises[how] = table["delta_nats"]
+    assert rises["mask"]["topic-0"] == pytest.approx(rises["zero"]["topic-0"], rel=0.05)
+    # its output varies with little else than the token's norm, so that the mean in its place keeps most of what it does
+    assert abs(rises["mean"]["topic-0"]) < 0.3 * rises["mask"]["topic-0"]
+    assert rises["mask"].drop("topic-0").abs().max() < 0.02
+    assert Result.load(run / "results", "ablation").params["how"] == "mask", "what was asked beside lies elsewhere"
+
+
+def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
+    code, out, err = moe_probe("ablate", run, "--expert", "0:0", "--topic", "topic-0", "--how", "steer", "--boost", 60, "--json",
+                               "--quiet")
+    assert code == 0, err
+    table = pd.DataFrame(json.loads(out)["ablation"]).set_index("topic")
+    assert (table["delta_nats"].drop("topic-0") > 0.1).all()
+    assert abs(table["delta_nats"]["topic-0"]) < 0.05
+
+
+def test_a_random_dictionary_and_shuffled_pairs_match_nothing(run: Path) -> None:
+    """Directions drawn at random, put in the place of the SAE, do not beat other directions drawn at random."""
+    from moe_probe.features.firing import held_out_documents
+    from moe_probe.matching.pairs import Halves, match_features, rival_scores
+    from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens
+    from moe_probe.pipeline.saes import readers
+    from moe_probe.sae import load_sae
+
+    trace = Trace.open(run)
+    sae = load_sae(run / "sae" / "layer_00" / "width_00024")
+    sae.b_enc.data.zero_()
+    first, second = readers(trace, sae, held_out_documents(trace))
+    nulls = [random_dictionary(sae, l0=4, seed=seed) for seed in range(6)]
+    firings = [(fired(null, first), fired(null, second)) for null in nulls]
+    halves = Halves(read_choices(trace), read_tokens(trace), firings[0][0].rows, firings[0][1].rows)
+    rivals = rival_scores(halves)
+    claims, shuffled = [], []
+    for i, (train, held) in enumerate(firings):
+        found = match_features(halves, train, held, rivals=rivals, null=firings[(i + 1) % 6])
+        claims.append(found.matches.loc[found.matches["rank"] == 1, "beyond_random"].mean())
+        shuffled.append(found.baselines["shuffled_score"].mean())
+    # the six differences come from six dictionaries around a circle: their mean is 0 but for noise
+    assert abs(np.mean(claims)) < 0.01
+    assert np.abs(np.array(shuffled) - 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("ablate", "--expert", "0:99"), "has no expert 99"),
+    (("ablate", "--expert", "nine"), "cannot be read"),
+    (("ablate", "--expert", "7:0"), "layer 7"),
+    (("ablate", "--feature", "layer_00/width_00024:99"), "is not there"),
+    (("ablate", "--feature", "layer_09/width_00024:1"), "there is no SAE"),
+    (("ablate", "--how", "hammer"), "is not known"),
+    (("ablate", "--expert", "0:" + "+".join(map(str, range(16)))), "cannot be masked"),
+])
+def test_bad_requests_get_a_sentence(run: Path, words: tuple[str, ...], says: str) -> None:
+    code, _, err = moe_probe(words[0], run, *words[1:])
+    assert code in (1, 2)
+    assert says in err.replace("\n", " ")
+    assert "Traceback" not in err
+
+
+def test_matching_needs_features(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare, ignore=shutil.ignore_patterns("sae"))
+    code, _, err = moe_probe("match", bare)
+    assert code == 1
+    assert "SAE" in err
+
+
+def test_the_report_tells_it(run: Path) -> None:
+    code, _, err = moe_probe("report", run)
+    assert code == 0, err
+    text = (run / "report.md").read_text(encoding="utf-8")
+    for title in ("Who carries a topic best", "What happens without them", "Which features go with which experts",
+                  "How much of the routing do features predict", "Experts one by one"):
+        assert title in text
+    assert "causally confirmed" in text
