@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import torch
     from scipy import sparse
 
-_EPOCHS, _BATCH, _RATE, _PATIENCE = 24, 1024, 0.03, 3
+_BATCH, _RATE = 1024, 0.03
+#: Passes at most, and without gain before stopping; of a small corpus as many more as these steps need.
+_EPOCHS, _PATIENCE, _STEPS, _IDLE_STEPS = 24, 3, 2000, 60
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def _fit(x: sparse.csr_array, y: sparse.csr_array, check: sparse.csr_array, chec
     target, check_target = _shares(y), _shares(check_y)
     rng = np.random.default_rng(seed)
     best, kept, waited = np.inf, (weights.detach().clone(), bias.detach().clone()), 0
-    for _ in range(_EPOCHS):
+    per_epoch = -(-x.shape[0] // _BATCH)
+    for _ in range(max(_EPOCHS, _STEPS // per_epoch)):
         order = rng.permutation(x.shape[0])
         for start in range(0, len(order), _BATCH):
             rows = np.sort(order[start : start + _BATCH])
@@ -108,7 +111,7 @@ def _fit(x: sparse.csr_array, y: sparse.csr_array, check: sparse.csr_array, chec
             best, kept, waited = found, (weights.detach().clone(), bias.detach().clone()), 0
         else:
             waited += 1
-            if waited == _PATIENCE:
+            if waited >= max(_PATIENCE, _IDLE_STEPS // per_epoch):
                 break
     return kept
 

@@ -1,0 +1,127 @@
+"""Carriers and predictions: equal to independent implementations, plants found, noise at chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from moe_probe.evidence import complete_verdicts
+from moe_probe.matching.carriers import Side, choose_units, effective_number, group_draws, measure_unit, weighted_auroc
+from moe_probe.matching.prediction import predict
+from moe_probe.matching.signals import shuffled
+from moe_probe.results import Result
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_auroc_of_histograms_is_sklearns(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score, truth = rng.integers(0, 6, 60), rng.random(60) < 0.4
+    weight = rng.integers(1, 4, 60)
+    bins = np.zeros((60, 6))
+    bins[np.arange(60), score] = weight
+    found = weighted_auroc((bins * truth[:, None]).sum(0)[None], (bins * ~truth[:, None]).sum(0)[None])[0]
+    assert found == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
+
+
+def side(seed: int, *, strength: float) -> Side:
+    """Forty groups of two topics; unit 0 is active more on topic 1, units 1 to 9 follow habits of groups."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(40), 50)
+    topic = (group % 2)
+    habits = np.clip(0.2 * rng.lognormal(0, 0.5, (40, 10)), 0, 0.9)
+    habits[:, 0] *= np.where(np.arange(40) % 2 == 1, 1 + strength, 1)
+    active = rng.random((2000, 10)) < np.clip(habits, 0, 0.95)[group]
+    return Side(group, topic, sparse.csr_array(active * rng.random((2000, 10)).astype(np.float32)))
+
+
+def test_the_planted_carrier_is_chosen_and_its_interval_holds() -> None:
+    units = choose_units("expert", "layer 0", 0, side(0, strength=3), 1, largest=1)
+    assert [u.members for u in units] == [(0,)]
+    draws = group_draws(np.arange(40) % 2, resamples=300, seed=0)
+    found = measure_unit(side(1, strength=3), (0,), 1, draws)
+    low, high = np.quantile(found.document[1:], [0.025, 0.975])
+    assert low > 0.85 and found.document[0] > 0.95 and low <= found.document[0] <= high
+    assert 0.55 < found.token[0] < found.document[0], "single tokens tell less than whole documents"
+
+
+def test_the_best_of_noise_is_at_chance_on_other_documents() -> None:
+    """Sets are grown on one half; the other half has none of it."""
+    areas = []
+    for seed in range(20):
+        unit = choose_units("feature", "sae", 0, side(seed, strength=0), 1, largest=5)[-1]
+        assert unit.train_auroc > 0.5
+        areas.append(measure_unit(side(1000 + seed, strength=0), unit.members, 1, np.ones((1, 40))).document[0])
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.06)
+
+
+def test_predictions_agree_with_sklearn_and_noise_predicts_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.random((6000, 30)) < 0.15) * rng.random((6000, 30))
+    logits = x @ rng.normal(0, 6, (30, 5)) + rng.gumbel(size=(6000, 5))
+    chosen = logits.argmax(1)
+    y = sparse.csr_array((np.ones(6000), (np.arange(6000), chosen)), shape=(6000, 5))
+    group = np.repeat(np.arange(60), 100)
+    train, held = slice(0, 4000), slice(4000, 6000)
+    features = sparse.csr_array(x.astype(np.float32))
+    found = predict(features[train], features[held], y[train], y[held], group=group[train],
+                    group_held_out=group[held], n_groups=60)
+    theirs = LogisticRegression(C=100, max_iter=500).fit(x[train], chosen[train])
+    assert found.hits.sum() / found.selections.sum() == pytest.approx(theirs.score(x[held], chosen[held]), abs=0.015)
+    noise = sparse.csr_array(((rng.random((6000, 30)) < 0.15) * 1.0).astype(np.float32))
+    empty = predict(noise[train], noise[held], y[train], y[held], group=group[train],
+                    group_held_out=group[held], n_groups=60)
+    assert empty.bits.sum() / empty.selections.sum() < 0.01
+    assert found.bits.sum() / found.selections.sum() > 0.5
+
+
+def test_shuffling_gives_every_token_another_document() -> None:
+    group = np.repeat(np.arange(30), 20)
+    rows = sparse.csr_array(np.arange(600, dtype=float)[:, None] + 1)
+    moved = shuffled(rows, group).toarray().ravel().astype(int) - 1
+    assert sorted(moved.tolist()) == list(range(600))
+    assert (group[moved] != group).mean() > 0.9
+
+
+def test_effective_numbers() -> None:
+    assert effective_number(np.array([5, 5, 5, 5])) == pytest.approx(4)
+    assert effective_number(np.array([7, 0, 0])) == pytest.approx(1)
+
+
+VERDICT = {"topic": "chemistry", "verdict": "none", "layer": 3, "expert": 2, "log2_lift": 0.9, "ci_low": 0.7, "ci_high": 1.1,
+           "q_value": 0.001, "auroc_expert": 0.8, "auroc_feature": np.nan, "ablation_delta_nats": np.nan, "reason": "Near.",
+           "experts": "2", "share": 0.1, "log2_lift_replication": 0.9, "log2_beyond_words": 0.5, "q_beyond_words": 0.01,
+           "detectable_log2_lift": 0.3}
+CARRIER = {"topic": "chemistry", "kind": "feature", "source": "layer_03/width_00016", "members": "7", "auroc_document": 0.95,
+           "document_low": 0.9, "beyond_expert_document": 0.1, "beyond_expert_document_low": 0.02}
+FEATURE = {"sae": "layer_03/width_00016", "feature": 7, "topic": "chemistry", "topic_q": 0.01}
+
+
+@pytest.mark.parametrize(("change", "verdict"), [
+    ({}, "feature only"), ({"auroc_document": 0.89}, "none"), ({"document_low": 0.79}, "none"),
+    ({"beyond_expert_document_low": -0.01}, "none"), ({"topic_q": 0.2}, "none")])
+def test_feature_only_needs_every_condition(change: dict[str, float], verdict: str) -> None:
+    carriers = Result("carriers", pd.DataFrame([CARRIER | {k: v for k, v in change.items() if k in CARRIER}]))
+    features = Result("features", pd.DataFrame([FEATURE | {k: v for k, v in change.items() if k in FEATURE}]))
+    done = complete_verdicts(Result("verdicts", pd.DataFrame([VERDICT])), carriers=carriers, features=features).table.iloc[0]
+    assert done["verdict"] == verdict
+    assert done["verdict_usage"] == "none"
+    assert done["auroc_feature"] == carriers.table["auroc_document"][0]
+
+
+def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:
+    row = VERDICT | {"verdict": "expert"}
+    ablation = Result("ablation", pd.DataFrame([{
+        "topic": "chemistry", "layer": 3, "sae": "", "members": "2", "unit": "layer 3 expert 2", "delta_nats": 0.04,
+        "ci_low": 0.02, "ci_high": 0.06, "confirmed": True}]))
+    done = complete_verdicts(Result("verdicts", pd.DataFrame([row])), carriers=Result("carriers", pd.DataFrame([CARRIER])),
+                             ablation=ablation).table.iloc[0]
+    assert (done["verdict"], done["causal"], done["ablation_delta_nats"]) == ("expert", "confirmed", 0.04)
+    assert done["sentence"].startswith("Yes: expert 2 of layer 3")
+    assert "causally confirmed" in done["sentence"]
