@@ -46,6 +46,7 @@ class Matched(NamedTuple):
 
     matches: pd.DataFrame
     baselines: pd.DataFrame
+    pairs: Pairs
 
 
 def rival_scores(halves: Halves) -> dict[str, Scores]:
@@ -133,7 +134,7 @@ def match_features(
         "beyond_random_high": high, "significant": (q_value <= alpha) & (low > 0),
         "one_to_one": one_to_one(pairs, n_features=train.matrix.shape[1]),
         "router_cosine": np.nan if cosines is None else cosines[pairs.expert, pairs.feature]})
-    return Matched(table, _baselines(halves, held_out, all_rivals, cosines))
+    return Matched(table, _baselines(halves, held_out, all_rivals, cosines), pairs)
 
 
 def _baselines(halves: Halves, held_out: Firings, rivals: dict[str, Scores], cosines: np.ndarray | None) -> pd.DataFrame:

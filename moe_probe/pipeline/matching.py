@@ -47,7 +47,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     Returns
     -------
     tuple of Result
-        ``matches``, ``match_baselines``, ``routing_predicted``, ``carriers``.
+        ``matches``, ``match_baselines``, ``match_sets``, ``routing_predicted``, ``carriers``.
 
     Raises
     ------
@@ -58,12 +58,14 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
 
     from moe_probe.matching.carriers import Carriers
     from moe_probe.matching.pairs import Halves, match_features, rival_scores
+    from moe_probe.matching.sets import feature_sets
     from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens
 
     choices, tokens = read_choices(trace), read_tokens(trace, label=by)
     halves: Halves | None = None
     matches: list[pd.DataFrame] = []
     baselines: list[pd.DataFrame] = []
+    sets: list[pd.DataFrame] = []
     predicted: list[dict[str, Any]] = []
     rivals: Any = None
     for item in opened_saes(run, trace):
@@ -85,6 +87,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         named = {"sae": item.name, "width": item.sae.config.d_sae, "sae_layer": item.sae.config.layer}
         matches.append(found.matches.assign(**named))
         baselines.append(found.baselines.assign(**named))
+        sets.append(feature_sets(halves, first, second, found.pairs, layer=item.sae.config.layer, seed=seed).assign(**named))
         predicted += _predictions(halves, item.sae, item.name, first, second, blind, known=bool(
             [p for p in predicted if p["layer"] == item.sae.config.layer]), seed=seed)
         carriers.add_features(item.name, item.sae.config.layer, first, second)
@@ -102,6 +105,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         Result("matches", _ordered(table), params=params, seed=seed, warnings=warnings, citations=_SOURCES, caption=_MATCHES),
         Result("match_baselines", pd.concat(baselines, ignore_index=True), params=params, seed=seed, citations=_SOURCES,
                caption=_BASELINES),
+        Result("match_sets", pd.concat(sets, ignore_index=True), params=params, seed=seed, citations=_SOURCES, caption=_SETS),
         Result("routing_predicted", pd.DataFrame(predicted), params=params, seed=seed, citations=_SOURCES, caption=_PREDICTED),
         Result("carriers", carriers.table(labels), params=params | {"resamples": _RESAMPLES}, seed=seed, citations=_SOURCES,
                caption=_CARRIERS),
@@ -122,6 +126,10 @@ _BASELINES = (
     "topic; the best feature when firings are those of other documents (shuffled); the best random direction; the feature "
     "whose "
     "decoder row points most along the router's row.")
+_SETS = (
+    "Up to four of an expert's candidate features, ranked by an L1-penalised logistic regression and fitted on training "
+    "documents; AUROC of the fitted score for \"the expert is chosen\" on held-out documents, beside that of the best single "
+    "feature's activation; intervals 95 %, bootstrap over documents.")
 _PREDICTED = (
     "Multinomial logistic regression of a layer's chosen experts on sparse inputs, fitted on training documents. Recall: "
     "share "

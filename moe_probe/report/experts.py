@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.matching.carriers import effective_number
 from moe_probe.report.content import Card, Cards, Passage, Section, number
 
 if TYPE_CHECKING:
@@ -86,10 +87,7 @@ class _Facts:
         strong = mine[mine["significant"] & (mine["log2_lift"] > 0)].sort_values("log2_lift", ascending=False).head(4)
         said = ", ".join(f"{r.topic} "
                          f"{2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}" for r in strong.itertuples())
-        total = shares[shares > 0] / shares.sum() if shares.sum() > 0 else shares
-        import numpy as np
-
-        effective = float(2 ** -(total * np.log2(total)).sum()) if len(total) else float("nan")
+        effective = effective_number(shares) if shares.sum() > 0 else float("nan")
         return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
 
     def _classes(self, layer: int, expert: int) -> str:

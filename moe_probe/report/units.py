@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moe_probe import plots_units
+from moe_probe.matching.carriers import topics_served
 from moe_probe.report.content import Picture, Section, Table, listed, number, probability
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
                f"does, beyond doubt by its interval{': ' + listed(sorted(better['topic'])) if len(better) else ''}; the "
                f"median "
                f"AUROC is {number(float(feature['auroc_document'].median()))} for features and "
-               f"{number(float(table[table['kind'] == 'expert']['auroc_document'].median()))} for experts.")
+               f"{number(float(table[table['kind'] == 'expert']['auroc_document'].median()))} for experts."
+               f"{_served(results)}")
     heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]", "beyond the best "
                                                                                                        "expert [95 %]",
              "experts passed through")
@@ -50,6 +54,18 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
         how=result.caption,
         limits="The best of thousands of features is compared with the best of far fewer experts: that is what having a "
         "dictionary means, but it is no property of any one feature.")
+
+
+def _served(results: Mapping[str, Result]) -> str:
+    """How many topics an expert serves."""
+    if "expert_topics" not in results:
+        return ""
+    table = results["expert_topics"].table
+    wide = table.pivot_table(index=["layer", "expert"], columns="topic", values="share").fillna(0.0).to_numpy()
+    served = topics_served(wide)
+    return (f" An expert serves {number(float(np.nanmedian(served)), 1)} of {wide.shape[1]} topics in the median, by "
+            f"effective "
+            f"number, the most devoted one {number(float(np.nanmin(served)), 1)}.")
 
 
 def _passes(row: Any) -> str:
@@ -112,6 +128,11 @@ def matches_section(results: Mapping[str, Result]) -> Section:
                f"best of "
                f"as many random directions; the median held-out AUROC of the best feature is "
                f"{number(float(first.groupby(['layer', 'expert'])['heldout_score'].max().median()))}.")
+    if "match_sets" in results and len(sets := results["match_sets"].table):
+        finding += (f" Up to four features together tell the experts of their own layer with a median AUROC of "
+                    f"{number(float(sets['set_auroc'].median()))}, against {number(float(sets['single_auroc'].median()))} "
+                    f"for the "
+                    f"best one alone.")
     strong = known.sort_values("heldout_bits", ascending=False, kind="stable").drop_duplicates(["layer", "expert"]).head(_ROWS)
     heads = ("expert", "feature", "label", "AUROC", "precision", "recall", "lift", "q", "best token", "best token "
                                                                                                       "pair", "best topic",

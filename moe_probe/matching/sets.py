@@ -1,0 +1,96 @@
+"""Small sets of features that tell an expert together, by sparse logistic regression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moe_probe.match import Pairs
+from moe_probe.matching.carriers import group_draws, weighted_auroc
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+    from moe_probe.features.firing import Firings
+    from moe_probe.matching.pairs import Halves
+
+MAX_MEMBERS = 4
+#: Tokens that regressions are fitted on, and the inverse strength of their penalty.
+_FIT_TOKENS, _C = 20_000, 0.05
+_BINS = 64
+
+
+def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200,
+                 seed: int = 0) -> pd.DataFrame:
+    """For every expert of a layer, up to four of its candidate features that tell it together.
+
+    An L1-penalised logistic regression (Tibshirani 1996, DOI 10.1111/j.2517-6161.1996.tb02080.x) on all candidates of the
+    expert ranks them by coefficient times standard deviation; the first are fitted again without others. Chosen and fitted on
+    training tokens, measured on held-out ones.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Candidates, from `moe_probe.match.best_pairs`.
+    layer : int
+        The SAE's own layer.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, expert, features`` (as text), ``set_auroc, set_low, set_high`` (held-out, of the regression's score; 95 %
+        over groups of documents), ``single_auroc`` (of the best candidate's activation), ``beyond_single,
+        beyond_single_low, beyond_single_high``.
+    """
+    import pandas as pd
+
+    choices, group = halves.choices, halves.tokens.group
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(train.rows), min(_FIT_TOKENS, len(train.rows)), replace=False))
+    x, held = train.matrix[rows].tocsc(), held_out.matrix.tocsc()
+    y, truth = choices.matrix[halves.train[rows]].tocsc(), choices.matrix[halves.held_out].tocsc()
+    _, number = np.unique(group[halves.held_out], return_inverse=True)
+    draws = group_draws(np.zeros(number.max() + 1, dtype=int), resamples=resamples, seed=seed)
+    out: list[dict[str, Any]] = []
+    for unit in np.flatnonzero(choices.layer == layer):
+        candidates = pairs.feature[pairs.expert == unit]
+        target = np.asarray(y[:, [unit]].toarray()).ravel() > 0
+        if len(candidates) < 2 or target.sum() < 8 or (~target).sum() < 8:
+            continue
+        members, coefficients = _fit(x[:, candidates].tocsr(), target, candidates)
+        chosen = np.asarray(truth[:, [unit]].toarray()).ravel() > 0
+        together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, draws)
+        alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, draws)
+        row: dict[str, Any] = {"layer": layer, "expert": int(choices.expert[unit]), "features": "+".join(map(str, members)),
+                               "single_auroc": float(alone[0])}
+        for name, prefix, values in (("set_auroc", "set", together), ("beyond_single", "beyond_single", together - alone)):
+            low, high = np.nanquantile(values[1:], [0.025, 0.975])
+            row |= {name: float(values[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def _fit(x: sparse.csr_array, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Members of the set, strongest first, and their coefficients."""
+    from sklearn.linear_model import LogisticRegression
+
+    spread = np.sqrt(np.maximum(np.asarray(x.power(2).mean(0)).ravel() - np.asarray(x.mean(0)).ravel() ** 2, 1e-12))
+    model = LogisticRegression(l1_ratio=1.0, solver="liblinear", C=_C, random_state=0).fit(x, target)
+    weight = np.abs(model.coef_[0]) * spread
+    order = np.argsort(-weight, kind="stable")[:MAX_MEMBERS]
+    order = order[weight[order] > 0] if (weight > 0).any() else order[:1]
+    again = LogisticRegression(solver="liblinear", C=10.0, random_state=0).fit(x[:, order], target)
+    return candidates[order], again.coef_[0]
+
+
+def _draws(score: np.ndarray, chosen: np.ndarray, number: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """AUROC in every resample of groups, from histograms of the score."""
+    values = np.unique(score)
+    edges = values if len(values) <= _BINS else np.unique(np.quantile(score[score != 0], np.linspace(0, 1, _BINS)))
+    place = np.searchsorted(edges, score)
+    width, n = len(edges) + 1, draws.shape[1]
+    hits, misses = (np.bincount(number[mask] * width + place[mask], minlength=n * width).reshape(n, width)
+                    for mask in (chosen, ~chosen))
+    return weighted_auroc(draws @ hits, draws @ misses)
