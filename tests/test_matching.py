@@ -79,6 +79,8 @@ def test_predictions_agree_with_sklearn_and_noise_predicts_nothing() -> None:
                     group_held_out=group[held], n_groups=60)
     assert empty.bits.sum() / empty.selections.sum() < 0.01
     assert found.bits.sum() / found.selections.sum() > 0.5
+    chosen_held = np.asarray(y[held].sum(0)).ravel()
+    assert found.expert_bits @ chosen_held == pytest.approx(found.bits.sum(), rel=1e-4), "experts add up to the layer"
 
 
 def test_shuffling_gives_every_token_another_document() -> None:
@@ -125,3 +127,25 @@ def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:
     assert (done["verdict"], done["causal"], done["ablation_delta_nats"]) == ("expert", "confirmed", 0.04)
     assert done["sentence"].startswith("Yes: expert 2 of layer 3")
     assert "causally confirmed" in done["sentence"]
+
+
+def test_an_expert_of_two_features_is_told_better_by_both() -> None:
+    from moe_probe.features.firing import Firings
+    from moe_probe.matching.pairs import Halves
+    from moe_probe.matching.sets import feature_sets
+    from moe_probe.matching.signals import Choices, Tokens
+
+    rng = np.random.default_rng(0)
+    features = (rng.random((4000, 12)) < 0.1) * rng.random((4000, 12)).astype(np.float32)
+    first = ((features[:, 3] > 0) | (features[:, 7] > 0)) & (rng.random(4000) < 0.9)
+    chosen = np.stack([first, ~first & (rng.random(4000) < 0.5)], axis=1)
+    group = np.repeat(np.arange(40), 100)
+    tokens = Tokens(group, group % 2, np.zeros(4000, dtype=int), np.zeros(4000, dtype=int), ("a", "b"), 40)
+    choices = Choices(sparse.csr_array(chosen.astype(np.int32)), np.array([5, 5]), np.array([0, 1]))
+    rows = np.arange(2000), np.arange(2000, 4000)
+    halves = Halves(choices, tokens, *rows)
+    train, held = (Firings(sparse.csr_array(features[r]), r) for r in rows)
+    table = feature_sets(halves, train, held, halves.best(train.matrix, per_expert=6), layer=5).set_index("expert")
+    assert set(table.loc[0, "features"].split("+")[:2]) == {"3", "7"}
+    assert table.loc[0, "beyond_single_low"] > 0.1
+    assert table.loc[0, "set_auroc"] > 0.9

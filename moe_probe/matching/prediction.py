@@ -21,11 +21,14 @@ class Predicted:
     """Held-out predictions, summed over groups of documents; arrays are (n_groups,).
 
     ``hits`` are chosen experts among the k likeliest, ``bits`` saved over the base rate, ``selections`` chosen experts.
+    ``expert_bits``, (n_experts,): bits saved per selection of each expert (Poisson log likelihood ratio, which adds up to the
+    layer's bits, as in `moe_probe.explain`); NaN for those never chosen.
     """
 
     hits: np.ndarray
     bits: np.ndarray
     selections: np.ndarray
+    expert_bits: np.ndarray
 
     def estimate(self, draws: np.ndarray) -> dict[str, float]:
         """Recall and bits a selection with 95 % intervals.
@@ -132,6 +135,10 @@ def _measure(logits: torch.Tensor, chosen: sparse.csr_array, load: np.ndarray, g
     among = np.arange(y.shape[1])[None] < k[:, None]
     hits = (np.take_along_axis(y, order, 1) & among).sum(1)
     base = np.log2((load + 0.5) / (load + 0.5).sum())
-    saved = np.where(y, torch.log_softmax(logits, 1).numpy() / np.log(2) - base, 0).sum(1)
-    totals = (np.bincount(group, weights=values, minlength=n_groups) for values in (hits, saved, k))
-    return Predicted(*totals)
+    log_shares = torch.log_softmax(logits, 1).numpy() / np.log(2)
+    gains = np.where(y, log_shares - base, 0)
+    hits_of, bits_of, k_of = (np.bincount(group, weights=v, minlength=n_groups) for v in (hits, gains.sum(1), k))
+    beyond = (k[:, None] * (np.exp2(log_shares) - np.exp2(base))).sum(0) / np.log(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expert_bits = np.where(y.any(0), (gains.sum(0) - beyond) / y.sum(0), np.nan)
+    return Predicted(hits_of, bits_of, k_of, expert_bits)

@@ -11,7 +11,6 @@ from moe_probe.matching.carriers import group_draws, weighted_auroc
 
 if TYPE_CHECKING:
     import pandas as pd
-    from scipy import sparse
 
     from moe_probe.features.firing import Firings
     from moe_probe.matching.pairs import Halves
@@ -59,7 +58,7 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
         target = np.asarray(y[:, [unit]].toarray()).ravel() > 0
         if len(candidates) < 2 or target.sum() < 8 or (~target).sum() < 8:
             continue
-        members, coefficients = _fit(x[:, candidates].tocsr(), target, candidates)
+        members, coefficients = _fit(x[:, candidates].toarray(), target, candidates)
         chosen = np.asarray(truth[:, [unit]].toarray()).ravel() > 0
         together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, draws)
         alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, draws)
@@ -72,13 +71,17 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
     return pd.DataFrame(out)
 
 
-def _fit(x: sparse.csr_array, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit(x: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Members of the set, strongest first, and their coefficients."""
+    import inspect
+
     from sklearn.linear_model import LogisticRegression
 
-    spread = np.sqrt(np.maximum(np.asarray(x.power(2).mean(0)).ravel() - np.asarray(x.mean(0)).ravel() ** 2, 1e-12))
-    model = LogisticRegression(l1_ratio=1.0, solver="liblinear", C=_C, random_state=0).fit(x, target)
-    weight = np.abs(model.coef_[0]) * spread
+    # the way to ask for L1 changed in scikit-learn 1.8; the old one warns there, the new one means L2 before
+    old = inspect.signature(LogisticRegression).parameters["penalty"].default == "l2"
+    sparse_penalty = {"penalty": "l1"} if old else {"l1_ratio": 1.0}
+    model = LogisticRegression(solver="liblinear", C=_C, random_state=0, **sparse_penalty).fit(x, target)
+    weight = np.abs(model.coef_[0]) * x.std(0)
     order = np.argsort(-weight, kind="stable")[:MAX_MEMBERS]
     order = order[weight[order] > 0] if (weight > 0).any() else order[:1]
     again = LogisticRegression(solver="liblinear", C=10.0, random_state=0).fit(x[:, order], target)

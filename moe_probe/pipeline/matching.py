@@ -47,7 +47,8 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     Returns
     -------
     tuple of Result
-        ``matches``, ``match_baselines``, ``match_sets``, ``routing_predicted``, ``carriers``.
+        ``matches``, ``match_baselines``, ``match_sets``, ``routing_predicted``,
+        ``experts_predicted``, ``carriers``.
 
     Raises
     ------
@@ -67,6 +68,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     baselines: list[pd.DataFrame] = []
     sets: list[pd.DataFrame] = []
     predicted: list[dict[str, Any]] = []
+    by_expert: list[dict[str, Any]] = []
     rivals: Any = None
     for item in opened_saes(run, trace):
         if item.sae.config.experts is not None:
@@ -88,8 +90,10 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         matches.append(found.matches.assign(**named))
         baselines.append(found.baselines.assign(**named))
         sets.append(feature_sets(halves, first, second, found.pairs, layer=item.sae.config.layer, seed=seed).assign(**named))
-        predicted += _predictions(halves, item.sae, item.name, first, second, blind, known=bool(
+        layer_rows, expert_rows = _predictions(halves, item.sae, item.name, first, second, blind, known=bool(
             [p for p in predicted if p["layer"] == item.sae.config.layer]), seed=seed)
+        predicted += layer_rows
+        by_expert += expert_rows
         carriers.add_features(item.name, item.sae.config.layer, first, second)
         say(f"{item.name}: {_matched(found.matches)} ({time.monotonic() - started:.1f} s)")
     if halves is None:
@@ -107,6 +111,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
                caption=_BASELINES),
         Result("match_sets", pd.concat(sets, ignore_index=True), params=params, seed=seed, citations=_SOURCES, caption=_SETS),
         Result("routing_predicted", pd.DataFrame(predicted), params=params, seed=seed, citations=_SOURCES, caption=_PREDICTED),
+        Result("experts_predicted", pd.DataFrame(by_expert), params=params, seed=seed, citations=_SOURCES, caption=_BY_EXPERT),
         Result("carriers", carriers.table(labels), params=params | {"resamples": _RESAMPLES}, seed=seed, citations=_SOURCES,
                caption=_CARRIERS),
     )
@@ -128,7 +133,8 @@ _BASELINES = (
     "decoder row points most along the router's row.")
 _SETS = (
     "Up to four of an expert's candidate features, ranked by an L1-penalised logistic regression and fitted on training "
-    "documents; AUROC of the fitted score for \"the expert is chosen\" on held-out documents, beside that of the best single "
+    "documents; AUROC of the fitted score for \"the expert is chosen\" on held-out documents, beside that of the best "
+    "single "
     "feature's activation; intervals 95 %, bootstrap over documents.")
 _PREDICTED = (
     "Multinomial logistic regression of a layer's chosen experts on sparse inputs, fitted on training documents. Recall: "
@@ -138,6 +144,10 @@ _PREDICTED = (
     "bigrams (RouterInterp); other model, other SAEs, so no like for like. The router is a linear map of its input: with "
     "the "
     "input itself recall would be 1.")
+_BY_EXPERT = (
+    "Bits that each kind of input saves per selection of an expert, over its load, on held-out documents; from the "
+    "regressions "
+    "of routing_predicted (Poisson log likelihood ratio).")
 _CARRIERS = (
     "For every topic the best unit of each kind, chosen on training documents by the AUROC of documents, measured on "
     "held-out "
@@ -167,7 +177,7 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: Firings, null: tuple[Firings, Firings], *,
-                 known: bool, seed: int) -> list[dict[str, Any]]:
+                 known: bool, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Predict the SAE's own layer from its features, from random directions, and once a layer from what else there is."""
     from scipy import sparse
 
@@ -188,7 +198,7 @@ def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: 
             ("load alone", token[:, :1] * 0), ("topic", one_hot(tokens.topic, len(tokens.topics))), ("token", token),
             ("token and the one before", bigram))}
     draws = None
-    rows = []
+    rows, experts = [], []
     for key, (x, held) in inputs.items():
         found = predict(x, held, chosen[halves.train], chosen[halves.held_out], group=tokens.group[halves.train],
                         group_held_out=tokens.group[halves.held_out], n_groups=tokens.n_groups, seed=seed)
@@ -198,7 +208,9 @@ def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: 
         own = name if key in ("features", "random directions") else ""
         rows.append({"layer": layer, "sae": own, "width": sae.config.d_sae if own else 0, "inputs": key,
                      "n_inputs": x.shape[1], **found.estimate(draws)})
-    return rows
+        experts += [{"layer": layer, "expert": e, "sae": own, "width": rows[-1]["width"], "inputs": key, "bits": float(bits)}
+                    for e, bits in enumerate(found.expert_bits)]
+    return rows, experts
 
 
 def _cosines(sae: Sae, loaded: LoadedModel | None, choices: Any) -> np.ndarray | None:

@@ -63,7 +63,8 @@ class _Facts:
         assert row is not None
         facts: list[tuple[str, str]] = [("load", _load(row.iloc[0]))]
         for name, text in (("topics", self._topics(layer, expert)), ("kinds of tokens", self._classes(layer, expert)),
-                           ("explained", _explained(row.iloc[0])), ("features", self._features(layer, expert)),
+                           ("explained", _explained(row.iloc[0])),
+                           ("predicted", self._predicted(layer, expert)), ("features", self._features(layer, expert)),
                            ("nearest experts", self._near(layer, expert)), ("without it", self._without(layer, expert))):
             if text:
                 facts.append((name, text))
@@ -96,6 +97,15 @@ class _Facts:
             return ""
         strong = mine[mine["significant"] & (mine["log2_lift"] > 0.25)].sort_values("log2_lift", ascending=False).head(3)
         return ", ".join(f"{r.token_class} {2 ** r.log2_lift:.1f}×" for r in strong.itertuples())
+
+    def _predicted(self, layer: int, expert: int) -> str:
+        mine = self.of("experts_predicted", layer, expert)
+        if mine is None or mine.empty:
+            return ""
+        best = mine.sort_values("bits").groupby("inputs", sort=False).tail(1).sort_values("bits", ascending=False)
+        said = ", ".join(f"{r.inputs}{f' ({int(r.width):,})' if r.width else ''} {r.bits:.2f}" for r in best.itertuples()
+                         if r.bits > 0.005)
+        return f"bits a selection on held-out documents: {said or 'none'}"
 
     def _features(self, layer: int, expert: int) -> str:
         mine = self.of("matches", layer, expert)
