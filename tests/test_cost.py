@@ -1,0 +1,94 @@
+"""Counts agree with torch's own counter; projections with cases worked by hand and with published ratios."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from moe_probe.cost import PRESETS, growth, project, sae_encode_flops, sae_train_flops, shape_of, training_flops
+from moe_probe.cost.project import break_even_nodes, depth_first_fraction
+from moe_probe.errors import UsageError
+from moe_probe.models import load_model
+from moe_probe.sae import SaeConfig, make_sae
+
+SHIPPED = Path(__file__).parents[1] / "data" / "model" / "final"
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_forward_agrees_with_torch(length: int) -> None:
+    loaded = load_model(SHIPPED, dtype="float32", experts_implementation="eager", progress=False)
+    loaded.model.set_attn_implementation("eager")  # torch's counter knows no fused attention of CPUs
+    ids = torch.randint(0, 4096, (2, length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loaded.model(ids)
+    counted = counter.get_total_flops() / ids.numel()
+    assert shape_of(loaded.model.config).forward_flops(length) == pytest.approx(counted, rel=0.02)
+
+
+def test_encoding_agrees_with_torch() -> None:
+    sae = make_sae(SaeConfig(architecture="topk", d_in=64, d_sae=512, k=8, hook="router_input", layer=0))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        sae.encode(torch.randn(256, 64))
+    assert counter.get_total_flops() / 256 == pytest.approx(sae_encode_flops(64, 512), rel=0.02)
+
+
+def test_an_olmoe_like_case_worked_by_hand() -> None:
+    """N 3.9e22; 500 M tokens, width 32,768, d 2,048: SAE 4.0e17 dense, 6.8e16 over active latents, capture 1.3e18, 2 TB."""
+    olmoe = PRESETS["olmoe-1b-7b"]
+    found = project(active=olmoe.active, tokens=olmoe.tokens, d_model=2048, width=32_768, active_latents=32, sae_tokens=5e8)
+    assert found.training == pytest.approx(3.9e22, rel=0.01)
+    assert found.sae == pytest.approx(6.8e16, rel=0.02)
+    assert found.capture == pytest.approx(1.3e18, rel=0.02)
+    assert found.activation_bytes == pytest.approx(2e12, rel=0.03)
+    dense = project(active=olmoe.active, tokens=olmoe.tokens, d_model=2048, width=32_768, sae_tokens=5e8, dense=True)
+    assert dense.sae == pytest.approx(4.0e17, rel=0.01)
+    assert dense.fractions()["sae"] == pytest.approx(1e-5, rel=0.05)
+    assert dense.capture / dense.sae == pytest.approx(3, rel=0.1)
+
+
+def test_gemma_scope_in_units_of_both_models() -> None:
+    """A fifth of GPT-3's training is 14 % of Gemma 2 9B's, which agrees with the 15 % that was reported."""
+    gpt, gemma = PRESETS["gpt-3"], PRESETS["gemma-2-9b"]
+    fifth = 0.2 * training_flops(gpt.active, gpt.tokens or math.nan)
+    assert fifth / training_flops(gemma.active, gemma.tokens or math.nan) == pytest.approx(0.14, abs=0.005)
+
+
+def test_labelling_by_a_language_model_costs_more_than_the_sae() -> None:
+    found = project(active=1.28e9, tokens=5.1e12, d_model=2048, width=32_768, sae_tokens=5e8, dense=True)
+    assert found.labelling == pytest.approx(2 * 70e9 * 32_768 * (993 + 5 * 790))
+    assert found.labelling > 30 * found.sae
+
+
+def test_small_numbers_by_hand() -> None:
+    assert sae_train_flops(2, 10, 3, dense=True) == 240
+    assert sae_train_flops(2, 10, 3, batch_tokens=24) == 2 * 20 + 8 * 2 * 3 + 12 * 2 * 20 / 24
+    found = project(active=100, tokens=50, d_model=4, layers=3, width=8, active_latents=2, sae_tokens=10, dense=True, labelled=2,
+                    labeller=1)
+    assert (found.training, found.capture, found.sae) == (30_000, 2_000, 3 * 10 * 12 * 4 * 8)
+    assert found.per_token_encode == 3 * 2 * 4 * 8
+    assert found.once == found.capture + found.sae + found.labelling
+
+
+def test_is_it_a_linear_tax() -> None:
+    """At every layer with width as d_model the cost of SAEs grows as d^3 and that of training as d^6."""
+    slope = growth().groupby("rule")["exponent"].first()
+    assert slope["width as d_model"] == pytest.approx(0.5, abs=0.02)
+    assert slope["width fixed"] == pytest.approx(1 / 3, abs=0.02)
+    assert slope["width as parameters"] == pytest.approx(5 / 6, abs=0.02)
+
+
+def test_depth_first_breaks_even_where_it_should() -> None:
+    nodes = break_even_nodes(0.01, wide=65_536, root=4_096, small=256)
+    fraction = depth_first_fraction(0.01, wide=65_536, root=4_096, small=256, nodes=round(nodes), d_in=7)
+    assert fraction == pytest.approx(1, rel=1e-3)
+
+
+def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
+    found = project(active=12.9e9, tokens=PRESETS["mixtral-8x7b"].tokens, d_model=4096)
+    assert math.isnan(found.training) and math.isnan(found.fractions()["sae"])
+    with pytest.raises(UsageError, match="width"):
+        project(active=1e9, tokens=1e12, d_model=64, width=0)
