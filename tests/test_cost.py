@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
+from moe_probe.cli import app
 from moe_probe.cost import PRESETS, growth, project, sae_encode_flops, sae_train_flops, shape_of, training_flops
 from moe_probe.cost.project import break_even_nodes, depth_first_fraction
 from moe_probe.errors import UsageError
 from moe_probe.models import load_model
 from moe_probe.sae import SaeConfig, make_sae
+
+from .conftest import write_corpus
 
 SHIPPED = Path(__file__).parents[1] / "data" / "model" / "final"
 
@@ -92,3 +97,48 @@ def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
     assert math.isnan(found.training) and math.isnan(found.fractions()["sae"])
     with pytest.raises(UsageError, match="width"):
         project(active=1e9, tokens=1e12, d_model=64, width=0)
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cost")
+    corpus = write_corpus(root / "corpus.jsonl", documents=48)
+    words = ["--sae-widths", "32", "--sae-layers", "1", "--sae-k", "4", "--hidden-share", "1.0", "--permutations", "99"]
+    done = CliRunner().invoke(app, ["run", str(checkpoint), "--corpus", str(corpus), "--out", str(root / "run"), *words])
+    assert done.exit_code == 0, done.stderr
+    return root / "run"
+
+
+def test_a_run_is_counted_step_by_step(run: Path) -> None:
+    done = CliRunner().invoke(app, ["cost", str(run), "--train-tokens", "1e6", "--json", "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["run"]
+    steps = {s["step"]: s for s in found["steps"]}
+    tokens, model = steps["collect"]["tokens"], found["model"]
+    assert steps["collect"]["flops"] == pytest.approx(tokens * model["forward_flops_no_logits"])
+    assert found["training_flops"] == pytest.approx(3e6 * model["forward_flops"])
+    assert steps["collect"]["of_training"] == pytest.approx(steps["collect"]["flops"] / found["training_flops"])
+    assert steps["train SAEs"]["flops"] == pytest.approx(steps["train SAEs"]["tokens"] * sae_train_flops(32, 32, 4))
+    assert steps["encode an output"]["paid"] == "every output" and steps["encode an output"]["of_training"] is None
+    assert steps["match"]["flops"] == tokens * 3 * 2 * 4
+    assert all(steps[name]["seconds"] > 0 for name in ("collect", "analyze", "train SAEs", "match"))
+    assert json.loads((run / "results" / "cost.json").read_text())["steps"] == found["steps"]
+
+
+def test_projections_on_the_command_line() -> None:
+    done = CliRunner().invoke(app, ["cost", "--preset", "olmoe-1b-7b", "--json", "--quiet"])
+    assert json.loads(done.stdout)["projection"]["fractions"]["capture"] == pytest.approx(2 * 5e8 / (6 * 5.1e12))
+    words = ["--params", "1.8e12", "--active", "2.8e11", "--tokens", "13e12", "--d-model", "16384"]
+    done = CliRunner().invoke(app, ["cost", *words])
+    assert done.exit_code == 0 and "of training" in done.stdout
+    done = CliRunner().invoke(app, ["cost", "--preset", "mixtral-8x7b"])
+    assert done.exit_code == 0 and "not published" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    ([], "nothing to count"), (["--preset", "olmo"], "is not known"), (["--params", "1e9"], "--d-model"),
+    (["--params", "1e9", "--d-model", "64", "--sae-tokens", "-1"], "above 0")])
+def test_bad_requests_get_a_sentence(words: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, ["cost", *words])
+    assert done.exit_code == 2
+    assert says in done.stderr.replace("\n", " ")

@@ -261,7 +261,8 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
     write_report(copy)
     html, markdown = (copy / "report.html").read_text(), (copy / "report.md").read_text()
     assert "What do the features say?" in html and "How faithful are the sparse autoencoders?" in markdown
-    assert len(re.findall(r'<details class="card"><summary>[^<]*, feature \d', html)) == len(cards.table.groupby(["sae", "feature"])) > 0
+    shown = re.findall(r'<details class="card"><summary>[^<]*, feature \d', html)
+    assert len(shown) == len(cards.table.groupby(["sae", "feature"])) > 0
     assert "<script>alert" not in html + markdown and html.count("</style>") == 1 and "\x1b" not in html + markdown
     assert "&lt;script&gt;alert(1)" in html and "&lt;script&gt;alert(1)" in markdown
     assert (copy / "figures" / "sae_pareto.png").stat().st_size > 1000
