@@ -1,4 +1,4 @@
-"""Commands that hold experts, features and topics against each other: match, ablate."""
+"""Commands that hold experts, features and topics against each other: match, ablate, tree."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command("match", epilog="Example: moe-probe match runs/mine")(guarded(match))
     app.command("ablate", epilog="Example: moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(
         guarded(ablate))
+    app.command("tree", epilog="Example: moe-probe tree runs/mine --walk layer_05/width_00256:12")(guarded(tree))
 
 
 def match(
@@ -88,3 +89,35 @@ def ablate(
         update_verdicts(run)
     console.result({"ablation": result.table.to_dict("records"), "table": str(where)},
                    "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]))
+
+
+def tree(
+    run: RunPath, *, null: Annotated[bool, typer.Option("--null/--no-null", help="Train each narrower SAE again from "
+                                                                                 "another seed, to "
+                                                        "see whether it groups features alike.")] = True,
+    walk: Annotated[str | None, typer.Option("--walk", metavar="FOLDER:FEATURE", help="Only print the tree below a "
+                                                                                      "feature, as "
+                                             "layer_05/width_00256:12.", show_default=False)] = None,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Join SAEs of rising width: which features split, which stay, which are new; and whether another seed finds the same."""
+    from moe_probe.pipeline.tree import build_tree
+    from moe_probe.pipeline.tree import walk as walk_down
+    from moe_probe.trace import Trace
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if walk is not None:
+        name, _, number = walk.rpartition(":")
+        if not number.isdigit():
+            raise UsageError(f"--walk {walk} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_00256:12")
+        lines = walk_down(run, name, int(number))
+        console.result({"walk": lines}, "\n".join(lines))
+        return
+    edges, sums = build_tree(run, Trace.open(run), null=null, say=console.say)
+    for result in (edges, sums):
+        result.save(run / "results")
+    columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "orphans", "children", "seed_agreement",
+               "seed_same"]
+    console.result({"splitting": sums.table.to_dict("records"), "edges": len(edges.table)},
+                   f"{sums.table[columns].round(3).to_string(index=False)}\n{len(edges.table):,} edges: "
+                   f"{run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} --walk FOLDER:FEATURE")

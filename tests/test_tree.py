@@ -1,0 +1,122 @@
+"""Feature splitting: a known hierarchy is rebuilt from trained dictionaries, and a flat one yields none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+from moe_probe.sae import SaeConfig, make_sae
+from moe_probe.tree import Level, agreement, join, splitting
+
+COARSE, PARTS, D = 10, 4, 48
+
+
+def directions(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse directions, and for each four further ones: fine features are sums of the two."""
+    rows, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(D, D)))
+    coarse = rows[:COARSE]
+    own = np.random.default_rng(seed + 1).normal(size=(COARSE, PARTS, D))
+    own /= np.linalg.norm(own, axis=2, keepdims=True)
+    return coarse, (coarse[:, None] + 0.8 * own).reshape(-1, D)
+
+
+def tokens(n: int, seed: int, *, nested: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Two coarse features a token and one part of each; or, flat, as many fine features without any parent."""
+    rng = np.random.default_rng(seed)
+    _, fine = directions()
+    which = np.argsort(rng.random((n, COARSE)), axis=1)[:, :2]
+    part = which * PARTS + rng.integers(PARTS, size=which.shape)
+    if not nested:
+        # at right angles, so that no two of them have more to do with each other than any others
+        fine = np.linalg.qr(np.random.default_rng(9).normal(size=(D, D)))[0][: len(fine)]
+        part = np.argsort(rng.random((n, len(fine))), axis=1)[:, :2]
+    size = rng.uniform(0.7, 1.3, which.shape)
+    return (size[:, :, None] * fine[part]).sum(1) + 0.01 * rng.normal(size=(n, D)), part
+
+
+def true_level(rows: np.ndarray, active: np.ndarray) -> Level:
+    n, k = active.shape
+    firings = sparse.csr_array((np.ones(n * k), active.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(rows)))
+    return Level(rows, firings)
+
+
+def test_the_true_dictionaries_give_the_true_tree() -> None:
+    coarse, fine = directions()
+    _, part = tokens(4000, 0, nested=True)
+    edges = join(true_level(coarse, part // PARTS), true_level(fine, part))
+    assert (edges["parent"] == edges["child"] // PARTS).all() and len(edges) == COARSE * PARTS
+    assert (edges["joined_by"] == "both").all() and (edges["relation"] == "part").all()
+    assert edges["inside"].min() == 1 and edges["share"].sum() == pytest.approx(COARSE)
+    found = splitting(true_level(coarse, part // PARTS), true_level(fine, part), edges)
+    assert (found.split, found.kept, found.orphans, found.children) == (1, 0, 0, PARTS)
+
+
+def test_a_feature_that_stays_is_not_split() -> None:
+    _, fine = directions()
+    _, part = tokens(4000, 1, nested=True)
+    level = true_level(fine, part)
+    edges = join(level, level)
+    same = edges[edges["relation"] == "same"]
+    assert (same["parent"] == same["child"]).all() and len(same) == len(fine)
+    assert splitting(level, level, edges).split == 0
+
+
+def trained(x: np.ndarray, width: int, k: int, seed: int = 0) -> Level:
+    """A small TopK SAE, trained long enough for its few features."""
+    sae = make_sae(SaeConfig(architecture="topk", d_in=D, d_sae=width, k=k, hook="router_input", layer=0, seed=seed))
+    data = torch.from_numpy(x).float()
+    sae.start_from(data[:1000])
+    optimiser = torch.optim.Adam(sae.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(1200):
+        batch = sae.normalise(data[torch.randint(len(data), (512,), generator=generator)])
+        loss, _ = sae.loss(batch, sae.choose(batch))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        sae.keep_unit_norm()
+    with torch.no_grad():
+        latents = sae.eval().encode(data)
+    token, slot = np.nonzero(latents.values.numpy() > 0.05)
+    firings = sparse.csr_array((latents.values.numpy()[token, slot], (token, latents.indices.numpy()[token, slot])),
+                               shape=(len(x), width))
+    return Level(sae.W_dec.detach().numpy(), firings)
+
+
+def named(level: Level, rows: np.ndarray) -> np.ndarray:
+    """The true feature that each latent is, by cosine."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return (level.directions @ unit.T).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def hierarchy() -> tuple[Level, Level, pd.DataFrame]:
+    x, _ = tokens(8000, 2, nested=True)
+    narrow, wide = trained(x, COARSE, 2), trained(x, COARSE * PARTS, 2)
+    return narrow, wide, join(narrow, wide)
+
+
+def test_a_hierarchy_is_rebuilt_from_trained_dictionaries(hierarchy: tuple[Level, Level, pd.DataFrame]) -> None:
+    narrow, wide, edges = hierarchy
+    coarse, fine = directions()
+    parent, child = named(narrow, coarse), named(wide, fine) // PARTS
+    best = edges.sort_values("weight").groupby("child").tail(1)
+    right = parent[best["parent"]] == child[best["child"]]
+    assert right.mean() >= 0.9
+    assert len(best) >= 0.9 * COARSE * PARTS
+    assert splitting(narrow, wide, edges).split > 0.6
+
+
+def test_only_a_real_hierarchy_is_found_again_by_another_seed(hierarchy: tuple[Level, Level, pd.DataFrame]) -> None:
+    """Features without parents: a narrow dictionary bundles them all the same, and another seed bundles them differently."""
+    _, wide, edges = hierarchy
+    nested, _ = tokens(8000, 2, nested=True)
+    assert agreement(edges, join(trained(nested, COARSE, 2, seed=1), wide)) > 0.8
+    flat, _ = tokens(8000, 3, nested=False)
+    finer = trained(flat, COARSE * PARTS, 2)
+    bundles = [join(trained(flat, COARSE, 2, seed=seed), finer) for seed in (0, 1)]
+    assert agreement(*bundles) < 0.5
+    assert (bundles[0]["joined_by"] == "both").sum() < 0.3 * COARSE * PARTS
