@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from typer.testing import CliRunner
 
+from moe_probe.cli import app
+from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, make_sae
 from moe_probe.tree import Level, agreement, join, splitting
+
+from .conftest import write_corpus
 
 COARSE, PARTS, D = 10, 4, 48
 
@@ -120,3 +127,51 @@ def test_only_a_real_hierarchy_is_found_again_by_another_seed(hierarchy: tuple[L
     bundles = [join(trained(flat, COARSE, 2, seed=seed), finer) for seed in (0, 1)]
     assert agreement(*bundles) < 0.5
     assert (bundles[0]["joined_by"] == "both").sum() < 0.3 * COARSE * PARTS
+
+
+def moe_probe(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    corpus = write_corpus(root / "corpus.jsonl", documents=48)
+    code, _, err = moe_probe("run", checkpoint, "--corpus", corpus, "--out", root / "run", "--permutations", 99,
+                             "--sae-widths", 16, "--sae-widths", 64, "--sae-layers", 1, "--sae-k", 3, "--hidden-share", 1.0)
+    assert code == 0, err
+    return root / "run"
+
+
+def test_the_tree_of_a_run_and_a_walk_down_it(run: Path) -> None:
+    code, out, err = moe_probe("tree", run)
+    assert code == 0, err
+    assert "seed_agreement" in out
+    edges, sums = (Result.load(run / "results", name).table for name in ("tree", "splitting"))
+    assert list(edges.columns[:8]) == ["layer", "parent_width", "parent", "child_width", "child", "weight", "parent_topic",
+                                       "child_topic"]
+    assert sums[["seed_agreement", "seed_same"]].notna().all(axis=None)
+    row = edges.iloc[0]
+    code, out, err = moe_probe("tree", run, "--walk", f"{row['parent_sae']}:{row['parent']}")
+    assert code == 0, err
+    assert out.splitlines()[0].startswith(f"{row['parent_sae']}:{row['parent']}") and "inside" in out
+
+
+@pytest.mark.parametrize(("walk", "says"), [("twelve", "cannot be read"), ("layer_01/width_00016:99", "no children")])
+def test_a_walk_from_nowhere_gets_a_sentence(run: Path, walk: str, says: str) -> None:
+    moe_probe("tree", run, "--no-null")
+    code, _, err = moe_probe("tree", run, "--walk", walk)
+    assert code == 2
+    assert says in err.replace("\n", " ")
+
+
+def test_one_width_is_no_tree(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(next(copy.glob("sae/*/width_00064*")))
+    code, _, err = moe_probe("tree", copy)
+    assert code == 1
+    assert "two widths" in err

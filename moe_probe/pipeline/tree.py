@@ -146,11 +146,13 @@ def _trainer(item: Any) -> Callable[[], Level]:
 
 
 def _against_another_seed(other: Level, parent: Level, child: Level, edges: pd.DataFrame) -> dict[str, float]:
+    import numpy as np
+
     from moe_probe.tree import agreement, join
 
     same = join(parent, other)
     pairs = same[same["cosine"] >= 0.7]["parent"].nunique()
-    living = max(int((parent.firings.getnnz(axis=0) > 0).sum()), 1)
+    living = max(len(np.unique(parent.firings.indices)), 1)
     return {"seed_agreement": agreement(edges, join(other, child)), "seed_same": pairs / living}
 
 
