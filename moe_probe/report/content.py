@@ -60,6 +60,24 @@ class Cards:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of a tree: what it is, facts in phrases, passages of text, and the nodes below it."""
+
+    title: str
+    facts: tuple[str, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    children: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes below one another, folded until they are asked for: nested folds in HTML, a nested list in Markdown."""
+
+    heading: str
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and what was found.
 
@@ -68,14 +86,14 @@ class Section:
     title : str
     finding : str
         The answer in a sentence or two.
-    blocks : tuple of Table, Picture, Cards or str
+    blocks : tuple of Table, Picture, Cards, Tree or str
     how, limits : str
         How it was computed; how it can mislead.
     """
 
     title: str
     finding: str
-    blocks: tuple[Table | Picture | Cards | str, ...] = ()
+    blocks: tuple[Table | Picture | Cards | Tree | str, ...] = ()
     how: str = ""
     limits: str = ""
 
