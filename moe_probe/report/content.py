@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,26 +12,70 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A number with its interval, drawn beside its text in HTML.
+
+    Attributes
+    ----------
+    text : str
+        The number and interval in words; all that Markdown shows.
+    value, low, high : float
+        On the scale of `ends`.
+    ends : tuple of float
+        What the left and the right end of the drawing stand for.
+    plain, asked : float
+        Where "no difference" lies, and what the rules ask for.
+    """
+
+    text: str
+    value: float
+    low: float
+    high: float
+    ends: tuple[float, float]
+    plain: float
+    asked: float
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text and numbers; numbers are formatted here, once, for every face of the report.
 
-    ``marks`` names a column whose values become a CSS class of the row (verdicts).
+    Attributes
+    ----------
+    columns : tuple of str
+    rows : tuple of tuple
+        Of str or `Bar`.
+    marks : str, optional
+        Column whose values become a CSS class of the row, and a badge (verdicts).
+    note : str
+        What the columns mean, and what is not shown.
+    heading : str
+        Stands on the fold where the table is long, and is the table's name for screen readers.
+    more : tuple of (str, str)
+        For every row a short text that is always seen, and a longer one under a fold.
     """
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Bar, ...], ...]
     marks: str | None = None
     note: str = ""
+    heading: str = ""
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its file stem, alternative text and caption."""
+    """A figure with its file stem, alternative text (what it shows) and caption.
+
+    `inline` is markup that stands in the image's place in HTML, made by `moe_probe.report.svg`, with all text
+    in it escaped; Markdown shows the image.
+    """
 
     name: str
     figure: Figure
     alt: str
     caption: str
+    inline: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +122,26 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """Names and what is to be said of each: a run card, alerts, formulas. ``kind`` is a CSS class."""
+
+    items: tuple[tuple[str, str], ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Text to copy or to save as ``file``."""
+
+    heading: str
+    text: str
+    file: str
+
+
+Block = Table | Picture | Cards | Tree | Facts | Verbatim | str
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and what was found.
 
@@ -86,28 +150,39 @@ class Section:
     title : str
     finding : str
         The answer in a sentence or two.
-    blocks : tuple of Table, Picture, Cards, Tree or str
+    blocks : tuple of Table, Picture, Cards, Tree, Facts, Verbatim or str
     how, limits : str
         How it was computed; how it can mislead.
+    key, short : str
+        Anchor and name in the table of contents, given by `moe_probe.report.sections.compose`.
     """
 
     title: str
     finding: str
-    blocks: tuple[Table | Picture | Cards | Tree | str, ...] = ()
+    blocks: tuple[Block, ...] = ()
     how: str = ""
     limits: str = ""
+    key: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question people come with, the answer in a sentence or two, and the section that it rests on."""
+
+    question: str
+    answer: str
+    key: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report."""
+    """A whole report: what was done, the answers in short, and the sections behind them."""
 
     title: str
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
-    card: Mapping[str, str]
-    alerts: tuple[str, ...] = ()
-    citations: tuple[str, ...] = field(default=())
+    answers: tuple[Answer, ...] = ()
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -130,7 +205,20 @@ def probability(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0009995 else f"{value:.0e}"
 
 
+def lift_text(row: Any, *, digits: int = 2) -> str:
+    """Lift with its interval, of a row with ``log2_lift, ci_low, ci_high``."""
+    if math.isnan(row["log2_lift"]):
+        return "–"
+    value, low, high = (number(float(2 ** row[c]), digits) for c in ("log2_lift", "ci_low", "ci_high"))
+    return f"{value}× [{low}, {high}]"
+
+
 def listed(words: Sequence[str]) -> str:
     """Words as an enumeration in a sentence."""
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def cut(text: str, size: int = 60) -> str:
+    """Text of at most `size` characters."""
+    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
