@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.plots_maps import DIVERGING
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def ablation_matrix(table: pd.DataFrame) -> Figure:
     figure = _figure(1.9 + 0.5 * len(topics), 1.3 + 0.24 * len(units))
     axes: Axes = figure.subplots()
     end = max(float(np.nanquantile(np.abs(rises), 0.98)), 1e-6)
-    image = axes.imshow(rises, cmap="RdBu_r", vmin=-end, vmax=end, aspect="auto")
+    image = axes.imshow(rises, cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto")
     place = {u: i for i, u in enumerate(units)}, {t: i for i, t in enumerate(topics)}
     for mark, size, part in (("o", 2.5, table[table["held_to"]]), ("*", 9, table[table["held_to"] & table["confirmed"]])):
         axes.plot([place[1][t] for t in part["topic"]], [place[0][u] for u in part["unit"]], mark, color="black", markersize=size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Facts, Section, listed, number
+from moe_probe.report.content import Block, Facts, Section, listed, number
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -33,11 +33,13 @@ def alerts_section(trace: Trace, results: Mapping[str, Result]) -> Section:
             found.append((name, told))
         elif told is not None:
             fine.append(name)
-    found += _warnings(results)
-    checked = f"Checked without a finding: {listed(fine)}." if fine else ""
-    finding = f"{len(found)} thing{'' if len(found) == 1 else 's'} to keep in mind." if found else "Nothing stands out."
-    return Section(title="Read with this in mind", finding=finding,
-                   blocks=(*((Facts(tuple(found), kind="alerts"),) if found else ()), *((checked,) if checked else ())))
+    notes = _warnings(results)
+    finding = (f"{len(found)} alert{'' if len(found) == 1 else 's'}: {listed([name.lower() for name, _ in found])}." if found else
+               "No alert.")
+    blocks: list[Block] = [Facts(tuple(found), kind="alerts")] if found else []
+    blocks += [f"Checked without a finding: {listed([name.lower() for name in fine])}."] if fine else []
+    blocks += [Facts(tuple(notes), kind="notes")] if notes else []
+    return Section(title="Read with this in mind", finding=finding, blocks=tuple(blocks))
 
 
 def _few(trace: Trace, results: Mapping[str, Result]) -> str:
@@ -117,8 +119,12 @@ def _skipped(trace: Trace, results: Mapping[str, Result]) -> str:
 
 
 _CHECKS: dict[str, Callable[[Trace, Mapping[str, Result]], str | None]] = {
-    "Few documents": _few, "Dead experts": _dead, "Router collapse": _collapse, "Gate weights": _weights,
-    "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Rows left out": _skipped}
+    "Few documents": _few, "Dead experts": _dead, "Router collapse": _collapse, "No gate weights": _weights,
+    "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Bad rows": _skipped}
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
@@ -131,5 +137,5 @@ def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
         for warning in result.warnings:
             sources.setdefault(warning, []).append(result.name.replace("_", " "))
     for warning, names in sources.items():
-        out.append((listed(names).capitalize() if len(names) <= 3 else f"{len(names)} analyses", warning))
+        out.append((_capital(listed(names)) if len(names) <= 3 else f"{len(names)} analyses", warning))
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,7 +194,10 @@ def number(value: Any, digits: int = 2) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    text = f"{value:,.{digits}f}"
+    if not any(c in "123456789" for c in text):
+        text = text.lstrip("-")  # no negative zero
+    return text.replace("-", "−")
 
 
 def probability(value: float) -> str:
@@ -202,7 +206,7 @@ def probability(value: float) -> str:
         return "–"
     if value < 1e-10:
         return "<1e-10"
-    return f"{value:.3f}" if value >= 0.0009995 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 0.00095 else f"{value:.0e}"
 
 
 def lift_text(row: Any, *, digits: int = 2) -> str:
@@ -217,6 +221,15 @@ def listed(words: Sequence[str]) -> str:
     """Words as an enumeration in a sentence."""
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def sae_name(path: str) -> str:
+    """``layer_02/width_01024-residual`` as people say it; other text as it is."""
+    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-(.+))?", path)
+    if found is None:
+        return path
+    layer, width, further = found.groups()
+    return f"layer {int(layer)}, width {int(width):,}" + (f" ({further.replace('-', ', ')})" if further else "")
 
 
 def cut(text: str, size: int = 60) -> str:

@@ -83,7 +83,8 @@ def _load_inline(experts: pd.DataFrame, relative: pd.Series) -> str:
         tips[i][j] = f"layer {layers[i]}, expert {j}: {row['load']:.1%} of selections, {share:.2f} times an even share{_by(row)}"
         signs[i][j] = "" if row["load"] > 0 else "×"
     colours = colormaps["cividis"]
-    drawing = svg.heat(values, tips, rows=layers, title="load over an even share", colours=colours, signs=signs)
+    drawing = svg.heat(values, tips, rows=layers, title="layers (rows) and experts (columns)", colours=colours, signs=signs,
+                       size=max(16, min(34, 900 // width)))
     return svg.panels([drawing], further=svg.scale("0", "", f"{end:.1f}", "load over an even share", colours=colours))
 
 

@@ -92,10 +92,9 @@ def _experts(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) ->
 
 
 def _documents(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> list[str]:
-    names = trace.documents["document"]
-    lengths = trace.documents["n_tokens"] if "n_tokens" in trace.documents else None
-    return [f"{cut(str(names.iloc[int(r.id)]), 80)} ({r.label}{f', {lengths.iloc[int(r.id)]:,} tokens' if lengths is not None else ''})"
-            for r in part.itertuples()]
+    known = trace.documents.iloc[[int(i) for i in part["id"]]]
+    return [f"{cut(str(name), 80)} ({label}, {n:,} tokens)"
+            for name, label, n in zip(known["document"], part["label"], known["n_tokens"], strict=True)]
 
 
 def _tokens(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> list[str]:

@@ -41,8 +41,8 @@ def interval(bar: Bar) -> str:
 
 
 def heat(values: np.ndarray, tips: Sequence[Sequence[str]], *, rows: Sequence[Any], title: str, colours: Any,
-         signs: Sequence[Sequence[str]] | None = None) -> str:
-    """A heat map: a row a layer, a column an expert.
+         signs: Sequence[Sequence[str]] | None = None, size: int = 16) -> str:
+    """A heat map: a column an expert, a row a layer or a topic.
 
     Parameters
     ----------
@@ -57,16 +57,19 @@ def heat(values: np.ndarray, tips: Sequence[Sequence[str]], *, rows: Sequence[An
         From numbers to colours, as a matplotlib colour map.
     signs : sequence of sequence of str, optional
         A character in the cell.
+    size : int
+        Of a cell, in pixels.
     """
     from matplotlib.colors import to_hex
 
-    size, left, top = 16, 26, 20
+    left, top = 16 + round(5.8 * max(len(printable(str(row))) for row in rows)), 20
     height, width = values.shape
     parts = [f'<svg class="heat" role="img" aria-label="{text(title)}" width="{left + size * width + 2}" '
              f'height="{top + size * height + 18}" viewBox="0 0 {left + size * width + 2} {top + size * height + 18}">'
              f'<text class="title" x="{left}" y="12">{text(title)}</text>']
     for i in range(height):
-        parts.append(f'<text class="tick" x="{left - 5}" y="{top + size * i + 12}" text-anchor="end">{text(rows[i])}</text>')
+        middle = f"{top + size * (i + 0.5) + 4:.0f}"
+        parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(rows[i])}</text>')
         for j in range(width):
             if not np.isfinite(values[i, j]):
                 continue
@@ -76,11 +79,12 @@ def heat(values: np.ndarray, tips: Sequence[Sequence[str]], *, rows: Sequence[An
                          f'<title>{text(tips[i][j])}</title></rect>')
             if signs is not None and signs[i][j]:
                 ink = "#fff" if _dark(colour) else "#111"
-                parts.append(f'<text class="sign" x="{x + 8}" y="{y + 12}" text-anchor="middle" fill="{ink}">'
+                parts.append(f'<text class="sign" x="{x + size / 2:.0f}" y="{middle}" text-anchor="middle" fill="{ink}">'
                              f'{text(signs[i][j])}</text>')
     step = max(1, -(-width // 8))
-    ticks = "".join(f'<text class="tick" x="{left + size * j + 8}" y="{top + size * height + 12}" text-anchor="middle">{j}'
-                    "</text>" for j in range(0, width, step))
+    below = top + size * height + 12
+    ticks = "".join(f'<text class="tick" x="{left + size * (j + 0.5):.0f}" y="{below}" text-anchor="middle">{j}</text>'
+                    for j in range(0, width, step))
     return "".join(parts) + ticks + "</svg>"
 
 
@@ -101,7 +105,7 @@ def scale(low: str, middle: str, high: str, name: str, *, colours: Any = DIVERGI
 def points(x: np.ndarray, y: np.ndarray, labels: Sequence[str], tips: Sequence[str], *, title: str,
            names: Sequence[str]) -> str:
     """Points in the plane that say what they are; colour and shape by label (its place in `names`)."""
-    width, height, edge, top = 340, 320, 8, 22
+    width, height, edge, top = 318, 300, 8, 22
     place = {name: i for i, name in enumerate(names)}
     left = edge + _unit(x) * (width - 2 * edge)
     down = top + edge + (1 - _unit(y)) * (height - top - 2 * edge)

@@ -25,6 +25,7 @@ def combinations_section(results: Mapping[str, Result]) -> Section:
             ("topic", "layer", "experts", "tokens", "lift [95 %]", "q", "times expected"),
             tuple((r["topic"], str(int(r["layer"])), str(r["experts"]).replace("+", ", "), number(int(r["tokens"])),
                    lift_text(r), probability(r["q_value"]), number(float(r["times_expected"]), 1)) for _, r in top.iterrows()),
+            heading="The strongest combination of each topic",
             note="The strongest combination of each topic. Times expected: against experts drawn independently."))
     return Section(title="Do combinations of experts say more than experts?", finding=finding, blocks=tuple(blocks),
                    how=result.caption,
@@ -45,6 +46,7 @@ def published_section(results: Mapping[str, Result]) -> Section:
                f"({float(repeats['baseline'].mean()):.0%} for a router without preferences).")
     return Section(title="How does this model compare by the metrics of published work?", finding=finding,
                    blocks=(Table(("metric", "source", "mean over layers", "range", "without preferences"), tuple(rows),
+                                 heading="Published metrics",
                                  note="Layer by layer in results/published.parquet."),),
                    how=result.caption,
                    limits="These metrics come without error rates; the sections above are what to rely on.")

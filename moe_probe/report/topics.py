@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,12 +34,7 @@ def topics_section(results: Mapping[str, Result]) -> Section:
         finding += (f". Strongest: layer {int(top['layer'])}, expert {int(top['expert'])} for {top['topic']}, lift "
                     f"{lift_text(top)}, q {probability(top['q_value'])}")
     blocks: list[Block] = [_picture(table, finding + ".")]
-    layer = _strongest_layer(table)
-    blocks.append(Picture(
-        "expert_topics", plots.topic_heatmap(table, layers=[layer]),
-        f"Experts of layer {layer}, where lifts differ most, and what topics each of them is used for.",
-        f"Layer {layer}, where lifts differ most, the other way round: a row a topic, a column an expert. A column with one "
-        "dark cell is an expert of one topic; with several, an expert that topics share."))
+    blocks.append(_turned(table))
     strong = claimed.sort_values("log2_lift", ascending=False, kind="stable").head(_ROWS)
     if len(strong):
         rows = tuple((str(int(r["layer"])), str(int(r["expert"])), str(r["topic"]), lift_text(r), f"{r['share']:.1%}",
@@ -75,25 +70,59 @@ def _picture(table: pd.DataFrame, finding: str) -> Picture:
 
 def _inline(table: pd.DataFrame, topics: list[str], limit: float, ends: tuple[str, str]) -> str:
     layers = sorted(int(x) for x in table["layer"].unique())
-    width = int(table["expert"].max()) + 1
     place = {layer: i for i, layer in enumerate(layers)}
     drawings = []
     for topic in topics:
-        part = table[table["topic"] == topic]
-        values = np.full((len(layers), width), np.nan)
-        tips = [[""] * width for _ in layers]
-        signs = [[""] * width for _ in layers]
-        for row in part.to_dict("records"):
-            i, j = place[int(row["layer"])], int(row["expert"])
-            if not np.isnan(row["log2_lift"]):
-                values[i, j] = np.clip(0.5 + row["log2_lift"] / (2 * limit), 0, 1)
-            tips[i][j] = (f"{topic}: layer {layers[i]}, expert {j}. Lift {lift_text(row)}, q {probability(row['q_value'])}, "
-                          f"{row['share']:.1%} of the topic's selections")
-            if row["significant"] and row["log2_lift"] > 0:
-                signs[i][j] = "★" if row["replicated"] else "·"
-        drawings.append(svg.heat(values, tips, rows=layers, title=topic, colours=plots_maps.DIVERGING, signs=signs))
+        cells = _Cells(layers, int(table["expert"].max()) + 1, limit)
+        for row in table[table["topic"] == topic].to_dict("records"):
+            cells.fill(place[int(row["layer"])], row)
+        drawings.append(cells.draw(topic))
     return svg.panels(drawings, further=svg.scale(ends[0], "an average topic", ends[1], "lift"))
 
 
-def _strongest_layer(table: pd.DataFrame) -> int:
-    return int(table.groupby("layer")["log2_lift"].var().idxmax())
+class _Cells:
+    """Cells of a heat map of log2 lift: a column an expert."""
+
+    def __init__(self, rows: Sequence[Any], width: int, limit: float) -> None:
+        self.rows, self.limit = rows, limit
+        self.values = np.full((len(rows), width), np.nan)
+        self.tips = [[""] * width for _ in rows]
+        self.signs = [[""] * width for _ in rows]
+
+    def fill(self, i: int, row: Mapping[Any, Any]) -> None:
+        """Put a row of ``expert_topics`` into row `i` of the drawing."""
+        j = int(row["expert"])
+        if not np.isnan(row["log2_lift"]):
+            self.values[i, j] = np.clip(0.5 + row["log2_lift"] / (2 * self.limit), 0, 1)
+        self.tips[i][j] = (f"{row['topic']}: layer {int(row['layer'])}, expert {j}. Lift {lift_text(row)}, q "
+                           f"{probability(row['q_value'])}, {row['share']:.1%} of the topic's selections")
+        if row["significant"] and row["log2_lift"] > 0:
+            self.signs[i][j] = "★" if row["replicated"] else "•"
+
+    def draw(self, title: str, *, size: int = 16) -> str:
+        """The drawing."""
+        return svg.heat(self.values, self.tips, rows=self.rows, title=title, colours=plots_maps.DIVERGING, signs=self.signs,
+                        size=size)
+
+
+def _turned(table: pd.DataFrame) -> Picture:
+    """The layer where lifts differ most, topics by experts."""
+    layer = int(table.groupby("layer")["log2_lift"].var().idxmax())
+    part = table[table["layer"] == layer]
+    claimed = part[part["significant"] & part["replicated"] & (part["log2_lift"] > 0)]
+    shared = claimed.groupby("expert")["topic"].nunique()
+    finding = (f"In layer {layer}, where lifts differ most, {int((shared == 1).sum())} experts stand out for one topic and "
+               f"{int((shared > 1).sum())} for several.")
+    return Picture(
+        "expert_topics", plots.topic_heatmap(table, layers=[layer]), finding,
+        f"{finding} A row a topic, a column an expert; signs and colours as above. A column with one star is an expert of one "
+        "topic; with several, one that topics share.",
+        inline=_turned_inline(part, layer, plots_maps.lift_limit(table)) if len(part) <= svg.MOST_MARKS / 2 else "")
+
+
+def _turned_inline(part: pd.DataFrame, layer: int, limit: float) -> str:
+    topics = sorted(part["topic"].unique())
+    cells = _Cells(topics, int(part["expert"].max()) + 1, limit)
+    for row in part.to_dict("records"):
+        cells.fill(topics.index(row["topic"]), row)
+    return svg.panels([cells.draw(f"layer {layer}", size=24 if cells.values.shape[1] <= 32 else 16)])

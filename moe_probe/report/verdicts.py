@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.report.content import Bar, Section, Table, lift_text, listed, number, probability
+from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,13 +110,13 @@ def _replicated(row: Any, tested: pd.DataFrame | None) -> str:
 
 def short_reason(row: Any) -> str:
     """First sentence of the reason, without numbers being torn apart at their points."""
-    first, dot, _ = str(row["reason"]).partition(". ")
+    first, dot, _ = readable(str(row["reason"])).partition(". ")
     return first + "." if dot else first
 
 
 def _story(row: Any) -> str:
     """Every number of a row in sentences."""
-    told = [str(row["sentence"])] if row.get("sentence") else []
+    told = [readable(str(row["sentence"]))] if row.get("sentence") else []
     if not missing(row["share"]):
         told.append(f"{where(row).capitalize()} takes {row['share']:.1%} of the topic's selections; on the half of the "
                     f"documents that did not choose it the lift is {_times(row['log2_lift_replication'])}.")
@@ -129,21 +130,18 @@ def _story(row: Any) -> str:
         told.append(f"Without {feature_name(str(row['ablation_unit']))} the topic's loss changes by "
                     f"{number(float(row['ablation_delta_nats']), 3)} nats [{number(float(row['ablation_low']), 3)}, "
                     f"{number(float(row['ablation_high']), 3)}].")
-    rest = str(row["reason"]).partition(". ")[2]
+    rest = readable(str(row["reason"])).partition(". ")[2]
     return " ".join([*told, rest] if rest else told)
 
 
 def feature_name(text: str) -> str:
     """``layer_03/width_01024:575`` as people say it; other text as it is."""
-    import re
-
-    found = re.fullmatch(r"layer_(\d+)/width_(\d+)([^: ]*)(?::| feature )(\d+)", text)
-    if found is None:
-        return text
-    layer, width, further, feature = found.groups()
-    return f"feature {feature} of the SAE of width {int(width):,}{further.replace('-', ', ')} in layer {int(layer)}"
+    found = re.fullmatch(r"(layer_\d+/width_[^: ]+)(?::| feature )(\d+)", text)
+    return f"feature {found[2]} of the SAE of {sae_name(found[1])}" if found else text
 
 
-def names_of(table: pd.DataFrame, verdict: str) -> str:
-    """Topics of a verdict as an enumeration."""
-    return listed(sorted(table[table["verdict"] == verdict]["topic"]))
+def readable(text: str) -> str:
+    """A sentence with "layer_03/width_01024" as people say it."""
+    said = re.sub(r"(layer_\d+/width_\S*\w) feature (\d+)", lambda m: f"feature {m[2]} of {m[1]}", text)
+    return re.sub(r"\blayer_\d+/width_\S*\w", lambda m: f"the SAE of {sae_name(m[0])}", said)
+
