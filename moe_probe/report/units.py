@@ -37,7 +37,8 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
     heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]",
              "beyond the best expert [95 %]", "experts passed through")
     rows = tuple((r["topic"], plots_units.KINDS[r["kind"]][1],
-                  f"{sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}", cut(str(r["label"])), _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
+                  f"{sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}", cut(str(r["label"])),
+                  _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
                   "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"), _passes(r))
                  for _, r in table.sort_values(["topic", "kind"]).iterrows())
     return Section(
