@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def prediction_bars(table: pd.DataFrame) -> Figure:
                 recall, low, high = values[name]
                 axes.barh(i, recall, color=colours[i], height=0.75, xerr=[[recall - low], [high - recall]],
                           error_kw={"elinewidth": 0.8, "capsize": 1.5})
-                axes.text(0.02, i, f"{recall:.0%}", va="center", fontsize=7, color="white")
+                axes.text(0.02, i, f"{recall:.0%}", va="center", fontsize=7,
+                          color="black" if name.startswith("random") else "white")
         axes.set_title(f"layer {layer}", fontsize=9)
         axes.set(xlim=(0, 1))
         axes.set_xlabel("recall of the chosen experts", **_SMALL)
@@ -120,4 +122,5 @@ def ablation_matrix(table: pd.DataFrame) -> Figure:
 
 
 def _short(unit: str) -> str:
-    return unit.replace("layer_", "").replace("/width_0", "/").replace("/width_", "/")
+    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(.*)", unit)
+    return f"layer {int(found[1])}, {int(found[2]):,}{found[3]}" if found else unit

@@ -154,7 +154,7 @@ def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, request: 
         lift = [float(x) for x in re.findall(r"[\d.]+", cells["lift [95 %]"])]
         assert lift == pytest.approx([2 ** row[c] for c in ("log2_lift", "ci_low", "ci_high")], abs=0.0051)
         assert float(cells["q"]) == pytest.approx(row["q_value"], rel=0.5, abs=0.0005)
-        assert cells["unit"] == f"layer {row['layer']}, expert {row['expert']}"
+        assert cells["expert or group"] == f"layer {row['layer']}, expert {row['expert']}"
         if "feature AUROC" in cells:
             assert float(cells["feature AUROC"]) == pytest.approx(row["auroc_feature"], abs=0.0051)
             rise = re.search(r"\((.*)\)", cells["cause"])
@@ -194,7 +194,8 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
 
 
 def test_sources_become_bibtex() -> None:
-    text = bibtex(["Vinh et al. 2010, adjusted mutual information, JMLR 11:2837", "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
+    text = bibtex(["Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
+                   "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
                    "Muennighoff et al. 2024 (OLMoE), load & use, arXiv:2409.02060"])
     assert "@misc{vinh2010,\n  author = {Vinh and others},\n  year = {2010},\n  note = {adjusted" in text
     assert "doi = {10.1093/biomet/6.1.1}" in text
@@ -207,7 +208,8 @@ def test_trees_nest_in_both_faces() -> None:
     page = render_html(report, {})
     assert "leaf &lt;i&gt;" in page and page.count("<details>") == 3 and '<ul class="facts"><li>a *fact*</li></ul>' in page
     lines = render_markdown(report).splitlines()
-    assert ["- top", "  - middle", "    - leaf &lt;i&gt;", r"      - a \*fact\*"] == [x for x in lines if x.lstrip().startswith("- ")]
+    items = [line for line in lines if line.lstrip().startswith("- ")]
+    assert items == ["- top", "  - middle", "    - leaf &lt;i&gt;", r"      - a \*fact\*"]
 
 
 def test_hostile_labels_are_shown_not_obeyed(tmp_path: Path) -> None:
@@ -252,4 +254,5 @@ def test_nothing_to_report(tmp_path: Path, run: Path) -> None:
 
 def test_numbers_for_reading() -> None:
     assert number(float("nan")) == "–" and number(1234.5, 1) == "1,234.5" and number(-0.5) == "−0.50"
-    assert number(-0.001) == "0.00" and number(1234) == "1,234" and probability(0.0002) == "2e-04" and probability(float("nan")) == "–"
+    assert number(-0.001) == "0.00"
+    assert number(1234) == "1,234" and probability(0.0002) == "2e-04" and probability(float("nan")) == "–"

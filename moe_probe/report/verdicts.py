@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moe_probe.results import Result
 
 #: Log2 lifts at the ends of the drawn line; intervals beyond are cut there, the numbers beside are not.
-_ENDS = (-1.0, 3.0)
+_ENDS = (-0.5, 2.0)
 
 
 def verdicts_section(results: Mapping[str, Result]) -> Section:
@@ -25,7 +25,7 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     by_cause = "causal" in table and bool((table["causal"] != "not tested").any())
     by_feature = "auroc_feature" in table and bool(table["auroc_feature"].notna().any())
     asked = float(result.params.get("min_log2_lift", 1.0))
-    heads = ["topic", "verdict", "unit", "lift [95 %]", "q", "beyond words"]
+    heads = ["topic", "verdict", "expert or group", "lift [95 %]", "q", "beyond words"]
     heads += ["feature AUROC"] if by_feature else []
     heads += ["cause"] if by_cause else []
     rows, more = [], []
@@ -54,14 +54,15 @@ def _finding(table: pd.DataFrame) -> str:
 
 
 def _note(asked: float, by_feature: bool, by_cause: bool) -> str:
-    text = ("Unit: the expert (or group) that passes, or else the nearest candidate. Lift: how much more of the topic's "
-            "selections go to it than of an average topic's; the line is drawn from half to eight times, grey at 1 (no "
+    text = ("Expert or group: what passes, or else the nearest candidate; lift, q and the rest are its own. Lift: how much more of the topic's "
+            "selections go to it than of an average topic's; the line is drawn from 0.7 to 4 times, full mark at 1 (no "
             f"difference), dashed at {2 ** asked:g} (what a verdict asks for). q: false-discovery rate over all layers, "
             "experts and topics. Beyond words: usage over what the topic's words predict.")
     if by_feature:
         text += " Feature AUROC: the best SAE feature, telling held-out documents of the topic; 0.5 is chance."
     if by_cause:
-        text += " Cause: rise of the loss on the topic without the unit, in nats."
+        text += (" Cause: rise of the loss on the topic without the expert or group, in nats; where the verdict is a feature, without "
+                 "that feature.")
     return text + " Replicated: found in one half of the documents and confirmed in the other."
 
 

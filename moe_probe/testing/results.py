@@ -25,6 +25,7 @@ _ORDERS = (("alone", ("token", "previous token", "position", "topic")),
            ("token first", ("token", "previous token", "position", "topic")),
            ("topic first", ("topic", "position", "token", "previous token")),
            ("beyond token", ("previous token", "position", "topic", "word sense")))
+_SAE = "layer_00/width_00064"
 _CAPTION = "Planted: drawn at random, not measured."
 
 
@@ -78,7 +79,8 @@ def planted_results(
     return list(results.values())
 
 
-def _around(rng: np.random.Generator, value: np.ndarray, names: tuple[str, str, str], spread: float = 0.1) -> dict[str, np.ndarray]:
+def _around(rng: np.random.Generator, value: np.ndarray, names: tuple[str, str, str], spread: float = 0.1,
+            ) -> dict[str, np.ndarray]:
     """A value with an interval about it."""
     half = spread * rng.uniform(0.5, 1.5, len(value))
     return {names[0]: value, names[1]: value - half, names[2]: value + half}
@@ -134,12 +136,13 @@ def _units(rng: np.random.Generator, verdicts: pd.DataFrame) -> dict[str, pd.Dat
     topics, carriers, ablation = verdicts["topic"].tolist(), [], []
     for place, (topic, layer, expert) in enumerate(verdicts[["topic", "layer", "expert"]].itertuples(index=False)):
         for kind, source, members in (("expert", f"layer {layer}", str(expert)), ("experts", f"layer {layer}", f"{expert}+0"),
-                                      ("feature", "layer_00/width_00064", str(place)), ("features", "layer_00/width_00064", "1+2")):
+                                      ("feature", _SAE, str(place)), ("features", _SAE, "1+2")):
             carriers.append({"topic": topic, "kind": kind, "layer": layer, "source": source, "members": members, "label": topic})
         for unit, members, sae in ((f"layer {layer} expert {expert}", str(expert), ""),
-                                   (f"layer_00/width_00064 feature {place}", str(place), "layer_00/width_00064")):
+                                   (f"{_SAE} feature {place}", str(place), _SAE)):
             ablation += [{"layer": layer, "unit": unit, "topic": t, "members": members, "sae": sae, "how": "mask",
-                          "held_to": t == topic, "control_nats": 0.001, "confirmed": t == topic and place % 2 == 0} for t in topics]
+                          "held_to": t == topic, "control_nats": 0.001, "confirmed": t == topic and place % 2 == 0}
+                         for t in topics]
     carried = pd.DataFrame(carriers)
     # topics may share a unit: it is knocked out once, and held to each of them
     knocked = pd.DataFrame(ablation).sort_values("held_to", kind="stable").drop_duplicates(["unit", "topic"], keep="last")
@@ -211,9 +214,10 @@ def _texts(rng: np.random.Generator, experts: np.ndarray, topics: list[str], wor
         for feature in range(min(width, 12)):
             for part in ("strongest", "weak", "silent"):
                 tokens, activations = excerpt()
-                cards.append({"layer": layer, "width": width, "feature": feature, "chosen": ("topic", "best", "drawn")[feature % 3],
-                              "part": part, "document": "document-0000", "row": 0, "tokens": tokens, "activations": activations,
-                              "sae": sae})
+                chosen = ("topic", "best", "drawn")[feature % 3]
+                cards.append({"layer": layer, "width": width, "feature": feature, "chosen": chosen,
+                              "part": part, "document": "document-0000", "row": 0, "tokens": tokens,
+                              "activations": activations, "sae": sae})
     return {"expert_contexts": pd.DataFrame(contexts), "feature_cards": pd.DataFrame(cards)}
 
 
