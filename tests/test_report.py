@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from moe_probe.cli import app
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.analyze import Settings, analyze
 from moe_probe.report import write_report
@@ -181,7 +183,7 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
         return section.finding
 
     assert "few documents" in told() and "unstable clusters" in told()
-    assert not any(name in told() for name in ("dead experts", "router collapse", "weak saes"))
+    assert not any(name in told() for name in ("dead experts", "router collapse", "weak SAEs"))
     experts = results["experts"].table
     one = experts.assign(load=np.where(experts["expert"] == 0, 0.5, 0.5 / 7))
     assert "router collapse" in told(experts=replace(results["experts"], table=one))
@@ -190,7 +192,7 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
     dead = experts.assign(load=experts["load"].where(experts["expert"] > 0, 0.0))
     assert "dead experts" in told(experts=replace(results["experts"], table=dead))
     weak = results["sae_quality"].table.assign(ce_recovered=0.4)
-    assert "weak saes" in told(sae_quality=replace(results["sae_quality"], table=weak))
+    assert "weak SAEs" in told(sae_quality=replace(results["sae_quality"], table=weak))
 
 
 def test_sources_become_bibtex() -> None:
@@ -200,6 +202,12 @@ def test_sources_become_bibtex() -> None:
     assert "@misc{vinh2010,\n  author = {Vinh and others},\n  year = {2010},\n  note = {adjusted" in text
     assert "doi = {10.1093/biomet/6.1.1}" in text
     assert "title = {OLMoE}" in text and "eprint = {2409.02060}" in text and "note = {load \\& use}" in text
+
+
+def test_cite_prints_bibtex(planted: Path) -> None:
+    done = CliRunner().invoke(app, ["cite", str(planted), "--bibtex"])
+    assert done.exit_code == 0 and done.stdout.startswith("@misc{mann1947,")
+    assert "doi = {10.1214/aoms/1177730491}" in done.stdout
 
 
 def test_trees_nest_in_both_faces() -> None:

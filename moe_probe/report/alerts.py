@@ -34,10 +34,10 @@ def alerts_section(trace: Trace, results: Mapping[str, Result]) -> Section:
         elif told is not None:
             fine.append(name)
     notes = _warnings(results)
-    finding = (f"{len(found)} alert{'' if len(found) == 1 else 's'}: {listed([name.lower() for name, _ in found])}." if found else
+    finding = (f"{len(found)} alert{'' if len(found) == 1 else 's'}: {listed([_small(name) for name, _ in found])}." if found else
                "No alert.")
     blocks: list[Block] = [Facts(tuple(found), kind="alerts")] if found else []
-    blocks += [f"Checked without a finding: {listed([name.lower() for name in fine])}."] if fine else []
+    blocks += [f"Checked without a finding: {listed([_small(name) for name in fine])}."] if fine else []
     blocks += [Facts(tuple(notes), kind="notes")] if notes else []
     return Section(title="Read with this in mind", finding=finding, blocks=tuple(blocks))
 
@@ -70,6 +70,8 @@ def _collapse(trace: Trace, results: Mapping[str, Result]) -> str | None:
     for item in trace.layers:
         part = results["experts"].table
         part = part[part["layer"] == item.layer]
+        if part.empty:
+            continue
         top = part.loc[part["load"].idxmax()]
         taken, even = float(top["load"]) * item.top_k, item.top_k / item.num_experts
         if taken >= _MOST and even <= taken / 2:
@@ -121,6 +123,10 @@ def _skipped(trace: Trace, results: Mapping[str, Result]) -> str:
 _CHECKS: dict[str, Callable[[Trace, Mapping[str, Result]], str | None]] = {
     "Few documents": _few, "Dead experts": _dead, "Router collapse": _collapse, "No gate weights": _weights,
     "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Bad rows": _skipped}
+
+
+def _small(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _capital(text: str) -> str:

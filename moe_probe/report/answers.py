@@ -81,7 +81,8 @@ def what_else(results: Mapping[str, Result]) -> str | None:
             f"{number(float(alone['token']))} bits, on average over layers.")
     if "experts" in results and "explained_by" in results["experts"].table:
         counts = results["experts"].table["explained_by"].value_counts()
-        text += f" Experts by what alone tells most of them: {listed([f'{kind} {n}' for kind, n in counts.items()])}."
+        said = listed([f"{kind} for {n}" for kind, n in counts.items()])
+        text += f" What alone tells most of each of the {int(counts.sum()):,} experts: {said}."
     return text
 
 

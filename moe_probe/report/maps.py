@@ -65,12 +65,13 @@ def _map(trace: Trace, results: Mapping[str, Result], finding: str) -> Picture:
         tips = _TIPS.get(unit, _plain)(trace, results, part)
         drawings.append(svg.points(part["x"].to_numpy(), part["y"].to_numpy(), [str(x) for x in part["label"]], tips,
                                    title=f"{len(part):,} {unit}s", names=names))
+    by = results["maps"].params.get("label", "topic")
     few = f" Of more than {_POINTS:,} units, an even choice is shown here." if further else ""
     return Picture(
         "maps", plots_maps.maps(table), finding,
         "UMAP of routing: near means alike in routing. For looking, never for a claim: distances between clouds, their sizes "
-        "and their shapes mean nothing, and another seed gives another picture. Colour and shape: the topic (of an expert, "
-        f"that of its highest lift).{few} Point at a mark to see what it is; press a topic to see it alone.",
+        "and their shapes mean nothing, and another seed gives another picture. Colour and shape: the "
+        f"{by} (of an expert, that of its highest lift).{few} Point at a mark to see what it is; press a {by} to see it alone.",
         inline=svg.panels(drawings, further=svg.legend(names)))
 
 

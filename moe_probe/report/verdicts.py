@@ -54,15 +54,15 @@ def _finding(table: pd.DataFrame) -> str:
 
 
 def _note(asked: float, by_feature: bool, by_cause: bool) -> str:
-    text = ("Expert or group: what passes, or else the nearest candidate; lift, q and the rest are its own. Lift: how much more of the topic's "
-            "selections go to it than of an average topic's; the line is drawn from 0.7 to 4 times, full mark at 1 (no "
+    text = ("Expert or group: what passes, or else the nearest candidate; lift and q are its own. Lift: how much more of the "
+            "topic's selections go to it than of an average topic's; the line is drawn from 0.7 to 4 times, full mark at 1 (no "
             f"difference), dashed at {2 ** asked:g} (what a verdict asks for). q: false-discovery rate over all layers, "
             "experts and topics. Beyond words: usage over what the topic's words predict.")
     if by_feature:
         text += " Feature AUROC: the best SAE feature, telling held-out documents of the topic; 0.5 is chance."
     if by_cause:
-        text += (" Cause: rise of the loss on the topic without the expert or group, in nats; where the verdict is a feature, without "
-                 "that feature.")
+        text += (" Cause: rise of the loss on the topic without the expert or group, in nats; where the verdict is a feature, "
+                 "without that feature.")
     return text + " Replicated: found in one half of the documents and confirmed in the other."
 
 
@@ -124,10 +124,10 @@ def _story(row: Any) -> str:
     if not missing(row["auroc_expert"]):
         told.append(f"A document of the topic uses it more than another document does with probability "
                     f"{number(float(row['auroc_expert']))} (0.5 is chance).")
-    if not missing(row.get("auroc_feature")):
+    if not missing(row.get("auroc_feature")) and not row.get("sentence"):
         told.append(f"Best feature: {feature_name(str(row['feature']))}, AUROC {number(float(row['auroc_feature']))} on held-out "
                     f"documents, {number(float(row['feature_beyond_expert']))} more than the best expert.")
-    if not missing(row.get("ablation_delta_nats")):
+    if not missing(row.get("ablation_delta_nats")) and not row.get("sentence"):
         told.append(f"Without {feature_name(str(row['ablation_unit']))} the topic's loss changes by "
                     f"{number(float(row['ablation_delta_nats']), 3)} nats [{number(float(row['ablation_low']), 3)}, "
                     f"{number(float(row['ablation_high']), 3)}].")
