@@ -45,7 +45,7 @@ def load_heatmap(experts: pd.DataFrame) -> Figure:
     layers = sorted(experts["layer"].unique())
     load = _matrix(experts, "layer", "expert", "load", order=layers)
     relative = load * np.isfinite(load).sum(1, keepdims=True)
-    figure = _figure(7.2, 0.9 + 0.26 * len(layers))
+    figure = _figure(7.2, 0.9 + min(0.26 * len(layers), 4.2))
     axes = figure.subplots()
     image = axes.imshow(relative, aspect="auto", cmap="cividis", vmin=0, vmax=max(2.0, float(np.nanmax(relative))))
     dead = np.argwhere(load == 0)

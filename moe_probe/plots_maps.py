@@ -23,6 +23,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#3
 SHAPES = (("m-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0", "o"), ("m-2.4-2.4h4.8v4.8h-4.8z", "s"),
           ("m0-3.2l3 5.4h-6z", "^"), ("m0-3.4l2.8 3.4l-2.8 3.4l-2.8-3.4z", "D"), ("m0 3.2l3-5.4h-6z", "v"),
           ("m-3-1h2v-2h2v2h2v2h-2v2h-2v-2h-2z", "P"), ("m-3.2 0l5.4-3v6z", "<"))
+#: Experts times layers up to which a panel has room for signs.
+MOST_CELLS = 1500
 _SMALL: Any = {"fontsize": 8}
 
 
@@ -43,7 +45,8 @@ def lift_limit(expert_topics: pd.DataFrame) -> float:
 def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> Figure:
     """Draw log2 lift of every expert (columns) in every layer (rows), one panel a topic.
 
-    A dot marks what is significant and above average; a star what was found again on held-out documents too.
+    A dot marks what is significant and above average; a star what was found again on held-out documents too. Where
+    cells are too small for signs (more than `MOST_CELLS` a panel), pairs that are not significant are left white.
 
     Parameters
     ----------
@@ -60,13 +63,15 @@ def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> Figur
     figure = _figure(10.5, rows * (0.45 + min(1.6, 0.16 * len(layers))) + 0.4)
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)).ravel()
     limit = lift_limit(expert_topics)
-    marks = 8 if len(layers) * n_experts <= 400 else 2
+    crowded = len(layers) * n_experts > MOST_CELLS
+    marks = 8 if len(layers) * n_experts <= 400 else 5
     for axes, topic in zip(grid, topics, strict=False):
         part = expert_topics[expert_topics["topic"] == topic]
+        part = part[part["significant"]] if crowded else part
         lift = np.full((len(layers), n_experts), np.nan)
         lift[part["layer"].map(place), part["expert"]] = part["log2_lift"]
         image = axes.imshow(lift, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-        claimed = part[part["significant"] & (part["log2_lift"] > 0)]
+        claimed = part.iloc[:0] if crowded else part[part["significant"] & (part["log2_lift"] > 0)]
         for marker, size, chosen in ((".", marks / 3, claimed[~claimed["replicated"]]),
                                      ("*", marks, claimed[claimed["replicated"]])):
             axes.plot(chosen["expert"], chosen["layer"].map(place), marker, color="black", markersize=size, markeredgewidth=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Block, Facts, Section, listed, number
+from moe_probe.report.content import Block, Facts, Section, listed, number, some
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -47,7 +47,7 @@ def _few(trace: Trace, results: Mapping[str, Result]) -> str:
     few = groups[groups < _FEW_GROUPS]
     if few.empty:
         return ""
-    return (f"{listed([f'{topic} ({n})' for topic, n in few.items()])}: with fewer than {_FEW_GROUPS} independent documents, "
+    return (f"{some([f'{topic} ({n})' for topic, n in few.items()])}: with fewer than {_FEW_GROUPS} independent documents, "
             "a topic's own expert can be missed.")
 
 
@@ -59,7 +59,7 @@ def _dead(trace: Trace, results: Mapping[str, Result]) -> str | None:
     if dead.empty:
         return ""
     return (f"{len(dead)} of {len(table)} experts were never chosen on this corpus (layers "
-            f"{listed([str(x) for x in sorted(dead['layer'].unique())])}).")
+            f"{some([str(x) for x in sorted(dead['layer'].unique())], 12)}).")
 
 
 def _collapse(trace: Trace, results: Mapping[str, Result]) -> str | None:
@@ -81,7 +81,7 @@ def _collapse(trace: Trace, results: Mapping[str, Result]) -> str | None:
                         "experts, by effective number")
     if not told:
         return ""
-    return f"{listed(told[:6])}{f', and so on in {len(told) - 6} more layers' if len(told) > 6 else ''}."
+    return f"{some(told)}."
 
 
 def _weights(trace: Trace, results: Mapping[str, Result]) -> str:
@@ -112,7 +112,7 @@ def _weak_saes(trace: Trace, results: Mapping[str, Result]) -> str | None:
             faults.append(f"{row.fvu:.0%} of the variance unexplained")
         if faults:
             told.append(f"layer {row.layer}, width {row.width:,} ({listed(faults)})")
-    return f"{listed(told)}: what its features say is about a part of the activation only." if told else ""
+    return f"{some(told)}: what its features say is about a part of the activation only." if told else ""
 
 
 def _skipped(trace: Trace, results: Mapping[str, Result]) -> str:

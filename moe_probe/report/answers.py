@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Answer, listed, number
+from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.verdicts import where
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def topic_experts(results: Mapping[str, Result]) -> str | None:
 
 
 def _named(part: pd.DataFrame) -> str:
-    return f": {listed(sorted(part['topic']))}" if len(part) else ""
+    return f": {some(sorted(part['topic']))}" if len(part) else ""
 
 
 def _example(table: pd.DataFrame) -> str:
@@ -106,7 +106,7 @@ def features_say(results: Mapping[str, Result]) -> str | None:
         return None
     telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
     topics = sorted(telling["topic"].unique())
-    said = f"; single features tell the documents of {listed(topics)} (AUROC of 0.9 or more)" if topics else ""
+    said = f"; single features tell the documents of {some(topics)} (AUROC of 0.9 or more)" if topics else ""
     return (f"Of {len(living):,} living features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} "
             f"have a label that holds on other text{said}.")
 

@@ -223,6 +223,12 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
 
 
+def some(words: Sequence[str], most: int = 8) -> str:
+    """Words as an enumeration that stays short."""
+    words = list(words)
+    return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
+
+
 def sae_name(path: str) -> str:
     """``layer_02/width_01024-residual`` as people say it; other text as it is."""
     found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-(.+))?", path)

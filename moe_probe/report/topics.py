@@ -59,12 +59,14 @@ def _picture(table: pd.DataFrame, finding: str) -> Picture:
     limit = plots_maps.lift_limit(table)
     small = len(table[table["topic"].isin(topics)]) <= svg.MOST_MARKS
     ends = f"{2 ** -limit:.2f}× or less", f"{2 ** limit:.2f}× or more"
+    per_topic = len(table) / table["topic"].nunique()
+    signs = ("Pairs that are not significant are left white." if per_topic > plots_maps.MOST_CELLS and not small else
+             "A dot: significant and above average; a star: found again on held-out documents. The colour of a pair without a "
+             "sign may be noise.") + (" Point at a cell for its numbers." if small else "")
     return Picture(
         "topic_panels", plots_maps.topic_panels(table, topics=topics), finding,
         f"The whole model, once for {shown}: a row a layer, a column an expert. Orange: used more than for an average topic, "
-        f"blue: less; colours end at {ends[0]} and {ends[1]} (log2 lift of {number(limit, 1)}). A dot: significant and above "
-        "average; a star: found again on held-out documents. The colour of a pair without a sign may be noise."
-        + (" Point at a cell for its numbers." if small else ""),
+        f"blue: less; colours end at {ends[0]} and {ends[1]} (log2 lift of {number(limit, 1)}). {signs}",
         inline=_inline(table, topics, limit, ends) if small else "")
 
 
@@ -109,6 +111,7 @@ def _turned(table: pd.DataFrame) -> Picture:
     """The layer where lifts differ most, topics by experts."""
     layer = int(table.groupby("layer")["log2_lift"].var().idxmax())
     part = table[table["layer"] == layer]
+    shown = part["expert"].nunique() <= 64 and len(part) <= svg.MOST_MARKS / 2
     claimed = part[part["significant"] & part["replicated"] & (part["log2_lift"] > 0)]
     shared = claimed.groupby("expert")["topic"].nunique()
     finding = (f"In layer {layer}, where lifts differ most, {int((shared == 1).sum())} experts stand out for one topic and "
@@ -117,7 +120,7 @@ def _turned(table: pd.DataFrame) -> Picture:
         "expert_topics", plots.topic_heatmap(table, layers=[layer]), finding,
         f"{finding} A row a topic, a column an expert; signs and colours as above. A column with one star is an expert of one "
         "topic; with several, one that topics share.",
-        inline=_turned_inline(part, layer, plots_maps.lift_limit(table)) if len(part) <= svg.MOST_MARKS / 2 else "")
+        inline=_turned_inline(part, layer, plots_maps.lift_limit(table)) if shown else "")
 
 
 def _turned_inline(part: pd.DataFrame, layer: int, limit: float) -> str:

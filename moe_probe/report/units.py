@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_probe import plots_units
 from moe_probe.matching.carriers import topics_served
-from moe_probe.report.content import Picture, Section, Table, cut, listed, number, probability, sae_name
+from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.verdicts import readable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
         return None
     feature = table[table["kind"] == "feature"]
     better = feature[feature["beyond_expert_document_low"] > 0]
-    named = f": {listed(sorted(better['topic']))}" if len(better) else ""
+    named = f": {some(sorted(better['topic']))}" if len(better) else ""
     expert = table[table["kind"] == "expert"]
     finding = (f"A single feature tells held-out documents of {len(better)} of {len(feature)} topics better than the best "
                f"expert does, beyond doubt by its interval{named}; the median AUROC is "
@@ -175,7 +175,7 @@ def causes_section(results: Mapping[str, Result]) -> Section:
 
 
 def _names(part: pd.DataFrame) -> str:
-    return f" ({listed(sorted(part['topic']))})" if len(part) else ""
+    return f" ({some(sorted(part['topic']))})" if len(part) else ""
 
 
 def _nats(row: Any, name: str, prefix: str) -> str:

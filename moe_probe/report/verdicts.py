@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from moe_probe.results import Result
 
-#: Log2 lifts at the ends of the drawn line; intervals beyond are cut there, the numbers beside are not.
+#: Log2 lifts that the drawn line spans at least; an interval that starts below is cut there, the number beside is not.
 _ENDS = (-0.5, 2.0)
 
 
@@ -24,13 +25,14 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     tested = results["expert_topics"].table if "expert_topics" in results else None
     by_cause = "causal" in table and bool((table["causal"] != "not tested").any())
     by_feature = "auroc_feature" in table and bool(table["auroc_feature"].notna().any())
+    ends = _ENDS[0], max(_ENDS[1], math.ceil(float(table["ci_high"].max()))) if table["ci_high"].notna().any() else _ENDS[1]
     asked = float(result.params.get("min_log2_lift", 1.0))
     heads = ["topic", "verdict", "expert or group", "lift [95 %]", "q", "beyond words"]
     heads += ["feature AUROC"] if by_feature else []
     heads += ["cause"] if by_cause else []
     rows, more = [], []
     for _, row in table.iterrows():
-        cells: list[str | Bar] = [row["topic"], row["verdict"], where(row), _lift(row, asked), probability(row["q_value"]),
+        cells: list[str | Bar] = [row["topic"], row["verdict"], where(row), _lift(row, asked, ends), probability(row["q_value"]),
                                   _times(row["log2_beyond_words"])]
         cells += [number(float(row["auroc_feature"]))] if by_feature else []
         cells += [_causal(row)] if by_cause else []
@@ -39,7 +41,7 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     return Section(
         title="Is there a chemistry expert? One row per topic", finding=_finding(table),
         blocks=(Table((*heads, "replicated"), tuple(rows), marks="verdict", more=tuple(more), heading="Verdicts",
-                      note=_note(asked, by_feature, by_cause)),),
+                      note=_note(asked, ends, by_feature, by_cause)),),
         how=result.caption,
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
         "are ruled out one by one; turns of phrase are not. The candidate with the strongest lift is shown, so that its "
@@ -53,11 +55,11 @@ def _finding(table: pd.DataFrame) -> str:
     return f"{len(yes)} of {len(table)} topics {'has an expert of its' if len(yes) == 1 else 'have an expert of their'} own."
 
 
-def _note(asked: float, by_feature: bool, by_cause: bool) -> str:
+def _note(asked: float, ends: tuple[float, float], by_feature: bool, by_cause: bool) -> str:
     text = ("Expert or group: what passes, or else the nearest candidate; lift and q are its own. Lift: how much more of the "
-            "topic's selections go to it than of an average topic's; the line is drawn from 0.7 to 4 times, full mark at 1 (no "
-            f"difference), dashed at {2 ** asked:g} (what a verdict asks for). q: false-discovery rate over all layers, "
-            "experts and topics. Beyond words: usage over what the topic's words predict.")
+            f"topic's selections go to it than of an average topic's; the line is drawn from {2 ** ends[0]:.1f} to "
+            f"{2 ** ends[1]:g} times, full mark at 1 (no difference), dashed at {2 ** asked:g} (what a verdict asks for). q: "
+            "false-discovery rate over all layers, experts and topics. Beyond words: usage over what the topic's words predict.")
     if by_feature:
         text += " Feature AUROC: the best SAE feature, telling held-out documents of the topic; 0.5 is chance."
     if by_cause:
@@ -82,10 +84,10 @@ def missing(value: Any) -> bool:
     return bool(pd.isna(value))
 
 
-def _lift(row: Any, asked: float) -> str | Bar:
+def _lift(row: Any, asked: float, ends: tuple[float, float]) -> str | Bar:
     if missing(row["log2_lift"]) or missing(row["ci_low"]):
         return lift_text(row)
-    return Bar(lift_text(row), float(row["log2_lift"]), float(row["ci_low"]), float(row["ci_high"]), _ENDS, 0.0, asked)
+    return Bar(lift_text(row), float(row["log2_lift"]), float(row["ci_low"]), float(row["ci_high"]), ends, 0.0, asked)
 
 
 def _times(log2: float) -> str:
