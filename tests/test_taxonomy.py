@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moe_probe.tree import Labelling, SameLabel, Subjects, kind_of_node, parts_of_subject, purity, sibling_pairs, tree_distance
+from moe_probe.tree import (
+    Labelling,
+    SameLabel,
+    Subjects,
+    kind_of_node,
+    parts_of_subject,
+    purity,
+    sibling_pairs,
+    tree_distance,
+)
 from moe_probe.tree.subjects import rate_strata, shuffled_within
 
 TOPICS, SUBTOPICS, DOCUMENTS = 4, 3, 6

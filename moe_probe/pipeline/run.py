@@ -299,7 +299,7 @@ def _cost(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[
     from moe_probe.pipeline.costs import measure_cost, save_cost
 
     found = measure_cost(root, Trace.open(root), model=config.model, revision=config.revision, say=say)
-    return [save_cost(root, found)]
+    return save_cost(root, found)
 
 
 def _ablate_key(config: RunConfig, root: Path) -> str:

@@ -111,10 +111,26 @@ def features_say(results: Mapping[str, Result]) -> str | None:
             f"have a label that holds on other text{said}.")
 
 
+def splits(results: Mapping[str, Result]) -> str | None:
+    """Whether the tree of features follows the corpus's own subjects."""
+    from moe_probe.report.splitting import human_lines
+
+    return human_lines(results) or None
+
+
+def cost(results: Mapping[str, Result]) -> str | None:
+    """What SAEs and labels cost beside training the model, and what is paid again."""
+    from moe_probe.report.costs import finding
+
+    return finding(results) if "costs" in results else None
+
+
 #: Question, section that the answer rests on, maker of the answer; in the order of the page.
 _MAKERS: tuple[tuple[str, str, Maker], ...] = (
     ("Is there a chemistry expert?", "verdicts", topic_experts),
     ("If experts are not about topics, what are they about?", "explained", what_else),
     ("Do all experts of a layer together know the topic?", "layers", whole_layers),
     ("Do features have human meanings?", "features", features_say),
+    ("Do features split along human lines?", "tree", splits),
+    ("What does it cost, once or on every output?", "cost", cost),
 )

@@ -11,12 +11,14 @@ from moe_probe.report.alerts import alerts_section
 from moe_probe.report.answers import answers
 from moe_probe.report.card import card_section, files_section, short_name
 from moe_probe.report.content import Report, Section
+from moe_probe.report.costs import costs_section
 from moe_probe.report.experts import experts_section
 from moe_probe.report.features import features_section, sae_section
 from moe_probe.report.layers import coactivation_section, layers_section
 from moe_probe.report.maps import clusters_section
 from moe_probe.report.rivals import classes_section, explained_section, labels_section
 from moe_probe.report.sources import methods_section
+from moe_probe.report.splitting import splitting_section
 from moe_probe.report.together import combinations_section, published_section
 from moe_probe.report.topics import topics_section
 from moe_probe.report.units import carriers_section, causes_section, matches_section, predicted_section
@@ -59,8 +61,10 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         _Place("carriers", "Who carries a topic", "carriers", carriers_section),
         _Place("matches", "Experts and features", "matches", matches_section),
         _Place("predicted", "Routing predicted", "routing_predicted", predicted_section),
+        _Place("tree", "Feature splitting", "tree", splitting_section),
         # causes
         _Place("causes", "Causes", "ablation", causes_section),
+        _Place("cost", "Cost", "costs", costs_section),
         # for reference
         _Place("published", "Published metrics", "published", published_section),
         _Place("methods", "Methods and sources", "", methods_section),
