@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_probe.drawing import figure_of
 from moe_probe.errors import MoeProbeError
 from moe_probe.report.content import Picture, Report
 from moe_probe.report.sections import compose
@@ -46,7 +47,10 @@ def write_report(run: str | Path) -> list[Path]:
     names = sorted(p.stem for p in (root / "results").glob("*.parquet"))
     if not names:
         raise MoeProbeError(f"{root} holds no results", "a report shows what was analysed", f"moe-probe analyze {root}")
-    report = compose(trace, {name: Result.load(root / "results", name) for name in names})
+    import matplotlib
+
+    with matplotlib.rc_context({"interactive": False}):  # figures of a report are files: a notebook should not show them too
+        report = compose(trace, {name: Result.load(root / "results", name) for name in names})
     images = {p.name: _png(p) for s in report.sections for p in s.blocks if isinstance(p, Picture)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
@@ -68,7 +72,7 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
 def _png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     # no date and no version inside: the same results make the same bytes
-    picture.figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure_of(picture.figure).savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

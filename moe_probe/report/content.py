@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -26,10 +28,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its file stem, alternative text and caption."""
+    """A figure, or what a plot function returned, with its file stem, alternative text and caption."""
 
     name: str
-    figure: Figure
+    figure: Figure | Axes | np.ndarray
     alt: str
     caption: str
 
