@@ -14,7 +14,7 @@ import pytest
 
 import moe_probe
 from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.analyze import Settings, analyze
+from moe_probe.evidence import complete_verdicts
 from moe_probe.results import Result, Results
 from moe_probe.rundir import Run
 from moe_probe.testing import PlantedExpert, planted_trace
@@ -32,13 +32,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     manifest = json.loads((trace.root / "trace.json").read_text())
     manifest["model"]["id"] = EVIL
     (trace.root / "trace.json").write_text(json.dumps(manifest))
-    analyze(Trace.open(root), root / "results", settings=Settings(permutations=99))
+    trace = Trace.open(root)
+    topics = moe_probe.expert_topics(trace, permutations=99)
+    for result in (topics, moe_probe.layer_usage(trace, permutations=99), moe_probe.expert_usage(trace),
+                   complete_verdicts(moe_probe.topic_verdicts(topics))):
+        result.save(root / "results")
     features = pd.DataFrame({
         "sae": "layer_01/width_00064", "layer": 1, "width": 64, "feature": [0, 1], "label": [EVIL, ""], "label_score": 0.9,
         "label_hard_score": 0.8, "label_precision": 0.5, "label_recall": 0.5, "topic": [EVIL, ""], "topic_log2_lift": 1.0,
         "topic_q": 0.01, "auroc_topic": 0.9, "density": 0.1, "top_tokens": EVIL, "nearest": 1, "nearest_cosine": 0.5,
         "max_activation": 2.0, "good": True, "label_rule": "words", "topic_ci_low": 0.5, "topic_ci_high": 1.5})
-    Result("features", features, params={"by": "topic", "finer": None}).save(root / "results")
+    params = {"by": "topic", "finer": None, "good_score": 0.8, "good_hard_score": 0.7}
+    Result("features", features, params=params).save(root / "results")
     cards = pd.DataFrame({"sae": "layer_01/width_00064", "feature": 0, "chosen": ["best", "best", "topic"], "part": "strongest",
                           "tokens": [["a", EVIL]] * 3, "activations": [[0.0, 2.0]] * 3})
     Result("feature_cards", cards).save(root / "results")
