@@ -186,7 +186,7 @@ def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, 
         if not sys.stdin.isatty():
             raise MoeProbeError("nothing was sent", "labelling by a language model has to be confirmed", "--yes", exit_code=2)
         typer.confirm(f"Send excerpts of this corpus to {url}?", abort=True, err=True)
-    return label_by_llm(run, trace, features, excerpts, endpoint, seed=seed, say=console.say)
+    return label_by_llm(run, trace, features, excerpts, endpoint, seed=seed)
 
 
 def find(

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import say_above, show
 from moe_probe.text import printable
 
 _COMMON = "Common"
@@ -36,6 +37,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
+        show(not quiet)
         if quiet:
             warnings.simplefilter("ignore")
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -48,7 +50,7 @@ class Console:
     def say(self, text: str) -> None:
         """Tell the person at the terminal, on stderr."""
         if not self.quiet:
-            typer.echo(printable(text), err=True)
+            say_above(printable(text))
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Give the command's result on stdout: `data` with ``--json``, else `text`."""

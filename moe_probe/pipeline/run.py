@@ -262,7 +262,6 @@ def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> lis
     from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
-    # what is said of every unit is for the command; a run says how far it is now and then
     result = ablate(root, Trace.open(root), _model(config), by=config.by, settings=settings, say=say)
     result.save(root / "results")
     update_verdicts(root)

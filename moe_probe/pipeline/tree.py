@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.features import opened_saes
+from moe_probe.pipeline.saes import saes_of
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def build_tree(run: Path, trace: Trace, *, null: bool = True, say: Say = print) 
     edges: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     for place, levels in _places(run, trace):
-        for (narrow, parent, again), (wide, child, _) in pairwise(levels):
+        pairs = list(pairwise(levels))
+        for (narrow, parent, again), (wide, child, _) in track(pairs, f"join layer {place.layer}", unit="pairs of widths"):
             started = time.monotonic()
             found = join(parent, child)
             widths = parent.firings.shape[1], child.firings.shape[1]
@@ -115,7 +118,7 @@ def _places(run: Path, trace: Trace) -> Iterator[tuple[_Place, list[tuple[str, L
     from moe_probe.tree import Level
 
     groups: dict[_Place, list[tuple[str, Level, Callable[[], Level]]]] = {}
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs"):
         config = item.sae.config
         if config.experts is not None:
             continue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.drawing import figure_of
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import track
 from moe_probe.report.content import Picture, Report
 from moe_probe.report.sections import compose
 from moe_probe.results import Result
@@ -51,7 +52,8 @@ def write_report(run: str | Path) -> list[Path]:
 
     with matplotlib.rc_context({"interactive": False}):  # figures of a report are files: a notebook should not show them too
         report = compose(trace, {name: Result.load(root / "results", name) for name in names})
-    images = {p.name: _png(p) for s in report.sections for p in s.blocks if isinstance(p, Picture)}
+    pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
+    images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
         return _write(root, images, pages)
