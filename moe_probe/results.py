@@ -91,7 +91,7 @@ class Result:
         except FileNotFoundError as error:
             raise MoeProbeError(
                 f"no result '{name}' in {directory}", f"{error.filename} is missing",
-                "moe-probe analyze RUN",
+                f"moe-probe {_MADE_BY.get(name, 'analyze')} {Path(directory).parent}",
             ) from error
         except (ValueError, OSError) as error:
             raise MoeProbeError(

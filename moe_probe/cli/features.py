@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of
+from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def label(
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
+    need_label(trace, by, "--by")
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
                                    say=console.say)
     if llm_url is not None:
