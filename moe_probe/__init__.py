@@ -5,8 +5,9 @@ Names are loaded when they are first used: ``import moe_probe`` loads neither to
 Examples
 --------
 >>> import moe_probe
->>> trace = moe_probe.open("runs/demo")
->>> result = moe_probe.expert_topics(trace, strata="register")
+>>> run = moe_probe.open("runs/demo")
+>>> run.verdicts.table[["topic", "verdict", "sentence"]]
+>>> result = moe_probe.expert_topics(run, strata="register")
 >>> result.table.query("significant and replicated").sort_values("log2_lift").tail()
 """
 
@@ -28,20 +29,34 @@ _WHERE = {
     "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
     "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
     "import_fingerprints": "importers", "Rules": "verdicts",
+    "Run": "rundir", "Results": "results", "expert_card": "cards", "feature_card": "cards",
 }
 __all__ = ["open", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moe_probe.rundir import Run
     from moe_probe.trace import Trace
 
 
-def open(path: str | Path) -> Trace:
-    """Open a trace, or the trace of a run directory."""
+def open(path: str | Path) -> Trace | Run:
+    """Open a run directory as a `Run`, or a trace by itself as a `Trace`; a `Run` is a `Trace` with more to it.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is neither, or the trace is unfinished or damaged.
+    """
+    from pathlib import Path
+
+    from moe_probe.rundir import Run
     from moe_probe.trace import Trace
 
-    return Trace.open(path)
+    root = Path(path)
+    if not (root / "trace.json").exists() and (root / "trace" / "trace.json").exists():
+        return Run.open(root)
+    return Trace.open(root)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.quality import LossSample, Splice, losses, site_of
+from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats import labelled_documents
 
@@ -147,7 +148,6 @@ def _without_features(unit: Unit, sae: Sae) -> Splice:
 def knock_out(
     bench: Bench, units: Sequence[Unit], controls: Mapping[Unit, Sequence[Unit]], *, how: str = "mask", boost: float = 0.0,
     saes: Callable[[str], Sae] | None = None, resamples: int = 1000, seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Knock units out one after the other and compare the losses.
 
@@ -178,13 +178,13 @@ def knock_out(
     wanted = {(u.layer, u.sae, u.members): u for unit in units for u in (unit, *controls.get(unit, ()))}
     means: dict[int, Any] = {}
     rises: dict[tuple[int, str, tuple[int, ...]], np.ndarray] = {}
-    for i, key in enumerate(sorted(wanted)):  # layer by layer
+    # layer by layer
+    for key in track(sorted(wanted), "knock out", unit="units and controls", name=lambda key: wanted[key].name):
         unit = wanted[key]
         if how == "mean" and not unit.sae and unit.layer not in means:
             means[unit.layer] = _means(bench, unit.layer)
         sae = saes(unit.sae) if unit.sae and saes is not None else None
         rises[key] = bench.without(unit, how=how, boost=boost, sae=sae, means=means.get(unit.layer)) - bench.plain
-        say(f"{i + 1} of {len(wanted)}: without {unit.name}")
     compare = _Comparison(bench, resamples, seed)
     rows: list[dict[str, Any]] = []
     for unit in units:

@@ -27,8 +27,8 @@ class MoeProbeError(Exception):
         if self.why:
             text += f": {self.why.rstrip('.')}"
         if self.try_:
-            text += f". Try: {self.try_.rstrip('.')}"
-        return text + "."
+            text += f"{'' if text.endswith('?') else '.'} Try: {self.try_.rstrip('.')}"
+        return text if text.endswith("?") else text + "."
 
 
 class UsageError(MoeProbeError):

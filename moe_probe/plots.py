@@ -1,4 +1,4 @@
-"""Figures from result tables. Each function takes results and returns a matplotlib Figure; none shows or saves.
+"""Plots of result tables. Each function takes tables and returns matplotlib Axes, or an array of them; none saves.
 
 Colours: cividis for amounts, and a diverging map centred on "no difference" for lifts; both can be told
 apart with colour-blind eyes.
@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.drawing import new_figure as _figure
+from moe_probe.drawing import panel
 from moe_probe.plots_maps import DIVERGING
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _TEXT: Any = {"fontsize": 8}
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Figure, not pyplot: no global state, nothing to close, no display needed
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
 
 def _matrix(table: pd.DataFrame, rows: str, columns: str, values: str, *, order: Sequence[Any]) -> np.ndarray:
@@ -34,31 +28,32 @@ def _matrix(table: pd.DataFrame, rows: str, columns: str, values: str, *, order:
     return wide.to_numpy(dtype=float)
 
 
-def load_heatmap(experts: pd.DataFrame) -> Figure:
+def load_heatmap(experts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw each expert's load, relative to an even share, one row a layer.
 
     Parameters
     ----------
     experts : DataFrame
         Result ``experts``: columns ``layer, expert, load`` (share of the layer's selections).
+    ax : Axes, optional
+        Where to draw; a figure of its own when left out.
     """
     layers = sorted(experts["layer"].unique())
     load = _matrix(experts, "layer", "expert", "load", order=layers)
     relative = load * np.isfinite(load).sum(1, keepdims=True)
-    figure = _figure(7.2, 0.9 + min(0.26 * len(layers), 4.2))
-    axes = figure.subplots()
+    axes = panel(ax, 7.2, 0.9 + min(0.26 * len(layers), 4.2))
     image = axes.imshow(relative, aspect="auto", cmap="cividis", vmin=0, vmax=max(2.0, float(np.nanmax(relative))))
     dead = np.argwhere(load == 0)
     axes.plot(dead[:, 1], dead[:, 0], "x", color="white", markersize=4)
     _layer_ticks(axes, layers)
     axes.set_xlabel("expert", **_TEXT)
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("load / even share", **_TEXT)
     bar.ax.tick_params(labelsize=7)
-    return figure
+    return axes
 
 
-def layer_profile(layers: pd.DataFrame) -> Figure:
+def layer_profile(layers: pd.DataFrame) -> np.ndarray:
     """Draw, over the layers, how evenly experts are used and how much routing tells of the topic.
 
     Parameters
@@ -72,8 +67,8 @@ def layer_profile(layers: pd.DataFrame) -> Figure:
                                                        ("mi_topic_null_bits", "shuffled topics", "s--")]),
               ("topic decoded from\na document's routing", [("decode_accuracy", "accuracy", "o-"),
                                                             ("decode_baseline", "shuffled topics", "s--")])]
-    figure = _figure(9.2, 2.5)
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    drawn = _figure(9.2, 2.5).subplots(1, len(panels))
+    for axes, (title, lines) in zip(drawn, panels, strict=True):
         for column, label, style in lines:
             axes.plot(layers["layer"], layers[column], style, label=label, markersize=4, linewidth=1.2)
         axes.set_title(title, fontsize=9)
@@ -83,10 +78,10 @@ def layer_profile(layers: pd.DataFrame) -> Figure:
         axes.grid(alpha=0.25)
         if len(lines) > 1:
             axes.legend(fontsize=7, frameon=False)
-    return figure
+    return drawn
 
 
-def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> Figure:
+def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> np.ndarray:
     """Draw log2 lift of every expert for every topic, one panel a layer.
 
     A dot marks what is significant, a star what is significant and was found again on held-out documents.
@@ -125,10 +120,10 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> Figu
         bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.5, pad=0.01, extend="both")
         bar.set_label("log2 lift", **_TEXT)
         bar.ax.tick_params(labelsize=7)
-    return figure
+    return grid[:len(layers)]
 
 
-def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -> Figure:
+def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -> np.ndarray:
     """Draw how often two experts serve the same token, against independence (log2), one panel a layer.
 
     Parameters
@@ -160,10 +155,10 @@ def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -
         bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.6, pad=0.01)
         bar.set_label("log2 (pairs seen / expected), cut at 3", **_TEXT)
         bar.ax.tick_params(labelsize=7)
-    return figure
+    return grid[:len(layers)]
 
 
-def explained_bars(explained: pd.DataFrame) -> Figure:
+def explained_bars(explained: pd.DataFrame) -> np.ndarray:
     """Draw, per layer, what each factor adds after those before it, in both orders of entry.
 
     Parameters
@@ -194,16 +189,18 @@ def explained_bars(explained: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("bits per selection saved\non unseen documents", **_TEXT)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside right center")
-    return figure
+    return panels
 
 
-def token_class_heatmap(classes: pd.DataFrame) -> Figure:
+def token_class_heatmap(classes: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the highest log2 lift that any expert of a layer has for each class of token.
 
     Parameters
     ----------
     classes : DataFrame
         Result ``expert_token_classes``: ``layer, token_class, log2_lift, significant``.
+    ax : Axes, optional
+        Where to draw; a figure of its own when left out.
     """
     names = list(dict.fromkeys(classes["token_class"]))
     best = classes[classes["significant"]].groupby(["token_class", "layer"])["log2_lift"].max().reset_index()
@@ -212,17 +209,16 @@ def token_class_heatmap(classes: pd.DataFrame) -> Figure:
     held = sorted(best["layer"].unique())
     full = np.full((len(names), len(layers)), np.nan)
     full[:, [layers.index(x) for x in held]] = matrix
-    figure = _figure(7.2, 0.8 + 0.24 * len(names))
-    axes = figure.subplots()
+    axes = panel(ax, 7.2, 0.8 + 0.24 * len(names))
     image = axes.imshow(full, aspect="auto", cmap="cividis", vmin=0)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     step = max(1, len(layers) // 24)
     axes.set_xticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
     axes.set_xlabel("layer", **_TEXT)
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("log2 lift of the strongest expert", **_TEXT)
     bar.ax.tick_params(labelsize=7)
-    return figure
+    return axes
 
 
 def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
@@ -232,7 +228,7 @@ def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
     axes.tick_params(axis="x", labelsize=7)
 
 
-def sae_pareto(quality: pd.DataFrame) -> Figure:
+def sae_pareto(quality: pd.DataFrame) -> np.ndarray:
     """Draw variance unexplained against sparsity, and loss recovered against width; a colour per layer.
 
     Parameters
@@ -242,8 +238,8 @@ def sae_pareto(quality: pd.DataFrame) -> Figure:
     """
     from matplotlib import colormaps
 
-    figure = _figure(7.2, 3.0)
-    left, right = figure.subplots(1, 2)
+    drawn = _figure(7.2, 3.0).subplots(1, 2)
+    left, right = drawn
     layers = sorted(quality["layer"].unique())
     shades = dict(zip(layers, colormaps["cividis"](np.linspace(0.05, 0.85, len(layers))), strict=True))
     sizes = {w: 18 + 22 * i for i, w in enumerate(sorted(quality["width"].unique()))}
@@ -268,4 +264,4 @@ def sae_pareto(quality: pd.DataFrame) -> Figure:
         axes.yaxis.label.set_size(8)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=7, frameon=False)
-    return figure
+    return drawn

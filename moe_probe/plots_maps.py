@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
+from moe_probe.drawing import new_figure as _figure
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 #: Blue (less) over white (no difference) to orange (more): told apart by colour-blind eyes and in grey print by the ends.
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -28,12 +28,6 @@ MOST_CELLS = 1500
 _SMALL: Any = {"fontsize": 8}
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
-
-
 def lift_limit(expert_topics: pd.DataFrame) -> float:
     """Log2 lift at which colours end: the 99th percentile of its size, from 1 to 3.
 
@@ -42,7 +36,7 @@ def lift_limit(expert_topics: pd.DataFrame) -> float:
     return float(np.clip(np.nanpercentile(np.abs(expert_topics["log2_lift"]), 99), 1.0, 3.0))
 
 
-def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> Figure:
+def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> np.ndarray:
     """Draw log2 lift of every expert (columns) in every layer (rows), one panel a topic.
 
     A dot marks what is significant and above average; a star what was found again on held-out documents too. Where
@@ -54,6 +48,10 @@ def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> Figur
         Result ``expert_topics``.
     topics : sequence of str
         Topics to draw.
+
+    Returns
+    -------
+    ndarray of Axes
     """
     layers = sorted(expert_topics["layer"].unique())
     n_experts = int(expert_topics["expert"].max()) + 1
@@ -86,22 +84,27 @@ def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> Figur
     bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.5, pad=0.01, extend="both")
     bar.set_label("log2 lift", **_SMALL)
     bar.ax.tick_params(labelsize=7)
-    return figure
+    return grid
 
 
-def maps(table: pd.DataFrame) -> Figure:
+def maps(table: pd.DataFrame) -> np.ndarray:
     """Draw the places of experts, documents and tokens in the plane, by label in colour and shape.
 
     Parameters
     ----------
     table : DataFrame
         Result ``maps``: ``unit, x, y, label``.
+
+    Returns
+    -------
+    ndarray of Axes
     """
     units = list(dict.fromkeys(table["unit"]))
     labels = sorted(table["label"].unique())
     figure = _figure(3.4 * len(units) + 1.6, 3.2)
     found: dict[str, Any] = {}
-    for axes, unit in zip(np.atleast_1d(figure.subplots(1, len(units))), units, strict=True):
+    grid = np.atleast_1d(figure.subplots(1, len(units)))
+    for axes, unit in zip(grid, units, strict=True):
         part = table[table["unit"] == unit]
         for i, label in enumerate(labels):
             inside = part[part["label"] == label]
@@ -114,4 +117,4 @@ def maps(table: pd.DataFrame) -> Figure:
         axes.set_yticks([])
     names = sorted(found)[:30]
     figure.legend([found[n] for n in names], names, fontsize=6.5, frameon=False, loc="outside right center", markerscale=2)
-    return figure
+    return grid

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.drawing import panel
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ def purity_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     rows = table[table["nodes"] > 0]
     places = list(dict.fromkeys(zip(rows["layer"], rows["parent_width"], rows["child_width"], strict=True)))
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(7.2, 0.75 * len(places) + 1.4), layout="constrained", dpi=110).subplots()
+    ax = panel(ax, 7.2, 0.75 * len(places) + 1.4)
     for tree, (colour, name) in _TREES.items():
         mine = rows[rows["tree"] == tree]
         y = [places.index(key) + 0.25 * (list(_TREES).index(tree) - 1)

@@ -1,4 +1,4 @@
-"""Figures that hold experts, groups and features against each other. Each function takes tables and returns a Figure."""
+"""Plots that hold experts, groups and features against each other. Each function takes a table and returns Axes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.drawing import new_figure as _figure
+from moe_probe.drawing import panel
 from moe_probe.plots_maps import DIVERGING
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: Kinds of units, from plain to rich, with colours that stay apart for colour-blind eyes and in print.
 KINDS = {"expert": ("#33638d", "best expert"), "experts": ("#7fb1d3", "best group of experts"),
@@ -22,13 +23,7 @@ _ORDER = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3
 _SMALL: Any = {"fontsize": 8}
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
-
-
-def prediction_bars(table: pd.DataFrame) -> Figure:
+def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     """Draw the recall of chosen experts from each kind of input, a panel a layer.
 
     Parameters
@@ -58,14 +53,14 @@ def prediction_bars(table: pd.DataFrame) -> Figure:
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
-    return figure
+    return panels
 
 
 def _input_name(row: Any) -> str:
     return f"{row.inputs}, {int(row.width):,}" if row.width else str(row.inputs)
 
 
-def carriers(table: pd.DataFrame) -> Figure:
+def carriers(table: pd.DataFrame) -> np.ndarray:
     """Draw, for every topic, the held-out AUROC of the best unit of each kind: of documents and of tokens.
 
     Parameters
@@ -92,21 +87,22 @@ def carriers(table: pd.DataFrame) -> Figure:
     panels[0].set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, frameon=False, ncols=4, loc="outside lower center")
-    return figure
+    return panels
 
 
-def ablation_matrix(table: pd.DataFrame) -> Figure:
+def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the rise of the loss on every topic (columns) without every unit (rows).
 
     Parameters
     ----------
     table : DataFrame
         Result ``ablation``.
+    ax : Axes, optional
+        Where to draw; a figure of its own when left out.
     """
     units, topics = list(dict.fromkeys(table["unit"])), sorted(table["topic"].unique())
     rises = table.pivot(index="unit", columns="topic", values="delta_nats").loc[units, topics].to_numpy(dtype=float)
-    figure = _figure(1.9 + 0.5 * len(topics), 1.3 + 0.24 * len(units))
-    axes: Axes = figure.subplots()
+    axes = panel(ax, 1.9 + 0.5 * len(topics), 1.3 + 0.24 * len(units))
     end = max(float(np.nanquantile(np.abs(rises), 0.98)), 1e-6)
     image = axes.imshow(rises, cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto")
     place = {u: i for i, u in enumerate(units)}, {t: i for i, t in enumerate(topics)}
@@ -115,10 +111,10 @@ def ablation_matrix(table: pd.DataFrame) -> Figure:
                   linestyle="")
     axes.set_xticks(range(len(topics)), [printable(t) for t in topics], rotation=45, ha="right", fontsize=7)
     axes.set_yticks(range(len(units)), [_short(u) for u in units], fontsize=7)
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("rise of the loss, nats", **_SMALL)
     bar.ax.tick_params(labelsize=7)
-    return figure
+    return axes
 
 
 def _short(unit: str) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.markup import card_html, escaped, facts_html, folded_html, shown, table_html
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Rows of a result that a notebook shows.
+_SHOWN = 10
+#: Commands that make what ``analyze`` does not.
+_MADE_BY = {"features": "label", "feature_cards": "label", "sae_quality": "sae eval", "matches": "match", "carriers": "match",
+            "routing_predicted": "match", "match_sets": "match", "ablation": "ablate", "tree": "tree", "splitting": "tree"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Result:
         except FileNotFoundError as error:
             raise MoeProbeError(
                 f"no result '{name}' in {directory}", f"{error.filename} is missing",
-                "moe-probe analyze RUN",
+                f"moe-probe {_MADE_BY.get(name, 'analyze')} {Path(directory).parent}",
             ) from error
         except (ValueError, OSError) as error:
             raise MoeProbeError(
@@ -93,3 +101,83 @@ class Result:
             name=meta["name"], table=table, params=meta["params"], seed=meta["seed"], caption=meta["caption"],
             warnings=tuple(meta["warnings"]), citations=tuple(meta["citations"]),
         )
+
+    def __repr__(self) -> str:
+        return f"Result({self.name}: {len(self.table):,} rows, columns {', '.join(map(str, self.table.columns))})"
+
+    def _repr_html_(self) -> str:
+        rows = [[shown(value) for value in row] for row in self.table.head(_SHOWN).itertuples(index=False)]
+        parts = [f"<p>{escaped(self.caption)}</p>", *(f"<p><b>Note</b>: {escaped(w)}</p>" for w in self.warnings),
+                 '<div style="overflow-x:auto">', table_html(list(self.table.columns), rows), "</div>"]
+        if len(self.table) > _SHOWN:
+            parts.append(f"<p>{_SHOWN} of {len(self.table):,} rows; all are in <code>.table</code></p>")
+        made = [*self.params.items(), *([] if self.seed is None else [("seed", self.seed)])]
+        if made:
+            parts.append(folded_html("made with", facts_html(made)))
+        if self.citations:
+            parts.append(folded_html("sources", "".join(f"<div>{escaped(c)}</div>" for c in self.citations)))
+        return card_html(f"{self.name}: {len(self.table):,} rows", *parts)
+
+
+class NoSuchResult(MoeProbeError, KeyError):
+    """A result that a run does not have."""
+
+
+class Results(Mapping[str, Result]):
+    """Results of a run by name, read when they are asked for, and again when their files have changed.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Usually ``RUN/results``.
+
+    Examples
+    --------
+    >>> results = moe_probe.open("runs/demo").results
+    >>> sorted(results)
+    >>> results.verdicts.table, results["layers"].caption
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        self._read: dict[str, tuple[int, Result]] = {}
+
+    def __getitem__(self, name: str) -> Result:
+        if name not in self:
+            known = list(self)
+            raise NoSuchResult(f"there is no result '{name}' in {self._directory}",
+                               did_you_mean(str(name), known) if known else "it holds none",
+                               f"moe-probe {_MADE_BY.get(name, 'analyze')} {self._directory.parent}")
+        changed = (self._directory / f"{name}.parquet").stat().st_mtime_ns
+        if name not in self._read or self._read[name][0] != changed:
+            self._read[name] = changed, Result.load(self._directory, name)
+        return self._read[name][1]
+
+    def __getattr__(self, name: str) -> Result:
+        if name.startswith("_") or name not in self:
+            raise AttributeError(f"no result '{name}' in {self._directory}" if name.startswith("_") else
+                                 f"no result '{name}' in {self._directory}: {did_you_mean(name, list(self))}")
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def __iter__(self) -> Iterator[str]:
+        # a name with both files: what lies beside them (cost.json, tables asked for) is no result
+        return iter(sorted(p.stem for p in self._directory.glob("*.parquet") if p.with_suffix(".json").exists()))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self})
+
+    def __repr__(self) -> str:
+        return f"Results({self._directory}: {', '.join(self) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name in self:
+            meta = json.loads((self._directory / f"{name}.json").read_text(encoding="utf-8"))
+            rows.append((name, f"{meta.get('rows', 0):,}", meta.get("caption", "").split(". ")[0]))
+        return card_html(f"{len(rows)} results in {self._directory}", table_html(("name", "rows", "what it shows"), rows))

@@ -118,7 +118,7 @@ WRONG = [
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--permutations", "5"], 2, "--permutations 5"),
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--by", "mood"], 2, "--label mood"),
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--keep", "hiden"], 2, "did you mean 'hidden'"),
-    (["colect"], 2, "Did you mean 'collect'"), (["info", "{tmp}"], 1, "there is no trace"),
+    (["colect"], 2, "did you mean 'collect'"), (["info", "{tmp}"], 1, "there is no trace"),
     (["verify", "{tmp}"], 1, "there is no trace"), (["report", "{tmp}/none"], 1, "there is no run"),
     (["report", "{tmp}"], 1, "there is no trace"), (["cite", "{tmp}"], 1, "holds no results"),
     (["check", "{tmp}/none"], 1, "there is no folder"), (["analyze", "{tmp}"], 1, "there is no trace"),

@@ -5,12 +5,15 @@ Nothing heavy is imported before a command runs, so that ``moe-probe --help`` an
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from moe_probe.cli import costs, features, making, reading, units
+from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
-    name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="moe-probe", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
     "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
@@ -21,11 +24,12 @@ features.register(app)
 units.register(app)
 costs.register(app)
 reading.register(app)
+document_exit_status(app)
 
 
 def main() -> None:
     """Entry point of ``moe-probe``."""
-    app()
+    sys.exit(run_app(app))
 
 
 __all__ = ["app", "main"]

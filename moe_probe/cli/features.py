@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of
+from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def label(
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
+    need_label(trace, by, "--by")
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
                                    say=console.say)
     if llm_url is not None:
@@ -186,7 +187,7 @@ def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, 
         if not sys.stdin.isatty():
             raise MoeProbeError("nothing was sent", "labelling by a language model has to be confirmed", "--yes", exit_code=2)
         typer.confirm(f"Send excerpts of this corpus to {url}?", abort=True, err=True)
-    return label_by_llm(run, trace, features, excerpts, endpoint, seed=seed, say=console.say)
+    return label_by_llm(run, trace, features, excerpts, endpoint, seed=seed)
 
 
 def find(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.cli.settings import with_settings
-from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of
+from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
@@ -162,6 +162,8 @@ def analyze(
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
+    need_label(trace, by, "--by")
+    need_label(trace, strata, "--strata")
     root = out or run_directory(path)
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
                         revision=revision, trust_remote_code=trust_remote_code)

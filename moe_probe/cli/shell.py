@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -9,12 +10,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.progress import say_above, show
 from moe_probe.text import printable
+
+if TYPE_CHECKING:
+    from moe_probe.trace import Trace
 
 _COMMON = "Common"
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel=_COMMON)]
@@ -36,6 +41,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
+        show(not quiet)
         if quiet:
             warnings.simplefilter("ignore")
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -48,7 +54,7 @@ class Console:
     def say(self, text: str) -> None:
         """Tell the person at the terminal, on stderr."""
         if not self.quiet:
-            typer.echo(printable(text), err=True)
+            say_above(printable(text))
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Give the command's result on stdout: `data` with ``--json``, else `text`."""
@@ -82,6 +88,20 @@ def mode_of(*, resume: bool, force: bool) -> str:
     return "resume" if resume else "force" if force else "new"
 
 
+def need_label(trace: Trace, name: str | None, option: str) -> None:
+    """Refuse, before anything is computed, a label that the documents do not have.
+
+    Raises
+    ------
+    UsageError
+        Naming the one that may have been meant.
+    """
+    labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
+    if name is not None and name not in labels:
+        raise UsageError(f"{option} {name} names no label of the documents", did_you_mean(name, labels),
+                         f"{option} with one of {', '.join(labels)}")
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command its manners: an expected failure is one sentence, an interruption says how to go on.
 
@@ -97,13 +117,31 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.echo(f"moe-probe: {printable(str(error))}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            _interrupted()
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has left; nothing is wrong
             sys.exit(0)
+        except OSError as error:
+            told = _refused(error)
+            if told is None or options.get("debug"):
+                raise
+            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
+            sys.exit(told.exit_code)
+        except KeyboardInterrupt:
+            _interrupted()
 
     return run
+
+
+def _refused(error: OSError) -> MoeProbeError | None:
+    """What the disk refused, wherever a command was writing or reading; None for anything else."""
+    where = str(error.filename) if error.filename else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MoeProbeError(f"no space is left for {where}", "the disk is full; what was already written is kept",
+                             "free some space, then run the command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MoeProbeError(f"{where} cannot be read or written", str(error.strerror),
+                             "another folder, or change its permissions")
+    return None
 
 
 def _interrupted() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from moe_probe.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +37,9 @@ def match(
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
-    results = match_all(run, Trace.open(run), by=by, per_expert=per_expert, alpha=alpha, seed=seed, say=console.say,
+    trace = Trace.open(run)
+    need_label(trace, by, "--by")
+    results = match_all(run, trace, by=by, per_expert=per_expert, alpha=alpha, seed=seed, say=console.say,
                         loaded=model_of(run, model, trust=trust_remote_code, console=console,
                                         without="router rows are not compared"))
     for result in results:
@@ -77,6 +83,8 @@ def ablate(
     if how not in HOW:
         raise UsageError(f"--how {how} is not known", "", f"one of {', '.join(HOW)}")
     trace = Trace.open(run)
+    need_label(trace, by, "--by")
+    _need_topics(trace, by, topic or (), named=bool(expert or feature))
     units = parse_units(run, expert or (), feature or (), topic or ())
     loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
     if loaded is None:
@@ -90,6 +98,18 @@ def ablate(
         update_verdicts(run)
     console.result({"ablation": result.table.to_dict("records"), "table": str(where)},
                    "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]))
+
+
+def _need_topics(trace: Trace, by: str, topics: Sequence[str], *, named: bool) -> None:
+    """Refuse topics that no document has, and topics without a unit that is held to them."""
+    known = sorted({str(value) for value in trace.documents[by].dropna()})
+    for topic in topics:
+        if topic not in known:
+            raise UsageError(f"--topic {topic} names no {by} of the documents", did_you_mean(topic, known),
+                             "moe-probe info RUN lists them")
+    if topics and not named:
+        raise UsageError("--topic was given without a unit", "it says what an --expert or --feature is held to",
+                         "--expert LAYER:EXPERT --topic TOPIC")
 
 
 def tree(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from moe_probe.collect.windows import EncodedDocument, Encoder
 from moe_probe.corpus import Corpus
 from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.progress import Bar
 from moe_probe.schema import KEEPABLE, CorpusInfo, Manifest, Windowing
 from moe_probe.trace import Trace, TraceWriter
 
@@ -116,16 +116,14 @@ def collect_trace(
 def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, writer: TraceWriter,
                    options: CollectOptions, *, n_documents: int, progress: bool) -> None:
     import torch
-    from tqdm.auto import tqdm
 
     from moe_probe.collect.batches import ShardArrays, run_shard
     from moe_probe.models import RoutingCapture
 
     parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
     done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
-    with tqdm(total=n_documents, initial=done, unit=" documents", desc="collect", disable=not progress,
-              file=sys.stderr) as bar, RoutingCapture(
-                  loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
+    with Bar("collect", total=n_documents, initial=done, unit="documents", shown=progress) as bar, RoutingCapture(
+            loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
         for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
             n_tokens = sum(len(d.ids) for d in shard)
             sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
@@ -141,8 +139,7 @@ def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, w
                         named["rows"] = torch.from_numpy(rows)
             _write(writer, shard, encoder, arrays, text=options.text)
             done, tokens = done + len(shard), tokens + n_tokens
-            bar.update(done - bar.n)
-            bar.set_postfix_str(f"{tokens:,} tokens")
+            bar.update(done - bar.n, note=f"{tokens:,} tokens")
 
 
 def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:

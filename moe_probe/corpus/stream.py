@@ -11,6 +11,7 @@ from pathlib import Path
 from moe_probe.corpus.document import BadRow, Columns, Document, document_from_row
 from moe_probe.corpus.readers import iter_rows
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import track
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Corpus:
         topics: Counter[str] = Counter()
         topic_of: dict[str, str] = {}
         n_characters = 0
-        for document in self:
+        for document in track(self, "read corpus", unit="documents"):
             digest.update(document.digest())
             topics[document.topic] += 1
             n_characters += len(document.text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ import numpy as np
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.endpoint import Cache, Client, Endpoint, Unanswered
 from moe_probe.features.excerpts import Excerpt
+from moe_probe.progress import track
 
 #: Excerpts a detection request asks about (delphi's five).
 PER_REQUEST = 5
@@ -143,8 +144,7 @@ def estimate(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: Path, s
     return Estimate(requests, cached, sent, received, dollars)
 
 
-def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: Path, seed: int = 0,
-                   say: Callable[[str], None] = lambda text: None) -> tuple[LlmLabel, ...]:
+def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: Path, seed: int = 0) -> tuple[LlmLabel, ...]:
     """Label features, and score the labels on held-out excerpts.
 
     Parameters
@@ -166,10 +166,8 @@ def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: P
     with Client(endpoint, cache) as client, ThreadPoolExecutor(endpoint.concurrency) as pool:
         waiting = {pool.submit(_label_one, client, item, seed): i for i, item in enumerate(evidence)}
         try:
-            for future in as_completed(waiting):
+            for future in track(as_completed(waiting), "ask", total=len(evidence), unit="features"):
                 labels[waiting[future]] = future.result()
-                if len(labels) % 25 == 0:
-                    say(f"{len(labels)} of {len(evidence)} features labelled")
         finally:  # nothing is left to stop unless something was raised
             client.stop()
             for future in waiting:

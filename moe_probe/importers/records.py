@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.progress import track
 from moe_probe.routing import dropped_id
 from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.trace import Trace, TraceWriter
@@ -139,7 +140,7 @@ def import_records(
         return writer.seal()
     shard: list[TokenRecord] = []
     n_tokens = 0
-    for ordinal, record in enumerate(_unique(records())):
+    for ordinal, record in enumerate(track(_unique(records()), "import", unit="documents")):
         if ordinal < writer.n_documents and not shard:
             continue
         shard.append(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def _progress_bar(*, shown: bool) -> Iterator[None]:
     """Switch transformers' own progress bar, which is global, and put it back."""
     from transformers.utils import logging
 
+    shown = shown and sys.stderr.isatty()  # its bar is made of carriage returns: not for a log
     before = logging.is_progress_bar_enabled()
     (logging.enable_progress_bar if shown and before else logging.disable_progress_bar)()
     try:

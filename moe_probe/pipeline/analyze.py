@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def analyze(
     context = Context(trace, settings or Settings())
     done = context.done
     reasons: dict[str, str] = {}
-    for analysis in ANALYSES:
+    for analysis in track(ANALYSES, "analyze", unit="analyses", name=lambda a: a.name):
         started = time.monotonic()
         reason = _missing(analysis, trace)
         if reason is None:

@@ -89,7 +89,7 @@ def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit
     controls = {unit: matched_controls(unit, loads.of(unit), n=settings.controls, avoid=_rivals(unit, chosen), seed=settings.seed)
                 for unit in chosen}
     result = knock_out(bench, chosen, controls, how=settings.how, boost=settings.boost, saes=sae_of,
-                       resamples=settings.resamples, seed=settings.seed, say=say)
+                       resamples=settings.resamples, seed=settings.seed)
     say(f"{len(chosen)} units and their controls in {time.monotonic() - started:.1f} s")
     return result
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.pipeline.saes import readers, saes_of
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
     losses = _Losses(loaded, trace, tokens=tokens, seed=seed)
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "measure SAEs", total=len(saes_of(run)), unit="SAEs"):
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
         row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
@@ -210,7 +211,7 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     tables: list[pd.DataFrame] = []
     cards_of: list[pd.DataFrame] = []
     warnings: list[str] = []
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "label features", total=len(saes_of(run)), unit="SAEs"):
         started = time.monotonic()
         found = describe_features(trace, item.sae, text, train=fire(item.sae, item.train),
                                   held_out=fire(item.sae, item.held_out), label=by, finer=finer, cards=cards,

@@ -12,6 +12,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.find import Found, expert_shares, occurrences, rank_experts, rank_features
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _features(run: Path, made: Trace, names: pd.DataFrame | None, rank: Callable
     if names is None:
         return pd.DataFrame()
     parts = []
-    for folder in saes_of(run):
+    for folder in track(saes_of(run), "look at features", unit="SAEs"):
         mine = names[names["sae"] == f"{folder.parent.name}/{folder.name}"]
         if mine.empty:
             raise MoeProbeError(f"the features of {folder.name} are not labelled", "the SAE is newer than the labels",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_probe.pipeline.features import opened_saes
+from moe_probe.pipeline.saes import saes_of
+from moe_probe.progress import track
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +103,7 @@ def places(run: Path, trace: Trace) -> Iterator[tuple[Place, list[Dictionary]]]:
     from moe_probe.sae import read_training
 
     groups: dict[Place, dict[int, Dictionary]] = {}
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs"):
         config = item.sae.config
         if config.experts is not None:
             continue

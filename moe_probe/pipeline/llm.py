@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +52,7 @@ def estimate_cost(run: Path, trace: Trace, cards: Result, endpoint: Endpoint, *,
     return estimate(gather_evidence(run, trace, cards, seed=seed), endpoint, cache=cache_of(run), seed=seed)
 
 
-def label_by_llm(run: Path, trace: Trace, features: Result, cards: Result, endpoint: Endpoint, *, seed: int = 0,
-                 say: Callable[[str], None] = print) -> Result:
+def label_by_llm(run: Path, trace: Trace, features: Result, cards: Result, endpoint: Endpoint, *, seed: int = 0) -> Result:
     """Put a language model's labels in the place of rules, for the features that have cards.
 
     The score is the model's own detection score on held-out excerpts: excerpts, not tokens, so it is not to be compared
@@ -65,7 +63,7 @@ def label_by_llm(run: Path, trace: Trace, features: Result, cards: Result, endpo
     MoeProbeError
         As `label_features` does.
     """
-    labels = label_features(gather_evidence(run, trace, cards, seed=seed), endpoint, cache=cache_of(run), seed=seed, say=say)
+    labels = label_features(gather_evidence(run, trace, cards, seed=seed), endpoint, cache=cache_of(run), seed=seed)
     table = features.table.copy()
     place = {key: i for i, key in enumerate(zip(table["sae"], table["feature"], strict=True))}
     given = [item for item in labels if item.label]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.features import opened_saes
+from moe_probe.pipeline.saes import saes_of
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     predicted: list[dict[str, Any]] = []
     by_expert: list[dict[str, Any]] = []
     rivals: Any = None
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "match", total=len(saes_of(run)), unit="SAEs"):
         if item.sae.config.experts is not None:
             say(f"{item.name}: an SAE of some experts' tokens, not matched")
             continue

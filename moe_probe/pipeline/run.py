@@ -166,6 +166,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
+    next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
                         trust_remote_code=config.trust_remote_code,
@@ -311,7 +312,6 @@ def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> lis
     from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
-    # what is said of every unit is for the command; a run says how far it is now and then
     result = ablate(root, Trace.open(root), _model(config), by=config.by, settings=settings, say=say)
     result.save(root / "results")
     update_verdicts(root)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.progress import Bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,23 +170,19 @@ class _Bar:
     """Progress of the SAEs that are trained together: the bar is the widest one's."""
 
     def __init__(self, text: str, *, shown: bool) -> None:
-        import sys
-
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(desc=text, unit=" steps", disable=not shown, file=sys.stderr)
+        self.bar = Bar(text, shown=shown)
 
     def __enter__(self) -> _Bar:
+        self.bar.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        self.bar.__exit__(*error)
 
     def say(self, progress: Progress) -> None:
-        self.bar.total = max(self.bar.total or 0, progress.steps)
-        self.bar.update(max(0, progress.step - self.bar.n))
-        self.bar.set_postfix_str(f"width {progress.config.d_sae}: FVU {progress.fvu:.3f}, L0 {progress.l0:.1f}, "
-                                 f"{progress.dead:.0%} dead")
+        self.bar.update(max(0, progress.step - self.bar.n), total=max(self.bar.total or 0, progress.steps),
+                        note=f"width {progress.config.d_sae}: FVU {progress.fvu:.3f}, L0 {progress.l0:.1f}, "
+                        f"{progress.dead:.0%} dead")
 
 
 def _three_layers(trace: Trace, hook: str) -> list[int]:

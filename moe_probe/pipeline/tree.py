@@ -13,6 +13,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, activations, places
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
 
     subjects = SubjectsOf(trace, settings, tables.warnings)
     joins = []
-    for parent, child in pairwise(levels):
+    pairs = list(pairwise(levels))
+    for parent, child in track(pairs, f"join layer {levels[0].sae.config.layer}", unit="pairs of widths"):
         started = time.monotonic()
         found = join(parent.level, child.level)
         joins.append((parent, child, found))

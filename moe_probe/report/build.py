@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from moe_probe.drawing import figure_of
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import track
 from moe_probe.report import svg
 from moe_probe.report.content import Bar, Picture, Report
 from moe_probe.report.sections import compose
@@ -48,8 +50,12 @@ def write_report(run: str | Path) -> list[Path]:
     names = sorted(p.stem for p in (root / "results").glob("*.parquet"))
     if not names:
         raise MoeProbeError(f"{root} holds no results", "a report shows what was analysed", f"moe-probe analyze {root}")
-    report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
-    images = {p.name: _png(p) for s in report.sections for p in s.blocks if isinstance(p, Picture)}
+    import matplotlib
+
+    with matplotlib.rc_context({"interactive": False}):  # figures of a report are files: a notebook should not show them too
+        report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
+    pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
+    images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
         return _write(root, images, pages)
@@ -70,7 +76,7 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
 def _png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     # no date and no version inside: the same results make the same bytes
-    picture.figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure_of(picture.figure).savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

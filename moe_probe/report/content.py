@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -66,14 +68,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its file stem, alternative text (what it shows) and caption.
+    """A figure (or what a plot function returned), its file stem, alternative text (what it shows) and caption.
 
     `inline` is markup that stands in the image's place in HTML, made by `moe_probe.report.svg`, with all text
     in it escaped; Markdown shows the image.
     """
 
     name: str
-    figure: Figure
+    figure: Figure | Axes | np.ndarray
     alt: str
     caption: str
     inline: str = ""

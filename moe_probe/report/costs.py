@@ -45,7 +45,7 @@ def costs_section(results: Mapping[str, Result]) -> Section:
     return Section(
         title="What does it cost, once or on every output?", finding=finding(results), blocks=tuple(blocks), how=steps.caption,
         limits="Operations are not seconds: sparse steps reach a smaller part of a machine's peak than a model's own products "
-        "do. A small model's training is cheap, so that fractions are large here; the projections are what to read for large ones.")
+        "do. A small model's training is cheap, so that fractions are large here; for large ones read the projections.")
 
 
 def finding(results: Mapping[str, Result]) -> str:

@@ -90,6 +90,9 @@ def _table(experts: pd.DataFrame, topics: pd.DataFrame) -> Table:
 class _Facts:
     """Looks up what the analyses say of an expert."""
 
+    READS = ("experts", "expert_topics", "expert_token_classes", "experts_predicted", "matches", "expert_similarity",
+             "ablation", "expert_contexts")
+
     def __init__(self, results: Mapping[str, Result]) -> None:
         self.tables = {name: r.table for name, r in results.items()}
 
@@ -208,3 +211,8 @@ def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
     """Shade every token by the weight that the expert had in it."""
     return tuple((str(token).replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
                  for token, weight in zip(tokens, weights, strict=True))
+
+
+def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Card:
+    """The card of one expert; the run has a table ``experts`` with a row of it."""
+    return _Facts({name: results[name] for name in _Facts.READS if name in results}).card(layer, expert)

@@ -159,3 +159,15 @@ def _pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, i
         else:
             pieces.append((text, strength))
     return tuple(pieces)
+
+
+def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Card:
+    """The card of one feature; the run has a table ``features`` with a row of it."""
+    found = results["features"]
+    row = found.table.set_index(["sae", "feature"]).loc[(sae, feature)]
+    excerpts = found.table.head(0)
+    if "feature_cards" in results:
+        kept = results["feature_cards"].table
+        kept = kept[(kept["sae"] == sae) & (kept["feature"] == feature)]
+        excerpts = kept[kept["chosen"] == kept["chosen"].iloc[0]] if len(kept) else kept  # it may be chosen for two reasons
+    return _card(row, sae, feature, excerpts, found.params)

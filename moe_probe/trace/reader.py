@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.markup import card_html, facts_html
 from moe_probe.routing import Usage, dropped_id
 from moe_probe.schema import Manifest, MoeLayer, ShardEntry
 from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
     from scipy import sparse
 
 
@@ -231,6 +233,37 @@ class Trace:
         if "routing" not in self.manifest.kept:
             raise MoeProbeError(f"the trace at {self.root} holds document counts only",
                                 "it was collected with --keep usage", "collect again with --keep routing")
+
+    def to_anndata(self, *, of: str = "documents", layer: int | None = None) -> AnnData:
+        """Routing as an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.
+
+        Parameters
+        ----------
+        of : {"documents", "tokens"}
+            Rows. Documents: ``X`` counts selections, ``layers["gate_mass"]`` sums gate weights where they are known. Tokens:
+            ``X`` is 1 for a chosen expert, ``layers["weights"]`` its gate weight. Special tokens are left out of both.
+        layer : int, optional
+            One MoE layer; all of them side by side when left out.
+
+        Returns
+        -------
+        anndata.AnnData
+            ``X`` is a sparse float32 matrix. ``obs`` has the documents' labels (and, of tokens, ``document, position, token_id,
+            token``), ``var`` the columns ``layer, expert``, ``uns["moe_probe"]`` where the numbers came from.
+
+        Raises
+        ------
+        MoeProbeError
+            Without the extra ``anndata``, without such a layer, or of tokens where only counts were kept.
+        """
+        from moe_probe.trace.annotated import to_anndata
+
+        return to_anndata(self, of=of, layer=layer)
+
+    def _repr_html_(self) -> str:
+        from moe_probe.trace.facts import trace_facts
+
+        return card_html(f"Trace of {self.manifest.model.id}", facts_html(trace_facts(self)))
 
     def __repr__(self) -> str:
         m = self.manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.progress import track
 from moe_probe.trace.files import CHECKSUM, MANIFEST, inside, read_manifest, sha256_file
 
 
@@ -46,7 +47,7 @@ def verify(path: str | Path) -> list[str]:
     if manifest.status != "sealed":
         problems.append("the trace is unfinished: collect with --resume")
     entries = [*manifest.files, *(f for shard in manifest.shards for f in shard.files)]
-    for entry in entries:
+    for entry in track(entries, "verify", unit="files", name=lambda entry: entry.path):
         try:
             file = inside(root, entry.path)
         except MoeProbeError as error:

@@ -1,0 +1,1 @@
+"""Experts and features held against each other: pairs, sets, predictions, carriers of topics."""

@@ -1,0 +1,141 @@
+"""A run directory in one object: its trace, its results, its SAEs, its verdicts, cards and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_probe.cards import UnitCard, expert_card, feature_card
+from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.markup import card_html, facts_html
+from moe_probe.results import Result, Results
+from moe_probe.trace import Trace
+
+if TYPE_CHECKING:
+    from moe_probe.sae import Sae
+
+
+class Saes(Mapping[str, "Sae"]):
+    """SAEs of a run by folder (``layer_05/width_01024``), loaded (with torch) when they are asked for."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._loaded: dict[str, Sae] = {}
+
+    def __getitem__(self, name: str) -> Sae:
+        if name not in set(self):
+            raise UsageError(f"there is no SAE '{name}' in {self._run / 'sae'}",
+                             did_you_mean(name, list(self)) if len(self) else "it holds none",
+                             f"moe-probe sae train {self._run}")
+        if name not in self._loaded:
+            from moe_probe.sae import load_sae
+
+            self._loaded[name] = load_sae(self._run / "sae" / name).eval()
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(p.parent.relative_to(self._run / "sae").as_posix()
+                           for p in (self._run / "sae").glob("layer_*/width_*/cfg.json")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"Saes({', '.join(self) or 'none'})"
+
+
+class Run(Trace):
+    """A run directory. It is a `Trace` with more to it, so that every analysis takes it as one.
+
+    Examples
+    --------
+    >>> run = moe_probe.open("runs/demo")
+    >>> run.verdicts                                # is there a chemistry expert?
+    >>> run.results.expert_topics.table             # any result by name
+    >>> run.card(5, 13), run.card("layer_05/width_01024", 334)   # an expert, a feature
+    >>> run.report()                                # report.html, written anew
+    """
+
+    def __init__(self, trace: Trace, path: Path) -> None:
+        super().__init__(trace.root, trace.manifest)
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run directory.
+
+        Raises
+        ------
+        MoeProbeError
+            When it holds no trace, or one that is unfinished or damaged.
+        """
+        return cls(Trace.open(Path(path) / "trace"), Path(path))
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace alone."""
+        return Trace(self.root, self.manifest)
+
+    @cached_property
+    def results(self) -> Results:
+        """Results by name, read when asked for: ``run.results.layers``, ``run.results["layers"]``."""
+        return Results(self.path / "results")
+
+    def saes(self) -> Saes:
+        """SAEs by folder, loaded when asked for: ``run.saes()["layer_05/width_01024"]``. Needs torch."""
+        return Saes(self.path)
+
+    @property
+    def verdicts(self) -> Result:
+        """Is there an expert for each topic? One row a topic.
+
+        Raises
+        ------
+        MoeProbeError
+            When the run was not analysed.
+        """
+        return self.results["verdicts"]
+
+    def card(self, where: int | str, number: int) -> UnitCard:
+        """Card of an expert (`where` is its layer) or of a feature (`where` is the folder of its SAE).
+
+        Raises
+        ------
+        MoeProbeError
+            When there is no such unit, or nothing was found out about it yet.
+        """
+        return feature_card(self, where, number) if isinstance(where, str) else expert_card(self, where, number)
+
+    def report(self) -> Path:
+        """Write ``report.html``, ``report.md`` and figures; return the path of the first.
+
+        Raises
+        ------
+        MoeProbeError
+            When there are no results, or the disk refuses.
+        """
+        from moe_probe.report import write_report
+
+        write_report(self.path)
+        return self.path / "report.html"
+
+    def _held(self) -> list[tuple[str, str]]:
+        report = self.path / "report.html"
+        return [("results", f"{len(self.results)}: {', '.join(self.results)}" if len(self.results) else "none yet"),
+                ("SAEs", ", ".join(self.saes()) or "none"),
+                ("report", str(report) if report.exists() else "none yet: run.report()")]
+
+    def __repr__(self) -> str:
+        report = "report.html" if (self.path / "report.html").exists() else "no report"
+        return (f"Run({self.path}: {super().__repr__()}, {len(self.results)} results, {len(self.saes())} SAEs, {report}; "
+                "see .verdicts, .results, .saes(), .card(), .report(), .trace)")
+
+    def _repr_html_(self) -> str:
+        from moe_probe.trace.facts import trace_facts
+
+        return card_html(f"Run {self.path}: {self.manifest.model.id}", facts_html([*trace_facts(self), *self._held()]))

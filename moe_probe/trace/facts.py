@@ -1,0 +1,43 @@
+"""What a trace holds, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moe_probe.trace.reader import Trace
+
+#: Topics that are named one by one.
+_TOPICS = 24
+
+
+def trace_facts(trace: Trace) -> list[tuple[str, str]]:
+    """Names and sentences: model, layers, experts, corpus, topics, what is kept, how it was made."""
+    m = trace.manifest
+    revision = f" at {m.model.revision}" if m.model.revision else ""
+    weights = f"weights {m.model.fingerprint[:12]}, {m.model.dtype}" if m.model.fingerprint else "imported"
+    numbers = [layer.layer for layer in m.layers]
+    topics = trace.documents["topic"].value_counts(sort=False)
+    named = ", ".join(f"{topic} ({n})" for topic, n in topics.head(_TOPICS).items())
+    return [
+        ("model", f"{m.model.id}{revision} ({m.model.architecture}; {weights})"),
+        ("layers", f"{len(numbers)} MoE layers, {_ranges(numbers)}"),
+        ("experts", f"{_several({x.num_experts for x in m.layers})} a layer, top-k {_several({x.top_k for x in m.layers})}; "
+                    f"gate weights {'kept' if m.has_weights else 'not known'}"),
+        ("documents", f"{m.n_documents:,} documents, {m.n_tokens:,} tokens of {m.corpus.name}"
+                      + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")),
+        ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
+        ("kept", f"{', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}"),
+        ("made with", f"{', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}"),
+    ]
+
+
+def _several(values: set[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0 to 5``, or the numbers where some are left out."""
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return ", ".join(map(str, numbers))
