@@ -11,21 +11,24 @@ if TYPE_CHECKING:
     from moe_probe.results import Result
 
 
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def amount(value: Any) -> str:
-    """A large or small number in two digits: ``1.2e+13`` as ``1.2 × 10^13``."""
+    """A large or small number in two digits: ``1.2e13`` as ``1.2 × 10¹³``."""
     if value is None or value != value:
         return "–"
-    if 0.001 <= abs(value) < 10_000:
-        return f"{value:.2g}"
+    if value == 0 or 0.001 <= abs(value) < 10_000:
+        return f"{float(f'{value:.2g}'):,g}"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × 10^{int(exponent)}"
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def share(value: Any) -> str:
-    """A fraction as a percentage in two digits."""
+    """A fraction in two digits: as a percentage, or from 10 on as a multiple."""
     if value is None or value != value:
         return "–"
-    return f"{100 * value:.2g} %" if value >= 1e-5 else f"{amount(100 * value)} %"
+    return f"{amount(value)} times" if value >= 10 else f"{amount(100 * value)} %"
 
 
 def costs_section(results: Mapping[str, Result]) -> Section:

@@ -68,9 +68,10 @@ def human_lines(results: Mapping[str, Result]) -> str:
     kinds = {kind: float((own[kind] * own["nodes"]).sum() / nodes) for kind in _ORDER}
     human = kinds[_ORDER[0]] + kinds[_ORDER[1]]
     lead = "Partly" if len(passes) and human > 0.5 else "Hardly" if len(passes) else "No"
-    return (f"{lead}: two siblings' firings, from different documents, are about one topic {best['purity']:.1%} of the time "
-            f"where that is highest beyond chance ({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} "
-            f"for a feature with itself; layer {int(best['layer'])}, width {int(best['parent_width']):,} to "
+    return (f"{lead}: of what a feature has of a topic, its siblings share {best['shared']:.0%} where they share most. Two "
+            f"siblings' firings, from different documents, are about one topic {best['purity']:.1%} of the time "
+            f"({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} for a feature with itself; layer "
+            f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
             f"{int(best['child_width']):,}, p {probability(float(best['p_value']))}). Of {int(nodes):,} nodes that split, "
             f"{human:.0%} keep to one subject ({kinds[_ORDER[0]]:.1%} dividing it by its subtopics), {kinds[_ORDER[2]]:.0%} mix "
             f"several, {kinds[_ORDER[3]]:.0%} are about no subject of the corpus.")
