@@ -46,10 +46,11 @@ def main() -> None:
         size = {path.name: path.stat().st_size / 1e6 for path in files}
         images = sum(v for name, v in size.items() if name.endswith(".png"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print("| layers | experts | topics | seconds | of CPU | HTML, MB | Markdown, MB | figures, MB | peak, GiB | torch loaded |")
-        print("|---|---|---|---|---|---|---|---|---|---|")
-        print(f"| {options.layers} | {options.experts} | {options.topics} | {seconds:.1f} | {cpu:.1f} | {size['report.html']:.2f} | "
-              f"{size['report.md']:.2f} | {images:.2f} | {peak:.1f} | {'yes' if 'torch' in sys.modules else 'no'} |")
+        row = {"layers": options.layers, "experts": options.experts, "topics": options.topics, "seconds": f"{seconds:.1f}",
+               "of CPU": f"{cpu:.1f}", "HTML, MB": f"{size['report.html']:.2f}", "Markdown, MB": f"{size['report.md']:.2f}",
+               "figures, MB": f"{images:.2f}", "peak, GiB": f"{peak:.1f}", "torch loaded": "torch" in sys.modules}
+        for cells in (row, ["---"] * len(row), row.values()):
+            print(f"| {' | '.join(str(c) for c in cells)} |")
 
 
 if __name__ == "__main__":

@@ -218,9 +218,12 @@ def test_print_shows_what_is_folded(chrome: Chrome) -> None:
     try:
         assert chrome.execute_script("return document.querySelector('tr.more details p').checkVisibility()")
         assert not chrome.find_element(By.TAG_NAME, "nav").is_displayed()
+        resize(chrome, 690)  # A4 within its margins
+        assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         after = "return getComputedStyle(document.querySelector('th button'), '::after').content"
         assert chrome.execute_script(after) in ('""', "none")
     finally:
+        resize(chrome, 1280)
         chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 

@@ -75,8 +75,8 @@ def what_else(results: Mapping[str, Result]) -> str | None:
     alone = table[table["order"] == "alone"].groupby("factor")["bits"].mean()
     left = table[(table["order"] == "beyond token") & (table["factor"] == "topic")]["bits"].mean()
     text = (f"Mostly about the token: it alone tells {number(float(alone['token']))} bits of a choice, on average over "
-            f"layers; the topic tells {number(float(alone['topic']), 3)}, of which {number(float(left), 3)} are left once the "
-            "token is known.") if alone["token"] > alone["topic"] else (
+            f"layers; the topic tells {number(float(alone['topic']), 3)}, and {number(float(left), 3)} more once the token is "
+            "known.") if alone["token"] > alone["topic"] else (
             f"The topic tells more of a choice than the token: {number(float(alone['topic']))} against "
             f"{number(float(alone['token']))} bits, on average over layers.")
     if "experts" in results and "explained_by" in results["experts"].table:
