@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from moe_probe.cli import costs, features, making, reading, units
+from moe_probe.cli import costs, features, inspect, making, reading, units
 
 app = typer.Typer(
     name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -21,6 +21,7 @@ features.register(app)
 units.register(app)
 costs.register(app)
 reading.register(app)
+inspect.register(app)
 
 
 def main() -> None:

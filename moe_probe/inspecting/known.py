@@ -61,7 +61,7 @@ class Known:
 
     @cached_property
     def experts(self) -> pd.DataFrame:
-        """By (layer, expert): ``topic`` (its significant topic of highest lift, "" for none), ``lift, replicated, explained_by``."""
+        """By (layer, expert): ``topic`` (the significant one of highest lift, or ""), ``lift, replicated, explained_by``."""
         import pandas as pd
 
         index = [(layer.layer, e) for layer in self.trace.layers for e in range(layer.num_experts)]
@@ -69,7 +69,8 @@ class Known:
                            index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]))
         if (topics := self.table("expert_topics")) is not None:
             mine = topics[topics["significant"] & (topics["log2_lift"] > 0)]
-            best = mine.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1).set_index(["layer", "expert"])
+            best = mine.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
+            best = best.set_index(["layer", "expert"])
             out.loc[best.index, ["topic", "lift", "replicated"]] = best[["topic", "lift", "replicated"]]
         if (experts := self.table("experts")) is not None and "explained_by" in experts:
             said = experts.set_index(["layer", "expert"])["explained_by"].fillna("").astype(str)

@@ -34,6 +34,8 @@ class Overhead:
         Seconds.
     hooks_ratio, encoding_ratio : float
         Over the bare forward pass.
+    encoding_quartiles : tuple of float
+        First and third quartile of the rounds' ratios with encoding: how steady the machine was.
     forward_flops, encode_flops : float or None
         Operations a token, counted; of the model None where its configuration does not name its sizes.
     """
@@ -45,11 +47,12 @@ class Overhead:
     encoding: float
     hooks_ratio: float
     encoding_ratio: float
+    encoding_quartiles: tuple[float, float]
     forward_flops: float | None
     encode_flops: float
 
 
-def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae], *, rounds: int = 15, least: int = 5,
+def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae], *, rounds: int = 25, least: int = 7,
                      seconds: float = 2.0) -> Overhead:
     """Time one window bare, hooked, and hooked and encoded, in turn and in alternating order.
 
@@ -84,13 +87,16 @@ def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae
 
     taken = _in_turn((bare, hooked, encoded), rounds=rounds, least=least, seconds=seconds, wait=ids.is_cuda)
     one, two, three = taken
+    ratios = _ratios(three, one)
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
     try:
         forward = shape_of(loaded.model.config).forward_flops(len(window.ids))
     except MoeProbeError:
         forward = None
     return Overhead(
         n_tokens=len(window.ids), rounds=len(one), forward=statistics.median(one), hooks=statistics.median(two),
-        encoding=statistics.median(three), hooks_ratio=_ratio(two, one), encoding_ratio=_ratio(three, one), forward_flops=forward,
+        encoding=statistics.median(three), hooks_ratio=statistics.median(_ratios(two, one)),
+        encoding_ratio=statistics.median(ratios), encoding_quartiles=(quartiles[0], quartiles[2]), forward_flops=forward,
         encode_flops=sum(sae_encode_flops(sae.config.d_in, sae.config.d_sae) for sae in saes.values()))
 
 
@@ -117,5 +123,5 @@ def _in_turn(variants: tuple[Callable[[], None], ...], *, rounds: int, least: in
     return taken
 
 
-def _ratio(above: list[float], below: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+def _ratios(above: list[float], below: list[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=True)]

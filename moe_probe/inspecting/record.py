@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -197,7 +197,7 @@ def continuation(loaded: LoadedModel, ids: np.ndarray, *, n: int, temperature: f
         room = loaded.max_length - len(ids)
         raise UsageError(f"{n} more tokens do not fit behind {len(ids)} tokens of text",
                          f"the model's context is {loaded.max_length}", f"--generate {room}" if room > 0 else "a shorter text")
-    model = loaded.model
+    model: Any = loaded.model
     if not model.can_generate() or getattr(model.config, "is_encoder_decoder", False):
         raise MoeProbeError(f"{type(model).__name__} does not continue text", "it is no decoder language model",
                             "leave --generate away")

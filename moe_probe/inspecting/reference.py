@@ -83,7 +83,7 @@ class Reference:
             for k in range(min(per_document, (bounds[d + 1] - bounds[d]) // self.length, max(1, most // len(fitting)))):
                 start = bounds[d] + k * self.length
                 out.append(rows[start : start + self.length])
-                names.append(d)
+                names.append(int(d))
         found = np.array(names, dtype=np.int64)
         return Pieces(np.stack(out) if out else np.zeros((0, self.length), dtype=np.int64),
                       self._topic[found].astype(str), self._group[found].astype(str))

@@ -34,7 +34,8 @@ def expert_table(call: Call, known: Known) -> pd.DataFrame:
         ids, weights = call.experts[text, place].ravel(), call.weights[text, place].ravel()
         counts = np.bincount(ids[ids >= 0])
         mass = np.bincount(ids[ids >= 0], weights=weights[ids >= 0])
-        for expert in sorted(np.flatnonzero(counts), key=lambda e: (-counts[e], e)):  # noqa: B023 - used at once
+        used = np.flatnonzero(counts)
+        for expert in used[np.argsort(-counts[used], kind="stable")]:
             rows.append({"layer": layer, "expert": int(expert), "tokens": int(counts[expert]),
                          "share": counts[expert] / len(text), "corpus_share": known.corpus_share[place, expert],
                          "gate": mass[expert] / counts[expert]})

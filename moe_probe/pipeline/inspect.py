@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from moe_probe.trace import Trace
 
 if TYPE_CHECKING:
     from moe_probe.collect import EncodedDocument
+    from moe_probe.inspecting.record import Call
     from moe_probe.inspecting.reference import Reference
     from moe_probe.inspecting.topics import Guess, UsageDecoder
     from moe_probe.inspecting.watch import Watched
@@ -135,7 +136,6 @@ class Inspector:
         self.known = Known(self.trace, {name: Result.load(run / "results", name) for name in there})
         widths = widths_of(run)
         self.shown = _chosen(saes, widths)
-        # text hostile to nothing: names of what is missing go into the view
         self.notes = [f"The run has no results/{name}: moe-probe {'label' if name == 'features' else 'analyze'} RUN."
                       for name in ("expert_topics", "experts", "features") if name not in there]
         experts = {layer.layer: layer.num_experts for layer in self.trace.layers}
@@ -248,7 +248,7 @@ class Inspector:
                 self.notes.append(f"Guesses of the topic were not held against the run's documents: {error}")
         return self._references[length]
 
-    def _guesses(self, call: Call, reference: Reference | None) -> tuple[Guess, ...]:  # type: ignore[name-defined]  # noqa: F821
+    def _guesses(self, call: Call, reference: Reference | None) -> tuple[Guess, ...]:
         from moe_probe.inspecting.topics import UsageDecoder, guess_from_features
 
         guesses: list[Guess | None] = []
@@ -315,4 +315,4 @@ def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *,
     return notes
 
 
-Say = Callable[[str], None]
+
