@@ -79,12 +79,12 @@ def _shown(string: str) -> str:
     return printable(string).replace("\n", "↵\n")
 
 
-def _unit(one: Inspection, unit: Watched, *, title: str, group: str, facts: str, topic: str) -> dict[str, Any]:
+def _unit(one: Inspection, unit: Watched, *, title: str, group: str, facts: str, topic: str,
+          full: str = "") -> dict[str, Any]:
     values = unit_values(unit, one.call)
     levels = strengths(values)
-    short = title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…"
-    return {"key": unit.name, "title": short, "full": title if short != title else "", "group": group, "facts": facts,
-            "topic": topic, "on": [[int(i), int(levels[i]), round(float(values[i]), 4)] for i in levels.nonzero()[0]]}
+    return {"key": unit.name, "title": title, "full": full, "group": group, "facts": facts, "topic": topic,
+            "on": [[int(i), int(levels[i]), round(float(values[i]), 4)] for i in levels.nonzero()[0]]}
 
 
 def _feature_units(one: Inspection) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def _feature_units(one: Inspection) -> list[dict[str, Any]]:
             facts = f"{row['tokens']} tokens, largest {row['max_activation']:.2f}"
             facts += "" if math.isnan(row["density"]) else f", {row['share']:.0%} of tokens (corpus {row['density']:.2%})"
             out.append(_unit(one, unit, title=f"{row['feature']} {_label(row)}", group=f"Features of {sae}", facts=facts,
-                             topic=_clean(row["topic"])))
+                             topic=_clean(row["topic"]), full=_clean(row["label"])))
     return out
 
 
@@ -103,7 +103,11 @@ def _label(row: dict[str, Any]) -> str:
     if not row["label"]:
         return "no label"
     score = "unscored" if math.isnan(row["label_score"]) else f"score {row['label_score']:.2f}"
-    return f"{_clean(row['label'])} ({score})"
+    return f"{_cut(_clean(row['label']))} ({score})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TITLE else f"{text[: _TITLE - 1]}…"
 
 
 def _expert_units(one: Inspection) -> list[dict[str, Any]]:
