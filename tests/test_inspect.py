@@ -28,7 +28,6 @@ from moe_probe.pipeline.inspect import Inspector, Look, inspect_text
 from moe_probe.report.inspection import render_inspections
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
-from moe_probe.trace import Trace
 
 from . import planted_model
 from .conftest import write_corpus
@@ -334,6 +333,18 @@ def test_the_overhead_is_measured_and_counted(run: Path, loaded: LoadedModel) ->
 def test_a_threshold_is_asked_for_where_the_run_has_none(plain: tuple[Path, LoadedModel]) -> None:
     with pytest.raises(UsageError, match="needs a threshold"):
         inspect_text(plain[0], "w1 w2", model=plain[1], look=Look(watch=("0:1",), timing=False))
+
+
+def test_without_kept_activations_the_routing_is_still_held_against_documents(run: Path, loaded: LoadedModel, tmp_path: Path,
+                                                                                ) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "trace")
+    corpus = Corpus(str(run.parent / "corpus.jsonl"))
+    collect_trace(loaded, corpus, tmp_path / "run" / "trace", progress=False)
+    by_experts, by_features = inspect_text(tmp_path / "run", SHORT, model=loaded, look=QUIET).guesses
+    assert by_experts.accuracy is not None and by_features.accuracy is None
+    with pytest.raises(UsageError, match="needs a threshold"):
+        inspect_text(tmp_path / "run", SHORT, model=loaded, look=Look(watch=("topic-3",), timing=False))
 
 
 def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_path: Path) -> None:

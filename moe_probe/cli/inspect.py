@@ -34,7 +34,7 @@ def inspect(
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="Of drawn tokens; 0 takes the likeliest.")] = 0.0,
     sae: Annotated[list[str] | None, typer.Option("--sae", metavar="FOLDER", help="As layer_05/width_04096 (repeat for more) "
                                                   "[default: the widest of the last layer].", show_default=False)] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Features of each SAE to list.")] = 8,
+    top: Annotated[int, typer.Option("--top", min=1, help="Features of each SAE to list (--html and --json have all).")] = 8,
     shade: Annotated[str | None, typer.Option("--shade", metavar="UNIT", help="Shade tokens by a feature (FOLDER:FEATURE) or "
                                               "expert (LAYER:EXPERT) [default: the first feature listed].",
                                               show_default=False)] = None,
@@ -65,6 +65,7 @@ def inspect(
     if not named:
         raise UsageError("there is nothing to inspect", "no TEXT and no --file was given", 'moe-probe inspect RUN "some text"')
     Trace.open(run)  # what is wrong with the run is said before a model is loaded
+    console.say("loading the model")
     loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
     if loaded is None:
         raise MoeProbeError("nothing can be run", "no model was named and the run has no run.yaml", "--model MODEL")

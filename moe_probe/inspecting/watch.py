@@ -176,7 +176,8 @@ def check(watched: Watched, call: Call, *, threshold: float | None, reference: R
 
 def _threshold(watched: Watched, reference: Reference | None) -> tuple[float, str]:
     pieces = None if reference is None else reference.held_pieces
-    if reference is None or pieces is None or len(pieces.rows) < _LEAST:
+    unknown = reference is None or any(sae not in reference.saes for sae, _ in watched.features)
+    if reference is None or pieces is None or unknown or len(pieces.rows) < _LEAST:
         raise UsageError(f"--watch {watched.name} needs a threshold",
                          f"the run keeps fewer than {_LEAST} held-out texts as long as this one to take it from",
                          "--threshold 0.5: for an expert a share of the text's tokens, for a topic units a token")

@@ -13,6 +13,7 @@ import numpy as np
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.inspecting.inspection import Inspection
 from moe_probe.inspecting.known import TABLES, Known
+from moe_probe.inspecting.weights import check_weights
 from moe_probe.results import Result
 from moe_probe.trace import Trace
 
@@ -197,7 +198,7 @@ class Inspector:
         return Inspection(
             name=name, model=self.loaded.info.id, fingerprint=self.loaded.info.fingerprint, call=call,
             experts=expert_table(call, self.known), features=features, guesses=self._guesses(call, reference),
-            decoding=self.known.decoding, shade=shade, notes=tuple(self.notes),
+            decoding=self.known.decoding, shade=shade, notes=tuple(dict.fromkeys(self.notes)),
             alarms=tuple(check(w, call, threshold=self.look.threshold, reference=reference) for w in self.watched),
             overhead=measure_overhead(self.loaded, encoded.windows[0], timed) if self.look.timing else None)
 
@@ -232,21 +233,28 @@ class Inspector:
 
     def _reference(self, n_tokens: int) -> Reference | None:
         """The run's documents in pieces as long as a text; None where it does not keep them token by token."""
-        from moe_probe.features.firing import held_out_documents
-        from moe_probe.inspecting.reference import Reference, piece_length
-        from moe_probe.sae import read_training
+        from moe_probe.inspecting.reference import piece_length
 
         length = piece_length(n_tokens)
         if length not in self._references:
-            try:
-                seed = int(read_training(self.run / "sae" / next(iter(self.saes))).get("held_out_seed", 0)) if self.saes else 0
-                made = Reference(self.trace, length=length, saes=self.saes, held=held_out_documents(self.trace, seed=seed))
-                made.held_pieces  # noqa: B018 - made now, so that what the trace does not keep shows here
-                self._references[length] = made
-            except MoeProbeError as error:
-                self._references[length] = None
-                self.notes.append(f"Guesses of the topic were not held against the run's documents: {error}")
+            made = self._made(length, self.saes)
+            # without the activations that an SAE reads, there is still the routing
+            self._references[length] = self._made(length, {}) if made is None and self.saes else made
         return self._references[length]
+
+    def _made(self, length: int, saes: Mapping[str, Sae]) -> Reference | None:
+        from moe_probe.features.firing import held_out_documents
+        from moe_probe.inspecting.reference import Reference
+        from moe_probe.sae import read_training
+
+        try:
+            seed = int(read_training(self.run / "sae" / next(iter(saes))).get("held_out_seed", 0)) if saes else 0
+            made = Reference(self.trace, length=length, saes=saes, held=held_out_documents(self.trace, seed=seed))
+            made.held_pieces  # noqa: B018 - made now, so that what the trace does not keep shows here
+        except MoeProbeError as error:
+            self.notes.append(f"The text was not held against {'features of ' if saes else ''}the run's documents: {error}")
+            return None
+        return made
 
     def _guesses(self, call: Call, reference: Reference | None) -> tuple[Guess, ...]:
         from moe_probe.inspecting.topics import UsageDecoder, guess_from_features
@@ -256,7 +264,8 @@ class Inspector:
             if reference.length not in self._decoders:
                 self._decoders[reference.length] = UsageDecoder(reference, seed=self.seed)
             guesses.append(self._decoders[reference.length].guess(call, reference))
-        guesses += [guess_from_features(call, self.known, sae, self.saes[sae].config.d_sae, reference) for sae in self.shown]
+        scored = reference if reference is not None and reference.saes else None
+        guesses += [guess_from_features(call, self.known, sae, self.saes[sae].config.d_sae, scored) for sae in self.shown]
         return tuple(guess for guess in guesses if guess is not None)
 
 
@@ -278,41 +287,6 @@ def _chosen(asked: Sequence[str], widths: Mapping[str, int]) -> list[str]:
                              did_you_mean(name, list(widths)) if widths else "it has none at all", "a folder below RUN/sae")
     if asked or not widths:
         return list(dict.fromkeys(asked))
-    last = max(name.split("/")[0] for name in widths)
-    return [min((name for name in widths if name.startswith(f"{last}/")), key=lambda name: (-widths[name], len(name), name))]
-
-
-def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *, force: bool) -> list[str]:
-    """Compare the model's weights with those that trace and SAEs were made from.
-
-    Returns
-    -------
-    list of str
-        What is to be said of it beside the view: weights that differ (`force`), or that are not known.
-
-    Raises
-    ------
-    MoeProbeError
-        When they differ and `force` is not set, or the model has other layers or experts.
-    """
-    mine = loaded.info.fingerprint
-    if [(s.info.layer, s.info.num_experts) for s in loaded.sites] != [(i.layer, i.num_experts) for i in trace.layers]:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "it has other layers or numbers of experts",
-                            "the model that the trace was collected from")
-    made_by = {"the trace": trace.manifest.model.fingerprint}
-    made_by |= {f"the SAE {name}": sae.config.model_fingerprint for name, sae in saes.items()}
-    notes = [f"{what[0].upper()}{what[1:]} does not say which weights it was made from." for what, print_ in made_by.items()
-             if not print_]
-    others = [what for what, print_ in made_by.items() if print_ and print_ != mine]
-    if others and not force:
-        raise MoeProbeError(f"{loaded.info.id} has other weights than {others[0]} was made from",
-                            "what the run knows of experts and features need not hold for it",
-                            "the model that the trace was collected from, or --force-weights to look all the same")
-    if others:
-        notes.insert(0, f"OTHER WEIGHTS: {loaded.info.id} has not the weights that {', '.join(others)} "
-                     f"{'was' if len(others) == 1 else 'were'} made from (--force-weights). What is said of experts and features "
-                     "was learnt on those and need not hold for these.")
-    return notes
-
-
-
+    layer_of = {name: int(match[1]) for name in widths if (match := _WIDTH.match(name))}
+    last = max(layer_of.values())
+    return [min((name for name in widths if layer_of[name] == last), key=lambda name: (-widths[name], len(name), name))]
