@@ -22,6 +22,7 @@ from moe_probe.corpus import Corpus
 from moe_probe.cost.counts import sae_encode_flops, shape_of
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.inspecting.reference import piece_length
+from moe_probe.inspecting.watch import strengths
 from moe_probe.inspecting.words import Style, lines_of
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
 from moe_probe.pipeline.inspect import Inspector, Look, inspect_text
@@ -355,3 +356,12 @@ def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_p
     assert len(seen.experts) and not seen.features and not seen.guesses
     assert any("document counts only" in note for note in seen.notes)
     assert "layer" in "\n".join(lines_of(seen)) and render_inspections([seen])
+
+
+def test_shades_are_quarters_and_plain_text_marks_the_upper_half() -> None:
+    assert strengths(np.array([0.0, 0.1, 0.5, 0.51, 0.76, 1.0])).tolist() == [0, 1, 2, 3, 4, 4]
+    style = Style()
+    shown = [style.token(" word", shade=i, generated=False, special=False) for i in range(5)]
+    assert shown == [" word", " word", " word", " ‹word›", " «word»"]
+    assert style.token(".\n", shade=4, generated=False, special=False) == "«.↵»\n"
+    assert Style(colour=True).token(" word", shade=1, generated=True, special=False) == " \x1b[30;48;5;230;4mword\x1b[0m"

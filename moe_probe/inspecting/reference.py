@@ -54,7 +54,8 @@ class Reference:
     trace : Trace
         With routing kept token by token.
     length : int
-        Tokens of a piece; shortened to the middle length of the documents where these are shorter.
+        Tokens of a piece; shorter where a tenth of the documents is shorter still, since long ones alone may be about
+        other things.
     saes : mapping of str to Sae
         Whose features may be asked for; the trace has to hold what they read.
     held : ndarray of bool, shape (n_documents,)
@@ -67,7 +68,7 @@ class Reference:
         self._document = table["document"].to_numpy()
         self._text = np.flatnonzero(~table["special"].to_numpy())
         counts = np.bincount(self._document[self._text], minlength=len(trace.documents))
-        self.length = max(1, min(length, int(np.median(counts[counts > 0]))))
+        self.length = min(length, piece_length(max(1, int(np.quantile(counts[counts > 0], 0.1)))))
         self.keep, self._topic, self._group = labelled_documents(trace.documents, label="topic")
         self._firings: dict[str, sparse.csr_array] = {}
 
