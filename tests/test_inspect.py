@@ -180,6 +180,7 @@ def test_a_text_is_held_against_pieces_no_longer_than_itself(n: int, length: int
 @pytest.mark.parametrize(("what", "text", "more", "fires"), [
     (f"{SAE}:0", SHORT, [], True), (f"{SAE}:0", OTHER, [], False), (f"{SAE}:0", SHORT, ["--threshold", 1000], False),
     ("topic-3", SHORT, [], True), ("topic-3", OTHER, [], False), ("topic-3", SHORT, ["--threshold", 1], False),
+    ("0:0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", [], True), ("0:0", OTHER, [], False),
     ("0:1", OTHER, ["--threshold", 0.4], True), ("0:1", SHORT, ["--threshold", 0.4], False),
     ("topic-0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", ["--threshold", 0.9], True)])
 def test_a_watch_fires_with_status_3_or_stays_quiet(run: Path, what: str, text: str, more: list[object], fires: bool) -> None:

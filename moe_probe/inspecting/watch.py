@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Watched:
     kind: str
     experts: tuple[tuple[int, int], ...] = ()
     features: tuple[tuple[str, int], ...] = ()
+    #: Topic that it stands for, "" for none: texts about it do not set its threshold.
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def parse_watch(text: str, known: Known, widths: Mapping[str, int], shown: Mappi
     """
     unit = parse_unit(text, widths, experts, option="--watch")
     if unit is not None:
-        return unit
+        return replace(unit, about=str(known.experts.loc[unit.experts[0], "topic"])) if unit.experts else unit
     if text not in known.topics:
         raise UsageError(f"--watch {text} is no topic of the run", did_you_mean(text, list(known.topics)),
                          "a topic, LAYER:EXPERT, or FOLDER:FEATURE as layer_05/width_01024:334")
@@ -143,15 +145,15 @@ def parse_watch(text: str, known: Known, widths: Mapping[str, int], shown: Mappi
         raise UsageError(f"--watch {text}: no unit of the run stands for it",
                          "its verdict names no expert, and no feature of these SAEs has it for its topic",
                          "another SAE (--sae), or a unit by its number")
-    return Watched(text, "topic", units.experts, features)
+    return Watched(text, "topic", units.experts, features, about=text)
 
 
 def check(watched: Watched, call: Call, *, threshold: float | None, reference: Reference | None) -> Alarm:
     """Say whether a watched unit fires: whether its value is above the threshold.
 
     Without a threshold a feature fires wherever it is active (threshold 0), and an expert or topic where its value is
-    above what 5 % of the beginnings of held-out documents, as long as the text, exceed: of all of them for an expert, of
-    those about other topics for a topic.
+    above what 5 % of the beginnings of held-out documents, as long as the text, exceed: of those about other topics than
+    the one watched, or than the expert's own in the run where it has one.
 
     Raises
     ------
@@ -182,10 +184,10 @@ def _threshold(watched: Watched, reference: Reference | None) -> tuple[float, st
                          f"the run keeps fewer than {_LEAST} held-out texts as long as this one to take it from",
                          "--threshold 0.5: for an expert a share of the text's tokens, for a topic units a token")
     active = reference.active(watched)
-    others = pieces.topic != watched.name if watched.kind == "topic" else np.ones(len(active), dtype=bool)
+    others = pieces.topic != watched.about
     level = float(np.quantile(active[others], 1 - FALSE_ALARMS, method="higher")) if others.any() else 0.0
-    which = "held-out texts about other topics" if watched.kind == "topic" else "held-out texts"
-    own = "" if others.all() else f", {(active[~others] > level).mean():.0%} of those about it"
+    which = f"held-out texts not about {watched.about}" if watched.about else "held-out texts"
+    own = "" if others.all() else f", {(active[~others] > level).mean():.0%} of those about it do"
     return level, (f"{(active[others] > level).mean():.0%} of {others.sum():,} {which}, {reference.length} tokens each, lie "
                    f"above it{own}")
 

@@ -186,7 +186,7 @@ def _alarm(seen: Inspection, alarm: Alarm, style: Style) -> list[str]:
     w = alarm.watched
     unit = {"feature": "largest activation", "expert": "share of tokens", "topic": "active units a token"}[w.kind]
     of = f" (features: {len(w.features)}, experts: {len(w.experts)})" if w.kind == "topic" else ""
-    said = (f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({alarm.says})")
+    said = (f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({_safe(alarm.says)})")
     if not alarm.fired:
         return _wrapped(f"quiet  {said}", style, "       ")
     where = ", ".join(f"{i} “{_safe(seen.call.strings[i].strip() or seen.call.strings[i])}”" for i in alarm.tokens[:8])

@@ -159,7 +159,7 @@ def _guess(one: Inspection, guess: Any) -> dict[str, Any]:
 def _alarm(one: Inspection, alarm: Any) -> dict[str, Any]:
     unit = {"feature": "largest activation", "expert": "share of tokens", "topic": "active units a token"}[alarm.watched.kind]
     return {"name": _clean(alarm.watched.name), "kind": alarm.watched.kind, "fired": alarm.fired,
-            "said": f"{unit} {number(alarm.value, 3)}, threshold {number(alarm.threshold, 3)} ({alarm.says})",
+            "said": f"{unit} {number(alarm.value, 3)}, threshold {number(alarm.threshold, 3)} ({_clean(alarm.says)})",
             "tokens": [_shown(one.call.strings[i]).strip() for i in alarm.tokens[:12]], "n": len(alarm.tokens)}
 
 
