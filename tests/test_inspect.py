@@ -21,6 +21,7 @@ from moe_probe.collect import CollectOptions, collect_trace
 from moe_probe.corpus import Corpus
 from moe_probe.cost.counts import sae_encode_flops, shape_of
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.features.firing import held_out_documents
 from moe_probe.inspecting.reference import piece_length
 from moe_probe.inspecting.watch import strengths
 from moe_probe.inspecting.words import Style, lines_of
@@ -29,6 +30,7 @@ from moe_probe.pipeline.inspect import Inspector, Look, inspect_text
 from moe_probe.report.inspection import render_inspections
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
+from moe_probe.trace import Trace
 
 from . import planted_model
 from .conftest import write_corpus
@@ -199,6 +201,22 @@ def test_where_a_watched_expert_fires_is_where_it_was_chosen(run: Path, loaded: 
     seen = inspect_text(run, OTHER, model=loaded, look=Look(watch=("0:1",), threshold=0.1, timing=False))
     assert sorted(seen.alarms[0].tokens) == [i for i, word in enumerate(OTHER.split()) if word.startswith("m1")]
     assert seen.alarms[0].value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("what", "about"), [("0:0", "topic-0"), ("0:7", ""), ("topic-3", "topic-3")])
+def test_a_threshold_that_nobody_gave_is_that_of_held_out_texts(run: Path, loaded: LoadedModel, what: str, about: str) -> None:
+    seen = inspect_text(run, SHORT, model=loaded, look=Look(watch=(what,), timing=False))
+    trace = Trace.open(run)
+    chunk = next(trace.iter_routing())
+    hidden = torch.cat([part["values"] for part in trace.iter_extras("hidden/layer_00")])
+    latents = load_sae(run / "sae" / SAE).encode(hidden)
+    fires = ((latents.indices == 0) & (latents.values > 0)).any(1).detach().numpy()
+    chosen = fires if ":" not in what else (chunk.experts[:, 0] == int(what[2:])).any(1)
+    beginnings = held_out_documents(trace)[chunk.document] & (chunk.position < 8)
+    share = pd.Series(chosen[beginnings]).groupby(chunk.document[beginnings]).mean()
+    others = share[trace.documents["topic"].iloc[share.index].to_numpy() != about]
+    assert seen.alarms[0].threshold == pytest.approx(np.quantile(others, 0.95, method="higher"))
+    assert f"of {len(others)} held-out texts" in seen.alarms[0].says
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ def inspect(
     threshold: Annotated[float | None, typer.Option("--threshold", help="What is watched fires above it: activation of a "
                                                     "feature, share of the tokens that choose an expert, units of a topic "
                                                     "active a token [default: 0 for a feature; else what 5 % of the run's "
-                                                    "held-out texts about other things, as long, exceed].", show_default=False)] = None,
+                                                    "held-out texts about other things, as long, exceed].",
+                                                    show_default=False)] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with shaded tokens; it fetches "
                                               "nothing.", show_default=False)] = None,
     timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Measure the overhead over the bare forward pass.")] = True,
