@@ -14,7 +14,8 @@ app = typer.Typer(
     rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
     "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
-    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, 130 interrupted (--resume goes on).",
+    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "
+    "130 interrupted (--resume goes on).",
 )
 making.register(app)
 features.register(app)
