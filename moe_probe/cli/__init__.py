@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from moe_probe.cli import costs, features, making, reading, units
+from moe_probe.cli import costs, features, inspect, making, reading, units
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
@@ -17,13 +17,15 @@ app = typer.Typer(
     rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
     "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
-    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 130 interrupted (--resume goes on).",
+    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "
+    "130 interrupted (--resume goes on).",
 )
 making.register(app)
 features.register(app)
 units.register(app)
 costs.register(app)
 reading.register(app)
+inspect.register(app)
 document_exit_status(app)
 
 

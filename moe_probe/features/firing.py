@@ -76,10 +76,15 @@ def held_out_documents(trace: Trace, *, share: float = HELD_OUT_SHARE, seed: int
     return np.asarray(part == HELD_OUT)
 
 
-def fire(sae: Sae, reader: ActivationReader) -> Firings:
-    """Encode all tokens of a reader.
+def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) -> Firings:
+    """Encode all tokens of a reader, or some of them.
 
     For an SAE of some experts, tokens that chose none of them are left out.
+
+    Parameters
+    ----------
+    only : ndarray of int, optional
+        Rows of the trace; other tokens are left out.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def fire(sae: Sae, reader: ActivationReader) -> Firings:
     import torch
     from scipy import sparse
 
-    from moe_probe.sae.activations import select
+    from moe_probe.sae.activations import Batch, select
 
     if sae.config.d_in != reader.d_in:
         raise MoeProbeError(f"the SAE takes activations of width {sae.config.d_in}",
@@ -97,6 +102,9 @@ def fire(sae: Sae, reader: ActivationReader) -> Firings:
     blocks, rows = [], []
     with torch.inference_mode():
         for batch in reader.in_order():
+            if only is not None:
+                wanted = torch.from_numpy(np.isin(batch.rows.numpy(), only))
+                batch = Batch(*(part[wanted] for part in batch))
             values = select(batch, sae.config)
             kept = batch.rows
             if sae.config.experts is not None:

@@ -1,0 +1,127 @@
+"""What a run knows of its experts and features, looked up by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.results import Result
+    from moe_probe.trace import Trace
+
+#: Tables of RUN/results that are looked at; each may be missing.
+TABLES = ("expert_topics", "experts", "features", "verdicts", "layers")
+_FEATURE_COLUMNS = ("label", "label_score", "good", "topic", "density", "max_activation")
+
+
+class TopicUnits(NamedTuple):
+    """Units that stand for a topic: ``experts`` as (layer, expert), ``features`` as (SAE folder, feature)."""
+
+    experts: tuple[tuple[int, int], ...]
+    features: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tables of a run that say what its units are about.
+
+    Attributes
+    ----------
+    trace : Trace
+    results : mapping of str to Result
+        Those of `TABLES` that the run has.
+    """
+
+    trace: Trace
+    results: Mapping[str, Result]
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """One of the tables, None where the run does not have it."""
+        return self.results[name].table if name in self.results else None
+
+    @cached_property
+    def corpus_share(self) -> np.ndarray:
+        """Share of the corpus's tokens that chose each expert, shape (n_layers, max_experts), were no slot left empty."""
+        counts = self.trace.usage().selections.sum(0).astype(np.float64)
+        slots = np.array([[layer.top_k] for layer in self.trace.layers])
+        return np.asarray(slots * counts / np.maximum(counts.sum(1, keepdims=True), 1))
+
+    @cached_property
+    def topics(self) -> tuple[str, ...]:
+        """Topics of the run's documents."""
+        names = {str(t) for t in self.trace.documents["topic"].dropna()} - {""}
+        features = self.table("features")
+        return tuple(sorted(names | (set() if features is None else set(features["topic"].astype(str)) - {""})))
+
+    @cached_property
+    def experts(self) -> pd.DataFrame:
+        """By (layer, expert): ``topic`` (the significant one of highest lift, or ""), ``lift, replicated, explained_by``."""
+        import pandas as pd
+
+        index = [(layer.layer, e) for layer in self.trace.layers for e in range(layer.num_experts)]
+        out = pd.DataFrame({"topic": "", "lift": np.nan, "replicated": False, "explained_by": ""},
+                           index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]))
+        if (topics := self.table("expert_topics")) is not None:
+            mine = topics[topics["significant"] & (topics["log2_lift"] > 0)]
+            best = mine.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
+            best = best.set_index(["layer", "expert"])
+            out.loc[best.index, ["topic", "lift", "replicated"]] = best[["topic", "lift", "replicated"]]
+        if (experts := self.table("experts")) is not None and "explained_by" in experts:
+            said = experts.set_index(["layer", "expert"])["explained_by"].fillna("").astype(str)
+            out["explained_by"] = said.reindex(out.index).fillna("")
+        return out
+
+    def features(self, sae: str, width: int) -> pd.DataFrame:
+        """Rows of one SAE, by feature: ``label, label_score, good, topic, density, max_activation``; blank where not labelled."""
+        import pandas as pd
+
+        nothing: dict[str, Any] = {"label": "", "label_score": np.nan, "good": False, "topic": "", "density": np.nan,
+                                   "max_activation": np.nan}
+        out = pd.DataFrame(nothing, index=pd.RangeIndex(width, name="feature"))
+        if (table := self.table("features")) is None:
+            return out
+        mine = table[table["sae"] == sae].set_index("feature")
+        for name in _FEATURE_COLUMNS:
+            if name in mine:
+                out[name] = mine[name].reindex(out.index).fillna(nothing[name])
+        return out
+
+    def units_of(self, topic: str, saes: Mapping[str, int]) -> TopicUnits:
+        """Units that the run found for a topic.
+
+        Experts are those of its verdict, where that is *expert* or *group*; features those of the SAEs given whose topic is
+        this one (significant in the run), and the verdict's own where the verdict is *feature only*.
+
+        Parameters
+        ----------
+        saes : mapping of str to int
+            Width of each SAE by folder.
+        """
+        experts: list[tuple[int, int]] = []
+        tables = {sae: self.features(sae, width) for sae, width in saes.items()}
+        features = [(sae, int(f)) for sae, table in tables.items() for f in table.index[table["topic"] == topic]]
+        verdicts = self.table("verdicts")
+        if verdicts is not None and (verdicts["topic"] == topic).any():
+            row = verdicts[verdicts["topic"] == topic].iloc[0]
+            if row["verdict"] in ("expert", "group"):
+                members = str(row["experts"]).replace(", ", "+").split("+")
+                experts = [(int(row["layer"]), int(m)) for m in members]
+            elif row["verdict"] == "feature only" and ":" in str(row.get("feature", "")):
+                sae, _, number = str(row["feature"]).rpartition(":")
+                features += [(sae, int(number))]
+        return TopicUnits(tuple(experts), tuple(dict.fromkeys(features)))
+
+    @cached_property
+    def decoding(self) -> tuple[int, float, float] | None:
+        """Layer whose usage tells whole documents' topics best, its held-out accuracy, and that with topics shuffled."""
+        table = self.table("layers")
+        if table is None or "decode_accuracy" not in table or table["decode_accuracy"].isna().all():
+            return None
+        row = table.loc[table["decode_accuracy"].idxmax()]
+        return int(row["layer"]), float(row["decode_accuracy"]), float(row["decode_baseline"])
