@@ -62,14 +62,16 @@ def human_lines(results: Mapping[str, Result]) -> str:
     own = table[(table["tree"] == "this run") & (table["nodes"] > 0)]
     if own.empty:
         return "No node has two parts, so there was nothing to hold against subjects."
-    best = own.loc[own["shared"].idxmax()]
+    best = own.loc[(own["purity"] - own["expected"]).idxmax()]
     passes = own[own["p_value"] <= 0.05]
     nodes = own["nodes"].sum()
     kinds = {kind: float((own[kind] * own["nodes"]).sum() / nodes) for kind in _ORDER}
     human = kinds[_ORDER[0]] + kinds[_ORDER[1]]
     lead = "Partly" if len(passes) and human > 0.5 else "Hardly" if len(passes) else "No"
-    return (f"{lead}: of what a feature has of a topic, its siblings share {best['shared']:.0%} where they share most. Two "
-            f"siblings' firings, from different documents, are about one topic {best['purity']:.1%} of the time "
+    shared = "" if best["shared"] != best["shared"] else (
+        f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
+    return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
+            f"siblings, from different documents, are about one topic {best['purity']:.1%} of the time "
             f"({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
             f"{int(best['child_width']):,}, p {probability(float(best['p_value']))}). Of {int(nodes):,} nodes that split, "
