@@ -13,6 +13,7 @@ import numpy as np
 
 from moe_probe.drawing import new_figure as _figure
 from moe_probe.drawing import panel
+from moe_probe.plots_maps import DIVERGING
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_heatmap(experts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     layers = sorted(experts["layer"].unique())
     load = _matrix(experts, "layer", "expert", "load", order=layers)
     relative = load * np.isfinite(load).sum(1, keepdims=True)
-    axes = panel(ax, 7.2, 0.9 + 0.26 * len(layers))
+    axes = panel(ax, 7.2, 0.9 + min(0.26 * len(layers), 4.2))
     image = axes.imshow(relative, aspect="auto", cmap="cividis", vmin=0, vmax=max(2.0, float(np.nanmax(relative))))
     dead = np.argwhere(load == 0)
     axes.plot(dead[:, 1], dead[:, 0], "x", color="white", markersize=4)
@@ -94,7 +95,7 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> np.n
     """
     topics = sorted(expert_topics["topic"].unique())
     width = expert_topics[expert_topics["layer"].isin(layers)].groupby("layer")["expert"].nunique().max()
-    columns = 1 if width > 40 else 2
+    columns = 1 if width > 40 else min(2, len(layers))
     rows = -(-len(layers) // columns)
     figure = _figure(10.5, rows * (0.6 + 0.19 * len(topics)))
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
@@ -104,7 +105,7 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> np.n
     for axes, layer in zip(grid, layers, strict=False):
         part = expert_topics[expert_topics["layer"] == layer]
         lift = _matrix(part, "topic", "expert", "log2_lift", order=topics)
-        image = axes.imshow(lift, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit)
+        image = axes.imshow(lift, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit)
         claimed = part[part["significant"] & (part["log2_lift"] > 0)]
         for marker, size, chosen in ((".", 3, claimed[~claimed["replicated"]]), ("*", 6, claimed[claimed["replicated"]])):
             axes.plot(chosen["expert"], [topics.index(t) for t in chosen["topic"]], marker, color="black",
@@ -145,7 +146,7 @@ def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -
         a, b = part["expert_a"].to_numpy(), part["expert_b"].to_numpy()
         matrix[a, b] = matrix[b, a] = values
         np.fill_diagonal(matrix, np.nan)
-        image = axes.imshow(matrix, cmap="PuOr_r", vmin=-3, vmax=3)
+        image = axes.imshow(matrix, cmap=DIVERGING, vmin=-3, vmax=3)
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
         axes.tick_params(labelsize=6.5)
     for axes in grid[len(layers):]:
@@ -218,35 +219,6 @@ def token_class_heatmap(classes: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     bar.set_label("log2 lift of the strongest expert", **_TEXT)
     bar.ax.tick_params(labelsize=7)
     return axes
-
-
-def maps(table: pd.DataFrame) -> np.ndarray:
-    """Draw the places of experts, documents and tokens in the plane, coloured by label.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Result ``maps``: ``unit, x, y, label``.
-    """
-    from matplotlib import colormaps
-
-    units = list(dict.fromkeys(table["unit"]))
-    labels = sorted(table["label"].unique())
-    palette = [*colormaps["tab20"].colors, *colormaps["tab20b"].colors]  # type: ignore[attr-defined]
-    figure = _figure(3.4 * len(units) + 1.6, 3.2)
-    drawn = np.atleast_1d(figure.subplots(1, len(units)))
-    for axes, unit in zip(drawn, units, strict=True):
-        part = table[table["unit"] == unit]
-        for number, label in enumerate(labels):
-            inside = part[part["label"] == label]
-            axes.scatter(inside["x"], inside["y"], s=5, color=palette[number % len(palette)], linewidths=0,
-                         label=printable(str(label)))
-        axes.set_title(f"{len(part):,} {unit}s", fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=6.5, frameon=False, loc="outside right center", markerscale=2)
-    return drawn
 
 
 def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moe_probe.drawing import new_figure as _figure
 from moe_probe.drawing import panel
+from moe_probe.plots_maps import DIVERGING
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
                 recall, low, high = values[name]
                 axes.barh(i, recall, color=colours[i], height=0.75, xerr=[[recall - low], [high - recall]],
                           error_kw={"elinewidth": 0.8, "capsize": 1.5})
-                axes.text(0.02, i, f"{recall:.0%}", va="center", fontsize=7, color="white")
+                axes.text(0.02, i, f"{recall:.0%}", va="center", fontsize=7,
+                          color="black" if name.startswith("random") else "white")
         axes.set_title(f"layer {layer}", fontsize=9)
         axes.set(xlim=(0, 1))
         axes.set_xlabel("recall of the chosen experts", **_SMALL)
@@ -101,7 +104,7 @@ def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     rises = table.pivot(index="unit", columns="topic", values="delta_nats").loc[units, topics].to_numpy(dtype=float)
     axes = panel(ax, 1.9 + 0.5 * len(topics), 1.3 + 0.24 * len(units))
     end = max(float(np.nanquantile(np.abs(rises), 0.98)), 1e-6)
-    image = axes.imshow(rises, cmap="RdBu_r", vmin=-end, vmax=end, aspect="auto")
+    image = axes.imshow(rises, cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto")
     place = {u: i for i, u in enumerate(units)}, {t: i for i, t in enumerate(topics)}
     for mark, size, part in (("o", 2.5, table[table["held_to"]]), ("*", 9, table[table["held_to"] & table["confirmed"]])):
         axes.plot([place[1][t] for t in part["topic"]], [place[0][u] for u in part["unit"]], mark, color="black", markersize=size,
@@ -115,4 +118,5 @@ def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _short(unit: str) -> str:
-    return unit.replace("layer_", "").replace("/width_0", "/").replace("/width_", "/")
+    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(.*)", unit)
+    return f"layer {int(found[1])}, {int(found[2]):,}{found[3]}" if found else unit

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moe_probe import plots, plots_units
+from moe_probe import plots, plots_maps, plots_tree, plots_units
 from moe_probe.drawing import figure_of, new_figure
 
 EVIL = "evil\x1b[31m"
@@ -52,17 +52,23 @@ def tables() -> dict[str, pd.DataFrame]:
         "prediction_bars": pd.DataFrame({"layer": LAYERS, "width": [0, 0], "inputs": ["topic", "topic"], "recall": half,
                                          "recall_low": half, "recall_high": half}),
         "carriers": carriers,
+        "topic_panels": grid(log2_lift=rng.normal(size=24), significant=True, replicated=[True, False] * 12),
+        "purity_bars": pd.DataFrame({"layer": [5, 5], "parent_width": 16, "child_width": 64, "nodes": 3, "purity": 0.2,
+                                     "tree": ["this run", "parents of another seed"], "expected": 0.1, "ceiling": 0.3}),
     }
 
 
 TABLES = tables()
-PUBLIC = {name: item for module in (plots, plots_units) for name, item in inspect.getmembers(module, inspect.isfunction)
+PUBLIC = {name: item for module in (plots, plots_maps, plots_tree, plots_units)
+          for name, item in inspect.getmembers(module, inspect.isfunction)
           if item.__module__ == module.__name__ and not name.startswith("_")}
 FUNCTIONS = {name: PUBLIC[name] for name in TABLES}
 ONE_PANEL = [name for name, item in FUNCTIONS.items() if "ax" in inspect.signature(item).parameters]
 
 
 def draw(name: str, **options: object) -> Axes | np.ndarray:
+    if name == "topic_panels":
+        options["topics"] = TOPICS
     if name in ("topic_heatmap", "coactivation_heatmap"):
         options["layers"] = LAYERS
     return FUNCTIONS[name](TABLES[name], **options)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from moe_probe.cli import app
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.analyze import Settings, analyze
 from moe_probe.report import write_report
-from moe_probe.report.build import markdown_text
-from moe_probe.report.content import number, probability
-from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
+from moe_probe.report.alerts import alerts_section
+from moe_probe.report.build import markdown_text, render_html, render_markdown
+from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree, number, probability
+from moe_probe.report.sections import compose
+from moe_probe.report.sources import bibtex
+from moe_probe.results import Result
+from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 from moe_probe.trace import Trace, TraceWriter
 
 EVIL = '<script>alert(1)</script>|*x* [y](javascript:z)\x1b[31m'
@@ -32,6 +41,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every table of features and causes, drawn at random."""
+    root = tmp_path_factory.mktemp("planted")
+    trace = planted_trace(root / "trace", planted=(), topics=3, documents_per_topic=6, tokens=20, n_layers=2, num_experts=8)
+    planted_results(trace, root / "results")
+    write_report(root)
+    return root
+
+
 class Page(HTMLParser):
     """Tags, what they fetch, and the text of table cells."""
 
@@ -40,7 +59,8 @@ class Page(HTMLParser):
         self.fetched: list[str] = []
         self.tags: list[str] = []
         self.cells: list[str] = []
-        self._in_cell = False
+        self.told: list[str] = []
+        self.more = self._in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -49,45 +69,155 @@ class Page(HTMLParser):
         if tag == "td":
             self.cells.append("")
             self._in_cell = True
+        if tag == "tr":
+            self.more = ("class", "more") in attrs
+        if tag == "td" and self.more:
+            self.told.append(self.cells.pop())
+            self._in_cell = False
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "td":
-            self._in_cell = False
+            self._in_cell = self.more = False
 
     def handle_data(self, data: str) -> None:
         if self._in_cell:
             self.cells[-1] += data
+        elif self.more:
+            self.told[-1] += data
 
 
 def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     text = (run / "report.html").read_text()
     page = Page(text)
     assert len(text) < 3_000_000
-    assert page.fetched and all(source.startswith("data:image/png;base64,") for source in page.fetched)
+    assert page.fetched and all(source.startswith(("data:image/png;base64,", "data:text/plain", "#")) for source in page.fetched)
+    anchors = {source[1:] for source in page.fetched if source.startswith("#")}
+    assert anchors <= set(re.findall(r' id="(.*?)"', text))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings[:2] == ["Is there a chemistry expert? One row per topic", "Run card"]
-    assert re.findall(r'<tr class="(\w+)"', text) == ["none", "none", "expert", "none"]
-    assert all(alt for alt in re.findall(r'<img alt="(.*?)"', text))
+    assert headings[:3] == ["Is there a chemistry expert? One row per topic", "Read with this in mind", "Run card"]
+    assert re.findall(r'<tr class="(expert|group|none|feature only)"', text) == ["none", "none", "expert", "none"]
+    assert not re.search(r'\sstyle="|\son[a-z]+="', text)  # the page's policy would not apply them
+
+
+def test_every_figure_says_what_it_shows_and_how_it_can_mislead(run: Path) -> None:
+    report = compose(Trace.open(run), {p.stem: Result.load(p.parent, p.stem) for p in (run / "results").glob("*.parquet")})
+    for section in report.sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                assert block.alt.endswith(".") and len(block.alt) > 40 and block.caption, block.name
+                assert section.how and section.limits, section.title
+            if isinstance(block, Table):
+                assert block.heading and all(len(row) == len(block.columns) for row in block.rows), section.title
 
 
 def test_both_faces_hold_the_same_tables(run: Path) -> None:
-    cells = [c.strip() for c in Page((run / "report.html").read_text()).cells]
+    page = Page((run / "report.html").read_text())
+    cells = [c.strip() for c in page.cells]
     markdown = (run / "report.md").read_text()
     rows = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|---")]
     plain = [re.sub(r"\\(.)", r"\1", c).strip() for row in rows for c in re.split(r"(?<!\\)\|", row)[1:-1]]
     missing = [c for c in cells if c.replace("&amp;", "&") not in plain]
     assert len(cells) > 50 and not missing
+    stories = re.sub(r"\s|\\", "", markdown)
+    assert len(page.told) == 4 and all(re.sub(r"\s", "", html.escape(told, quote=False)) in stories for told in page.told)
     for name in re.findall(r"\]\((figures/.*?)\)", markdown):
         assert (run / name).stat().st_size > 1000
 
 
-def test_numbers_are_those_of_the_tables(run: Path) -> None:
-    verdicts = pd.read_parquet(run / "results" / "verdicts.parquet").set_index("topic")
-    text = (run / "report.md").read_text()
-    row = verdicts.loc["topic-2"]
-    assert f"layer 1, expert 5: lift {2 ** row['log2_lift']:.2f}×" in text
-    assert "1 of 4 topics has an expert of its own" in text
+def verdict_rows(run: Path, face: str) -> dict[str, dict[str, str]]:
+    """The table of verdicts as a reader of HTML or of Markdown gets it."""
+    text = (run / f"report.{face}").read_text()
+    if face == "md":
+        lines = [[re.sub(r"\\(.)", r"\1", c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+                 for line in text.splitlines() if line.startswith("|")]
+        start = next(i for i, line in enumerate(lines) if line[:2] == ["topic", "verdict"])
+        heads, rows = lines[start], lines[start + 2:]
+    else:
+        table = re.search(r'<table id="[^"]*" class="verdicts">.*?</table>', text, re.S)
+        assert table is not None
+        heads = re.findall(r"<th scope=\"col\"><button type=\"button\">(.*?)</button>", table[0])
+        rows = [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.S)]
+                for row in re.findall(r'<tr class="(?!more).*?">(.*?)</tr>', table[0], re.S)]
+    n = len(pd.read_parquet(run / "results" / "verdicts.parquet"))
+    return {row[0]: dict(zip(heads, row, strict=True)) for row in rows[:n]}
+
+
+@pytest.mark.parametrize("face", ["html", "md"])
+@pytest.mark.parametrize("made", ["run", "planted"])
+def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, request: pytest.FixtureRequest) -> None:
+    root: Path = request.getfixturevalue(made)
+    shown = verdict_rows(root, face)
+    table = pd.read_parquet(root / "results" / "verdicts.parquet")
+    assert list(shown) == table["topic"].tolist()
+    for row in table.to_dict("records"):
+        cells = shown[row["topic"]]
+        assert cells["verdict"] == row["verdict"]
+        lift = [float(x) for x in re.findall(r"[\d.]+", cells["lift [95 %]"])]
+        assert lift == pytest.approx([2 ** row[c] for c in ("log2_lift", "ci_low", "ci_high")], abs=0.0051)
+        assert float(cells["q"]) == pytest.approx(row["q_value"], rel=0.5, abs=0.0005)
+        assert cells["expert or group"] == f"layer {row['layer']}, expert {row['expert']}"
+        if "feature AUROC" in cells:
+            assert float(cells["feature AUROC"]) == pytest.approx(row["auroc_feature"], abs=0.0051)
+            rise = re.search(r"\((.*)\)", cells["cause"])
+            assert rise and float(rise[1].replace("−", "-")) == pytest.approx(row["ablation_delta_nats"], abs=0.00051)
+
+
+def test_answers_say_what_the_verdicts_say(run: Path) -> None:
+    for face in ("html", "md"):
+        assert "1 of 4 topics has an expert of its own: topic-2." in (run / f"report.{face}").read_text()
+
+
+def test_same_results_same_bytes(planted: Path) -> None:
+    before = {name: (planted / name).read_bytes() for name in ("report.html", "report.md", "figures/maps.png")}
+    write_report(planted)
+    assert before == {name: (planted / name).read_bytes() for name in before}
+
+
+def test_alerts_fire_and_stay_silent(planted: Path) -> None:
+    trace = Trace.open(planted)
+    results = {p.stem: Result.load(p.parent, p.stem) for p in (planted / "results").glob("*.parquet")}
+
+    def told(**changed: Result) -> str:
+        section = alerts_section(trace, {**results, **changed})
+        return section.finding
+
+    assert "few documents" in told() and "unstable clusters" in told()
+    assert not any(name in told() for name in ("dead experts", "router collapse", "weak SAEs"))
+    experts = results["experts"].table
+    one = experts.assign(load=np.where(experts["expert"] == 0, 0.5, 0.5 / 7))
+    assert "router collapse" in told(experts=replace(results["experts"], table=one))
+    narrow = results["layers"].table.assign(effective_experts=1.5)
+    assert "router collapse" in told(layers=replace(results["layers"], table=narrow))
+    dead = experts.assign(load=experts["load"].where(experts["expert"] > 0, 0.0))
+    assert "dead experts" in told(experts=replace(results["experts"], table=dead))
+    weak = results["sae_quality"].table.assign(ce_recovered=0.4)
+    assert "weak SAEs" in told(sae_quality=replace(results["sae_quality"], table=weak))
+
+
+def test_sources_become_bibtex() -> None:
+    text = bibtex(["Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
+                   "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
+                   "Muennighoff et al. 2024 (OLMoE), load & use, arXiv:2409.02060"])
+    assert "@misc{vinh2010,\n  author = {Vinh and others},\n  year = {2010},\n  note = {adjusted" in text
+    assert "doi = {10.1093/biomet/6.1.1}" in text
+    assert "title = {OLMoE}" in text and "eprint = {2409.02060}" in text and "note = {load \\& use}" in text
+
+
+def test_cite_prints_bibtex(planted: Path) -> None:
+    done = CliRunner().invoke(app, ["cite", str(planted), "--bibtex"])
+    assert done.exit_code == 0 and done.stdout.startswith("@misc{mann1947,")
+    assert "doi = {10.1214/aoms/1177730491}" in done.stdout
+
+
+def test_trees_nest_in_both_faces() -> None:
+    leaf = Node("leaf <i>", facts=("a *fact*",))
+    report = Report("t", (), (Section("q", "f", (Tree("Tree", (Node("top", children=(Node("middle", children=(leaf,)),)),)),)),))
+    page = render_html(report, {})
+    assert "leaf &lt;i&gt;" in page and page.count("<details>") == 3 and '<ul class="facts"><li>a *fact*</li></ul>' in page
+    lines = render_markdown(report).splitlines()
+    items = [line for line in lines if line.lstrip().startswith("- ")]
+    assert items == ["- top", "  - middle", "    - leaf &lt;i&gt;", r"      - a \*fact\*"]
 
 
 def test_hostile_labels_are_shown_not_obeyed(tmp_path: Path) -> None:
@@ -132,4 +262,5 @@ def test_nothing_to_report(tmp_path: Path, run: Path) -> None:
 
 def test_numbers_for_reading() -> None:
     assert number(float("nan")) == "–" and number(1234.5, 1) == "1,234.5" and number(-0.5) == "−0.50"
+    assert number(-0.001) == "0.00"
     assert number(1234) == "1,234" and probability(0.0002) == "2e-04" and probability(float("nan")) == "–"

@@ -49,7 +49,7 @@ def cost(
         from moe_probe.trace import Trace
 
         data["run"] = measure_cost(run, Trace.open(run), model=model, train_tokens=train_tokens, say=console.say)
-        lines += [*_run_lines(data["run"]), f"Table: {save_cost(run, data['run'])}", ""]
+        lines += [*_run_lines(data["run"]), f"Table: {save_cost(run, data['run'])[0]}", ""]
     if preset or params or active:
         sizes = _sizes(preset, params, active, tokens, d_model)
         data["projection"], said = _projection(sizes, layers=layers, width=width, sae_tokens=sae_tokens, labeller=labeller)
@@ -61,12 +61,12 @@ def cost(
 
 
 def _run_lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{'step':<18}{'paid':<14}{'tokens':>12}{'operations':>13}{'seconds':>10}{'MB':>9}{'of training':>13}"]
+    lines = [f"{'step':<28}{'paid':<14}{'tokens':>12}{'operations':>13}{'seconds':>10}{'MB':>9}{'of training':>13}"]
     for s in found["steps"]:
         flops = "-" if s["flops"] is None else f"{s['flops']:.2g}"
         share = "-" if s["of_training"] is None else f"{s['of_training']:.2g}"
         seconds = "-" if s["seconds"] is None else f"{s['seconds']:.1f}"
-        lines.append(f"{s['step']:<18}{s['paid']:<14}{s['tokens']:>12,}{flops:>13}{seconds:>10}{s['bytes'] / 1e6:>9.1f}"
+        lines.append(f"{s['step']:<28}{s['paid']:<14}{s['tokens']:>12,}{flops:>13}{seconds:>10}{s['bytes'] / 1e6:>9.1f}"
                      f"{share:>13}")
         lines.append(f"  {s['note']}")
     if found["training_flops"]:

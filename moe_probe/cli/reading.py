@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("check", epilog="Example: moe-probe check path/to/model --tokens 10000000")(guarded(check))
     app.command("info", epilog="Example: moe-probe info runs/mine")(guarded(info))
     app.command("verify", epilog="Example: moe-probe verify runs/mine")(guarded(verify))
-    app.command("cite", epilog="Example: moe-probe cite runs/mine")(guarded(cite))
+    app.command("cite", epilog="Example: moe-probe cite runs/mine --bibtex")(guarded(cite))
 
 
 def check(
@@ -165,15 +165,21 @@ def verify(
 
 def cite(
     run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
-    *, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    *, as_bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """List the sources of the methods that a run's results used."""
+    from moe_probe.report.sources import all_citations, bibtex
     from moe_probe.results import Result
 
     console = Console(quiet=quiet, as_json=as_json)
     names = sorted(p.stem for p in (run_path / "results").glob("*.parquet"))
     if not names:
         raise MoeProbeError(f"{run_path} holds no results", "", f"moe-probe analyze {run_path}")
-    sources = {name: list(Result.load(run_path / "results", name).citations) for name in names}
+    results = {name: Result.load(run_path / "results", name) for name in names}
+    sources = {name: list(result.citations) for name, result in results.items()}
+    if as_bibtex:
+        console.result({"bibtex": bibtex(all_citations(results))}, bibtex(all_citations(results)).rstrip())
+        return
     lines = [f"{name}: {source}" for name, found in sources.items() for source in found]
     console.result(sources, "\n".join(lines) or "these results name no source")

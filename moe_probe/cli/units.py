@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("match", epilog="Example: moe-probe match runs/mine")(guarded(match))
     app.command("ablate", epilog="Example: moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(
         guarded(ablate))
-    app.command("tree", epilog="Example: moe-probe tree runs/mine --walk layer_05/width_00256:12")(guarded(tree))
+    app.command("tree", epilog="Example: moe-probe tree runs/mine --word anthrax")(guarded(tree))
 
 
 def match(
@@ -112,32 +113,75 @@ def _need_topics(trace: Trace, by: str, topics: Sequence[str], *, named: bool) -
 
 
 def tree(
-    run: RunPath, *, null: Annotated[bool, typer.Option("--null/--no-null", help="Train each narrower SAE again from "
-                                                                                 "another seed, to "
-                                                        "see whether it groups features alike.")] = True,
-    walk: Annotated[str | None, typer.Option("--walk", metavar="FOLDER:FEATURE", help="Only print the tree below a "
-                                                                                      "feature, as "
-                                             "layer_05/width_00256:12.", show_default=False)] = None,
-    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    run: RunPath, *, null: Annotated[bool, typer.Option(
+        "--null/--no-null", help="Train each narrower SAE again from another seed, to see if it groups features alike.")] = True,
+    by: Annotated[str, typer.Option("--by", help="Label of subjects that the tree is held against.")] = "topic",
+    permutations: Annotated[int, typer.Option("--permutations", min=99, help="Behind every p-value.")] = 300,
+    walk: Annotated[str | None, typer.Option(
+        "--walk", metavar="FOLDER:FEATURE", help="Only print the tree below a feature, as layer_05/width_00256:12.",
+        show_default=False)] = None,
+    word: Annotated[str | None, typer.Option(
+        "--word", help="Only follow a word of the corpus from the coarsest feature that answers to it to the finest.",
+        show_default=False)] = None,
+    depth_first: Annotated[str | None, typer.Option(
+        "--depth-first", metavar="FOLDER:FEATURE|auto", help="Only train small dictionaries where a coarse feature fires, and "
+        "again where theirs do, and compare with dictionaries on all tokens; auto takes the clearest feature (of --topic).",
+        show_default=False)] = None,
+    topic: Annotated[str | None, typer.Option("--topic", help="Subject of --depth-first.", show_default=False)] = None,
+    depth_width: Annotated[int, typer.Option("--depth-width", min=2, help="Latents of a small dictionary.")] = 32,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Levels of small dictionaries.")] = 3,
+    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
-    """Join SAEs of rising width: which features split, which stay, which are new; and whether another seed finds the same."""
-    from moe_probe.pipeline.tree import build_tree
-    from moe_probe.pipeline.tree import walk as walk_down
+    """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     if walk is not None:
-        name, _, number = walk.rpartition(":")
-        if not number.isdigit():
-            raise UsageError(f"--walk {walk} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_00256:12")
-        lines = walk_down(run, name, int(number))
-        console.result({"walk": lines}, "\n".join(lines))
-        return
-    edges, sums = build_tree(run, Trace.open(run), null=null, say=console.say)
-    for result in (edges, sums):
+        return _walk(run, walk, console)
+    if word is not None:
+        from moe_probe.pipeline.walk import walk_lines, walk_word
+
+        steps = walk_word(run, Trace.open(run), word)
+        return console.result({"word": word, "steps": steps}, "\n".join(walk_lines(word, steps)))
+    if depth_first is not None or topic is not None:
+        return _depth_first(run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, console=console)
+    from moe_probe.pipeline.tree import TreeSettings, build_tree, tree_lines
+
+    settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed)
+    results = build_tree(run, Trace.open(run), settings=settings, say=console.say)
+    for result in results:
         result.save(run / "results")
-    columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "orphans", "children", "seed_agreement",
-               "seed_same"]
-    console.result({"splitting": sums.table.to_dict("records"), "edges": len(edges.table)},
-                   f"{sums.table[columns].round(3).to_string(index=False)}\n{len(edges.table):,} edges: "
-                   f"{run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} --walk FOLDER:FEATURE")
+    data = {r.name: r.table.to_dict("records") for r in results if r.name in ("splitting", "tree_subjects", "tree_distance")}
+    return console.result(data | {"edges": len(results[0].table)}, "\n".join([
+        *tree_lines(results), f"{len(results[0].table):,} edges: {run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} "
+        "--word WORD, --depth-first auto, or moe-probe report " + str(run)]))
+
+
+def _walk(run: Path, start: str, console: Console) -> None:
+    from moe_probe.pipeline.tree import walk
+
+    name, _, number = start.rpartition(":")
+    if not number.isdigit():
+        raise UsageError(f"--walk {start} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_00256:12")
+    lines = walk(run, name, int(number))
+    console.result({"walk": lines}, "\n".join(lines))
+
+
+def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, width: int, depth: int, seed: int,
+                 console: Console) -> None:
+    from moe_probe.pipeline.depth import depth_first
+    from moe_probe.trace import Trace
+    from moe_probe.tree import DepthOptions
+
+    options = DepthOptions(width=width, depth=depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=seed)
+    results = depth_first(run, Trace.open(run), feature=None if root in (None, "auto") else root, topic=topic, options=options,
+                          by=by, seed=seed, say=console.say)
+    for result in results:
+        result.save(run / "results")
+    compared, found = results
+    shown = found.table[found.table["mine"] & found.table["good"]].sort_values("label_score", ascending=False)
+    best = [f"  {r.path}:{r.feature} {r.label[:70]} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
+    console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params},
+                   "\n".join([f"{compared.params['subject']}, from {compared.params['root']}",
+                              compared.table.round(4).to_string(index=False), *best,
+                              f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}"]))

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 
 class GroupRates(NamedTuple):
-    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics and sizes."""
+    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics, sizes and names."""
 
     rates: np.ndarray
     topic: np.ndarray
     topics: tuple[str, ...]
     n_tokens: np.ndarray
+    groups: tuple[str, ...] = ()
 
 
 class Enrichment(NamedTuple):
@@ -83,7 +84,7 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
-    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes)
+    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes, tuple(groups))
 
 
 def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,

@@ -67,6 +67,9 @@ class RunConfig(BaseModel):
     sae_k: int = _setting(16, "active latents a token", _SAE, ge=1)
     sae_epochs: int = _setting(4, "passes over the activations", _SAE, ge=1)
 
+    tree: bool = _setting(True, "join SAEs of rising width into a tree (where a layer has two widths)", _SAE)
+    depth_first: bool = _setting(False, "train small dictionaries below the clearest coarse feature, and compare", _SAE)
+
     ablate: str = _setting("", "knock out the experts and features that verdicts rest on: mask, zero or mean; none if empty",
                            _CAUSES)
     ablate_tokens: int = _setting(24_576, "tokens of held-out documents that losses are measured on", _CAUSES, ge=256)

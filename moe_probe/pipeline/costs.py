@@ -8,13 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.cost import shape_of
+from moe_probe.cost import PRESETS, growth, project, shape_of
 from moe_probe.cost.counts import match_operations, sae_encode_flops, sae_train_flops
+from moe_probe.cost.project import EXPLAIN_TOKENS, SCORE_TOKENS
+from moe_probe.results import Result
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
+#: Parameters of a language model that labels; width and training tokens of the SAEs that are projected.
+LABELLER = 70e9
+_WIDTH, _SAE_TOKENS = 131_072, 5e8
+_SOURCES = (
+    "Kaplan et al. 2020, operations of training and inference, arXiv:2001.08361",
+    "Gao et al. 2024, training SAEs over active latents, arXiv:2406.04093",
+    "EleutherAI 2024, tokens of explaining and scoring a feature, https://blog.eleuther.ai/autointerp/",
+    "Lieberum et al. 2024, Gemma Scope, arXiv:2408.05147",
+)
+_STEPS = (
+    "Floating-point operations are counted by hand (a multiplication with its addition is two) and agree with torch's counter; "
+    "seconds and bytes are of this run, on the machine it ran on. Training the model: three times its forward pass over its "
+    "training tokens. Once: paid for a model and its features; every output: paid again for each text that is looked at.")
+_PROJECTED = (
+    "An SAE of width 131,072 at every layer, trained on 500 million tokens; a language model of 70 B parameters explains and "
+    "scores every latent (993 and 3,950 tokens). Fractions of the operations of training the model, 6 x active parameters x "
+    "tokens. Per output: encoding a token over the model's own forward pass.")
 
 
 def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision: str | None = None,
@@ -33,7 +54,7 @@ def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision:
     -------
     dict
         ``model`` (sizes), ``training_flops`` (None where the tokens are not known), ``steps``: one an entry, with ``step, paid``
-        (once | every output), ``tokens, flops, seconds, bytes, of_training`` (None where not known), ``note``.
+        (once | every output), ``tokens, flops, seconds, bytes, llm_tokens, of_training`` (None where not known), ``note``.
     """
     known = _model(run, model, revision, train_tokens, say)
     seconds = _seconds(run)
@@ -41,9 +62,8 @@ def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision:
     per_token = known["forward_flops_no_logits"]
     steps = [_step("collect", tokens, None if per_token is None else per_token * tokens, seconds.get("collect"),
                    _bytes(run / "trace"), "one forward pass without predictions; the trace with all that was kept"),
-             _step("analyze", tokens, None, seconds.get("analyze"), _bytes(run / "results"), "counting and permuting, no "
-                                                                                             "matrix "
-                   "products to speak of; bytes of all result tables")]
+             _step("analyze", tokens, None, seconds.get("analyze"), _bytes(run / "results"),
+                   "counting and permuting, no matrix products to speak of; bytes of all result tables")]
     steps += _sae_steps(run, trace, seconds, known)
     training = known["training_flops"]
     for step in steps:
@@ -53,8 +73,9 @@ def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision:
 
 
 def _step(name: str, tokens: float, flops: float | None, seconds: float | None, size: int, note: str, paid: str = "once",
-          ) -> dict[str, Any]:
-    return {"step": name, "paid": paid, "tokens": int(tokens), "flops": flops, "seconds": seconds, "bytes": size, "note": note}
+          llm_tokens: int = 0) -> dict[str, Any]:
+    return {"step": name, "paid": paid, "tokens": int(tokens), "flops": flops, "seconds": seconds, "bytes": size,
+            "llm_tokens": llm_tokens, "note": note}
 
 
 def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[str, Any]) -> list[dict[str, Any]]:
@@ -64,37 +85,37 @@ def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[s
     folders = saes_of(run) if (run / "sae").exists() else []
     if not folders:
         return []
-    train, train_tokens, encode, latents = 0.0, 0, 0.0, 0
-    widest = None
-    for folder in folders:
-        config, training = load_sae(folder).config, read_training(folder)
-        n = int(training.get("tokens", 0))
-        train += n * sae_train_flops(config.d_in, config.d_sae, config.k, batch_tokens=int(training.get("batch_tokens", 2048)))
-        train_tokens += n
-        encode += sae_encode_flops(config.d_in, config.d_sae)
-        latents += config.d_sae
-        if widest is None or config.d_sae > widest.d_sae:
-            widest = config
-    assert widest is not None
-    out = [_step("train SAEs", train_tokens, train, seconds.get("sae"), _bytes(run / "sae"), f"{len(folders)} SAEs with "
-                 f"{latents:,} latents; tokens counted once for each SAE and pass"),
-           _step("label features", trace.n_tokens, encode * trace.n_tokens, seconds.get("features"), 0, "encoding all "
-                                                                                                        "tokens once; "
-                 "measuring losses and making rules come on top of it in the seconds")]
+    made = [(load_sae(folder).config, read_training(folder)) for folder in folders]
+    latents = sum(config.d_sae for config, _ in made)
+    widest = max((config for config, _ in made), key=lambda config: config.d_sae)
+    train = sum(int(told.get("tokens", 0)) * sae_train_flops(config.d_in, config.d_sae, config.k,
+                                                             batch_tokens=int(told.get("batch_tokens", 2048)))
+                for config, told in made)
+    encode = sum(sae_encode_flops(config.d_in, config.d_sae) for config, _ in made)
+    read = sum(int(told.get("tokens", 0)) for _, told in made)
+    per_token = sae_encode_flops(widest.d_in, widest.d_sae)
+    forward = known["forward_flops"]
+    share = "" if forward is None else f": {per_token / forward:.1%} of the model's own forward"
+    out = [_step("train SAEs", read, train, seconds.get("sae"), _bytes(run / "sae"),
+                 f"{len(folders)} SAEs with {latents:,} latents; tokens counted once for each SAE and pass"),
+           _step("label and measure features", trace.n_tokens, encode * trace.n_tokens, seconds.get("features"), 0,
+                 "encoding all tokens once; measuring losses and making rules come on top of it in the seconds")]
+    out.append(_step("label by a language model", 0, 2.0 * LABELLER * latents * (EXPLAIN_TOKENS + SCORE_TOKENS), None, 0,
+                     f"not done here: what one of {LABELLER / 1e9:.0f} B parameters would take to explain and score every latent",
+                     llm_tokens=latents * (EXPLAIN_TOKENS + SCORE_TOKENS)))
     if "match" in seconds:
         chosen = sum(item.top_k for item in trace.layers)
         out.append(_step("match", trace.n_tokens, match_operations(trace.n_tokens, chosen, widest.k) * len(folders),
-                         seconds["match"], 0, "additions of the sparse products; regressions and random dictionaries come "
-                                              "on top"))
+                         seconds["match"], 0,
+                         "additions of the sparse products; regressions and random dictionaries come on top"))
+    if "tree" in seconds:
+        out.append(_step("tree", trace.n_tokens, None, seconds["tree"], 0,
+                         "joining widths, training narrower SAEs from another seed, tests; depth first where it was asked for"))
     if "ablate" in seconds:
-        out.append(_step("ablate", 0, None, seconds["ablate"], 0, "forward passes over held-out documents, one a unit and "
-                                                                  "control"))
-    forward = known["forward_flops"]
-    out.append(_step("encode an output", 1, sae_encode_flops(widest.d_in, widest.d_sae), None, 0,
-                     f"one SAE of width {widest.d_sae:,} on every token"
-                     + ("" if forward is None else f": {sae_encode_flops(widest.d_in, widest.d_sae) / forward:.1%} of the "
-                                                   f"model's "
-                        "own forward"), paid="every output"))
+        out.append(_step("ablate", 0, None, seconds["ablate"], 0,
+                         "forward passes over held-out documents, one a unit and control"))
+    out.append(_step("encode an output", 1, per_token, None, 0,
+                     f"one SAE of width {widest.d_sae:,} on every token{share}", paid="every output"))
     return out
 
 
@@ -139,13 +160,53 @@ def _bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
 
 
-def save_cost(run: Path, found: dict[str, Any]) -> Path:
-    """Write ``results/cost.json``."""
-    path = run / "results" / "cost.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_cost(run: Path, found: dict[str, Any]) -> list[Path]:
+    """Write ``results/cost.json``, and for the report the tables ``costs`` (its steps) and ``cost_projected``.
+
+    Returns
+    -------
+    list of Path
+    """
+    import pandas as pd
+
+    folder = run / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cost.json"
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(partial, path)
-    return path
+    steps = pd.DataFrame(found["steps"]).astype({"flops": float, "seconds": float, "of_training": float})
+    costs = Result("costs", steps, caption=_STEPS, citations=_SOURCES, params={
+        "training_flops": found["training_flops"], "train_tokens": found["model"]["train_tokens"],
+        "forward_flops": found["model"]["forward_flops"], "model": str(found["model"]["name"])})
+    projected = Result("cost_projected", published_projections(), caption=_PROJECTED, citations=_SOURCES,
+                       params={"exponents": growth().groupby("rule")["exponent"].first().to_dict(), "width": _WIDTH,
+                               "sae_tokens": _SAE_TOKENS})
+    written = [path]
+    for result in (costs, projected):
+        written += [result.save(folder), folder / f"{result.name}.json"]
+    return written
 
 
+def published_projections() -> pd.DataFrame:
+    """The same steps for published models: an SAE at every layer.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``model, active, training_tokens, layers, capture, sae, labelling`` (fractions of training; NaN where its tokens were not
+        published), ``per_output_all, per_output_one`` (encoding with the SAEs of all layers, or of one, over a forward pass),
+        ``source``.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, known in PRESETS.items():
+        found = project(active=known.active, tokens=known.tokens, d_model=known.d_model, layers=known.n_layers, width=_WIDTH,
+                        sae_tokens=_SAE_TOKENS)
+        share = found.fractions()
+        rows.append({"model": name, "active": known.active, "training_tokens": known.tokens, "layers": known.n_layers,
+                     "capture": share["capture"], "sae": share["sae"], "labelling": share["labelling"],
+                     "per_output_all": share["per output"], "per_output_one": share["per output"] / known.n_layers,
+                     "source": known.source})
+    return pd.DataFrame(rows)

@@ -14,6 +14,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.analyze import Settings, analyze
 from moe_probe.pipeline.config import RunConfig, dump_config
 from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
+from moe_probe.results import Result
 from moe_probe.trace import Trace
 from moe_probe.trace.files import disk_errors, sha256_file
 
@@ -84,11 +85,13 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
         ("sae", lambda: _train_saes(config, root, say=say, progress=progress), lambda: _sae_key(config, root)),
         ("features", lambda: _features(config, root, say=say), lambda: _features_key(config, root)),
         ("match", lambda: _match(config, root, say=say), lambda: _match_key(config, root)),
+        ("tree", lambda: _tree(config, root, say=say), lambda: _tree_key(config, root)),
         ("ablate", lambda: _ablate(config, root, say=say), lambda: _ablate_key(config, root)),
+        ("cost", lambda: _cost(config, root, say=say), lambda: _cost_key(config, root)),
         ("report", lambda: _report(root), lambda: _report_key(root)),
     )
     for name, work, key_of in stages:
-        if (name in ("sae", "features", "match") and not config.sae_widths) or (name == "ablate" and not config.ablate):
+        if not _wanted(name, config):
             continue
         key = key_of()
         if ledger.is_done(name, key):
@@ -102,6 +105,15 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
             ledger.record(name, key, files, seconds=seconds)
         say(f"{name}: done in {seconds:.1f} s")
     return RunOutcome(root, root / "report.html", tuple(skipped))
+
+
+def _wanted(stage: str, config: RunConfig) -> bool:
+    """Whether the settings ask for a stage."""
+    if stage in ("sae", "features", "match"):
+        return bool(config.sae_widths)
+    if stage == "tree":
+        return len(set(config.sae_widths)) > 1 and (config.tree or config.depth_first)
+    return stage != "ablate" or bool(config.ablate)
 
 
 def _check_labels(config: RunConfig) -> None:
@@ -252,6 +264,43 @@ def _match(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list
         result.save(root / "results")
     update_verdicts(root)
     return _result_files(root, [r.name for r in results])
+
+
+def _tree_key(config: RunConfig, root: Path) -> str:
+    return stage_key("tree", _features_key(config, root), config.tree, config.depth_first)
+
+
+def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.pipeline.depth import depth_first
+    from moe_probe.pipeline.tree import TreeSettings, build_tree
+
+    trace, results = Trace.open(root), list[Result]()
+    if config.tree:
+        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed)
+        results += build_tree(root, trace, settings=settings, say=say)
+    if config.depth_first:
+        try:
+            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, say=say)
+        except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
+            say(f"note: nothing was grown depth first: {error}")
+    for result in results:
+        result.save(root / "results")
+    return _result_files(root, [r.name for r in results])
+
+
+def _cost_key(config: RunConfig, root: Path) -> str:
+    from moe_probe import __version__
+
+    stages = {name: (entry["key"], entry["seconds"]) for name, entry in Ledger(root).stages.items()
+              if name not in ("cost", "report")}
+    return stage_key("cost", __version__, stages)
+
+
+def _cost(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.pipeline.costs import measure_cost, save_cost
+
+    found = measure_cost(root, Trace.open(root), model=config.model, revision=config.revision, say=say)
+    return save_cost(root, found)
 
 
 def _ablate_key(config: RunConfig, root: Path) -> str:

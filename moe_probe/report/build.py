@@ -8,11 +8,13 @@ import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from moe_probe.drawing import figure_of
 from moe_probe.errors import MoeProbeError
 from moe_probe.progress import track
-from moe_probe.report.content import Picture, Report
+from moe_probe.report import svg
+from moe_probe.report.content import Bar, Picture, Report
 from moe_probe.report.sections import compose
 from moe_probe.results import Result
 from moe_probe.text import printable
@@ -51,7 +53,7 @@ def write_report(run: str | Path) -> list[Path]:
     import matplotlib
 
     with matplotlib.rc_context({"interactive": False}):  # figures of a report are files: a notebook should not show them too
-        report = compose(trace, {name: Result.load(root / "results", name) for name in names})
+        report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
     pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
     images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
@@ -79,24 +81,35 @@ def _png(picture: Picture) -> bytes:
 
 
 def render_html(report: Report, images: dict[str, bytes]) -> str:
-    """One page that fetches nothing; all text escaped."""
+    """One page that fetches nothing and runs nothing but its own script; all text escaped."""
+    import hashlib
+
     encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
-    return _environment(autoescape=True).get_template("report.html.j2").render(
-        report=_printable(report), images=encoded)
+    environment = _environment(autoescape=True)
+    inside = {name: environment.get_template(f"page.{name}").render() for name in ("css", "js")}
+    # the browser runs and applies these very texts only: markup that slipped through would be dead
+    hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in inside.items()}
+    return environment.get_template("report.html.j2").render(
+        report=report, images=encoded, css=inside["css"], js=inside["js"], hashes=hashes)
 
 
 def render_markdown(report: Report) -> str:
     """The same content as Markdown; figures are files in ``figures/``."""
-    text = _environment(autoescape=False).get_template("report.md.j2").render(report=_printable(report))
+    text = _environment(autoescape=False).get_template("report.md.j2").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
 def _environment(*, autoescape: bool) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(loader=PackageLoader("moe_probe.report"), autoescape=autoescape,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["md"] = markdown_text
+    environment.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
+    environment.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""
+    environment.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
+    environment.tests["is_a"] = lambda block, name: type(block).__name__ == name
     return environment
 
 
@@ -118,7 +131,7 @@ def _printable(report: Report) -> Report:
         if isinstance(value, dict):
             return {clean(k): clean(v) for k, v in value.items()}
         if is_dataclass(value) and not isinstance(value, type):
-            kept = {f.name: clean(getattr(value, f.name)) for f in fields(value) if f.name != "figure"}
+            kept = {f.name: clean(getattr(value, f.name)) for f in fields(value) if f.name not in ("figure", "inline")}
             return replace(value, **kept)
         return value
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,26 +15,70 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A number with its interval, drawn beside its text in HTML.
+
+    Attributes
+    ----------
+    text : str
+        The number and interval in words; all that Markdown shows.
+    value, low, high : float
+        On the scale of `ends`.
+    ends : tuple of float
+        What the left and the right end of the drawing stand for.
+    plain, asked : float
+        Where "no difference" lies, and what the rules ask for.
+    """
+
+    text: str
+    value: float
+    low: float
+    high: float
+    ends: tuple[float, float]
+    plain: float
+    asked: float
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text and numbers; numbers are formatted here, once, for every face of the report.
 
-    ``marks`` names a column whose values become a CSS class of the row (verdicts).
+    Attributes
+    ----------
+    columns : tuple of str
+    rows : tuple of tuple
+        Of str or `Bar`.
+    marks : str, optional
+        Column whose values become a CSS class of the row, and a badge (verdicts).
+    note : str
+        What the columns mean, and what is not shown.
+    heading : str
+        Stands on the fold where the table is long, and is the table's name for screen readers.
+    more : tuple of (str, str)
+        For every row a short text that is always seen, and a longer one under a fold.
     """
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Bar, ...], ...]
     marks: str | None = None
     note: str = ""
+    heading: str = ""
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, or what a plot function returned, with its file stem, alternative text and caption."""
+    """A figure (or what a plot function returned), its file stem, alternative text (what it shows) and caption.
+
+    `inline` is markup that stands in the image's place in HTML, made by `moe_probe.report.svg`, with all text
+    in it escaped; Markdown shows the image.
+    """
 
     name: str
     figure: Figure | Axes | np.ndarray
     alt: str
     caption: str
+    inline: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +107,44 @@ class Cards:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of a tree: what it is, facts in phrases, passages of text, and the nodes below it."""
+
+    title: str
+    facts: tuple[str, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    children: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes below one another, folded until they are asked for: nested folds in HTML, a nested list in Markdown."""
+
+    heading: str
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what is to be said of each: a run card, alerts, formulas. ``kind`` is a CSS class."""
+
+    items: tuple[tuple[str, str], ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Text to copy or to save as ``file``."""
+
+    heading: str
+    text: str
+    file: str
+
+
+Block = Table | Picture | Cards | Tree | Facts | Verbatim | str
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and what was found.
 
@@ -70,28 +153,39 @@ class Section:
     title : str
     finding : str
         The answer in a sentence or two.
-    blocks : tuple of Table, Picture, Cards or str
+    blocks : tuple of Table, Picture, Cards, Tree, Facts, Verbatim or str
     how, limits : str
         How it was computed; how it can mislead.
+    key, short : str
+        Anchor and name in the table of contents, given by `moe_probe.report.sections.compose`.
     """
 
     title: str
     finding: str
-    blocks: tuple[Table | Picture | Cards | str, ...] = ()
+    blocks: tuple[Block, ...] = ()
     how: str = ""
     limits: str = ""
+    key: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question people come with, the answer in a sentence or two, and the section that it rests on."""
+
+    question: str
+    answer: str
+    key: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report."""
+    """A whole report: what was done, the answers in short, and the sections behind them."""
 
     title: str
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
-    card: Mapping[str, str]
-    alerts: tuple[str, ...] = ()
-    citations: tuple[str, ...] = field(default=())
+    answers: tuple[Answer, ...] = ()
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -102,7 +196,10 @@ def number(value: Any, digits: int = 2) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    text = f"{value:,.{digits}f}"
+    if not any(c in "123456789" for c in text):
+        text = text.lstrip("-")  # no negative zero
+    return text.replace("-", "−")
 
 
 def probability(value: float) -> str:
@@ -111,10 +208,38 @@ def probability(value: float) -> str:
         return "–"
     if value < 1e-10:
         return "<1e-10"
-    return f"{value:.3f}" if value >= 0.0009995 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 0.00095 else f"{value:.0e}"
+
+
+def lift_text(row: Any, *, digits: int = 2) -> str:
+    """Lift with its interval, of a row with ``log2_lift, ci_low, ci_high``."""
+    if math.isnan(row["log2_lift"]):
+        return "–"
+    value, low, high = (number(float(2 ** row[c]), digits) for c in ("log2_lift", "ci_low", "ci_high"))
+    return f"{value}× [{low}, {high}]"
 
 
 def listed(words: Sequence[str]) -> str:
     """Words as an enumeration in a sentence."""
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def some(words: Sequence[str], most: int = 8) -> str:
+    """Words as an enumeration that stays short."""
+    words = list(words)
+    return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
+
+
+def sae_name(path: str) -> str:
+    """``layer_02/width_01024-residual`` as people say it; other text as it is."""
+    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-(.+))?", path)
+    if found is None:
+        return path
+    layer, width, further = found.groups()
+    return f"layer {int(layer)}, width {int(width):,}" + (f" ({further.replace('-', ', ')})" if further else "")
+
+
+def cut(text: str, size: int = 60) -> str:
+    """Text of at most `size` characters."""
+    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"

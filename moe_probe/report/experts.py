@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.matching.carriers import effective_number
-from moe_probe.report.content import Card, Cards, Passage, Section, number
+from moe_probe.report.content import (
+    Block,
+    Card,
+    Cards,
+    Passage,
+    Section,
+    Table,
+    cut,
+    lift_text,
+    number,
+    probability,
+    sae_name,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Cards of experts that no verdict names: those with the strongest lift for any topic.
 _FURTHER = 16
+#: Rows of the table of experts.
+_LISTED = 200
 
 
 def experts_section(results: Mapping[str, Result]) -> Section | None:
@@ -33,15 +47,44 @@ def experts_section(results: Mapping[str, Result]) -> Section | None:
     facts = _Facts(results)
     first = [facts.card(layer, expert) for layer, expert in chosen if (layer, expert) in set(named)]
     rest = [facts.card(layer, expert) for layer, expert in chosen if (layer, expert) not in set(named)]
-    blocks = [Cards(f"{heading} ({len(cards)})", tuple(cards)) for heading, cards in (
-        ("Experts that the verdicts speak of", first), ("Further experts with strong lifts", rest)) if cards]
-    if not blocks:
-        return None
-    return Section(title="Experts one by one", finding=f"Cards of {len(chosen)} experts: what they are used for, what "
-                   "explains that, and the text they are surest of.", blocks=tuple(blocks),
+    blocks: list[Block] = [_table(results["experts"].table, topics)]
+    blocks += [Cards(f"{heading} ({len(cards)})", tuple(cards)) for heading, cards in (
+        ("Cards of experts that the verdicts speak of", first), ("Cards of further experts with strong lifts", rest)) if cards]
+    return Section(title="Experts one by one", finding=f"{_devoted(topics)} The cards of {len(chosen)} say what each is used "
+                   "for, what explains that, and the text it is surest of.", blocks=tuple(blocks),
                    how="Each line is from the table of the analysis that it belongs to; contexts: "
                    + (results["expert_contexts"].caption if "expert_contexts" in results else "not kept in this trace."),
                    limits="The highest gate weights show an expert's clearest cases; most of its tokens are duller.")
+
+
+def _devoted(topics: pd.DataFrame) -> str:
+    """How experts share topics, in a sentence."""
+    strong = topics[topics["significant"] & topics["replicated"] & (topics["log2_lift"] > 0)]
+    counts = strong.groupby(["layer", "expert"])["topic"].nunique()
+    total = len(topics[["layer", "expert"]].drop_duplicates())
+    return (f"Of {total:,} experts, {int((counts == 1).sum()):,} are used more for one topic and {int((counts > 1).sum()):,} for "
+            "several, counting what was found again on held-out documents.")
+
+
+def _table(experts: pd.DataFrame, topics: pd.DataFrame) -> Table:
+    """A row an expert; of many, those with the highest lift for any topic."""
+    known = topics[topics["log2_lift"].notna()]
+    best = known.loc[known.groupby(["layer", "expert"])["log2_lift"].idxmax()]
+    table = experts.merge(best, on=["layer", "expert"], how="inner", suffixes=("", "_topic"), validate="1:1")
+    shown = table.nlargest(_LISTED, "log2_lift").sort_values(["layer", "expert"], kind="stable")
+    bits = [c for c in ("bits_token", "bits_topic", "bits_topic_given_token") if c in shown]
+    names = {"bits_token": "bits: token", "bits_topic": "bits: topic", "bits_topic_given_token": "bits: topic, token known"}
+    by = "explained_by" in shown
+    heads = ("layer", "expert", "load", "highest lift for", "lift [95 %]", "q", "replicated",
+             *(("explained by",) if by else ()), *(names[c] for c in bits))
+    rows = tuple(
+        (str(int(r["layer"])), str(int(r["expert"])), f"{r['load']:.1%}", str(r["topic"]), lift_text(r),
+         probability(r["q_value"]), "yes" if r["replicated"] else "no", *((str(r["explained_by"]),) if by else ()),
+         *(number(float(r[c]), 3) for c in bits)) for r in shown.to_dict("records"))
+    of = "All experts" if len(shown) == len(experts) else f"The {len(shown)} experts with the highest lifts, of {len(experts):,}"
+    return Table(heads, rows, heading=of,
+                 note="Bits: what each factor saves a selection of the expert, on documents not learnt from. The highest of "
+                 "many lifts is high by chance too: see q and replication. All are in results/experts.parquet.")
 
 
 class _Facts:
@@ -72,8 +115,7 @@ class _Facts:
             if text:
                 facts.append((name, text))
         best = self._best_topic(layer, expert)
-        return Card(f"Layer {layer}, expert "
-                    f"{expert}{f': {best}' if best else ''}", tuple(facts), self._contexts(layer, expert))
+        return Card(f"Layer {layer}, expert {expert}: {best}", tuple(facts), self._contexts(layer, expert))
 
     def _best_topic(self, layer: int, expert: int) -> str:
         mine = self.of("expert_topics", layer, expert)
@@ -89,8 +131,8 @@ class _Facts:
             return ""
         shares = mine.set_index("topic")["share"].to_numpy(dtype=float)
         strong = mine[mine["significant"] & (mine["log2_lift"] > 0)].sort_values("log2_lift", ascending=False).head(4)
-        said = ", ".join(f"{r.topic} "
-                         f"{2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}" for r in strong.itertuples())
+        said = ", ".join(f"{r.topic} {2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}"
+                         for r in strong.itertuples())
         effective = effective_number(shares) if shares.sum() > 0 else float("nan")
         return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
 
@@ -115,9 +157,8 @@ class _Facts:
         if mine is None:
             return ""
         strong = mine[mine["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
-        return "; ".join(f"{r.sae} {r.feature}{f' ({_cut(r.label)})' if r.label else ''}: AUROC {r.heldout_score:.2f}, it "
-                         f"fires on "
-                         f"{r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
+        return "; ".join(f"{sae_name(r.sae)}: {r.feature}{f' ({cut(r.label, 50)})' if r.label else ''}, AUROC "
+                         f"{r.heldout_score:.2f}, fires on {r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
 
     def _near(self, layer: int, expert: int) -> str:
         table = self.tables.get("expert_similarity")
@@ -160,14 +201,10 @@ def _load(row: Any) -> str:
 def _explained(row: Any) -> str:
     if "explained_by" not in row or row["explained_by"] is None:
         return ""
-    names = {"token": "bits_token", "previous "
-                                    "token": "bits_previous_token", "position": "bits_position", "topic": "bits_topic"}
+    names = {"token": "bits_token", "previous token": "bits_previous_token", "position": "bits_position",
+             "topic": "bits_topic"}
     bits = ", ".join(f"{name} {number(float(row[column]))}" for name, column in names.items() if column in row)
     return f"by {row['explained_by']}; bits a selection that each saves: {bits}"
-
-
-def _cut(text: str, size: int = 50) -> str:
-    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
 
 
 def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:

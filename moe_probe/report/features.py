@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
-from moe_probe.report.content import Card, Cards, Passage, Picture, Section, Table, listed, number, probability
+from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,17 +35,15 @@ def sae_section(results: Mapping[str, Result]) -> Section:
     picture = Picture("sae_pareto", plots.sae_pareto(table), finding,
                       "Left: variance unexplained against active latents a token, lower and further left is better. Right: the "
                       "share of the activation's effect on the loss that the reconstruction keeps, by width. Held-out documents.")
-    return Section(title="How faithful are the sparse autoencoders?", finding=finding, blocks=(picture, Table(heads, rows)),
+    return Section(title="How faithful are the sparse autoencoders?", finding=finding,
+                   blocks=(picture, Table(heads, rows, heading="SAEs")),
                    how=result.caption,
                    limits="A low FVU says that sums of features give the activation back, not that single features mean "
                    "something. Where zeros in the activation's place cost little, the share recovered is of a small thing.")
 
 
 def _name(row: Any) -> str:
-    """``layer_02/width_01024-residual`` as people say it."""
-    layer, _, rest = str(row["sae"]).removeprefix("layer_").partition("/width_")
-    width, _, further = rest.partition("-")
-    return f"layer {int(layer)}, width {int(width):,}" + (f" ({further.replace('-', ', ')})" if further else "")
+    return sae_name(str(row["sae"]))
 
 
 def _recovered(row: Any) -> str:
@@ -65,7 +63,7 @@ def features_section(results: Mapping[str, Result]) -> Section:
     finding = (f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label from which one can "
                f"tell, on text it was not made from, where the feature fires; the other {1 - share:.0%} have none that good.")
     params = result.params
-    blocks: list[Table | Picture | Cards | str] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
+    blocks: list[Block] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
     if "feature_cards" in results:
         blocks += _cards(table, results["feature_cards"].table, params)
     return Section(title=_FEATURES, finding=finding, blocks=tuple(blocks), how=result.caption,
@@ -96,6 +94,7 @@ def _by_rule(living: pd.DataFrame) -> Table:
         rows.append((str(rule), number(len(part)), f"{float(part['good'].mean()):.0%}",
                      number(float(part["label_score"].median())), _shortened(str(example["label"]))))
     return Table(("labels speak of", "features", "good", "median score", "best example"), tuple(rows),
+                 heading="What labels speak of",
                  note="The rule that tells best, on text it was not made from, where a feature fires.")
 
 
@@ -114,13 +113,14 @@ def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
          _shortened(str(r["label"])))
         for _, r in best.head(_TOPIC_ROWS).iterrows())
     return Table((by, "SAE", "feature", "AUROC, held-out documents", "lift [95 %]", "q", "density", "label"), rows,
+                 heading=f"The feature that tells each {by} best",
                  note=f"The feature that tells a {by}'s held-out documents best, of all SAEs. AUROC was looked at to choose it: "
                  "take it as an upper end.")
 
 
-def _cards(table: pd.DataFrame, cards: pd.DataFrame, params: Mapping[str, Any]) -> list[Table | Picture | Cards | str]:
+def _cards(table: pd.DataFrame, cards: pd.DataFrame, params: Mapping[str, Any]) -> list[Block]:
     facts = table.set_index(["sae", "feature"])
-    out: list[Table | Picture | Cards | str] = []
+    out: list[Block] = []
     for chosen, heading in (("topic", f"Cards of features that tell a {params['by']}"),
                             ("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
         made = []
@@ -159,21 +159,6 @@ def _pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, i
         else:
             pieces.append((text, strength))
     return tuple(pieces)
-
-
-def features_summary(results: Mapping[str, Result]) -> str | None:
-    """One sentence for the top of the report; None without features."""
-    if "features" not in results:
-        return None
-    table = results["features"].table
-    living = table[table["density"] > 0]
-    if living.empty:
-        return None
-    telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
-    topics = sorted(telling["topic"].unique())
-    said = f"; single features tell the documents of {listed(topics)} (AUROC of 0.9 or more)" if topics else ""
-    return (f"Of {len(living):,} features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} have a "
-            f"label that holds on other text{said}.")
 
 
 def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Card:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moe_probe import plots
-from moe_probe.report.content import Picture, Section, Table, listed, number, probability
+from moe_probe.report.content import Block, Picture, Section, Table, lift_text, listed, number, probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +31,13 @@ def explained_section(results: Mapping[str, Result]) -> Section:
         (str(int(layer)), number(float(base[layer])), *(number(float(alone.loc[layer, f]), 3) for f in (
             "token", "previous token", "position", "topic")), _with_interval(table, int(layer), "topic"),
          number(float(left.loc[layer, "word sense"]), 3)) for layer in alone.index)
-    blocks: list[Table | Picture | str] = [
+    blocks: list[Block] = [
         Picture("explained", plots.explained_bars(table), finding,
                 "Each bar is a layer. Its parts are what each factor saves after those below it; left: the token enters "
                 "first, right: the topic does. The truth about a part lies between its two sizes."),
         Table(("layer", "bits to explain", "token", "previous token", "position", "topic", "topic, token known [95 %]",
-               "sense of words"), rows, note="Bits per selection on documents that the explanation has not seen.")]
+               "sense of words"), rows, heading="Bits by layer",
+              note="Bits per selection on documents that the explanation has not seen.")]
     if "experts" in results and "explained_by" in results["experts"].table:
         counts = results["experts"].table["explained_by"].value_counts()
         said = listed([f"{kind} {n}" for kind, n in counts.items()])
@@ -75,14 +76,14 @@ def classes_section(results: Mapping[str, Result]) -> Section:
                "of the same documents.")
     shown = strong.groupby("token_class", sort=False).head(3).head(_ROWS)
     rows = tuple((r["token_class"], str(int(r["layer"])), str(int(r["expert"])), f"{r['share']:.0%}",
-                  f"{number(float(r['lift']), 1)}× [{number(float(2 ** r['ci_low']), 1)}, "
-                  f"{number(float(2 ** r['ci_high']), 1)}]", probability(r["q_value"])) for _, r in shown.iterrows())
-    blocks: list[Table | Picture | str] = [Picture(
+                  lift_text(r, digits=1), probability(r["q_value"])) for _, r in shown.iterrows())
+    blocks: list[Block] = [Picture(
         "token_classes", plots.token_class_heatmap(table), finding,
         "For each kind of token and layer: log2 lift of the expert that takes it most. 1 is twice as often as other tokens "
         "of the same documents; empty: none above chance.")]
     if rows:
         blocks.append(Table(("kind of token", "layer", "expert", "takes", "lift [95 %]", "q"), rows,
+                            heading="The strongest experts of every kind",
                             note="The three strongest experts of every kind; all are in "
                             "results/expert_token_classes.parquet."))
     return Section(title="Which experts serve a kind of token?", finding=finding, blocks=tuple(blocks), how=result.caption,

@@ -9,7 +9,8 @@ import numpy as np
 
 from moe_probe import plots_units
 from moe_probe.matching.carriers import topics_served
-from moe_probe.report.content import Picture, Section, Table, listed, number, probability
+from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
+from moe_probe.report.verdicts import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,18 +28,17 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
         return None
     feature = table[table["kind"] == "feature"]
     better = feature[feature["beyond_expert_document_low"] > 0]
+    named = f": {some(sorted(better['topic']))}" if len(better) else ""
+    expert = table[table["kind"] == "expert"]
     finding = (f"A single feature tells held-out documents of {len(better)} of {len(feature)} topics better than the best "
-               f"expert "
-               f"does, beyond doubt by its interval{': ' + listed(sorted(better['topic'])) if len(better) else ''}; the "
-               f"median "
-               f"AUROC is {number(float(feature['auroc_document'].median()))} for features and "
-               f"{number(float(table[table['kind'] == 'expert']['auroc_document'].median()))} for experts."
-               f"{_served(results)}")
-    heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]", "beyond the best "
-                                                                                                       "expert [95 %]",
-             "experts passed through")
-    rows = tuple((r["topic"], plots_units.KINDS[r["kind"]][1], f"{r['source']}: {str(r['members']).replace('+', ', ')}",
-                  _cut(str(r["label"])), _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
+               f"expert does, beyond doubt by its interval{named}; the median AUROC is "
+               f"{number(float(feature['auroc_document'].median()))} for features and "
+               f"{number(float(expert['auroc_document'].median()))} for experts.{_served(results)}")
+    heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]",
+             "beyond the best expert [95 %]", "experts passed through")
+    rows = tuple((r["topic"], plots_units.KINDS[r["kind"]][1],
+                  f"{sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}", cut(str(r["label"])),
+                  _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
                   "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"), _passes(r))
                  for _, r in table.sort_values(["topic", "kind"]).iterrows())
     return Section(
@@ -46,11 +46,10 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
         blocks=(Picture("carriers", plots_units.carriers(table), finding,
                         "The best unit of each kind for every topic, chosen on other documents. Left: does the share of a "
                         "document's tokens on which the unit is active tell the topic? Right: does its activation on a "
-                        "single "
-                        "token? Dotted: chance."),
-                Table(heads, rows, note="Experts passed through: effective number of experts (2 to the entropy) that the "
-                                        "tokens of "
-                      "the unit are sent to in the SAE's layer, of the effective number that all tokens are sent to.")),
+                        "single token? Dotted: chance."),
+                Table(heads, rows, heading="The best units of every topic",
+                      note="Experts passed through: effective number of experts (2 to the entropy) that the tokens of the unit "
+                      "are sent to in the SAE's layer, of the effective number that all tokens are sent to.")),
         how=result.caption,
         limits="The best of thousands of features is compared with the best of far fewer experts: that is what having a "
         "dictionary means, but it is no property of any one feature.")
@@ -64,8 +63,7 @@ def _served(results: Mapping[str, Result]) -> str:
     wide = table.pivot_table(index=["layer", "expert"], columns="topic", values="share").fillna(0.0).to_numpy()
     served = topics_served(wide)
     return (f" An expert serves {number(float(np.nanmedian(served)), 1)} of {wide.shape[1]} topics in the median, by "
-            f"effective "
-            f"number, the most devoted one {number(float(np.nanmin(served)), 1)}.")
+            f"effective number, the most devoted one {number(float(np.nanmin(served)), 1)}.")
 
 
 def _passes(row: Any) -> str:
@@ -79,10 +77,6 @@ def _ci(row: Any, name: str, prefix: str) -> str:
     return f"{number(float(row[name]))} [{number(float(row[f'{prefix}_low']))}, {number(float(row[f'{prefix}_high']))}]"
 
 
-def _cut(text: str, size: int = 60) -> str:
-    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
-
-
 def predicted_section(results: Mapping[str, Result]) -> Section:
     """Show how much of the routing features predict, beside tokens and random directions."""
     result = results["routing_predicted"]
@@ -93,8 +87,7 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
         plain = part[part["inputs"] == "token and the one before"].iloc[0]
         blind = part[(part["inputs"] == "random directions") & (part["width"] == best["width"])].iloc[0]
         by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
-                        f"from the "
-                        f"token and the one before, {blind['recall']:.0%} from as many random directions")
+                        f"from the token and the one before, {blind['recall']:.0%} from as many random directions")
     finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
     rows = tuple((str(int(r["layer"])), f"{r['inputs']}{f', width {int(r.width):,}' if r['width'] else ''}",
                   f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
@@ -104,13 +97,13 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
         title="How much of the routing do features predict?", finding=finding,
         blocks=(Picture("routing_predicted", plots_units.prediction_bars(table), finding,
                         "Share of the chosen experts that are among the k likeliest by a regression on each kind of "
-                        "input. Orange: "
-                        "features; grey: as many random directions of the same sparsity; blue: what needs no model."),
-                Table(("layer", "inputs", "recall [95 %]", "bits saved a selection [95 %]"), rows)),
+                        "input. Orange: features; grey: as many random directions of the same sparsity; blue: what needs "
+                        "no model."),
+                Table(("layer", "inputs", "recall [95 %]", "bits saved a selection [95 %]"), rows,
+                      heading="What predicts routing")),
         how=result.caption,
-        limits="Features of the router's own input predict the router because it reads that input: what random directions "
-               "of the "
-        "same number give for nothing is the fair comparison, not chance.")
+        limits="Features of the router's own input predict the router because it reads that input: what random directions of "
+        "the same number give for nothing is the fair comparison, not chance.")
 
 
 def matches_section(results: Mapping[str, Result]) -> Section:
@@ -125,34 +118,26 @@ def matches_section(results: Mapping[str, Result]) -> Section:
     n_experts = len(first.groupby(["layer", "expert"]))
     told = len(significant.groupby(["layer", "expert"]))
     finding = (f"{told} of {n_experts} experts have a feature, chosen on other documents, that tells them better than the "
-               f"best of "
-               f"as many random directions; the median held-out AUROC of the best feature is "
+               f"best of as many random directions; the median held-out AUROC of the best feature is "
                f"{number(float(first.groupby(['layer', 'expert'])['heldout_score'].max().median()))}.")
     if "match_sets" in results and len(sets := results["match_sets"].table):
         finding += (f" Up to four features together tell the experts of their own layer with a median AUROC of "
                     f"{number(float(sets['set_auroc'].median()))}, against {number(float(sets['single_auroc'].median()))} "
-                    f"for the "
-                    f"best one alone.")
+                    "for the best one alone.")
     strong = known.sort_values("heldout_bits", ascending=False, kind="stable").drop_duplicates(["layer", "expert"]).head(_ROWS)
-    heads = ("expert", "feature", "label", "AUROC", "precision", "recall", "lift", "q", "best token", "best token "
-                                                                                                      "pair", "best topic",
-             "random", "shuffled", "cosine with router")
-    rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{r['sae']}: "
-                                                                         f"{int(r['feature'])}", _cut(str(r["label"])),
-                  number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
-                  number(float(r["heldout_lift"]), 1),
-                  probability(float(r["q_value"])),
-                  *(number(float(r[c])) if c in r else "–" for c in (
-                      "token_score", "token_pair_score", "topic_score", "random_score",
-                                                                     "shuffled_score")),
+    heads = ("expert", "feature", "label", "AUROC", "precision", "recall", "lift", "q", "best token",
+             "best token pair", "best topic", "random", "shuffled", "cosine with router")
+    rivals = ("token_score", "token_pair_score", "topic_score", "random_score", "shuffled_score")
+    rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{sae_name(str(r['sae']))}: {int(r['feature'])}",
+                  cut(str(r["label"])), number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
+                  number(float(r["heldout_lift"]), 1), probability(float(r["q_value"])),
+                  *(number(float(r[c])) if c in r else "–" for c in rivals),
                   number(float(r["router_cosine"]))) for _, r in strong.iterrows())
     return Section(
         title="Which features go with which experts?", finding=finding,
-        blocks=(Table(heads, rows, note=f"The {len(rows)} pairs that share most information, one an expert; AUROC of "
-                                        f"\"the feature "
-                      "fires\" for \"the expert is chosen\" on held-out documents, and that of the best rival of each "
-                      "kind. All "
-                      "are in results/matches.parquet."),),
+        blocks=(Table(heads, rows, heading=f"The {len(rows)} pairs that share most information, one an expert",
+                      note="AUROC of “the feature fires” for “the expert is chosen” on held-out documents, and that of the "
+                      "best rival of each kind. All are in results/matches.parquet."),),
         how=result.caption,
         limits="An expert that serves many features has no feature that tells all of its tokens: a low recall with a high "
         "precision is what many features to one expert look like.")
@@ -173,25 +158,24 @@ def causes_section(results: Mapping[str, Result]) -> Section:
     finding += "."
     heads = ("topic", "without", "how", "rise of the loss, nats [95 %]", "without controls", "beyond controls [95 %]",
              "beyond other topics [95 %]", "confirmed")
-    rows = tuple((r["topic"], r["unit"], r["how"], _nats(r, "delta_nats", "ci"), f"{r['control_nats']:+.3f}",
+    rows = tuple((r["topic"], readable(str(r["unit"])), r["how"], _nats(r, "delta_nats", "ci"), f"{r['control_nats']:+.3f}",
                   _nats(r, "beyond_control", "beyond_control"), _nats(r, "beyond_others", "beyond_others"),
                   "yes" if r["confirmed"] else "no") for _, r in own.sort_values(["topic", "sae", "unit"]).iterrows())
     return Section(
         title="What happens without them?", finding=finding,
         blocks=(Picture("ablation", plots_units.ablation_matrix(table), finding,
-                        "Rise of the loss on each topic (columns) without each unit (rows). A dot: the topic that the "
-                        "unit was put "
-                        "forward for; a star: confirmed there."),
-                Table(heads, rows, note=f"{params['documents']} held-out documents, {params['tokens']:,} tokens; loss as is "
+                        "Rise of the loss on each topic (columns) without each unit (rows); blue: a fall. A dot: the topic "
+                        "that the unit was put forward for; a star: confirmed there."),
+                Table(heads, rows, heading="Units and their own topics",
+                      note=f"{params['documents']} held-out documents, {params['tokens']:,} tokens; loss as is "
                       f"{params['loss_nats']:.3f} nats.")),
         how=result.caption,
         limits="Confirmed pairs are counted among many that were tried, at 95 % each, with no correction: one in some "
-               "hundred "
-        "would pass by chance. A missing rise is no proof of no role: the next best expert may know the same.")
+        "hundred would pass by chance. A missing rise is no proof of no role: the next best expert may know the same.")
 
 
 def _names(part: pd.DataFrame) -> str:
-    return f" ({listed(sorted(part['topic']))})" if len(part) else ""
+    return f" ({some(sorted(part['topic']))})" if len(part) else ""
 
 
 def _nats(row: Any, name: str, prefix: str) -> str:

@@ -15,9 +15,10 @@ _WHERE = {
     "PlantedExpert": "planted",
     "planted_activations": "activations",
     "PlantedFeature": "activations",
+    "planted_results": "results",
 }
-__all__ = ["PlantedExpert", "PlantedFeature", "moe_families", "null_trace", "planted_activations", "planted_routing",
-           "planted_trace", "tiny_moe"]
+__all__ = ["PlantedExpert", "PlantedFeature", "moe_families", "null_trace", "planted_activations", "planted_results",
+           "planted_routing", "planted_trace", "tiny_moe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,29 @@
-"""Feature splitting: how the features of a wider dictionary divide those of a narrower one."""
+"""Feature splitting: how the features of a wider dictionary divide those of a narrower one, and whether along human lines."""
 
 from __future__ import annotations
 
+from moe_probe.tree.concepts import ConceptSplit, Sample, split_of_concept
+from moe_probe.tree.depth import DepthOptions, Grown, grow
+from moe_probe.tree.examples import KINDS, choose_examples, kind_of_node, telling_words
 from moe_probe.tree.join import Level, Splitting, agreement, join, splitting
+from moe_probe.tree.stitching import stitched_change
+from moe_probe.tree.subjects import Labelling, SameLabel
+from moe_probe.tree.taxonomy import (
+    Distances,
+    Pairs,
+    Purity,
+    Subjects,
+    Verdict,
+    best_parents,
+    parts_of_subject,
+    purity,
+    sibling_pairs,
+    tree_distance,
+)
 
-__all__ = ["Level", "Splitting", "agreement", "join", "splitting"]
+__all__ = [
+    "KINDS", "ConceptSplit", "DepthOptions", "Distances", "Grown", "Labelling", "Level", "Pairs", "Purity", "SameLabel",
+    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "choose_examples", "grow", "join",
+    "kind_of_node", "parts_of_subject", "purity", "sibling_pairs", "split_of_concept", "splitting", "stitched_change",
+    "telling_words", "tree_distance",
+]

@@ -1,0 +1,280 @@
+"""A run's trees against the corpus's own taxonomy: tests, kinds of nodes, examples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.pipeline.levels import Dictionary, activations
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.features.firing import Firings
+    from moe_probe.pipeline.tree import TreeSettings
+    from moe_probe.trace import Trace
+    from moe_probe.tree import Sample, Subjects
+
+#: Topic and label of a feature, by its SAE and number.
+Facts = Mapping[tuple[str, int], tuple[str, str]]
+#: Tokens that concepts are probed on, of training and of held-out documents.
+_CONCEPT_TOKENS = 8_000
+#: Children of an example that are shown, and excerpts of each.
+_CHILDREN, _EXCERPTS = 4, 3
+
+
+class Tested(NamedTuple):
+    """Rows of ``tree_subjects`` and the table ``tree_nodes`` of one pair of widths."""
+
+    rows: list[dict[str, Any]]
+    nodes: pd.DataFrame
+
+
+class SubjectsOf:
+    """Holds trees of one trace against its labels.
+
+    Parameters
+    ----------
+    trace : Trace
+    settings : TreeSettings
+    warnings : list of str
+        Added to where the labels do not allow a test.
+    """
+
+    def __init__(self, trace: Trace, settings: TreeSettings, warnings: list[str]) -> None:
+        self.trace, self.settings = trace, settings
+        self.document = trace.tokens(["document"])["document"].to_numpy()
+        self.said = ""
+        self.known = trace.documents[settings.by].replace("", np.nan).nunique() > 1 if settings.by in trace.documents else False
+        if not self.known:
+            warnings.append(f"The tree was not held against subjects: documents have fewer than two values of {settings.by}.")
+        self._warnings = warnings
+        self._made: dict[str, Subjects] = {}
+        self._topics: tuple[str, ...] = ()
+
+    def of(self, level: Dictionary) -> Subjects:
+        """Firing rates of a level's features in all groups of documents, with the groups' topics."""
+        if level.name not in self._made or level.first:
+            self._made[level.name] = self._subjects(level.everywhere())
+        return self._made[level.name]
+
+    def _subjects(self, firings: Firings) -> Subjects:
+        from moe_probe.features.topics import group_rates
+        from moe_probe.tree import Labelling, Subjects
+
+        found = group_rates(self.trace.documents, self.document, firings, label=self.settings.by)
+        self._topics = found.topics
+        topic = Labelling(found.topic, len(found.topics))
+        return Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic))
+
+    def _finer(self, groups: Sequence[str], topic: Any) -> Any:
+        """Subtopics of the groups; None, with a warning, where not every group has exactly one."""
+        from moe_probe.stats import labelled_documents, one_value_per_group
+        from moe_probe.tree import Labelling
+
+        try:
+            keep, labels, names = labelled_documents(self.trace.documents, label=self.settings.finer)
+            value = one_value_per_group(labels[keep], names[keep], what=self.settings.finer)
+            codes = np.unique([f"{t}/{value[g]}" for t, g in zip(topic.codes, groups, strict=True)], return_inverse=True)[1]
+        except (MoeProbeError, KeyError):
+            self._warnings.append(f"The tree was held against {self.settings.by} only: not every document has one "
+                                  f"{self.settings.finer}.")
+            return None
+        return Labelling(codes, int(codes.max()) + 1)
+
+    def test(self, parent: Dictionary, child: Dictionary, edges: pd.DataFrame, other: Dictionary | None, facts: Facts) -> Tested:
+        """Test the tree of one pair of widths, and beside it those of another seed."""
+        import pandas as pd
+
+        from moe_probe.tree import join
+
+        where = {"layer": parent.sae.config.layer, "parent_width": parent.width, "child_width": child.width}
+        row, nodes = self._one(where | {"tree": "this run"}, edges, child, facts, self.settings.permutations, parent)
+        self.said = (f"{row['purity']:.0%} of the time, {row['expected']:.0%} expected, p {row['p_value']:.2g}"
+                     if row["nodes"] else "no node has two parts")
+        rows = [row]
+        if other is not None:
+            few = max(20, self.settings.permutations // 10)
+            again = join(other.level, child.level)
+            rows.append(self._one(where | {"tree": "parents of another seed"}, again, child, facts, few, other)[0])
+            same = join(parent.level, other.level)
+            rows.append(self._one(where | {"tree": "same width, another seed"}, same, other, {}, few, parent)[0])
+        return Tested(rows, nodes if nodes is not None else pd.DataFrame())
+
+    def _one(self, where: dict[str, Any], edges: pd.DataFrame, child: Dictionary, facts: Facts, permutations: int,
+             parent: Dictionary) -> tuple[dict[str, Any], pd.DataFrame | None]:
+        from moe_probe.tree import KINDS, parts_of_subject, purity, sibling_pairs
+
+        subjects = self.of(child)
+        pairs = sibling_pairs(edges, np.bincount(child.level.firings.indices, minlength=child.level.firings.shape[1]),
+                              seed=self.settings.seed)
+        if pairs is None:
+            names = ("purity", "expected", "ceiling", "shared", "p_labels", "p_features", "p_value", *KINDS)
+            return where | {"nodes": 0} | dict.fromkeys(names, np.nan), None
+        found = purity(subjects, pairs, permutations=permutations, seed=self.settings.seed)
+        topic = _topic_of_nodes(subjects, pairs)
+        one = found.q_value <= self.settings.alpha
+        q_parts = _adjusted(parts_of_subject(subjects, pairs, np.where(one, topic, -1), permutations=permutations,
+                                             seed=self.settings.seed))
+        nodes = self._nodes(where, edges, pairs, found, topic, q_parts, parent, child, facts)
+        shares = {kind: float((nodes["kind"] == kind).mean()) for kind in KINDS}
+        row = {"nodes": len(pairs.parents), "purity": found.tree.observed, "expected": found.tree.expected,
+               "ceiling": found.ceiling, "shared": found.shared, "p_labels": found.tree.p_labels,
+               "p_features": found.tree.p_features, "p_value": found.tree.p_value}
+        return where | row | shares, nodes
+
+    def _nodes(self, where: dict[str, Any], edges: pd.DataFrame, pairs: Any, found: Any, topic: np.ndarray,
+               q_parts: np.ndarray, parent: Dictionary, child: Dictionary, facts: Facts) -> pd.DataFrame:
+        import pandas as pd
+
+        from moe_probe.tree import best_parents, kind_of_node
+
+        parts = best_parents(edges)
+        children_of = {int(p): np.sort(mine["child"].to_numpy()) for p, mine in parts.groupby("parent")}
+        rows = []
+        for i, number in enumerate(pairs.parents):
+            children = children_of[int(number)] + child.first
+            topics = [facts.get((child.name, int(c)), ("", ""))[0] for c in children]
+            kind = kind_of_node(float(found.q_value[i]), float(q_parts[i]), topics, alpha=self.settings.alpha)
+            rows.append({
+                **{k: v for k, v in where.items() if k != "tree"}, "parent": int(number) + parent.first,
+                "children": len(children), "purity": found.observed[i], "expected": found.expected[i],
+                "p_value": found.p_value[i], "q_value": found.q_value[i], "q_parts": q_parts[i], "kind": kind,
+                "topic": self._topics[topic[i]] if found.q_value[i] <= self.settings.alpha else "",
+                "topical_children": sum(t != "" for t in topics), "topics_of_children": len({t for t in topics if t}),
+                "label": facts.get((parent.name, int(number) + parent.first), ("", ""))[1],
+                "child_features": "+".join(map(str, children)), "parent_sae": parent.name, "child_sae": child.name})
+        return pd.DataFrame(rows)
+
+    def distances(self, joins: Sequence[tuple[Dictionary, Dictionary, pd.DataFrame]]) -> list[dict[str, Any]]:
+        """Hold distances in the tree of three or more widths against those in the taxonomy; nothing with two widths."""
+        from moe_probe.tree import best_parents, tree_distance
+
+        rows = []
+        for (_, middle, upper), (_, leaves, lower) in pairwise(joins):
+            up = np.full(len(leaves.level.directions), -1)
+            near = best_parents(lower)
+            up[near["child"]] = near["parent"]
+            above = np.full(len(middle.level.directions), -1)
+            top = best_parents(upper)
+            above[top["child"]] = top["parent"]
+            found = tree_distance(self.of(leaves), up, np.where(up >= 0, above[up], -1),
+                                  permutations=self.settings.permutations, seed=self.settings.seed)
+            if found is not None:
+                rows.append({"layer": leaves.sae.config.layer, "width": leaves.width, "siblings": found.siblings,
+                             "cousins": found.cousins, "strangers": found.strangers, "correlation": found.test.observed,
+                             "expected": found.test.expected, "p_labels": found.test.p_labels,
+                             "p_features": found.test.p_features, "p_value": found.test.p_value, "sae": leaves.name})
+        return rows
+
+    def concepts(self, level: Dictionary) -> pd.DataFrame:
+        """Features that every topic takes, and absorption, in one dictionary."""
+        import pandas as pd
+
+        from moe_probe.tree import split_of_concept
+
+        labels = self.trace.documents[self.settings.by].astype(str).to_numpy()
+        rng = np.random.default_rng(self.settings.seed)
+        parts = [self._sample(level, side, labels, rng) for side in (0, 1)]
+        rows = []
+        for topic in sorted({t for t in labels if t}):
+            train, held = (sample._replace(y=of == topic) for sample, of in parts)
+            if min(train.y.sum(), held.y.sum()) < 20 or train.y.all():
+                continue
+            found = split_of_concept(train, held, level.level.directions)
+            rows.append({"layer": level.sae.config.layer, "width": level.width, "sae": level.name, self.settings.by: topic,
+                         "probe_f1": found.probe_f1, "f1_1": found.f1[0], "f1_best": max(found.f1), "splits": found.splits,
+                         "absorption": found.absorption, "features": "+".join(map(str, found.features))})
+        return pd.DataFrame(rows)
+
+    def _sample(self, level: Dictionary, side: int, labels: np.ndarray, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
+        from moe_probe.tree import Sample
+
+        firings = (level.train, level.held_out)[side]
+        chosen = np.sort(rng.choice(len(firings.rows), min(len(firings.rows), _CONCEPT_TOKENS), replace=False))
+        rows = firings.rows[chosen]
+        scale = float(level.sae.scale)
+        x = activations(level.readers[side], level.sae, rows) / scale - level.sae.b_dec.detach().numpy()
+        of = labels[self.document[rows]]
+        return Sample(x, firings.matrix[chosen], np.zeros(len(rows), dtype=bool)), of
+
+
+def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
+    """The topic that the firings of a node's children are mostly from, topics counting alike."""
+    from moe_probe.tree import SameLabel
+
+    by_topic = subjects.topic.one_hot() @ SameLabel(subjects.rates[:, pairs.features], subjects.topic).shares
+    total = np.zeros((len(pairs.parents), subjects.topic.n))
+    for side in (pairs.first, pairs.second):
+        np.add.at(total, pairs.node, by_topic.T[side])
+    return np.asarray(total.argmax(1))
+
+
+def _adjusted(p_value: np.ndarray) -> np.ndarray:
+    from moe_probe.stats import benjamini_hochberg
+
+    out = np.full(len(p_value), np.nan)
+    known = ~np.isnan(p_value)
+    if known.any():
+        out[known] = benjamini_hochberg(p_value[known])
+    return out
+
+
+def show_examples(run: Path, trace: Trace, nodes: pd.DataFrame, edges: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+    """Excerpts of the clearest node of every kind in every layer: the parent's, and those of its largest children.
+
+    Returns
+    -------
+    pandas.DataFrame
+        An excerpt a row: ``layer, kind, node`` (number of the example), ``role`` (parent | child), ``sae, feature, label, topic,
+        share, inside, cosine, words, part, document, tokens, activations``.
+    """
+    import pandas as pd
+
+    from moe_probe.features.excerpts import Excerpts
+    from moe_probe.features.factors import surroundings
+    from moe_probe.pipeline.features import opened_saes
+    from moe_probe.tree import choose_examples, telling_words
+
+    chosen = [(kind, nodes.loc[i]) for _, mine in nodes.groupby("layer") for kind, i in choose_examples(mine, edges)]
+    needed = {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")}
+    fired = {item.name: _held_out_firings(item) for item in opened_saes(run, trace) if item.name in needed}
+    draw = {name: Excerpts(trace, firings) for name, firings in fired.items()}
+    word = surroundings(trace, labels=()).factor("word")
+    background = np.bincount(word.codes[word.codes >= 0], minlength=len(word.values))
+    names = trace.documents["document"].to_numpy()
+    rows: list[dict[str, Any]] = []
+    for number, (kind, node) in enumerate(chosen):
+        mine = edges[(edges["parent_sae"] == node["parent_sae"]) & (edges["child_sae"] == node["child_sae"])
+                     & (edges["parent"] == node["parent"]) & (edges["relation"] == "part")]
+        mine = mine.sort_values("share", ascending=False).head(_CHILDREN)
+        codes = [word.codes[_rows_of(fired[node["child_sae"]], int(c))] for c in mine["child"]]
+        told = telling_words(codes, len(word.values), background)
+        units: list[tuple[str, str, int, dict[str, float], str]] = [
+            ("parent", str(node["parent_sae"]), int(node["parent"]), {}, "")]
+        units += [("child", str(node["child_sae"]), int(e.child), {"share": e.share, "inside": e.inside, "cosine": e.cosine},
+                   ", ".join(word.values[w] for w in words)) for e, words in zip(mine.itertuples(), told, strict=True)]
+        for role, sae, feature, joined, words in units:
+            topic, label = facts.get((sae, feature), ("", ""))
+            shown = draw[sae].of(feature, top=_EXCERPTS, per_fifth=0, silent=0)
+            rows += [{"layer": int(node["layer"]), "kind": kind, "node": number, "role": role, "sae": sae, "feature": feature,
+                      "label": label, "topic": topic, "share": np.nan, "inside": np.nan, "cosine": np.nan, **joined,
+                      "words": words, "part": e.part, "document": str(names[e.document]), "tokens": list(e.tokens),
+                      "activations": list(e.activations)} for e in shown]
+    return pd.DataFrame(rows)
+
+
+def _held_out_firings(item: Any) -> Firings:
+    from moe_probe.matching.signals import fired
+
+    return fired(item.sae, item.held_out)
+
+
+def _rows_of(firings: Firings, feature: int) -> np.ndarray:
+    columns = firings.matrix[:, [feature]].tocoo()
+    return np.asarray(firings.rows[columns.coords[0]])

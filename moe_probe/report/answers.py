@@ -1,0 +1,136 @@
+"""Short answers, right at the top, to the questions that people come with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from moe_probe.report.content import Answer, listed, number, some
+from moe_probe.report.verdicts import where
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.results import Result
+
+#: A maker of the answer to one question; None where the analysis was not made.
+Maker = Callable[[Mapping[str, "Result"]], str | None]
+_EXAMPLE = "chemistry"
+
+
+def answers(results: Mapping[str, Result]) -> tuple[Answer, ...]:
+    """Answer what the results allow to be answered; each answer names the section that it rests on.
+
+    Parameters
+    ----------
+    results : mapping of str to Result
+
+    Returns
+    -------
+    tuple of Answer
+    """
+    made = ((question, maker(results), key) for question, key, maker in _MAKERS)
+    return tuple(Answer(question, answer, key) for question, answer, key in made if answer)
+
+
+def topic_experts(results: Mapping[str, Result]) -> str | None:
+    """How many topics have an expert, which, and what causes say."""
+    if "verdicts" not in results:
+        return None
+    table = results["verdicts"].table
+    yes = table[table["verdict"].isin(["expert", "group"])]
+    text = f"{_example(table)}{len(yes)} of {len(table)} topics {'has' if len(yes) == 1 else 'have'} an expert of "
+    text += f"{'its' if len(yes) == 1 else 'their'} own{_named(yes)}."
+    only = table[table["verdict"] == "feature only"]
+    if len(only):
+        text += f" {len(only)} more {'has' if len(only) == 1 else 'have'} a feature but no expert{_named(only)}."
+    nothing = table[table["verdict"] == "none"]
+    if len(nothing) and len(yes) + len(only):
+        text += f" {len(nothing)} {'has' if len(nothing) == 1 else 'have'} neither."
+    if "causal" in table and len(yes) and (yes["causal"] != "not tested").any():
+        sure = yes[yes["causal"] == "confirmed"]
+        text += f" Knocking experts out confirms {len(sure)} of {len(yes)}."
+    return text
+
+
+def _named(part: pd.DataFrame) -> str:
+    return f": {some(sorted(part['topic']))}" if len(part) else ""
+
+
+def _example(table: pd.DataFrame) -> str:
+    mine = table[table["topic"].str.lower() == _EXAMPLE]
+    if mine.empty:
+        return ""
+    row = mine.iloc[0]
+    said = {"expert": f"Yes: {where(row)}.", "group": f"Yes, several together: {where(row)}.",
+            "feature only": "No; but there is a chemistry feature."}.get(row["verdict"], "No.")
+    return f"{said} "
+
+
+def what_else(results: Mapping[str, Result]) -> str | None:
+    """What tells most of the routing, and how much the topic adds."""
+    if "explained" not in results:
+        return None
+    table = results["explained"].table
+    alone = table[table["order"] == "alone"].groupby("factor")["bits"].mean()
+    left = table[(table["order"] == "beyond token") & (table["factor"] == "topic")]["bits"].mean()
+    text = (f"Mostly about the token: it alone tells {number(float(alone['token']))} bits of a choice, on average over "
+            f"layers; the topic tells {number(float(alone['topic']), 3)}, of which {number(float(left), 3)} are left once the "
+            "token is known.") if alone["token"] > alone["topic"] else (
+            f"The topic tells more of a choice than the token: {number(float(alone['topic']))} against "
+            f"{number(float(alone['token']))} bits, on average over layers.")
+    if "experts" in results and "explained_by" in results["experts"].table:
+        counts = results["experts"].table["explained_by"].value_counts()
+        said = listed([f"{kind} for {n}" for kind, n in counts.items()])
+        text += f" What alone tells most of each of the {int(counts.sum()):,} experts: {said}."
+    return text
+
+
+def whole_layers(results: Mapping[str, Result]) -> str | None:
+    """What all experts of a layer together say of a document's topic."""
+    if "layers" not in results or results["layers"].table["decode_accuracy"].isna().all():
+        return None
+    table = results["layers"].table
+    row = table.loc[table["decode_accuracy"].idxmax()]
+    return (f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
+            f"right {row['decode_accuracy']:.0%} of the time ({row['decode_baseline']:.0%} with shuffled topics).")
+
+
+def features_say(results: Mapping[str, Result]) -> str | None:
+    """What features say that experts do not."""
+    if "features" not in results:
+        return None
+    table = results["features"].table
+    living = table[table["density"] > 0]
+    if living.empty:
+        return None
+    telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
+    topics = sorted(telling["topic"].unique())
+    said = f"; single features tell the documents of {some(topics)} (AUROC of 0.9 or more)" if topics else ""
+    return (f"Of {len(living):,} living features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} "
+            f"have a label that holds on other text{said}.")
+
+
+def splits(results: Mapping[str, Result]) -> str | None:
+    """Whether the tree of features follows the corpus's own subjects."""
+    from moe_probe.report.splitting import human_lines
+
+    return human_lines(results) or None
+
+
+def cost(results: Mapping[str, Result]) -> str | None:
+    """What SAEs and labels cost beside training the model, and what is paid again."""
+    from moe_probe.report.costs import finding
+
+    return finding(results) if "costs" in results else None
+
+
+#: Question, section that the answer rests on, maker of the answer; in the order of the page.
+_MAKERS: tuple[tuple[str, str, Maker], ...] = (
+    ("Is there a chemistry expert?", "verdicts", topic_experts),
+    ("If experts are not about topics, what are they about?", "explained", what_else),
+    ("Do all experts of a layer together know the topic?", "layers", whole_layers),
+    ("Do features have human meanings?", "features", features_say),
+    ("Do features split along human lines?", "tree", splits),
+    ("What does it cost, once or on every output?", "cost", cost),
+)

@@ -1,0 +1,357 @@
+"""Does the tree follow human subjects? Siblings and cousins held against topic and subtopic, each with two nulls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from moe_probe.stats import benjamini_hochberg
+from moe_probe.tree.subjects import Labelling, SameLabel, rate_strata, shuffled_within
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Pairs of siblings of one node that are looked at, and pairs of strangers (or cousins) in all.
+_PAIRS_OF_NODE, _STRANGERS = 21, 4000
+#: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
+_ALL_PAIRS = 6000
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Features' firing rates in groups of documents with their subjects.
+
+    Attributes
+    ----------
+    rates : ndarray of float, shape (n_groups, n_features)
+        Share of the group's tokens on which each feature fires.
+    counts : ndarray of int, shape (n_features,)
+        Tokens on which each feature fires.
+    topic : Labelling
+    subtopic : Labelling or None
+        Inside the topics; None where the corpus has none.
+    """
+
+    rates: np.ndarray
+    counts: np.ndarray
+    topic: Labelling
+    subtopic: Labelling | None
+
+
+class Verdict(NamedTuple):
+    """One statistic of a tree against both nulls.
+
+    Attributes
+    ----------
+    observed, expected : float
+        The statistic, and its mean when features change places.
+    p_labels : float
+        Labels permuted over groups of documents: the tree, all firings and documents stay as they are.
+    p_features : float
+        Features change places in the tree with others that fire about as often: firings, documents and labels stay.
+    """
+
+    observed: float
+    expected: float
+    p_labels: float
+    p_features: float
+
+    @property
+    def p_value(self) -> float:
+        """The larger of both, since the tree must beat either null (intersection-union test: Berger and Hsu 1996,
+        DOI 10.1214/ss/1032280304)."""
+        return max(self.p_labels, self.p_features)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of siblings, and what they are compared with; features are numbered among the tree's own.
+
+    Attributes
+    ----------
+    features : ndarray of int, shape (n_features,)
+        The tree's features as their dictionary numbers them.
+    first, second, node : ndarray of int, shape (n_pairs,)
+        Node whose parts the two are, numbered from 0.
+    parents : ndarray of int, shape (n_nodes,)
+        Parent of every node, as its dictionary numbers it.
+    strangers : tuple of ndarray of int, shape (n_strangers,) each
+        Pairs of features that fire as often as pairs of siblings do, from anywhere in the tree.
+    strata : ndarray of int, shape (n_features,)
+        Features that fire about as often.
+    """
+
+    features: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    node: np.ndarray
+    parents: np.ndarray
+    strangers: tuple[np.ndarray, np.ndarray]
+    strata: np.ndarray
+
+
+def best_parents(edges: pd.DataFrame) -> pd.DataFrame:
+    """One parent a child, that of largest weight, among the edges of parts."""
+    return edges[edges["relation"] == "part"].sort_values(["weight", "parent"]).groupby("child").tail(1)
+
+
+def sibling_pairs(edges: pd.DataFrame, counts: np.ndarray, *, seed: int = 0) -> Pairs | None:
+    """Pair the parts of every node that has two or more; None where no node has.
+
+    Parameters
+    ----------
+    edges : pandas.DataFrame
+        From `moe_probe.tree.join`.
+    counts : ndarray of int, shape (n_children,)
+        Firings of the children's level.
+    """
+    rng = np.random.default_rng(seed)
+    parts = best_parents(edges)
+    nodes = [(int(parent), np.sort(mine["child"].to_numpy())) for parent, mine in parts.groupby("parent") if len(mine) > 1]
+    if not nodes:
+        return None
+    features = np.unique(np.concatenate([children for _, children in nodes]))
+    first, second, node = [], [], []
+    for number, (_, children) in enumerate(nodes):
+        place = np.searchsorted(features, children)
+        i, j = np.triu_indices(len(place), 1)
+        chosen = rng.choice(len(i), min(len(i), _PAIRS_OF_NODE), replace=False)
+        first.append(place[i[chosen]])
+        second.append(place[j[chosen]])
+        node.append(np.full(len(chosen), number))
+    a, b = np.concatenate(first), np.concatenate(second)
+    strata = rate_strata(counts[features])
+    swaps = [shuffled_within(strata, rng) for _ in range(max(1, -(-_STRANGERS // len(a))))]
+    x, y = (np.concatenate([swap[side] for swap in swaps]) for side in (a, b))
+    return Pairs(features, a, b, np.concatenate(node), np.array([p for p, _ in nodes]), (x[x != y], y[x != y]), strata)
+
+
+@dataclass(frozen=True)
+class Purity:
+    """Siblings about one topic: in the whole tree, and at every node.
+
+    Attributes
+    ----------
+    tree : Verdict
+    ceiling : float
+        What a child has with itself (two of its own firings, from different documents): siblings cannot well share more.
+    observed, expected, p_value, q_value : ndarray of float, shape (n_nodes,)
+    """
+
+    tree: Verdict
+    ceiling: float
+    observed: np.ndarray
+    expected: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+
+    @property
+    def shared(self) -> float:
+        """How much of what children have of a topic they share with their siblings: 0 as much as strangers, 1 all of it."""
+        room = self.ceiling - self.tree.expected
+        return (self.tree.observed - self.tree.expected) / room if room > 0 else float("nan")
+
+
+def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: int = 0) -> Purity:
+    """Are firings of siblings about the same topic more often than those of strangers?
+
+    The statistic is the mean over nodes of the siblings' `SameLabel`, less that of strangers. Nodes are tested one by one from
+    the same permutations, with the larger p of both nulls and Benjamini-Hochberg over nodes; since that asks for far smaller
+    p-values than so many permutations give, every node's null is studentised and the null of all nodes is pooled.
+
+    Parameters
+    ----------
+    permutations : int
+        Of labels over groups, and as many of features over the tree.
+    """
+    rng = np.random.default_rng(seed)
+    same = SameLabel(subjects.rates[:, pairs.features], subjects.topic)
+    all_pairs = same.matrix() if len(pairs.features) <= _ALL_PAIRS else None
+    n_nodes = len(pairs.parents)
+    node_size = np.bincount(pairs.node, minlength=n_nodes)
+    one, other = np.concatenate([pairs.first, pairs.strangers[0]]), np.concatenate([pairs.second, pairs.strangers[1]])
+
+    def by_node(values: np.ndarray) -> np.ndarray:
+        return np.bincount(pairs.node, weights=values, minlength=n_nodes) / node_size
+
+    def rise(labelling: Labelling) -> tuple[np.ndarray, float]:
+        values = same.of(one, other, labelling)
+        return by_node(values[: len(pairs.node)]), float(values[len(pairs.node):].mean())
+
+    observed, base = rise(subjects.topic)
+    null_labels = np.empty((permutations, n_nodes))
+    for row in null_labels:
+        found, strangers = rise(subjects.topic.permuted(rng.permutation(len(subjects.topic.codes))))
+        row[:] = found - strangers
+    null_features = np.empty((permutations, n_nodes))
+    for row in null_features:
+        swap = shuffled_within(pairs.strata, rng)
+        i, j = swap[pairs.first], swap[pairs.second]
+        row[:] = by_node(same.of(i, j) if all_pairs is None else all_pairs[i, j])
+    both = ((null_labels, observed - base), (null_features, observed))
+    whole = [_p(null.mean(1), own.mean()) for null, own in both]
+    p_value = np.maximum(*(_pooled_p(null, own) for null, own in both))
+    tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in whole))
+    own = (same.of(pairs.first, pairs.first) + same.of(pairs.second, pairs.second)) / 2
+    return Purity(tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value))
+
+
+def _pooled_p(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """One-sided p-values of many nodes from their studentised nulls together; null is (n_permutations, n_nodes)."""
+    centre, spread = null.mean(0), np.maximum(null.std(0), 1e-12)
+    pool = np.sort(((null - centre) / spread).ravel())
+    beyond = len(pool) - np.searchsorted(pool, (observed - centre) / spread - 1e-9)
+    return np.asarray((1 + beyond) / (1 + len(pool)))
+
+
+def _p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
+    """One-sided permutation p-values, never 0."""
+    return np.asarray((1 + (null >= observed - 1e-12).sum(0)) / (1 + len(null)))
+
+
+def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0,
+                     ) -> np.ndarray:
+    """Do the children of a node of one topic divide it by its subtopics?
+
+    Within the groups of the node's topic: how much children keep to a subtopic by themselves (`SameLabel` of a feature with
+    itself), less how much two siblings do. Large where each child has a subtopic of its own. Null: subtopics permuted over
+    the groups of the topic.
+
+    Parameters
+    ----------
+    node_topic : ndarray of int, shape (n_nodes,)
+        Topic of every node; -1 for nodes that are left out.
+
+    Returns
+    -------
+    ndarray of float, shape (n_nodes,)
+        p-values; NaN for nodes left out, or topics with a single subtopic.
+    """
+    rng = np.random.default_rng(seed)
+    out = np.full(len(pairs.parents), np.nan)
+    if subjects.subtopic is None:
+        return out
+    for topic in np.unique(node_topic[node_topic >= 0]):
+        groups = np.flatnonzero(subjects.topic.codes == topic)
+        names, codes = np.unique(subjects.subtopic.codes[groups], return_inverse=True)
+        if len(names) < 2 or len(groups) <= len(names):
+            continue
+        labelling = Labelling(codes, len(names))
+        mine = np.flatnonzero(node_topic == topic)
+        keep = np.isin(pairs.node, mine)
+        first, second = pairs.first[keep], pairs.second[keep]
+        place = np.searchsorted(mine, pairs.node[keep])
+        same = SameLabel(subjects.rates[np.ix_(groups, pairs.features)], labelling)
+        one, other = np.concatenate([first, second, first]), np.concatenate([first, second, second])
+        size = np.bincount(place, minlength=len(mine))
+
+        def apart(labels: Labelling, *, same: SameLabel = same, one: np.ndarray = one, other: np.ndarray = other,
+                  place: np.ndarray = place, size: np.ndarray = size) -> np.ndarray:
+            own_first, own_second, between = np.split(same.of(one, other, labels), 3)
+            return np.bincount(place, weights=(own_first + own_second) / 2 - between, minlength=len(size)) / size
+
+        null = np.stack([apart(labelling.permuted(rng.permutation(len(codes)))) for _ in range(permutations)])
+        out[mine] = _p(null, apart(labelling))
+    return out
+
+
+class Distances(NamedTuple):
+    """How far apart in human terms pairs of leaves are, by how far apart they hang.
+
+    Attributes
+    ----------
+    siblings, cousins, strangers : float
+        Mean taxonomy distance between two firings of the pairs, from different groups: 0 same subtopic, 1 same topic, 2
+        different topics. NaN where there are no such pairs.
+    test : Verdict
+        Correlation of tree distance (0, 1, 2) with taxonomy distance over the pairs (Mantel 1967,
+        DOI 10.1158/0008-5472 CAN 27:209), against both nulls.
+    """
+
+    siblings: float
+    cousins: float
+    strangers: float
+    test: Verdict
+
+
+def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarray, *, permutations: int = 500, seed: int = 0,
+                  most: int = 4000) -> Distances | None:
+    """Does distance in the tree agree with distance in the corpus's own taxonomy?
+
+    Parameters
+    ----------
+    parent, grandparent : ndarray of int, shape (n_features,)
+        Of every leaf; -1 for none. Siblings share a parent, cousins a grandparent, strangers neither.
+    most : int
+        Pairs of each kind that are looked at.
+
+    Returns
+    -------
+    Distances or None
+        None where fewer than two kinds of pairs exist.
+    """
+    rng = np.random.default_rng(seed)
+    features = np.flatnonzero(parent >= 0)
+    if len(features) < 2:
+        return None
+    up, above = parent[features], grandparent[features]
+    strata = rate_strata(subjects.counts[features])
+    drawn = _drawn(up, above, rng, most=most)
+    if sum(len(i) > 0 for i, _ in drawn) < 2:
+        return None
+    one, other = (np.concatenate([pair[side] for pair in drawn]) for side in (0, 1))
+    far = np.repeat([0, 1, 2], [len(i) for i, _ in drawn]).astype(float)
+    scales = [SameLabel(subjects.rates[:, features], labels) for labels in (subjects.topic, subjects.subtopic) if labels]
+
+    def human(i: np.ndarray, j: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+        """2 less the chances of one topic and of one subtopic (twice the first where there are no subtopics)."""
+        chances = [s.of(i, j, None if order is None else s.labelling.permuted(order)) for s in scales]
+        return np.asarray(2 - chances[0] - chances[-1])
+
+    found = human(one, other)
+    observed = float(np.corrcoef(far, found)[0, 1])
+    labels = [np.corrcoef(far, human(one, other, rng.permutation(len(subjects.topic.codes))))[0, 1]
+              for _ in range(permutations)]
+    table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= _ALL_PAIRS else None
+    swapped = []
+    for _ in range(permutations):
+        swap = shuffled_within(strata, rng)
+        i, j = swap[one], swap[other]
+        swapped.append(np.corrcoef(far, human(i, j) if table is None else table[i, j])[0, 1])
+    test = Verdict(observed, float(np.mean(swapped)), float(_p(np.array(labels), observed)),
+                   float(_p(np.array(swapped), observed)))
+    near, next_to, apart = (float(found[far == kind].mean()) if (far == kind).any() else float("nan") for kind in (0, 1, 2))
+    return Distances(near, next_to, apart, test)
+
+
+def _drawn(parent: np.ndarray, grandparent: np.ndarray, rng: np.random.Generator, *, most: int,
+           ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of siblings, of cousins and of strangers, at most `most` of each."""
+    i, j = rng.integers(len(parent), size=(2, 40 * most))
+    near = [np.flatnonzero(parent == p) for p in np.unique(parent)]
+    wider = [np.flatnonzero(grandparent == g) for g in np.unique(grandparent[grandparent >= 0])]
+    pools = [_within(near, rng, most), _within(wider, rng, 4 * most), (i, j)]
+    out = []
+    for kind, (a, b) in enumerate(pools):
+        apart = parent[a] != parent[b]
+        related = (grandparent[a] == grandparent[b]) & (grandparent[a] >= 0)
+        keep = (a != b) & (~apart if kind == 0 else apart & (related if kind == 1 else ~related))
+        out.append((a[keep][:most], b[keep][:most]))
+    return out
+
+
+def _within(sets: list[np.ndarray], rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random pairs inside random sets, every pair alike."""
+    sets = [s for s in sets if len(s) > 1]
+    if not sets:
+        empty = np.zeros(0, dtype=int)
+        return empty, empty
+    weight = np.array([len(s) * (len(s) - 1.0) for s in sets])
+    chosen = rng.choice(len(sets), size=n, p=weight / weight.sum())
+    size = np.array([len(s) for s in sets])[chosen]
+    starts = np.concatenate([[0], np.cumsum([len(s) for s in sets])])[chosen]
+    flat = np.concatenate(sets)
+    a, b = (rng.random((2, n)) * size).astype(int)
+    return flat[starts + a], flat[starts + b]

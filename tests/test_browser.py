@@ -1,0 +1,228 @@
+"""The report in a real browser: quiet, alone, usable by mouse and keyboard, narrow, and deaf to hostile text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from moe_probe.report import write_report
+from moe_probe.testing import planted_results, planted_routing, planted_trace
+from moe_probe.trace import Trace, TraceWriter
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+EVIL = "</script></style><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run")
+BROWSER = shutil.which("chromium") or "/usr/bin/chromium"
+DRIVER = shutil.which("chromedriver") or "/usr/bin/chromedriver"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Report of a run with features whose topics, tokens, labels and document names are markup."""
+    root = tmp_path_factory.mktemp("hostile")
+    settings: dict[str, Any] = {"topics": 9, "documents_per_topic": 2, "tokens": 12, "n_layers": 2, "num_experts": 8}
+    routing = planted_routing(**settings)
+    manifest = planted_trace(root / "plain", planted=(), **settings).manifest
+    evil = manifest.model_copy(update={"model": manifest.model.model_copy(update={"id": EVIL})})
+    documents = routing.documents.assign(document=[f"{EVIL}{i}" for i in range(len(routing.documents))],
+                                         topic=[f"{EVIL} {t}" for t in routing.documents["topic"]])
+    writer = TraceWriter.create(root / "run" / "trace", evil)
+    writer.append(documents=documents.drop(columns="n_tokens").to_dict("records"), experts=routing.experts,
+                  weights=routing.weights, tokens={
+                      "document": routing.document, "position": routing.position, "token_id": routing.token_id,
+                      "token": [EVIL] * len(routing.document), "special": routing.position < 0})
+    planted_results(writer.seal(), root / "run" / "results", words=(EVIL, "a", " b"))
+    write_report(root / "run")
+    return root / "run" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def chrome(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    if not (Path(BROWSER).exists() and Path(DRIVER).exists()):
+        if os.environ.get("CI"):
+            pytest.fail("no chromium and chromedriver on this machine")
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    try:
+        resize(driver, 1280)
+        driver.get("about:blank")
+        driver.get_log("performance")  # what the browser's own first page asked for
+        driver.get(page.as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def resize(chrome: Chrome, width: int) -> None:
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                           {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+
+
+def column(chrome: Chrome, place: int) -> list[str]:
+    """Cells of a column of the table of verdicts, from top to bottom."""
+    return chrome.execute_script(
+        "return [...document.querySelectorAll('table.verdicts tbody tr:not(.more)')].map(r => r.cells[arguments[0]].innerText)",
+        place)
+
+
+def test_nothing_is_fetched_and_nothing_complains(chrome: Chrome) -> None:
+    asked = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    assert urls and all(url.startswith(("file:", "data:")) for url in urls)
+    assert sum(url.startswith("file:") for url in urls) == 1
+    assert chrome.get_log("browser") == []
+
+
+def test_hostile_text_is_text(chrome: Chrome, page: Path) -> None:
+    assert chrome.execute_script("return window.pwned === undefined")
+    assert chrome.execute_script("return document.querySelectorAll('script').length") == 1
+    assert chrome.execute_script("return document.querySelectorAll('img:not([src^=\"data:image/png\"])').length") == 0
+    assert "window.pwned = 1" in chrome.execute_script("return document.querySelector('table.verdicts').innerText")
+    assert "window.pwned = 1" in chrome.execute_script("return document.querySelector('.points title').textContent")
+    assert chrome.execute_script("return document.querySelectorAll('mark').length") > 10
+    markdown = page.with_suffix(".md").read_text()
+    assert not re.search(r"<(script|/script|/style|img)", markdown) and "window.pwned" in markdown
+
+
+def test_headers_sort_by_mouse_and_by_keyboard(chrome: Chrome) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def numbers() -> list[float]:
+        return [float(re.match(r"[\d.]+", text)[0]) for text in column(chrome, 3)]  # type: ignore[index]
+
+    buttons = chrome.find_elements(By.CSS_SELECTOR, "table.verdicts th button")
+    before = numbers()
+    assert len(before) == 9 and before != sorted(before)
+    stories = chrome.execute_script("return [...document.querySelectorAll('tr.more')].map(r => r.innerText)")
+    buttons[3].click()
+    assert numbers() == sorted(before)
+    buttons[3].send_keys(Keys.ENTER)
+    assert numbers() == sorted(before, reverse=True)
+    heads = chrome.find_elements(By.CSS_SELECTOR, "table.verdicts th")
+    assert [h.get_attribute("aria-sort") for h in heads].count("descending") == 1
+    assert heads[3].get_attribute("aria-sort") == "descending"
+    # every story still stands under its own row
+    buttons[0].click()
+    assert chrome.execute_script("return [...document.querySelectorAll('tr.more')].map(r => r.innerText)") == stories
+
+
+def test_folds_open_by_mouse_and_by_keyboard(chrome: Chrome) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    fold = chrome.find_element(By.CSS_SELECTOR, "tr.more details")
+    summary = fold.find_element(By.TAG_NAME, "summary")
+    text = fold.find_element(By.TAG_NAME, "p")
+    assert not text.is_displayed()
+    summary.click()
+    assert text.is_displayed()
+    summary.send_keys(Keys.ENTER)
+    assert not text.is_displayed()
+    chrome.find_element(By.CSS_SELECTOR, "[data-folds=open]").click()
+    assert chrome.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
+    chrome.find_element(By.CSS_SELECTOR, "[data-folds=close]").click()
+    assert chrome.execute_script("return document.querySelectorAll('details[open]').length") == 0
+
+
+def test_filter_keeps_rows_with_the_words(chrome: Chrome) -> None:
+    from selenium.webdriver.common.by import By
+
+    box = chrome.find_element(By.CSS_SELECTOR, "#experts input.filter")
+    chrome.execute_script("arguments[0].closest('details').open = true", box)
+    rows = "return [...document.querySelectorAll('#experts tbody tr')].filter(r => r.checkVisibility()).length"
+    assert chrome.execute_script(rows) == 16
+    box.send_keys("no such expert")
+    assert chrome.execute_script(rows) == 0
+    box.clear()
+    box.send_keys("topic-1")
+    shown = chrome.execute_script(rows)
+    status = chrome.execute_script("return arguments[0].closest('.toolbar').innerText", box)
+    assert 0 < shown < 16 and f"{shown} of 16 rows" in status
+
+
+@pytest.mark.parametrize(("mark", "says"), [("#maps .points path", "layer 0, expert"), ("#topics .heat rect", "Lift")])
+def test_pointing_at_a_mark_says_what_it_is(chrome: Chrome, mark: str, says: str) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    tip = chrome.find_element(By.ID, "tip")
+    point = chrome.find_element(By.CSS_SELECTOR, mark)
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    ActionChains(chrome).move_to_element(chrome.find_element(By.TAG_NAME, "nav")).perform()
+    assert not tip.is_displayed()
+    ActionChains(chrome).move_to_element(point).perform()
+    assert tip.is_displayed() and says in tip.text
+
+
+def test_legend_keeps_one_label(chrome: Chrome) -> None:
+    from selenium.webdriver.common.by import By
+
+    dimmed = "return document.querySelectorAll('#maps g.dim').length"
+    button = chrome.find_element(By.CSS_SELECTOR, "#maps .legend button")
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    assert chrome.execute_script(dimmed) == 0
+    button.click()
+    assert chrome.execute_script(dimmed) > 5 and button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert chrome.execute_script(dimmed) == 0
+
+
+def test_controls_have_names(chrome: Chrome) -> None:
+    assert chrome.execute_script(
+        "return [...document.querySelectorAll('button, summary, a, figure > div, svg[role=img]')].filter(e =>"
+        " !(e.textContent.trim() || e.getAttribute('aria-label'))).length") == 0
+    assert chrome.execute_script("return [...document.images].filter(i => i.alt.length < 40).length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_narrow_screen(chrome: Chrome, scheme: str) -> None:
+    resize(chrome, 400)
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        chrome.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth && innerWidth === 400")
+        ink, back = chrome.execute_script(
+            "const s = getComputedStyle(document.body);"
+            "return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number))")
+        assert (sum(ink) > sum(back)) == (scheme == "dark")
+        plate = chrome.execute_script("return getComputedStyle(document.querySelector('.plate')).backgroundColor")
+        assert plate == "rgb(255, 255, 255)"  # figures stay on white
+    finally:
+        resize(chrome, 1280)
+
+
+def test_print_shows_what_is_folded(chrome: Chrome) -> None:
+    from selenium.webdriver.common.by import By
+
+    chrome.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = false")
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert chrome.execute_script("return document.querySelector('tr.more details p').checkVisibility()")
+        assert not chrome.find_element(By.TAG_NAME, "nav").is_displayed()
+        after = "return getComputedStyle(document.querySelector('th button'), '::after').content"
+        assert chrome.execute_script(after) in ('""', "none")
+    finally:
+        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_run_opens_again(page: Path) -> None:
+    assert Trace.open(page.parent).manifest.model.id == EVIL

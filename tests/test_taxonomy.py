@@ -1,0 +1,157 @@
+"""The tree against human subjects: planted ones are found, and where there are none the error rate is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from moe_probe.tree import (
+    Labelling,
+    SameLabel,
+    Subjects,
+    kind_of_node,
+    parts_of_subject,
+    purity,
+    sibling_pairs,
+    tree_distance,
+)
+from moe_probe.tree.subjects import rate_strata, shuffled_within
+
+TOPICS, SUBTOPICS, DOCUMENTS = 4, 3, 6
+GROUPS = TOPICS * SUBTOPICS * DOCUMENTS
+TOPIC = Labelling(np.repeat(np.arange(TOPICS), SUBTOPICS * DOCUMENTS), TOPICS)
+SUBTOPIC = Labelling(np.repeat(np.arange(TOPICS * SUBTOPICS), DOCUMENTS), TOPICS * SUBTOPICS)
+
+
+def by_hand(rates: np.ndarray, codes: np.ndarray, i: int, j: int) -> float:
+    """Draw a label, a group of it, a token; twice; other groups only."""
+    weight = 1 / np.bincount(codes)[codes]
+    p, q = (weight * rates[:, f] / (weight * rates[:, f]).sum() for f in (i, j))
+    chance = np.outer(p, q) * ~np.eye(len(codes), dtype=bool)
+    return float((chance * (codes[:, None] == codes)).sum() / chance.sum())
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_same_label_is_what_drawing_by_hand_gives(seed: int, even: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rates = rng.random((12, 5)) * (rng.random((12, 5)) < 0.7) + 0.01
+    codes = np.repeat([0, 1, 2], 4) if even else np.repeat([0, 1, 2], [2, 3, 7])
+    same = SameLabel(rates, Labelling(codes, 3))
+    first, second = np.triu_indices(5)
+    expected = [by_hand(rates, codes, i, j) for i, j in zip(first, second, strict=True)]
+    assert same.of(first, second) == pytest.approx(expected, abs=2e-4)
+    assert same.matrix()[first, second] == pytest.approx(expected, abs=2e-4)
+    other = Labelling(rng.permutation(codes), 3)
+    expected = [by_hand(rates, other.codes, i, j) for i, j in zip(first, second, strict=True)]
+    assert same.of(first, second, other) == pytest.approx(expected, abs=2e-4)
+
+
+def test_two_features_of_one_document_share_no_subject() -> None:
+    rates = np.zeros((4, 2))
+    rates[0] = 1
+    assert SameLabel(rates, Labelling(np.array([0, 0, 1, 1]), 2)).of(np.array([0]), np.array([1])) == pytest.approx(0.5)
+
+
+def edges_of(parent: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"parent": parent, "child": np.arange(len(parent)), "relation": "part", "weight": 1.0})
+
+
+def subjects(rates: np.ndarray, seed: int | None = None) -> Subjects:
+    """Features' rates with the planted labels, or with labels handed out at random."""
+    order = np.arange(GROUPS) if seed is None else np.random.default_rng(seed).permutation(GROUPS)
+    return Subjects(rates, (rates.sum(0) * 100).astype(int), TOPIC.permuted(order), SUBTOPIC.permuted(order))
+
+
+def planted(*, siblings_alike: bool, seed: int = 0, by_parts: bool = False) -> tuple[Subjects, np.ndarray]:
+    """Features of one topic each (and one subtopic, if asked for); siblings of one topic, or hung up at random."""
+    rng = np.random.default_rng(seed)
+    topic = np.repeat(np.arange(TOPICS), 15)
+    part = np.tile(np.arange(SUBTOPICS), 20) + SUBTOPICS * topic
+    raised = 1 + 6 * (TOPIC.codes[:, None] == topic)
+    if by_parts:
+        raised = raised * (1 + 6 * (SUBTOPIC.codes[:, None] == part))
+    rates = rng.gamma(2.0, 0.01, (GROUPS, len(topic))) * raised
+    parent = np.repeat(np.arange(20), 3) if siblings_alike else rng.permutation(np.repeat(np.arange(20), 3))
+    return subjects(rates), parent
+
+
+def test_a_tree_along_subjects_is_found() -> None:
+    made, parent = planted(siblings_alike=True)
+    pairs = sibling_pairs(edges_of(parent), made.counts)
+    assert pairs is not None and len(pairs.parents) == 20
+    found = purity(made, pairs, permutations=199)
+    assert found.tree.p_value == 0.005 and found.tree.observed > found.tree.expected + 0.15
+    assert found.shared == pytest.approx(1, abs=0.1) and (found.q_value <= 0.05).mean() > 0.8
+    far = tree_distance(made, parent, parent // 5, permutations=99)
+    assert far is not None and far.test.p_value == 0.01 and far.siblings < far.strangers
+
+
+def test_topical_features_hung_up_at_random_are_no_tree_of_subjects() -> None:
+    """Each is about a topic; the tree is not."""
+    found = []
+    for seed in range(40):
+        made, parent = planted(siblings_alike=False, seed=seed)
+        pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+        assert pairs is not None
+        found.append(purity(made, pairs, permutations=99, seed=seed))
+    rejected = sum(f.tree.p_value <= 0.05 for f in found)
+    assert rejected <= stats.binom.ppf(0.995, len(found), 0.05)
+    assert np.mean([(f.q_value <= 0.05).any() for f in found]) <= 0.2
+
+
+def test_the_false_positive_rate_is_what_it_says() -> None:
+    """Labels at random; siblings share documents, whatever those are about: the test must not take that for a subject."""
+    p_values, distances = [], []
+    for seed in range(150):
+        rng = np.random.default_rng(1000 + seed)
+        parent = np.repeat(np.arange(12), 3)
+        shared = rng.gamma(0.3, 1.0, (GROUPS, 12))[:, parent]  # every node has its own few documents
+        made = subjects(shared * rng.gamma(1.0, 0.02, (GROUPS, 36)) + 1e-4, seed=seed)
+        pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+        assert pairs is not None
+        p_values.append(purity(made, pairs, permutations=99, seed=seed).tree.p_value)
+        far = tree_distance(made, parent, parent // 4, permutations=99, seed=seed, most=60)
+        assert far is not None
+        distances.append(far.test.p_value)
+    low, high = stats.binom.ppf([0.005, 0.995], 150, 0.05)
+    for rejected in (sum(p <= 0.05 for p in p_values), sum(p <= 0.05 for p in distances)):
+        assert rejected <= high, rejected
+    assert low <= sum(p <= 0.05 for p in p_values)  # and the test is not idle
+
+
+def test_children_that_divide_a_topic_are_told_from_those_that_do_not() -> None:
+    apart, parent = planted(siblings_alike=True, by_parts=True)
+    alike, _ = planted(siblings_alike=True)
+    for made, divided in ((apart, True), (alike, False)):
+        pairs = sibling_pairs(edges_of(parent), made.counts)
+        assert pairs is not None
+        p = parts_of_subject(made, pairs, pairs.parents // 5, permutations=199)
+        assert ((p <= 0.05).mean() > 0.9) if divided else ((p <= 0.05).mean() < 0.25)
+
+
+def test_kinds_of_nodes() -> None:
+    assert kind_of_node(0.01, 0.01, ["a", "a"], alpha=0.05) == "one subject, by its parts"
+    assert kind_of_node(0.01, float("nan"), ["a", "b"], alpha=0.05) == "one subject"
+    assert kind_of_node(0.2, float("nan"), ["a", "b", ""], alpha=0.05) == "several subjects"
+    assert kind_of_node(0.2, 0.01, ["a", "a", ""], alpha=0.05) == "no subject"
+
+
+def test_no_node_with_two_parts_is_no_test() -> None:
+    assert sibling_pairs(edges_of(np.arange(5)), np.arange(5) + 1) is None
+    made, _ = planted(siblings_alike=True)
+    assert tree_distance(made, np.full(60, -1), np.full(60, -1)) is None
+
+
+@given(st.integers(1, 200), st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_exchanges_stay_within_strata(n: int, seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(0, 50, n)
+    strata = rate_strata(counts)
+    swap = shuffled_within(strata, np.random.default_rng(seed))
+    assert sorted(swap) == list(range(n)) and (strata[swap] == strata).all()
+    assert all(counts[strata == a].max() <= counts[strata == a + 1].min() for a in range(strata.max()))
