@@ -6,6 +6,7 @@ Nothing is shown to a Python caller who has not asked (`showing`); the command l
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -74,7 +75,7 @@ class Bar:
                 from tqdm import tqdm
 
                 self._bar = tqdm(desc=self.text, total=self.total, initial=self.n, unit=f" {self.unit}", delay=_PATIENCE,
-                                 file=sys.stderr, dynamic_ncols=True, leave=False)
+                                 file=sys.stderr, leave=False, **_width())
             self._beat.start()
         return self
 
@@ -171,6 +172,15 @@ def say_above(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
     else:
         _write(text)
+
+
+def _width() -> dict[str, Any]:
+    """How wide a bar may be: as the terminal says, 80 columns where it does not know its size."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80}
 
 
 def _write(text: str) -> None:

@@ -91,6 +91,7 @@ def test_help_ends_with_the_exit_status(name: str, monkeypatch: pytest.MonkeyPat
     (["ablate", "{run}", "--expert", "0:1", "--topic", "topic-9"], "--topic topic-9 names no topic"),
     (["ablate", "{run}", "--topic", "topic-1"], "--topic was given without a unit"),
     (["ablate", "{run}", "--expert", "zero"], "--expert zero cannot be read"),
+    (["label", "{run}", "--llm-url", "http://localhost:1"], "no --llm-model was given"),
 ])
 def test_wrong_usage_is_one_sentence(words: list[str], message: str, run: Path, monkeypatch: pytest.MonkeyPatch,
                                      capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +102,8 @@ def test_wrong_usage_is_one_sentence(words: list[str], message: str, run: Path, 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["tree", "{run}", "--walk", "layer_00/width_00064:1"], "Try: moe-probe tree"),
+    (["label", "{run}", "--labels", "{run}/none.csv"], "there is no such file"),
+    (["analyze", "{run}", "--out", "{run}/trace/trace.json"], "cannot be written"),
     (["match", "{run}"], "moe-probe sae train"), (["label", "{run}"], "moe-probe sae train"),
     (["sae", "eval", "{run}"], "moe-probe sae train"), (["ablate", "{run}"], "no run.yaml"),
     (["sae", "train", "{run}", "--layer", "9"], "there is no MoE layer 9"), (["sae", "train", "{run}"], "--keep hidden"),

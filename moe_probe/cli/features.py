@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,6 +151,7 @@ def label(
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
     need_label(trace, by, "--by")
+    _check_sources(labels, llm_url, llm_model)
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
                                    say=console.say)
     if llm_url is not None:
@@ -169,17 +171,22 @@ def label(
                    f"Next: moe-probe report {run}")
 
 
+def _check_sources(labels: Path | None, url: str | None, model: str) -> None:
+    """Refuse at once what would only be noticed after features have been labelled, which takes minutes."""
+    if labels is not None and not labels.is_file():
+        raise MoeProbeError(f"{labels} cannot be read", "there is no such file", "a CSV of sae, feature, label")
+    if url is not None and not model:
+        raise UsageError("no --llm-model was given", "an endpoint serves several", "--llm-model NAME")
+
+
 def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, url: str, model: str, key_env: str,
                   price: tuple[float, float], yes: bool, seed: int, console: Console) -> Result:
     """Estimate, ask, then label the features that have cards."""
     import os
-    import sys
 
     from moe_probe.features.llm import Endpoint
     from moe_probe.pipeline.llm import estimate_cost, label_by_llm
 
-    if not model:
-        raise UsageError("no --llm-model was given", "an endpoint serves several", "--llm-model NAME")
     endpoint = Endpoint(base_url=url, model=model, api_key=os.environ.get(key_env, ""),
                         price_in=price[0] or None, price_out=price[1] or None)
     console.say(estimate_cost(run, trace, excerpts, endpoint, seed=seed).sentence())

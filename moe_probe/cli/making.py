@@ -159,12 +159,15 @@ def analyze(
     from moe_probe.pipeline.analyze import Settings
     from moe_probe.pipeline.analyze import analyze as analyze_trace
     from moe_probe.trace import Trace
+    from moe_probe.trace.files import disk_errors
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
     need_label(trace, by, "--by")
     need_label(trace, strata, "--strata")
     root = out or run_directory(path)
+    with disk_errors(root):  # a folder that cannot be written is noticed before anything is computed
+        (root / "results").mkdir(parents=True, exist_ok=True)
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
                         revision=revision, trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)

@@ -13,6 +13,7 @@ import numpy as np
 from moe_probe.cost.counts import sae_encode_flops, sae_train_flops
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.pipeline.levels import Dictionary, activations, places
+from moe_probe.progress import track
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -263,7 +264,8 @@ def _breadth(root: Dictionary, levels: list[Dictionary], judge: _Judge, spent: f
     def flops(width: int, k: float) -> float:
         return n * (passes * sae_train_flops(config.d_in, width, k, batch_tokens=batch) + sae_encode_flops(config.d_in, width))
 
-    for level, way in [(equal, "breadth first, equal operations"), *((level, "breadth first") for level in levels)]:
+    ways = [(equal, "breadth first, equal operations"), *((level, "breadth first") for level in levels)]
+    for level, way in track(ways, "judge breadth first", unit="dictionaries"):
         found = Found(level.level.directions, level.train, level.held_out)
         width = level.width - level.first
         yield _row(way, width, flops(width, level.sae.config.k), judge.table(found), found.directions)

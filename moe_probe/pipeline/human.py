@@ -13,6 +13,8 @@ from moe_probe.features.describe import GOOD_SCORE
 from moe_probe.features.find import occurrences
 from moe_probe.features.firing import fire
 from moe_probe.pipeline.features import opened_saes
+from moe_probe.pipeline.saes import saes_of
+from moe_probe.progress import track
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +74,8 @@ def apply_labels(run: Path, trace: Trace, features: Result, path: Path) -> Resul
             raise MoeProbeError(f"{path} names feature {key[1]} of '{key[0]}'", "there is none in this run",
                                 f"one of {', '.join(sorted(table['sae'].unique())[:4])} ...")
     scored = given[given["pattern"] != ""] if "pattern" in given.columns else given.iloc[:0]
-    firings = {item.name: fire(item.sae, item.held_out) for item in opened_saes(run, trace) if item.name in set(scored["sae"])}
+    opened = track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs")
+    firings = {item.name: fire(item.sae, item.held_out) for item in opened if item.name in set(scored["sae"])}
     for _, row in given.iterrows():
         at = table.index[place[row["sae"], row["feature"]]]
         table.loc[at, ["label", "label_rule", "label_source"]] = [row["label"], "a person", "human"]

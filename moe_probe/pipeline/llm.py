@@ -13,6 +13,8 @@ from moe_probe.features.excerpts import SILENT, Excerpts
 from moe_probe.features.firing import fire
 from moe_probe.features.llm import Endpoint, Estimate, Evidence, estimate, label_features
 from moe_probe.pipeline.features import opened_saes
+from moe_probe.pipeline.saes import saes_of
+from moe_probe.progress import track
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -28,7 +30,7 @@ def gather_evidence(run: Path, trace: Trace, cards: Result, *, seed: int = 0) ->
     """Excerpts of the features that have cards: of training documents to explain, of held-out ones to try."""
     wanted = cards.table.groupby("sae", sort=False)["feature"].unique()
     found: list[Evidence] = []
-    for item in opened_saes(run, trace):
+    for item in track(opened_saes(run, trace), "gather excerpts", total=len(saes_of(run)), unit="SAEs"):
         if item.name not in wanted:
             continue
         train, held_out = (Excerpts(trace, fire(item.sae, r), seed=seed) for r in (item.train, item.held_out))

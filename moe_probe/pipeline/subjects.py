@@ -239,11 +239,14 @@ def show_examples(run: Path, trace: Trace, nodes: pd.DataFrame, edges: pd.DataFr
     from moe_probe.features.excerpts import Excerpts
     from moe_probe.features.factors import surroundings
     from moe_probe.pipeline.features import opened_saes
+    from moe_probe.pipeline.saes import saes_of
+    from moe_probe.progress import track
     from moe_probe.tree import choose_examples, telling_words
 
     chosen = [(kind, nodes.loc[i]) for _, mine in nodes.groupby("layer") for kind, i in choose_examples(mine, edges)]
     needed = {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")}
-    fired = {item.name: _held_out_firings(item) for item in opened_saes(run, trace) if item.name in needed}
+    opened = track(opened_saes(run, trace), "choose examples", total=len(saes_of(run)), unit="SAEs")
+    fired = {item.name: _held_out_firings(item) for item in opened if item.name in needed}
     draw = {name: Excerpts(trace, firings) for name, firings in fired.items()}
     word = surroundings(trace, labels=()).factor("word")
     background = np.bincount(word.codes[word.codes >= 0], minlength=len(word.values))
