@@ -130,7 +130,8 @@ class _Losses:
     def of(self, item: _Opened, warnings: list[str]) -> dict[str, float]:
         import numpy as np
 
-        from moe_probe.features.quality import ablated_losses, loss_recovered, loss_sample, losses
+        from moe_probe.features.losses import loss_sample, losses
+        from moe_probe.features.quality import ablated_losses, loss_recovered
 
         names = ("ce_model", "ce_spliced", "ce_zero", "ce_mean", "ce_recovered", "ce_recovered_low", "ce_recovered_high",
                  "ce_recovered_mean")
