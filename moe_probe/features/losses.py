@@ -159,7 +159,11 @@ def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], spl
             stack.enter_context(prefix.using(tuple(batch)))
         if suffix is not None:
             stack.enter_context(suffix.cache.using(tuple(batch), wanted))
-        logits = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device))).logits
+        output = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device)))
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            raise MoeProbeError(f"{type(loaded.model).__name__} predicts no tokens", "it was loaded without a prediction head, so "
+                                "that there is no loss to compare", "a checkpoint of the whole language model")
         following = torch.cat([ids[:, 1:], torch.zeros(len(batch), 1, dtype=torch.long)], dim=1).to(device)
         changed = None if suffix is None else suffix.cache.changed
         if suffix is None or changed is None:
