@@ -162,7 +162,7 @@ def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], spl
         output = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device)))
         logits = getattr(output, "logits", None)
         if logits is None:
-            raise MoeProbeError(f"{type(loaded.model).__name__} predicts no tokens", "it was loaded without a prediction head, so "
+            raise MoeProbeError(f"{type(loaded.model).__name__} predicts no tokens", "it has no prediction head here, so "
                                 "that there is no loss to compare", "a checkpoint of the whole language model")
         following = torch.cat([ids[:, 1:], torch.zeros(len(batch), 1, dtype=torch.long)], dim=1).to(device)
         changed = None if suffix is None else suffix.cache.changed

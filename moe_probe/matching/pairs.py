@@ -162,8 +162,8 @@ def match_features(
         ``q_value`` (Benjamini-Hochberg over the pairs of this SAE), ``heldout_score`` (AUROC of firing), ``rank, bits``
         (where chosen), ``heldout_bits, heldout_graded`` (AUROC of the activation), ``heldout_lift, precision, recall,
         beyond_random, beyond_random_low, beyond_random_high`` (log2 of the held-out bits over those of the best random
-        direction, see `beyond_random`), ``random_q`` (of that, Benjamini-Hochberg over the pairs), ``significant`` (both q at
-        most alpha), ``one_to_one, router_cosine``.
+        direction, see `beyond_random`), ``random_q`` (of that, Benjamini-Hochberg over experts, rank by rank), ``significant`` (both
+        q at most alpha), ``one_to_one, router_cosine``.
         ``baselines``, a row an expert: held-out AUROC of the best token, token pair, topic, shuffled and random
         feature, and of the feature along the router's row.
     """
@@ -178,9 +178,11 @@ def match_features(
                                  shuffled(held_out.matrix, group[halves.held_out]))}
     ratio, low, high, p_random = beyond_random(scores.bits, pairs.expert, np.stack([null.bits for null in nulls]),
                                                n_tokens=len(halves.held_out))
-    q_value, q_random = benjamini_hochberg(scores.p_value), benjamini_hochberg(p_random)
+    q_value, q_random = benjamini_hochberg(scores.p_value), np.full(len(p_random), np.nan)
     starts = np.flatnonzero(np.diff(pairs.expert, prepend=-1))
     rank = np.arange(len(pairs.expert)) - np.repeat(starts, np.diff(np.append(starts, len(pairs.expert)))) + 1
+    for place in np.unique(rank):  # an expert's further features are weaker by construction: no burden for its first
+        q_random[rank == place] = benjamini_hochberg(p_random[rank == place])
     choices = halves.choices
     table = pd.DataFrame({
         "layer": choices.layer[pairs.expert], "expert": choices.expert[pairs.expert], "feature": pairs.feature,
