@@ -162,8 +162,8 @@ def match_features(
         ``q_value`` (Benjamini-Hochberg over the pairs of this SAE), ``heldout_score`` (AUROC of firing), ``rank, bits``
         (where chosen), ``heldout_bits, heldout_graded`` (AUROC of the activation), ``heldout_lift, precision, recall,
         beyond_random, beyond_random_low, beyond_random_high`` (log2 of the held-out bits over those of the best random
-        direction, see `beyond_random`), ``random_q`` (of that, Benjamini-Hochberg over experts, rank by rank), ``significant`` (both
-        q at most alpha), ``one_to_one, router_cosine``.
+        direction, see `beyond_random`), ``random_q`` (of that, Benjamini-Hochberg over experts, rank by rank),
+        ``significant`` (both q at most alpha), ``one_to_one, router_cosine``.
         ``baselines``, a row an expert: held-out AUROC of the best token, token pair, topic, shuffled and random
         feature, and of the feature along the router's row.
     """
