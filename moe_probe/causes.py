@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.features.quality import LossSample, Splice, losses, site_of
+from moe_probe.features.losses import LossSample, Suffix, first_losses, loss_sample, losses, site_of
+from moe_probe.features.removal import Remover
 from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats import labelled_documents
 
 if TYPE_CHECKING:
-    import torch
-
     from moe_probe.models import LoadedModel
     from moe_probe.models.prefix import PrefixCache
     from moe_probe.sae import Sae
@@ -60,6 +59,8 @@ class Bench:
         Losses as is, nats a token.
     topic, group : ndarray of int, shape (n_documents,)
         Topics numbered as in `topics`.
+    suffix : Suffix or None
+        For predicting only what changed.
     """
 
     loaded: LoadedModel
@@ -68,7 +69,9 @@ class Bench:
     topic: np.ndarray
     group: np.ndarray
     topics: tuple[str, ...]
-    prefixes: dict[int, PrefixCache | None]
+    suffix: Suffix | None
+    prefixes: dict[int, PrefixCache | None] = field(default_factory=dict)
+    removers: list[Remover] = field(default_factory=list)
 
     def without(self, unit: Unit, *, how: str, boost: float = 0.0, sae: Sae | None = None, means: Any = None) -> np.ndarray:
         """Losses of every document with a unit knocked out (or steered to), nats a token."""
@@ -78,24 +81,31 @@ class Bench:
         if unit.sae:
             if sae is None:
                 raise MoeProbeError(f"the SAE of {unit.name} was not given", "", "the run that it belongs to")
-            found = losses(self.loaded, self.sample, _without_features(unit, sae), prefix=prefix)
+            found = losses(self.loaded, self.sample, self._remover(unit.sae, sae).without(unit.members), prefix=prefix,
+                           suffix=self.suffix)
         else:
             change = Intervention(unit.members, how, boost, means)
             with intervened(site_of(self.loaded, unit.layer), change):
-                found = losses(self.loaded, self.sample, prefix=prefix)
+                found = losses(self.loaded, self.sample, prefix=prefix, suffix=self.suffix)
         if not np.isfinite(found).all():
             raise MoeProbeError(f"the loss without {unit.name} is not a number", "the model breaks down without it",
                                 "--how zero or mean")
         return found
 
+    def _remover(self, name: str, sae: Sae) -> Remover:
+        if not self.removers or self.removers[0].name != name:
+            self.removers[:] = [Remover(name, sae)]  # units are taken SAE by SAE: one's activations in memory at a time
+        return self.removers[0]
+
     def prefix(self, layer: int) -> PrefixCache | None:
-        """Cache of the layers below, if a pass with it gives the very same losses."""
+        """Cache of what lies below, if passes with it give the very same losses."""
         from moe_probe.models.prefix import PrefixCache
 
         if layer not in self.prefixes:
             cache = PrefixCache(self.loaded.model, site_of(self.loaded, layer))
-            losses(self.loaded, self.sample, prefix=cache)
-            same = bool(cache.below) and np.array_equal(losses(self.loaded, self.sample, prefix=cache), self.plain)
+            # remembered in the first pass; the third shows whether the second wrote into what was handed over
+            passes = [losses(self.loaded, self.sample, prefix=cache, suffix=self.suffix) for _ in range(3 if cache.below else 0)]
+            same = bool(passes) and all(np.array_equal(found, self.plain) for found in passes)
             self.prefixes.clear()  # one layer's activations in memory at a time: units are taken layer by layer
             self.prefixes[layer] = cache if same else None
         return self.prefixes[layer]
@@ -110,8 +120,6 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
     MoeProbeError
         When the model is not the trace's, or fewer than two topics have documents.
     """
-    from moe_probe.features.quality import loss_sample
-
     made_by = trace.manifest.model.fingerprint
     if made_by and made_by != loaded.info.fingerprint:
         raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
@@ -127,22 +135,8 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
         raise MoeProbeError(f"the held-out documents have one {label}", "there is nothing to compare it with", "more "
                                                                                                                "documents")
     _, group = np.unique(names[rows].astype(str), return_inverse=True)
-    return Bench(loaded, sample, losses(loaded, sample), topic, group, tuple(str(t) for t in topics), {})
-
-
-def _without_features(unit: Unit, sae: Sae) -> Splice:
-    """Take what features add to the activation away, leaving the rest, the SAE's error too, as it was."""
-    import torch
-
-    def replace(x: torch.Tensor) -> torch.Tensor:
-        latents = sae.encode(x.float().cpu())
-        hit = torch.isin(latents.indices, torch.tensor(unit.members)) & (latents.values > 0)
-        token, slot = hit.nonzero(as_tuple=True)
-        out = x.clone()
-        share = latents.values[token, slot, None] * sae.W_dec[latents.indices[token, slot]] * sae.scale
-        return out.index_add_(0, token.to(x.device), -share.to(x))
-
-    return Splice(sae.config.layer, sae.config.hook, replace)
+    plain, suffix = first_losses(loaded, sample)
+    return Bench(loaded, sample, plain, topic, group, tuple(str(t) for t in topics), suffix)
 
 
 def knock_out(

@@ -15,7 +15,9 @@ from moe_probe.alignment import expert_labels, expert_topics, other_labels
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain import (
     expected_usage,
+    expert_positions,
     expert_token_classes,
+    expert_tokens,
     explain_routing,
     token_class,
     topic_beyond_vocabulary,
@@ -226,6 +228,31 @@ def write_spelled(path: Path, routing) -> Trace:
                           "special": np.zeros(len(routing.document), dtype=bool)},
                   experts=routing.experts, weights=routing.weights)
     return writer.seal()
+
+
+def test_the_tokens_and_positions_of_an_expert_are_listed(tmp_path: Path) -> None:
+    """One expert takes two words, another the start of every document; a word of one document is not listed."""
+    routing = planted_routing(seed=2, topics=3, documents_per_topic=20, tokens=80, n_layers=1, num_experts=8)
+    rng = np.random.default_rng(0)
+    taken = np.isin(routing.token_id, (4, 9)) & (rng.random(len(routing.token_id)) < 0.8)
+    early = (routing.position < 4) & (rng.random(len(routing.token_id)) < 0.7)
+    lonely = (routing.document == 7) & (routing.position > 40)
+    for place, expert in ((taken, 5), (early, 2), (lonely, 6)):
+        routing.experts[place, 0, 0] = expert
+        routing.experts[place & (routing.experts[:, 0, 1] == expert), 0, 1] = 0
+    routing.token_id[lonely] = 10_001
+    trace = write_spelled(tmp_path / "t", routing)
+    tokens = expert_tokens(trace, per_expert=5).table.set_index(["expert", "rank"])
+    assert {int(tokens.loc[(5, rank), "token_id"]) for rank in (1, 2)} == {4, 9}
+    first = tokens.loc[(5, 1)]
+    slots = routing.experts[routing.token_id == first["token_id"], 0]
+    assert first["selections"] == (slots == 5).sum()
+    assert first["taken"] == pytest.approx((slots == 5).mean())
+    assert first["lift"] > 2
+    assert 10_001 not in set(tokens["token_id"])
+    places = expert_positions(trace).table.set_index(["expert", "positions"])
+    assert all(places.loc[(2, where), "significant"] and places.loc[(2, where), "log2_lift"] > 1 for where in ("0", "1", "2–3"))
+    assert not (places.loc[7, "significant"] & (places.loc[7, "log2_lift"] > 0.5)).any()
 
 
 def test_one_kind_of_token_is_refused(tmp_path: Path) -> None:

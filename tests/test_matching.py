@@ -13,8 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from moe_probe.evidence import complete_verdicts
 from moe_probe.matching.carriers import Side, choose_units, effective_number, group_draws, measure_unit, weighted_auroc
+from moe_probe.matching.pairs import beyond_random
 from moe_probe.matching.prediction import predict
 from moe_probe.matching.signals import shuffled
+from moe_probe.matching.through import experts_through
 from moe_probe.results import Result
 
 
@@ -149,3 +151,39 @@ def test_an_expert_of_two_features_is_told_better_by_both() -> None:
     assert set(table.loc[0, "features"].split("+")[:2]) == {"3", "7"}
     assert table.loc[0, "beyond_single_low"] > 0.1
     assert table.loc[0, "set_auroc"] > 0.9
+
+
+def test_a_match_has_to_beat_what_random_dictionaries_differ_by() -> None:
+    """Of two random dictionaries one is always better, and beyond doubt by its own interval: that is no match."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(-6, 2, 60)
+    rejected = []
+    for _ in range(100):
+        drawn = 2 ** (level + rng.normal(0, 0.3, (4, 60)))
+        ratio, low, high, p = beyond_random(drawn[0], np.arange(60), drawn[1:], n_tokens=10**6)
+        assert np.allclose(ratio, np.log2(drawn[0]) - np.log2(drawn[1:]).mean(0)) and (low < ratio).all() and (ratio < high).all()
+        rejected.append((p < 0.05).mean())
+    assert np.mean(rejected) == pytest.approx(0.05, abs=0.015)
+    better = beyond_random(drawn[0] * 4, np.arange(60), drawn[1:], n_tokens=10**6)[3]
+    assert (better < 0.05).mean() > 0.9
+    nothing = beyond_random(np.full(60, np.nan), np.arange(60), np.full((3, 60), np.nan), n_tokens=10**6)
+    assert (nothing[0] == 0).all() and (nothing[3] >= 0.5).all()
+
+
+def test_experts_that_a_feature_goes_through() -> None:
+    rng = np.random.default_rng(0)
+    chosen = (rng.random((2000, 6)) < 0.3).astype(np.int32)
+    fires = rng.random((2000, 700)) < 0.05
+    fires[:, 3] = chosen[:, 4] > 0
+    fires[:, 5] = False
+    fires[:10, 5] = True
+    table = experts_through(sparse.csr_array(chosen), sparse.csr_array(fires.astype(np.float32)), per_feature=2)
+    assert 5 not in set(table["feature"]), "ten tokens say nothing"
+    assert set(table["feature"]) == set(range(700)) - {5}
+    for feature in (0, 3, 650):
+        counts = chosen[fires[:, feature]].sum(0)
+        mine = table[table["feature"] == feature]
+        assert mine["expert"].tolist() == np.argsort(-counts, kind="stable")[:2].tolist()
+        assert mine["share"].tolist() == pytest.approx((np.sort(counts)[::-1][:2] / counts.sum()).tolist())
+        assert mine["effective_experts"].iloc[0] == pytest.approx(effective_number(counts))
+    assert table[table["feature"] == 3]["effective_experts"].iloc[0] < table["effective_experts_all"].iloc[0]

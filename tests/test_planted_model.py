@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -15,6 +17,9 @@ from moe_probe.results import Result
 from moe_probe.trace import Trace
 
 from . import planted_model
+
+if TYPE_CHECKING:
+    from moe_probe.sae import Sae
 
 
 def moe_probe(*words: object) -> tuple[int, str, str]:
@@ -78,6 +83,10 @@ def test_the_feature_passes_through_as_many_experts_as_any_token(run: Path) -> N
     carriers = Result.load(run / "results", "carriers").table.set_index(["topic", "kind"])
     row = carriers.loc[("topic-3", "feature")]
     assert row["effective_experts"] > 8
+    table = Result.load(run / "results", "feature_experts").table
+    mine = table[(table["feature"] == 0) & (table["rank"] == 1)].iloc[0]
+    assert mine["effective_experts"] == pytest.approx(row["effective_experts"])
+    assert mine["share"] < 0.3
 
 
 def test_no_other_expert_is_confirmed_on_any_topic(run: Path) -> None:
@@ -109,30 +118,78 @@ def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
     assert abs(table["delta_nats"]["topic-0"]) < 0.05
 
 
-def test_a_random_dictionary_and_shuffled_pairs_match_nothing(run: Path) -> None:
-    """Directions drawn at random, put in the place of the SAE, do not beat other directions drawn at random."""
-    from moe_probe.features.firing import held_out_documents
-    from moe_probe.matching.pairs import Halves, match_features, rival_scores
-    from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens
+def dictionary(run: Path, rows: torch.Tensor | None, *, seed: int = 0) -> Sae:
+    """An SAE of the router's input whose directions are these rows, or drawn at random."""
+    from moe_probe.matching.signals import random_dictionary
+    from moe_probe.sae import load_sae, make_sae
+
+    model = load_sae(run / "sae" / "layer_00" / "width_00024")
+    plain = make_sae(model.config)
+    made = random_dictionary(plain, l0=4, seed=1000 + seed)
+    if rows is not None:
+        with torch.no_grad():
+            made.W_dec[: len(rows)] = torch.nn.functional.normalize(rows, dim=1)
+            made.W_enc.copy_(made.W_dec)
+    return made
+
+
+def router_rows(run: Path) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    weights = load_file(run.parent / "model" / "model.safetensors")
+    return weights["model.layers.0.mlp.gate.weight"].float()
+
+
+def run_with(run: Path, copy: Path, saes: list[Sae]) -> Path:
+    """A copy of a run with other SAEs."""
+    from moe_probe.sae import save_sae
+
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("sae", "results"))
+    for i, sae in enumerate(saes):
+        save_sae(sae, copy / "sae" / "layer_00" / f"width_00024-seed{i}", training={"held_out_seed": 0})
+    return copy
+
+
+def test_random_dictionaries_match_nothing_and_router_rows_do(run: Path, tmp_path: Path) -> None:
+    """The whole command: random directions have some that tell experts, but no more than other random directions do."""
+    blind = run_with(run, tmp_path / "blind", [dictionary(run, None, seed=i) for i in range(2)])
+    seeing = run_with(run, tmp_path / "seeing", [dictionary(run, router_rows(run))])
+    found = {}
+    for name, root in (("blind", blind), ("seeing", seeing)):
+        code, _, err = moe_probe("match", root)
+        assert code == 0, err
+        table = Result.load(root / "results", "matches").table
+        found[name] = table[table["rank"] == 1]
+    assert (found["blind"]["heldout_score"] > 0.55).mean() > 0.3, "against chance they would pass"
+    assert (found["blind"]["q_value"] <= 0.05).mean() > 0.5
+    assert found["blind"]["significant"].mean() <= 0.05
+    assert found["seeing"]["significant"].mean() > 0.3
+
+
+def test_shuffled_pairs_match_nothing(run: Path) -> None:
+    """Firings of other documents tell no expert; the same firings in their own places do."""
+    from moe_probe.features.firing import Firings, held_out_documents
+    from moe_probe.matching.pairs import Halves, best_of_each, match_features, rival_scores
+    from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens, shuffled
     from moe_probe.pipeline.saes import readers
-    from moe_probe.sae import load_sae
 
     trace = Trace.open(run)
-    sae = load_sae(run / "sae" / "layer_00" / "width_00024")
-    sae.b_enc.data.zero_()
-    first, second = readers(trace, sae, held_out_documents(trace))
-    nulls = [random_dictionary(sae, l0=4, seed=seed) for seed in range(6)]
-    firings = [(fired(null, first), fired(null, second)) for null in nulls]
-    halves = Halves(read_choices(trace), read_tokens(trace), firings[0][0].rows, firings[0][1].rows)
+    sae = dictionary(run, router_rows(run))
+    halves_of = readers(trace, sae, held_out_documents(trace))
+    own = tuple(fired(sae, reader) for reader in halves_of)
+    halves = Halves(read_choices(trace), read_tokens(trace), own[0].rows, own[1].rows)
     rivals = rival_scores(halves)
-    claims, shuffled = [], []
-    for i, (train, held) in enumerate(firings):
-        found = match_features(halves, train, held, rivals=rivals, null=firings[(i + 1) % 6])
-        claims.append(found.matches.loc[found.matches["rank"] == 1, "beyond_random"].mean())
-        shuffled.append(found.baselines["shuffled_score"].mean())
-    # the six differences come from six dictionaries around a circle: their mean is 0 but for noise
-    assert abs(np.mean(claims)) < 0.01
-    assert np.abs(np.array(shuffled) - 0.5).max() < 0.02
+    nulls = []
+    for seed in range(3):
+        null = random_dictionary(sae, l0=4, seed=seed)
+        nulls.append(best_of_each(halves, *(fired(null, reader).matrix for reader in halves_of)))
+    group = halves.tokens.group
+    moved = tuple(Firings(shuffled(f.matrix, group[f.rows], seed=i), f.rows) for i, f in enumerate(own))
+    tables = [match_features(halves, *parts, rivals=rivals, nulls=nulls).matches for parts in (moved, own)]
+    assert not tables[0]["significant"].any()
+    assert (tables[0]["q_value"] <= 0.05).mean() <= 0.02
+    assert abs(tables[0]["heldout_score"].mean() - 0.5) < 0.01
+    assert tables[1].loc[tables[1]["rank"] == 1, "significant"].mean() > 0.3
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -152,8 +209,6 @@ def test_bad_requests_get_a_sentence(run: Path, words: tuple[str, ...], says: st
 
 
 def test_matching_needs_features(run: Path, tmp_path: Path) -> None:
-    import shutil
-
     bare = tmp_path / "bare"
     shutil.copytree(run, bare, ignore=shutil.ignore_patterns("sae"))
     code, _, err = moe_probe("match", bare)
@@ -162,6 +217,8 @@ def test_matching_needs_features(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_tells_it(run: Path) -> None:
+    code, _, err = moe_probe("label", run)
+    assert code == 0, err
     code, _, err = moe_probe("report", run)
     assert code == 0, err
     text = (run / "report.md").read_text(encoding="utf-8")
@@ -169,3 +226,11 @@ def test_the_report_tells_it(run: Path) -> None:
                   "How much of the routing do features predict", "Experts one by one"):
         assert title in text
     assert "causally confirmed" in text
+    for fact in ("its tokens go through", "experts by effective number", "in the document:"):
+        assert fact in text
+    # every topic's best feature was knocked out: the cards that speak of one say what that did
+    ablated = Result.load(run / "results", "ablation").table
+    cards = Result.load(run / "results", "feature_cards").table
+    both = {str(f) for f in cards["feature"]} & set(ablated.loc[ablated["sae"] != "", "members"])
+    assert both
+    assert text.count("nats \\[") > 0

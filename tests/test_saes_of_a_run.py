@@ -17,7 +17,8 @@ from moe_probe.collect import CollectOptions, collect_trace
 from moe_probe.corpus import Corpus
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.firing import held_out_documents
-from moe_probe.features.quality import Splice, ablated_losses, loss_recovered, loss_sample, losses
+from moe_probe.features.losses import Splice, loss_sample, losses
+from moe_probe.features.quality import ablated_losses, loss_recovered
 from moe_probe.models import LoadedModel, load_model
 from moe_probe.models.splice import spliced
 from moe_probe.sae import HOOKS, SaeConfig, load_sae, make_sae, save_sae

@@ -39,8 +39,9 @@ def demo(
     data = _demo_data()
     settings = {"model": str(data / "model" / "final"), "corpus": str(data / "probe_corpus.jsonl"),
                 "label": ["register"], "strata": "register", "seed": seed, "hidden_share": 1.0,
-                "sae_layers": [1, 3, 5], "sae_widths": [256, 1024, 4096],
-                "ablate": "mask"}
+                # where the model's topics live: make study has the other layers. float32: processors without bfloat16 units
+                # need two to four times as long for the same weights
+                "sae_layers": [5], "sae_widths": [256, 1024, 4096], "dtype": "float32", "ablate": "mask"}
     _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 
 
@@ -169,7 +170,7 @@ def analyze(
     with disk_errors(root):  # a folder that cannot be written is noticed before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
-                        revision=revision, trust_remote_code=trust_remote_code)
+                        revision=revision, dtype=_dtype_of(root), trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)
@@ -182,6 +183,15 @@ def run_directory(path: Path) -> Path:
     if (path / "trace" / "trace.json").exists():
         return path
     return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
+
+
+def _dtype_of(root: Path) -> str:
+    """Type of weights that a run's model was loaded with: in another its fingerprint differs."""
+    if not (root / "run.yaml").exists():
+        return "auto"
+    from moe_probe.pipeline.config import load_config
+
+    return load_config(root / "run.yaml", {}).dtype
 
 
 def _remember_trace(root: Path, trace: Path) -> None:

@@ -184,14 +184,45 @@ def agreement(
     cluster, label, group : ndarray, shape (n_units,)
         A group lies in one label.
     """
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_measure_score
-
     rng = np.random.default_rng(seed)
     _, first, of_unit = np.unique(group, return_index=True, return_inverse=True)
-    of_group = np.asarray(label)[first]
-    measures = (adjusted_mutual_info_score, adjusted_rand_score, v_measure_score)
-    observed = [float(m(label, cluster)) for m in measures]
-    drawn = np.array([[m(rng.permutation(of_group)[of_unit], cluster) for m in measures] for _ in range(permutations)])
+    names, code = np.unique(np.asarray(label), return_inverse=True)
+    _, cluster = np.unique(cluster, return_inverse=True)
+    of_group, shape = code[first], (len(names), int(cluster.max()) + 1)
+
+    def measured(labels: np.ndarray) -> tuple[float, float, float]:
+        cells = np.bincount(labels * shape[1] + cluster, minlength=shape[0] * shape[1]).reshape(shape)
+        return _measures(cells[cells.any(1)])  # a permutation may leave a label without units
+
+    observed = measured(code)
+    drawn = np.array([measured(rng.permutation(of_group)[of_unit]) for _ in range(permutations)])
     null = drawn.mean(0)
     p = (1 + int((drawn[:, 0] >= observed[0] - 1e-12).sum())) / (1 + permutations)
-    return Agreement(observed[0], float(null[0]), p, observed[1], float(null[1]), observed[2], float(null[2]), len(label))
+    return Agreement(observed[0], float(null[0]), p, observed[1], float(null[1]), observed[2], float(null[2]), len(code))
+
+
+def _measures(cells: np.ndarray) -> tuple[float, float, float]:
+    """AMI (arithmetic mean of the entropies below), ARI and V-measure from counts [label, cluster], as scikit-learn has them.
+
+    scikit-learn's own functions take labels unit by unit and check them anew for each of hundreds of permutations.
+    """
+    from sklearn.metrics.cluster import expected_mutual_information
+
+    n, rows, columns = int(cells.sum()), cells.sum(1), cells.sum(0)
+    pairs, in_rows, in_columns = (int((x.astype(np.int64) ** 2).sum()) for x in (cells, rows, columns))
+    fn, fp, tp = in_rows - pairs, in_columns - pairs, pairs - n
+    tn = n * n - in_rows - in_columns + pairs
+    ari = 1.0 if fn == fp == 0 else 2.0 * (tp * tn - fn * fp) / ((tp + fn) * (fn + tn) + (tp + fp) * (fp + tn))
+    entropy_rows, entropy_columns = (float(-(x / n * np.log(x / n)).sum()) for x in (rows, columns))
+    if len(rows) == 1 or len(columns) == 1:
+        # all in one: nothing is shared, unless both are (a perfect match); V-measure has the entropy of one side to explain
+        both = float(len(rows) == len(columns))
+        return both, ari, both
+    row, column = np.nonzero(cells)
+    found = cells[row, column]
+    mutual = max(float((found / n * np.log(found * (n / (rows[row] * columns[column])))).sum()), 0.0)
+    expected = expected_mutual_information(cells.astype(np.int64), n)
+    smallest = np.finfo(np.float64).eps
+    above, below = mutual - expected, (entropy_rows + entropy_columns) / 2 - expected
+    above, below = (min(x, -smallest) if x < 0 else max(x, smallest) for x in (above, below))
+    return float(above / below), ari, 2 * mutual / (entropy_rows + entropy_columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,39 +88,59 @@ def expert_token_classes(
     MoeProbeError
         As `sample_tokens`, and when all tokens are of one kind.
     """
-    import pandas as pd
-
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     strings = trace.token_strings()
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]
     if len(np.unique(classes)) < 2:
         raise MoeProbeError(f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'", "kinds of token are compared",
                             "a trace whose token table holds the tokens' texts")
-    parts = list(map_layers(trace, sample, lambda item: _layer(item, sample, classes)))
-    table = pd.concat(parts, ignore_index=True)
-    table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
-    table["significant"] = table["q_value"] <= alpha
-    columns = ["layer", "expert", "token_class", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value", "q_value",
-               "significant", "n_groups"]
+    table = paired_shares(trace, sample, classes, TOKEN_CLASSES, column="token_class", alpha=alpha)
     return Result(
-        "expert_token_classes", table[columns], seed=seed, warnings=sample.warnings, citations=_CITATIONS,
+        "expert_token_classes", table, seed=seed, warnings=sample.warnings, citations=_CITATIONS,
         params={"label": label, "alpha": alpha, "tokens": len(sample.row)},
         caption="Share of a class's selections that go to an expert, over the same share among all other tokens of the "
         "same documents; a paired t test over groups of documents, false discovery rate over all layers, experts and "
         "classes.")
 
 
-def _layer(item: LayerSelections, sample: TokenSample, classes: np.ndarray) -> pd.DataFrame:
-    """Paired differences of one layer; rows by class, then expert."""
+def paired_shares(trace: Trace, sample: TokenSample, codes: np.ndarray, names: Sequence[str], *, column: str, alpha: float,
+                  ) -> pd.DataFrame:
+    """Compare, for every expert, its share of the selections of one kind of token with that of the others.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_tokens,)
+        Kind of every token of the sample, an index into `names`.
+    column : str
+        What the column of kinds is called.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per layer, expert and kind: ``share, lift, log2_lift, ci_low, ci_high, p_value, q_value, significant,
+        n_groups``.
+    """
+    import pandas as pd
+
+    parts = list(map_layers(trace, sample, lambda item: _layer(item, sample, codes, names, column)))
+    table = pd.concat(parts, ignore_index=True)
+    table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
+    table["significant"] = table["q_value"] <= alpha
+    return table[["layer", "expert", column, "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value", "q_value",
+                  "significant", "n_groups"]]
+
+
+def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names: Sequence[str], column: str) -> pd.DataFrame:
+    """Paired differences of one layer; rows by kind, then expert."""
     import pandas as pd
     from scipy.stats import t as student
 
-    n_groups, n_classes, n_experts = len(sample.groups), len(TOKEN_CLASSES), item.num_experts
-    cell = (sample.group[item.token] * n_classes + classes[item.token]) * n_experts + item.expert
+    n_groups, n_classes, n_experts = len(sample.groups), len(names), item.num_experts
+    cell = (sample.group[item.token] * n_classes + codes[item.token]) * n_experts + item.expert
     counts = np.bincount(cell, minlength=n_groups * n_classes * n_experts).reshape(n_groups, n_classes, n_experts)
     total = counts.sum(1)
     parts = []
-    for number, name in enumerate(TOKEN_CLASSES):
+    for number, name in enumerate(names):
         inside, outside = counts[:, number], total - counts[:, number]
         both = (inside.sum(1) > 0) & (outside.sum(1) > 0)
         n = int(both.sum())
@@ -135,7 +156,7 @@ def _layer(item: LayerSelections, sample: TokenSample, classes: np.ndarray) -> p
             margin = student.ppf(0.975, n - 1) * (a - (above / below) * b).std(0, ddof=1) / np.sqrt(n) / above / np.log(2)
         log2 = np.log2(above / below)
         parts.append(pd.DataFrame({
-            "layer": item.layer, "expert": np.arange(n_experts), "token_class": name, "share": a.mean(0),
+            "layer": item.layer, "expert": np.arange(n_experts), column: name, "share": a.mean(0),
             "lift": above / below, "log2_lift": log2, "ci_low": log2 - margin, "ci_high": log2 + margin, "p_value": p,
             "n_groups": n}))
     return pd.concat(parts, ignore_index=True)

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.models.splice import spliced
+from moe_probe.features.losses import LossSample, Splice, losses
 
 if TYPE_CHECKING:
     import torch
 
     from moe_probe.features.firing import Firings
     from moe_probe.models import LoadedModel
-    from moe_probe.models.prefix import PrefixCache
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.trace import Trace
 
 #: Latents that fire on more than this share of tokens say little: "dense".
 DENSE = 0.1
 _COS = 0.9
-
-
-@dataclass(frozen=True)
-class LossSample:
-    """Token ids of held-out documents on which losses are compared, which of them are special, and the documents' rows."""
-
-    ids: tuple[np.ndarray, ...]
-    special: tuple[np.ndarray, ...]
-    documents: tuple[int, ...]
-
-
-class Splice(NamedTuple):
-    """What to put in the place of the activations of text tokens, and where."""
-
-    layer: int
-    hook: str
-    replace: Callable[[torch.Tensor], torch.Tensor]
 
 
 def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -> float:
@@ -102,88 +80,6 @@ def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[st
             "redundancy": redundancy, "duplicates": duplicates}
 
 
-def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, cut: int | None = None, seed: int = 0,
-                ) -> LossSample:
-    """Draw held-out documents, topics in turn, until about `max_tokens`.
-
-    Documents longer than the trace's windows, or than `cut`, are cut.
-    """
-    documents = trace.documents
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(np.flatnonzero(held_out))
-    rank = documents.iloc[chosen].groupby("topic").cumcount().to_numpy()
-    chosen = chosen[np.argsort(rank, kind="stable")]
-    windowing = trace.manifest.windowing
-    limit = min(windowing.max_length if windowing is not None else 2048, cut or 2**31)
-    table = trace.tokens(["document", "token_id", "special"])
-    starts = np.searchsorted(table["document"].to_numpy(), np.arange(len(documents) + 1))
-    ids, special = table["token_id"].to_numpy().astype(np.int64), table["special"].to_numpy()
-    used: list[int] = []
-    held = 0
-    for document in chosen:
-        size = min(int(starts[document + 1] - starts[document]), limit)
-        if size > 1 and held < max_tokens:
-            used.append(int(document))
-            held += size
-    parts = [slice(int(starts[d]), min(int(starts[d + 1]), int(starts[d]) + limit)) for d in used]
-    if not used:
-        raise MoeProbeError("no held-out document has two tokens", "there is no next token to predict", "longer documents")
-    return LossSample(tuple(ids[p] for p in parts), tuple(special[p] for p in parts), tuple(used))
-
-
-def losses(loaded: LoadedModel, sample: LossSample, splice: Splice | None = None, *, batch_tokens: int = 4096,
-           prefix: PrefixCache | None = None) -> np.ndarray:
-    """Mean next-token loss of every document, in nats, shape (n_documents,).
-
-    Parameters
-    ----------
-    splice : Splice, optional
-        Applied to text tokens; special tokens and padding keep their activations, which no SAE was trained on.
-    prefix : PrefixCache, optional
-        Layers below what is changed are then run only once over the sample.
-
-    Raises
-    ------
-    MoeProbeError
-        When the model has no such layer, or its family no such hook point.
-    """
-    out = np.zeros(len(sample.ids))
-    order = sorted(range(len(sample.ids)), key=lambda i: -len(sample.ids[i]))
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(sample.ids[batch[0]]) > batch_tokens:
-            out[batch] = _batch_losses(loaded, sample, batch, splice, prefix)
-            batch = []
-        batch.append(i)
-    out[batch] = _batch_losses(loaded, sample, batch, splice, prefix)
-    return out
-
-
-def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], splice: Splice | None,
-                  prefix: PrefixCache | None) -> np.ndarray:
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    from moe_probe.models import forward_inputs, input_device
-
-    device = input_device(loaded.model)
-    ids = pad_sequence([torch.from_numpy(sample.ids[i]) for i in batch], batch_first=True)
-    real = pad_sequence([torch.ones(len(sample.ids[i]), dtype=torch.bool) for i in batch], batch_first=True)
-    text = pad_sequence([torch.from_numpy(~sample.special[i]) for i in batch], batch_first=True)
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        if splice is not None:
-            def replace(x: torch.Tensor) -> torch.Tensor:
-                return torch.where(text.reshape(-1, 1).to(x.device), splice.replace(x).to(x), x)
-
-            stack.enter_context(spliced(loaded.model, site_of(loaded, splice.layer), splice.hook, replace))
-        if prefix is not None:
-            stack.enter_context(prefix.using(tuple(batch)))
-        logits = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device))).logits
-        flat = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten().to(device),
-                                                 reduction="none").reshape(len(batch), -1).cpu()
-    return np.asarray(((flat * real[:, 1:]).sum(1) / real[:, 1:].sum(1)).numpy())
-
-
 def loss_recovered(
     loaded: LoadedModel, sae: Sae, sample: LossSample, *, plain: np.ndarray, ablated: Mapping[str, np.ndarray], seed: int = 0,
 ) -> dict[str, float]:
@@ -223,17 +119,3 @@ def ablated_losses(loaded: LoadedModel, layer: int, hook: str, sample: LossSampl
         return Splice(layer, hook, lambda x: value.to(x).expand_as(x))
 
     return {"zero": losses(loaded, sample, put(mean * 0)), "mean": losses(loaded, sample, put(mean))}
-
-
-def site_of(loaded: LoadedModel, layer: int) -> Any:
-    """The model's MoE layer of a number.
-
-    Raises
-    ------
-    MoeProbeError
-        When there is none.
-    """
-    for site in loaded.sites:
-        if site.info.layer == layer:
-            return site
-    raise MoeProbeError(f"the model has no MoE layer {layer}", f"it has {[s.info.layer for s in loaded.sites]}", "one of those")

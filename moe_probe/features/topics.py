@@ -13,7 +13,7 @@ from moe_probe.stats import (
     labelled_documents,
     log2_lift,
     one_value_per_group,
-    permutation_test,
+    permutation_p_values,
 )
 
 if TYPE_CHECKING:
@@ -103,14 +103,14 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     if n_topics < 2:
         raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
                             "a corpus of several topics")
-    test = permutation_test(train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed)
-    q_values = benjamini_hochberg(test.p_value)
+    t, p_values = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed)
+    q_values = benjamini_hochberg(p_values)
     half = 0.5 / np.maximum(np.bincount(train.topic, weights=train.n_tokens, minlength=n_topics), 1)
     effect = log2_lift(train.rates, train.topic, n_topics=n_topics, pseudo=half[:, None])
-    ranking = np.where((q_values <= alpha) & (test.t > 0), effect.log2_lift + 1000, np.nan_to_num(effect.log2_lift, nan=-999))
+    ranking = np.where((q_values <= alpha) & (t > 0), effect.log2_lift + 1000, np.nan_to_num(effect.log2_lift, nan=-999))
     best = ranking.argmax(0)
     columns = np.arange(train.rates.shape[1])
-    passes = (q_values[best, columns] <= alpha) & (test.t[best, columns] > 0)
+    passes = (q_values[best, columns] <= alpha) & (t[best, columns] > 0)
     theirs = np.array([train.topics.index(t) if t in train.topics else -1 for t in held_out.topics])[held_out.topic]
     area = auroc(held_out.rates, theirs, n_topics=n_topics)
     return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],

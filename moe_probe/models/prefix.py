@@ -1,9 +1,10 @@
-"""Run the layers below an intervention once, not again for every unit that is knocked out."""
+"""Run what lies below an intervention once, not again for every unit that is knocked out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,12 @@ from moe_probe.models.capture import enclosing_layer
 
 
 class PrefixCache:
-    """Remembers the output of the layer below a site, for every batch by its key.
+    """Remembers, for every batch by its key, the output of the layer below a site, and of what runs before it in its layer.
 
     From the second time on, the layers below hand their input through and the last of them hands over what it gave the
-    first time. That is right only where nothing else passes between layers; whoever uses it has to compare one pass with
-    a plain one (`moe_probe.causes` does, and goes without the cache where they differ).
+    first time; so do those parts of the site's own layer that run once and before the site (attention, norms). That is right
+    only where nothing else passes between layers, and where nothing is written in place into what was handed over; whoever
+    uses it has to compare passes with a plain one (`moe_probe.causes` does, and goes without the cache where they differ).
 
     Parameters
     ----------
@@ -36,7 +38,9 @@ class PrefixCache:
 
     def __init__(self, model: nn.Module, site: MoeSite, *, max_bytes: int = 2**30) -> None:
         self.below = _layers_below(model, site)
-        self._kept: dict[Hashable, Any] = {}
+        self._own = list(enclosing_layer(model, site).children()) if self.below else []
+        self._changed = tuple(m for m in (site.block, site.router, site.experts) if m is not None)
+        self._kept: dict[Hashable, list[tuple[nn.Module, Any]]] = {}
         self._room = max_bytes
 
     @contextmanager
@@ -44,32 +48,75 @@ class PrefixCache:
         """Run the model on the batch of this key inside the ``with`` block."""
         if not self.below:
             yield
-            return
-        if key in self._kept:
-            replaced: list[tuple[nn.Module, Callable[..., Any]]] = [(m, _hand_through) for m in self.below[:-1]]
-            replaced.append((self.below[-1], lambda *args, **kwargs: self._kept[key]))
-            for module, forward in replaced:
-                module.forward = forward  # type: ignore[method-assign]  # an attribute of this object, removed below
-            try:
+        elif key in self._kept:
+            handed = self._kept[key]
+            with _forwards([(m, _hand_through) for m in self.below[:-1]] + [(m, partial(_hand_over, x)) for m, x in handed]):
                 yield
-            finally:
-                for module, _ in replaced:
-                    del module.forward
-            return
-        handle = self.below[-1].register_forward_hook(lambda _m, _a, output: self._keep(key, output))
-        try:
-            yield
-        finally:
-            handle.remove()
+        else:
+            with self._recording(key):
+                yield
 
-    def _keep(self, key: Hashable, output: Any) -> None:
-        if isinstance(output, Tensor) and self._room >= output.nbytes:
-            self._room -= output.nbytes
-            self._kept[key] = output.detach().clone()
+    @contextmanager
+    def _recording(self, key: Hashable) -> Iterator[None]:
+        calls: list[tuple[nn.Module, Any]] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            calls.append((module, _copied(output)))
+
+        with ExitStack() as stack:
+            for module in (self.below[-1], *self._own):
+                stack.callback(module.register_forward_hook(keep).remove)
+            yield
+        kept = self._before(calls)
+        size = sum(x.nbytes for _, output in kept for x in _tensors(output))
+        if kept and size <= self._room:
+            self._room -= size
+            self._kept[key] = kept
+
+    def _before(self, calls: list[tuple[nn.Module, Any]]) -> list[tuple[nn.Module, Any]]:
+        """What can be handed over: the layer below, and modules of the own layer that end before the site begins."""
+        if not calls or calls[0][0] is not self.below[-1] or not isinstance(calls[0][1], Tensor):
+            return []
+        out = [calls[0]]
+        for module, output in calls[1:]:
+            inside = list(module.modules())
+            if any(m is part for m in self._changed for part in inside):
+                break
+            if output is not None and sum(m is module for m, _ in calls) == 1 and "forward" not in vars(module):
+                out.append((module, output))
+        return out
+
+
+@contextmanager
+def _forwards(replaced: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    for module, forward in replaced:
+        module.forward = forward  # type: ignore[method-assign]  # an attribute of this object, removed below
+    try:
+        yield
+    finally:
+        for module, _ in replaced:
+            del module.forward
 
 
 def _hand_through(*args: Any, **kwargs: Any) -> Any:
     return args[0] if args else kwargs["hidden_states"]
+
+
+def _hand_over(output: Any, *args: Any, **kwargs: Any) -> Any:
+    return output
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [x for x in (output if isinstance(output, tuple) else (output,)) if isinstance(x, Tensor)]
+
+
+def _copied(output: Any) -> Any:
+    """Own copy of a tensor, or of a tuple of tensors and Nones; None of anything else, which is not handed over."""
+    if isinstance(output, Tensor):
+        return output.detach().clone()
+    if isinstance(output, tuple) and all(x is None or isinstance(x, Tensor) for x in output):
+        return tuple(None if x is None else x.detach().clone() for x in output)
+    return None
 
 
 def _layers_below(model: nn.Module, site: MoeSite) -> tuple[nn.Module, ...]:

@@ -30,6 +30,7 @@ class Settings:
     #: The model that the trace was collected from, for what is read off its weights.
     model: str | None = None
     revision: str | None = None
+    dtype: str = "auto"
     trust_remote_code: bool = False
 
 
@@ -145,8 +146,8 @@ def _weights(c: Context) -> Result:
     from moe_probe.clusters import weight_similarity
     from moe_probe.models import load_model
 
-    loaded = load_model(c.settings.model, revision=c.settings.revision, trust_remote_code=c.settings.trust_remote_code,
-                        progress=False)
+    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=c.settings.dtype,
+                        trust_remote_code=c.settings.trust_remote_code, progress=False)
     made_by = c.trace.manifest.model.fingerprint
     if made_by and made_by != loaded.info.fingerprint:
         raise MoeProbeError(f"{c.settings.model} is not the model of this trace",
@@ -174,6 +175,18 @@ def _combinations(c: Context) -> Result:
 
     return combinations(c.trace, label=c.settings.by, permutations=c.settings.permutations, alpha=c.settings.alpha,
                         seed=c.settings.seed)
+
+
+def _expert_tokens(c: Context) -> Result:
+    from moe_probe.explain import expert_tokens
+
+    return expert_tokens(c.trace, label=c.settings.by, seed=c.settings.seed)
+
+
+def _expert_positions(c: Context) -> Result:
+    from moe_probe.explain import expert_positions
+
+    return expert_positions(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
 
 
 def _expert_groups(c: Context) -> Result:
@@ -225,6 +238,8 @@ ANALYSES = (
     Analysis("beyond_token_pairs", "routing", _beyond("token pair")),
     Analysis("vocabulary_baseline", "routing", _vocabulary_baseline),
     Analysis("expert_token_classes", "routing", _token_classes),
+    Analysis("expert_tokens", "routing", _expert_tokens),
+    Analysis("expert_positions", "routing", _expert_positions),
     Analysis("expert_groups", "usage", _expert_groups),
     Analysis("combinations", "routing", _combinations),
     Analysis("weight_similarity", "usage", _weights),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from moe_probe.features.firing import Firings
     from moe_probe.models import LoadedModel
     from moe_probe.sae import ActivationReader, Sae
     from moe_probe.trace import Trace
@@ -45,6 +46,28 @@ class _Opened:
     train: ActivationReader
     held_out: ActivationReader
     held: np.ndarray
+
+    def fired(self) -> tuple[Firings, Firings]:
+        """Firings of training and held-out documents; those of recent SAEs are remembered, since stages share them."""
+        from moe_probe.features.firing import fire
+
+        weights, trace = (self.folder / "sae_weights.safetensors").stat(), self.train.trace
+        key = (str(self.folder.resolve()), weights.st_mtime_ns, weights.st_size, str(trace.root.resolve()),
+               (trace.root / "trace.json").stat().st_mtime_ns, self.held.tobytes())
+        if key not in _FIRED:
+            found = fire(self.sae, self.train), fire(self.sae, self.held_out)
+            size = sum(f.matrix.data.nbytes + f.matrix.indices.nbytes + f.rows.nbytes for f in found)
+            if size > _FIRED_BYTES:
+                return found
+            while _FIRED and size + sum(kept for kept, _ in _FIRED.values()) > _FIRED_BYTES:
+                _FIRED.pop(next(iter(_FIRED)))
+            _FIRED[key] = size, found
+        return _FIRED[key][1]
+
+
+#: Firings of SAEs that were opened last, by what they depend on; and bytes that they may take.
+_FIRED: dict[tuple[object, ...], tuple[int, tuple[Firings, Firings]]] = {}
+_FIRED_BYTES = 2**29
 
 
 def opened_saes(run: Path, trace: Trace) -> Iterator[_Opened]:
@@ -90,7 +113,6 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
     """
     import pandas as pd
 
-    from moe_probe.features.firing import fire
     from moe_probe.features.quality import quality_row
     from moe_probe.sae import read_training
 
@@ -104,7 +126,7 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
                "architecture": config.architecture, "k": config.k,
                "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
-               **quality_row(item.sae, item.held_out, fire(item.sae, item.held_out)), **losses.of(item, warnings),
+               **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
         rows.append(row)
         say(f"{item.name}: FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, loss recovered {row['ce_recovered']:.3f} "
@@ -131,7 +153,8 @@ class _Losses:
     def of(self, item: _Opened, warnings: list[str]) -> dict[str, float]:
         import numpy as np
 
-        from moe_probe.features.quality import ablated_losses, loss_recovered, loss_sample, losses
+        from moe_probe.features.losses import loss_sample, losses
+        from moe_probe.features.quality import ablated_losses, loss_recovered
 
         names = ("ce_model", "ce_spliced", "ce_zero", "ce_mean", "ce_recovered", "ce_recovered_low", "ce_recovered_high",
                  "ce_recovered_mean")
@@ -203,7 +226,6 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     from moe_probe.alignment import other_labels
     from moe_probe.features.describe import describe_features
     from moe_probe.features.factors import surroundings
-    from moe_probe.features.firing import fire
 
     spoken = tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)]))
     finer = finer if finer in spoken else None
@@ -213,8 +235,8 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     warnings: list[str] = []
     for item in track(opened_saes(run, trace), "label features", total=len(saes_of(run)), unit="SAEs"):
         started = time.monotonic()
-        found = describe_features(trace, item.sae, text, train=fire(item.sae, item.train),
-                                  held_out=fire(item.sae, item.held_out), label=by, finer=finer, cards=cards,
+        train, held_out = item.fired()
+        found = describe_features(trace, item.sae, text, train=train, held_out=held_out, label=by, finer=finer, cards=cards,
                                   permutations=permutations, alpha=alpha, seed=seed)
         tables.append(found.features.assign(sae=item.name))
         cards_of.append(found.cards.assign(sae=item.name))

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
+    from moe_probe.match import Scores
     from moe_probe.matching.pairs import Halves
     from moe_probe.models import LoadedModel
+    from moe_probe.pipeline.features import _Opened
     from moe_probe.sae import Sae
     from moe_probe.trace import Trace
 
@@ -33,7 +35,7 @@ _SOURCES = (
 _RESAMPLES = 500
 
 
-def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, alpha: float = 0.05,
+def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, alpha: float = 0.05, randoms: int = 3,
           loaded: LoadedModel | None = None, seed: int = 0, say: Say = print) -> tuple[Result, ...]:
     """Hold experts and features of all SAEs of a run against each other.
 
@@ -43,6 +45,8 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         Label whose carriers are compared.
     per_expert : int
         Features kept of every expert and SAE.
+    randoms : int
+        Dictionaries of random directions that each SAE is compared with; two or more.
     loaded : LoadedModel, optional
         For the directions of its routers' rows.
 
@@ -50,7 +54,7 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     -------
     tuple of Result
         ``matches``, ``match_baselines``, ``match_sets``, ``routing_predicted``,
-        ``experts_predicted``, ``carriers``.
+        ``experts_predicted``, ``feature_experts``, ``carriers``.
 
     Raises
     ------
@@ -62,13 +66,15 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     from moe_probe.matching.carriers import Carriers
     from moe_probe.matching.pairs import Halves, match_features, rival_scores
     from moe_probe.matching.sets import feature_sets
-    from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens
+    from moe_probe.matching.signals import read_choices, read_tokens
+    from moe_probe.matching.through import experts_through
 
     choices, tokens = read_choices(trace), read_tokens(trace, label=by)
     halves: Halves | None = None
     matches: list[pd.DataFrame] = []
     baselines: list[pd.DataFrame] = []
     sets: list[pd.DataFrame] = []
+    through: list[pd.DataFrame] = []
     predicted: list[dict[str, Any]] = []
     by_expert: list[dict[str, Any]] = []
     rivals: Any = None
@@ -77,16 +83,15 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
             say(f"{item.name}: an SAE of some experts' tokens, not matched")
             continue
         started = time.monotonic()
-        first, second = fired(item.sae, item.train), fired(item.sae, item.held_out)
+        first, second = item.fired()
         if halves is None:
             halves = Halves(choices, tokens, first.rows, second.rows)
             rivals, carriers = rival_scores(halves), Carriers(choices, tokens, first.rows, second.rows, seed=seed)
         elif not (_same(halves.train, first.rows) and _same(halves.held_out, second.rows)):
             raise MoeProbeError(f"{item.name} was trained with other documents held out", "matches would not be comparable",
                                 "moe-probe sae train --force with one seed")
-        null = random_dictionary(item.sae, l0=first.matrix.nnz / max(len(first.rows), 1), seed=seed)
-        blind: tuple[Firings, Firings] = fired(null, item.train), fired(null, item.held_out)
-        found = match_features(halves, first, second, rivals=rivals, null=blind, cosines=_cosines(item.sae, loaded, choices),
+        nulls, blind = _random_scores(halves, item, first, n=randoms, seed=seed)
+        found = match_features(halves, first, second, rivals=rivals, nulls=nulls, cosines=_cosines(item.sae, loaded, choices),
                                per_expert=per_expert, alpha=alpha)
         named = {"sae": item.name, "width": item.sae.config.d_sae, "sae_layer": item.sae.config.layer}
         matches.append(found.matches.assign(**named))
@@ -96,6 +101,8 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
             [p for p in predicted if p["layer"] == item.sae.config.layer]), seed=seed)
         predicted += layer_rows
         by_expert += expert_rows
+        through.append(experts_through(choices.of_layer(item.sae.config.layer)[halves.held_out], second.matrix).assign(
+            sae=item.name, width=item.sae.config.d_sae, layer=item.sae.config.layer))
         carriers.add_features(item.name, item.sae.config.layer, first, second)
         say(f"{item.name}: {_matched(found.matches)} ({time.monotonic() - started:.1f} s)")
     if halves is None:
@@ -114,25 +121,24 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         Result("match_sets", pd.concat(sets, ignore_index=True), params=params, seed=seed, citations=_SOURCES, caption=_SETS),
         Result("routing_predicted", pd.DataFrame(predicted), params=params, seed=seed, citations=_SOURCES, caption=_PREDICTED),
         Result("experts_predicted", pd.DataFrame(by_expert), params=params, seed=seed, citations=_SOURCES, caption=_BY_EXPERT),
+        Result("feature_experts", pd.concat(through, ignore_index=True), params=params, seed=seed, caption=_THROUGH),
         Result("carriers", carriers.table(labels), params=params | {"resamples": _RESAMPLES}, seed=seed, citations=_SOURCES,
                caption=_CARRIERS),
     )
 
 
 _MATCHES = (
-    "Pairs were chosen on the SAE's training documents by mutual information and are scored on held-out ones. Score: "
-    "AUROC of "
+    "Pairs were chosen on the SAE's training documents by mutual information and are scored on held-out ones. Score: AUROC of "
     "\"the feature fires\" for \"the expert is chosen\" where it was chosen; held-out score the same on held-out documents "
-    "(graded: of the activation). q: documents are the unit, Benjamini-Hochberg over the pairs of an SAE. Significant: q "
-    "passes, and the feature tells the expert better than the best of as many random directions does, by the 95 % "
-    "interval. A "
-    "match is an association: it does not say that the router reads the feature.")
+    "(graded: of the activation). q: documents are the unit, Benjamini-Hochberg over the pairs of an SAE. Beyond random: "
+    "log2 of the held-out bits over those of the expert's best direction in dictionaries of as many random directions, chosen "
+    "in the same way; its q asks whether the SAE does better than such dictionaries differ among themselves. Significant: "
+    "both q pass. A match is an association: it does not say that the router reads the feature.")
 _BASELINES = (
     "Held-out AUROC of what else could tell the expert, chosen by the same procedure: the best single token, pair of "
     "tokens, "
-    "topic; the best feature when firings are those of other documents (shuffled); the best random direction; the feature "
-    "whose "
-    "decoder row points most along the router's row.")
+    "topic; the best feature when firings are those of other documents (shuffled); the best random direction (mean of several "
+    "dictionaries); the feature whose decoder row points most along the router's row.")
 _SETS = (
     "Up to four of an expert's candidate features, ranked by an L1-penalised logistic regression and fitted on training "
     "documents; AUROC of the fitted score for \"the expert is chosen\" on held-out documents, beside that of the best "
@@ -150,6 +156,9 @@ _BY_EXPERT = (
     "Bits that each kind of input saves per selection of an expert, over its load, on held-out documents; from the "
     "regressions "
     "of routing_predicted (Poisson log likelihood ratio).")
+_THROUGH = (
+    "The three experts of the SAE's layer that most of a feature's tokens go through, on held-out documents, and the effective "
+    "number of experts (2 to the entropy of the shares) beside that of all tokens. Features firing on 20 tokens or more.")
 _CARRIERS = (
     "For every topic the best unit of each kind, chosen on training documents by the AUROC of documents, measured on "
     "held-out "
@@ -158,6 +167,22 @@ _CARRIERS = (
     "set "
     "grows while a member adds 0.002 to the AUROC. There are many more features than experts to choose from; held-out "
     "documents pay for that choice, but the same corpus wrote both halves.")
+
+
+def _random_scores(halves: Halves, item: _Opened, train: Firings, *, n: int, seed: int,
+                   ) -> tuple[list[Scores], tuple[Firings, Firings]]:
+    """Scores of every expert's best direction in random dictionaries as sparse as the SAE, and the firings of the first."""
+    from moe_probe.matching.pairs import best_of_each
+    from moe_probe.matching.signals import fired, random_dictionary
+
+    scores: list[Scores] = []
+    for i in range(n):
+        null = random_dictionary(item.sae, l0=train.matrix.nnz / max(len(train.rows), 1), seed=seed + 7919 * i)
+        blind = fired(null, item.train), fired(null, item.held_out)
+        scores.append(best_of_each(halves, blind[0].matrix, blind[1].matrix))
+        if i == 0:
+            first = blind
+    return scores, first
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:

@@ -190,7 +190,7 @@ def _collect(config: RunConfig, root: Path, *, say: Callable[[str], None], progr
 
 def _settings(config: RunConfig) -> Settings:
     return Settings(by=config.by, strata=config.strata, permutations=config.permutations, alpha=config.alpha,
-                    seed=config.seed, model=config.model, revision=config.revision,
+                    seed=config.seed, model=config.model, revision=config.revision, dtype=config.dtype,
                     trust_remote_code=config.trust_remote_code)
 
 

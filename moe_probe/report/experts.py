@@ -109,6 +109,7 @@ class _Facts:
         assert row is not None
         facts: list[tuple[str, str]] = [("load", _load(row.iloc[0]))]
         for name, text in (("topics", self._topics(layer, expert)), ("kinds of tokens", self._classes(layer, expert)),
+                           ("tokens", self._tokens(layer, expert)), ("positions", self._positions(layer, expert)),
                            ("explained", _explained(row.iloc[0])),
                            ("predicted", self._predicted(layer, expert)), ("features", self._features(layer, expert)),
                            ("nearest experts", self._near(layer, expert)), ("without it", self._without(layer, expert))):
@@ -142,6 +143,22 @@ class _Facts:
             return ""
         strong = mine[mine["significant"] & (mine["log2_lift"] > 0.25)].sort_values("log2_lift", ascending=False).head(3)
         return ", ".join(f"{r.token_class} {2 ** r.log2_lift:.1f}×" for r in strong.itertuples())
+
+    def _tokens(self, layer: int, expert: int) -> str:
+        mine = self.of("expert_tokens", layer, expert)
+        if mine is None:
+            return ""
+        if mine.empty:
+            return "none beyond its share"
+        return ", ".join(f"“{_visible(r.token)}” {r.lift:.1f}×" for r in mine.sort_values("rank").itertuples())
+
+    def _positions(self, layer: int, expert: int) -> str:
+        mine = self.of("expert_positions", layer, expert)
+        if mine is None:
+            return ""
+        strong = mine[mine["significant"] & (mine["log2_lift"] > 0.25)].sort_values("log2_lift", ascending=False).head(3)
+        said = ", ".join(f"{r.positions} {2 ** r.log2_lift:.1f}×" for r in strong.itertuples())
+        return f"in the document: {said or 'none stands out'}"
 
     def _predicted(self, layer: int, expert: int) -> str:
         mine = self.of("experts_predicted", layer, expert)
@@ -205,6 +222,12 @@ def _explained(row: Any) -> str:
              "topic": "bits_topic"}
     bits = ", ".join(f"{name} {number(float(row[column]))}" for name, column in names.items() if column in row)
     return f"by {row['explained_by']}; bits a selection that each saves: {bits}"
+
+
+def _visible(token: str) -> str:
+    """A token as people can see it: the mark of a space before a word is a space, a line break has a sign."""
+    text = str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("\n", "⏎")
+    return text.strip(" ") or "space"
 
 
 def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:

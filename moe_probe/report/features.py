@@ -65,7 +65,7 @@ def features_section(results: Mapping[str, Result]) -> Section:
     params = result.params
     blocks: list[Block] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
     if "feature_cards" in results:
-        blocks += _cards(table, results["feature_cards"].table, params)
+        blocks += _cards(table, results, params)
     return Section(title=_FEATURES, finding=finding, blocks=tuple(blocks), how=result.caption,
                    limits="Rules are narrow: a feature about an idea that many words express gets a poor score though a "
                    "person might see the idea. A good label tells where a feature fires, not what it does. "
@@ -118,20 +118,54 @@ def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
                  "take it as an upper end.")
 
 
-def _cards(table: pd.DataFrame, cards: pd.DataFrame, params: Mapping[str, Any]) -> list[Block]:
-    facts = table.set_index(["sae", "feature"])
+def _cards(table: pd.DataFrame, results: Mapping[str, Result], params: Mapping[str, Any]) -> list[Block]:
+    facts, cards = table.set_index(["sae", "feature"]), results["feature_cards"].table
     out: list[Block] = []
     for chosen, heading in (("topic", f"Cards of features that tell a {params['by']}"),
                             ("best", "Cards of features with good labels"), ("drawn", "Cards of features drawn at random")):
         made = []
         for (sae, feature), part in cards[cards["chosen"] == chosen].groupby(["sae", "feature"], sort=False):
-            made.append(_card(facts.loc[(sae, feature)], str(sae), int(feature), part, params))
+            key = str(sae), int(feature)
+            made.append(_card(facts.loc[key], *key, part, params, _more(results, *key)))
         if made:
             out.append(Cards(f"{heading} ({len(made)})", tuple(made)))
     return out
 
 
-def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any]) -> Card:
+def _more(results: Mapping[str, Result], sae: str, feature: int) -> list[tuple[str, str]]:
+    return [("experts", _through(results, sae, feature)), ("without it", _without(results, sae, feature))]
+
+
+def _through(results: Mapping[str, Result], sae: str, feature: int) -> str:
+    """Experts that the feature's tokens go through; empty where features were not matched with experts."""
+    if "feature_experts" not in results:
+        return ""
+    table = results["feature_experts"].table
+    mine = table[(table["sae"] == sae) & (table["feature"] == feature)].sort_values("rank")
+    if mine.empty:
+        return "it fires on too few held-out tokens to say"
+    said = ", ".join(f"{int(r.expert)} ({r.share:.0%} of their selections, {r.lift:.1f}×)" for r in mine.itertuples())
+    first = mine.iloc[0]
+    return (f"its tokens go through {number(float(first['effective_experts']), 1)} experts by effective number (all tokens: "
+            f"{number(float(first['effective_experts_all']), 1)}), most through {said}")
+
+
+def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
+    """What the loss does with the feature taken away; empty where that was not measured."""
+    if "ablation" not in results:
+        return ""
+    table = results["ablation"].table
+    mine = table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))]
+    if mine.empty:
+        return ""
+    own = "; ".join(f"{r.topic} {r.delta_nats:+.4f} nats [{r.ci_low:+.4f}, {r.ci_high:+.4f}]"
+                    f"{', confirmed' if r.confirmed else ''}" for r in mine[mine["held_to"]].itertuples())
+    top = mine.sort_values("delta_nats").iloc[-1]
+    return f"{own + '; ' if own else ''}most on {top['topic']} ({top['delta_nats']:+.4f})"
+
+
+def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any],
+          more: list[tuple[str, str]]) -> Card:
     label = _shortened(str(row["label"])) or "no label"
     by, finer = params["by"], params.get("finer")
     topic = (f"{row['topic']} ({number(float(2 ** row['topic_log2_lift']))}×, q {probability(float(row['topic_q']))}; AUROC of "
@@ -143,6 +177,7 @@ def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params
              ("nearest feature", f"{int(row['nearest'])} (cosine {number(float(row['nearest_cosine']))})")]
     if finer and row[finer]:
         facts.insert(3, (str(finer), str(row[finer])))
+    facts += [(name, text) for name, text in more if text]
     largest = float(row["max_activation"]) or 1.0
     passages = tuple(Passage(str(e["part"]), _pieces(e["tokens"], e["activations"], largest)) for _, e in excerpts.iterrows())
     return Card(f"{_name({'sae': sae})}, feature {feature}: {label}", tuple(facts), passages)
@@ -170,4 +205,4 @@ def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Ca
         kept = results["feature_cards"].table
         kept = kept[(kept["sae"] == sae) & (kept["feature"] == feature)]
         excerpts = kept[kept["chosen"] == kept["chosen"].iloc[0]] if len(kept) else kept  # it may be chosen for two reasons
-    return _card(row, sae, feature, excerpts, found.params)
+    return _card(row, sae, feature, excerpts, found.params, _more(results, sae, feature))

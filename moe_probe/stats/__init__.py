@@ -11,12 +11,12 @@ from moe_probe.stats.groups import GroupUsage, group_usage, labelled_documents, 
 from moe_probe.stats.information import MutualInformation, macro_mutual_information
 from moe_probe.stats.labels import LabelPermuter
 from moe_probe.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
-from moe_probe.stats.permutation import PermutationTest, permutation_test, welch_t
+from moe_probe.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
 from moe_probe.stats.tail import PooledTail
 
 __all__ = [
     "GroupUsage", "LabelPermuter", "Lift", "MutualInformation", "PermutationTest", "PooledTail", "StepDownMax",
     "auroc", "benjamini_hochberg", "bootstrap_log2_lift", "group_usage", "half_selection", "holm",
     "labelled_documents", "log2_lift", "macro_mutual_information", "one_value_per_group", "permutation_p",
-    "permutation_test", "topic_moments", "welch_t",
+    "permutation_p_values", "permutation_test", "topic_moments", "welch_t",
 ]

@@ -183,9 +183,10 @@ def permutation_test(
     with ThreadPoolExecutor(n_threads()) as pool:
         for size in permutation_blocks(permutations, n_tests=t.size):
             statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=signs, pool=pool)
+            aside = pool.submit(family.add, statistics.reshape(size, -1)), pool.submit(omnibus.add, statistics)
             tail.add(statistics)
-            family.add(statistics.reshape(size, -1))
-            omnibus.add(statistics)
+            for added in aside:
+                added.result()
             topic_maxima.append(statistics.max(2))
     layer_p = omnibus.p_values()
     return PermutationTest(
@@ -194,6 +195,32 @@ def permutation_test(
         p_familywise=family.p_values().reshape(t.shape), p_single_step=family.p_values_single_step().reshape(t.shape),
         maxima=family.maxima, topic_maxima=np.concatenate(topic_maxima), layer_p=layer_p, model_p=float(layer_p.min()),
     )
+
+
+def permutation_p_values(shares: np.ndarray, topic: np.ndarray, *, n_topics: int, permutations: int = 1000, seed: int = 0,
+                         ) -> tuple[np.ndarray, np.ndarray]:
+    """Give the t and p-values of `permutation_test` alone, at about half its cost: for many columns, corrected otherwise.
+
+    Returns
+    -------
+    t, p_value : ndarray, shape (n_topics, n_columns)
+    """
+    permuter = LabelPermuter(topic, n_topics=n_topics, seed=seed)
+    scaled, varies = centre_and_scale(shares, None)
+    sizes = np.bincount(topic, minlength=n_topics)
+    t = _observed(scaled, permuter, sizes)
+    observed = np.where(varies & ((sizes > 1) & (len(topic) - sizes > 1))[:, None], np.abs(t), np.nan)
+    tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
+    with ThreadPoolExecutor(n_threads()) as pool, ThreadPoolExecutor(1) as aside:
+        added = None
+        for size in permutation_blocks(permutations, n_tests=t.size):
+            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=None, pool=pool)
+            if added is not None:
+                added.result()  # one block is counted while the next is computed
+            added = aside.submit(tail.add, statistics)
+        if added is not None:
+            added.result()
+    return np.where(np.isnan(observed), np.nan, t), tail.p_values()
 
 
 def _observed(scaled: np.ndarray, permuter: LabelPermuter, sizes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""Which tokens does an expert take, and where in the document? For cards: what the eye wants beside the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.explain.classes import paired_shares
+from moe_probe.explain.stacking import position_bins
+from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.trace import Trace
+
+#: Groups of documents that a token must occur in to be listed: one document's names say nothing of an expert.
+MIN_GROUPS = 3
+
+
+def expert_tokens(
+    trace: Trace, *, label: str = "topic", per_expert: int = 12, max_tokens: int | None = 300_000, seed: int = 0
+) -> Result:
+    """List the tokens that every expert takes most beyond its share.
+
+    Ranked by ``n log2(n / e)``, with n the expert's selections by the token and e what its load would give: the token's
+    part in the mutual information of token and expert, which favours neither rare tokens nor frequent ones. Only tokens
+    of at least three groups of documents are listed. A description, not a test: `expert_token_classes` tests kinds of
+    tokens, `explain_routing` what tokens tell on held-out documents.
+
+    Parameters
+    ----------
+    trace : Trace
+    label, max_tokens, seed
+        As `moe_probe.explain.tokens.sample_tokens`.
+    per_expert : int
+
+    Returns
+    -------
+    Result
+        ``expert_tokens``: ``layer, expert, rank, token, token_id, selections`` (by the token), ``share`` (of the expert's
+        selections), ``lift`` (over the token's share of all selections of the layer), ``taken`` (share of the token's
+        selections that go to the expert).
+
+    Raises
+    ------
+    MoeProbeError
+        As `sample_tokens`, and when the trace's tokens have no texts.
+    """
+    import pandas as pd
+
+    sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
+    strings = trace.token_strings()
+    texts = np.array([str(strings[int(v)]) for v in sample.vocabulary], dtype=object)
+    if not any(texts):
+        raise MoeProbeError("tokens cannot be listed", "the trace holds their numbers, not their texts",
+                            "a trace whose token table has a column token")
+    pairs = np.unique(sample.group * len(texts) + sample.token)
+    spread = np.bincount(pairs % len(texts), minlength=len(texts)) >= MIN_GROUPS
+    parts = list(map_layers(trace, sample, lambda item: _top(item, sample, spread, per_expert)))
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(3, "token", texts[table["code"]])
+    table["token_id"] = sample.vocabulary[table.pop("code")]
+    return Result(
+        "expert_tokens", table, seed=seed, warnings=sample.warnings,
+        params={"label": label, "per_expert": per_expert, "min_groups": MIN_GROUPS, "tokens": len(sample.row)},
+        caption="Tokens that an expert takes beyond its share of all selections, by their part in the mutual information of "
+        f"token and expert; tokens of at least {MIN_GROUPS} documents (or groups of them). A description of this corpus, "
+        "without a test.",
+        citations=("Church and Hanks 1990, association of words in bits, ACL J90-1003",))
+
+
+def _top(item: LayerSelections, sample: TokenSample, spread: np.ndarray, per_expert: int) -> pd.DataFrame:
+    """Tokens of one layer's experts, best first."""
+    import pandas as pd
+
+    n_experts = item.num_experts
+    counts = np.bincount(sample.token[item.token] * n_experts + item.expert,
+                         minlength=len(spread) * n_experts).reshape(-1, n_experts)
+    of_token, load, total = counts.sum(1), counts.sum(0), max(int(counts.sum()), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = counts * (total / (of_token[:, None] * load.astype(float)))
+        part = np.where((counts > 0) & (lift > 1) & spread[:, None], counts * np.log2(lift), 0.0)
+    parts = []
+    for expert in range(n_experts):
+        order = np.lexsort((np.arange(len(part)), -part[:, expert]))[:per_expert]
+        order = order[part[order, expert] > 0]
+        parts.append(pd.DataFrame({
+            "layer": item.layer, "expert": expert, "rank": np.arange(1, len(order) + 1), "code": order,
+            "selections": counts[order, expert], "share": counts[order, expert] / max(load[expert], 1),
+            "lift": lift[order, expert], "taken": counts[order, expert] / of_token[order]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def expert_positions(
+    trace: Trace, *, label: str = "topic", max_tokens: int | None = 300_000, alpha: float = 0.05, seed: int = 0
+) -> Result:
+    """Measure how much more each expert is used at each place in a document, within documents.
+
+    Places are positions 0, 1, 2-3, 4-7, 8-15 ... in the document; the comparison is that of `expert_token_classes`: an
+    expert's share of the selections there against its share elsewhere in the same documents.
+
+    Parameters
+    ----------
+    trace : Trace
+    label, max_tokens, seed
+        As `moe_probe.explain.tokens.sample_tokens`.
+    alpha : float
+
+    Returns
+    -------
+    Result
+        ``expert_positions``: ``layer, expert, positions`` (as text), ``share, lift, log2_lift, ci_low, ci_high, p_value,
+        q_value, significant, n_groups``.
+
+    Raises
+    ------
+    MoeProbeError
+        As `sample_tokens`, and when documents have one token each.
+    """
+    sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
+    bins = position_bins(sample.position)
+    if bins.max() == 0:
+        raise MoeProbeError("places in documents cannot be compared", "every document has a single token", "longer documents")
+    table = paired_shares(trace, sample, bins, [_span(b) for b in range(int(bins.max()) + 1)], column="positions", alpha=alpha)
+    return Result(
+        "expert_positions", table, seed=seed, warnings=sample.warnings,
+        params={"label": label, "alpha": alpha, "tokens": len(sample.row)},
+        caption="Share of the selections at some positions of a document that go to an expert, over the same share at the "
+        "other positions of the same documents; a paired t test over groups of documents, false discovery rate over all "
+        "layers, experts and positions.",
+        citations=("Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",))
+
+
+def _span(number: int) -> str:
+    """Positions of a bin of `position_bins`."""
+    if number < 2:
+        return str(number)
+    return f"{2 ** (number - 1)}–{2 ** number - 1}"
