@@ -28,6 +28,7 @@ _WHERE = {
     "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
     "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
     "import_fingerprints": "importers", "Rules": "verdicts",
+    "compare_runs": "pipeline.compare", "Comparison": "compare",
 }
 __all__ = ["open", *sorted(_WHERE)]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from moe_probe.cli import costs, features, making, reading, units
+from moe_probe.cli import compare, costs, features, making, reading, units
 
 app = typer.Typer(
     name="moe-probe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -20,6 +20,7 @@ making.register(app)
 features.register(app)
 units.register(app)
 costs.register(app)
+compare.register(app)
 reading.register(app)
 
 

@@ -148,7 +148,7 @@ def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dic
     scores = match.scores
     matched = dict(zip(*(x.tolist() for x in assign(scores)), strict=True))
     square = comparable and scores.shape[0] == scores.shape[1]
-    out = []
+    out: list[dict[str, Any]] = []
     for expert, row in enumerate(scores):
         partner = matched.get(expert)
         others = np.delete(np.arange(len(row)), partner) if partner is not None else np.arange(len(row))
@@ -156,8 +156,8 @@ def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dic
         out.append({"expert": expert, "other_expert": partner, "score": np.nan if partner is None else float(row[partner]),
                     "null": float(match.null[expert]), "second_best": np.nan if second is None else float(row[second]),
                     "second_expert": second, "same_number_score": float(row[expert]) if square else np.nan})
-    found = [r["score"] for r in out if r["other_expert"] is not None]
-    own = [r["other_expert"] == r["expert"] for r in out]
+    found = [float(r["score"]) for r in out if r["other_expert"] is not None]
+    own = [bool(r["other_expert"] == r["expert"]) for r in out]
     return out, {"mean_score": float(np.mean(found)), "null_mean": match.null_mean, "null_high": match.null_high,
                  "p_value": match.p_value, "same_number_mean": float(np.diag(scores).mean()) if square else np.nan,
                  "same_number_share": float(np.mean(own)) if square else np.nan, "experts": len(found)}

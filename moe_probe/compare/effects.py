@@ -55,8 +55,9 @@ def compare_topics(
     if a.label != b.label:
         raise MoeProbeError(f"topics of {a.name} and {b.name} cannot be compared", f"one is about {a.label}, the other about "
                             f"{b.label}", "compare the labels themselves")
+    notes: tuple[str, ...] = ()
     if a.trace is None or b.trace is None:
-        rows, method, notes = _stored_topics(a, b), _STORED, ()
+        rows, method = _stored_topics(a, b), _STORED
     else:
         pairing = pairing or pair_sides(a, b)
         method, notes = pairing.method, pairing.notes

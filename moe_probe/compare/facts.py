@@ -21,7 +21,7 @@ def compare_runs_table(sides: Sequence[Side]) -> Result:
     -------
     Result
         ``comparison_runs``: ``what, side, value`` (as text; "" where not known), ``differs``; a row for every fact and
-        side. Names of models that are folders are cut to their last two parts: whole paths tell of somebody's machine.
+        side. Names of models that are paths are cut to their last two parts.
     """
     import pandas as pd
 
@@ -38,7 +38,7 @@ def compare_runs_table(sides: Sequence[Side]) -> Result:
 def _facts(side: Side) -> dict[str, Any]:
     m = side.manifest
     layers = m.layers
-    tests = side.results["expert_topics"] if "expert_topics" in side.results else None
+    tests = side.results.get("expert_topics")
     facts: dict[str, Any] = {
         "model": short_name(m.model.id), "revision": m.model.revision or "", "architecture": m.model.architecture,
         "weights": m.model.fingerprint[:16], "dtype": m.model.dtype, "quantisation": m.model.quantization or "",
@@ -60,7 +60,7 @@ def _facts(side: Side) -> dict[str, Any]:
                   "SAE reads": _several(table["hook"])}
     else:
         facts |= {"SAE widths": "none"}
-    return facts | {name: value for name, value in side.settings.items() if name not in facts}
+    return facts | {name: "" if value is None else value for name, value in side.settings.items() if name not in facts}
 
 
 def _several(values: Any) -> str:
@@ -68,7 +68,5 @@ def _several(values: Any) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last two parts of an absolute path; other names as they are."""
-    if not re.match(r"^([/\\~]|[A-Za-z]:[/\\])", name):
-        return name
+    """The last two parts of a path: whole ones tell of somebody's machine, and hub names have two."""
     return "/".join([part for part in re.split(r"[/\\]", name) if part][-2:])

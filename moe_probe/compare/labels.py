@@ -56,7 +56,7 @@ def compare_labels(
         df=(freedom[0], freedom[1]))._asdict() for c in range(groups.shares.shape[1])]
     table = pd.DataFrame(rows)
     q_values, beyond = with_q(table["p_value"].to_numpy(), alpha=alpha)
-    follows = np.where(~beyond, "neither", np.where(table["difference"] > 0, b.label, a.label))
+    follows = np.where(~beyond, "neither", np.where(table["difference"] > 0, b.name, a.name))
     table = table.assign(side_a=a.name, side_b=b.name, q_value=q_values, beyond=beyond, method=pairing.method, follows=follows)
     table = table[["side_a", "side_b", "layer", "expert", *COLUMNS, "q_value", "beyond", "method", "follows"]]
     return Result("comparison_experts", table, seed=seed, warnings=pairing.notes, citations=(*SOURCES, _EPSILON),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def _pairs(table: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
     place = ["layer", "measure", *_ONE_OF]
     for _, same in table.groupby(["side", *place], sort=False, dropna=False):
         ordered = list(same.sort_values("width").iterrows())
-        out += [(one, other) for (_, one), (_, other) in zip(ordered, ordered[1:], strict=False)]
+        out += [(one, other) for (_, one), (_, other) in pairwise(ordered)]
     for _, same in table.groupby([*place, "width"], sort=False, dropna=False):
         rows = [row for _, row in same.iterrows()]
         out += [(rows[0], row) for row in rows[1:] if row["side"] != rows[0]["side"]]

@@ -124,8 +124,8 @@ def shared_documents(a: Side, b: Side) -> Shared:
     elif hashes[0] and hashes[0] == hashes[1]:
         how, kept = "the same corpus", np.ones(len(rows_a), dtype=bool)
     elif a.manifest.has_text and b.manifest.has_text:
-        ours, theirs = a.trace.texts(rows_a.tolist()), b.trace.texts(rows_b.tolist())
-        how, kept = "the same texts", np.array([x == y for x, y in zip(ours, theirs, strict=True)], dtype=bool)
+        texts = zip(a.trace.texts(rows_a.tolist()), b.trace.texts(rows_b.tolist()), strict=True)
+        how, kept = "the same texts", np.array([x == y for x, y in texts], dtype=bool)
     else:
         how, kept = "the same token ids", same
     if not kept.any():

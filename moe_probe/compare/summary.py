@@ -75,11 +75,14 @@ def _sae(table: pd.DataFrame) -> dict[str, Any]:
 def headlines(tables: Mapping[str, Result]) -> list[str]:
     """What stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
     out: list[str] = []
+    several = "comparison_runs" in tables and tables["comparison_runs"].table["side"].nunique() > 1
     for name, tell in (("comparison_changes", _changes), ("comparison_topics", _topics), ("comparison_layers", _layers),
                        ("comparison_experts", _experts), ("aligned_layers", _aligned),
                        ("comparison_saturation", _saturation), ("comparison_sae_differences", _saes)):
         if name in tables:
             for pair, part in tables[name].table.groupby(["side_a", "side_b"], sort=False):
+                if pair[0] == pair[1] and several:  # widths within a run are no difference between runs
+                    continue
                 out += [line for line in tell(part, str(pair[0]), str(pair[1])) if line]
     return out
 
@@ -110,14 +113,22 @@ def _layers(part: pd.DataFrame, a: str, b: str) -> list[str]:
     out = []
     for measure, same in part.groupby("measure", sort=False):
         beyond = same[same["beyond"]]
-        if measure == "effective_share" or beyond.empty:
+        if measure in ("effective_share", "entropy_bits") or beyond.empty:  # effective experts say the same
             continue
-        up, down = int((beyond["difference"] > 0).sum()), int((beyond["difference"] < 0).sum())
-        ways = " and ".join(f"{word} in {n}" for word, n in (("higher", up), ("lower", down)) if n)
-        size = "" if up and down else f", by {beyond['difference'].abs().mean():.3g} on average"
+        ways = [f"{word} in {_listed(list(beyond.loc[sign, 'layer_a']), len(same))}"
+                for word, sign in (("higher", beyond["difference"] > 0), ("lower", beyond["difference"] < 0)) if sign.any()]
+        size = f", by {beyond['difference'].abs().mean():.3g} on average" if len(ways) == 1 else ""
         name = MEASURES[str(measure)]
-        out.append(f"{name[0].upper()}{name[1:]}: {ways} of {len(same)} layers for {b}{size}.")
+        out.append(f"{name[0].upper()}{name[1:]}, {b} against {a}: {' and '.join(ways)}{size}.")
     return out or [f"Layers: no measure differs between {a} and {b} beyond chance."]
+
+
+def _listed(layers: list[int], of: int) -> str:
+    if len(layers) == of:
+        return "every layer"
+    if len(layers) > 8:
+        return f"{len(layers)} of {of} layers"
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
 def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
@@ -148,9 +159,16 @@ def _saturation(part: pd.DataFrame, a: str, b: str) -> list[str]:
 def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     out = []
     for measure, same in part.groupby("measure", sort=False):
-        if same["difference"].notna().any() and measure in ("fvu", "ce_recovered", "good_labels", "topics_carried"):
-            gaps = same["difference"].dropna()
-            told = f"{int(same['beyond'].sum())} beyond chance" if same["p_value"].notna().any() else "no intervals"
-            where = "a step up in width" if a == b else f"{b} less {a}"
-            out.append(f"SAEs, {MEASURES[str(measure)]}: {gaps.mean():+.3g} on average for {where} ({len(gaps)} pairs, {told}).")
+        if measure == "dead" or not same["difference"].notna().any():
+            continue
+        told = f"{int(same['beyond'].sum())} of {len(same)} differences beyond chance" if same["p_value"].notna().any() else (
+            "no intervals")
+        name = MEASURES[str(measure)]
+        lead = f"SAEs, {name}, mean over layers: "
+        if a == b:
+            at = {int(w): v for side in "ab" for w, v in same.groupby(f"width_{side}")[f"value_{side}"].mean().items()}
+            text = ", ".join(f"{value:.3g} at width {width:,}" for width, value in sorted(at.items()))
+        else:
+            text = f"{same['value_a'].mean():.3g} in {a}, {same['value_b'].mean():.3g} in {b}"
+        out.append(f"{lead}{text} ({told}).")
     return out

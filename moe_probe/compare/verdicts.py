@@ -128,7 +128,7 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result) -> Resul
 
 
 def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | None, *, beyond: bool) -> str:
-    kinds = f"{_SAME.get(one['verdict'], one['verdict'])} in {a.name}, {_SAME.get(other['verdict'], other['verdict'])} in {b.name}"
+    kinds = ", ".join(f"{_SAME.get(v['verdict'], v['verdict'])} in {side.name}" for side, v in ((a, one), (b, other)))
     said = f"{kinds[0].upper()}{kinds[1:]}."
     if gap is not None and gap["difference"] == gap["difference"]:
         said += (f" Lift {2 ** gap['value_a']:.2f} against {2 ** gap['value_b']:.2f}, log2 difference {gap['difference']:+.2f} "

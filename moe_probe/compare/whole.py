@@ -34,7 +34,7 @@ class Comparison:
 
     Examples
     --------
-    >>> comparison = moe_probe.compare(["runs/early", "runs/demo"])
+    >>> comparison = moe_probe.compare_runs(["runs/early", "runs/demo"])
     >>> comparison.table("comparison_differences").query("beyond")
     """
 
@@ -142,7 +142,8 @@ def compare_sides(
                                            seed=seed, alpha=alpha, say=say)
             found += parts
             left_out += missing
-    found += _saes(sides, left_out, alpha=alpha)
+    if len({side.label for side in sides}) == 1:  # labels of one run have the same SAEs
+        found += _saes(sides, left_out, alpha=alpha)
     joined = _joined(found)
     if left_out:
         import pandas as pd

@@ -16,7 +16,7 @@ from moe_probe.trace import Trace
 _SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
 
 
-def compare(
+def compare_runs(
     runs: Sequence[str | Path], *, by: Sequence[str] = (), names: Sequence[str] = (), resamples: int = 1000,
     permutations: int = 199, seed: int = 0, say: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
@@ -60,7 +60,7 @@ def open_sides(
     Raises
     ------
     MoeProbeError, UsageError
-        As `compare`.
+        As `compare_runs`.
     """
     if not runs:
         raise UsageError("no run was named", "", "moe-probe compare RUN RUN --out FOLDER")
