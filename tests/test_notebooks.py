@@ -1,0 +1,167 @@
+"""The notebooks: every template runs from top to bottom, says what the tables say, and obeys nobody's labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_probe import plots_compare as plots
+from moe_probe.compare import Comparison
+from moe_probe.errors import MoeProbeError
+from moe_probe.notebook import TEMPLATES, make_notebook, show, write_notebook
+from moe_probe.notebook.show import escaped
+from moe_probe.pipeline.compare import compare_runs
+
+from .compared_runs import ADDED, add_saes, routing, write_run
+
+EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m'
+NAMES = {"compare_runs": (["plain", "added"], []), "compare_labels": (["added"], ["topic", "mood"]),
+         "compare_saes": (["added"], [])}
+
+
+@pytest.fixture(scope="session")
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with a hostile topic, and the three notebooks about them, executed."""
+    root = tmp_path_factory.mktemp("project")
+    mood = np.random.default_rng(3).permutation(np.repeat(["calm", "merry"], 60))
+    for name, planted in (("plain", ()), ("added", (ADDED,))):
+        given = routing(*planted)
+        topics = given.documents["topic"].replace("topic-1", EVIL)
+        write_run(root / "runs" / name, replace(given, documents=given.documents.assign(topic=topics, mood=mood)))
+    add_saes(root / "runs" / "added")
+    (root / "reports").mkdir()
+    for template, (runs, by) in NAMES.items():
+        values = {"root": "../runs", "runs": runs, "names": [], "by": by}
+        write_notebook(template, values, root / "reports" / f"{template}.ipynb", title=f"{template} <b>&")
+    return root
+
+
+class Tables(HTMLParser):
+    """Cells of every table of a page, the text outside of them, and the tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell:
+            self.tables[-1][-1][-1] += data
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def compared(notebooks: Path, template: str) -> Comparison:
+    runs, by = NAMES[template]
+    return compare_runs([notebooks / "runs" / run for run in runs], by=by)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_notebook_runs_and_ends_with_the_differences(notebooks: Path, template: str) -> None:
+    notebook = nbformat.read(notebooks / "reports" / f"{template}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
+    assert not [o for o in outputs(notebook) if o.output_type in ("error", "stream")]
+    assert [cell.metadata.get("tags") for cell in codes][0] == ["parameters"]
+    found = compared(notebooks, template)
+    first = Tables(next(o for o in outputs(notebook) if "text/html" in o.get("data", {})).data["text/html"])
+    assert all(line in first.text for line in found.headlines if EVIL not in line)
+    last = Tables(codes[-1].outputs[0].data["text/html"]).tables[0]
+    table = found.table("comparison_differences")
+    assert len(last) == len(table) + 1 and len(table) >= 5
+    for heading in ("value a", "value b", "difference", "ci low", "ci high"):
+        column = last[0].index(heading)
+        shown = [float(row[column].replace("−", "-").replace("–", "nan").replace(",", "")) for row in last[1:]]
+        np.testing.assert_allclose(shown, table[heading.replace(" ", "_")].astype(float), atol=6e-4)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_page_obeys_no_label_and_fetches_nothing(notebooks: Path, template: str) -> None:
+    text = (notebooks / "reports" / f"{template}.html").read_text(encoding="utf-8")
+    page = Tables(text)
+    assert not {"script", "iframe", "link", "object"} & set(page.tags)
+    assert not [k for k, _ in page.attributes if k.startswith("on")]
+    sources = [v for k, v in page.attributes if k in ("src", "href") and not str(v).startswith("#")]
+    assert sources and all(str(v).startswith("data:image/png;base64,") for v in sources)
+    assert not re.search(r"url\((?!#)|@import", text) and "\x1b" not in text
+    alts = [v for k, v in page.attributes if k == "alt"]
+    assert alts and all(alt and alt != "figure" for alt in alts)
+    if template != "compare_saes":
+        assert any(EVIL.replace("\x1b", "\\x1b") in cell for table in page.tables for row in table for cell in row)
+
+
+def test_notebooks_do_not_tell_of_the_machine(notebooks: Path) -> None:
+    for path in (notebooks / "reports").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert str(notebooks) not in text and str(Path.home()) + "/" not in text
+        assert not re.search(r"(?<![\w.:/<\"])/(?:home|tmp|root|usr|work|Users)/", text), path
+        assert path.stat().st_size < 400_000
+
+
+def test_parameters_take_the_place_of_defaults() -> None:
+    notebook = make_notebook("compare_runs", {"runs": ["a", "it's"], "seed": 3, "tables": None})
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    names: dict[str, Any] = {}
+    exec(cell.source, names)
+    assert names["runs"] == ["a", "it's"] and names["seed"] == 3 and names["tables"] is None and names["by"] == []
+    assert "# what they are called here" in cell.source
+    assert make_notebook("compare_runs", {}) == make_notebook("compare_runs", {})
+    with pytest.raises(MoeProbeError, match="no parameter 'run'.*did you mean 'runs'"):
+        make_notebook("compare_runs", {"run": []})
+    with pytest.raises(MoeProbeError, match="no notebook 'compare'"):
+        make_notebook("compare", {})
+
+
+def test_a_notebook_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(MoeProbeError, match="the notebook stopped: MoeProbeError: there is no run at none/x"):
+        write_notebook("compare_saes", {"root": "none", "runs": ["x"]}, tmp_path / "n.ipynb", title="n")
+    assert not (tmp_path / "n.ipynb").exists()
+
+
+def test_text_is_shown_not_set() -> None:
+    assert escaped("<b>$x$\\") == "&lt;b&gt;<span>&#36;</span>x<span>&#36;</span><span>&#92;</span>"
+    shown = show(pd.DataFrame({"topic": [EVIL], "q_value": [0.00012], "value": [-0.5], "layer": pd.array([None], dtype="Int64")}))
+    assert Tables(shown._repr_html_()).tables[0] == [["topic", "q value", "value", "layer"],
+                                                     [EVIL.replace("\x1b", "\\x1b"), "1e-04", "−0.50", "–"]]
+    assert "\x1b" not in repr(shown)
+
+
+def test_figures_take_any_name() -> None:
+    """A name that would be a broken formula is drawn as it is."""
+    table = pd.DataFrame({"side_a": EVIL, "side_b": "$b$", "topic": [EVIL, "$\\x$"], "value_a": 0.1, "value_b": [0.3, np.nan],
+                          "difference": [0.2, np.nan], "ci_low": [0.1, np.nan], "ci_high": [0.3, np.nan], "beyond": [True, False]})
+    figure = plots.topic_differences(table)
+    figure.canvas.draw()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert "\\$\\x\\$" in labels
