@@ -77,7 +77,7 @@ def test_two_seeds_of_noise_make_no_claim(sides: dict[str, Side]) -> None:
     found = compare_sides([sides["plain"], sides["other"]])
     assert found.headlines[0] == "plain against other: no verdict of 6 changed."
     topics = found.table("comparison_topics")
-    assert (topics["method"] == "independent bootstrap of groups of documents").all()
+    assert (topics["method"] == "independent bootstrap, 120 and 120 groups").all()
     assert ((topics["ci_low"] < 0) & (topics["ci_high"] > 0)).all() and not topics["beyond"].any()
     told = found.table("comparison_layers").query("measure in ['decode_accuracy', 'mi_bits']")
     assert ((told["ci_low"] < 0) & (told["ci_high"] > 0)).all()
@@ -122,7 +122,7 @@ def test_pairing_narrows_intervals(sides: dict[str, Side], tmp_path: Path) -> No
     apart = side(tmp_path, "apart", renamed)
     paired = compare_topics(sides["plain"], sides["added"]).table
     independent = compare_topics(sides["plain"], apart).table
-    assert paired["method"].iloc[0].startswith("paired bootstrap of 120 groups")
+    assert paired["method"].iloc[0].startswith("paired bootstrap, 120 groups")
     np.testing.assert_allclose(paired["difference"], independent["difference"])
     width = [(t["ci_high"] - t["ci_low"]).mean() for t in (paired, independent)]
     assert width[0] < 0.95 * width[1]
@@ -169,6 +169,22 @@ def test_topics_that_only_one_has_are_left_out(sides: dict[str, Side], tmp_path:
     assert any("2 of 6 topics of plain are not in the other" in note for note in found.notes)
     layers = compare_layers(sides["plain"], sides["plain"], pairing=found).table
     assert layers["difference"].notna().all()
+
+
+def test_models_of_other_shapes(sides: dict[str, Side], tmp_path: Path) -> None:
+    """Layers are matched by depth, of eight experts six find a partner, and loads are compared as shares of all."""
+    corpus = sides["plain"].manifest.corpus.model_copy(update={"hash": "c" * 64})
+    one = replace(sides["plain"], manifest=sides["plain"].manifest.model_copy(update={"corpus": corpus}))
+    other = side(tmp_path, "deeper", routing(n_layers=3, num_experts=6), corpus=corpus)
+    found = compare_sides([one, other])
+    experts = found.table("aligned_experts")
+    assert experts.groupby("layer")["other_layer"].first().to_dict() == {0: 0, 1: 2}
+    assert experts.groupby("layer")["other_expert"].count().tolist() == [6, 6] and len(experts) == 16
+    assert experts["same_number_score"].isna().all()
+    shares = found.table("comparison_layers").query("measure == 'effective_share'")
+    assert ((shares[["value_a", "value_b"]] > 0.8) & (shares[["value_a", "value_b"]] <= 1)).all(axis=None)
+    assert any("matched by relative depth" in n for n in found.notes)
+    assert any("No shared document has the same tokens" in n for n in found.notes)
 
 
 def test_what_cannot_be_compared_says_so(sides: dict[str, Side], tmp_path: Path) -> None:
@@ -263,7 +279,7 @@ def test_command_writes_tables_and_says_what_changed(call, runs: tuple[Path, Pat
     out = tmp_path / "out"
     status, said, told = call(*runs, "--out", out, "--no-notebook", "--labels", "before,after")
     assert status == 0 and "before against after: 1 of 6 verdicts changed: topic-2, none to expert." in said
-    assert "paired bootstrap of 120 groups of documents" in told and not (out / "compare.ipynb").exists()
+    assert "paired bootstrap, 120 groups of documents" in told and not (out / "compare.ipynb").exists()
     changes = pd.read_parquet(out / "comparison_changes.parquet")
     assert (out / "comparison_changes.json").exists() and changes["changed"].sum() == 1
     status, _, told = call(*runs, "--out", out, "--no-notebook")

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from moe_probe import plots_compare as plots
+from moe_probe.cli import main
 from moe_probe.compare import Comparison
 from moe_probe.errors import MoeProbeError
 from moe_probe.notebook import TEMPLATES, make_notebook, show, write_notebook
@@ -93,17 +94,17 @@ def test_notebook_runs_and_ends_with_the_differences(notebooks: Path, template: 
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
     assert not [o for o in outputs(notebook) if o.output_type in ("error", "stream")]
-    assert [cell.metadata.get("tags") for cell in codes][0] == ["parameters"]
+    assert codes[0].metadata.get("tags") == ["parameters"]
     found = compared(notebooks, template)
     first = Tables(next(o for o in outputs(notebook) if "text/html" in o.get("data", {})).data["text/html"])
     assert all(line in first.text for line in found.headlines if EVIL not in line)
     last = Tables(codes[-1].outputs[0].data["text/html"]).tables[0]
     table = found.table("comparison_differences")
     assert len(last) == len(table) + 1 and len(table) >= 5
-    for heading in ("value a", "value b", "difference", "ci low", "ci high"):
-        column = last[0].index(heading)
+    at = last[0].index("difference")
+    for column, name in zip(range(at - 2, at + 3), ("value_a", "value_b", "difference", "ci_low", "ci_high"), strict=True):
         shown = [float(row[column].replace("−", "-").replace("–", "nan").replace(",", "")) for row in last[1:]]
-        np.testing.assert_allclose(shown, table[heading.replace(" ", "_")].astype(float), atol=6e-4)
+        np.testing.assert_allclose(shown, table[name].astype(float), atol=6e-4)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -129,6 +130,33 @@ def test_notebooks_do_not_tell_of_the_machine(notebooks: Path) -> None:
         assert path.stat().st_size < 400_000
 
 
+def test_templates_take_other_runs(notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs, one of other documents, so that there are several pairs and experts of one cannot be matched."""
+    write_run(notebooks / "runs" / "else", routing(seed=9))
+    monkeypatch.chdir(notebooks / "reports")
+    names: dict[str, Any] = {}
+    values = {"root": "../runs", "runs": ["plain", "else", "added"], "names": ["a", "b", "c"]}
+    for cell in make_notebook("compare_runs", values).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    found = names["comparison"]
+    assert set(found.table("comparison_changes")["side_b"]) == {"b", "c"}
+    assert set(found.table("aligned_layers")["side_b"]) == {"c"}
+    assert sum("verdicts changed" in line or "no verdict" in line for line in found.headlines) == 2
+
+
+def test_command_writes_notebook_and_page(notebooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = notebooks / "compared"
+    monkeypatch.setattr("sys.argv", ["moe-probe", "compare", str(notebooks / "runs" / "added"), "--by", "topic", "--by", "mood",
+                                     "--out", str(out), "--quiet"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code and "<title>topic against mood</title>" in (out / "compare.html").read_text(encoding="utf-8")
+    notebook = nbformat.read(out / "compare.ipynb", as_version=4)
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    assert "runs = ['../runs/added']" in cell.source and "tables = '.'" in cell.source
+
+
 def test_parameters_take_the_place_of_defaults() -> None:
     notebook = make_notebook("compare_runs", {"runs": ["a", "it's"], "seed": 3, "tables": None})
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
@@ -137,7 +165,7 @@ def test_parameters_take_the_place_of_defaults() -> None:
     assert names["runs"] == ["a", "it's"] and names["seed"] == 3 and names["tables"] is None and names["by"] == []
     assert "# what they are called here" in cell.source
     assert make_notebook("compare_runs", {}) == make_notebook("compare_runs", {})
-    with pytest.raises(MoeProbeError, match="no parameter 'run'.*did you mean 'runs'"):
+    with pytest.raises(MoeProbeError, match=r"no parameter 'run'.*did you mean 'runs'"):
         make_notebook("compare_runs", {"run": []})
     with pytest.raises(MoeProbeError, match="no notebook 'compare'"):
         make_notebook("compare", {})
@@ -160,7 +188,8 @@ def test_text_is_shown_not_set() -> None:
 def test_figures_take_any_name() -> None:
     """A name that would be a broken formula is drawn as it is."""
     table = pd.DataFrame({"side_a": EVIL, "side_b": "$b$", "topic": [EVIL, "$\\x$"], "value_a": 0.1, "value_b": [0.3, np.nan],
-                          "difference": [0.2, np.nan], "ci_low": [0.1, np.nan], "ci_high": [0.3, np.nan], "beyond": [True, False]})
+                          "difference": [0.2, np.nan], "ci_low": [0.1, np.nan], "ci_high": [0.3, np.nan],
+                          "beyond": [True, False]})
     figure = plots.topic_differences(table)
     figure.canvas.draw()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]

@@ -19,7 +19,7 @@ from moe_probe.usage import layer_usage, topics_told
 if TYPE_CHECKING:
     import pandas as pd
 
-_STORED = "delta method from stored intervals, as if independent"
+_STORED = "delta method, stored intervals"
 
 
 def compare_topics(
@@ -238,5 +238,5 @@ def _result(name: str, rows: list[dict[str, Any]], a: Side, b: Side, method: str
         table[column] = table[column].astype("Int64")
     return Result(name, table, seed=seed, warnings=notes, citations=SOURCES,
                   params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
-                  caption=f"{caption} 95 % intervals: {method}. q: Benjamini-Hochberg over this table; beyond: q at most "
-                  f"{alpha:g}.")
+                  caption=f"{caption} 95 % intervals: {method} of documents. q: Benjamini-Hochberg over this table; beyond: q at "
+                  f"most {alpha:g}.")

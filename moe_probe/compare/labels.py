@@ -63,7 +63,7 @@ def compare_labels(
                   params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
                   caption=f"Share of the variance of an expert's usage between groups of documents that {a.label} and "
                   f"{b.label} explain, less what chance would (epsilon squared); {b.label} less {a.label}. 95 % intervals: "
-                  f"{pairing.method}. q: Benjamini-Hochberg over all experts.")
+                  f"{pairing.method} of documents. q: Benjamini-Hochberg over all experts.")
 
 
 def variance_explained(groups: GroupUsage, drawn: Resamples) -> np.ndarray:

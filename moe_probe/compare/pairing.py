@@ -48,8 +48,8 @@ class Pairing:
     @property
     def method(self) -> str:
         """How intervals of differences are made, in words."""
-        n = len(self.groups[0].groups)
-        return f"paired bootstrap of {n:,} groups of documents" if self.paired else "independent bootstrap of groups of documents"
+        a, b = (len(g.groups) for g in self.groups)
+        return f"paired bootstrap, {a:,} groups" if self.paired else f"independent bootstrap, {a:,} and {b:,} groups"
 
 
 def pair_sides(a: Side, b: Side) -> Pairing:

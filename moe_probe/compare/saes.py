@@ -153,5 +153,5 @@ def _difference(one: pd.Series, other: pd.Series) -> tuple[Difference, str]:
     if np.isnan([*a, *b]).any():
         return no_difference(a[0], b[0]), "no interval"
     if one["measure"] == "good_labels":  # Newcombe's way is for few features; these are hundreds
-        return from_error(a[0], b[0], float(np.hypot(a[2] - a[1], b[2] - b[1]) / 3.92), 1e6), "Wilson intervals over features"
-    return from_intervals(a, b), "stored intervals, as if independent"
+        return from_error(a[0], b[0], float(np.hypot(a[2] - a[1], b[2] - b[1]) / 3.92), 1e6), "Wilson, over features"
+    return from_intervals(a, b), "stored intervals"

@@ -72,6 +72,11 @@ def _sae(table: pd.DataFrame) -> dict[str, Any]:
     return {"question": "SAE", "subject": [f"layer {x}, width {w}" for x, w in zip(table["layer"], widths, strict=True)]}
 
 
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its measures in words instead of names of columns."""
+    return table.assign(measure=[MEASURES.get(str(m), m) for m in table["measure"]])
+
+
 def headlines(tables: Mapping[str, Result]) -> list[str]:
     """What stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
     out: list[str] = []

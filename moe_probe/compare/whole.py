@@ -159,7 +159,7 @@ def _compare_pair(a: Side, b: Side, verdicts: Result, *, resamples: int, permuta
         raise UsageError(f"{a.name} and {b.name} are one run under one label", "nothing can differ",
                          "another run, or two --by")
     pairing = None if a.trace is None or b.trace is None else pair_sides(a, b)
-    say(f"{a.name} against {b.name}: " + ("stored intervals" if pairing is None else pairing.method))
+    say(f"{a.name} against {b.name}: " + ("stored intervals" if pairing is None else f"{pairing.method} of documents"))
     out: list[Result] = []
     left_out: list[dict[str, str]] = []
 
