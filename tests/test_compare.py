@@ -69,7 +69,9 @@ def test_renumbered_experts_differ_in_nothing(sides: dict[str, Side]) -> None:
     topics = found.table("comparison_topics")
     np.testing.assert_allclose(topics["difference"], 0, atol=1e-12)
     assert not found.table("comparison_differences")["beyond"].any()
-    assert not found.table("comparison_changes")["changed"].any()
+    changes = found.table("comparison_changes")
+    assert not changes["changed"].any() and changes["same_experts"].tolist() == ["", "", "yes", "", "", ""]
+    assert "Where both have an expert, as matched by what it does: the same for topic-2." in found.headlines
     assert found.table("comparison_saturation")["saturation"].max() < 0.6  # by number, the choices are others
 
 

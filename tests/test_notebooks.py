@@ -29,8 +29,8 @@ NAMES = {"compare_runs": (["plain", "added"], []), "compare_labels": (["added"],
 
 
 @pytest.fixture(scope="session")
-def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs with a hostile topic, and the three notebooks about them, executed."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with two runs, one topic of which has a hostile name."""
     root = tmp_path_factory.mktemp("project")
     mood = np.random.default_rng(3).permutation(np.repeat(["calm", "merry"], 60))
     for name, planted in (("plain", ()), ("added", (ADDED,))):
@@ -39,9 +39,6 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(root / "runs" / name, replace(given, documents=given.documents.assign(topic=topics, mood=mood)))
     add_saes(root / "runs" / "added")
     (root / "reports").mkdir()
-    for template, (runs, by) in NAMES.items():
-        values = {"root": "../runs", "runs": runs, "names": [], "by": by}
-        write_notebook(template, values, root / "reports" / f"{template}.ipynb", title=f"{template} <b>&")
     return root
 
 
@@ -82,22 +79,48 @@ def outputs(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def compared(notebooks: Path, template: str) -> Comparison:
-    runs, by = NAMES[template]
-    return compare_runs([notebooks / "runs" / run for run in runs], by=by)
-
-
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_notebook_runs_and_ends_with_the_differences(notebooks: Path, template: str) -> None:
-    notebook = nbformat.read(notebooks / "reports" / f"{template}.ipynb", as_version=4)
+def test_notebook_runs_from_top_to_bottom(project: Path, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run by the function or, for labels, by the command; the checks share the one execution, which starts a kernel."""
+    runs, by = NAMES[template]
+    if template == "compare_labels":
+        files = by_command(project, monkeypatch)
+    else:
+        values = {"root": "../runs", "runs": runs, "names": [], "by": by}
+        files = write_notebook(template, values, project / "reports" / f"{template}.ipynb", title=f"{template} <b>&")
+    found = compare_runs([project / "runs" / run for run in runs], by=by)
+    notebook = nbformat.read(files[0], as_version=4)
     nbformat.validate(notebook)
+    says_what_the_tables_say(notebook, found)
+    obeys_no_label_and_fetches_nothing(files[1].read_text(encoding="utf-8"), hostile=template != "compare_saes")
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert str(project) not in text and f"{Path.home()}/" not in text
+        assert not re.search(r"(?<![\w.:/<\"])/(?:home|tmp|root|usr|work|Users)/", text)
+        assert path.stat().st_size < 400_000
+
+
+def by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What `moe-probe compare` writes for two labels of one run: a notebook that reads the tables beside it."""
+    out = project / "compared"
+    monkeypatch.setattr("sys.argv", ["moe-probe", "compare", str(project / "runs" / "added"), "--by", "topic", "--by", "mood",
+                                     "--out", str(out), "--quiet"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code and "<title>topic against mood</title>" in (out / "compare.html").read_text(encoding="utf-8")
+    cell = next(c for c in nbformat.read(out / "compare.ipynb", as_version=4).cells if "parameters" in c.metadata.get("tags", []))
+    assert "runs = ['../runs/added']" in cell.source and "tables = '.'" in cell.source
+    return [out / "compare.ipynb", out / "compare.html"]
+
+
+def says_what_the_tables_say(notebook: Any, found: Comparison) -> None:
+    """All cells ran in order without error; sentences and the last table, that of the differences, are the result's."""
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
     assert not [o for o in outputs(notebook) if o.output_type in ("error", "stream")]
     assert codes[0].metadata.get("tags") == ["parameters"]
-    found = compared(notebooks, template)
     first = Tables(next(o for o in outputs(notebook) if "text/html" in o.get("data", {})).data["text/html"])
-    assert all(line in first.text for line in found.headlines if EVIL not in line)
+    assert found.headlines and all(line in first.text for line in found.headlines if EVIL not in line)
     last = Tables(codes[-1].outputs[0].data["text/html"]).tables[0]
     table = found.table("comparison_differences")
     assert len(last) == len(table) + 1 and len(table) >= 5
@@ -107,9 +130,8 @@ def test_notebook_runs_and_ends_with_the_differences(notebooks: Path, template: 
         np.testing.assert_allclose(shown, table[name].astype(float), atol=6e-4)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_page_obeys_no_label_and_fetches_nothing(notebooks: Path, template: str) -> None:
-    text = (notebooks / "reports" / f"{template}.html").read_text(encoding="utf-8")
+def obeys_no_label_and_fetches_nothing(text: str, *, hostile: bool) -> None:
+    """The page shows hostile names as text, runs nothing, loads nothing, and says what its figures show."""
     page = Tables(text)
     assert not {"script", "iframe", "link", "object"} & set(page.tags)
     assert not [k for k, _ in page.attributes if k.startswith("on")]
@@ -118,22 +140,14 @@ def test_page_obeys_no_label_and_fetches_nothing(notebooks: Path, template: str)
     assert not re.search(r"url\((?!#)|@import", text) and "\x1b" not in text
     alts = [v for k, v in page.attributes if k == "alt"]
     assert alts and all(alt and alt != "figure" for alt in alts)
-    if template != "compare_saes":
+    if hostile:
         assert any(EVIL.replace("\x1b", "\\x1b") in cell for table in page.tables for row in table for cell in row)
 
 
-def test_notebooks_do_not_tell_of_the_machine(notebooks: Path) -> None:
-    for path in (notebooks / "reports").iterdir():
-        text = path.read_text(encoding="utf-8")
-        assert str(notebooks) not in text and str(Path.home()) + "/" not in text
-        assert not re.search(r"(?<![\w.:/<\"])/(?:home|tmp|root|usr|work|Users)/", text), path
-        assert path.stat().st_size < 400_000
-
-
-def test_templates_take_other_runs(notebooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_templates_take_other_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three runs, one of other documents, so that there are several pairs and experts of one cannot be matched."""
-    write_run(notebooks / "runs" / "else", routing(seed=9))
-    monkeypatch.chdir(notebooks / "reports")
+    write_run(project / "runs" / "else", routing(seed=9))
+    monkeypatch.chdir(project / "reports")
     names: dict[str, Any] = {}
     values = {"root": "../runs", "runs": ["plain", "else", "added"], "names": ["a", "b", "c"]}
     for cell in make_notebook("compare_runs", values).cells:
@@ -143,18 +157,6 @@ def test_templates_take_other_runs(notebooks: Path, monkeypatch: pytest.MonkeyPa
     assert set(found.table("comparison_changes")["side_b"]) == {"b", "c"}
     assert set(found.table("aligned_layers")["side_b"]) == {"c"}
     assert sum("verdicts changed" in line or "no verdict" in line for line in found.headlines) == 2
-
-
-def test_command_writes_notebook_and_page(notebooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = notebooks / "compared"
-    monkeypatch.setattr("sys.argv", ["moe-probe", "compare", str(notebooks / "runs" / "added"), "--by", "topic", "--by", "mood",
-                                     "--out", str(out), "--quiet"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code and "<title>topic against mood</title>" in (out / "compare.html").read_text(encoding="utf-8")
-    notebook = nbformat.read(out / "compare.ipynb", as_version=4)
-    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    assert "runs = ['../runs/added']" in cell.source and "tables = '.'" in cell.source
 
 
 def test_parameters_take_the_place_of_defaults() -> None:

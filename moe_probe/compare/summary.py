@@ -96,11 +96,18 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     changed = part[part["changed"]]
     lead = f"{a} against {b}: "
     if changed.empty:
-        return [f"{lead}no verdict of {len(part)} changed."]
+        return [f"{lead}no verdict of {len(part)} changed.", _kept(part)]
     told = "; ".join(f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples())
     near = int((~changed["beyond"] & ~changed[["verdict_a", "verdict_b"]].eq("feature only").any(axis=1)).sum())
     tail = f" {near} of them while the lift does not differ beyond chance." if near else ""
-    return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {told}.{tail}"]
+    return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {told}.{tail}", _kept(part)]
+
+
+def _kept(part: pd.DataFrame) -> str:
+    said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
+    words = {"yes": "the same", "no": "another", "unclear": "unclear (matched by documents and by tokens it differs)"}
+    told = "; ".join(f"{words[answer]} for {', '.join(topics)}" for answer, topics in said.items() if topics)
+    return f"Where both have an expert, as matched by what it does: {told}." if told else ""
 
 
 def _topics(part: pd.DataFrame, a: str, b: str) -> list[str]:

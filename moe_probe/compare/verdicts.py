@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = ("verdict", "layer", "experts", "log2_lift", "ci_low", "ci_high", "q_value", "reason")
+_OWN = ("expert", "group")
 _SAME = {"expert": "an expert", "group": "a group of experts", "feature only": "a feature only", "none": "none"}
 
 
@@ -45,8 +46,8 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
     Returns
     -------
     Result
-        ``comparison_verdicts``: ``side, label, topic, verdict, layer, experts, log2_lift, ci_low, ci_high, q_value,
-        reason``. Verdicts are by usage alone where only some sides know of SAE features.
+        ``comparison_verdicts``: ``side, label, topic, verdict, told`` (with the place of its expert), ``layer, experts,
+        log2_lift, ci_low, ci_high, q_value, reason``. Verdicts are by usage alone where only some sides know of SAE features.
 
     Raises
     ------
@@ -67,10 +68,15 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
     parts = []
     for side in sides:
         table = verdict_result(side, features=all(known)).table
-        parts.append(table[["topic", *_COLUMNS]].assign(side=side.name, label=side.label))
-    table = pd.concat(parts, ignore_index=True)[["side", "label", "topic", *_COLUMNS]]
+        parts.append(table[["topic", *_COLUMNS]].assign(side=side.name, label=side.label, told=_told(table)))
+    table = pd.concat(parts, ignore_index=True)[["side", "label", "topic", "verdict", "told", *_COLUMNS[1:]]]
     return Result("comparison_verdicts", table, warnings=tuple(warnings), params={"features": all(known)},
                   caption="What each run says of every topic, by the same rules.")
+
+
+def _told(verdicts: pd.DataFrame) -> list[str]:
+    return [str(row.verdict) + (f": layer {row.layer}, {str(row.experts).replace('+', ', ')}" if row.verdict in _OWN else "")
+            for row in verdicts.itertuples()]
 
 
 def _conditions(sides: Sequence[Side]) -> dict[str, list[str]]:
@@ -83,7 +89,7 @@ def _conditions(sides: Sequence[Side]) -> dict[str, list[str]]:
     return out | {"vocabulary ruled out": ["yes" if "beyond_vocabulary" in s.results else "no" for s in sides]}
 
 
-def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result) -> Result:
+def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned: Result | None = None) -> Result:
     """Say which verdicts of two runs differ, and why.
 
     Parameters
@@ -94,12 +100,16 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result) -> Resul
         From `compare_verdicts`.
     topics : Result
         From `compare_topics`.
+    aligned : Result, optional
+        ``aligned_experts`` of the two.
 
     Returns
     -------
     Result
         ``comparison_changes``: ``side_a, side_b, topic, verdict_a, verdict_b, changed, beyond`` (whether the lifts differ
-        beyond chance, q of `compare_topics`), ``why`` (a sentence or two; "" where nothing changed).
+        beyond chance, q of `compare_topics`), ``same_experts`` (whether the experts of one are those that the other's are
+        matched with: "yes", "no", "unclear" where documents and tokens disagree, "" where not both have any or nothing was
+        matched), ``why`` (a sentence or two; "" where nothing changed).
 
     Raises
     ------
@@ -121,10 +131,25 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result) -> Resul
         beyond = bool(gap is not None and gap["beyond"])
         rows.append({"side_a": a.name, "side_b": b.name, "topic": topic, "verdict_a": one["verdict"],
                      "verdict_b": other["verdict"], "changed": bool(changed), "beyond": beyond,
+                     "same_experts": _same_experts(one, other, aligned),
                      "why": _why(a, b, one, other, gap, beyond=beyond) if changed else ""})
     return Result("comparison_changes", pd.DataFrame(rows), warnings=verdicts.warnings,
                   caption="A verdict is a threshold: one that changed while the lifts do not differ beyond chance says only "
                   "that the topic lies near it.")
+
+
+def _same_experts(one: pd.Series, other: pd.Series, aligned: Result | None) -> str:
+    if one["verdict"] not in _OWN or other["verdict"] not in _OWN or aligned is None:
+        return ""
+    said = set()
+    for _, mine in aligned.table[aligned.table["layer"] == one["layer"]].groupby("measure"):
+        partners = set(mine.loc[mine["expert"].isin(_numbers(one)), "other_expert"].dropna().astype(int))
+        said.add(bool((mine["other_layer"] == other["layer"]).any()) and partners == _numbers(other))
+    return "unclear" if len(said) > 1 else "yes" if said == {True} else "no"
+
+
+def _numbers(verdict: pd.Series) -> set[int]:
+    return {int(x) for x in str(verdict["experts"]).split("+")}
 
 
 def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | None, *, beyond: bool) -> str:

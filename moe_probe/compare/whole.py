@@ -169,16 +169,17 @@ def _compare_pair(a: Side, b: Side, verdicts: Result, *, resamples: int, permuta
         except MoeProbeError as error:
             left_out.append({"question": question, "side_a": a.name, "side_b": b.name, "reason": str(error)})
 
-    if a.label == b.label:
-        topics = compare_topics(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha)
-        out += [verdict_changes(a, b, verdicts, topics), topics]
-    else:
-        out.append(compare_labels(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
-    out.append(compare_layers(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
     if not a.same_trace(b):  # a trace's experts are themselves
         say("matching experts")
         attempt("which expert is which", lambda: align_experts(a, b, pairing=pairing, permutations=permutations, seed=seed))
         attempt("router saturation", lambda: [_saturation(a, b, pairing)])
+    if a.label == b.label:
+        topics = compare_topics(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha)
+        matched = next((r for r in out if r.name == "aligned_experts"), None)
+        out += [verdict_changes(a, b, verdicts, topics, matched), topics]
+    else:
+        out.append(compare_labels(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
+    out.append(compare_layers(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
     return out, left_out
 
 
