@@ -71,7 +71,7 @@ def test_renumbered_experts_differ_in_nothing(sides: dict[str, Side]) -> None:
     assert not found.table("comparison_differences")["beyond"].any()
     changes = found.table("comparison_changes")
     assert not changes["changed"].any() and changes["same_experts"].tolist() == ["", "", "yes", "", "", ""]
-    assert "Where both have an expert, as matched by what it does: the same for topic-2." in found.headlines
+    assert "Where both have an expert, matched by what it does: it is the same for topic-2." in found.headlines
     assert found.table("comparison_saturation")["saturation"].max() < 0.6  # by number, the choices are others
 
 

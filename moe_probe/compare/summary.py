@@ -39,15 +39,23 @@ def all_differences(tables: Mapping[str, Result]) -> Result:
     """
     import pandas as pd
 
-    parts = []
+    parts, several = [], _several(tables)
     for name, describe in (("comparison_topics", _topic), ("comparison_layers", _layer), ("comparison_experts", _expert),
                            ("comparison_sae_differences", _sae)):
         if name in tables:
-            parts.append(tables[name].table.assign(**describe(tables[name].table))[_COLUMNS])
+            found = tables[name].table
+            if several:  # widths within a run are no difference between runs
+                found = found[found["side_a"] != found["side_b"]]
+            if len(found):
+                parts.append(found.assign(**describe(found))[_COLUMNS])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
     return Result("comparison_differences", table,
-                  caption="Every difference, second run less first; beyond: more than chance would make (q at most 0.05 within "
-                  "its table).")
+                  caption="Every difference between sides, second less first; beyond: more than chance would make (q at most "
+                  "0.05 within its table).")
+
+
+def _several(tables: Mapping[str, Result]) -> bool:
+    return "comparison_runs" in tables and tables["comparison_runs"].table["side"].nunique() > 1
 
 
 def _topic(table: pd.DataFrame) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 def headlines(tables: Mapping[str, Result]) -> list[str]:
     """What stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
     out: list[str] = []
-    several = "comparison_runs" in tables and tables["comparison_runs"].table["side"].nunique() > 1
+    several = _several(tables)
     for name, tell in (("comparison_changes", _changes), ("comparison_topics", _topics), ("comparison_layers", _layers),
                        ("comparison_experts", _experts), ("aligned_layers", _aligned),
                        ("comparison_saturation", _saturation), ("comparison_sae_differences", _saes)):
@@ -105,9 +113,10 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
 
 def _kept(part: pd.DataFrame) -> str:
     said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
-    words = {"yes": "the same", "no": "another", "unclear": "unclear (matched by documents and by tokens it differs)"}
-    told = "; ".join(f"{words[answer]} for {', '.join(topics)}" for answer, topics in said.items() if topics)
-    return f"Where both have an expert, as matched by what it does: {told}." if told else ""
+    words = {"yes": "it is the same for {}", "no": "it is another for {}",
+             "unclear": "documents and tokens disagree on whether it is the same for {}"}
+    told = "; ".join(words[answer].format(", ".join(topics)) for answer, topics in said.items() if topics)
+    return f"Where both have an expert, matched by what it does: {told}." if told else ""
 
 
 def _topics(part: pd.DataFrame, a: str, b: str) -> list[str]:

@@ -140,9 +140,12 @@ def _client(notebook: NotebookNode, sockets: str, *, folder: str | Path, timeout
     import os
 
     from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
 
-    kernel = AsyncKernelManager(kernel_name="python3", connection_file=f"{sockets}/kernel.json")
+    # no folder of kernels: the one of this Python, not one of the same name that a user has installed for another
+    kernel = AsyncKernelManager(kernel_name="python3", connection_file=f"{sockets}/kernel.json",
+                                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     if os.name == "posix" and len(sockets) < 80:  # longer names of sockets are not allowed
         kernel.transport = "ipc"  # a port would be open to every user of the machine
     return NotebookClient(notebook, km=kernel, timeout=timeout, record_timing=False,

@@ -78,7 +78,8 @@ def show(
              for row in table[held].head(rows).itertuples(index=False)]
     numeric = [c not in ("layer", "expert") and (np.issubdtype(table[c].dtype, np.number)
                                                  if isinstance(table[c].dtype, np.dtype) else False) for c in held]
-    head = "".join(f"<th>{escaped(h)}</th>" for h in heads)
+    head = "".join(f'<th class="number">{escaped(h)}</th>' if n else f"<th>{escaped(h)}</th>"
+                   for h, n in zip(heads, numeric, strict=True))
     body = "".join("<tr>" + "".join(f'<td class="number">{escaped(x)}</td>' if n else f"<td>{escaped(x)}</td>"
                                     for x, n in zip(row, numeric, strict=True)) + "</tr>" for row in cells)
     more = f"<p>{len(table) - rows:,} more rows are in the table.</p>" if len(table) > rows else ""
