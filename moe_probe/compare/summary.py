@@ -154,11 +154,10 @@ def _listed(layers: list[int], of: int) -> str:
 
 def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
     counts = part["follows"].value_counts()
-    told = ", ".join(f"{counts[name]} by {name}" for name in counts.index if name != "neither")
-    rest = int(counts.get("neither", 0))
-    return [f"Experts: usage over documents of {len(part)} experts is better explained {told or 'by neither label'}"
-            f"{f'; {rest} show no difference beyond chance' if told and rest else ''}. On average {a} explains "
-            f"{part['value_a'].mean():.0%} of its variance, {b} {part['value_b'].mean():.0%}."]
+    told = " and ".join(f"{counts.get(name, 0)} by {name}" for name in (a, b))
+    rest = counts.get("neither", 0)
+    return [f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
+            f"On average {a} explains {part['value_a'].mean():.0%} of its variance, {b} {part['value_b'].mean():.0%}."]
 
 
 def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
