@@ -31,6 +31,7 @@ _WHERE = {
     "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
     "import_fingerprints": "importers", "Rules": "verdicts",
     "Run": "rundir", "Results": "results", "expert_card": "cards", "feature_card": "cards",
+    "compare_runs": "pipeline.compare", "Comparison": "compare",
 }
 __all__ = ["open", *sorted(_WHERE)]
 

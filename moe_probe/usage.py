@@ -126,10 +126,36 @@ def _decode(groups: GroupUsage | None, place: int, *, seed: int) -> tuple[float,
         rows = np.flatnonzero(strata == stratum)
         shuffled[rows] = rng.permutation(shuffled[rows])
     majority = float(np.bincount(groups.topic).max() / len(groups.topic))
-    return _accuracy(features, groups.topic, seed=seed), _accuracy(features, shuffled, seed=seed), majority
+    return (float(_told(features, groups.topic, seed=seed).mean()), float(_told(features, shuffled, seed=seed).mean()),
+            majority)
 
 
-def _accuracy(features: np.ndarray, topic: np.ndarray, *, seed: int) -> float:
+def topics_told(groups: GroupUsage, place: int, *, seed: int = 0) -> np.ndarray:
+    """Say of every group whether a decoder that did not see it tells its topic from its usage of one layer.
+
+    The mean over groups is the ``decode_accuracy`` of `layer_usage`.
+
+    Parameters
+    ----------
+    groups : GroupUsage
+    place : int
+        Ordinal of the layer.
+    seed : int
+
+    Returns
+    -------
+    ndarray of float, shape (n_groups,)
+        1 where it does, 0 where it does not, NaN for groups of topics that have no other group.
+    """
+    out = np.full(len(groups.groups), np.nan)
+    usable = (groups.groups_per_topic >= 2)[groups.topic]
+    if len(np.unique(groups.topic[usable])) >= 2:
+        part = groups.select(usable)
+        out[usable] = _told(np.sqrt(part.shares[:, part.layer_index == place]), part.topic, seed=seed)
+    return out
+
+
+def _told(features: np.ndarray, topic: np.ndarray, *, seed: int) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
@@ -138,12 +164,12 @@ def _accuracy(features: np.ndarray, topic: np.ndarray, *, seed: int) -> float:
 
     sizes = np.bincount(topic)
     folds = StratifiedKFold(min(_FOLDS, int(sizes[sizes > 0].min())), shuffle=True, random_state=seed)
-    right = 0
+    right = np.zeros(len(topic), dtype=bool)
     with threadpool_limits(1):  # products this small are slower on many threads
         for seen, unseen in folds.split(features, topic):
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
-            right += int((model.fit(features[seen], topic[seen]).predict(features[unseen]) == topic[unseen]).sum())
-    return right / len(topic)
+            right[unseen] = model.fit(features[seen], topic[seen]).predict(features[unseen]) == topic[unseen]
+    return right
 
 
 def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Result:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from moe_probe.cli import costs, features, inspect, making, reading, units
+from moe_probe.cli import compare, costs, features, inspect, making, reading, units
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ making.register(app)
 features.register(app)
 units.register(app)
 costs.register(app)
+compare.register(app)
 reading.register(app)
 inspect.register(app)
 document_exit_status(app)

@@ -12,13 +12,14 @@ _WHERE = {
     "planted_trace": "planted",
     "null_trace": "planted",
     "planted_routing": "planted",
+    "write_routing": "planted",
     "PlantedExpert": "planted",
     "planted_activations": "activations",
     "PlantedFeature": "activations",
     "planted_results": "results",
 }
 __all__ = ["PlantedExpert", "PlantedFeature", "moe_families", "null_trace", "planted_activations", "planted_results",
-           "planted_routing", "planted_trace", "tiny_moe"]
+           "planted_routing", "planted_trace", "tiny_moe", "write_routing"]
 
 
 def __getattr__(name: str) -> Any:

@@ -200,13 +200,33 @@ def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **set
     MoeProbeError
         As `planted_routing` and `TraceWriter.create` do.
     """
+    routing = planted_routing(planted=planted, **settings)  # type: ignore[arg-type]
+    return write_routing(path, routing, seed=int(settings.get("seed", 0)))
+
+
+def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -> Trace:
+    """Write planted routing, changed as you like, as a sealed trace in two shards.
+
+    Parameters
+    ----------
+    path : str or Path
+    routing : PlantedRouting
+        Columns of its documents beyond the known ones are kept as labels.
+    seed : int
+        What the manifest says.
+
+    Raises
+    ------
+    MoeProbeError
+        As `TraceWriter.create` does.
+    """
     from moe_probe.trace import TraceWriter
 
-    routing = planted_routing(planted=planted, **settings)  # type: ignore[arg-type]
-    manifest = Manifest(
-        model=ModelInfo(id="planted", architecture="none: drawn at random"),
-        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents)), layers=routing.layers, has_text=False,
-        seed=int(settings.get("seed", 0)))
+    known = {"document", "topic", "subtopic", "group", "split", "n_tokens"}
+    corpus = CorpusInfo(name="planted", n_documents=len(routing.documents),
+                        label_columns=tuple(c for c in routing.documents.columns if c not in known))
+    manifest = Manifest(model=ModelInfo(id="planted", architecture="none: drawn at random"), corpus=corpus,
+                        layers=routing.layers, has_text=False, seed=seed)
     writer = TraceWriter.create(path, manifest)
     half = len(routing.documents) // 2
     for rows in (slice(0, half), slice(half, len(routing.documents))):

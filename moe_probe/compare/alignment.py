@@ -1,0 +1,219 @@
+"""Which expert of one model is which of another, by what they do on documents and tokens that both have read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moe_probe.compare.pairing import Pairing, pair_sides
+from moe_probe.compare.sides import Side, matched_layers, same_shape
+from moe_probe.errors import MoeProbeError
+from moe_probe.results import Result
+from moe_probe.routing import count_selections, dropped_id
+from moe_probe.stats import permutation_p
+
+if TYPE_CHECKING:
+    from moe_probe.trace import Trace
+
+_SOURCES = ("Kuhn 1955, the assignment problem, DOI 10.1002/nav.3800020109",
+            "Jaccard 1912, overlap of two sets, DOI 10.1111/j.1469-8137.1912.tb05611.x",
+            "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585")
+
+
+class Aligned(NamedTuple):
+    """Two results: ``aligned_experts`` and its sums per layer, ``aligned_layers``."""
+
+    experts: Result
+    layers: Result
+
+
+class _Match(NamedTuple):
+    """One layer under one measure: scores [expert, other expert], what the null gives each expert, and in all."""
+
+    scores: np.ndarray
+    null: np.ndarray
+    null_mean: float
+    null_high: float
+    p_value: float
+
+
+def align_experts(
+    a: Side, b: Side, *, pairing: Pairing | None = None, permutations: int = 199, seed: int = 0
+) -> Aligned:
+    """Assign the experts of one run to those of the other, layer by layer, so that matched ones behave alike.
+
+    Two measures, each with an assignment of its own (Hungarian method, largest sum of scores). ``documents``: correlation
+    of the experts' usage shares over the groups of documents that both runs share; its null is the same with the documents
+    of one run permuted within topics, so that what the topic alone explains is in the null. ``tokens``, where tokens are
+    the same in both: of the tokens that chose either expert, the share that chose both (Jaccard); its null is what would be
+    expected were the choices of one run exchanged among the tokens of each document.
+
+    Parameters
+    ----------
+    a, b : Side
+    pairing : Pairing, optional
+    permutations, seed : int
+
+    Returns
+    -------
+    Aligned
+        ``aligned_experts``: ``side_a, side_b, measure, layer, expert, other_layer, other_expert`` (missing where the other
+        has fewer experts), ``score, null`` (mean score that the expert is given under the null), ``second_best`` (highest
+        score of another expert), ``second_expert``, ``same_number_score`` (of the expert of the same number; NaN for
+        models of different shape). ``aligned_layers``: ``side_a, side_b, measure, layer, other_layer, mean_score,
+        null_mean, null_high`` (95th percentile; NaN for tokens), ``p_value`` (NaN for tokens), ``same_number_mean,
+        same_number_share`` (of experts matched to their own number), ``experts``.
+
+    Raises
+    ------
+    MoeProbeError
+        When the runs share too few documents.
+    """
+    import pandas as pd
+
+    pairing = pairing or pair_sides(a, b)
+    if not pairing.paired:
+        raise MoeProbeError(f"experts of {a.name} and {b.name} cannot be aligned", "they are matched by what they do on the "
+                            f"same documents: {pairing.shared.how}", "two runs on one corpus")
+    notes = list(pairing.notes)
+    tokens = None if pairing.shared.no_tokens else _SameTokens(a, b, pairing)
+    if tokens is None:
+        notes.append(pairing.shared.no_tokens)
+    pairs, _ = matched_layers(a, b)
+    comparable = same_shape(a, b)
+    experts: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    for number, (layer, other) in enumerate(pairs):
+        matches = {"documents": _by_documents(pairing, layer, other, permutations=permutations, seed=[seed, number])}
+        if tokens is not None:
+            matches["tokens"] = tokens.match(layer, other)
+        for measure, match in matches.items():
+            rows, total = _rows(match, comparable=comparable)
+            where = {"side_a": a.name, "side_b": b.name, "measure": measure, "layer": layer}
+            experts += [where | {"expert": row.pop("expert"), "other_layer": other} | row for row in rows]
+            layers.append(where | {"other_layer": other} | total)
+    table = pd.DataFrame(experts).astype({"other_expert": "Int64", "second_expert": "Int64"})
+    caption = ("Experts matched one to one within a layer so that the sum of scores is largest. documents: correlation of "
+               f"usage over {len(pairing.groups[0].groups):,} shared groups of documents, null: documents permuted within "
+               f"topics ({permutations} times); tokens: share of the tokens of either expert that chose both, null: choices "
+               "exchanged among the tokens of a document. A match says that two experts serve the same text, not that they "
+               "compute the same.")
+    return Aligned(
+        Result("aligned_experts", table, seed=seed, params={"permutations": permutations}, warnings=tuple(notes),
+               caption=caption, citations=_SOURCES),
+        Result("aligned_layers", pd.DataFrame(layers), seed=seed, params={"permutations": permutations},
+               warnings=tuple(notes), caption=caption, citations=_SOURCES))
+
+
+def assign(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the one-to-one assignment with the largest sum (Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    return np.asarray(rows), np.asarray(columns)
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    centred = values - values.mean(0)
+    length = np.sqrt((centred**2).sum(0))
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 1e-12))
+
+
+def _by_documents(pairing: Pairing, layer: int, other: int, *, permutations: int, seed: list[int]) -> _Match:
+    groups_a, groups_b = pairing.groups
+    ours = _standard(groups_a.shares[:, groups_a.layer == layer])
+    theirs = _standard(groups_b.shares[:, groups_b.layer == other])
+    scores = ours.T @ theirs
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(groups_a.topic == t) for t in np.unique(groups_a.topic)]
+    given, means = np.zeros(scores.shape[0]), np.empty(permutations)
+    for i in range(permutations):
+        order = np.arange(len(ours))
+        for members in rows:
+            order[members] = rng.permutation(members)
+        permuted = ours.T @ theirs[order]
+        i_rows, i_columns = assign(permuted)
+        matched = permuted[i_rows, i_columns]
+        given[i_rows] += matched
+        means[i] = matched.mean()
+    observed = scores[assign(scores)].mean()
+    exceed = np.array((means >= observed - 1e-12).sum())
+    return _Match(scores, given / permutations, float(means.mean()), float(np.quantile(means, 0.95)),
+                  float(permutation_p(exceed, permutations)))
+
+
+def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the experts of one layer, and their sums."""
+    scores = match.scores
+    matched = dict(zip(*(x.tolist() for x in assign(scores)), strict=True))
+    square = comparable and scores.shape[0] == scores.shape[1]
+    out: list[dict[str, Any]] = []
+    for expert, row in enumerate(scores):
+        partner = matched.get(expert)
+        others = np.delete(np.arange(len(row)), partner) if partner is not None else np.arange(len(row))
+        second = int(others[row[others].argmax()]) if len(others) else None
+        out.append({"expert": expert, "other_expert": partner, "score": np.nan if partner is None else float(row[partner]),
+                    "null": float(match.null[expert]), "second_best": np.nan if second is None else float(row[second]),
+                    "second_expert": second, "same_number_score": float(row[expert]) if square else np.nan})
+    found = [float(r["score"]) for r in out if r["other_expert"] is not None]
+    own = [bool(r["other_expert"] == r["expert"]) for r in out]
+    return out, {"mean_score": float(np.mean(found)), "null_mean": match.null_mean, "null_high": match.null_high,
+                 "p_value": match.p_value, "same_number_mean": float(np.diag(scores).mean()) if square else np.nan,
+                 "same_number_share": float(np.mean(own)) if square else np.nan, "experts": len(found)}
+
+
+class _SameTokens:
+    """The tokens that are the same in both traces, in the same order."""
+
+    def __init__(self, a: Side, b: Side, pairing: Pairing) -> None:
+        assert a.trace is not None
+        assert b.trace is not None
+        shared = pairing.shared
+        keep = shared.same_tokens
+        self.traces = a.trace, b.trace
+        number = [np.full(len(t.documents), -1) for t in self.traces]
+        number[0][shared.rows_a[keep]] = number[1][shared.rows_b[keep]] = np.arange(int(keep.sum()))
+        self.n_documents = int(keep.sum())
+        found = [_token_rows(t, n) for t, n in zip(self.traces, number, strict=True)]
+        self.rows = found[0][0], found[1][0]
+        self.document = found[0][1]
+
+    def match(self, layer: int, other: int) -> _Match:
+        """Overlap of the choices of two layers, and what exchange within documents would give."""
+        chosen = [_chosen(t, x)[rows] for t, x, rows in zip(self.traces, (layer, other), self.rows, strict=True)]
+        sizes = [t.layers[t.place(x)].num_experts for t, x in zip(self.traces, (layer, other), strict=True)]
+        counts = [count_selections(c, unit=self.document, n_units=self.n_documents, num_experts=n).astype(float)
+                  for c, n in zip(chosen, sizes, strict=True)]
+        both = _both(chosen[0], chosen[1], *sizes)
+        tokens = np.bincount(self.document, minlength=self.n_documents)[:, None]
+        expected = (counts[0] / np.maximum(tokens, 1)).T @ counts[1]
+        either = counts[0].sum(0)[:, None] + counts[1].sum(0)[None]
+        scores, null = (np.divide(x, either - x, out=np.zeros_like(x), where=either > x) for x in (both, expected))
+        rows, columns = assign(null)
+        given = np.zeros(sizes[0])
+        given[rows] = null[rows, columns]
+        return _Match(scores, given, float(null[rows, columns].mean()), np.nan, np.nan)
+
+
+def _token_rows(trace: Trace, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the tokens of numbered documents, by number, and the number of each; special tokens left out."""
+    table = trace.tokens(["document", "special"])
+    mine = number[table["document"].to_numpy()]
+    rows = np.flatnonzero((mine >= 0) & ~table["special"].to_numpy())
+    rows = rows[np.argsort(mine[rows], kind="stable")]
+    return rows, mine[rows]
+
+
+def _chosen(trace: Trace, layer: int) -> np.ndarray:
+    return np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([layer])])
+
+
+def _both(a: np.ndarray, b: np.ndarray, n_a: int, n_b: int) -> np.ndarray:
+    """Tokens that chose expert i in one and expert j in the other, shape (n_a, n_b)."""
+    out = np.zeros(n_a * n_b)
+    for i in range(a.shape[1]):
+        for j in range(b.shape[1]):
+            keep = (a[:, i] != dropped_id(a.dtype)) & (b[:, j] != dropped_id(b.dtype))
+            out += np.bincount(a[keep, i].astype(np.int64) * n_b + b[keep, j], minlength=n_a * n_b)
+    return out.reshape(n_a, n_b)

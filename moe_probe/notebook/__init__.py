@@ -1,0 +1,13 @@
+"""Notebooks: made from templates, run from top to bottom, exported as a page.
+
+Templates are percent-format Python kept in ``report/templates/*.py.txt``; a cell tagged ``parameters`` holds what they are
+run with, so that papermill can run the notebooks again with other values.
+"""
+
+from __future__ import annotations
+
+from moe_probe.notebook.build import TEMPLATES, execute, export_html, make_notebook, need_notebook, write_notebook
+from moe_probe.notebook.show import Picture, Shown, picture, sentences, show, wide
+
+__all__ = ["TEMPLATES", "Picture", "Shown", "execute", "export_html", "make_notebook", "need_notebook", "picture", "sentences",
+           "show", "wide", "write_notebook"]

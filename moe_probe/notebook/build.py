@@ -1,0 +1,208 @@
+"""From a template to an executed notebook and a page."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.trace.files import disk_errors, write_whole
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_FOLDER = Path(__file__).resolve().parents[1] / "report" / "templates"
+#: Names of the templates.
+TEMPLATES = ("compare_runs", "compare_labels", "compare_saes")
+_NEEDED = ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext")
+
+
+def need_notebook() -> None:
+    """Check that the packages of notebooks are installed.
+
+    Raises
+    ------
+    MoeProbeError
+        With the command that installs them.
+    """
+    missing = [name for name in _NEEDED if not _found(name)]
+    if missing:
+        raise MoeProbeError(f"notebooks need {', '.join(missing)}", "not installed",
+                            "pip install 'moe-probe[notebook]', or --no-notebook")
+
+
+def _found(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # a module that somebody set to None
+        return False
+
+
+def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:
+    """Make a notebook from a template, with values in its cell of parameters.
+
+    Parameters
+    ----------
+    template : str
+        One of `TEMPLATES`.
+    parameters : mapping of str to text, number, bool, None or list of these
+
+    Returns
+    -------
+    NotebookNode
+        Not executed. Cell ids depend on the template alone.
+
+    Raises
+    ------
+    MoeProbeError
+        When the packages are missing, or there is no such template or parameter.
+    """
+    need_notebook()
+    import jupytext
+
+    if template not in TEMPLATES:
+        raise MoeProbeError(f"there is no notebook '{template}'", did_you_mean(template, list(TEMPLATES)),
+                            ", ".join(TEMPLATES))
+    notebook = jupytext.reads((_FOLDER / f"{template}.py.txt").read_text(encoding="utf-8"), fmt="py:percent")
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"{template.replace('_', '-')}-{number}"
+        if "parameters" in cell.metadata.get("tags", []):
+            cell["source"] = _with_values(cell["source"], dict(parameters), template)
+    return notebook
+
+
+def _with_values(source: str, values: dict[str, Any], template: str) -> str:
+    """Put values in the place of the defaults; comments at the ends of lines stay."""
+    lines = source.splitlines()
+    names = {node.targets[0].id: node for node in ast.parse(source).body
+             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    for name, value in values.items():
+        if name not in names:
+            raise MoeProbeError(f"the notebook '{template}' has no parameter '{name}'", did_you_mean(name, list(names)),
+                                ", ".join(names))
+        node = names[name]
+        if node.end_lineno != node.lineno:
+            raise ValueError(f"{template}: parameter {name} spans lines")
+        line = lines[node.lineno - 1].encode()
+        lines[node.lineno - 1] = f"{name} = {value!r}" + line[node.end_col_offset:].decode()
+    return "\n".join(lines)
+
+
+def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -> NotebookNode:
+    """Run a notebook from top to bottom, in place.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+    folder : str or Path
+        What relative paths in it start from.
+    timeout : int
+        Seconds that a cell may take.
+
+    Returns
+    -------
+    NotebookNode
+        The same, with outputs, and without anything that tells of the machine or the time.
+
+    Raises
+    ------
+    MoeProbeError
+        When a cell fails, with its error in one line.
+    """
+    import tempfile
+
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="moe") as sockets:
+            _client(notebook, sockets, folder=folder, timeout=timeout).execute(cleanup_kc=True)
+    except CellExecutionError as error:
+        raise MoeProbeError("the notebook stopped", f"{error.ename}: {' '.join(str(error.evalue).split())}",
+                            "--no-notebook for the tables alone") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise MoeProbeError("the notebook stopped", " ".join(str(error).split())[:300],
+                            "--no-notebook for the tables alone") from error
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            _forget_paths(output, Path(folder).resolve())
+    notebook.metadata.pop("language_info", None)
+    return notebook
+
+
+def _client(notebook: NotebookNode, sockets: str, *, folder: str | Path, timeout: int) -> Any:
+    import os
+
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient import NotebookClient
+
+    # no folder of kernels: the one of this Python, not one of the same name that a user has installed for another
+    kernel = AsyncKernelManager(kernel_name="python3", connection_file=f"{sockets}/kernel.json",
+                                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    if os.name == "posix" and len(sockets) < 80:  # longer names of sockets are not allowed
+        kernel.transport = "ipc"  # a port would be open to every user of the machine
+    return NotebookClient(notebook, km=kernel, timeout=timeout, record_timing=False,
+                          resources={"metadata": {"path": str(folder)}})
+
+
+def _forget_paths(output: Any, folder: Path) -> None:
+    """Cut folders of this machine out of what was printed: warnings name the file they come from."""
+    if output.get("output_type") == "stream":
+        for known in (folder, Path(__file__).resolve().parents[2], Path.home()):
+            output["text"] = output["text"].replace(f"{known}/", "")
+        output["text"] = re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "", output["text"])
+
+
+def export_html(notebook: NotebookNode, *, title: str) -> str:
+    """Turn an executed notebook into one page that fetches nothing and runs no script; code is folded."""
+    need_notebook()
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_file="notebook.html.j2", extra_template_paths=[str(_FOLDER)])
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    return str(page)
+
+
+def write_notebook(
+    template: str, parameters: Mapping[str, Any], path: str | Path, *, title: str, html: bool = True
+) -> list[Path]:
+    """Make, run and save a notebook, and its page beside it.
+
+    Parameters
+    ----------
+    template, parameters
+        As `make_notebook`; relative paths start from the notebook's folder.
+    path : str or Path
+        ``.ipynb`` to write.
+    title : str
+        Of the page.
+    html : bool
+        Whether to write ``.html`` as well.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    MoeProbeError
+        As `make_notebook` and `execute`, or when the disk refuses.
+    """
+    import nbformat
+
+    target = Path(path)
+    notebook = execute(make_notebook(template, parameters), folder=target.parent)
+    pages = {target: nbformat.writes(notebook) + "\n"}
+    if html:
+        pages[target.with_suffix(".html")] = export_html(notebook, title=title)
+    with disk_errors(target.parent):
+        for file, text in pages.items():
+            write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+    return list(pages)
