@@ -41,7 +41,7 @@ def demo(
                 "label": ["register"], "strata": "register", "seed": seed, "hidden_share": 1.0,
                 # where the model's topics live: make study has the other layers. float32: processors without bfloat16 units
                 # need two to four times as long for the same weights
-                "sae_layers": [5], "sae_widths": [256, 1024, 4096], "dtype": "float32", "ablate": "mask"}
+                "sae_layers": [5], "sae_widths": [256, 1024, 4096], "depth_first": True, "dtype": "float32", "ablate": "mask"}
     _run(settings, None, out, mode_of(resume=resume, force=force), Console(quiet=quiet, as_json=as_json))
 
 
