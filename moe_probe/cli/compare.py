@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("compare", epilog="Examples: moe-probe compare runs/early runs/demo --out runs/compared; two labels of one "
-                "run: moe-probe compare runs/demo --by topic --by register --out runs/labels; SAEs of several widths: "
+    app.command("compare", epilog="Example: moe-probe compare runs/early runs/demo --out runs/compared\n\nTwo labels of "
+                "one run: moe-probe compare runs/demo --by topic --by register --out runs/labels\n\nSAEs of several widths: "
                 "moe-probe compare runs/demo --out runs/saes")(guarded(compare))
 
 
