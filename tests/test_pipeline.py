@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from moe_probe.cli import app
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.config import RunConfig, load_config
 from moe_probe.pipeline.run import run
@@ -46,6 +48,17 @@ def test_run_writes_what_it_promises(finished: Path) -> None:
                      "auroc_feature", "ablation_delta_nats", "reason"]}
     for name, columns in fixed.items():
         assert set(columns) <= set(pd.read_parquet(root / "results" / f"{name}.parquet").columns)
+
+
+def test_the_type_of_weights_reaches_every_stage(finished: Path, checkpoint: Path) -> None:
+    """Loaded in another type a model has another fingerprint: each stage has to load it as the trace did."""
+    root = finished / "half"
+    run(config(checkpoint, finished / "corpus.jsonl", dtype="bfloat16", limit=24), root)
+    assert (root / "results" / "weight_similarity.parquet").exists()
+    (root / "results" / "weight_similarity.parquet").unlink()
+    done = CliRunner().invoke(app, ["analyze", str(root), "--model", str(checkpoint), "--permutations", "99"])
+    assert done.exit_code == 0, done.stderr
+    assert (root / "results" / "weight_similarity.parquet").exists()
 
 
 def test_twice_with_one_seed_gives_equal_bytes(finished: Path, checkpoint: Path) -> None:
