@@ -3,10 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo study test docs lint clean
 
 demo: install
 	$(BIN)/moe-probe demo --out runs/demo --resume
+	$(BIN)/moe-probe compare runs/demo --by topic --by register --out runs/demo-compared --force
+	@echo "Report: runs/demo/report.html   Notebook: runs/demo-compared/compare.ipynb (and compare.html)"
+
+# the study behind docs/case_studies/shipped_model.md: SAEs of three layers
+study: install
+	$(BIN)/moe-probe run data/model/final --corpus data/probe_corpus.jsonl --out runs/study --resume \
+	  --label register --strata register --hidden-share 1.0 --dtype float32 --sae-layers 1 --sae-layers 3 --sae-layers 5 \
+	  --sae-widths 256 --sae-widths 1024 --sae-widths 4096 --depth-first --ablate mask
 
 install: $(VENV)/.installed
 
@@ -18,6 +26,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: install
 	$(BIN)/python -m pytest -q -n 2
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check moe_probe tests scripts benchmarks

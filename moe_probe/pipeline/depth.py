@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from moe_probe.cost.counts import sae_encode_flops, sae_train_flops
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.pipeline.levels import Dictionary, activations, places
+from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
 
@@ -52,12 +52,13 @@ class Found:
     held_out: Firings
 
 
-def choose_root(run: Path, trace: Trace, *, feature: str | None = None, topic: str | None = None,
-                ) -> tuple[Dictionary, int, str, list[Dictionary]]:
+def choose_root(run: Path, levels: Sequence[tuple[Place, list[Dictionary]]], *, feature: str | None = None,
+                topic: str | None = None) -> tuple[Dictionary, int, str, list[Dictionary]]:
     """The coarse feature to start from, the subject, and all dictionaries of its place.
 
     Parameters
     ----------
+    levels : sequence of (Place, list of Dictionary)
     feature : str, optional
         ``layer_05/width_00256:12``; its subject is the topic that it is enriched for.
     topic : str, optional
@@ -70,7 +71,6 @@ def choose_root(run: Path, trace: Trace, *, feature: str | None = None, topic: s
         When there is no such feature or topic, or the feature has no topic.
     """
     table = Result.load(run / "results", "features").table
-    levels = list(places(run, trace))
     if not levels:
         raise MoeProbeError(f"no layer of {run} has SAEs of two widths", "depth first is held against breadth first",
                             f"moe-probe sae train {run} --width 256 --width 1024")
@@ -104,7 +104,8 @@ def choose_root(run: Path, trace: Trace, *, feature: str | None = None, topic: s
 
 def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: str | None = None,
                 options: DepthOptions | None = None, by: str = "topic", permutations: int = 300, alpha: float = 0.05,
-                seed: int = 0, say: Say = print) -> tuple[Result, Result]:
+                seed: int = 0, found: Sequence[tuple[Place, list[Dictionary]]] | None = None, say: Say = print,
+                ) -> tuple[Result, Result]:
     """Go down from one coarse feature, and count beside it what dictionaries on all tokens find of the same subject.
 
     Every feature of either way is judged alike: labelled by a rule scored on held-out documents (all of their tokens, also
@@ -128,20 +129,22 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
     """
     import pandas as pd
 
+    from moe_probe.alignment import other_labels
     from moe_probe.features.factors import surroundings
     from moe_probe.tree import DepthOptions
 
     options = options or DepthOptions(seed=seed)
-    root, number, subject, levels = choose_root(run, trace, feature=feature, topic=topic)
-    text = surroundings(trace, labels=(by,))
-    judge = _Judge(trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed)
+    known = list(places(run, trace)) if found is None else found
+    root, number, subject, levels = choose_root(run, known, feature=feature, topic=topic)
+    text = surroundings(trace, labels=tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)])))
+    judge = _Judge(run, trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed)
     started = time.monotonic()
-    grown, found, paths = _go_down(root, number, options)
-    table = judge.table(found)
+    grown, below, paths = _go_down(root, number, options)
+    table = judge.table(below)
     spent = sum(node.flops for node in grown)
     say(f"depth first from {root.name}:{number} ({subject}): {len(grown)} dictionaries, {int(table['alive'].sum())} living "
         f"features, {spent:.2g} operations ({time.monotonic() - started:.1f} s)")
-    rows = [_row("depth first", sum(options.width for _ in grown), spent, table, found.directions)]
+    rows = [_row("depth first", sum(options.width for _ in grown), spent, table, below.directions)]
     rows += _breadth(root, levels, judge, spent, say)
     shown = table.assign(path=paths, feature=np.tile(np.arange(options.width), len(grown)),
                          train_tokens=np.repeat([node.tokens for node in grown], options.width))
@@ -207,9 +210,9 @@ def _together(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]], here: np.n
 class _Judge:
     """Labels and topics of any features, by the same rules."""
 
-    def __init__(self, trace: Trace, text: Surroundings, *, by: str, subject: str, permutations: int, alpha: float, seed: int,
-                 ) -> None:
-        self.trace, self.text, self.by, self.subject = trace, text, by, subject
+    def __init__(self, run: Path, trace: Trace, text: Surroundings, *, by: str, subject: str, permutations: int, alpha: float,
+                 seed: int) -> None:
+        self.run, self.trace, self.text, self.by, self.subject = run, trace, text, by, subject
         self.options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed}
 
     def table(self, found: Found) -> pd.DataFrame:
@@ -232,6 +235,18 @@ class _Judge:
                              "topic": names[topics.topic], "auroc_topic": topics.auroc,
                              "density": found.train.counts / max(len(found.train.rows), 1), "alive": alive,
                              "mine": (names[topics.topic] == self.subject) & alive})
+
+
+    def known(self, level: Dictionary) -> pd.DataFrame | None:
+        """The same of an SAE of the run, from its table of features; None where that was not made by the same rules."""
+        found = Result.load(self.run / "results", "features")
+        mine = found.table[found.table["sae"] == level.name].sort_values("feature")
+        if len(mine) != level.width - level.first or found.params["by"] != self.by or found.params["alpha"] != self.options[
+                "alpha"] or not mine["label_source"].isin(["rule", "none"]).all():
+            return None
+        alive = (mine["density"] > 0) & (mine["n_firings"] > 0)
+        return mine.assign(alive=alive, good=mine["good"] & (mine["label_precision"] >= _PRECISION) & alive,
+                           mine=(mine["topic"] == self.subject) & alive)
 
 
 def _row(way: str, width: int, operations: float, table: pd.DataFrame, directions: np.ndarray) -> dict[str, Any]:
@@ -266,9 +281,11 @@ def _breadth(root: Dictionary, levels: list[Dictionary], judge: _Judge, spent: f
 
     ways = [(equal, "breadth first, equal operations"), *((level, "breadth first") for level in levels)]
     for level, way in track(ways, "judge breadth first", unit="dictionaries"):
-        found = Found(level.level.directions, level.train, level.held_out)
+        table = judge.known(level) if level is not equal else None
+        if table is None:
+            table = judge.table(Found(level.level.directions, level.train, level.held_out))
         width = level.width - level.first
-        yield _row(way, width, flops(width, level.sae.config.k), judge.table(found), found.directions)
+        yield _row(way, width, flops(width, level.sae.config.k), table, level.level.directions)
         say(f"{way}, width {width:,}: judged")
 
 

@@ -272,15 +272,17 @@ def _tree_key(config: RunConfig, root: Path) -> str:
 
 def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
     from moe_probe.pipeline.depth import depth_first
+    from moe_probe.pipeline.levels import places
     from moe_probe.pipeline.tree import TreeSettings, build_tree
 
     trace, results = Trace.open(root), list[Result]()
+    found = list(places(root, trace))
     if config.tree:
         settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed)
-        results += build_tree(root, trace, settings=settings, say=say)
+        results += build_tree(root, trace, settings=settings, found=found, say=say)
     if config.depth_first:
         try:
-            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, say=say)
+            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found, say=say)
         except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
             say(f"note: nothing was grown depth first: {error}")
     for result in results:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.pipeline.levels import Dictionary, activations
+from moe_probe.pipeline.levels import Dictionary, Place, activations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,7 +224,8 @@ def _adjusted(p_value: np.ndarray) -> np.ndarray:
     return out
 
 
-def show_examples(run: Path, trace: Trace, nodes: pd.DataFrame, edges: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+def show_examples(trace: Trace, found: Sequence[tuple[Place, list[Dictionary]]], nodes: pd.DataFrame, edges: pd.DataFrame,
+                  facts: Facts) -> pd.DataFrame:
     """Excerpts of the clearest node of every kind in every layer: the parent's, and those of its largest children.
 
     Returns
@@ -238,15 +238,11 @@ def show_examples(run: Path, trace: Trace, nodes: pd.DataFrame, edges: pd.DataFr
 
     from moe_probe.features.excerpts import Excerpts
     from moe_probe.features.factors import surroundings
-    from moe_probe.pipeline.features import opened_saes
-    from moe_probe.pipeline.saes import saes_of
-    from moe_probe.progress import track
     from moe_probe.tree import choose_examples, telling_words
 
     chosen = [(kind, nodes.loc[i]) for _, mine in nodes.groupby("layer") for kind, i in choose_examples(mine, edges)]
     needed = {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")}
-    opened = track(opened_saes(run, trace), "choose examples", total=len(saes_of(run)), unit="SAEs")
-    fired = {item.name: _held_out_firings(item) for item in opened if item.name in needed}
+    fired = _held_out_firings(found, needed)
     draw = {name: Excerpts(trace, firings) for name, firings in fired.items()}
     word = surroundings(trace, labels=()).factor("word")
     background = np.bincount(word.codes[word.codes >= 0], minlength=len(word.values))
@@ -272,10 +268,19 @@ def show_examples(run: Path, trace: Trace, nodes: pd.DataFrame, edges: pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _held_out_firings(item: Any) -> Firings:
-    from moe_probe.matching.signals import fired
+def _held_out_firings(found: Sequence[tuple[Place, list[Dictionary]]], names: Collection[str]) -> dict[str, Firings]:
+    """Firings of whole SAEs by name; the nested parts of a Matryoshka SAE are put together again."""
+    from scipy import sparse
 
-    return fired(item.sae, item.held_out)
+    from moe_probe.features.firing import Firings
+
+    parts: dict[str, list[Dictionary]] = {}
+    for _, levels in found:
+        for level in levels:
+            if level.name in names:
+                parts.setdefault(level.name, []).append(level)
+    return {name: Firings(sparse.hstack([level.held_out.matrix for level in mine], format="csr"), mine[0].held_out.rows)
+            if len(mine) > 1 else mine[0].held_out for name, mine in parts.items()}
 
 
 def _rows_of(firings: Firings, feature: int) -> np.ndarray:

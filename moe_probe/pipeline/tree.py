@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.levels import Dictionary, activations, places
+from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
 
@@ -80,10 +80,17 @@ class _Tables:
     warnings: list[str] = field(default_factory=list)
 
 
-def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None, say: Say = print) -> tuple[Result, ...]:
+def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
+               found: Sequence[tuple[Place, list[Dictionary]]] | None = None, say: Say = print) -> tuple[Result, ...]:
     """Join the SAEs of every layer from narrow to wide, and ask whether the tree follows the corpus's own subjects.
 
     Joins and reconstructions are measured on held-out documents; subjects on all documents, since no SAE has seen a label.
+
+    Parameters
+    ----------
+    settings : TreeSettings
+    found : sequence of (Place, list of Dictionary), optional
+        From `moe_probe.pipeline.levels.places`, where it was called already.
 
     Returns
     -------
@@ -104,7 +111,8 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
     settings = settings or TreeSettings()
     facts = facts_of(run)
     tables = _Tables()
-    for _, levels in places(run, trace):
+    found = list(places(run, trace)) if found is None else found
+    for _, levels in found:
         _join_levels(run, trace, levels, facts, settings, tables, say)
     if not tables.splitting:
         raise MoeProbeError(f"no layer of {run} has SAEs of two widths", "a tree joins a narrower one with a wider one",
@@ -125,7 +133,7 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
         results += [Result("tree_subjects", pd.DataFrame(tables.subjects), caption=_SUBJECTS, **more),
                     Result("tree_nodes", nodes, caption=_NODES, **more),
                     Result("tree_distance", pd.DataFrame(tables.distances), caption=_DISTANCE, **more),
-                    Result("tree_examples", show_examples(run, trace, nodes, edges, facts), caption=_EXAMPLES, **more)]
+                    Result("tree_examples", show_examples(trace, found, nodes, edges, facts), caption=_EXAMPLES, **more)]
     if tables.concepts:
         results.append(Result("concepts", pd.concat(tables.concepts, ignore_index=True), caption=_CONCEPTS, params=params,
                               citations=_CONCEPT_SOURCES))
