@@ -23,11 +23,6 @@ _shown: ContextVar[bool] = ContextVar("moe_probe_progress", default=False)
 _PATIENCE, _BEAT, _BETWEEN_LINES = 2.0, 1.0, 5.0
 
 
-def show(on: bool) -> None:
-    """Say whether progress is to be shown from here on."""
-    _shown.set(on)
-
-
 @contextlib.contextmanager
 def showing(on: bool = True) -> Iterator[None]:
     """Show progress (or not) inside a ``with`` block.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.progress import say_above, show
+from moe_probe.progress import say_above, showing
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
-        show(not quiet)
         if quiet:
             warnings.simplefilter("ignore")
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -111,7 +110,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*words: Any, **options: Any) -> None:
         try:
-            command(*words, **options)
+            with showing(not options.get("quiet", False)):
+                command(*words, **options)
         except MoeProbeError as error:
             if options.get("debug"):
                 raise

@@ -293,8 +293,7 @@ def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[
 def _cost_key(config: RunConfig, root: Path) -> str:
     from moe_probe import __version__
 
-    stages = {name: (entry["key"], entry["seconds"]) for name, entry in Ledger(root).stages.items()
-              if name not in ("cost", "report")}
+    stages = {name: entry["key"] for name, entry in Ledger(root).stages.items() if name not in ("cost", "report")}
     return stage_key("cost", __version__, stages)
 
 
