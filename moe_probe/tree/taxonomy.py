@@ -219,7 +219,7 @@ def _pooled_p(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def _p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
-    """One-sided permutation p-values, never 0; values that differ by rounding are equal, and one that is not known is no proof."""
+    """One-sided permutation p-values, never 0: values that differ by rounding are equal, and NaN is no evidence."""
     return np.asarray((1 + (~(null < observed - _EQUAL)).sum(0)) / (1 + len(null)))
 
 
