@@ -150,6 +150,8 @@ def test_depth_first_on_the_command_line(run: Path) -> None:
     assert list(table["way"]) == ["depth first", "breadth first, equal operations", "breadth first", "breadth first"]
     assert (table["distinct"] <= table["good"]).all() and (table["good"] <= table["subject"]).all()
     assert "breadth first" in out
+    deep, equal = table.iloc[0], table.iloc[1]
+    assert equal["width"] == 16 or 0.9 * deep["operations"] <= equal["operations"] <= deep["operations"]
     code, _, err = moe_probe("report", run)
     assert code == 0, err
     assert "Depth first and breadth first" in (run / "report.html").read_text()

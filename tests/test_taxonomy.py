@@ -124,6 +124,39 @@ def test_the_false_positive_rate_is_what_it_says() -> None:
     assert low <= sum(p <= 0.05 for p in p_values)  # and the test is not idle
 
 
+def test_rounding_is_no_evidence() -> None:
+    """Two features that are all there is cannot be hung up otherwise: every exchange gives the observed value again."""
+    for seed in range(20):
+        made = subjects(np.random.default_rng(seed).gamma(2.0, 0.01, (GROUPS, 2)), seed=seed)
+        pairs = sibling_pairs(edges_of(np.array([0, 0])), made.counts, seed=seed)
+        assert pairs is not None
+        found = purity(made, pairs, permutations=20, seed=seed)
+        assert found.tree.p_features == 1 and (found.p_value == 1).all()
+
+
+def test_pairs_that_are_all_equally_far_apart_are_no_evidence() -> None:
+    """Every feature fires in one and the same document: nothing is known of any pair."""
+    rates = np.zeros((GROUPS, 12))
+    rates[0] = 0.1
+    far = tree_distance(subjects(rates), np.repeat(np.arange(4), 3), np.repeat([0, 1], 6), permutations=20)
+    assert far is not None and np.isnan(far.test.observed) and far.test.p_value == 1
+
+
+@pytest.mark.parametrize("permutations", [20, 99])
+def test_nodes_are_not_found_because_there_are_few_permutations(permutations: int) -> None:
+    """Topical features hung up at random: of a node's pooled p-values a twentieth is below 0.05, and no tree has a node."""
+    p_values, any_node = [], 0
+    for seed in range(25):
+        made, parent = planted(siblings_alike=False, seed=200 + seed)
+        pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+        assert pairs is not None
+        found = purity(made, pairs, permutations=permutations, seed=seed)
+        p_values += list(found.p_value)
+        any_node += bool((found.q_value <= 0.05).any())
+    assert (np.array(p_values) <= 0.05).mean() <= stats.binom.ppf(0.995, len(p_values), 0.05) / len(p_values)
+    assert any_node <= stats.binom.ppf(0.995, 25, 0.05)
+
+
 def test_children_that_divide_a_topic_are_told_from_those_that_do_not() -> None:
     apart, parent = planted(siblings_alike=True, by_parts=True)
     alike, _ = planted(siblings_alike=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import sparse
+from scipy import sparse, stats
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
+from moe_probe.pipeline.levels import Dictionary, places
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, make_sae
-from moe_probe.tree import Level, agreement, join, splitting
+from moe_probe.trace import Trace
+from moe_probe.tree import Labelling, Level, Subjects, agreement, join, purity, sibling_pairs, splitting
 
 from .conftest import write_corpus
 
@@ -129,6 +132,24 @@ def test_only_a_real_hierarchy_is_found_again_by_another_seed(hierarchy: tuple[L
     assert (bundles[0]["joined_by"] == "both").sum() < 0.3 * COARSE * PARTS
 
 
+def test_a_flat_dictionary_with_labels_at_random_passes_no_test() -> None:
+    """The bundles of a trained narrow dictionary look like a tree; labels handed out at random must not make it one of subjects."""
+    flat, _ = tokens(8000, 3, nested=False)
+    edges = join(trained(flat, COARSE, 2), finer := trained(flat, COARSE * PARTS, 2))
+    group = np.repeat(np.arange(40), 200)
+    rates = np.stack([(finer.firings[group == g].toarray() > 0).mean(0) for g in range(40)])
+    counts = np.bincount(finer.firings.indices, minlength=COARSE * PARTS)
+    pairs = sibling_pairs(edges, counts)
+    assert pairs is not None and len(pairs.parents) >= 3  # it does "split"
+    rejected = nodes = 0
+    for seed in range(30):
+        topic = Labelling(np.random.default_rng(seed).permutation(np.repeat(np.arange(4), 10)), 4)
+        found = purity(Subjects(rates, counts, topic, None), pairs, permutations=59, seed=seed)
+        rejected += found.tree.p_value <= 0.05
+        nodes += bool((found.q_value <= 0.05).any())
+    assert max(rejected, nodes) <= stats.binom.ppf(0.995, 30, 0.05)
+
+
 def moe_probe(*words: object) -> tuple[int, str, str]:
     done = CliRunner().invoke(app, [str(w) for w in words])
     return done.exit_code, done.stdout, done.stderr
@@ -156,6 +177,53 @@ def test_the_tree_of_a_run_and_a_walk_down_it(run: Path) -> None:
     code, out, err = moe_probe("tree", run, "--walk", f"{row['parent_sae']}:{row['parent']}")
     assert code == 0, err
     assert out.splitlines()[0].startswith(f"{row['parent_sae']}:{row['parent']}") and "inside" in out
+
+
+@pytest.fixture(scope="module")
+def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One Matryoshka SAE, whose nested parts are the levels; topics have words of their own."""
+    root = tmp_path_factory.mktemp("nested")
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"id": f"d{i}", "topic": f"topic-{i % 3}", "subtopic": f"part-{i // 3 % 2}",
+                         "text": " ".join(f"w{w}" for w in rng.integers(30 * (i % 3), 30 * (i % 3) + 30, 50))}) for i in range(48)]
+    (root / "corpus.jsonl").write_text("\n".join(lines))
+    code, _, err = moe_probe("run", checkpoint, "--corpus", root / "corpus.jsonl", "--out", root / "run", "--permutations", 99,
+                             "--sae-widths", 64, "--sae-architecture", "matryoshka", "--sae-layers", 1, "--sae-k", 6,
+                             "--hidden-share", 1.0)
+    assert code == 0, err
+    return root / "run"
+
+
+def test_the_parts_of_a_matryoshka_sae_are_levels(nested_run: Path) -> None:
+    found = list(places(nested_run, Trace.open(nested_run)))
+    assert len(found) == 1 and found[0][0].sae == found[0][1][0].name
+    levels = found[0][1]
+    assert [level.width for level in levels] == [4, 8, 16, 32, 64]
+    assert [level.first for level in levels] == [0, 4, 8, 16, 32]
+    whole = levels[0].sae.W_dec.detach().numpy()
+    for level in levels:
+        assert (level.level.directions == whole[level.first:level.width]).all()
+        assert level.held_out.matrix.shape[1] == level.width - level.first
+    made: dict[str, Dictionary] = {}
+    other = levels[1].again(made)
+    assert (other.first, other.width) == (4, 8) and levels[2].again(made).sae is other.sae  # trained once
+    assert (other.level.directions != levels[1].level.directions).any()
+
+
+def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:
+    results = {name: Result.load(nested_run / "results", name).table for name in ("tree", "splitting", "tree_subjects")}
+    edges, sums = results["tree"], results["splitting"]
+    assert list(zip(sums["parent_width"], sums["child_width"], strict=True)) == [(4, 8), (8, 16), (16, 32), (32, 64)]
+    first = edges["parent_width"].map({4: 0, 8: 4, 16: 8, 32: 16})
+    assert ((edges["parent"] >= first) & (edges["parent"] < edges["parent_width"])).all()
+    assert ((edges["child"] >= edges["parent_width"]) & (edges["child"] < edges["child_width"])).all()
+    assert sums["stitched_novel"].isna().all() and sums["seed_same"].between(0, 1).all()
+    facts = Result.load(nested_run / "results", "features").table.set_index("feature")["label"].astype(str)
+    assert (edges["child_label"] == facts.loc[edges["child"]].to_numpy()).all()
+    assert "Do features split along human lines" in (nested_run / "report.md").read_text()
+    for words in (["--word", "w3"], ["--depth-first", "auto", "--depth-width", 4, "--depth-tokens", 64]):
+        code, out, err = moe_probe("tree", nested_run, *words)
+        assert code in (0, 1) and "Traceback" not in err, err
 
 
 @pytest.mark.parametrize(("walk", "says"), [("twelve", "cannot be read"), ("layer_01/width_00016:99", "no children")])

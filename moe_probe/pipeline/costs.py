@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moe_probe.cost import PRESETS, growth, project, shape_of
 from moe_probe.cost.counts import match_operations, sae_encode_flops, sae_train_flops
 from moe_probe.cost.project import EXPLAIN_TOKENS, SCORE_TOKENS
@@ -56,12 +58,12 @@ def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision:
         ``model`` (sizes), ``training_flops`` (None where the tokens are not known), ``steps``: one an entry, with ``step, paid``
         (once | every output), ``tokens, flops, seconds, bytes, llm_tokens, of_training`` (None where not known), ``note``.
     """
-    known = _model(run, model, revision, train_tokens, say)
+    known = _model(run, model, revision, train_tokens, trace.documents["n_tokens"].to_numpy(), say)
     seconds = _seconds(run)
     tokens = trace.n_tokens
     per_token = known["forward_flops_no_logits"]
     steps = [_step("collect", tokens, None if per_token is None else per_token * tokens, seconds.get("collect"),
-                   _bytes(run / "trace"), "one forward pass without predictions; the trace with all that was kept"),
+                   _bytes(run / "trace"), "one forward pass without predictions over documents as long as they are; bytes of the whole trace"),
              _step("analyze", tokens, None, seconds.get("analyze"), _bytes(run / "results"),
                    "counting and permuting, no matrix products to speak of; bytes of all result tables")]
     steps += _sae_steps(run, trace, seconds, known)
@@ -88,15 +90,15 @@ def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[s
     made = [(load_sae(folder).config, read_training(folder)) for folder in folders]
     latents = sum(config.d_sae for config, _ in made)
     widest = max((config for config, _ in made), key=lambda config: config.d_sae)
-    train = sum(int(told.get("tokens", 0)) * sae_train_flops(config.d_in, config.d_sae, config.k,
-                                                             batch_tokens=int(told.get("batch_tokens", 2048)))
-                for config, told in made)
+    train = {f"{folder.parent.name}/{folder.name}": int(told.get("tokens", 0)) * sae_train_flops(
+        config.d_in, config.d_sae, config.k, batch_tokens=int(told.get("batch_tokens", 2048)))
+        for folder, (config, told) in zip(folders, made, strict=True)}
     encode = sum(sae_encode_flops(config.d_in, config.d_sae) for config, _ in made)
     read = sum(int(told.get("tokens", 0)) for _, told in made)
     per_token = sae_encode_flops(widest.d_in, widest.d_sae)
     forward = known["forward_flops"]
     share = "" if forward is None else f": {per_token / forward:.1%} of the model's own forward"
-    out = [_step("train SAEs", read, train, seconds.get("sae"), _bytes(run / "sae"),
+    out = [_step("train SAEs", read, sum(train.values()), seconds.get("sae"), _bytes(run / "sae"),
                  f"{len(folders)} SAEs with {latents:,} latents; tokens counted once for each SAE and pass"),
            _step("label and measure features", trace.n_tokens, encode * trace.n_tokens, seconds.get("features"), 0,
                  "encoding all tokens once; measuring losses and making rules come on top of it in the seconds")]
@@ -105,12 +107,12 @@ def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[s
                      llm_tokens=latents * (EXPLAIN_TOKENS + SCORE_TOKENS)))
     if "match" in seconds:
         chosen = sum(item.top_k for item in trace.layers)
-        out.append(_step("match", trace.n_tokens, match_operations(trace.n_tokens, chosen, widest.k) * len(folders),
+        out.append(_step("match", trace.n_tokens, match_operations(trace.n_tokens, chosen, sum(config.k for config, _ in made)),
                          seconds["match"], 0,
                          "additions of the sparse products; regressions and random dictionaries come on top"))
     if "tree" in seconds:
-        out.append(_step("tree", trace.n_tokens, None, seconds["tree"], 0,
-                         "joining widths, training narrower SAEs from another seed, tests; depth first where it was asked for"))
+        out.append(_step("tree", trace.n_tokens, _again(run, train), seconds["tree"], 0,
+                         "training the narrower SAEs from another seed; joining, testing and depth first come on top"))
     if "ablate" in seconds:
         out.append(_step("ablate", 0, None, seconds["ablate"], 0,
                          "forward passes over held-out documents, one a unit and control"))
@@ -119,8 +121,18 @@ def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[s
     return out
 
 
-def _model(run: Path, model: str | None, revision: str | None, train_tokens: float | None, say: Say) -> dict[str, Any]:
-    """Sizes of the model; None where they are not known."""
+def _again(run: Path, train: dict[str, float]) -> float | None:
+    """Operations of training again the SAEs that the tree has from another seed, by its table; None where there is none."""
+    if not (run / "results" / "splitting.parquet").exists():
+        return None
+    table = Result.load(run / "results", "splitting").table
+    again = set(table.loc[table["split_same_width"].notna(), "parent_sae"])
+    return float(sum(flops for name, flops in train.items() if name in again))
+
+
+def _model(run: Path, model: str | None, revision: str | None, train_tokens: float | None, lengths: np.ndarray, say: Say,
+           ) -> dict[str, Any]:
+    """Sizes of the model; None where they are not known. `lengths` are tokens of the documents that were collected."""
     names = ("forward_flops", "forward_flops_no_logits", "training_flops", "train_tokens")
     nothing: dict[str, Any] = {"name": model} | dict.fromkeys(names)
     if model is None and (run / "run.yaml").exists():
@@ -137,15 +149,17 @@ def _model(run: Path, model: str | None, revision: str | None, train_tokens: flo
     shape = shape_of(config)
     length = min(int(getattr(config.get_text_config(), "max_position_embeddings", 2048)), 4096)
     forward = shape.forward_flops(length)
+    # documents were collected as long as they are, or in windows: the mean window of a token
+    read = round(float(np.average(np.minimum(lengths, length), weights=lengths))) if lengths.sum() else length
     note = Path(model) / "training.json"
     if train_tokens is None and note.is_file():
         said = json.loads(note.read_text(encoding="utf-8"))
         if {"step", "settings"} <= set(said):
             train_tokens = float(said["step"]) * float(said["settings"]["batch_tokens"])
     # three times the forward: backward passes do twice its work (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
-    return {"name": str(model), "forward_flops": forward, "forward_flops_no_logits": shape.forward_flops(length, logits=False),
+    return {"name": str(model), "forward_flops": forward, "forward_flops_no_logits": shape.forward_flops(read, logits=False),
             "train_tokens": train_tokens, "training_flops": 3 * forward * train_tokens if train_tokens else None,
-            "window": length, "d_model": shape.d_model}
+            "window": length, "window_collected": read, "d_model": shape.d_model}
 
 
 def _seconds(run: Path) -> dict[str, float]:

@@ -88,7 +88,8 @@ def choose_root(run: Path, levels: Sequence[tuple[Place, list[Dictionary]]], *, 
         raise UsageError(f"--depth-first {feature} names no feature that can be divided", "", "FOLDER:FEATURE of a narrow SAE, "
                          "as layer_05/width_00256:12")
     narrow = {mine[0].name: mine for _, mine in levels}
-    known = table[table["sae"].isin(narrow) & (table["topic"] != "")]
+    width = table["sae"].map({name: mine[0].width for name, mine in narrow.items()})
+    known = table[(table["feature"] < width) & (table["topic"] != "")]  # of a Matryoshka SAE its narrowest part
     if topic is not None:
         if topic not in set(known["topic"]):
             raise UsageError(f"no feature of the narrowest SAEs is enriched for {topic}",
@@ -150,8 +151,10 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
                          train_tokens=np.repeat([node.tokens for node in grown], options.width))
     shown = shown[shown["alive"]].drop(columns="alive")
     params = {**vars(options), "root": f"{root.name}:{number}", "subject": subject, "by": by, "permutations": permutations,
-              "alpha": alpha, "root_share": float(np.isin(root.train.matrix.indices, [number - root.first]).sum()
-                                                  / max(len(root.train.rows), 1)), "dictionaries": len(grown)}
+              "alpha": alpha,
+              "root_operations": _flops(root, root.width, root.sae.config.k),
+              "root_share": float((root.train.matrix.indices == number - root.first).sum() / max(len(root.train.rows), 1)),
+              "dictionaries": len(grown)}
     made: dict[str, Any] = {"params": params, "seed": seed, "citations": _SOURCES}
     return (Result("depth_first", pd.DataFrame(rows), caption=_caption(subject, root, number), **made),
             Result("depth_features", shown, caption="Features of the small dictionaries below the root; path: latents from the "
@@ -161,7 +164,8 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
 def _caption(subject: str, root: Dictionary, number: int) -> str:
     return (f"Features about {subject}: depth first from feature {number} of {root.name} (small dictionaries on the tokens where "
             "it fires, and again where their features fire), and breadth first (dictionaries on all tokens): one of as many "
-            "operations, and those of the run. Operations: training, and encoding the training tokens once. Subject: enriched "
+            "operations, and those of the run. Operations: training, and encoding the training tokens once; the dictionary that "
+            f"the root is from is there before, and took {_flops(root, root.width, root.sae.config.k):.2g}. Subject: enriched "
             "for the topic over documents. Good: labelled by a rule that holds on held-out documents, and on at least half of "
             "whose tokens the feature fires. Distinct: directions, of "
             "which no two are closer than a cosine of 0.7.")
@@ -271,29 +275,35 @@ def _distinct(directions: np.ndarray, table: pd.DataFrame, use: np.ndarray) -> i
 def _breadth(root: Dictionary, levels: list[Dictionary], judge: _Judge, spent: float, say: Say) -> Iterator[dict[str, Any]]:
     """Dictionaries on all tokens: one of as many operations, and the run's own."""
     equal = _equal(root, spent)
-    told = root.told
-    n = len(root.train.rows)
-    config = root.sae.config
-    passes, batch = int(told.get("epochs", 4)), int(told.get("batch_tokens", 2048))
-
-    def flops(width: int, k: float) -> float:
-        return n * (passes * sae_train_flops(config.d_in, width, k, batch_tokens=batch) + sae_encode_flops(config.d_in, width))
-
     ways = [(equal, "breadth first, equal operations"), *((level, "breadth first") for level in levels)]
     for level, way in track(ways, "judge breadth first", unit="dictionaries"):
         table = judge.known(level) if level is not equal else None
         if table is None:
             table = judge.table(Found(level.level.directions, level.train, level.held_out))
         width = level.width - level.first
-        yield _row(way, width, flops(width, level.sae.config.k), table, level.level.directions)
+        yield _row(way, width, _flops(root, width, level.sae.config.k), table, level.level.directions)
         say(f"{way}, width {width:,}: judged")
 
 
 def _equal(root: Dictionary, spent: float) -> Dictionary:
     """A dictionary on all tokens whose training and encoding take as many operations as `spent`, or the narrowest there is."""
-    config, told, n = root.sae.config, root.told, len(root.train.rows)
+    width = _NARROWEST
+    step = 1 << 20
+    while step:  # the widest that takes no more, bit by bit: operations rise with the width
+        if _flops(root, width + step, _active(root, width + step)) <= spent:
+            width += step
+        else:
+            step >>= 1
+    return root.like(width, k=_active(root, width))
+
+
+def _active(root: Dictionary, width: int) -> int:
+    """Active latents of a dictionary on all tokens: the run's, or fewer where it is very narrow."""
+    return int(min(root.sae.config.k, max(2, width // 4)))
+
+
+def _flops(root: Dictionary, width: int, k: float) -> float:
+    """Operations of training a dictionary on all tokens as the run's were, and of encoding the tokens once."""
+    told, d, n = root.told, root.sae.config.d_in, len(root.train.rows)
     passes, batch = int(told.get("epochs", 4)), int(told.get("batch_tokens", 2048))
-    per_latent = n * config.d_in * (passes * (2 + 24 / batch) + 2)
-    fixed = n * passes * 8 * config.d_in * min(config.k, _NARROWEST)
-    width = max(_NARROWEST, round((spent - fixed) / per_latent))
-    return root.like(width, k=min(config.k, max(2, width // 4)))
+    return n * (passes * sae_train_flops(d, width, k, batch_tokens=batch) + sae_encode_flops(d, width))

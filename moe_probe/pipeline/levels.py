@@ -60,10 +60,12 @@ class Dictionary:
     readers: tuple[ActivationReader, ActivationReader]
     told: dict[str, Any]
 
-    def again(self) -> Dictionary:
-        """The same from another seed."""
+    def again(self, made: dict[str, Dictionary]) -> Dictionary:
+        """The same from another seed; a Matryoshka SAE is trained again once for all its parts, which `made` remembers."""
         config = self.sae.config
-        other = self._trained(config.model_copy(update={"seed": config.seed + 1}))
+        if self.name not in made:
+            made[self.name] = self._trained(config.model_copy(update={"seed": config.seed + 1}))
+        other = made[self.name]
         if not self.first and self.width == config.d_sae:
             return other
         return next(d for d in _nested(other) if d.width == self.width)
@@ -151,7 +153,6 @@ def _nested(whole: Dictionary) -> Iterator[Dictionary]:
     start = 0
     for width in getattr(whole.sae, "nested", ()):
         part = slice(start, width)
-
         yield replace(whole, width=width, first=start,
                       level=Level(whole.level.directions[part], whole.level.firings[:, part].tocsr()),
                       held_out=Firings(whole.held_out.matrix[:, part].tocsr(), whole.held_out.rows),

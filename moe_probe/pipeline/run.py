@@ -112,7 +112,8 @@ def _wanted(stage: str, config: RunConfig) -> bool:
     if stage in ("sae", "features", "match"):
         return bool(config.sae_widths)
     if stage == "tree":
-        return len(set(config.sae_widths)) > 1 and (config.tree or config.depth_first)
+        levels = len(set(config.sae_widths)) > 1 or (bool(config.sae_widths) and config.sae_architecture == "matryoshka")
+        return levels and (config.tree or config.depth_first)
     return stage != "ablate" or bool(config.ablate)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Topic and label of a feature, by its SAE and number.
 Facts = Mapping[tuple[str, int], tuple[str, str]]
+#: Groups of documents that rates are held for. More are put together within a subject, so that memory stays at this many times
+#: the width of the dictionary however long the corpus is; bundles are exchanged as groups are.
+_MOST_GROUPS = 2_000
 #: Tokens that concepts are probed on, of training and of held-out documents.
 _CONCEPT_TOKENS = 8_000
 #: Children of an example that are shown, and excerpts of each.
@@ -53,20 +56,25 @@ class SubjectsOf:
         if not self.known:
             warnings.append(f"The tree was not held against subjects: documents have fewer than two values of {settings.by}.")
         self._warnings = warnings
-        self._made: dict[str, Subjects] = {}
+        self._made: dict[tuple[str, int], Subjects] = {}
+        self._documents: pd.DataFrame | None = None
         self._topics: tuple[str, ...] = ()
 
     def of(self, level: Dictionary) -> Subjects:
         """Firing rates of a level's features in all groups of documents, with the groups' topics."""
-        if level.name not in self._made or level.first:
-            self._made[level.name] = self._subjects(level.everywhere())
-        return self._made[level.name]
+        key = level.name, level.first
+        if key not in self._made:
+            self._made[key] = self._subjects(level.everywhere())
+        return self._made[key]
 
     def _subjects(self, firings: Firings) -> Subjects:
         from moe_probe.features.topics import group_rates
         from moe_probe.tree import Labelling, Subjects
 
-        found = group_rates(self.trace.documents, self.document, firings, label=self.settings.by)
+        if self._documents is None:
+            self._documents = bundled(self.trace.documents, by=self.settings.by, finer=self.settings.finer,
+                                      most=_MOST_GROUPS, seed=self.settings.seed)
+        found = group_rates(self._documents, self.document, firings, label=self.settings.by)
         self._topics = found.topics
         topic = Labelling(found.topic, len(found.topics))
         return Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic))
@@ -77,7 +85,7 @@ class SubjectsOf:
         from moe_probe.tree import Labelling
 
         try:
-            keep, labels, names = labelled_documents(self.trace.documents, label=self.settings.finer)
+            keep, labels, names = labelled_documents(self._documents, label=self.settings.finer)
             value = one_value_per_group(labels[keep], names[keep], what=self.settings.finer)
             codes = np.unique([f"{t}/{value[g]}" for t, g in zip(topic.codes, groups, strict=True)], return_inverse=True)[1]
         except (MoeProbeError, KeyError):
@@ -177,7 +185,7 @@ class SubjectsOf:
 
         from moe_probe.tree import split_of_concept
 
-        labels = self.trace.documents[self.settings.by].astype(str).to_numpy()
+        labels = self.trace.documents[self.settings.by].fillna("").astype(str).to_numpy()
         rng = np.random.default_rng(self.settings.seed)
         parts = [self._sample(level, side, labels, rng) for side in (0, 1)]
         rows = []
@@ -195,12 +203,48 @@ class SubjectsOf:
         from moe_probe.tree import Sample
 
         firings = (level.train, level.held_out)[side]
-        chosen = np.sort(rng.choice(len(firings.rows), min(len(firings.rows), _CONCEPT_TOKENS), replace=False))
+        known = np.flatnonzero(labels[self.document[firings.rows]] != "")  # without a label it may be of any topic
+        chosen = np.sort(rng.choice(known, min(len(known), _CONCEPT_TOKENS), replace=False))
         rows = firings.rows[chosen]
         scale = float(level.sae.scale)
         x = activations(level.readers[side], level.sae, rows) / scale - level.sae.b_dec.detach().numpy()
         of = labels[self.document[rows]]
         return Sample(x, firings.matrix[chosen], np.zeros(len(rows), dtype=bool)), of
+
+
+def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: int = 0) -> pd.DataFrame:
+    """Put groups of documents of one subject together at random, so that there are about `most`; unchanged where there are fewer.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+        Of the trace.
+    by, finer : str
+        Labels that no bundle mixes; of `finer` where every group has one value of it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The documents with another column ``group``; every subject keeps two groups or more, if it had them.
+    """
+    from moe_probe.stats import labelled_documents
+
+    keep, labels, names = labelled_documents(documents, label=by)
+    groups, first, group_of = np.unique(names, return_index=True, return_inverse=True)
+    if len(np.unique(group_of[keep])) <= most:
+        return documents
+    part = documents[finer].fillna("").astype(str).to_numpy() if finer in documents else np.full(len(documents), "")
+    if (part != part[first][group_of]).any():
+        part = np.full(len(documents), "")
+    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str)])[:, first], axis=1,
+                        return_inverse=True)[1].ravel()
+    rng = np.random.default_rng(seed)
+    bundle = np.empty(len(groups), dtype=object)
+    for number in range(int(subject.max()) + 1):
+        mine = rng.permutation(np.flatnonzero(subject == number))
+        n = max(2, int(most * len(mine) / len(groups)))
+        bundle[mine] = [f"bundle {number}.{i % n}" for i in range(len(mine))]
+    return documents.assign(group=bundle[group_of])
 
 
 def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:

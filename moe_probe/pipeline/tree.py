@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
+#: Held-out tokens that stitching is measured on: their activations are held in memory.
+_STITCHED_TOKENS = 32_768
 _SOURCES = (
     "Bricken et al. 2023, feature splitting, https://transformer-circuits.pub/2023/monosemantic-features",
     "Leask et al. 2025, novel latents and stitching, arXiv:2502.04878",
@@ -98,8 +100,8 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
         ``tree``, an edge a row: ``layer, parent_width, parent, child_width, child, weight, parent_topic, child_topic, cosine,
         inside, share, lift, joined_by, relation, parent_label, child_label, parent_sae, child_sae``. ``splitting``, a row per
         pair of widths: ``layer, parent_width, child_width, split, kept, novel, stitched_novel, orphans, children, edges,
-        joined_by_both``, and of the nulls (NaN without) ``seed_agreement, seed_same, split_same_width``. The others: see
-        docs/formats.md. Those on subjects are left out where documents have fewer than two topics.
+        joined_by_both``, and of the nulls (NaN without) ``seed_agreement, seed_same, split_same_width, novel_same_width``.
+        The others: see docs/formats.md. Those on subjects are left out where documents have fewer than two topics.
 
     Raises
     ------
@@ -147,6 +149,7 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
 
     subjects = SubjectsOf(trace, settings, tables.warnings)
     joins = []
+    again: dict[str, Dictionary] = {}
     pairs = list(pairwise(levels))
     for parent, child in track(pairs, f"join layer {levels[0].sae.config.layer}", unit="pairs of widths"):
         started = time.monotonic()
@@ -157,9 +160,9 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             "layer": layer, "parent_width": parent.width, "child_width": child.width,
             **splitting(parent.level, child.level, found)._asdict(), "stitched_novel": _stitched(parent, child),
             "edges": len(found), "joined_by_both": float((found["joined_by"] == "both").mean()) if len(found) else np.nan,
-            "seed_agreement": np.nan, "seed_same": np.nan, "split_same_width": np.nan,
+            "seed_agreement": np.nan, "seed_same": np.nan, "split_same_width": np.nan, "novel_same_width": np.nan,
             "parent_sae": parent.name, "child_sae": child.name}
-        other = parent.again() if settings.null else None
+        other = parent.again(again) if settings.null else None
         if other is not None:
             row |= _against_another_seed(other, parent, child, found)
         tables.splitting.append(row)
@@ -185,14 +188,15 @@ def _stitched(parent: Dictionary, child: Dictionary) -> float:
     if parent.name == child.name:
         return float("nan")  # nested parts were trained to add up: adding one says nothing
     sae, rows = parent.sae, parent.held_out.rows
-    scale = float(sae.scale)
-    x = activations(parent.readers[1], sae, rows)
-    found = (parent.held_out.matrix @ parent.level.directions + sae.b_dec.detach().numpy()) * scale
-    mine = np.isin(child.held_out.rows, rows)
-    if not mine.all():
+    if not np.array_equal(rows, child.held_out.rows):
         return float("nan")  # of other documents: nothing to compare
-    change = stitched_change(x - found, child.held_out.matrix * float(child.sae.scale), child.level.directions)
-    alive = np.bincount(child.held_out.matrix.indices, minlength=len(change)) > 0
+    some = np.sort(np.random.default_rng(0).choice(len(rows), min(len(rows), _STITCHED_TOKENS), replace=False))
+    scale = float(sae.scale)
+    x = activations(parent.readers[1], sae, rows[some])
+    found = (parent.held_out.matrix[some] @ parent.level.directions + sae.b_dec.detach().numpy()) * scale
+    wider = child.held_out.matrix[some]
+    change = stitched_change(x - found, wider * float(child.sae.scale), child.level.directions)
+    alive = np.bincount(wider.indices, minlength=len(change)) > 0
     return float((change[alive] < 0).mean()) if alive.any() else float("nan")
 
 
@@ -201,10 +205,11 @@ def _against_another_seed(other: Dictionary, parent: Dictionary, child: Dictiona
     from moe_probe.tree import agreement, join, splitting
 
     same = join(parent.level, other.level)
-    pairs = same[same["cosine"] >= 0.7]["parent"].nunique()
-    living = max(len(np.unique(parent.level.firings.indices)), 1)
-    return {"seed_agreement": agreement(edges, join(other.level, child.level)), "seed_same": pairs / living,
-            "split_same_width": splitting(parent.level, other.level, same).split}
+    found = splitting(parent.level, other.level, same)
+    # the other way round: what share of this SAE's own features has a direction that the other seed has too
+    back = splitting(other.level, parent.level, join(other.level, parent.level))
+    return {"seed_agreement": agreement(edges, join(other.level, child.level)), "seed_same": 1 - back.novel,
+            "split_same_width": found.split, "novel_same_width": found.novel}
 
 
 def facts_of(run: Path) -> Mapping[tuple[str, int], tuple[str, str]]:
@@ -281,13 +286,15 @@ _SPLITTING = (
     "joined to none. A narrow dictionary must bundle many features in each of its own, so that splitting alone says little. "
     "Nulls from an SAE of the narrower width and another seed: seed agreement is how alike it groups the children (adjusted "
     "mutual information, 0 is chance); seed same, the share of its features that the other seed has too; split same width, "
-    "the share of features that \"split\" when they are joined to the other seed's, where no width was added.")
+    "the share of features that \"split\" when they are joined to the other seed's, where no width was added; novel same width, "
+    "the share of the other seed's features along whose direction none points.")
 _SUBJECTS = (
     "Purity: chance that firings of two siblings, from different documents, are about the same topic (mean over nodes with two "
     "parts or more). Expected: the same when features change places in the tree with others that fire about as often. p: the "
     "larger of two permutation tests, of topics over documents (tree and firings stay as they are) and of features over the "
     "tree. Trees: of this run; with the parents of another seed; and, as a null of width, a dictionary joined to one of the "
-    "same width and another seed. Shares of nodes by kind: see the nodes.")
+    "same width and another seed (both from a tenth of the permutations, so that their p cannot be small). Shares of nodes by "
+    "kind: see the nodes.")
 _NODES = (
     "One subject: siblings share a topic more often than strangers do (q, Benjamini-Hochberg over nodes, of the larger p of "
     "both nulls). By its parts: the children also keep to different subtopics of that topic (subtopics permuted within the "

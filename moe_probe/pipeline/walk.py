@@ -53,7 +53,8 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
         widths = mine.drop_duplicates("parent_sae").sort_values("parent_width")
         sae = str(widths["parent_sae"].iloc[0])
         level = _On(run, trace, sae, rows, documents)
-        feature, depth, edge = level.best(None), 0, {"share": np.nan, "inside": np.nan}
+        top = np.arange(int(widths["parent_width"].iloc[0]))  # of a Matryoshka SAE its narrowest part
+        feature, depth, edge = level.best(top), 0, {"share": np.nan, "inside": np.nan}
         while feature is not None:
             topic, label = facts.get((sae, feature), ("", ""))
             steps.append({"layer": int(layer), "depth": depth, "sae": sae, "feature": feature, "label": label, "topic": topic,
@@ -83,9 +84,8 @@ class _On:
         self.rate = hits / max(int(token.sum()), 1)
         self.lift = self.rate / np.maximum(firings.counts / max(len(firings.rows), 1), 1e-12)
 
-    def best(self, among: np.ndarray | None) -> int | None:
-        """The feature that answers most, of all or of some; None where none answers."""
-        candidates = np.arange(len(self.rate)) if among is None else among
+    def best(self, candidates: np.ndarray) -> int | None:
+        """The feature of some that answers most; None where none answers."""
         score = self.rate[candidates] * np.log(np.maximum(self.lift[candidates], 1e-12))
         use = (self.rate[candidates] >= _MIN_RATE) & (self.lift[candidates] >= _MIN_LIFT)
         return int(candidates[np.where(use, score, -np.inf).argmax()]) if use.any() else None

@@ -92,13 +92,14 @@ def _by_rule(living: pd.DataFrame) -> Table:
     for rule, part in sorted(labelled.groupby("label_rule"), key=lambda item: -len(item[1])):
         example = part.sort_values("label_score", ascending=False).iloc[0]
         rows.append((str(rule), number(len(part)), f"{float(part['good'].mean()):.0%}",
-                     number(float(part["label_score"].median())), _shortened(str(example["label"]))))
+                     number(float(part["label_score"].median())), shortened(str(example["label"]))))
     return Table(("labels speak of", "features", "good", "median score", "best example"), tuple(rows),
                  heading="What labels speak of",
                  note="The rule that tells best, on text it was not made from, where a feature fires.")
 
 
-def _shortened(label: str) -> str:
+def shortened(label: str) -> str:
+    """A label's first parts, and how many more there are."""
     parts = label.split(", ")
     return label if len(parts) <= _SHOWN else f"{', '.join(parts[:_SHOWN])} and {len(parts) - _SHOWN} more"
 
@@ -110,7 +111,7 @@ def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
         (str(r["topic"]), _name(r), str(int(r["feature"])), number(float(r["auroc_topic"])),
          f"{number(float(2 ** r['topic_log2_lift']))}× [{number(float(2 ** r['topic_ci_low']))}, "
          f"{number(float(2 ** r['topic_ci_high']))}]", probability(float(r["topic_q"])), f"{float(r['density']):.2%}",
-         _shortened(str(r["label"])))
+         shortened(str(r["label"])))
         for _, r in best.head(_TOPIC_ROWS).iterrows())
     return Table((by, "SAE", "feature", "AUROC, held-out documents", "lift [95 %]", "q", "density", "label"), rows,
                  heading=f"The feature that tells each {by} best",
@@ -166,7 +167,7 @@ def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
 
 def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any],
           more: list[tuple[str, str]]) -> Card:
-    label = _shortened(str(row["label"])) or "no label"
+    label = shortened(str(row["label"])) or "no label"
     by, finer = params["by"], params.get("finer")
     topic = (f"{row['topic']} ({number(float(2 ** row['topic_log2_lift']))}×, q {probability(float(row['topic_q']))}; AUROC of "
              f"held-out documents {number(float(row['auroc_topic']))})" if row["topic"] else "none passes")
@@ -179,21 +180,21 @@ def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params
         facts.insert(3, (str(finer), str(row[finer])))
     facts += [(name, text) for name, text in more if text]
     largest = float(row["max_activation"]) or 1.0
-    passages = tuple(Passage(str(e["part"]), _pieces(e["tokens"], e["activations"], largest)) for _, e in excerpts.iterrows())
+    passages = tuple(Passage(str(e["part"]), pieces(e["tokens"], e["activations"], largest)) for _, e in excerpts.iterrows())
     return Card(f"{_name({'sae': sae})}, feature {feature}: {label}", tuple(facts), passages)
 
 
-def _pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
+def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
     """Tokens joined as far as they are shaded alike."""
-    pieces: list[tuple[str, int]] = []
+    joined: list[tuple[str, int]] = []
     for token, value in zip(tokens, activations, strict=True):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
         text = str(token).replace("\n", "⏎")
-        if pieces and pieces[-1][1] == strength and strength == 0:
-            pieces[-1] = (pieces[-1][0] + text, 0)
+        if joined and joined[-1][1] == strength and strength == 0:
+            joined[-1] = (joined[-1][0] + text, 0)
         else:
-            pieces.append((text, strength))
-    return tuple(pieces)
+            joined.append((text, strength))
+    return tuple(joined)
 
 
 def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Card:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moe_probe import plots_tree
 from moe_probe.report.content import Block, Node, Passage, Picture, Section, Table, Tree, number, probability
+from moe_probe.stats import holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,21 +65,37 @@ def human_lines(results: Mapping[str, Result]) -> str:
     own = table[(table["tree"] == "this run") & (table["nodes"] > 0)]
     if own.empty:
         return "No node has two parts, so there was nothing to hold against subjects."
-    best = own.loc[(own["purity"] - own["expected"]).idxmax()]
-    passes = own[own["p_value"] <= 0.05]
+    p_values = holm(own["p_value"].to_numpy())
+    rise = own["shared"] if own["shared"].notna().any() else own["purity"] - own["expected"]
+    place = int(rise.fillna(-np.inf).to_numpy().argmax())
+    best, passes = own.iloc[place], p_values <= 0.05
     nodes = own["nodes"].sum()
     kinds = {kind: float((own[kind] * own["nodes"]).sum() / nodes) for kind in _ORDER}
     human = kinds[_ORDER[0]] + kinds[_ORDER[1]]
-    lead = "Partly" if len(passes) and human > 0.5 else "Hardly" if len(passes) else "No"
+    lead = "Partly" if passes.any() and human > 0.5 else "Hardly" if passes.any() else "No"
     shared = "" if best["shared"] != best["shared"] else (
         f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
+    holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
     return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
             f"siblings, from different documents, are about one topic {best['purity']:.1%} of the time "
             f"({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
-            f"{int(best['child_width']):,}, p {probability(float(best['p_value']))}). Of {int(nodes):,} nodes that split, "
-            f"{human:.0%} keep to one subject ({kinds[_ORDER[0]]:.1%} dividing it by its subtopics), {kinds[_ORDER[2]]:.0%} mix "
-            f"several, {kinds[_ORDER[3]]:.0%} are about no subject of the corpus.")
+            f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} Of "
+            f"{int(nodes):,} nodes that split, {human:.0%} keep to one subject ({kinds[_ORDER[0]]:.1%} dividing it by its "
+            f"subtopics), {kinds[_ORDER[2]]:.0%} mix several, {kinds[_ORDER[3]]:.0%} are about no subject of the corpus.")
+
+
+def _other_seed(table: pd.DataFrame, best: pd.Series) -> str:
+    """The same where only the seed changes, in a sentence; "" where that null was not made, or has no nodes."""
+    same = table[(table["tree"] == "same width, another seed") & (table["layer"] == best["layer"]) & (table["nodes"] > 0)
+                 & (table["parent_width"] == best["parent_width"]) & (table["child_width"] == best["child_width"])]
+    if same.empty or same["shared"].isna().all() or best["shared"] != best["shared"]:
+        return ""
+    null = same.iloc[0]
+    more = best["shared"] > null["shared"]
+    return (f" Where no width is added and only the seed changes, {int(null['nodes']):,} "
+            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share {null['shared']:.0%}"
+            + ("." if more else ": that siblings are about one subject need not come of widening."))
 
 
 def _percent(value: Any) -> str:
@@ -85,11 +104,13 @@ def _percent(value: Any) -> str:
 
 def _splitting_table(table: pd.DataFrame) -> Table:
     rows = tuple((str(int(r["layer"])), f"{int(r['parent_width']):,} to {int(r['child_width']):,}", _percent(r["split"]),
-                  _percent(r["split_same_width"]), _percent(r["kept"]), _percent(r["novel"]), _percent(r["stitched_novel"]),
+                  _percent(r["split_same_width"]), _percent(r["kept"]), _percent(r["novel"]),
+                  _percent(r.get("novel_same_width", float("nan"))), _percent(r["stitched_novel"]),
                   _percent(r["orphans"]), number(float(r["children"]), 1), number(float(r["seed_agreement"])),
                   _percent(r["seed_same"])) for _, r in table.iterrows())
     return Table(("layer", "widths", "split", "split, same width and other seed", "stay", "novel directions",
-                  "novel when stitched in", "without a parent", "parts a split", "other seed groups alike (AMI)",
+                  "novel, same width and other seed", "novel when stitched in", "without a parent", "parts a split",
+                  "other seed groups alike (AMI)",
                   "other seed has the feature"), rows, heading="How features split",
                  note="Every share is of living features on held-out documents. What another seed does not do again is no "
                  "property of the model.")
@@ -126,7 +147,7 @@ def _examples(table: pd.DataFrame) -> Tree:
 
 
 def _example(part: pd.DataFrame, *, words: bool) -> Node:
-    from moe_probe.report.features import _pieces, _shortened
+    from moe_probe.report.features import pieces, shortened
 
     row = part.iloc[0]
     facts = [f"topic: {row['topic']}" if row["topic"] else "no topic passes"]
@@ -135,15 +156,17 @@ def _example(part: pd.DataFrame, *, words: bool) -> Node:
     if words and row["words"]:
         facts.append(f"words that tell it from its siblings: {row['words']}")
     largest = max((max(a, default=0.0) for a in part["activations"]), default=1.0) or 1.0
-    passages = tuple(Passage(str(r["part"]), _pieces(r["tokens"], r["activations"], largest)) for _, r in part.iterrows())
-    label = _shortened(str(row["label"])) or "no label"
+    passages = tuple(Passage(str(r["part"]), pieces(r["tokens"], r["activations"], largest)) for _, r in part.iterrows())
+    label = shortened(str(row["label"])) or "no label"
     return Node(f"{row['sae']}, feature {int(row['feature'])}: {label}", tuple(facts), passages)
 
 
 def _tree(edges: pd.DataFrame, nodes: pd.DataFrame | None) -> Tree:
     """Parents of the narrowest SAEs with the most telling children, walkable to the finest."""
     parts = edges[edges["relation"] == "part"]
-    narrow = parts.loc[parts["parent_width"] == parts.groupby("layer")["parent_width"].transform("min")]
+    # nothing leads to the top of a tree: the narrowest dictionary of a layer and hook, or of a Matryoshka SAE
+    below = set(zip(edges["child_sae"], edges["child_width"], strict=True))
+    narrow = parts[[key not in below for key in zip(parts["parent_sae"], parts["parent_width"], strict=True)]]
     size = narrow.groupby(["parent_sae", "parent"]).size()
     chosen = list(size[size >= 2].sort_values(ascending=False, kind="stable").index)
     if nodes is not None:
@@ -173,9 +196,9 @@ def _below(sae: str, feature: int, by_parent: Mapping[Any, pd.DataFrame], kinds:
 
 
 def _title(sae: str, feature: int, label: str, topic: str) -> str:
-    from moe_probe.report.features import _shortened
+    from moe_probe.report.features import shortened
 
-    return f"{sae}:{feature} {_shortened(str(label)) or 'no label'}{f' [{topic}]' if topic else ''}"
+    return f"{sae}:{feature} {shortened(str(label)) or 'no label'}{f' [{topic}]' if topic else ''}"
 
 
 def _concepts(result: Result) -> Table:

@@ -26,7 +26,7 @@ class ConceptSplit(NamedTuple):
     f1 : tuple of float
         Of probes on the 1, 2, 3, ... features that tell the concept best.
     splits : int
-        Features that the concept takes: 1, and one for every k whose F1 exceeds the best so far by 0.03.
+        Features that the concept takes: the largest k whose F1 exceeds that of every smaller one by 0.03, 1 without any.
     absorption : float
         Share of the concept's part in the activation that other features hold where the concept's own are silent or weak,
         mean over the tokens that the probe is right about; NaN where there are none.
@@ -107,7 +107,7 @@ def _probe(x: np.ndarray, y: np.ndarray, held_out: Sample) -> tuple[np.ndarray, 
 
 
 def _ranked(train: Sample) -> np.ndarray:
-    """Features by difference of mean activation, each over its own largest mean so that rare ones are not buried."""
+    """Features by difference of mean activation, the concept's tokens against the rest."""
     y = train.y.astype(np.float64)
     inside = np.asarray(train.z.T @ y) / max(y.sum(), 1)
     outside = np.asarray(train.z.T @ (1 - y)) / max((1 - y).sum(), 1)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PAIRS_OF_NODE, _STRANGERS = 21, 4000
 #: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
 _ALL_PAIRS = 6000
+#: Values closer than this are equal: chances are held in single precision and added up in more than one order.
+_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -199,16 +201,26 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
 
 
 def _pooled_p(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """One-sided p-values of many nodes from their studentised nulls together; null is (n_permutations, n_nodes)."""
-    centre, spread = null.mean(0), np.maximum(null.std(0), 1e-12)
-    pool = np.sort(((null - centre) / spread).ravel())
-    beyond = len(pool) - np.searchsorted(pool, (observed - centre) / spread - 1e-9)
-    return np.asarray((1 + beyond) / (1 + len(pool)))
+    """One-sided p-values of many nodes from their studentised nulls together; null is (n_permutations, n_nodes).
+
+    Every permutation is studentised by the others, as the observed value is by all: had each a part in its own mean and spread,
+    the pool would be narrower than what it is a null of, the more so the fewer permutations there are.
+    """
+    n = len(null)
+    centred = null - null.mean(0)
+    squares = np.square(centred).sum(0)
+    left_out = np.maximum((squares - n / (n - 1) * np.square(centred)) / (n - 1), 0.0)
+    pool = np.sort((n / (n - 1) * centred / np.maximum(np.sqrt(left_out), _EQUAL)).ravel())
+    own = (observed - null.mean(0)) / np.maximum(np.sqrt(squares / n), _EQUAL)
+    beyond = len(pool) - np.searchsorted(pool, own - 1e-9)
+    pooled = (1 + beyond) / (1 + len(pool))
+    # where permutations hardly change a node's value, studentising would blow up what is rounding
+    return np.asarray(np.where(observed > null.mean(0) + _EQUAL, pooled, np.maximum(pooled, _p(null, observed))))
 
 
 def _p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
-    """One-sided permutation p-values, never 0."""
-    return np.asarray((1 + (null >= observed - 1e-12).sum(0)) / (1 + len(null)))
+    """One-sided permutation p-values, never 0: values that differ by rounding are equal, and NaN is no evidence."""
+    return np.asarray((1 + (~(null < observed - _EQUAL)).sum(0)) / (1 + len(null)))
 
 
 def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0,
@@ -266,8 +278,9 @@ class Distances(NamedTuple):
         Mean taxonomy distance between two firings of the pairs, from different groups: 0 same subtopic, 1 same topic, 2
         different topics. NaN where there are no such pairs.
     test : Verdict
-        Correlation of tree distance (0, 1, 2) with taxonomy distance over the pairs (Mantel 1967,
-        DOI 10.1158/0008-5472 CAN 27:209), against both nulls.
+        Correlation of tree distance (0, 1, 2) with taxonomy distance over the pairs (Mantel 1967, Cancer Research 27,
+        209-220, https://pubmed.ncbi.nlm.nih.gov/6018555/), against both nulls. NaN, with p-values of 1, where all pairs are
+        equally far apart.
     """
 
     siblings: float
@@ -311,19 +324,23 @@ def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarra
         return np.asarray(2 - chances[0] - chances[-1])
 
     found = human(one, other)
-    observed = float(np.corrcoef(far, found)[0, 1])
-    labels = [np.corrcoef(far, human(one, other, rng.permutation(len(subjects.topic.codes))))[0, 1]
-              for _ in range(permutations)]
+    observed = _correlation(far, found)
+    labels = [_correlation(far, human(one, other, rng.permutation(len(subjects.topic.codes)))) for _ in range(permutations)]
     table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= _ALL_PAIRS else None
     swapped = []
     for _ in range(permutations):
         swap = shuffled_within(strata, rng)
         i, j = swap[one], swap[other]
-        swapped.append(np.corrcoef(far, human(i, j) if table is None else table[i, j])[0, 1])
+        swapped.append(_correlation(far, human(i, j) if table is None else table[i, j]))
     test = Verdict(observed, float(np.mean(swapped)), float(_p(np.array(labels), observed)),
                    float(_p(np.array(swapped), observed)))
     near, next_to, apart = (float(found[far == kind].mean()) if (far == kind).any() else float("nan") for kind in (0, 1, 2))
     return Distances(near, next_to, apart, test)
+
+
+def _correlation(far: np.ndarray, found: np.ndarray) -> float:
+    """Pearson's; NaN where nothing varies, instead of a quotient of roundings."""
+    return float(np.corrcoef(far, found)[0, 1]) if np.ptp(found) > _EQUAL else float("nan")
 
 
 def _drawn(parent: np.ndarray, grandparent: np.ndarray, rng: np.random.Generator, *, most: int,
