@@ -189,7 +189,7 @@ def _go_down(root: Dictionary, number: int, options: DepthOptions) -> tuple[list
     if not nodes:
         raise MoeProbeError(f"feature {number} of {root.name} fires on {len(rows[0]):,} training tokens",
                             f"a dictionary of its own needs {max(options.min_tokens, options.width):,}",
-                            "a feature that fires more often, or --depth-width and --depth-tokens")
+                            "a feature that fires more often, or a smaller --depth-width")
     directions = np.concatenate([node.sae.W_dec.detach().numpy() for node in nodes])
     parts = [_together([getattr(node, side) for node in nodes], here, firings.rows, options.width)
              for side, here, firings in zip(("train", "held_out"), rows, (root.train, root.held_out), strict=True)]
