@@ -208,6 +208,7 @@ def test_the_parts_of_a_matryoshka_sae_are_levels(nested_run: Path) -> None:
     other = levels[1].again(made)
     assert (other.first, other.width) == (4, 8) and levels[2].again(made).sae is other.sae  # trained once
     assert (other.level.directions != levels[1].level.directions).any()
+    assert levels[0].sae.config.architecture == "jumprelu" and other.origin.architecture == "matryoshka"  # not as it is saved
 
 
 def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:

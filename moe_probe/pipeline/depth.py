@@ -281,7 +281,7 @@ def _breadth(root: Dictionary, levels: list[Dictionary], judge: _Judge, spent: f
         if table is None:
             table = judge.table(Found(level.level.directions, level.train, level.held_out))
         width = level.width - level.first
-        yield _row(way, width, _flops(root, width, level.sae.config.k), table, level.level.directions)
+        yield _row(way, width, _flops(root, level.sae.config.d_sae, level.sae.config.k), table, level.level.directions)
         say(f"{way}, width {width:,}: judged")
 
 

@@ -231,7 +231,8 @@ def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: in
 
     keep, labels, names = labelled_documents(documents, label=by)
     groups, first, group_of = np.unique(names, return_index=True, return_inverse=True)
-    if len(np.unique(group_of[keep])) <= most:
+    labelled = len(np.unique(group_of[keep]))
+    if labelled <= most:
         return documents
     part = documents[finer].fillna("").astype(str).to_numpy() if finer in documents else np.full(len(documents), "")
     if (part != part[first][group_of]).any():
@@ -242,7 +243,7 @@ def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: in
     bundle = np.empty(len(groups), dtype=object)
     for number in range(int(subject.max()) + 1):
         mine = rng.permutation(np.flatnonzero(subject == number))
-        n = max(2, int(most * len(mine) / len(groups)))
+        n = max(2, int(most * len(mine) / labelled))
         bundle[mine] = [f"bundle {number}.{i % n}" for i in range(len(mine))]
     return documents.assign(group=bundle[group_of])
 
