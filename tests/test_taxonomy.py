@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moe_probe.pipeline.subjects import bundled
 from moe_probe.report.splitting import human_lines
 from moe_probe.results import Result
 from moe_probe.tree import (
@@ -17,6 +16,7 @@ from moe_probe.tree import (
     Labelling,
     SameLabel,
     Subjects,
+    bundled,
     kind_of_node,
     parts_of_subject,
     purity,

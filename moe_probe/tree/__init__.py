@@ -8,7 +8,7 @@ from moe_probe.tree.distance import Distances, tree_distance
 from moe_probe.tree.examples import KINDS, choose_examples, kind_of_node, telling_words
 from moe_probe.tree.join import Level, Splitting, agreement, join, splitting
 from moe_probe.tree.stitching import stitched_change
-from moe_probe.tree.subjects import Labelling, SameLabel
+from moe_probe.tree.subjects import Labelling, SameLabel, bundled
 from moe_probe.tree.taxonomy import (
     Pairs,
     Purity,
@@ -22,7 +22,7 @@ from moe_probe.tree.taxonomy import (
 
 __all__ = [
     "KINDS", "ConceptSplit", "DepthOptions", "Distances", "Grown", "Labelling", "Level", "Pairs", "Purity", "SameLabel",
-    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "choose_examples", "grow", "join",
+    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "bundled", "choose_examples", "grow", "join",
     "kind_of_node", "parts_of_subject", "purity", "sibling_pairs", "split_of_concept", "splitting", "stitched_change",
     "telling_words", "tree_distance",
 ]
