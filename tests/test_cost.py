@@ -16,7 +16,8 @@ from moe_probe.cost import PRESETS, growth, project, sae_encode_flops, sae_train
 from moe_probe.cost.project import break_even_nodes, depth_first_fraction
 from moe_probe.errors import UsageError
 from moe_probe.models import load_model
-from moe_probe.sae import SaeConfig, make_sae
+from moe_probe.sae import SaeConfig, TrainOptions, make_sae, train_saes
+from moe_probe.trace import Trace
 
 from .conftest import write_corpus
 
@@ -39,6 +40,23 @@ def test_encoding_agrees_with_torch() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         sae.encode(torch.randn(256, 64))
     assert counter.get_total_flops() / 256 == pytest.approx(sae_encode_flops(64, 512), rel=0.02)
+
+
+def test_training_agrees_with_torch() -> None:
+    """The dense products of this package's trainer, and those of an SAE that is trained densely; gathers are counted by hand."""
+    d, width, k, size, steps = 64, 512, 8, 256, 12
+    generator = torch.Generator().manual_seed(0)
+    batches = (torch.randn(size, d, generator=generator) for _ in range(3 * steps))
+    with FlopCounterMode(display=False) as counter:
+        train_saes(batches, [SaeConfig(architecture="topk", d_in=d, d_sae=width, k=k)],
+                   options=TrainOptions(steps=steps, sample=size, device="cpu"))
+    by_hand = sae_train_flops(d, width, k, batch_tokens=size) - 8 * d * k - 12 * 2 * d * width / size
+    assert counter.get_total_flops() / (steps * size) == pytest.approx(by_hand, rel=0.02)
+    down, up, offset = (torch.randn(shape, requires_grad=True) for shape in ((width, d), (d, width), (d,)))
+    x = torch.randn(size, d)
+    with FlopCounterMode(display=False) as counter:
+        ((torch.relu((x - offset) @ up) @ down + offset - x) ** 2).sum().backward()
+    assert counter.get_total_flops() / size == pytest.approx(sae_train_flops(d, width, k, dense=True), rel=0.02)
 
 
 def test_an_olmoe_like_case_worked_by_hand() -> None:
@@ -116,6 +134,8 @@ def test_a_run_is_counted_step_by_step(run: Path) -> None:
     steps = {s["step"]: s for s in found["steps"]}
     tokens, model = steps["collect"]["tokens"], found["model"]
     assert steps["collect"]["flops"] == pytest.approx(tokens * model["forward_flops_no_logits"])
+    lengths = Trace.open(run).documents["n_tokens"].clip(upper=32)
+    assert model["window"] == 32 and lengths.min() <= model["window_collected"] <= 32
     assert found["training_flops"] == pytest.approx(3e6 * model["forward_flops"])
     assert steps["collect"]["of_training"] == pytest.approx(steps["collect"]["flops"] / found["training_flops"])
     assert steps["train SAEs"]["flops"] == pytest.approx(steps["train SAEs"]["tokens"] * sae_train_flops(32, 32, 4))

@@ -139,6 +139,11 @@ def test_the_run_holds_its_tree_against_subjects(run: Path) -> None:
     assert "Do features split along human lines" in text and "What does it cost, once or on every output?" in text
     row = subjects.iloc[0]
     assert f"{row['purity']:.1%} of the time" in text
+    costs = Result.load(run / "results", "costs").table.set_index("step")
+    sums = Result.load(run / "results", "splitting").table
+    assert sums["parent_width"].tolist() == [16] and sums["novel_same_width"].between(0, 1).all()
+    narrow = sae_train_flops(32, 16, 3) / (sae_train_flops(32, 16, 3) + sae_train_flops(32, 64, 3))
+    assert costs.loc["tree", "flops"] == pytest.approx(narrow * costs.loc["train SAEs", "flops"])
     concepts = Result.load(run / "results", "concepts").table
     assert (concepts["f1_best"] > 0.6).any()
 

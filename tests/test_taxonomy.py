@@ -9,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from moe_probe.report.splitting import human_lines
+from moe_probe.results import Result
 from moe_probe.tree import (
+    KINDS,
     Labelling,
     SameLabel,
     Subjects,
+    bundled,
     kind_of_node,
     parts_of_subject,
     purity,
@@ -178,6 +182,36 @@ def test_no_node_with_two_parts_is_no_test() -> None:
     assert sibling_pairs(edges_of(np.arange(5)), np.arange(5) + 1) is None
     made, _ = planted(siblings_alike=True)
     assert tree_distance(made, np.full(60, -1), np.full(60, -1)) is None
+
+
+def test_long_corpora_are_bundled_within_subjects() -> None:
+    names = [f"d{i}" for i in range(700)]
+    documents = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" if i % 7 else "" for i in range(700)],
+                              "subtopic": [f"s{i % 2}" for i in range(700)], "group": names})
+    assert bundled(documents, by="topic", finer="subtopic", most=700) is documents
+    made = bundled(documents, by="topic", finer="subtopic", most=60)
+    labelled = made[made["topic"] != ""]
+    assert 50 <= labelled["group"].nunique() <= 60
+    mixed = labelled.groupby("group")[["topic", "subtopic"]].nunique()
+    assert (mixed == 1).all(axis=None)
+    assert labelled.groupby(["topic", "subtopic"])["group"].nunique().min() >= 2
+    whole = documents.assign(group=[f"g{i // 2}" for i in range(700)], topic=[f"t{i // 100}" for i in range(700)])
+    made = bundled(whole, by="topic", finer="subtopic", most=60)  # groups of two subtopics: bundled by topic, and never torn
+    assert (made.groupby("group")["topic"].nunique() == 1).all()
+    assert (made.assign(own=whole["group"]).groupby("own")["group"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize(("own", "null", "says"), [
+    ((0.01, 0.04), 0.5, "need not come of widening"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")])
+def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, says: str) -> None:
+    row = {"layer": 1, "parent_width": 4, "nodes": 10, "purity": 0.3, "expected": 0.2, "ceiling": 0.5,
+           **dict.fromkeys(KINDS, 0.25)}
+    table = pd.DataFrame([
+        {**row, "child_width": 8, "tree": "this run", "p_value": own[0], "shared": 0.4},
+        {**row, "child_width": 8, "tree": "same width, another seed", "p_value": 0.03, "shared": null},
+        {**row, "child_width": 16, "tree": "this run", "p_value": own[1], "shared": 0.2}])
+    said = human_lines({"tree_subjects": Result("tree_subjects", table)})
+    assert says in said and "share 40% where they are most alike" in said and "Holm over 2 pairs of widths" in said
 
 
 @given(st.integers(1, 200), st.integers(0, 100))

@@ -133,7 +133,7 @@ def test_only_a_real_hierarchy_is_found_again_by_another_seed(hierarchy: tuple[L
 
 
 def test_a_flat_dictionary_with_labels_at_random_passes_no_test() -> None:
-    """The bundles of a trained narrow dictionary look like a tree; labels handed out at random must not make it one of subjects."""
+    """The bundles of a trained narrow dictionary look like a tree; labels at random must not make it one of subjects."""
     flat, _ = tokens(8000, 3, nested=False)
     edges = join(trained(flat, COARSE, 2), finer := trained(flat, COARSE * PARTS, 2))
     group = np.repeat(np.arange(40), 200)
@@ -185,7 +185,7 @@ def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     root = tmp_path_factory.mktemp("nested")
     rng = np.random.default_rng(0)
     lines = [json.dumps({"id": f"d{i}", "topic": f"topic-{i % 3}", "subtopic": f"part-{i // 3 % 2}",
-                         "text": " ".join(f"w{w}" for w in rng.integers(30 * (i % 3), 30 * (i % 3) + 30, 50))}) for i in range(48)]
+                         "text": " ".join(f"w{w + 30 * (i % 3)}" for w in rng.integers(30, size=50))}) for i in range(48)]
     (root / "corpus.jsonl").write_text("\n".join(lines))
     code, _, err = moe_probe("run", checkpoint, "--corpus", root / "corpus.jsonl", "--out", root / "run", "--permutations", 99,
                              "--sae-widths", 64, "--sae-architecture", "matryoshka", "--sae-layers", 1, "--sae-k", 6,
@@ -208,6 +208,7 @@ def test_the_parts_of_a_matryoshka_sae_are_levels(nested_run: Path) -> None:
     other = levels[1].again(made)
     assert (other.first, other.width) == (4, 8) and levels[2].again(made).sae is other.sae  # trained once
     assert (other.level.directions != levels[1].level.directions).any()
+    assert levels[0].sae.config.architecture == "jumprelu" and other.origin.architecture == "matryoshka"  # not as it is saved
 
 
 def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:
@@ -221,9 +222,9 @@ def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:
     facts = Result.load(nested_run / "results", "features").table.set_index("feature")["label"].astype(str)
     assert (edges["child_label"] == facts.loc[edges["child"]].to_numpy()).all()
     assert "Do features split along human lines" in (nested_run / "report.md").read_text()
-    for words in (["--word", "w3"], ["--depth-first", "auto", "--depth-width", 4, "--depth-tokens", 64]):
-        code, out, err = moe_probe("tree", nested_run, *words)
-        assert code in (0, 1) and "Traceback" not in err, err
+    for words in (["--word", "w3"], ["--depth-first", "auto", "--depth-width", 4]):
+        code, _, err = moe_probe("tree", nested_run, *words)
+        assert code == 0, err
 
 
 @pytest.mark.parametrize(("walk", "says"), [("twelve", "cannot be read"), ("layer_01/width_00016:99", "no children")])

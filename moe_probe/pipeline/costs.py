@@ -62,8 +62,9 @@ def measure_cost(run: Path, trace: Trace, *, model: str | None = None, revision:
     seconds = _seconds(run)
     tokens = trace.n_tokens
     per_token = known["forward_flops_no_logits"]
-    steps = [_step("collect", tokens, None if per_token is None else per_token * tokens, seconds.get("collect"),
-                   _bytes(run / "trace"), "one forward pass without predictions over documents as long as they are; bytes of the whole trace"),
+    collected = None if per_token is None else per_token * tokens
+    steps = [_step("collect", tokens, collected, seconds.get("collect"), _bytes(run / "trace"),
+                   "one forward pass without predictions over documents as long as they are; bytes of the whole trace"),
              _step("analyze", tokens, None, seconds.get("analyze"), _bytes(run / "results"),
                    "counting and permuting, no matrix products to speak of; bytes of all result tables")]
     steps += _sae_steps(run, trace, seconds, known)

@@ -189,7 +189,7 @@ def _go_down(root: Dictionary, number: int, options: DepthOptions) -> tuple[list
     if not nodes:
         raise MoeProbeError(f"feature {number} of {root.name} fires on {len(rows[0]):,} training tokens",
                             f"a dictionary of its own needs {max(options.min_tokens, options.width):,}",
-                            "a feature that fires more often, or --depth-width and --depth-tokens")
+                            "a feature that fires more often, or a smaller --depth-width")
     directions = np.concatenate([node.sae.W_dec.detach().numpy() for node in nodes])
     parts = [_together([getattr(node, side) for node in nodes], here, firings.rows, options.width)
              for side, here, firings in zip(("train", "held_out"), rows, (root.train, root.held_out), strict=True)]
@@ -281,7 +281,7 @@ def _breadth(root: Dictionary, levels: list[Dictionary], judge: _Judge, spent: f
         if table is None:
             table = judge.table(Found(level.level.directions, level.train, level.held_out))
         width = level.width - level.first
-        yield _row(way, width, _flops(root, width, level.sae.config.k), table, level.level.directions)
+        yield _row(way, width, _flops(root, level.sae.config.d_sae, level.sae.config.k), table, level.level.directions)
         say(f"{way}, width {width:,}: judged")
 
 

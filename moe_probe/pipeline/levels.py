@@ -48,6 +48,8 @@ class Dictionary:
         Training and held-out activations.
     told : dict
         What is known of its training.
+    origin : SaeConfig
+        As it was trained, which another seed has to be too: `sae` may be saved with a threshold in place of what chose latents.
     """
 
     name: str
@@ -59,10 +61,11 @@ class Dictionary:
     train: Firings
     readers: tuple[ActivationReader, ActivationReader]
     told: dict[str, Any]
+    origin: SaeConfig
 
     def again(self, made: dict[str, Dictionary]) -> Dictionary:
         """The same from another seed; a Matryoshka SAE is trained again once for all its parts, which `made` remembers."""
-        config = self.sae.config
+        config = self.origin
         if self.name not in made:
             made[self.name] = self._trained(config.model_copy(update={"seed": config.seed + 1}))
         other = made[self.name]
@@ -73,7 +76,7 @@ class Dictionary:
     def like(self, width: int, *, k: int) -> Dictionary:
         """A TopK SAE of another width on the same activations."""
         change = {"architecture": "topk", "d_sae": width, "k": k, "nested": ()}
-        return self._trained(self.sae.config.model_copy(update=change))
+        return self._trained(self.origin.model_copy(update=change))
 
     def _trained(self, config: SaeConfig) -> Dictionary:
         from moe_probe.sae import TrainOptions, train_on
@@ -82,7 +85,7 @@ class Dictionary:
                                learning_rate=float(self.told.get("learning_rate", 3e-3)))
         train, held_out = self.readers
         made = train_on(train, [config], held_out=held_out, options=options)[0].sae.eval()
-        return _plain(f"{self.name} (trained again)", made, train, held_out, self.told)
+        return _plain(f"{self.name} (trained again)", made, train, held_out, self.told, config)
 
     def everywhere(self) -> Firings:
         """Firings on all documents."""
@@ -102,15 +105,17 @@ def places(run: Path, trace: Trace) -> Iterator[tuple[Place, list[Dictionary]]]:
 
     Of several SAEs of one width the plain one (TopK, the run's seed) is taken, or the first.
     """
-    from moe_probe.sae import read_training
+    from moe_probe.sae import read_trained_config, read_training
+    from moe_probe.sae.matryoshka import nested_widths
 
     groups: dict[Place, dict[int, Dictionary]] = {}
     for item in track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs"):
         config = item.sae.config
         if config.experts is not None:
             continue
-        opened = _plain(item.name, item.sae, item.train, item.held_out, read_training(item.folder))
-        if len(getattr(item.sae, "nested", ())) > 1:
+        origin = read_trained_config(item.folder) or config
+        opened = _plain(item.name, item.sae, item.train, item.held_out, read_training(item.folder), origin)
+        if len(nested_widths(origin)) > 1:
             mine = groups.setdefault(Place(config.layer, config.hook, item.name), {})
             mine.update({d.width: d for d in _nested(opened)})
         else:
@@ -136,22 +141,24 @@ def activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np.ndar
     return out
 
 
-def _plain(name: str, sae: Sae, train: ActivationReader, held_out: ActivationReader, told: dict[str, Any]) -> Dictionary:
+def _plain(name: str, sae: Sae, train: ActivationReader, held_out: ActivationReader, told: dict[str, Any], origin: SaeConfig,
+           ) -> Dictionary:
     from moe_probe.matching.signals import fired
     from moe_probe.tree import Level
 
     found = fired(sae, held_out)
     return Dictionary(name, sae.config.d_sae, 0, sae, Level(_rows(sae), found.matrix), found, fired(sae, train),
-                      (train, held_out), told)
+                      (train, held_out), told, origin)
 
 
 def _nested(whole: Dictionary) -> Iterator[Dictionary]:
     """Every nested part that a Matryoshka SAE adds is a level: what is new in it hangs below what came before."""
     from moe_probe.features.firing import Firings
+    from moe_probe.sae.matryoshka import nested_widths
     from moe_probe.tree import Level
 
     start = 0
-    for width in getattr(whole.sae, "nested", ()):
+    for width in nested_widths(whole.origin):
         part = slice(start, width)
         yield replace(whole, width=width, first=start,
                       level=Level(whole.level.directions[part], whole.level.firings[:, part].tocsr()),

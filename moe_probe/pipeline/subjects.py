@@ -69,7 +69,7 @@ class SubjectsOf:
 
     def _subjects(self, firings: Firings) -> Subjects:
         from moe_probe.features.topics import group_rates
-        from moe_probe.tree import Labelling, Subjects
+        from moe_probe.tree import Labelling, Subjects, bundled
 
         if self._documents is None:
             self._documents = bundled(self.trace.documents, by=self.settings.by, finer=self.settings.finer,
@@ -210,41 +210,6 @@ class SubjectsOf:
         x = activations(level.readers[side], level.sae, rows) / scale - level.sae.b_dec.detach().numpy()
         of = labels[self.document[rows]]
         return Sample(x, firings.matrix[chosen], np.zeros(len(rows), dtype=bool)), of
-
-
-def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: int = 0) -> pd.DataFrame:
-    """Put groups of documents of one subject together at random, so that there are about `most`; unchanged where there are fewer.
-
-    Parameters
-    ----------
-    documents : pandas.DataFrame
-        Of the trace.
-    by, finer : str
-        Labels that no bundle mixes; of `finer` where every group has one value of it.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The documents with another column ``group``; every subject keeps two groups or more, if it had them.
-    """
-    from moe_probe.stats import labelled_documents
-
-    keep, labels, names = labelled_documents(documents, label=by)
-    groups, first, group_of = np.unique(names, return_index=True, return_inverse=True)
-    if len(np.unique(group_of[keep])) <= most:
-        return documents
-    part = documents[finer].fillna("").astype(str).to_numpy() if finer in documents else np.full(len(documents), "")
-    if (part != part[first][group_of]).any():
-        part = np.full(len(documents), "")
-    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str)])[:, first], axis=1,
-                        return_inverse=True)[1].ravel()
-    rng = np.random.default_rng(seed)
-    bundle = np.empty(len(groups), dtype=object)
-    for number in range(int(subject.max()) + 1):
-        mine = rng.permutation(np.flatnonzero(subject == number))
-        n = max(2, int(most * len(mine) / len(groups)))
-        bundle[mine] = [f"bundle {number}.{i % n}" for i in range(len(mine))]
-    return documents.assign(group=bundle[group_of])
 
 
 def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:

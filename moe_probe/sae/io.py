@@ -74,6 +74,16 @@ def read_training(folder: str | Path) -> dict[str, Any]:
     return dict(metadata.get("moe_probe_training") or {})
 
 
+def read_trained_config(folder: str | Path) -> SaeConfig | None:
+    """What an SAE was when it was trained; None where it was not trained here.
+
+    `load_sae` gives what it is now: BatchTopK and Matryoshka are saved, as sae-lens does, as JumpReLU with one threshold, and
+    no longer tell by themselves how another seed is to be trained, or which parts are nested.
+    """
+    own = (_read_config(Path(folder) / CONFIG).get("metadata") or {}).get("moe_probe")
+    return SaeConfig.model_validate(own) if own else None
+
+
 def load_sae(folder: str | Path, *, d_in: int | None = None, hook: str | None = None) -> Sae:
     """Read an SAE from a SAELens, sparsify or dictionary_learning folder.
 

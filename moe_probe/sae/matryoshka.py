@@ -12,12 +12,19 @@ from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.ops import decode
 
 
+def nested_widths(config: SaeConfig) -> tuple[int, ...]:
+    """Widths of the nested dictionaries: as configured, or a sixteenth, an eighth, ... and all; those of a plain SAE are one."""
+    if config.architecture != "matryoshka":
+        return (config.d_sae,)
+    return config.nested or tuple(max(1, config.d_sae >> shift) for shift in (4, 3, 2, 1, 0))
+
+
 class Matryoshka(BatchTopK):
     """BatchTopK whose first ``nested[0]``, ``nested[1]`` ... latents reconstruct by themselves too."""
 
     def __init__(self, config: SaeConfig) -> None:
         super().__init__(config)
-        self.nested = config.nested or tuple(max(1, config.d_sae >> shift) for shift in (4, 3, 2, 1, 0))
+        self.nested = nested_widths(config)
         if list(self.nested) != sorted(set(self.nested)) or self.nested[-1] != config.d_sae:
             raise MoeProbeError(f"{self.nested} are not nested widths", f"they must rise and end with {config.d_sae}",
                                 "for example 1/16, 1/4 and all of the width")

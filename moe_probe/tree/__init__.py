@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from moe_probe.tree.concepts import ConceptSplit, Sample, split_of_concept
 from moe_probe.tree.depth import DepthOptions, Grown, grow
+from moe_probe.tree.distance import Distances, tree_distance
 from moe_probe.tree.examples import KINDS, choose_examples, kind_of_node, telling_words
 from moe_probe.tree.join import Level, Splitting, agreement, join, splitting
 from moe_probe.tree.stitching import stitched_change
-from moe_probe.tree.subjects import Labelling, SameLabel
+from moe_probe.tree.subjects import Labelling, SameLabel, bundled
 from moe_probe.tree.taxonomy import (
-    Distances,
     Pairs,
     Purity,
     Subjects,
@@ -18,12 +18,11 @@ from moe_probe.tree.taxonomy import (
     parts_of_subject,
     purity,
     sibling_pairs,
-    tree_distance,
 )
 
 __all__ = [
     "KINDS", "ConceptSplit", "DepthOptions", "Distances", "Grown", "Labelling", "Level", "Pairs", "Purity", "SameLabel",
-    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "choose_examples", "grow", "join",
+    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "bundled", "choose_examples", "grow", "join",
     "kind_of_node", "parts_of_subject", "purity", "sibling_pairs", "split_of_concept", "splitting", "stitched_change",
     "telling_words", "tree_distance",
 ]

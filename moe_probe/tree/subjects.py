@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from moe_probe.stats import labelled_documents
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PAIR_BLOCK = 4096
 
@@ -124,3 +129,37 @@ def rate_strata(counts: np.ndarray, *, size: int = 40) -> np.ndarray:
     rank = np.empty(len(counts), dtype=int)
     rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
     return np.asarray(rank * n // max(len(counts), 1))
+
+
+def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: int = 0) -> pd.DataFrame:
+    """Put groups of documents of one subject together at random, so that there are about `most`; unchanged where there are fewer.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+        Of the trace.
+    by, finer : str
+        Labels that no bundle mixes; of `finer` where every group has one value of it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The documents with another column ``group``; every subject keeps two groups or more, if it had them.
+    """
+    keep, labels, names = labelled_documents(documents, label=by)
+    groups, first, group_of = np.unique(names, return_index=True, return_inverse=True)
+    labelled = len(np.unique(group_of[keep]))
+    if labelled <= most:
+        return documents
+    part = documents[finer].fillna("").astype(str).to_numpy() if finer in documents else np.full(len(documents), "")
+    if (part != part[first][group_of]).any():
+        part = np.full(len(documents), "")
+    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str)])[:, first], axis=1,
+                        return_inverse=True)[1].ravel()
+    rng = np.random.default_rng(seed)
+    bundle = np.empty(len(groups), dtype=object)
+    for number in range(int(subject.max()) + 1):
+        mine = rng.permutation(np.flatnonzero(subject == number))
+        n = max(2, int(most * len(mine) / labelled))
+        bundle[mine] = [f"bundle {number}.{i % n}" for i in range(len(mine))]
+    return documents.assign(group=bundle[group_of])

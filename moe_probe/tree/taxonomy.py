@@ -1,4 +1,4 @@
-"""Does the tree follow human subjects? Siblings and cousins held against topic and subtopic, each with two nulls."""
+"""Does the tree follow human subjects? Siblings held against topic and subtopic, with two nulls."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from moe_probe.tree.subjects import Labelling, SameLabel, rate_strata, shuffled_
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Pairs of siblings of one node that are looked at, and pairs of strangers (or cousins) in all.
+#: Pairs of siblings of one node that are looked at, and pairs of strangers in all.
 _PAIRS_OF_NODE, _STRANGERS = 21, 4000
 #: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
-_ALL_PAIRS = 6000
+ALL_PAIRS = 6000
 #: Values closer than this are equal: chances are held in single precision and added up in more than one order.
-_EQUAL = 1e-6
+EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
     """
     rng = np.random.default_rng(seed)
     same = SameLabel(subjects.rates[:, pairs.features], subjects.topic)
-    all_pairs = same.matrix() if len(pairs.features) <= _ALL_PAIRS else None
+    all_pairs = same.matrix() if len(pairs.features) <= ALL_PAIRS else None
     n_nodes = len(pairs.parents)
     node_size = np.bincount(pairs.node, minlength=n_nodes)
     one, other = np.concatenate([pairs.first, pairs.strangers[0]]), np.concatenate([pairs.second, pairs.strangers[1]])
@@ -193,7 +193,7 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
         i, j = swap[pairs.first], swap[pairs.second]
         row[:] = by_node(same.of(i, j) if all_pairs is None else all_pairs[i, j])
     both = ((null_labels, observed - base), (null_features, observed))
-    whole = [_p(null.mean(1), own.mean()) for null, own in both]
+    whole = [one_sided_p(null.mean(1), own.mean()) for null, own in both]
     p_value = np.maximum(*(_pooled_p(null, own) for null, own in both))
     tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in whole))
     own = (same.of(pairs.first, pairs.first) + same.of(pairs.second, pairs.second)) / 2
@@ -210,17 +210,17 @@ def _pooled_p(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
     centred = null - null.mean(0)
     squares = np.square(centred).sum(0)
     left_out = np.maximum((squares - n / (n - 1) * np.square(centred)) / (n - 1), 0.0)
-    pool = np.sort((n / (n - 1) * centred / np.maximum(np.sqrt(left_out), _EQUAL)).ravel())
-    own = (observed - null.mean(0)) / np.maximum(np.sqrt(squares / n), _EQUAL)
+    pool = np.sort((n / (n - 1) * centred / np.maximum(np.sqrt(left_out), EQUAL)).ravel())
+    own = (observed - null.mean(0)) / np.maximum(np.sqrt(squares / n), EQUAL)
     beyond = len(pool) - np.searchsorted(pool, own - 1e-9)
     pooled = (1 + beyond) / (1 + len(pool))
     # where permutations hardly change a node's value, studentising would blow up what is rounding
-    return np.asarray(np.where(observed > null.mean(0) + _EQUAL, pooled, np.maximum(pooled, _p(null, observed))))
+    return np.asarray(np.where(observed > null.mean(0) + EQUAL, pooled, np.maximum(pooled, one_sided_p(null, observed))))
 
 
-def _p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
+def one_sided_p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
     """One-sided permutation p-values, never 0: values that differ by rounding are equal, and NaN is no evidence."""
-    return np.asarray((1 + (~(null < observed - _EQUAL)).sum(0)) / (1 + len(null)))
+    return np.asarray((1 + (~(null < observed - EQUAL)).sum(0)) / (1 + len(null)))
 
 
 def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0,
@@ -265,110 +265,5 @@ def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *
             return np.bincount(place, weights=(own_first + own_second) / 2 - between, minlength=len(size)) / size
 
         null = np.stack([apart(labelling.permuted(rng.permutation(len(codes)))) for _ in range(permutations)])
-        out[mine] = _p(null, apart(labelling))
+        out[mine] = one_sided_p(null, apart(labelling))
     return out
-
-
-class Distances(NamedTuple):
-    """How far apart in human terms pairs of leaves are, by how far apart they hang.
-
-    Attributes
-    ----------
-    siblings, cousins, strangers : float
-        Mean taxonomy distance between two firings of the pairs, from different groups: 0 same subtopic, 1 same topic, 2
-        different topics. NaN where there are no such pairs.
-    test : Verdict
-        Correlation of tree distance (0, 1, 2) with taxonomy distance over the pairs (Mantel 1967, Cancer Research 27,
-        209-220, https://pubmed.ncbi.nlm.nih.gov/6018555/), against both nulls. NaN, with p-values of 1, where all pairs are
-        equally far apart.
-    """
-
-    siblings: float
-    cousins: float
-    strangers: float
-    test: Verdict
-
-
-def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarray, *, permutations: int = 500, seed: int = 0,
-                  most: int = 4000) -> Distances | None:
-    """Does distance in the tree agree with distance in the corpus's own taxonomy?
-
-    Parameters
-    ----------
-    parent, grandparent : ndarray of int, shape (n_features,)
-        Of every leaf; -1 for none. Siblings share a parent, cousins a grandparent, strangers neither.
-    most : int
-        Pairs of each kind that are looked at.
-
-    Returns
-    -------
-    Distances or None
-        None where fewer than two kinds of pairs exist.
-    """
-    rng = np.random.default_rng(seed)
-    features = np.flatnonzero(parent >= 0)
-    if len(features) < 2:
-        return None
-    up, above = parent[features], grandparent[features]
-    strata = rate_strata(subjects.counts[features])
-    drawn = _drawn(up, above, rng, most=most)
-    if sum(len(i) > 0 for i, _ in drawn) < 2:
-        return None
-    one, other = (np.concatenate([pair[side] for pair in drawn]) for side in (0, 1))
-    far = np.repeat([0, 1, 2], [len(i) for i, _ in drawn]).astype(float)
-    scales = [SameLabel(subjects.rates[:, features], labels) for labels in (subjects.topic, subjects.subtopic) if labels]
-
-    def human(i: np.ndarray, j: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-        """2 less the chances of one topic and of one subtopic (twice the first where there are no subtopics)."""
-        chances = [s.of(i, j, None if order is None else s.labelling.permuted(order)) for s in scales]
-        return np.asarray(2 - chances[0] - chances[-1])
-
-    found = human(one, other)
-    observed = _correlation(far, found)
-    labels = [_correlation(far, human(one, other, rng.permutation(len(subjects.topic.codes)))) for _ in range(permutations)]
-    table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= _ALL_PAIRS else None
-    swapped = []
-    for _ in range(permutations):
-        swap = shuffled_within(strata, rng)
-        i, j = swap[one], swap[other]
-        swapped.append(_correlation(far, human(i, j) if table is None else table[i, j]))
-    test = Verdict(observed, float(np.mean(swapped)), float(_p(np.array(labels), observed)),
-                   float(_p(np.array(swapped), observed)))
-    near, next_to, apart = (float(found[far == kind].mean()) if (far == kind).any() else float("nan") for kind in (0, 1, 2))
-    return Distances(near, next_to, apart, test)
-
-
-def _correlation(far: np.ndarray, found: np.ndarray) -> float:
-    """Pearson's; NaN where nothing varies, instead of a quotient of roundings."""
-    return float(np.corrcoef(far, found)[0, 1]) if np.ptp(found) > _EQUAL else float("nan")
-
-
-def _drawn(parent: np.ndarray, grandparent: np.ndarray, rng: np.random.Generator, *, most: int,
-           ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of siblings, of cousins and of strangers, at most `most` of each."""
-    i, j = rng.integers(len(parent), size=(2, 40 * most))
-    near = [np.flatnonzero(parent == p) for p in np.unique(parent)]
-    wider = [np.flatnonzero(grandparent == g) for g in np.unique(grandparent[grandparent >= 0])]
-    pools = [_within(near, rng, most), _within(wider, rng, 4 * most), (i, j)]
-    out = []
-    for kind, (a, b) in enumerate(pools):
-        apart = parent[a] != parent[b]
-        related = (grandparent[a] == grandparent[b]) & (grandparent[a] >= 0)
-        keep = (a != b) & (~apart if kind == 0 else apart & (related if kind == 1 else ~related))
-        out.append((a[keep][:most], b[keep][:most]))
-    return out
-
-
-def _within(sets: list[np.ndarray], rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random pairs inside random sets, every pair alike."""
-    sets = [s for s in sets if len(s) > 1]
-    if not sets:
-        empty = np.zeros(0, dtype=int)
-        return empty, empty
-    weight = np.array([len(s) * (len(s) - 1.0) for s in sets])
-    chosen = rng.choice(len(sets), size=n, p=weight / weight.sum())
-    size = np.array([len(s) for s in sets])[chosen]
-    starts = np.concatenate([[0], np.cumsum([len(s) for s in sets])])[chosen]
-    flat = np.concatenate(sets)
-    a, b = (rng.random((2, n)) * size).astype(int)
-    return flat[starts + a], flat[starts + b]
