@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.pipeline.levels import Dictionary, places
+from moe_probe.report.splitting import splitting_section
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, make_sae
 from moe_probe.trace import Trace
@@ -62,6 +63,24 @@ def test_the_true_dictionaries_give_the_true_tree() -> None:
     assert edges["inside"].min() == 1 and edges["share"].sum() == pytest.approx(COARSE)
     found = splitting(true_level(coarse, part // PARTS), true_level(fine, part), edges)
     assert (found.split, found.kept, found.orphans, found.children) == (1, 0, 0, PARTS)
+
+
+def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> None:
+    """No edge at all, of living features or of dead ones: a table of the same types, and a section that says so."""
+    rng = np.random.default_rng(0)
+    for rate in (0.3, 0.0):
+        levels = [Level(np.eye(6)[3 * i:3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)]
+        edges = join(*levels)
+        assert edges.empty and edges["parent"].dtype == np.int64 and edges["share"].dtype == np.float64
+        found = splitting(*levels, edges)
+        assert (found.split, found.kept, found.orphans, found.children) == (0, 0, float(rate > 0), 0)
+        assert sibling_pairs(edges, np.zeros(3, dtype=int)) is None
+        named = edges.assign(**dict.fromkeys(("parent_sae", "child_sae", "parent_label", "child_label", "parent_topic",
+                                              "child_topic"), ""), layer=0, parent_width=3, child_width=6)
+        row = {**found._asdict(), "layer": 0, "parent_width": 3, "child_width": 6,
+               **dict.fromkeys(("stitched_novel", "seed_agreement", "seed_same", "split_same_width", "novel_same_width"), np.nan)}
+        section = splitting_section({"tree": Result("tree", named), "splitting": Result("splitting", pd.DataFrame([row]))})
+        assert "0% to 0% of features split" in section.finding
 
 
 def test_a_feature_that_stays_is_not_split() -> None:

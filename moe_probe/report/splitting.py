@@ -166,7 +166,8 @@ def _tree(edges: pd.DataFrame, nodes: pd.DataFrame | None) -> Tree:
     parts = edges[edges["relation"] == "part"]
     # nothing leads to the top of a tree: the narrowest dictionary of a layer and hook, or of a Matryoshka SAE
     below = set(zip(edges["child_sae"], edges["child_width"], strict=True))
-    narrow = parts[[key not in below for key in zip(parts["parent_sae"], parts["parent_width"], strict=True)]]
+    top = [key not in below for key in zip(parts["parent_sae"], parts["parent_width"], strict=True)]
+    narrow = parts[np.array(top, dtype=bool)]
     size = narrow.groupby(["parent_sae", "parent"]).size()
     chosen = list(size[size >= 2].sort_values(ascending=False, kind="stable").index)
     if nodes is not None:

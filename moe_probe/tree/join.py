@@ -104,6 +104,7 @@ def join(parent: Level, child: Level) -> pd.DataFrame:
                 how = "both" if p == by_direction == firing_best[i] else "direction" if p == by_direction else "firing"
                 edges.append((p, c, float(both[i, p]), how))
     table = pd.DataFrame(edges, columns=["parent", "child", "both", "joined_by"])
+    table = table.astype({"parent": np.int64, "child": np.int64, "both": np.float64})  # also where there are no edges
     unit = _unit(parent.directions), _unit(child.directions)
     table["cosine"] = (unit[0][table["parent"]] * unit[1][table["child"]]).sum(1)
     table["inside"] = table["both"] / fired[1][table["child"]]
@@ -130,7 +131,7 @@ def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
     _, cosine = _nearest(parent.directions, child.directions, alive=_counts(parent.firings) >= _MIN_FIRINGS)
     n, m = max(len(living), 1), max(len(finer), 1)
     return Splitting(len(split) / n, kept / n, float((cosine[finer] < SAME_DIRECTION).sum() / m),
-                     1 - edges["child"].nunique() / m, float(split.mean()) if len(split) else 0.0)
+                     1 - edges["child"].nunique() / m if len(finer) else 0.0, float(split.mean()) if len(split) else 0.0)
 
 
 def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
