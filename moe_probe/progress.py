@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from moe_probe.text import printable
 
 Item = TypeVar("Item")
 
+#: Whether Ctrl-C was pressed inside `heeding_interrupts`.
+_pressed = False
 _shown: ContextVar[bool] = ContextVar("moe_probe_progress", default=False)
 #: Seconds before anything is shown, between refreshed bars, and between lines (more as time goes on).
 _PATIENCE, _BEAT, _BETWEEN_LINES = 2.0, 1.0, 5.0
@@ -37,6 +40,38 @@ def showing(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _shown.reset(before)
+
+
+@contextlib.contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the ``with`` block even where the exception it raises is lost.
+
+    An exception raised while native code calls back into Python (a destructor, a callback of a library) is printed and
+    forgotten. The press is remembered, and raised anew when a `Bar` next counts. Does nothing outside the main thread.
+    """
+    global _pressed
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _pressed = False
+    before = signal.signal(signal.SIGINT, _press)
+    try:
+        yield
+        _raise_if_pressed()
+    finally:
+        _pressed = False
+        signal.signal(signal.SIGINT, before)
+
+
+def _press(signum: int, frame: object) -> None:
+    global _pressed
+    _pressed = True
+    raise KeyboardInterrupt
+
+
+def _raise_if_pressed() -> None:
+    if _pressed and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
 
 
 class Bar:
@@ -86,6 +121,7 @@ class Bar:
 
     def update(self, n: int = 1, *, note: str | None = None, total: int | None = None) -> None:
         """Count `n` more; say what is being done just now, or how many there are, where that has changed."""
+        _raise_if_pressed()
         self.n += n
         if note is not None:
             self.note = printable(note)

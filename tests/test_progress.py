@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import sys
 import time
 
@@ -85,3 +86,22 @@ def test_an_error_passes_and_ends_the_bar(impatient: None, capsys: pytest.Captur
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "0 s"), (59, "59 s"), (125, "2 min 05 s"), (11400, "3 h 10 min")])
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_lost_interrupt_is_raised_anew() -> None:
+    """Ctrl-C inside a destructor is swallowed by Python; the next step of a bar ends the loop all the same."""
+
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), progress.heeding_interrupts():
+        for i in track(range(5), "work"):
+            if i == 1:
+                Swallows()
+            done.append(i)
+    assert done == [0, 1] and signal.getsignal(signal.SIGINT) is before
+    assert list(track(range(3), "work")) == [0, 1, 2]  # and it is forgotten afterwards

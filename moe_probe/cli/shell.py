@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.progress import say_above, showing
+from moe_probe.progress import heeding_interrupts, say_above, showing
 from moe_probe.text import printable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*words: Any, **options: Any) -> None:
         try:
-            with showing(not options.get("quiet", False)):
+            with showing(not options.get("quiet", False)), heeding_interrupts():
                 command(*words, **options)
         except MoeProbeError as error:
             if options.get("debug"):
@@ -146,7 +146,9 @@ def _refused(error: OSError) -> MoeProbeError | None:
 
 def _interrupted() -> None:
     import shlex
+    import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second press should not turn the orderly end into a crash
     words = [w for w in sys.argv[1:] if w not in ("--force", "--resume")]
     if words and (words[0] in ("run", "demo", "collect", "import") or words[:2] == ["sae", "train"]):
         command = shlex.join(["moe-probe", *words, "--resume"])
