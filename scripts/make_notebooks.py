@@ -16,7 +16,7 @@ from moe_probe.notebook import write_notebook
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
     "runs/early": ("run", "data/model/early", "--corpus", "data/probe_corpus.jsonl", "--label", "register", "--strata",
-                   "register"),
+                   "register", "--dtype", "float32"),
     "runs/demo": ("demo",),
 }
 NOTEBOOKS = {
