@@ -28,7 +28,7 @@ from moe_probe.results import Result
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 from moe_probe.trace import Trace, TraceWriter
 
-EVIL = '<script>alert(1)</script>|*x* [y](javascript:z)\x1b[31m'
+EVIL = '<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m'
 
 
 @pytest.fixture(scope="module")

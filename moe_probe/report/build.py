@@ -52,10 +52,11 @@ def write_report(run: str | Path) -> list[Path]:
         raise MoeProbeError(f"{root} holds no results", "a report shows what was analysed", f"moe-probe analyze {root}")
     import matplotlib
 
-    with matplotlib.rc_context({"interactive": False}):  # figures of a report are files: a notebook should not show them too
+    # figures of a report are files, which a notebook should not show too; names with a $ in them are no formulas
+    with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
         report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
-    pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
-    images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
+        pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
+        images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
         return _write(root, images, pages)
