@@ -208,7 +208,6 @@ def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: 
     """Predict the SAE's own layer from its features, from random directions, and once a layer from what else there is."""
     from scipy import sparse
 
-    from moe_probe.matching.carriers import group_draws
     from moe_probe.matching.prediction import predict
     from moe_probe.matching.signals import one_hot, pair_codes
 
@@ -224,17 +223,13 @@ def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: 
         inputs |= {key: (values[halves.train], values[halves.held_out]) for key, values in (
             ("load alone", token[:, :1] * 0), ("topic", one_hot(tokens.topic, len(tokens.topics))), ("token", token),
             ("token and the one before", bigram))}
-    draws = None
     rows, experts = [], []
     for key, (x, held) in inputs.items():
         found = predict(x, held, chosen[halves.train], chosen[halves.held_out], group=tokens.group[halves.train],
                         group_held_out=tokens.group[halves.held_out], n_groups=tokens.n_groups, seed=seed)
-        if draws is None:
-            present = (found.selections > 0).astype(int)  # groups of this half are resampled among themselves
-            draws = group_draws(present, resamples=_RESAMPLES, seed=seed)[1:] * present
         own = name if key in ("features", "random directions") else ""
         rows.append({"layer": layer, "sae": own, "width": sae.config.d_sae if own else 0, "inputs": key,
-                     "n_inputs": x.shape[1], **found.estimate(draws)})
+                     "n_inputs": x.shape[1], **found.estimate(resamples=_RESAMPLES, seed=seed)})
         experts += [{"layer": layer, "expert": e, "sae": own, "width": rows[-1]["width"], "inputs": key, "bits": float(bits)}
                     for e, bits in enumerate(found.expert_bits)]
     return rows, experts

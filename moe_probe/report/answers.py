@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.evidence import UNCONFIRMABLE
 from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.verdicts import where
 
@@ -49,7 +50,9 @@ def topic_experts(results: Mapping[str, Result]) -> str | None:
         text += f" {len(nothing)} {'has' if len(nothing) == 1 else 'have'} neither."
     if "causal" in table and len(yes) and (yes["causal"] != "not tested").any():
         sure = yes[yes["causal"] == "confirmed"]
-        text += f" Knocking experts out confirms {len(sure)} of {len(yes)}."
+        unknown = int(yes["causal"].str.startswith(UNCONFIRMABLE).sum())
+        text += (f" Knocking experts out confirms {len(sure)} of {len(yes)}." if unknown < len(yes) else
+                 f" Knock-outs could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}.")
     return text
 
 

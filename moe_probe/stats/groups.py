@@ -99,12 +99,17 @@ def labelled_documents(documents: pd.DataFrame, *, label: str) -> tuple[np.ndarr
     if not keep.any():
         raise MoeProbeError(f"no document has a {label}", "experts cannot be compared with labels that are not there",
                             f"add a {label} to the corpus, or use analyses that need no labels")
+    return keep, raw.astype(str).to_numpy(dtype=object), group_names(documents)
+
+
+def group_names(documents: pd.DataFrame) -> np.ndarray:
+    """Group of every document, ndarray of str, shape (n_documents,); a document without a group is its own."""
     names = documents["document"].astype(str)
     if "group" in documents.columns:
         group = documents["group"]
         missing = group.isna() | (group.astype(str).str.len() == 0)
         names = group.astype(str).where(~missing, names)
-    return keep, raw.astype(str).to_numpy(dtype=object), names.to_numpy(dtype=object)
+    return np.asarray(names.to_numpy(dtype=object))
 
 
 def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, *, what: str) -> dict[str, str]:
