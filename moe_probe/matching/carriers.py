@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval
-from moe_probe.stats.bootstrap import correlation_of, spread
+from moe_probe.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ def measure_unit(side: Side, members: tuple[int, ...], topic: int, drawn: Resamp
     tokens = weighted_auroc((draws * mine) @ counts, (draws * ~mine) @ counts)
     sizes = int(mine.sum()), int((~mine).sum())
     return Measured(auroc_interval(float(document[0]), *sizes),
-                    auroc_interval(float(tokens[0]), *sizes, error=float(spread(tokens[1:]))),
+                    auroc_interval(float(tokens[0]), *sizes, draws=tokens),
                     {"document": document, "token": tokens})
 
 

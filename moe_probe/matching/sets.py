@@ -9,7 +9,7 @@ import numpy as np
 from moe_probe.match import Pairs
 from moe_probe.matching.carriers import weighted_auroc
 from moe_probe.stats import Resamples, auroc_difference, auroc_interval
-from moe_probe.stats.bootstrap import correlation_of, spread
+from moe_probe.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
         alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, drawn.weights)
         row: dict[str, Any] = {"layer": layer, "expert": int(choices.expert[unit]), "features": "+".join(map(str, members)),
                                "single_auroc": float(alone[0])}
-        one, other = (auroc_interval(float(v[0]), n_groups, n_groups, error=float(spread(v[1:]))) for v in (together, alone))
+        one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
         both = auroc_difference(one, other, correlation_of(together, alone))
         out.append(row | one.row("set_auroc", "set") | both.row("beyond_single", "beyond_single"))
     return pd.DataFrame(out)

@@ -182,7 +182,7 @@ def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
 
 
 def auroc_interval(
-    area: float, positives: int, negatives: int, *, error: float | None = None, confidence: float = 0.95
+    area: float, positives: int, negatives: int, *, draws: np.ndarray | None = None, confidence: float = 0.95
 ) -> Interval:
     """Interval of an area under the ROC curve that does not collapse at 1.
 
@@ -199,9 +199,10 @@ def auroc_interval(
     area : float
     positives, negatives : int
         Numbers of independent units (groups of documents).
-    error : float, optional
-        Standard error from a bootstrap, where the score is not one per group (an AUROC over tokens). V is scaled to it,
-        and Student's t of the smaller class takes the place of z. An error of 0 is left out of account.
+    draws : ndarray, shape (1 + n_resamples,), optional
+        Of a bootstrap, the estimate first, where the score is not one per group (an AUROC over tokens). V is scaled to
+        their variance, and Student's t of the smaller class takes the place of z, `stretched` where they are skewed. Draws
+        that do not vary are left out of account.
 
     Returns
     -------
@@ -213,14 +214,16 @@ def auroc_interval(
 
     if min(positives, negatives) < 2 or not np.isfinite(area):
         return Interval(np.asarray(area), np.asarray(np.nan), np.asarray(np.nan))
-    scale, critical = 1.0, float(norm.ppf(0.5 + confidence / 2))
-    own = _auroc_variance(area, positives, negatives)
-    if error is not None and error > _NOTHING and own > _NOTHING:
-        scale = error**2 / own
-        critical = float(student.ppf(0.5 + confidence / 2, min(positives, negatives) - 1))
+    down = up = np.asarray(norm.ppf(0.5 + confidence / 2))
+    scale, own = 1.0, _auroc_variance(area, positives, negatives)
+    if draws is not None and own > _NOTHING and (error := spread(draws[1:])) > _NOTHING:
+        scale = float(error) ** 2 / own
+        critical = np.asarray(student.ppf(0.5 + confidence / 2, min(positives, negatives) - 1))
+        down, up = stretched(critical, _skewness(draws[1:], error))
 
     def outside(x: float) -> bool:
-        return abs(x - area) > critical * float(np.sqrt(scale * _auroc_variance(x, positives, negatives)))
+        error = np.sqrt(scale * _auroc_variance(x, positives, negatives))
+        return abs(x - area) > float((down if x < area else up) * error)
 
     return Interval(np.asarray(area), np.asarray(_boundary(outside, 0.0, area)), np.asarray(_boundary(outside, 1.0, area)))
 
