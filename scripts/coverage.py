@@ -26,16 +26,16 @@ from moe_probe.matching.carriers import Side, measure_unit
 from moe_probe.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
 
 DOCUMENTS = (5, 8, 12, 20, 40)
-TOPICS, HABIT, RESAMPLES = 6, 0.58, 500
+TOPICS, HABIT, RESAMPLES = 6, 0.58, 200
 
-#: Of one simulation or several at once: which intervals hold the truth.
+#: Which intervals hold the truth: shape (n_simulations,), or (n_simulations, n_intervals) where several come at once.
 Measure = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
-class Row(NamedTuple):
-    """A line of the table; `decides` names the verdict that the interval decides."""
+class Rows(NamedTuple):
+    """Lines of the table that come from the same simulations; `decides` names the verdict that the intervals decide."""
 
-    interval: str
+    intervals: tuple[str, ...]
     documents: str
     measure: Measure
     decides: str = ""
@@ -100,9 +100,9 @@ def rises(rng: np.random.Generator, shape: tuple[int, ...], *, skewness: float, 
     return mean + 0.05 * (rng.gamma(form, 1.0, shape) - form) / np.sqrt(form)
 
 
-def ablation_covers(rng: np.random.Generator, n: int, simulations: int, *, column: str, skewness: float) -> np.ndarray:
+def ablation_covers(rng: np.random.Generator, n: int, simulations: int, *, skewness: float) -> np.ndarray:
     """Knock-outs: rise of 0.06 nats on the first topic, 0.01 on the others, 0.02 without either of two controls."""
-    truth = {"ci": 0.06, "beyond_control": 0.04, "beyond_others": 0.05}[column]
+    truth = {"ci": 0.06, "beyond_control": 0.04, "beyond_others": 0.05}
     topic = np.repeat(np.arange(TOPICS), n)
     names = tuple(f"topic-{t}" for t in range(TOPICS))
     held = []
@@ -113,7 +113,7 @@ def ablation_covers(rng: np.random.Generator, n: int, simulations: int, *, colum
         own = rises(rng, (len(topic),), skewness=skewness, mean=0.01) + 0.05 * (topic == 0)
         controls = [rises(rng, (len(topic),), skewness=skewness, mean=0.02) for _ in range(2)]
         row = _Comparison(bench, RESAMPLES, i).rows(Unit("expert", 0, (0,), ("topic-0",)), own, controls, "mask")[0]
-        held.append(inside(row[f"{column}_low"], row[f"{column}_high"], truth))
+        held.append([inside(row[f"{name}_low"], row[f"{name}_high"], value) for name, value in truth.items()])
     return np.array(held)
 
 
@@ -145,16 +145,16 @@ def true_areas(apart: tuple[float, float]) -> dict[str, np.ndarray]:
             "token": np.array([area(np.asarray(side.signals[:, [i]].todense()).ravel(), side.topic == 0) for i in (0, 1)])}
 
 
-def area_covers(rng: np.random.Generator, n: int, simulations: int, *, apart: tuple[float, float], unit: str,
-                difference: bool = False) -> np.ndarray:
-    truth = true_areas(apart)[unit]
+def areas_cover(rng: np.random.Generator, n: int, simulations: int, *, apart: tuple[float, float]) -> np.ndarray:
+    """Of documents and of tokens each: AUROC of the first unit, and how much it is above the second's."""
+    truth = true_areas(apart)
     held = []
     for i in range(simulations):
         side = firing(rng, n, apart)
         drawn = Resamples(side.rates()[1], n=RESAMPLES, seed=i)
-        first = measure_unit(side, (0,), 0, drawn)
-        found = first.less(measure_unit(side, (1,), 0, drawn), unit) if difference else getattr(first, unit)
-        held.append(inside(found.low, found.high, float(truth[0] - truth[1] if difference else truth[0])))
+        first, second = (measure_unit(side, (k,), 0, drawn) for k in (0, 1))
+        held.append([inside(found.low, found.high, float(value)) for unit in ("document", "token") for found, value in (
+            (getattr(first, unit), truth[unit][0]), (first.less(second, unit), truth[unit][0] - truth[unit][1]))])
     return np.array(held)
 
 
@@ -217,36 +217,30 @@ def decoding_covers(rng: np.random.Generator, n: int, simulations: int) -> np.nd
     return np.array(held)
 
 
-def rows() -> list[Row]:
+def rows() -> list[Rows]:
     per_topic, altogether = "a topic", "in all"
-    out = [Row(f"log2 lift, {text}", per_topic, partial(lift_covers, base=base, lift=lift, habit=habit), "expert, group")
+    out = [Rows((f"log2 lift, {text}",), per_topic, partial(lift_covers, base=base, lift=lift, habit=habit), "expert, group")
            for text, base, lift, habit in (
                ("6 % of selections, lift 1", 0.06, 1.0, HABIT), ("6 %, lift 3", 0.06, 3.0, HABIT),
                ("0.2 %, lift 1", 0.002, 1.0, HABIT), ("0.2 %, lift 3", 0.002, 3.0, HABIT),
-               ("1 %, lift 3, documents differ twice as much (1.0)", 0.01, 3.0, 1.0))]
-    out += [Row(f"log2 usage over expected, {text}", per_topic, partial(words_cover, share=s, ratio=r, selections=300))
+               ("1 %, lift 3, documents differ more (1.0)", 0.01, 3.0, 1.0))]
+    out += [Rows((f"log2 usage over expected, {text}",), per_topic, partial(words_cover, share=s, ratio=r, selections=300))
             for text, s, r in (("6 %, ratio 1.3", 0.06, 1.3), ("0.5 %, ratio 1", 0.005, 1.0))]
-    out.append(Row("log2 lift of a kind of token (1 token in 10)", altogether,
-                   partial(words_cover, share=0.06, ratio=2.0, selections=30)))
-    out += [Row(f"bits, recall, loss recovered: ratio of sums, skewness {text}", altogether, partial(ratio_covers, shape=shape))
-            for text, shape in (("1", 4.0), ("2", 1.0))]
-    out += [Row(f"ablation: {text}, skewness {skewness:g}", per_topic,
-                partial(ablation_covers, column=column, skewness=skewness), "confirmed")
-            for skewness in (1.0, 2.0) for column, text in (
-                ("ci", "rise"), ("beyond_control", "rise less controls"), ("beyond_others", "rise less other topics"))]
-    out += [Row(f"AUROC of documents, {true_areas((a, 0.5))['document'][0]:.3f}", per_topic,
-                partial(area_covers, apart=(a, 0.5), unit="document"), "feature only") for a in (1.0, 2.2, 3.4)]
-    out += [Row(f"difference of AUROC of documents, {area[0]:.3f} less {area[1]:.3f}", per_topic,
-                partial(area_covers, apart=apart, unit="document", difference=True), "feature only")
-            for apart in ((1.0, 0.5), (2.2, 1.0), (3.4, 2.2)) for area in (true_areas(apart)["document"],)]
-    out += [Row(f"AUROC of tokens, {true_areas((2.2, 1.0))['token'][0]:.3f}", per_topic,
-                partial(area_covers, apart=(2.2, 1.0), unit="token")),
-            Row("difference of AUROC of tokens", per_topic,
-                partial(area_covers, apart=(2.2, 1.0), unit="token", difference=True)),
-            Row("AUROC of a set of features for an expert's tokens", altogether, set_covers)]
-    out += [Row(f"compare: difference of log2 lifts, {text}", per_topic, partial(comparison_covers, paired=paired))
+    out.append(Rows(("log2 lift of a kind of token (1 token in 10)",), altogether,
+                    partial(words_cover, share=0.06, ratio=2.0, selections=30)))
+    out += [Rows((f"bits, recall, loss recovered: ratio of sums, skewness {text}",), altogether,
+                 partial(ratio_covers, shape=shape)) for text, shape in (("1", 4.0), ("2", 1.0))]
+    out += [Rows(tuple(f"ablation: {text}, skewness {skewness:g}" for text in (
+        "rise", "rise less controls", "rise less other topics")), per_topic, partial(ablation_covers, skewness=skewness),
+        "confirmed") for skewness in (1.0, 2.0)]
+    for apart in ((1.0, 0.5), (2.2, 1.0), (3.4, 2.2)):
+        names = tuple(name for unit, (one, other) in true_areas(apart).items() for name in (
+            f"AUROC of {unit}s, {one:.3f}", f"AUROC of {unit}s, {one:.3f} less {other:.3f}"))
+        out.append(Rows(names, per_topic, partial(areas_cover, apart=apart), "feature only (documents)"))
+    out.append(Rows(("AUROC of a set of features for an expert's tokens",), altogether, set_covers))
+    out += [Rows((f"compare: difference of log2 lifts, {text}",), per_topic, partial(comparison_covers, paired=paired))
             for text, paired in (("same documents", True), ("other documents", False))]
-    return [*out, Row("compare: difference of decoding accuracy", per_topic, decoding_covers)]
+    return [*out, Rows(("compare: difference of decoding accuracy",), per_topic, decoding_covers)]
 
 
 def main() -> None:
@@ -254,13 +248,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="rows whose name has this text")
+    parser.add_argument("--only", default="", help="lines whose name has this text, and those of the same simulations")
     asked = parser.parse_args()
     print("| interval | decides | documents | " + " | ".join(map(str, DOCUMENTS)) + " |\n|" + "---|" * (3 + len(DOCUMENTS)))
-    for place, row in enumerate(rows()):
-        if asked.only in row.interval:
-            rates = [row.measure(np.random.default_rng([asked.seed, place, n]), n, asked.simulations).mean() for n in DOCUMENTS]
-            print(f"| {row.interval} | {row.decides} | {row.documents} | " + " | ".join(f"{r:.3f}" for r in rates) + " |",
+    for place, lines in enumerate(rows()):
+        if not any(asked.only in name for name in lines.intervals):
+            continue
+        rates = np.array([lines.measure(np.random.default_rng([asked.seed, place, n]), n, asked.simulations).reshape(
+            asked.simulations, -1).mean(0) for n in DOCUMENTS])
+        for i, name in enumerate(lines.intervals):
+            print(f"| {name} | {lines.decides} | {lines.documents} | " + " | ".join(f"{r:.3f}" for r in rates[:, i]) + " |",
                   flush=True)
 
 
