@@ -284,4 +284,4 @@ def _caption(
         f"under {permutations:,} permutations of {label}s over groups{within}, its tail pooled over the {label}'s tests; "
         f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "
         "omnibus test passes. Replicated: discovered so on half of the groups, and confirmed one-sided on the other half "
-        "(Holm over the discoveries). Intervals: 95 %, delta method.")
+        "(Holm over the discoveries). Intervals: 95 %, jackknife over groups.")

@@ -19,7 +19,7 @@ from moe_probe.usage import layer_usage, topics_told
 if TYPE_CHECKING:
     import pandas as pd
 
-_STORED = "delta method, stored intervals"
+_STORED = "stored intervals"
 
 
 def compare_topics(

@@ -64,7 +64,7 @@ def half_selection(selections: np.ndarray, topic: np.ndarray, *, n_topics: int) 
 def log2_lift(
     shares: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95
 ) -> Lift:
-    """Lift of every (topic, column) over the macro-averaged base, with a delta-method interval.
+    """Lift of every (topic, column) over the macro-averaged base, with its interval.
 
     ``log2((share + h) / (base + h))``, base the mean over topics (with groups) of their means. The
     topic is itself one part of T in the base; the variance accounts for that: with a = 1/(share+h),
