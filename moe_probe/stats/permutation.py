@@ -197,24 +197,28 @@ def permutation_test(
     )
 
 
-def permutation_p_values(shares: np.ndarray, topic: np.ndarray, *, n_topics: int, permutations: int = 1000, seed: int = 0,
-                         ) -> tuple[np.ndarray, np.ndarray]:
+def permutation_p_values(
+    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, permutations: int = 1000, seed: int = 0,
+    strata: np.ndarray | None = None, sign: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Give the t and p-values of `permutation_test` alone, at about half its cost: for many columns, corrected otherwise.
 
     Returns
     -------
     t, p_value : ndarray, shape (n_topics, n_columns)
     """
-    permuter = LabelPermuter(topic, n_topics=n_topics, seed=seed)
-    scaled, varies = centre_and_scale(shares, None)
+    permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
+    scaled, varies = centre_and_scale(shares, strata)
     sizes = np.bincount(topic, minlength=n_topics)
     t = _observed(scaled, permuter, sizes)
-    observed = np.where(varies & ((sizes > 1) & (len(topic) - sizes > 1))[:, None], np.abs(t), np.nan)
+    signs = None if sign is None else sign.astype(np.float32)
+    usable = varies & ((sizes > 1) & (len(topic) - sizes > 1))[:, None]
+    observed = np.where(usable, np.abs(t) if sign is None else sign * t, np.nan)
     tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
     with ThreadPoolExecutor(n_threads()) as pool, ThreadPoolExecutor(1) as aside:
         added = None
         for size in permutation_blocks(permutations, n_tests=t.size):
-            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=None, pool=pool)
+            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=signs, pool=pool)
             if added is not None:
                 added.result()  # one block is counted while the next is computed
             added = aside.submit(tail.add, statistics)
