@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.stats import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +107,8 @@ def topic_verdicts(
         ``verdicts``: ``topic, verdict, layer, expert, log2_lift, ci_low, ci_high, q_value, auroc_expert,
         auroc_feature, ablation_delta_nats`` (the last two NaN: not measured), ``reason`` (sentences), ``grade``,
         ``experts`` (as text: several for a group), ``share, log2_lift_replication``; for every rival (``words``,
-        ``previous``, ``pairs``) ``log2_beyond_RIVAL, q_beyond_RIVAL``; ``pairs_coverage`` (share of the topic's tokens
+        ``previous``, ``pairs``) ``log2_beyond_RIVAL`` and ``q_beyond_RIVAL`` (over the pairs of expert and topic that are
+        significant and replicated; NaN for others); ``pairs_coverage`` (share of the topic's tokens
         that the test of pairs could see), ``detectable_log2_lift``.
     """
     import pandas as pd
@@ -114,8 +116,9 @@ def topic_verdicts(
     rules = rules or Rules()
     given = {r.name: r for r in ((beyond,) if isinstance(beyond, Result) else beyond)}
     table = expert_topics.table
+    table = table.assign(real=_real(table, rules))
     for rival in _RIVALS:
-        table = _with_rival(table, given.get(rival.result), rival.column)
+        table = _with_rival(table, given.get(rival.result), rival.column, rules)
     group_table = None if groups is None else groups.table
     rows = [_Judge(topic, table[table["topic"] == topic], rules).judge(group_table)
             for topic in sorted(table["topic"].unique())]
@@ -127,12 +130,24 @@ def topic_verdicts(
                   citations=tuple(citations))
 
 
-def _with_rival(table: pd.DataFrame, result: Result | None, name: str) -> pd.DataFrame:
-    columns = {"log2_ratio": f"log2_beyond_{name}", "q_value": f"q_beyond_{name}", "coverage": f"{name}_coverage"}
+def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
+    """Used more for the topic, more than chance allows and again on other documents."""
+    return table["significant"] & table["replicated"] & (table["q_value"] <= rules.alpha) & (table["log2_lift"] > 0)
+
+
+def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Rules) -> pd.DataFrame:
+    """Add what a rival predicts, and the false discovery rate over the pairs that are up for a verdict.
+
+    Whether words explain an expert is asked of experts that are used more for the topic, not of thousands that are not:
+    these are the family (Benjamini-Hochberg after selection by another test).
+    """
+    columns = {"log2_ratio": f"log2_beyond_{name}", "p_value": f"p_beyond_{name}", "coverage": f"{name}_coverage"}
     if result is None:
-        return table.assign(**dict.fromkeys(columns.values(), np.nan))
+        return table.assign(**dict.fromkeys([*columns.values(), f"q_beyond_{name}"], np.nan))
     keys = ["layer", "expert", "topic"]
-    return table.merge(result.table[[*keys, *columns]].rename(columns=columns), on=keys, how="left", validate="1:1")
+    table = table.merge(result.table[[*keys, *columns]].rename(columns=columns), on=keys, how="left", validate="1:1")
+    asked = table["real"] & (table[f"{name}_coverage"] >= rules.min_coverage)
+    return table.assign(**{f"q_beyond_{name}": benjamini_hochberg(table[f"p_beyond_{name}"].where(asked).to_numpy())})
 
 
 def _caption(rules: Rules, tested: bool) -> str:
@@ -168,7 +183,7 @@ class _Judge:
             "detectable_log2_lift": self.typical}
         if self.table.empty:
             return row | {"reason": "Nothing can be said: too few independent documents of this topic."}
-        real = self._real(self.table)
+        real = self.table["real"]
         beyond = self._beyond(self.table)
         passes = real & beyond & self._large(self.table)
         if not passes.any() and groups is not None:
@@ -190,10 +205,6 @@ class _Judge:
     def _coverage(self, rival: _Rival) -> float:
         known = self.table[f"{rival.column}_coverage"].dropna()
         return float(known.iloc[0]) if len(known) else np.nan
-
-    def _real(self, table: pd.DataFrame) -> pd.Series:
-        """Used more for the topic, beyond chance and again on other documents."""
-        return table["significant"] & table["replicated"] & (table["q_value"] <= self.rules.alpha) & (table["log2_lift"] > 0)
 
     def _large(self, table: pd.DataFrame) -> pd.Series:
         """As large as asked for, or not to be told from it."""
@@ -284,7 +295,7 @@ class _Judge:
         failed = []
         for rival in self.judged:
             q, ratio = best[f"q_beyond_{rival.column}"], best[f"log2_beyond_{rival.column}"]
-            if not (q <= self.rules.alpha and ratio >= self.rules.min_log2_beyond):
+            if ratio < self.rules.min_log2_beyond or q > self.rules.alpha:
                 chance = f" (q {q:.2g})" if np.isfinite(q) else ""
                 failed.append(f"is used {2 ** ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
         if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):

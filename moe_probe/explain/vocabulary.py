@@ -148,7 +148,7 @@ def topic_beyond_vocabulary(
     within = strata_of_groups(trace.documents, sample.groups, column=strata)
     test = permutation_test(observed - expected, topic, n_topics=n_topics, layer_index=usage.layer_index,
                             permutations=permutations, seed=seed, strata=None if within is None else within[keep])
-    q_values = benjamini_hochberg(test.p_value)
+    q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
     pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
     ratio = _log2_ratio(observed, expected, topic, n_topics=n_topics, pseudo=pseudo)
     table = _table(usage, ratio, test.p_value, q_values, alpha)
