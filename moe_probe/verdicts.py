@@ -120,8 +120,8 @@ def topic_verdicts(
     for rival in _RIVALS:
         table = _with_rival(table, given.get(rival.result), rival.column, rules)
     group_table = None if groups is None else groups.table
-    rows = [_Judge(topic, table[table["topic"] == topic], rules).judge(group_table)
-            for topic in sorted(table["topic"].unique())]
+    topics = sorted(table["topic"].unique())
+    rows = [_Judge(topic, table[table["topic"] == topic], rules, len(topics)).judge(group_table) for topic in topics]
     out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
@@ -170,8 +170,8 @@ def _caption(rules: Rules, tested: bool) -> str:
 class _Judge:
     """Judges one topic: `table` holds its experts, with all rivals beside them."""
 
-    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules) -> None:
-        self.topic, self.rules = topic, rules
+    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int) -> None:
+        self.topic, self.rules, self.n_topics = topic, rules, n_topics
         self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
         self.judged = [r for r in _RIVALS if self._coverage(r) >= rules.min_coverage]
         self.typical = float(self.table["detectable_log2_lift"].median()) if len(self.table) else np.nan
@@ -192,6 +192,9 @@ class _Judge:
                 return row | self._of_group(group)
         weak = real & self._beyond(self.table, ratio=0.0)
         significant = self.table["significant"] & (self.table["log2_lift"] > 0)
+        if not significant.any() and self.typical >= np.log2(self.n_topics):
+            return row | {"reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "
+                          "expert that is used for it alone would have been found."}
         candidates = next((m for m in (passes, weak, real & self._large(self.table), significant) if m.any()), None)
         best = (self.table if candidates is None else self.table[candidates]).sort_values(
             ["ci_low", "layer", "expert"], ascending=[False, True, True], kind="stable").iloc[0]
@@ -301,6 +304,17 @@ class _Judge:
         if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):
             failed[-1] += ": an expert of tokens rather than of the topic"
         return failed
+
+
+def grades(verdicts: pd.DataFrame) -> pd.Series:
+    """Grade of every row, also of verdicts that an earlier version wrote without."""
+    import pandas as pd
+
+    if "grade" in verdicts:
+        return verdicts["grade"]
+    known = verdicts["log2_lift"].notna()
+    grade = np.where(verdicts["verdict"].isin(["expert", "group", "feature only"]), LIKELY, np.where(known, NOTHING, UNTESTED))
+    return pd.Series(grade, index=verdicts.index)
 
 
 def _listed(items: Sequence[str]) -> str:

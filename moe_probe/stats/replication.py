@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.stats.effects import log2_lift, topic_moments
-from moe_probe.stats.permutation import permutation_p_values
+from moe_probe.stats.permutation import chosen_p_values
 
 #: Candidates of a topic and direction that one half may send to the other.
 CANDIDATES = 8
@@ -171,17 +171,15 @@ def _propose(sample: LabelledShares) -> list[_Candidates]:
 def _confirm(sample: LabelledShares, candidates: list[_Candidates], *, permutations: int, seed: int) -> np.ndarray:
     """Adjusted p-values of the candidates, 1 for all others, shape (n_topics, n_columns)."""
     p = np.ones((sample.n_topics, sample.shares.shape[1]))
-    for direction in (1, -1):
-        proposed = [c for c in candidates if c.direction == direction]
-        if not proposed:
-            continue
-        union = np.unique(np.concatenate([c.columns for c in proposed]))
-        signs = np.full((sample.n_topics, len(union)), float(direction))
-        _, p_values = permutation_p_values(sample.shares[:, union], sample.topic, n_topics=sample.n_topics,
-                                           permutations=permutations, seed=seed, strata=sample.strata, sign=signs)
-        for c in proposed:
-            single = np.nan_to_num(p_values[c.topic, np.searchsorted(union, c.columns)], nan=1.0)
-            p[c.topic, c.columns] = np.minimum(1.0, np.maximum.accumulate(single) * len(proposed))
+    if not candidates:
+        return p
+    chosen = [(c.topic, c.columns, np.full(len(c.columns), float(c.direction))) for c in candidates]
+    # Bonferroni over topics asks for p-values that few permutations cannot resolve
+    found = chosen_p_values(sample.shares, sample.topic, chosen, n_topics=sample.n_topics,
+                            permutations=max(permutations, 20 * len(candidates)), seed=seed, strata=sample.strata)
+    for c, single in zip(candidates, found, strict=True):
+        family = sum(other.direction == c.direction for other in candidates)
+        p[c.topic, c.columns] = np.minimum(1.0, np.maximum.accumulate(np.nan_to_num(single, nan=1.0)) * family)
     return p
 
 
