@@ -135,7 +135,7 @@ def test_other_packing_and_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="bzip2"):
         read_text(write(tmp_path / "c.bz2", bz2.compress(b"x")))
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(MoeProbeError, match="cannot be opened"):
+        with pytest.raises(MoeProbeError, match="cannot be read"):
             read_text(path)
     assert read_text(write(tmp_path / "empty.gz", b"")) == ""
 

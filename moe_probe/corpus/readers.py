@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.corpus.document import BadRow
 from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import BadLine, format_of, open_text, scan_json_rows
+from moe_probe.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,50 +54,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    delimiter = "\t" if format_of(path) == ".tsv" else ","
-    with open_text(path, newline="") as lines:
-        # strict: without it a quote that is never closed swallows the rest of the file in silence
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        names: list[str] | None = None
-        while True:
-            where = f"{path}, line {reader.line_num + 1}"
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except (csv.Error, BadLine) as error:
-                bad = BadRow.of(error) if isinstance(error, BadLine) else BadRow(
-                    f"{where} is not CSV", str(error), "double a quote inside quotes, or --skip-bad to leave such rows out")
-                if names is None:
-                    raise bad from error
-                yield where, bad
-                continue
-            if not fields:
-                continue
-            if names is None:
-                names = fields
-                refuse_repeated(path, names)
-            elif len(fields) != len(names):
-                yield where, BadRow(f"{where} has {len(fields)} fields, the header has {len(names)}", "",
-                                    "quote fields that hold the delimiter, or --skip-bad")
-            else:
-                yield where, dict(zip(names, fields, strict=True))
-
-
-def refuse_repeated(path: Path, names: Iterable[str]) -> None:
-    """Refuse a table that names a column twice.
-
-    Raises
-    ------
-    MoeProbeError
-        Naming the column: which of the two is meant is not known.
-    """
-    names = list(names)
-    for name in names:
-        if names.count(name) > 1:
-            raise MoeProbeError(f"{path} has {names.count(name)} columns called '{name}'",
-                                "it is not known which of them is meant", "rename or remove the others")
+    for number, row in scan_csv_rows(path):
+        yield f"{path}, line {number}", BadRow.of(row) if isinstance(row, BadLine) else row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
