@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import shlex
 import sys
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-com
 _OTHER_MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
                 (b"\xfe\xff", "UTF-16"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: What the standard input is called in sentences.
+_STDIN = Path("standard input")
 
 
 class BadLine(MoeProbeError):
@@ -72,7 +75,7 @@ class _Text(io.TextIOWrapper):
         # bytes that are not UTF-8 arrive as surrogates, which UTF-8 itself never yields
         before = self._lines_before
         self._lines_before += text.count("\n")
-        bad = _SURROGATE.search(text)
+        bad = None if text.isascii() else _SURROGATE.search(text)
         if bad is None:
             return text
         line = before + text.count("\n", 0, bad.start()) + 1
@@ -166,8 +169,11 @@ def _refuse_other_encodings(path: Path, head: bytes, *, plain: bool) -> None:
 
 
 def _iconv(path: Path, encoding: str, *, plain: bool = True) -> str:
+    if path == _STDIN:
+        return f"iconv -f {encoding} -t UTF-8 before it"
     name = path.name if plain else path.stem
-    return f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"
+    return (f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > "
+            f"{shlex.quote('utf8-' + name)}")
 
 
 def read_text(path: str | Path) -> str:
@@ -182,4 +188,4 @@ def read_stdin() -> str:
     if stream is None:  # replaced by a program that runs this one
         return sys.stdin.read()
     packed = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
-    return _text_of(Path("standard input"), packed, None).read()
+    return _text_of(_STDIN, packed, None).read()
