@@ -1,4 +1,7 @@
-"""SAEs of dictionary_learning. Fields and formulas: dictionary-learning 0.1.0 (``dictionary.py``, ``trainers/``, ``buffer.py``)."""
+"""SAEs of dictionary_learning.
+
+Fields and formulas: dictionary-learning 0.1.0 (``dictionary.py``, ``trainers/``, ``buffer.py``).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ _TRAINING = (
     "trainer_class wandb_name warmup_steps")
 
 #: Fields of ``trainer`` in ``config.json``. ``norm_factor`` is in the saved biases and thresholds already (``trainSAE``).
-FIELDS = Fields(read=frozenset({"dict_class", "k", "activation_dim", "dict_size"}), unused=frozenset(_TRAINING.split()), refused={})
+FIELDS = Fields(read=frozenset({"dict_class", "k", "activation_dim", "dict_size"}), unused=frozenset(_TRAINING.split()),
+                refused={})
 #: Fields of ``buffer``, and those beside ``trainer``.
 BUFFER = Fields(
     read=frozenset(), unused=FIELDS.unused,
@@ -40,7 +44,8 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     source = Source(folder / "config.json", config, allowed)
     trainer, buffer = config.get("trainer"), config.get("buffer") or {}
     if not isinstance(trainer, dict) or not isinstance(buffer, dict):
-        raise MoeProbeError(f"{source.path} has no trainer", "it names the class of the SAE", "the folder as its program wrote it")
+        raise MoeProbeError(f"{source.path} has no trainer", "it names the class of the SAE",
+                            "the folder as its program wrote it")
     for fields, part in ((_TOP, config), (FIELDS, trainer), (BUFFER, buffer)):
         source.check_fields(fields, part)
     kind = trainer.get("dict_class")

@@ -63,7 +63,7 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
         "reshape_activations": "none", "metadata": metadata}
     if kind == "topk":
-        described |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
+        described |= {"k": min(config.k, config.d_sae), "rescale_acts_by_decoder_norm": False}
     text = json.dumps(described, indent=1) + "\n"
     with disk_errors(folder):  # the configuration last: a folder counts as an SAE once it is there
         write_whole(folder / WEIGHTS, lambda p: save_file(tensors, p))
@@ -179,7 +179,9 @@ def _assembled(parts: Parts, own: Mapping[str, Any], path: Path) -> Sae:
     """An `Sae` with decoder rows of any norm."""
     d_sae, d_in = parts.W_enc.shape
     made = {key: own[key] for key in ("hook", "layer", "experts", "model_fingerprint", "model_id", "seed") if key in own}
-    k = parts.k or own.get("k")
+    k, trained = parts.k, own.get("k")
+    if isinstance(trained, int) and k in (None, min(trained, d_sae)):
+        k = trained  # as it was asked for in training: an SAE can have fewer latents than that
     if k is not None:
         made["k"] = k
     try:

@@ -27,25 +27,26 @@ _STATES = {"abstopk": "its latents can be negative", "transcoder": "it maps one 
            "matching_pursuit": "its codes come from an iteration, not from an encoder"}
 _ANOTHER = "an SAE without it"
 _TRAINING = (
-    "adam_beta1 adam_beta2 act_store_device activations_mixing_fraction autocast autocast_lm aux_loss_coefficient "
-    "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae context_size "
-    "dataset_path dataset_trust_remote_code dead_feature_estimation_method dead_feature_threshold dead_feature_window "
-    "decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init device disable_concat_sequences "
-    "effective_n_training_steps eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens expansion_factor "
-    "feature_reinit_scale feature_resampling_method feature_sampling_method feature_sampling_window finetuning_method "
-    "finetuning_tokens from_pretrained_path hf_repo_id hook_eval hook_layer hook_name hook_point hook_point_eval hook_point_layer "
-    "init_encoder_as_decoder_transpose is_dataset_on_disk is_dataset_tokenized jumprelu_bandwidth jumprelu_init_threshold "
-    "jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient "
-    "l1_warm_up_steps llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb "
-    "logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths metadata model_class_name "
-    "model_from_pretrained_kwargs model_kwargs model_name mse_loss_normalization mse_loss_type n_batches_for_norm_estimate "
-    "n_batches_in_buffer n_checkpoints n_eval_batches n_restart_cycles neuronpedia_id noise_scale normalize_sae_decoder "
-    "output_path pre_act_loss_coefficient prefetch_llm_batches prepend_bos resample_batches resume resume_from_checkpoint run_name "
+    "act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient "
+    "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae context_size dataset_path "
+    "dataset_trust_remote_code dead_feature_estimation_method dead_feature_threshold dead_feature_window "
+    "decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init device "
+    "disable_concat_sequences effective_n_training_steps eval_batch_size_prompts eval_every_n_wandb_logs "
+    "exclude_special_tokens expansion_factor feature_reinit_scale feature_resampling_method feature_sampling_method "
+    "feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path hf_repo_id hook_eval hook_layer "
+    "hook_name hook_point hook_point_eval hook_point_layer init_encoder_as_decoder_transpose is_dataset_on_disk "
+    "is_dataset_tokenized jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input "
+    "jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_compilation_mode llm_device "
+    "log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb logger lp_norm lr lr_decay_steps lr_end "
+    "lr_scheduler_name lr_warm_up_steps matryoshka_widths metadata model_class_name model_from_pretrained_kwargs "
+    "model_kwargs model_name mse_loss_normalization mse_loss_type n_batches_for_norm_estimate n_batches_in_buffer "
+    "n_checkpoints n_eval_batches n_restart_cycles neuronpedia_id noise_scale normalize_sae_decoder output_path "
+    "pre_act_loss_coefficient prefetch_llm_batches prepend_bos resample_batches resume resume_from_checkpoint run_name "
     "sae_compilation_mode sae_lens_training_version sae_lens_version save_final_checkpoint "
-    "scale_sparsity_penalty_by_decoder_norm seed seqpos_slice sequence_separator_token store_batch_size_prompts streaming "
-    "target_l0 tokens_per_buffer topk_threshold_lr total_training_steps total_training_tokens train_batch_size "
-    "train_batch_size_tokens training_tokens use_cached_activations use_chat_formatting use_ghost_grads use_matryoshka_aux_loss "
-    "use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project")
+    "scale_sparsity_penalty_by_decoder_norm seed seqpos_slice sequence_separator_token store_batch_size_prompts "
+    "streaming target_l0 tokens_per_buffer topk_threshold_lr total_training_steps total_training_tokens train_batch_size "
+    "train_batch_size_tokens training_tokens use_cached_activations use_chat_formatting use_ghost_grads "
+    "use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project")
 
 #: Fields of ``cfg.json``; fields of ``metadata`` describe where an SAE came from and never its function.
 FIELDS = Fields(
@@ -74,7 +75,7 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     source.check_fields(FIELDS)
     _check_metadata(source)
     kind = _architecture(source)
-    d_in, d_sae = matrix_shape(*tensors.take("W_enc"), "W_enc", tensors.path)
+    d_in, d_sae = matrix_shape(tensors.take("W_enc")[0], "W_enc", tensors.path)
     if (config.get("d_in"), config.get("d_sae")) != (d_in, d_sae):
         raise MoeProbeError(f"{source.path} has d_in {config.get('d_in')} and d_sae {config.get('d_sae')}",
                             f"the weights are {d_in} × {d_sae}", "files of one SAE")
@@ -136,6 +137,9 @@ def _k(source: Source, d_sae: int) -> int:
     own, old = source.config.get("k"), kwargs.get("k") if isinstance(kwargs, dict) else None
     if own is not None and old is not None and own != old:
         raise source.refuse("k", own, f"activation_fn_kwargs has k {old}", "the folder as its program wrote it")
+    metadata = source.config.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("moe_probe") and isinstance(own, int) and own > d_sae:
+        return d_sae  # this package once wrote k as it was asked for in training, for SAEs with fewer latents too
     old_style = own is None and old is not None
     return source.active_latents("activation_fn_kwargs.k" if old_style else "k", old if old_style else own, d_sae)
 
@@ -203,8 +207,8 @@ def _unscaled(source: Source, kind: str, parts: Parts) -> Parts:
         if parts.threshold is not None and kind in _BATCHED and source.config.get("rescale_acts_by_decoder_norm"):
             parts = replace(parts, threshold=parts.threshold / factor)
         return parts
-    raise source.refuse("normalize_activations", way, "every token is normalised by itself or by statistics that the folder does "
-                        "not hold", "an SAE with normalize_activations none")
+    raise source.refuse("normalize_activations", way, "every token is normalised by itself or by statistics that the folder "
+                        "does not hold", "an SAE with normalize_activations none")
 
 
 def _scaler(path: Path) -> float | None:
@@ -225,15 +229,16 @@ def _check_metadata(source: Source) -> None:
 
 def _said(source: Source) -> list[str]:
     """What a person should know: where the SAE was trained, and that arithmetic is in float32."""
-    config = source.config
-    metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else {}
+    config, given = source.config, source.config.get("metadata")
+    metadata: dict[str, Any] = given if isinstance(given, dict) else {}
     if metadata.get("moe_probe"):
         return []
     out = []
     hook = metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point")
+    model = metadata.get("model_name") or config.get("model_name")
     if hook:
         out.append(f"{source.path.name} says that the SAE was trained at {printable(str(hook))}"
-                   + (f" of {printable(str(model))}" if (model := metadata.get("model_name") or config.get("model_name")) else ""))
+                   + (f" of {printable(str(model))}" if model else ""))
     if str(config.get("dtype") or "float32").removeprefix("torch.") != "float32":
         out.append(f"{source.path.name} has dtype {printable(str(config['dtype']))}; codes are computed in float32 here")
     return out

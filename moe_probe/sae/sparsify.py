@@ -1,4 +1,7 @@
-"""SAEs of sparsify (EleutherAI). Fields and formulas: eai-sparsify 1.3.3 (``config.py``, ``sparse_coder.py``, ``fused_encoder.py``)."""
+"""SAEs of sparsify (EleutherAI).
+
+Fields and formulas: eai-sparsify 1.3.3 (``config.py``, ``sparse_coder.py``, ``fused_encoder.py``).
+"""
 
 from __future__ import annotations
 
