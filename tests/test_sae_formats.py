@@ -239,6 +239,7 @@ REFUSED: list[tuple[Callable[..., Path], Config, Weights, str]] = [
     (saelens, OLD, {"scaling_factor": torch.linspace(0.5, 1.5, M)}, "scaling_factor that is not 1"),
     (saelens, OLD | {"finetuning_scaling_factor": True}, {}, "finetuning_scaling_factor true"),
     (saelens, OLD | {"hook_head_index": 3}, {}, "hook_head_index 3"),
+    (saelens, OLD | {"hook_name": "blocks.3.attn.hook_z"}, {}, 'hook_name "blocks.3.attn.hook_z"'),
     (saelens, OLD | {"hook_point_head_index": 0}, {}, "hook_point_head_index 0"),
     (saelens, OLD | {"normalize_activations": True}, {}, "normalize_activations true"),
     (saelens, STANDARD | {"metadata": {"hook_head_index": 2}}, {}, "metadata.hook_head_index 2"),
@@ -392,3 +393,12 @@ def test_an_sae_with_fewer_latents_than_k_is_read_again(tmp_path: Path) -> None:
     assert load_sae(folder).config.k == 16
     (folder / "cfg.json").write_text(json.dumps(config | {"k": 3}))
     assert load_sae(folder).config.k == 3
+
+
+def test_files_that_are_cut_off_are_one_sentence(tmp_path: Path) -> None:
+    folder = dictionary(tmp_path / "d", "AutoEncoderTopK", reference("AutoEncoderTopK")[0], k=K)
+    whole = (folder / "ae.pt").read_bytes()
+    for held in (b"", whole[: len(whole) // 2]):
+        (folder / "ae.pt").write_bytes(held)
+        with pytest.raises(MoeProbeError, match=r"ae\.pt cannot be read"):
+            load_sae(folder)

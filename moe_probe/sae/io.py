@@ -170,7 +170,9 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
     try:  # weights_only: tensors and plain containers, nothing that could run
         return {str(k): v.float() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise MoeProbeError(f"{path} cannot be read", str(error).partition("\n")[0], "download it again") from error
+    except (pickle.UnpicklingError, AttributeError) as error:
         raise MoeProbeError(f"{path} is refused", "it holds more than tensors, and loading it could run code",
                             "the file of weights alone") from error
 

@@ -225,6 +225,10 @@ def _check_metadata(source: Source) -> None:
     if isinstance(metadata, dict) and metadata.get("hook_head_index") is not None:
         refusal = FIELDS.refused["hook_head_index"]
         raise source.refuse("metadata.hook_head_index", metadata["hook_head_index"], refusal.why, refusal.hint)
+    for name in ("hook_name", "hook_point"):  # configurations before reshape_activations say it by the name of the hook
+        if "reshape_activations" not in source.config and "hook_z" in str(source.config.get(name)):
+            refusal = FIELDS.refused["reshape_activations"]
+            raise source.refuse(name, source.config[name], refusal.why, refusal.hint)
 
 
 def _said(source: Source) -> list[str]:
