@@ -34,12 +34,12 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     layers = sorted(table["layer"].unique())[:6]
     figure = _figure(max(4.5, 2.4 * len(layers) + 1.6), 3.2)
     panels = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
-    order = table.assign(place=table["inputs"].map(_ORDER)).sort_values(["place", "width"])
-    names = list(dict.fromkeys(_input_name(row) for row in order.itertuples()))
+    table = table.assign(name=[n.replace("$", r"\$") for n in input_names(table)], place=table["inputs"].map(_ORDER))
+    names = list(dict.fromkeys(table.sort_values(["place", "width", "name"])["name"]))
     colours = ["#d95f02" if n.startswith("features") else "#b8b8b8" if n.startswith("random") else "#33638d" for n in names]
     for axes, layer in zip(panels, layers, strict=True):
         part = table[table["layer"] == layer]
-        values = {_input_name(row): (row.recall, row.recall_low, row.recall_high) for row in part.itertuples()}
+        values = {row.name: (row.recall, row.recall_low, row.recall_high) for row in part.itertuples()}
         for i, name in enumerate(names):
             if name in values:
                 recall, low, high = values[name]
@@ -56,8 +56,12 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     return panels
 
 
-def _input_name(row: Any) -> str:
-    return f"{row.inputs}, {int(row.width):,}" if row.width else str(row.inputs)
+def input_names(table: pd.DataFrame) -> list[str]:
+    """Names of the inputs of ``routing_predicted``: with the width, and the rest of the folder's name where SAEs share it."""
+    shared = table.duplicated(["layer", "inputs", "width"], keep=False).any()
+    saes = table["sae"].astype(str) if shared and "sae" in table else [""] * len(table)
+    return [f"{what}, {int(width):,}{re.sub(r'^layer_[0-9]+/width_[0-9]+', '', printable(sae))}" if width else str(what)
+            for what, width, sae in zip(table["inputs"], table["width"], saes, strict=True)]
 
 
 def carriers(table: pd.DataFrame) -> np.ndarray:

@@ -254,6 +254,23 @@ def test_a_walk_from_nowhere_gets_a_sentence(run: Path, walk: str, says: str) ->
     assert says in err.replace("\n", " ")
 
 
+def test_an_sae_of_elsewhere_is_not_trained_again(run: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = sorted(copy.glob("sae/*/width_*/cfg.json"))[0]
+    config = json.loads(path.read_text())
+    config["metadata"]["moe_probe_training"] = {"loaded_from": "elsewhere", "held_out_seed": 0}
+    path.write_text(json.dumps(config))
+    code, out, err = moe_probe("tree", copy)
+    assert code == 0, err
+    assert f"{path.parent.parent.name}/{path.parent.name} was loaded from elsewhere" in " ".join((out + err).split())
+    table = pd.read_parquet(copy / "results" / "splitting.parquet").set_index("parent_sae")
+    assert table["seed_agreement"].isna().to_dict()[f"{path.parent.parent.name}/{path.parent.name}"]
+
+
 def test_one_width_is_no_tree(run: Path, tmp_path: Path) -> None:
     import shutil
 

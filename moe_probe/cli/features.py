@@ -20,6 +20,8 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="The trace's mo
                                                  show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from --model.")]
 Hook = Annotated[str, typer.Option("--hook", help="router_input, expert_output or residual.")]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Ending of the folder's name: two SAEs of one width can lie "
+                                   "side by side.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,8 +53,8 @@ def train(
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 3e-3,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16 (encoder's product).")] = "auto",
-    resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False,
-    debug: Debug = False,
+    name: Name = "", resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False,
+    quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
     from moe_probe.pipeline.saes import SaeSettings
@@ -65,7 +67,7 @@ def train(
     widths: dict[str, Any] = {"widths": tuple(width)} if width else {}
     settings = SaeSettings(layers=tuple(layer or ()), architecture=architecture, k=k, sparsity=sparsity, hook=hook,
                            experts=experts, epochs=epochs, batch_tokens=batch_tokens, learning_rate=learning_rate,
-                           device=device, precision=precision, seed=seed, **widths)
+                           device=device, precision=precision, seed=seed, name=name, **widths)
     folders = train_all(Trace.open(run), run, settings, mode=mode_of(resume=resume, force=force), say=console.say,
                         progress=console.progress)
     console.result({"saes": [str(f) for f in folders]},
@@ -76,14 +78,19 @@ def load(
     run: RunPath, source: Annotated[Path, typer.Argument(help="Folder of SAELens, sparsify or dictionary_learning.",
                                                          show_default=False)],
     *, layer: Annotated[int, typer.Option("--layer", help="MoE layer whose activations it reads.", show_default=False)],
-    hook: Hook = "router_input", as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    hook: Hook = "router_input", name: Name = "",
+    ignore_field: Annotated[list[str] | None, typer.Option(
+        "--ignore-field", metavar="FIELD", help="Unknown field of its configuration that does not change what it computes "
+        "(repeat for more).", show_default=False)] = None,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Bring an SAE that was trained elsewhere into a run."""
-    from moe_probe.pipeline.saes import load_into
+    from moe_probe.pipeline.saes import LoadSettings, load_into
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
-    folder = load_into(run, Trace.open(run), source, layer=layer, hook=hook)
+    settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
+    folder = load_into(run, Trace.open(run), source, settings, say=console.say)
     console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
 
 

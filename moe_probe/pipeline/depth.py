@@ -137,6 +137,9 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
     options = options or DepthOptions(seed=seed)
     known = list(places(run, trace)) if found is None else found
     root, number, subject, levels = choose_root(run, known, feature=feature, topic=topic)
+    if "loaded_from" in root.told:
+        say(f"note: {root.name} was loaded from elsewhere: how it was trained is unknown, so the dictionaries on all tokens are "
+            "trained with the default settings")
     text = surroundings(trace, labels=tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)])))
     judge = _Judge(run, trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed)
     started = time.monotonic()

@@ -124,7 +124,7 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
         row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
-               "architecture": config.architecture, "k": config.k,
+               "architecture": config.architecture, "k": config.k if training.get("k_known", True) else 0,
                "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
                **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}

@@ -162,7 +162,11 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             "edges": len(found), "joined_by_both": float((found["joined_by"] == "both").mean()) if len(found) else np.nan,
             "seed_agreement": np.nan, "seed_same": np.nan, "split_same_width": np.nan, "novel_same_width": np.nan,
             "parent_sae": parent.name, "child_sae": child.name}
-        other = parent.again(again) if settings.null else None
+        other = parent.again(again) if settings.null and "loaded_from" not in parent.told else None
+        if settings.null and other is None:
+            tables.warnings.append(f"{parent.name} was loaded from elsewhere: how it was trained is unknown, so it is not "
+                                   "compared with another seed.")
+            say(f"note: {tables.warnings[-1]}")
         if other is not None:
             row |= _against_another_seed(other, parent, child, found)
         tables.splitting.append(row)

@@ -85,11 +85,12 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
     for layer, part in table.groupby("layer"):
         best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
         plain = part[part["inputs"] == "token and the one before"].iloc[0]
-        blind = part[(part["inputs"] == "random directions") & (part["width"] == best["width"])].iloc[0]
+        blind = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
         by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
                         f"from the token and the one before, {blind['recall']:.0%} from as many random directions")
     finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
-    rows = tuple((str(int(r["layer"])), f"{r['inputs']}{f', width {int(r.width):,}' if r['width'] else ''}",
+    table = table.assign(name=plots_units.input_names(table))
+    rows = tuple((str(int(r["layer"])), str(r["name"]),
                   f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
                   f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]")
                  for _, r in table.sort_values(["layer", "recall"]).iterrows())
