@@ -277,8 +277,12 @@ class _Judge:
         """Every condition that the nearest candidate fails, and what would have been found."""
         failed = [*self._failed_tests(best), *self._failed_sizes(best), *self._failed_rivals(best, alone=not weak)]
         opening = "Real but small: an expert passes every test but" if weak else "The nearest candidate"
-        return (f"{opening} {', '.join(failed)}. A typical expert of lift {2**self.typical:.2f} or more would have been found "
-                "with probability 0.8.")
+        return f"{opening} {', '.join(failed)}. {self._power()}"
+
+    def _power(self) -> str:
+        if self.typical >= np.log2(self.n_topics):  # an expert used for one of T topics alone has lift T
+            return "With so few documents most experts would not be found even if they were used for this topic alone."
+        return f"A typical expert of lift {2**self.typical:.2f} or more would have been found with probability 0.8."
 
     def _failed_tests(self, best: pd.Series) -> list[str]:
         failed = [] if best["significant"] else [f"is not significant (q {best['q_value']:.2g})"]
