@@ -134,8 +134,8 @@ def _record(
     labels = {"document": file.stem.removesuffix("_examples"), "topic": topic,
               "subtopic": category, "group": prompt, "dataset": dataset}
     token_id = np.array([codes.setdefault(token, len(codes)) for token in tokens], dtype=np.int64)
-    return TokenRecord(labels, token_id, np.array(position, dtype=np.int64), tokens, experts, weights, file=str(file), unit="entry",
-                       rows=np.arange(1, len(tokens) + 1))
+    return TokenRecord(labels, token_id, np.array(position, dtype=np.int64), tokens, experts, weights, file=str(file),
+                       unit="entry", rows=np.arange(1, len(tokens) + 1))
 
 
 def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, tuple[list[int], list[float]]]]]:
@@ -156,8 +156,8 @@ def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, 
                                 '"selected_probs": [...]}}}') from error
         for layer, (ids, odds) in chosen[-1].items() if chosen else ():
             if len(ids) != len(odds):
-                raise MoeProbeError(f"{file}, entry {number} of router_data has {len(ids)} experts and {len(odds)} weights in "
-                                    f"layer {layer}", "", "one selected_probs per selected_experts")
+                raise MoeProbeError(f"entry {number} of router_data in {file} has lists of unequal length in layer {layer}",
+                                    f"experts: {len(ids)}, weights: {len(odds)}", "one selected_probs per selected_experts")
     if not chosen:
         raise MoeProbeError(f"{file} holds no routing", "router_data is empty", "leave the file out")
     return position, chosen

@@ -94,16 +94,16 @@ class Recording:
     every_layer: bool = False
 
 
-def some(values: Sequence[object], of: str) -> str:
+def some(values: Sequence[object], noun: str, rest: str = "") -> str:
     """Say how many values there are, and five of them.
 
     Examples
     --------
-    >>> some([3, 1, 4, 1, 5, 9, 2], "layers")
+    >>> some([3, 1, 4, 1, 5, 9, 2], "layer")
     '7 layers (3, 1, 4, 1, 5, ...)'
     """
     shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
-    return f"{len(values)} {of} ({shown})"
+    return f"{len(values):,} {noun}{'' if len(values) == 1 else 's'}{rest} ({shown})"
 
 
 def import_records(records: Callable[[], Iterator[TokenRecord]], path: str | Path, recording: Recording, *,
@@ -169,7 +169,7 @@ def _columns(survey: Survey, recording: Recording, options: ImportOptions) -> li
     if options.layers is not None:
         missing = [layer for layer in options.layers if layer not in layers]
         if missing:
-            raise MoeProbeError(f"{recording.source} has no layer {missing[0]}", f"it has {some(layers, 'layers')}",
+            raise MoeProbeError(f"{recording.source} has no layer {missing[0]}", f"it has {some(layers, 'layer')}",
                                 "--layers with some of them")
         columns = [layers.index(layer) for layer in sorted(set(options.layers))]
         empty = [layers[c] for c in columns if survey.columns[c].dense]
@@ -184,8 +184,8 @@ def _columns(survey: Survey, recording: Recording, options: ImportOptions) -> li
             raise MoeProbeError(f"{recording.source} has no layer with routing", "every token has the same experts, or none",
                                 "record a mixture-of-experts model")
         if out:
-            options.warnings.append(f"left out as dense: {some(out, 'of ' + str(len(layers)) + ' layers')}, which hold zeros "
-                                    "or nothing for every token; --layers names layers to keep")
+            options.warnings.append(f"left out as dense: {some(out, 'layer', f' of {len(layers)}')}, zeros or nothing for every "
+                                    "token; --layers names layers to keep")
     for c in columns:
         repeat = survey.columns[c].repeat
         if repeat is not None:
@@ -239,7 +239,7 @@ def experts_of_layers(
     if isinstance(given, Mapping):
         unknown = [layer for layer in given if layer not in layers]
         if unknown:
-            raise UsageError(f"--num-experts names layer {unknown[0]}", f"the record has {some(list(layers), 'layers')}",
+            raise UsageError(f"--num-experts names layer {unknown[0]}", f"the record has {some(list(layers), 'layer')}",
                              "--num-experts with those layers")
     out, guessed = [], []
     for layer, item in zip(layers, found, strict=True):
@@ -257,9 +257,9 @@ def experts_of_layers(
     if guessed:
         numbers = sorted({n for n, layer in zip(out, layers, strict=True) if layer in guessed})
         options.warnings.append(
-            f"number of experts guessed from the largest id seen ({', '.join(map(str, numbers[:5]))}"
-            f"{', ...' if len(numbers) > 5 else ''}; {some(guessed, 'layers')}): an expert that was never chosen is "
-            "missing; say it with --num-experts N, or 0:8,1:64 for layers that differ")
+            f"number of experts guessed from the largest id seen: {', '.join(map(str, numbers[:5]))}"
+            f"{', ...' if len(numbers) > 5 else ''} in {some(guessed, 'layer')}; an expert that was never chosen is missing, "
+            "--num-experts N says it (0:8,1:64 where layers differ)")
     return out
 
 

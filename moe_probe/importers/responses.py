@@ -99,8 +99,7 @@ def import_responses(
     recording = Recording(named or range(n_columns), Path(path).name, digest, every_layer=True)
     trace = import_records(answers.records, out, recording, mode=mode,
                            options=replace(options, layers=None if layers is None or named else layers))
-    if answers.left_out():
-        options.warnings.append(answers.left_out())
+    options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots()) if note)
     return trace
 
 
@@ -110,6 +109,7 @@ class _Answers:
     def __init__(self, files: Sequence[Path], layers: Sequence[int] | None, top_k: int | None, options: ImportOptions) -> None:
         self.files, self.layers, self.top_k, self.options = files, layers, top_k, options
         self._tally: Counter[str] = Counter()
+        self._slots: Counter[int] = Counter()
         self._without: list[str] = []
         self._columns: int | None = None
 
@@ -121,20 +121,27 @@ class _Answers:
 
     def records(self) -> Iterator[TokenRecord]:
         """Read the files from the start."""
-        self._tally, self._without = Counter(), []
+        self._tally, self._without, self._slots = Counter(), [], Counter()
         for file in self.files:
             for line, row in read_json_rows(file):
                 yield from self._row(row, file, line)
 
     def left_out(self) -> str:
         """What was left out since the reading began, in a sentence; "" where nothing was."""
-        parts = [some(self._without, "answers without routing")] if self._without else []
+        parts = [some(self._without, "answer", " without routing")] if self._without else []
         if self._tally["no row"]:
             parts.append(f"{self._tally['no row']:,} tokens without routing (rows of -1 or zeros)")
         if self._tally["no id"]:
             parts.append(f"{self._tally['no id']:,} tokens of prompts whose ids are not in the answers (add the request's ids "
                          "as prompt_token_ids)")
         return f"left out: {'; '.join(parts)}" if parts else ""
+
+    def unequal_slots(self) -> str:
+        """That answers differ in the number of experts per token, in a sentence; "" where they do not."""
+        if len(self._slots) < 2:
+            return ""
+        counts = ", ".join(f"{k} in {n:,} answers" for k, n in self._slots.most_common(5))
+        return f"answers differ in experts per token ({counts}): are they of one model and one setting?"
 
     def _row(self, row: Any, file: Path, line: int) -> Iterator[TokenRecord]:
         where = f"{file}, line {line}"
@@ -163,13 +170,15 @@ class _Answers:
         where = f"{place[0]}, line {place[1]}"
         n_tokens = answer.first + len(answer.ids)
         if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
-            raise MoeProbeError(f"{where} has {len(tokens) if isinstance(tokens, list) else 'no list of'} tokens for "
-                                f"{n_tokens} token ids", "", "one string per token id in 'tokens', or none, and --tokenizer")
+            raise MoeProbeError(f"{where} has another number of tokens than of token ids",
+                                f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
+                                "one string per token id in 'tokens'; or leave them out and pass --tokenizer")
         experts, start = self._experts(answer, where)
         if self._columns not in (None, experts.shape[1]):
             raise MoeProbeError(f"{where} has routing of {experts.shape[1]} layers",
                                 f"the answers before have {self._columns}", "answers of one model only")
         self._columns = experts.shape[1]
+        self._slots[experts.shape[2]] += 1
         position = np.arange(start, start + len(experts))
         known, routed = position >= answer.first, (experts >= 0).any(axis=(1, 2))
         self._tally["no id"] += int((~known).sum())

@@ -131,7 +131,7 @@ class Survey:
                 not str(record.labels.get(key) or "").strip() for key in ("document", "topic")):
             key = "document" if not str(name or "").strip() else "topic"
             raise MoeProbeError(f"{record.unit} {int(record.rows[0])} of {record.file} has no {key}",
-                                f"its {key} is empty", f"a {key} for every document")
+                                f"its {key} is empty", "a document and a topic in every row")
         check_topics([record.labels])
         for key, value in record.labels.items():
             if is_unwritable(value):

@@ -110,8 +110,8 @@ class _Reader:
                 values, other = lists(piece[f"weights_{name}"], f"weights_{name}", place, whole=False)
                 if (lengths != other).any():
                     row = int((lengths != other).argmax())
-                    raise MoeProbeError(f"{place.name(row)} has {lengths[row]} experts and {other[row]} weights in layer {layer}",
-                                        "", "one weight per selected expert")
+                    raise MoeProbeError(f"{place.name(row)} has lists of unequal length in layer {layer}",
+                                        f"experts: {lengths[row]}, weights: {other[row]}", "one weight per selected expert")
                 weights.append(values)
         return _stacked(experts, -1), _stacked(weights, 0) if table.has_weights else None
 
