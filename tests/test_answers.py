@@ -161,7 +161,7 @@ def test_a_folder_of_answers(tmp_path: Path) -> None:
 def test_latin_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(rows_of(flat_lists)[0] | {"topic": "café"}, ensure_ascii=False).encode("latin-1"))
-    with pytest.raises(MoeProbeError, match="line 1, byte .* is not UTF-8"):
+    with pytest.raises(MoeProbeError, match=r"line 1, byte .* is not UTF-8"):
         import_responses(path, tmp_path / "t")
 
 
@@ -178,7 +178,7 @@ def test_dense_layers_are_left_out_aloud(tmp_path: Path, write: Callable[[np.nda
     options = ImportOptions(num_experts=N_EXPERTS, layers=(2,))
     picked = import_responses(path, tmp_path / "p", top_k=K, options=options)
     assert [layer.layer for layer in picked.layers] == [2] and options.warnings == []
-    with pytest.raises(MoeProbeError, match="layer 0 of a.jsonl is dense"):
+    with pytest.raises(MoeProbeError, match=r"layer 0 of a.jsonl is dense"):
         import_responses(path, tmp_path / "q", top_k=K, options=ImportOptions(num_experts=N_EXPERTS, layers=(0, 1)))
     with pytest.raises(MoeProbeError, match="has no layer 9"):
         import_responses(path, tmp_path / "r", top_k=K, options=ImportOptions(num_experts=N_EXPERTS, layers=(1, 9)))
@@ -320,7 +320,7 @@ def test_wrong_rows_are_named(tmp_path: Path, change: dict[str, Any], message: s
 
 def test_strings_without_a_shape_ask_for_it(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jsonl", rows_of(sglang_generate))
-    with pytest.raises(UsageError, match="without a shape.*--top-k"):
+    with pytest.raises(UsageError, match=r"without a shape.*--top-k"):
         import_responses(path, tmp_path / "t")
     with pytest.raises(MoeProbeError, match="no whole number of layers"):
         import_responses(path, tmp_path / "t", top_k=7)

@@ -94,9 +94,9 @@ def test_late_columns_are_kept(tmp_path: Path) -> None:
     rows[30]["experts_7"] = [1, 2]
     rows[30]["weights_7"] = [0.5, 0.5]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(MoeProbeError, match="line 1 of .* has no 'experts_7'"):
+    with pytest.raises(MoeProbeError, match=r"line 1 of .* has no 'experts_7'"):
         import_table(path, tmp_path / "b", options=ImportOptions(num_experts=8))
-    with pytest.raises(MoeProbeError, match="line 5 of .* has no 'experts_1'"):
+    with pytest.raises(MoeProbeError, match=r"line 5 of .* has no 'experts_1'"):
         import_table(jsonl(path, table, leave_out=(4, "experts_1")), tmp_path / "c", options=ImportOptions(num_experts=8))
 
 
@@ -147,7 +147,7 @@ def test_layers_with_different_numbers_of_experts(tmp_path: Path, how: str) -> N
 def test_a_number_of_experts_that_changes_is_named(tmp_path: Path) -> None:
     table = columns() | {"num_experts_0": [8] * (DOCUMENTS * TOKENS)}
     table["num_experts_0"][3] = 9
-    with pytest.raises(MoeProbeError, match="row 4 of .* gives layer 0 9 experts"):
+    with pytest.raises(MoeProbeError, match=r"row 4 of .* gives layer 0 9 experts"):
         import_table(parquet(tmp_path / "t.parquet", table), tmp_path / "a")
 
 
@@ -208,7 +208,7 @@ def test_compressed_tables_and_folders(tmp_path: Path) -> None:
         trace = import_table(source, tmp_path / f"b{number}", options=ImportOptions(num_experts=8))
         assert (trace.usage().selections == whole.usage().selections).all()
     (tmp_path / "latin.jsonl").write_bytes(lines[0].replace("t0", "café").encode("latin-1"))
-    with pytest.raises(MoeProbeError, match="line 1, byte .* is not UTF-8"):
+    with pytest.raises(MoeProbeError, match=r"line 1, byte .* is not UTF-8"):
         import_table(tmp_path / "latin.jsonl", tmp_path / "c")
 
 
@@ -262,7 +262,7 @@ def test_tokenizer_gives_text(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="there is no tokenizer at"):
         import_table(path, tmp_path / "b", options=ImportOptions(tokenizer=tmp_path / "nowhere"))
     (tmp_path / "bare").mkdir()
-    with pytest.raises(MoeProbeError, match="the tokenizer at .* cannot be loaded"):
+    with pytest.raises(MoeProbeError, match=r"the tokenizer at .* cannot be loaded"):
         import_table(path, tmp_path / "b", options=ImportOptions(tokenizer=tmp_path / "bare"))
 
 
@@ -323,7 +323,7 @@ def test_order_is_increasing_positions(rows: list[tuple[int, int]]) -> None:
     wrong = any(p < 0 for p in position) or any(
         a == b and q <= p for (a, p), (b, q) in zip(rows[:-1], rows[1:], strict=True))
     if wrong:
-        with pytest.raises(MoeProbeError, match="^row"):
+        with pytest.raises(MoeProbeError, match=r"^row"):
             check_order(document, position, np.zeros(len(rows), dtype=int), lambda row: f"row {row}")
     else:
         check_order(document, position, np.zeros(len(rows), dtype=int), str)
