@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -267,8 +268,8 @@ def test_tokenizer_gives_text(tmp_path: Path) -> None:
 
 
 def record(**changes: Any) -> TokenRecord:
-    base = TokenRecord({"document": "d", "topic": "t"}, np.arange(3), np.arange(3), None, np.array([[[0, 1]], [[1, 2]], [[2, 0]]]),
-                       None)
+    experts = np.array([[[0, 1]], [[1, 2]], [[2, 0]]])
+    base = TokenRecord({"document": "d", "topic": "t"}, np.arange(3), np.arange(3), None, experts, None)
     return base._replace(**changes)
 
 
@@ -321,7 +322,7 @@ def test_order_is_increasing_positions(rows: list[tuple[int, int]]) -> None:
     rows.sort(key=lambda row: row[0])
     document, position = (np.array([row[i] for row in rows], dtype=np.int64) for i in (0, 1))
     wrong = any(p < 0 for p in position) or any(
-        a == b and q <= p for (a, p), (b, q) in zip(rows[:-1], rows[1:], strict=True))
+        a == b and q <= p for (a, p), (b, q) in itertools.pairwise(rows))
     if wrong:
         with pytest.raises(MoeProbeError, match=r"^row"):
             check_order(document, position, np.zeros(len(rows), dtype=int), lambda row: f"row {row}")
