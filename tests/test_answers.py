@@ -347,3 +347,17 @@ def test_command(tmp_path: Path) -> None:
                           ("--num-experts", "many"), ("--num-experts", "0")):
         done = CliRunner().invoke(app, ["import", str(path), "--format", "vllm", "--out", str(tmp_path / "u"), option, value])
         assert done.exit_code == 2, (option, value, done.output)
+
+
+def test_the_examples_of_the_docs_are_read(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    text = text.split("## Answers of serving engines")[1].split("## Fingerprint files")[0]
+    blocks = [part.split("```")[0] for part in text.split("```json\n")[1:]]
+    path = tmp_path / "a.jsonl"
+    path.write_text(blocks[1], encoding="utf-8")
+    first = import_responses(path, tmp_path / "a")
+    assert (first.n_tokens, first.layers[0].top_k) == (4, 2)
+    path.write_text(blocks[3], encoding="utf-8")
+    own = import_responses(path, tmp_path / "b")
+    experts = stored(own)[0]
+    assert (experts[:3] == experts[3:]).all() and experts[:3, 0].tolist() == [[0, 3], [1, 2], [2, 3]]
