@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from moe_probe.textfiles import (
     open_text,
     read_json,
     read_json_rows,
+    read_stdin,
     read_text,
     scan_json_rows,
 )
@@ -135,7 +137,7 @@ def test_other_packing_and_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="bzip2"):
         read_text(write(tmp_path / "c.bz2", bz2.compress(b"x")))
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(MoeProbeError, match="cannot be opened"):
+        with pytest.raises(MoeProbeError, match="cannot be read"):
             read_text(path)
     assert read_text(write(tmp_path / "empty.gz", b"")) == ""
 
@@ -146,6 +148,21 @@ def test_byte_of_a_long_text_is_on_its_line(tmp_path: Path) -> None:
         read_text(path)
     with open_text(path) as lines, pytest.raises(BadLine, match="line 2, byte 3 is not UTF-8"):
         list(lines)
+
+
+def test_standard_input_is_a_file_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (b"\xef\xbb\xbfThe acid.", gzip.compress(b"The acid.")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert read_stdin() == "The acid."
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    with pytest.raises(MoeProbeError, match=r"standard input, line 1, byte 4 is not UTF-8.*iconv -f WINDOWS-1252 -t"):
+        read_stdin()
+
+
+def test_what_to_type_is_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path / "my file.csv.gz", gzip.compress("a,b\n".encode("utf-16")))
+    with pytest.raises(MoeProbeError, match=r"unpack it, then iconv -f UTF-16 -t UTF-8 'my file\.csv' > 'utf8-my file\.csv'"):
+        read_text(path)
 
 
 def test_expansion(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed
 from moe_probe.errors import MoeProbeError, UsageError
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
-CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of "
+CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet "
+                                         "(also .gz, .zst), a quoted glob, a folder of such files or of "
                                          "topic/subtopic/*.txt, or datasets:NAME.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)]
 
@@ -49,8 +50,8 @@ def run(
     model: Annotated[str | None, typer.Argument(help="Folder of a checkpoint, or its name on a hub.",
                                                 show_default=False)] = None,
     *, corpus: Annotated[str | None, typer.Option(
-        "--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of topic/subtopic/*.txt, or "
-        "datasets:NAME.", show_default=False)] = None,
+        "--corpus", help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a quoted glob, "
+        "a folder of such files or of topic/subtopic/*.txt, or datasets:NAME.", show_default=False)] = None,
     out: Out, config: Annotated[Path | None, typer.Option(
         "--config", help="run.yaml with any of these settings; options on the line override it.",
         show_default=False)] = None,

@@ -167,7 +167,9 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
-    next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
+    corpus = open_corpus(config)
+    for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it is noticed before the model loads
+        say(f"note: {note}")
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
                         trust_remote_code=config.trust_remote_code,
@@ -176,7 +178,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     report.raise_if_failed()
     worst = max(site.relative_error for site in report.sites)
     say(f"checked: outputs unchanged by recording; recorded routing explains every block (error {worst:.1e})")
-    trace = collect_trace(loaded, open_corpus(config), path, options=options, mode=mode, progress=progress)
+    trace = collect_trace(loaded, corpus, path, options=options, mode=mode, progress=progress)
     if trace.manifest.corpus.skipped_rows:
         say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
     say(f"trace: {trace.manifest.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")

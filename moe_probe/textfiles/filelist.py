@@ -27,10 +27,13 @@ class FileList:
         Files to read, sorted by path.
     left_out : tuple of Path
         Visible files beside them whose format was not asked for, sorted by path.
+    hidden : tuple of Path
+        Files that are hidden, or lie in a hidden folder (:func:`is_hidden`).
     """
 
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
 
 
 def format_of(path: str | Path) -> str:
@@ -69,7 +72,7 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
     Returns
     -------
     FileList
-        Hidden files and folders (:func:`is_hidden`) are in neither list.
+        Hidden files are never read.
 
     Raises
     ------
@@ -89,14 +92,16 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
         raise MoeProbeError(f"no file matches {spec}", "", "check the pattern, and quote it so that the shell leaves it alone")
     lists = [_files_below(match, endings) if match.is_dir() else FileList((match,)) for match in matches]
     files = {file: None for one in lists for file in one.files}
-    return FileList(tuple(sorted(files)), tuple(sorted({file for one in lists for file in one.left_out} - set(files))))
+    return FileList(tuple(sorted(files)), tuple(sorted({file for one in lists for file in one.left_out} - set(files))),
+                    tuple(sorted({file for one in lists for file in one.hidden})))
 
 
 def _files_below(root: Path, endings: Sequence[str]) -> FileList:
     taken: list[Path] = []
     left: list[Path] = []
+    hidden: list[Path] = []
     for file in sorted(root.rglob("*")):
-        if not file.is_file() or any(is_hidden(part) for part in file.relative_to(root).parts):
-            continue
-        (taken if not endings or format_of(file) in endings else left).append(file)
-    return FileList(tuple(taken), tuple(left))
+        if file.is_file():
+            unseen = any(is_hidden(part) for part in file.relative_to(root).parts)
+            (hidden if unseen else taken if not endings or format_of(file) in endings else left).append(file)
+    return FileList(tuple(taken), tuple(left), tuple(hidden))

@@ -202,4 +202,4 @@ def _unwritable(value: Any) -> str | None:
 
 def is_unwritable(text: str) -> bool:
     """Whether a string has NUL or half a surrogate pair, which no file of text or table can store."""
-    return "\x00" in text or _SURROGATE.search(text) is not None
+    return "\x00" in text or (not text.isascii() and _SURROGATE.search(text) is not None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import shlex
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.textfiles.filelist import COMPRESSED
 
 _OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-compressed", "bunzip2"),
                   (b"\xfd7zXZ\x00", "xz-compressed", "unxz"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
@@ -20,6 +23,8 @@ _OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-com
 _OTHER_MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
                 (b"\xfe\xff", "UTF-16"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: What the standard input is called in sentences.
+_STDIN = Path("standard input")
 
 
 class BadLine(MoeProbeError):
@@ -70,14 +75,14 @@ class _Text(io.TextIOWrapper):
         # bytes that are not UTF-8 arrive as surrogates, which UTF-8 itself never yields
         before = self._lines_before
         self._lines_before += text.count("\n")
-        bad = _SURROGATE.search(text)
+        bad = None if text.isascii() else _SURROGATE.search(text)
         if bad is None:
             return text
         line = before + text.count("\n", 0, bad.start()) + 1
         byte = len(text[text.rfind("\n", 0, bad.start()) + 1 : bad.start()].encode()) + 1
         raise BadLine.at(line, f"{self._path}, line {line}, byte {byte} is not UTF-8 text",
                          f"it is 0x{ord(bad.group()) - 0xDC00:02X}; the file may be Windows-1252 or Latin-1",
-                         f"iconv -f WINDOWS-1252 -t UTF-8 {self._path.name} > utf8-{self._path.name}")
+                         _iconv(self._path, "WINDOWS-1252", plain=self._path.suffix.lower() not in COMPRESSED))
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
         return self._checked(super().readline(size))  # iteration comes through here too
@@ -104,7 +109,7 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
     Raises
     ------
     MoeProbeError
-        When the file cannot be opened, is damaged, is packed in another way (ZIP, xz), or is
+        When the file cannot be read, is damaged, is packed in another way (ZIP, xz), or is
         UTF-16 or UTF-32.
 
     Examples
@@ -113,19 +118,22 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
     ...     first = next(lines)
     """
     path = Path(path)
-    with _open_file(path) as packed:
-        unpacked = _unpack(path, packed)
-        bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
-        _refuse_other_encodings(path, bytes_.peek(1024)[:1024])
-        with _Text(path, bytes_, newline) as text:
-            yield text
+    with _open_file(path) as packed, _text_of(path, packed, newline) as text:
+        yield text
+
+
+def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Text:
+    unpacked = _unpack(path, packed)
+    bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
+    _refuse_other_encodings(path, bytes_.peek(1024)[:1024], plain=unpacked is packed)
+    return _Text(path, bytes_, newline)
 
 
 def _open_file(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise MoeProbeError(f"{path} cannot be opened", error.strerror or str(error), "check the path and its permissions"
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions"
                             ) from error
 
 
@@ -152,16 +160,32 @@ def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
     return packed
 
 
-def _refuse_other_encodings(path: Path, head: bytes) -> None:
+def _refuse_other_encodings(path: Path, head: bytes, *, plain: bool) -> None:
     name = next((name for mark, name in _OTHER_MARKS if head.startswith(mark)), None)
     if name is None and len(head) >= 8 and head.count(0) > len(head) / 4:
         name = "UTF-16"  # without a mark: every second byte of Western text is NUL
     if name is not None:
-        raise MoeProbeError(f"{path} is {name} text", "text files must be UTF-8",
-                            f"iconv -f {name} -t UTF-8 {path.name} > utf8-{path.name}")
+        raise MoeProbeError(f"{path} is {name} text", "text files must be UTF-8", _iconv(path, name, plain=plain))
+
+
+def _iconv(path: Path, encoding: str, *, plain: bool = True) -> str:
+    if path == _STDIN:
+        return f"iconv -f {encoding} -t UTF-8 before it"
+    name = path.name if plain else path.stem
+    return (f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > "
+            f"{shlex.quote('utf8-' + name)}")
 
 
 def read_text(path: str | Path) -> str:
     """Whole text of a file; see :func:`open_text` for what is unpacked and what is refused."""
     with open_text(path) as file:
         return file.read()
+
+
+def read_stdin() -> str:
+    """Whole text of the standard input, read as a file would be."""
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:  # replaced by a program that runs this one
+        return sys.stdin.read()
+    packed = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+    return _text_of(_STDIN, packed, None).read()
