@@ -6,12 +6,15 @@ import base64
 import gzip
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -347,6 +350,34 @@ def test_command(tmp_path: Path) -> None:
                           ("--num-experts", "many"), ("--num-experts", "0")):
         done = CliRunner().invoke(app, ["import", str(path), "--format", "vllm", "--out", str(tmp_path / "u"), option, value])
         assert done.exit_code == 2, (option, value, done.output)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-3, 2**40) | st.floats() | st.text(max_size=5) | st.sampled_from(
+    ["AAAA", npy(routing(0)), sglang(routing(0))]), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["data", "shape", "dtype", "start", "routed_experts", "prompt_tokens", "x"]), inner, max_size=3),
+    max_leaves=6)
+
+
+@given(st.sampled_from(FORMS), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_spoilt_answers_are_read_or_refused(tmp_path: Path, form: Callable[[int], dict[str, Any]], data: st.DataObject) -> None:
+    rows = rows_of(form, 2)
+    target: Any = rows[1]
+    while True:  # one value, anywhere in the second answer
+        key = data.draw(st.sampled_from(sorted(target))) if isinstance(target, dict) else data.draw(
+            st.integers(0, len(target) - 1))
+        if not isinstance(target[key], dict | list) or not target[key] or data.draw(st.booleans()):
+            break
+        target = target[key]
+    target[key] = data.draw(JSON)
+    shutil.rmtree(tmp_path / "t", ignore_errors=True)
+    try:
+        trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", top_k=K, options=ImportOptions())
+    except MoeProbeError as error:
+        assert str(error).startswith(("layer", "document", "line", str(tmp_path), "left", "a layer", "--")), error
+        assert not (tmp_path / "t").exists()
+    else:
+        assert trace.documents["document"].iloc[0] == "d0"
 
 
 def test_the_examples_of_the_docs_are_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.importers import ImportOptions, Recording, TokenRecord, import_fingerprints, import_records, import_table
 from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.trace import Trace, TraceWriter
@@ -104,7 +104,7 @@ def test_late_columns_are_kept(tmp_path: Path) -> None:
 def test_columns_and_layers_come_once(tmp_path: Path) -> None:
     table = pa.table(columns())
     pq.write_table(table.append_column("topic", table["topic"]), tmp_path / "t.parquet")
-    with pytest.raises(MoeProbeError, match="two columns 'topic'"):
+    with pytest.raises(MoeProbeError, match="2 columns called 'topic'"):
         import_table(tmp_path / "t.parquet", tmp_path / "a")
     both = columns(layers=("0", "00"))
     with pytest.raises(MoeProbeError, match="layer 0 is named twice"):
@@ -283,6 +283,12 @@ def test_arrays_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="not text"):
         import_records(lambda: iter([record(labels={"document": "d", "topic": "a\0"})]), tmp_path / "b",
                        Recording([4], "mine", ""), options=ImportOptions())
+
+
+@pytest.mark.parametrize("name", ["topic", "n_tokens", "token_id", "group"])
+def test_a_label_that_the_trace_has_anyway_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--label {name} is not a further label"):
+        ImportOptions(labels=(name,))
 
 
 @given(st.data())

@@ -22,7 +22,7 @@ from moe_probe.errors import MoeProbeError
 
 _START = ("routed_experts_start_len", "routed_experts_prompt_start", "start_len")
 _PROMPT_IDS = ("prompt_token_ids", "input_ids", "prompt_ids")
-_INSIDE = ("meta_info", "sgl_ext", "sglext")
+_INSIDE = ("meta_info", "sgl_ext", "sglext", "usage")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _answer(levels: Sequence[Mapping[str, Any]], where: str, number: int | None)
     prompt, own = _ids(_first(levels, *_PROMPT_IDS), "prompt", where), _ids(_first(levels, "token_ids"), "token_ids", where)
     if own is not None and prompt is None and _first(levels, "choices") is None:
         return Answer(number, own, 0, None, routed, prompt_routed, start, split)  # a flat row: prompt and answer together
-    n_prompt = _whole_number(_first(levels, "prompt_tokens") if (usage := _first(levels, "usage")) is None
-                             else usage.get("prompt_tokens"), "number of prompt tokens", where)
+    n_prompt = _whole_number(_first(levels, "prompt_tokens"), "number of prompt tokens", where)
     if prompt is None:
         prompt = _ids_of_logprobs(levels, "input_token_logprobs", where)
         prompt = None if prompt is not None and len(prompt) != n_prompt else prompt  # of a part of the prompt

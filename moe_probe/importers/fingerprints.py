@@ -7,7 +7,6 @@ answer), ``generated_only`` (tokens of the answer) and ``router_data``: for each
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from moe_probe.errors import MoeProbeError
 from moe_probe.importers.records import ImportOptions, Recording, import_records
 from moe_probe.importers.survey import TokenRecord
-from moe_probe.textfiles import expand, open_text, read_json
+from moe_probe.textfiles import expand, read_csv, read_json
 from moe_probe.trace import Trace
 from moe_probe.trace.checks import check_layers
 
@@ -79,12 +78,10 @@ def _files(root: Path) -> list[Path]:
 def _topics(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
         raise MoeProbeError(f"there are no topics at {path}", "no such file", "a CSV with columns dataset, category, topic")
-    with open_text(path, newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or not {"dataset", "category", "topic"} <= set(rows[0]):
+    names, rows = read_csv(path)
+    if not rows or not {"dataset", "category", "topic"} <= set(names):
         raise MoeProbeError(f"{path} does not say which category belongs to which topic",
-                            f"its columns are {', '.join(map(str, rows[0])) if rows else 'none'}",
-                            "columns dataset, category, topic")
+                            f"its columns are {', '.join(names) or 'none'}", "columns dataset, category, topic")
     return {(row["dataset"], row["category"]): row["topic"] for row in rows}
 
 

@@ -15,7 +15,7 @@ from moe_probe.importers.survey import LayerSurvey, Survey, TokenRecord
 from moe_probe.importers.tokens import TokenTexts
 from moe_probe.progress import track
 from moe_probe.routing import dropped_id
-from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
+from moe_probe.schema import RESERVED_LABELS, CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.trace import Trace, TraceWriter
 from moe_probe.trace.checks import check_layers, id_past_end, repeated_expert
 
@@ -59,9 +59,9 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         for name in self.labels:
-            if name in ("document", "topic", "n_tokens", "text") or not name.strip():
-                raise UsageError(f"--label {name} is not a further label", "a trace has a column of that name already",
-                                 "rename the column")
+            if name in RESERVED_LABELS or not name.strip():
+                raise UsageError(f"--label {name} is not a further label", "a trace has a column of that name anyway",
+                                 "omit it, or rename the column")
         given = self.num_experts.values() if isinstance(self.num_experts, Mapping) else [self.num_experts]
         for n in given:
             if n is not None and not 1 <= n <= dropped_id("uint16"):
@@ -139,7 +139,7 @@ def import_records(records: Callable[[], Iterator[TokenRecord]], path: str | Pat
     columns = _columns(survey, recording, options)
     manifest = _manifest(survey, columns, recording, options)
     if texts is not None:
-        manifest = manifest.model_copy(update={"tokenizer_hash": texts.hash})
+        manifest = manifest.model_copy(update={"tokenizer_hash": texts.hash, "settings": manifest.settings | texts.settings})
     dropped = _constant(survey, manifest, options)
     root = Path(path)
     if mode == "force" and (root / "trace.json").exists():

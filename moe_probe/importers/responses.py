@@ -151,7 +151,12 @@ class _Answers:
             if name not in row:
                 raise MoeProbeError(f"{where} has no '{name}'", f"its fields are {', '.join(map(str, list(row)[:12]))}",
                                     "add it to the row; docs/formats.md describes the fields")
-        labels = {k: str(row[k]) for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
+        labels = {k: row[k] for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
+        for name, value in labels.items():
+            if isinstance(value, list | Mapping):
+                raise MoeProbeError(f"{where} has a '{name}' that is a list or an object", "a label has one value per document",
+                                    "a string or a number")
+        labels = {k: str(value) for k, value in labels.items()}
         for answer in answers_of(row, where):
             named = labels
             if answer.number is not None:  # answers to one prompt are not independent

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.importers.columns import Place, column_of
-from moe_probe.textfiles import format_of, read_json_rows
+from moe_probe.textfiles import format_of, read_json_rows, refuse_repeated
 from moe_probe.trace.checks import check_layers
 
 _REQUIRED = ("document", "topic", "position", "token_id")
@@ -69,10 +69,7 @@ class TableFile:
         else:
             raise MoeProbeError(f"the format of {path} is not known", f"its name ends in '{path.suffix}'",
                                 "an interchange table ending in .parquet or .jsonl")
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise MoeProbeError(f"{path} has two columns '{twice}'", "it is not known which of the two is meant",
-                                "rename one of them")
+        refuse_repeated(path, names)
         for name in (*_REQUIRED, *labels):
             if name not in names:
                 raise MoeProbeError(f"{path} has no column '{name}'", f"its columns are {', '.join(names[:12])}",

@@ -40,8 +40,9 @@ class TokenTexts:
                 error).strip() else type(error).__name__, "the folder with the model's tokenizer.json") from error
         self.path, self.size = path, len(self.tokenizer)
         self.hash = tokenizer_hash(self.tokenizer)
-        self._special = np.asarray(sorted(self.tokenizer.all_special_ids), dtype=np.int64)
         self._encoder = Encoder(self.tokenizer, max_length=1 << 20, overlap=0)  # texts as collecting writes them
+        #: What the trace's manifest says of its tokens' texts, as collecting does.
+        self.settings: dict[str, str] = {k: getattr(self._encoder, k) for k in ("token_text",) if hasattr(self._encoder, k)}
 
     def fill(self, record: TokenRecord) -> TokenRecord:
         """Give a record's tokens the text of their ids, and mark special ones.
@@ -57,4 +58,5 @@ class TokenTexts:
             token = int(past.argmax())
             raise MoeProbeError(f"{record.where(token)} has the token id {int(ids[token])}",
                                 f"the tokenizer at {self.path} has {self.size:,} tokens", "the tokenizer of the recorded model")
-        return record._replace(tokens=[self._encoder.string(int(i)) for i in ids], special=np.isin(ids, self._special))
+        return record._replace(tokens=[self._encoder.string(int(i)) for i in ids],
+                               special=np.isin(ids, self._encoder.special_ids))
