@@ -166,10 +166,22 @@ def test_warm_up_is_reported(tmp_path: Path) -> None:
     options = ImportOptions(num_experts=8)
     path = parquet(tmp_path / "t.parquet", warm_up(1 / 3, spread=False))
     assert import_table(path, tmp_path / "a", options=options).manifest.n_documents == DOCUMENTS
-    assert options.warnings[0].startswith("18 of 54 tokens (33%) have the same experts in every layer")
+    assert options.warnings[0].startswith("18 of 54 tokens (33%) have one and the same set of experts in every layer")
     options = ImportOptions(num_experts=8, drop_constant=True)
     trace = import_table(path, tmp_path / "b", options=options)
     assert list(trace.documents["document"]) == ["d2", "d3", "d4", "d5"] and "left out" in options.warnings[0]
+
+
+@pytest.mark.parametrize(("bos", "expected"), [(False, 18), (True, 0)])
+def test_scattered_warm_up(tmp_path: Path, bos: bool, expected: int) -> None:
+    table = columns(layers=("0", "1", "2", "3"), num_experts=16)
+    for row in range(0, DOCUMENTS * TOKENS, 3):  # never two in a row; a BOS is one token with one set, and is no warm-up
+        table["token_id"][row] = 1 if bos else row
+        for layer in range(4):
+            table[f"experts_{layer}"][row] = [0, 1]
+    options = ImportOptions(num_experts=16)
+    import_table(parquet(tmp_path / "t.parquet", table), tmp_path / "a", options=options)
+    assert [w.split(" of 54")[0] for w in options.warnings] == [str(expected)] * bool(expected)
 
 
 def test_a_record_that_is_mostly_warm_up_is_refused(tmp_path: Path) -> None:

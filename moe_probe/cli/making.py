@@ -110,8 +110,8 @@ def import_(
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the model's tokenizer: gives token ids their "
                                                    "text and leaves special tokens out of the counts.",
                                                    show_default=False)] = None,
-    drop_constant: Annotated[bool, typer.Option("--drop-constant", help="Leave out tokens whose experts stay the same over "
-                                                "many tokens, as in warm-up requests.")] = False,
+    drop_constant: Annotated[bool, typer.Option("--drop-constant", help="Leave out tokens that share one set of experts in "
+                                                "every layer with many others, as warm-up requests do.")] = False,
     model_id: Annotated[str, typer.Option("--model-id", help="Name of the model, for captions.")] = "unknown",
     label: Annotated[list[str] | None, typer.Option("--label", help="Further label column to keep.")] = None,
     shard_tokens: Annotated[int, typer.Option("--shard-tokens", min=1, help="Tokens of a shard.")] = 65536,

@@ -43,7 +43,7 @@ class ImportOptions:
     tokenizer : Path, optional
         Folder of the model's tokenizer, to give token ids their text and to know special tokens.
     drop_constant : bool
-        Leave out tokens whose experts stay the same for many tokens in a row (warm-up requests).
+        Leave out tokens that share one set of experts in every layer with many others (warm-up requests).
     warnings : list of str
         Filled by the import.
     """
@@ -264,22 +264,21 @@ def experts_of_layers(
 
 
 def _constant(survey: Survey, manifest: Manifest, options: ImportOptions) -> set[int]:
-    """Decide what becomes of tokens whose experts are one and the same set for many tokens in a row."""
+    """Decide what becomes of tokens whose experts are one and the same set for many tokens."""
     if all(layer.top_k >= layer.num_experts for layer in manifest.layers):
         return set()  # every token uses every expert: there is no choice that could vary
     n, share = survey.n_constant(), survey.n_constant() / survey.n_tokens
     if share < _MENTION:
         return set()
-    said = (f"{n:,} of {survey.n_tokens:,} tokens ({share:.0%}) have the same experts in every layer as the tokens around "
-            "them")
+    said = f"{n:,} of {survey.n_tokens:,} tokens ({share:.0%}) have one and the same set of experts in every layer"
     if options.drop_constant:
         if n >= survey.n_tokens:
             raise MoeProbeError(f"{said}, and none is left without them", "warm-up requests look like this",
                                 "record the answers again")
         options.warnings.append(f"{said}, as warm-up requests have: left out (--drop-constant)")
-        return survey.constant
+        return survey.constant()
     if share > _MOST:
-        raise MoeProbeError(said, "warm-up requests look like this, and say nothing about topics",
+        raise MoeProbeError(said, "warm-up requests look like this, and they carry no information about topics",
                             "--drop-constant, to leave these tokens out")
     options.warnings.append(f"{said}, as warm-up requests have; --drop-constant leaves them out")
     return set()

@@ -14,6 +14,8 @@ from moe_probe.trace.checks import check_order, check_topics, check_weights, fir
 
 _RUN = 8  # tokens in a row with the same experts in every layer: no router of a trained model does that to a text
 _PATTERNS = 4096  # sets of experts counted at a time
+# Scattered rows: one set in several layers, a tenth of all tokens, different tokens (a BOS is one token and always first).
+_SCATTERED, _LAYERS, _IDS = 0.1, 4, 8
 _MIX = np.random.default_rng(0).integers(1, 2**63, 1 << 16, dtype=np.uint64)  # a random number per expert id
 
 
@@ -113,8 +115,9 @@ class Survey:
         self.columns = [LayerSurvey() for _ in layers]
         self.n_tokens = self.n_documents = 0
         self.has_weights: bool | None = None
-        self.constant: set[int] = set()
+        self._in_runs: set[int] = set()
         self._counts: dict[int, int] = {}
+        self._ids: dict[int, set[int]] = {}
         self._run, self._last = 0, 0
         self._layer_mix = np.random.default_rng(1).integers(1, 2**63, len(self.layers), dtype=np.uint64) | np.uint64(1)
 
@@ -147,16 +150,23 @@ class Survey:
         per_layer = self._sets(record.experts)
         for column, layer in enumerate(self.columns):
             layer.add(record, column, per_layer[:, column])
-        self._count(self._pattern(per_layer))
+        self._count(self._pattern(per_layer), record.token_id)
         self.n_tokens, self.n_documents = self.n_tokens + len(record.experts), self.n_documents + 1
 
     def patterns(self, experts: np.ndarray) -> np.ndarray:
         """Number that stands for each token's sets of experts over all layers, shape (n_tokens,)."""
         return self._pattern(self._sets(experts))
 
+    def constant(self) -> set[int]:
+        """Patterns that stay the same for many tokens: in a row, or scattered over a large share of the record."""
+        if sum(column.sets > 1 for column in self.columns) < _LAYERS:
+            return self._in_runs  # so few layers can agree by chance
+        return self._in_runs | {pattern for pattern, ids in self._ids.items() if len(ids) >= _IDS
+                                and self._counts.get(pattern, 0) >= _SCATTERED * self.n_tokens}
+
     def n_constant(self) -> int:
-        """Tokens with a set of experts that stays the same for many tokens in a row."""
-        return sum(self._counts.get(pattern, 0) for pattern in self.constant)
+        """Number of tokens with such a pattern."""
+        return sum(self._counts.get(pattern, 0) for pattern in self.constant())
 
     @staticmethod
     def _sets(experts: np.ndarray) -> np.ndarray:
@@ -166,17 +176,21 @@ class Survey:
     def _pattern(self, per_layer: np.ndarray) -> np.ndarray:
         return (per_layer * self._layer_mix).sum(axis=1, dtype=np.uint64)
 
-    def _count(self, patterns: np.ndarray) -> None:
+    def _count(self, patterns: np.ndarray, token_id: np.ndarray) -> None:
         if not len(patterns):
             return
         starts = np.flatnonzero(np.concatenate([[True], patterns[1:] != patterns[:-1]]))
         lengths = np.diff([*starts, len(patterns)])
         if int(patterns[0]) == self._last:  # warm-up requests may be of one token each: runs go on over documents
             lengths[0] += self._run
-        self.constant.update(int(patterns[start]) for start in starts[lengths >= _RUN])
+        self._in_runs.update(int(patterns[start]) for start in starts[lengths >= _RUN])
         self._run, self._last = int(lengths[-1]), int(patterns[-1])
         for pattern, n in zip(*np.unique(patterns, return_counts=True), strict=True):
-            self._counts[int(pattern)] = self._counts.get(int(pattern), 0) + int(n)
+            key, total = int(pattern), self._counts.get(int(pattern), 0) + int(n)
+            self._counts[key] = total
+            if total >= _IDS and len(ids := self._ids.setdefault(key, set())) < _IDS:
+                ids.update(np.unique(token_id[patterns == pattern])[:_IDS].tolist())
         if len(self._counts) > 2 * _PATTERNS:  # the frequent ones stay: memory does not grow with the record
-            common = sorted(self._counts, key=lambda p: (p in self.constant, self._counts[p]), reverse=True)
-            self._counts = {pattern: self._counts[pattern] for pattern in common[:_PATTERNS]}
+            common = sorted(self._counts, key=lambda p: (p in self._in_runs, self._counts[p]), reverse=True)[:_PATTERNS]
+            self._counts = {pattern: self._counts[pattern] for pattern in common}
+            self._ids = {pattern: ids for pattern, ids in self._ids.items() if pattern in self._counts}
