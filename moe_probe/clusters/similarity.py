@@ -97,7 +97,7 @@ def _profiles(usage: Usage, label: str) -> pd.DataFrame:
         a, b = np.triu_indices(layer.num_experts, k=1)
         for kind, rows in (("topics", profile[:, columns]), ("documents", groups.shares[:, columns])):
             with np.errstate(divide="ignore", invalid="ignore"):
-                similarity = np.corrcoef(rows.T)[a, b]
+                similarity = np.atleast_2d(np.corrcoef(rows.T))[a, b]  # one expert: a number, and no pairs
             parts.append(pd.DataFrame({"layer": layer.layer, "expert_a": a, "expert_b": b, "kind": kind,
                                        "similarity": similarity}))
     return pd.concat(parts, ignore_index=True)

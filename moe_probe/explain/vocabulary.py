@@ -99,7 +99,8 @@ def expected_usage(
         base = _cross_fitted(by_place.sum(1, keepdims=True), places.sum(1)[:, None], sample)
         predicted = _cross_fitted(by_word, words, sample) + _cross_fitted(by_place, places, sample) - base
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.nan_to_num(counts / total[:, None]), predicted, total
+            share = np.nan_to_num(counts / total[:, None])
+        return share, share if (item.slots == item.num_experts).all() else predicted, total  # no choice, nothing to predict
 
     observed, expected, totals = zip(*map_layers(trace, sample, measure), strict=True)
     layers = trace.layers
