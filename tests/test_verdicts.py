@@ -32,12 +32,12 @@ def judged(trace: Trace, *, strata: str | None = None, contexts: tuple[str, ...]
                           groups=expert_groups(trace, expected=expected, **options)).table.set_index("topic")
 
 
-@pytest.mark.parametrize("kind", ["previous", "pair"])
-def test_experts_of_previous_tokens_and_pairs_are_no_topic_experts(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "lift"), [("previous", 3.0), ("pair", 4.5)])
+def test_experts_of_previous_tokens_and_pairs_are_no_topic_experts(tmp_path: Path, kind: str, lift: float) -> None:
     """Words alone do not see them; the rival that is the truth does."""
     fooled = 0
     for seed in range(3):
-        trace = planted_trace(tmp_path / str(seed), lift=3.0, seed=seed, planted=(
+        trace = planted_trace(tmp_path / str(seed), lift=lift, seed=seed, planted=(
             PlantedExpert(0, 3, kind, 1), PlantedExpert(1, 6, kind, 2)), **SMALL)
         words = judged(trace, contexts=("token",), seed=seed, rules=TESTS_ONLY)
         fooled += int((words["verdict"] == "expert").sum())
@@ -179,7 +179,7 @@ def test_experts_and_groups_are_counted_apart() -> None:
         "verdict": ["group", "expert", "expert", "none", "none", "none"],
         "grade": ["clear", "clear", "near the threshold", "weak", "untested", "none"], "log2_lift": 1.0})
     assert count_sentence(table, names=True) == (
-        "2 of 5 topics have an expert of their own: biology, chemistry (chemistry near the threshold). 1 has a group of "
+        "2 of 5 topics have an expert of their own: biology and chemistry (chemistry near the threshold). 1 has a group of "
         "experts: art. 1 has an expert that is real but too small to count: law. 1 could not be tested: too few independent "
         "documents.")
     assert question(table) == "Is there a chemistry expert?"

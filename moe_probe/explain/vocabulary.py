@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.explain.additive import AdditiveContexts
 from moe_probe.explain.stacking import position_bins, shared_pairs
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.explain.tokens import TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg, half_selection, permutation_test, strata_of_groups
 
 if TYPE_CHECKING:
     import pandas as pd
-    from scipy.sparse import csr_array
 
     from moe_probe.trace import Trace
 
@@ -56,8 +56,8 @@ def expected_usage(
     The chance of an expert given a token is its frequency in the groups of other folds, taken as it is:
     without shrinkage it is unbiased, so that an expert which goes by words alone differs from its
     expectation by nothing but noise, however rare the words. Only tokens are used (in observation and
-    expectation) whose context occurred at least `min_count` times in other folds. What positions add to
-    the base rate is added, so that topics of short documents do not look special.
+    expectation) whose context occurred at least `min_count` times in other folds. What positions add is learnt
+    jointly (`moe_probe.explain.additive`), so that topics of short documents do not look special.
 
     Parameters
     ----------
@@ -90,19 +90,9 @@ def expected_usage(
     code[known] = np.unique(key[known], return_inverse=True)[1]
     bins = position_bins(sample.position)
     bins = np.where(known, bins, -1)
-    words, places = _contexts_of_groups(code, sample), _contexts_of_groups(bins, sample)
+    predictor = AdditiveContexts(code, bins, sample, seed=seed)
 
-    def measure(item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = _counts(np.where(code >= 0, sample.group, -1), item, len(sample.groups))
-        total = counts.sum(1)
-        by_word, by_place = _fold_counts(item, code, sample), _fold_counts(item, bins, sample)
-        base = _cross_fitted(by_place.sum(1, keepdims=True), places.sum(1)[:, None], sample)
-        predicted = _cross_fitted(by_word, words, sample) + _cross_fitted(by_place, places, sample) - base
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.nan_to_num(counts / total[:, None])
-        return share, share if (item.slots == item.num_experts).all() else predicted, total  # no choice, nothing to predict
-
-    observed, expected, totals = zip(*map_layers(trace, sample, measure), strict=True)
+    observed, expected, totals = zip(*map_layers(trace, sample, predictor.measure), strict=True)
     layers = trace.layers
     numbers = [layer.num_experts for layer in layers]
     return ExpectedUsage(
@@ -229,39 +219,3 @@ def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
     np.add.at(counts, (sample.token_fold, code), 1)
     elsewhere = counts.sum(0) - counts
     return np.asarray(known & (elsewhere[sample.token_fold, code] >= min_count))
-
-
-def _contexts_of_groups(code: np.ndarray, sample: TokenSample) -> csr_array:
-    """Tokens of every group by context, shape (n_groups, n_contexts)."""
-    from scipy.sparse import csr_array
-
-    known = np.flatnonzero(code >= 0)
-    shape = (len(sample.groups), int(code.max()) + 1)
-    return csr_array((np.ones(len(known)), (sample.group[known], code[known])), shape=shape)
-
-
-def _counts(unit: np.ndarray, item: LayerSelections, n_units: int) -> np.ndarray:
-    """Selections by unit and expert; `unit` of every token, -1 for those that do not count."""
-    cell = unit[item.token] * item.num_experts + item.expert
-    if (unit < 0).any():
-        cell = cell[cell >= 0]  # an expert's number is below num_experts, so unit -1 gives a negative cell
-    return np.bincount(cell, minlength=n_units * item.num_experts).reshape(n_units, item.num_experts)
-
-
-def _fold_counts(item: LayerSelections, code: np.ndarray, sample: TokenSample) -> np.ndarray:
-    """Selections by fold, context and expert."""
-    n_contexts = int(code.max()) + 1
-    unit = np.where(code >= 0, sample.token_fold * n_contexts + code, -1)
-    return _counts(unit, item, sample.n_folds * n_contexts).reshape(sample.n_folds, n_contexts, -1)
-
-
-def _cross_fitted(counts: np.ndarray, contexts: csr_array | np.ndarray, sample: TokenSample) -> np.ndarray:
-    """Mean over a group's tokens of P(expert | context) as the other folds have it, shape (n_groups, n_experts)."""
-    expected = np.zeros((len(sample.groups), counts.shape[-1]))
-    total = counts.sum(0)
-    for fold in range(sample.n_folds):
-        rest = total - counts[fold]
-        chance = rest / np.maximum(rest.sum(1, keepdims=True), 1)
-        rows = np.flatnonzero(sample.fold == fold)
-        expected[rows] = contexts[rows] @ chance
-    return expected / np.maximum(contexts.sum(1), 1)[:, None]

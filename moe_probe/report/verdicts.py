@@ -76,7 +76,7 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
              ((tested["verdict"] == "none") & (grade == WEAK), "an expert that is real but too small to count"))
     parts = []
     for mask, what in kinds:
-        part = tested[mask]
+        part = tested[mask.loc[tested.index]]
         if not len(part) and "{own}" not in what:
             continue
         near = part["topic"][grade[part.index] == NEAR].tolist()

@@ -32,8 +32,9 @@ _REGISTER_SHARES = (0.8, 0.2)
 class PlantedExpert(NamedTuple):
     """One planted expert, which goes by one thing alone; ``target`` is a topic's number.
 
-    Kinds: ``topic``; ``token`` (the topic's own words), ``previous`` (the token before is one of them), ``pair`` (both
-    tokens are); ``position``; ``register`` (documents of register "a", which the topic has more of than others).
+    Kinds: ``topic``; ``token`` (the topic's own words), ``previous`` (the token before is one of them), ``pair`` (two
+    common words in an order that only this topic has, see `_pair_up`); ``position``; ``register`` (documents of register
+    "a", which the topic has more of than others).
     """
 
     layer: int
@@ -137,12 +138,15 @@ def planted_routing(
     token_id = _draw_tokens(rng, topic[document], n_topics=topics, vocabulary=vocabulary, words=words)
     # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
     boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
+    pairing = np.full(len(token_id), -1)
+    if any(item.kind == "pair" for item in planted):
+        pairing = _pair_up(token_id, topic[document], position, seed=seed, n_topics=topics)
     own = (token_id - (vocabulary - topics * words)) // words
     before = np.where(position > 0, np.roll(own, 1), -1)
     first, last = positions or (0, position.max() // 10 - 1)
     register = _registers(topic, group, planted, seed)
     reasons = {
-        "topic": topic[document], "token": own, "previous": before, "pair": np.where(own == before, own, -1),
+        "topic": topic[document], "token": own, "previous": before, "pair": pairing,
         "position": (position >= first) & (position <= last), "register": (register == "a")[document]}
     experts, weights = _route(rng, base, habits, document=document, reasons=reasons, planted=planted, top_k=top_k,
                               boost=boost)
@@ -152,6 +156,27 @@ def planted_routing(
     if any(item.kind == "register" for item in planted):
         documents["register"] = register
     return PlantedRouting(experts, weights, document, position, token_id, documents, layers, planted)
+
+
+def _pair_up(token_id: np.ndarray, topic: np.ndarray, position: np.ndarray, *, seed: int, n_topics: int) -> np.ndarray:
+    """Put common words in pairs into half of the places (in place), and say at each second word whose pair it is.
+
+    A first and a second word are equally frequent in all topics, and before or after anything; which second word follows
+    which first one is the topic's own: neither word predicts the topic, the pair does.
+
+    Returns
+    -------
+    ndarray of int, shape (n_tokens,)
+        Topic whose order a pair has, at its second word; -1 elsewhere.
+    """
+    rng = np.random.default_rng([seed, 3])
+    n_words = max(10, n_topics)
+    second = np.flatnonzero((position % 2 == 1) & (rng.random(len(position)) < 0.5))
+    word = rng.integers(0, n_words, len(second))
+    token_id[second - 1], token_id[second] = word, n_words + (word + topic[second]) % n_words
+    out = np.full(len(token_id), -1)
+    out[second] = topic[second]
+    return out
 
 
 def _registers(topic: np.ndarray, group: np.ndarray, planted: tuple[PlantedExpert, ...], seed: int) -> np.ndarray:
