@@ -162,6 +162,31 @@ def test_words_are_put_together_from_pieces() -> None:
         "start of a document", "", "", "", "", "after a comma or bracket", "", "", "start of a line"]
 
 
+def test_rules_are_tried_on_documents_of_other_sources() -> None:
+    """Two documents of each source stand one behind the other: by the parity of rows every source would be on both sides."""
+    from moe_probe.features.labels import _first_half
+
+    class Fake:
+        documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,
+                                  "group": [f"source {i // 2}" for i in range(24)]})
+
+        def tokens(self, columns):
+            return pd.DataFrame({"document": np.repeat(np.arange(24), 5), "position": np.tile(np.arange(5), 24),
+                                 "token": [" word"] * 120})
+
+    trace: Any = Fake()
+    text = surroundings(trace)
+    half = _first_half(text, np.arange(120))
+    by_group = pd.DataFrame({"group": np.repeat(Fake.documents["group"], 5), "topic": np.repeat(Fake.documents["topic"], 5),
+                             "half": half})
+    assert (by_group.groupby("group")["half"].nunique() == 1).all()
+    assert by_group.groupby("topic")["half"].mean().tolist() == [0.5, 0.5]
+    trace.documents = Fake.documents.assign(group="one source")  # nothing but documents is left to divide by
+    assert 0 < _first_half(surroundings(trace), np.arange(120)).mean() < 1
+    trace.documents = Fake.documents.assign(topic=Fake.documents["document"], group="")  # topics of one document each
+    assert _first_half(surroundings(trace), np.arange(120)).mean() == 0.5
+
+
 def test_strongest_firings_and_nearest_features() -> None:
     values = sparse.csr_array(np.array([[1.0, 0], [3, 0], [2, 5], [4, 0]], dtype=np.float32))
     assert strongest(values).toarray().tolist() == [[0, 0], [1, 0], [0, 1], [1, 0]]

@@ -114,7 +114,7 @@ def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
                                "--quiet")
     assert code == 0, err
     table = pd.DataFrame(json.loads(out)["ablation"]).set_index("topic")
-    assert (table["delta_nats"].drop("topic-0") > 0.1).all()
+    assert (table["delta_nats"].drop("topic-0") > 0.04).all()
     assert abs(table["delta_nats"]["topic-0"]) < 0.05
 
 
