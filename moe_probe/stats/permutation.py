@@ -198,15 +198,20 @@ def permutation_test(
 
 
 def permutation_p_values(shares: np.ndarray, topic: np.ndarray, *, n_topics: int, permutations: int = 1000, seed: int = 0,
-                         ) -> tuple[np.ndarray, np.ndarray]:
+                         strata: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Give the t and p-values of `permutation_test` alone, at about half its cost: for many columns, corrected otherwise.
+
+    Parameters
+    ----------
+    shares, topic, n_topics, permutations, seed, strata
+        As `permutation_test` takes them.
 
     Returns
     -------
     t, p_value : ndarray, shape (n_topics, n_columns)
     """
-    permuter = LabelPermuter(topic, n_topics=n_topics, seed=seed)
-    scaled, varies = centre_and_scale(shares, None)
+    permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
+    scaled, varies = centre_and_scale(shares, strata)
     sizes = np.bincount(topic, minlength=n_topics)
     t = _observed(scaled, permuter, sizes)
     observed = np.where(varies & ((sizes > 1) & (len(topic) - sizes > 1))[:, None], np.abs(t), np.nan)
