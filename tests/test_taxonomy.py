@@ -261,8 +261,8 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
 @pytest.mark.parametrize(("own", "null", "says"), [
     ((0.01, 0.04), 0.5, "need not come of widening"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")])
 def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, says: str) -> None:
-    row = {"layer": 1, "parent_width": 4, "nodes": 10, "judged": 8, "found_beside": 1, "purity": 0.3, "expected": 0.2, "ceiling": 0.5,
-           **dict.fromkeys(KINDS, 0.25)}
+    row = {"layer": 1, "parent_width": 4, "nodes": 10, "judged": 8, "found_beside": 1, "purity": 0.3, "expected": 0.2,
+           "ceiling": 0.5, **dict.fromkeys(KINDS, 0.25)}
     table = pd.DataFrame([
         {**row, "child_width": 8, "tree": "this run", "p_value": own[0], "shared": 0.4},
         {**row, "child_width": 8, "tree": "same width, another seed", "p_value": 0.03, "shared": null},
