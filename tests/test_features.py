@@ -263,6 +263,32 @@ def test_vocabularies_without_spaces_have_words_too() -> None:
     assert with_spaces(kept) is kept
 
 
+def test_features_of_registers_have_no_topic_within_registers(planted: PlantedActivations) -> None:
+    """Feature 0 fires by register, feature 1 by topic; topics lie unevenly in registers."""
+    rng = np.random.default_rng(0)
+    n = len(planted.trace.documents)
+    register = np.arange(n) % 2
+    topic = np.where(rng.random(n) < 0.8, register, 1 - register)
+    documents = planted.trace.documents.assign(topic=np.array(["a", "b"])[topic], register=np.array(["prose", "table"])[register],
+                                               group=[f"g{i}" for i in range(n)])
+    document = np.repeat(np.arange(n), 40)
+    chance = np.stack([0.1 + 0.3 * register, 0.1 + 0.3 * topic], axis=1)[document]
+    fired = rng.random(chance.shape) < chance
+    firings = Firings(sparse.csr_array(fired.astype(np.float32)), np.arange(len(document)))
+    passed = {}
+    for strata in (None, "register"):
+        rates = group_rates(documents, document, firings, label="topic", strata=strata)
+        passed[strata] = (enrich(rates, rates, permutations=999).q_value <= 0.05).tolist()
+    assert passed == {None: [True, True], "register": [False, True]}
+    with pytest.raises(MoeProbeError, match="two values of register"):
+        group_rates(documents.assign(group="one", topic="a"), document, firings, label="topic", strata="register")
+    with pytest.raises(MoeProbeError, match="no column 'source' to stratify by"):
+        group_rates(documents, document, firings, label="topic", strata="source")
+    alone = group_rates(documents, document, firings, label="topic", strata="topic")
+    with pytest.raises(MoeProbeError, match="every stratum holds a single topic"):
+        enrich(alone, alone, permutations=99)
+
+
 def test_one_topic_is_nothing_to_compare(planted: PlantedActivations, tmp_path: Path) -> None:
     document = planted.trace.tokens(["document"])["document"].to_numpy()
     firings = Firings(sparse.csr_array(np.ones((100, 2), dtype=np.float32)), np.arange(100))

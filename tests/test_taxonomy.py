@@ -235,6 +235,45 @@ def test_nodes_that_would_have_been_found_are_judged() -> None:
     assert not blind.judged.any() and np.isnan(blind.power).all(), "without topical features nothing is known of pure nodes"
 
 
+def of_registers(seed: int, *, strata: bool) -> tuple[Subjects, np.ndarray]:
+    """Features keep to registers, siblings to the same one; topics lie unevenly in registers, and mean nothing beside them."""
+    rng = np.random.default_rng(seed)
+    register = np.repeat([0, 1, 2], 24)
+    code = np.where(rng.random(72) < 0.75, register, rng.integers(0, 3, 72))
+    own = np.repeat(np.arange(12) % 3, 6)
+    rates = rng.gamma(2.0, 0.01, (72, len(own))) * (1 + 8 * (register[:, None] == own))
+    part = np.unique(code * 3 + rng.integers(0, 3, 72), return_inverse=True)[1]
+    made = Subjects(rates, (rates.sum(0) * 100).astype(int), Labelling(code, 3), Labelling(part, int(part.max()) + 1),
+                    register if strata else None)
+    return made, np.repeat(np.arange(12), 6)
+
+
+def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
+    claims = {False: np.zeros(3), True: np.zeros(3)}
+    for seed in range(20):
+        for strata in claims:
+            made, parent = of_registers(seed, strata=strata)
+            pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+            assert pairs is not None
+            found = purity(made, pairs, permutations=99, seed=seed)
+            far = tree_distance(made, parent, parent // 3, permutations=99, seed=seed, most=200)
+            assert far is not None
+            claims[strata] += [found.tree.p_value <= 0.05, (found.q_value <= 0.05).any(), far.test.p_value <= 0.05]
+            if strata:
+                assert found.tree.p_features <= 0.05, "features exchanged over the tree: siblings do share topics, by registers"
+    assert (claims[False] >= 18).all()
+    assert (claims[True] <= stats.binom.ppf(0.995, 20, 0.05)).all()
+
+
+def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:
+    made, parent = planted(siblings_alike=True)
+    bound = Subjects(made.rates, made.counts, made.topic, made.subtopic, made.topic.codes)
+    pairs = sibling_pairs(edges_of(parent), bound.counts)
+    assert pairs is not None
+    found = purity(bound, pairs, permutations=99)
+    assert found.tree.p_labels == 1 and (found.p_value == 1).all()
+
+
 def test_no_node_with_two_parts_is_no_test() -> None:
     assert sibling_pairs(edges_of(np.arange(5)), np.arange(5) + 1) is None
     made, _ = planted(siblings_alike=True)
@@ -243,6 +282,10 @@ def test_no_node_with_two_parts_is_no_test() -> None:
 
 def test_long_corpora_are_bundled_within_subjects() -> None:
     names = [f"d{i}" for i in range(700)]
+    registers = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" for i in range(700)], "group": names,
+                              "register": [f"r{i % 2}" for i in range(700)]})
+    made = bundled(registers, by="topic", finer="subtopic", most=60, strata="register")
+    assert (made.groupby("group")[["topic", "register"]].nunique() == 1).all(axis=None)
     documents = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" if i % 7 else "" for i in range(700)],
                               "subtopic": [f"s{i % 2}" for i in range(700)], "group": names})
     assert bundled(documents, by="topic", finer="subtopic", most=700) is documents
