@@ -157,6 +157,8 @@ def tree(
     results = build_tree(run, trace, settings=settings, say=console.say)
     for result in results:
         result.save(run / "results")
+        for warning in result.warnings:
+            console.say(f"note: {warning}")
     data = {r.name: r.table.to_dict("records") for r in results if r.name in ("splitting", "tree_subjects", "tree_distance")}
     return console.result(data | {"edges": len(results[0].table)}, "\n".join([
         *tree_lines(results), f"{len(results[0].table):,} edges: {run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} "

@@ -168,7 +168,8 @@ _CARRIERS = (
     "grows while a member adds 0.002 to the AUROC. Tokens: single token ids, and sets of up to 8 of them, chosen and measured "
     "in the same way. Log2 beyond words: how much more often a feature fires in the topic's documents than their tokens "
     "predict, P(fires | token) being learnt on training documents. There are many more features than experts to choose from; "
-    "held-out documents pay for that choice, but the same corpus wrote both halves.")
+    "held-out documents pay for that choice, but the same corpus wrote both halves. Nothing is permuted here, and strata do not "
+    "apply: they enter \"feature only\" by the test of the feature's topic.")
 
 
 def _random_scores(halves: Halves, item: _Opened, train: Firings, *, n: int, seed: int,
