@@ -92,7 +92,8 @@ def main() -> None:
     found = sum((simulate("tree", s, 99) for s in range(n // 4)), Counter())
     print(f"| along subjects | power: the tree follows topics | {rate(found['tree'], n // 4)} |")
     print(f"| along subjects | power: a node of one subject (q ≤ 0.05) | {rate(found['nodes found'], n // 4 * NODES)} |")
-    print("\n| children of a node | found | power said | judged not to be of one subject | could not be judged |\n|---|---|---|---|---|")
+    print("\n| children of a node | found | power said | judged not to be of one subject | could not be judged |\n"
+          "|---|---|---|---|---|")
     for children in (2, 3, 4, 5, 8):
         found = sum((nodes_of(children, s) for s in range(n // 4)), Counter())
         total = found["nodes"]
