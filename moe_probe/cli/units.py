@@ -32,6 +32,7 @@ def match(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
+    from moe_probe.matching.carriers import TOKENS
     from moe_probe.pipeline.causes import update_verdicts
     from moe_probe.pipeline.matching import match as match_all
     from moe_probe.trace import Trace
@@ -48,7 +49,10 @@ def match(
             console.say(f"note: {warning}")
     update_verdicts(run)
     carriers = results[-1].table
-    shown = carriers[["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]].round(3)
+    readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
+    columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]
+    columns += [c for c in ("beyond_tokens_document", "log2_beyond_words") if c in carriers]
+    shown = carriers.assign(members=readable)[columns].round(3)
     console.result({r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
                    f"{shown.to_string(index=False)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
                    f"Next: moe-probe ablate {run}")

@@ -308,8 +308,9 @@ _NODES = (
     "One subject: siblings share a topic more often than strangers do (q, Benjamini-Hochberg over nodes, of the larger p of "
     "both nulls). By its parts: the children also keep to different subtopics of that topic (subtopics permuted within the "
     "topic). Several subjects: not one, and children are enriched for different topics. No subject: neither. Could not be "
-    "judged: not found, but the test finds fewer than 80 % (power) of nodes that are put together from the tree's own topical "
-    "features, with as many children that fire about as often; or the node is as pure as the upper 95 % of those (pure_low).")
+    "judged: not found, but the test finds fewer than 80 % (power) of nodes that are put together from the clearest quarter of "
+    "the tree's topical features, with as many children that fire about as often; or the node is as pure as the upper 95 % of "
+    "those (pure_low).")
 _DISTANCE = (
     "Taxonomy distance between firings of two features of the widest SAE, from different documents: 0 same subtopic, 1 same "
     "topic, 2 different topics; for siblings (same parent), cousins (same grandparent) and strangers. Correlation of tree "
