@@ -19,6 +19,8 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", s
 ModelOption = Annotated[str | None, typer.Option("--model", help="The trace's model [default: that of run.yaml].",
                                                  show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from --model.")]
+Strata = Annotated[str | None, typer.Option("--strata", help="Label within which documents are permuted; none: among all "
+                                                             "[default: as the run was analyzed].", show_default=False)]
 Hook = Annotated[str, typer.Option("--hook", help="router_input, expert_output or residual.")]
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Ending of the folder's name: two SAEs of one width can lie "
                                    "side by side.", show_default=False)]
@@ -140,6 +142,7 @@ def label(
     labels: Annotated[Path | None, typer.Option("--labels", help="Your own labels: CSV of sae, feature, label, and optionally "
                                                 "pattern (a regular expression that is scored).", show_default=False)] = None,
     cards: Annotated[int, typer.Option("--cards", min=0, help="Features of each SAE with excerpts.")] = 8,
+    strata: Strata = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Label permutations.")] = 1000,
     alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
     llm_url: Annotated[str | None, typer.Option("--llm-url", help="OpenAI-compatible endpoint. Sends excerpts of your corpus "
@@ -153,14 +156,16 @@ def label(
 ) -> None:
     """Label features by rules that are scored on held-out text; by a language model or by hand if asked."""
     from moe_probe.pipeline.features import label as label_all
+    from moe_probe.pipeline.strata import choose_strata
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
     need_label(trace, by, "--by")
+    within = choose_strata(run, trace, by=by, given=strata)
     _check_sources(labels, llm_url, llm_model)
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
-                                   say=console.say)
+                                   strata=within, say=console.say)
     if llm_url is not None:
         features = _label_by_llm(run, trace, features, excerpts, url=llm_url, model=llm_model, key_env=llm_key_env,
                                  price=llm_price, yes=yes, seed=seed, console=console)

@@ -78,7 +78,8 @@ def expert_similarity(
     return Similarity(pairs, Result(
         "similarity_agreement", agreement, params={"permutations": permutations}, seed=seed, citations=citations,
         caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
-        f"{permutations:,} permutations of the experts of one of them."))
+        f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: strata "
+        "of documents do not apply."))
 
 
 def _profiles(usage: Usage, label: str) -> pd.DataFrame:

@@ -170,7 +170,7 @@ def _clusters(c: Context) -> tuple[Result, ...]:
     from moe_probe.clusters import cluster_routing
 
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
-    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed))
+    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata))
 
 
 def _combinations(c: Context) -> Result:

@@ -248,7 +248,8 @@ def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> l
 
     trace = Trace.open(root)
     results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
-    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed, say=say)
+    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed,
+                     strata=config.strata, say=say)
     for result in results:
         result.save(root / "results")
     return _result_files(root, [r.name for r in results])
@@ -281,11 +282,12 @@ def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))
     if config.tree:
-        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed)
+        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed, strata=config.strata)
         results += build_tree(root, trace, settings=settings, found=found, say=say)
     if config.depth_first:
         try:
-            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found, say=say)
+            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found,
+                                   strata=config.strata, say=say)
         except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
             say(f"note: nothing was grown depth first: {error}")
     for result in results:
