@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,8 @@ class FeatureRules:
     ----------
     min_auroc, min_lower_bound : float
         Of held-out documents, and the lower end of its 95 % interval.
+    tolerance : float
+        A measured AUROC may lie this far below `min_auroc`; within it on either side the grade is "near the threshold".
     alpha : float
         Largest q of the feature's enrichment for the topic, where features were labelled.
     min_log2_beyond : float
@@ -31,6 +34,7 @@ class FeatureRules:
     """
 
     min_auroc: float = 0.9
+    tolerance: float = 0.02
     min_lower_bound: float = 0.8
     alpha: float = 0.05
     min_log2_beyond: float = 0.25
@@ -80,7 +84,7 @@ def complete_verdicts(
 
     rules = rules or FeatureRules()
     rows = []
-    for row in verdicts.table.to_dict("records"):
+    for row in verdicts.table.assign(grade=grades(verdicts.table)).to_dict("records"):
         row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "",
                 "ablation_unit": ""}
         row |= dict.fromkeys((*_FEATURE_COLUMNS, "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
@@ -93,8 +97,9 @@ def complete_verdicts(
     if carriers is not None:
         caption += (f" \"feature only\": no expert or group passes, but one SAE feature, chosen on training documents, "
                     f"tells "
-                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g} (interval above "
-                    f"{rules.min_lower_bound:g}), better than the best expert, the best token and the best set of up to 8 "
+                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take "
+                    f"{rules.tolerance:g} (interval above {rules.min_lower_bound:g}), better than the best expert, the best "
+                    "token and the best set of up to 8 "
                     "tokens, chosen in the same way, do (paired intervals above 0), and fires at least "
                     f"{2 ** rules.min_log2_beyond:.2f} times as much as their tokens predict.")
     extra = tuple(c for r in (carriers, features, ablation) if r is not None for c in r.citations)
@@ -110,16 +115,23 @@ def _of_feature(row: dict[str, Any], carriers: pd.DataFrame, features: pd.DataFr
         return {}
     best = mine.iloc[0]
     out = {"feature": f"{best['source']}:{best['members']}"} | {to: best.get(of, np.nan) for to, of in _FEATURE_COLUMNS.items()}
-    passes = (best["auroc_document"] >= rules.min_auroc and best["document_low"] >= rules.min_lower_bound
+    passes = (best["auroc_document"] >= rules.min_auroc - rules.tolerance and best["document_low"] >= rules.min_lower_bound
               and best["beyond_expert_document_low"] > 0 and _enriched(best, features, rules))
     if row["verdict"] == "none" and passes:
         said = f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
         words = _explained_by_words(best, rules)
         if words:
             return out | {"reason": f"{said}, but {words}. {row['reason']}"}
-        out |= {"verdict": "feature only", "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, "
-                f"and fires {2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
+        out |= {"verdict": "feature only", "grade": _grade(best, rules),
+                "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
+                f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
     return out
+
+
+def _grade(best: pd.Series, rules: FeatureRules) -> str:
+    if best["auroc_document"] < rules.min_auroc + rules.tolerance:
+        return NEAR
+    return CLEAR if best["document_low"] >= rules.min_auroc else LIKELY
 
 
 def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
@@ -165,8 +177,11 @@ def _sentence(row: dict[str, Any]) -> str:
     """All evidence in one sentence."""
     unit = _unit(row)
     known = row["layer"] is not None and row["layer"] == row["layer"]
-    parts = [{"expert": f"Yes: {unit}", "group": f"Not one, but {unit} together", "feature only":
-              f"No expert, but {unit}", "none": f"No; nearest is {unit}" if known else "No"}[row["verdict"]]]
+    no = {UNTESTED: "It cannot be said", WEAK: f"Hardly: {unit} is real but small"}.get(
+        row["grade"], f"No; nearest is {unit}" if known else "No")
+    near = ", near the threshold" if row["grade"] == NEAR else ""
+    parts = [{"expert": f"Yes: {unit}{near}", "group": f"No single one, but {unit} together{near}", "feature only":
+              f"No expert, but {unit}{near}", "none": no}[row["verdict"]]]
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
