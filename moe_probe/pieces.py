@@ -6,6 +6,7 @@ bytes c2 b2, so the tokens ``x⟨c2⟩`` and ``⟨b2⟩`` are the text "x²", an
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import unicodedata
@@ -23,8 +24,8 @@ SPACE_MARKS = (" ", "Ġ", "▁")
 _FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 #: Scripts that are written without spaces between words, by the first word of a letter's name in Unicode.
-_UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
-                       "IDEOGRAPHIC", "FULLWIDTH"})
+_UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR",
+                       "TIBETAN", "IDEOGRAPHIC", "FULLWIDTH"})
 _CLOSING, _OPENING = frozenset(",.;:!?)]}%»”’"), frozenset("([{«“‘")
 
 
@@ -94,7 +95,7 @@ class Decoded:
     def segments(self) -> list[tuple[str, slice]]:
         """The text cut wherever a token begins or ends, each part with the tokens that it belongs to."""
         cuts = np.unique(np.concatenate([self.starts, self.ends])).tolist()
-        return [(self.text[a:b], self.rows(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [(self.text[a:b], self.rows(a, b)) for a, b in itertools.pairwise(cuts)]
 
     def shaded(self, strengths: Sequence[float] | np.ndarray) -> list[tuple[str, float]]:
         """Segments with the largest strength among their tokens."""

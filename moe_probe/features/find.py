@@ -14,6 +14,7 @@ import numpy as np
 from moe_probe.errors import UsageError
 from moe_probe.pieces import decode, in_word, unspaced
 from moe_probe.routing import dropped_id
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,7 @@ class Found:
         """Both tables for a terminal."""
         parts = [self.source]
         for title, table in (("Features", self.features), ("Experts", self.experts)):
-            shown = table.round(3).to_string(index=False, max_colwidth=60) if len(table) else "none"
+            shown = table_text(table.round(3), most=60) if len(table) else "none"
             parts.append(f"\n{title}\n{shown}")
         return "\n".join(parts)
 

@@ -113,8 +113,8 @@ def _tokens(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> 
             low, high = whole_letters(strings, max(ends[0], i - _AROUND), min(ends[1], i + _AROUND + 1),
                                       within=(ends[0], ends[1]))
             text = decode(strings[low:high])
-            start, end = text.starts[i - low], text.ends[i - low]
-            found[wanted[place]] = f"{text.text[:start]} »{text.text[start:end].strip()}«{text.text[end:]}"
+            one = slice(int(text.starts[i - low]), int(text.ends[i - low]))
+            found[wanted[place]] = f"{text.text[:one.start]} »{text.text[one].strip()}«{text.text[one.stop:]}"
             place += 1
     return [f"…{cut(found[int(r.id)].replace(chr(10), ' '), 140)}… ({r.label})" for r in part.itertuples()]
 
