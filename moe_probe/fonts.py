@@ -17,6 +17,8 @@ from matplotlib.text import Text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: How matplotlib's own warning begins.
+_GLYPH = r"Glyph \d+ .* missing from"
 #: Fonts that are tried first for letters that the figure's own font lacks; then any that is installed.
 _FIRST = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
           "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Naskh Arabic", "Noto Sans Arabic", "Amiri",
@@ -59,13 +61,14 @@ def fit_fonts(figure: Figure) -> None:
             text.set_fontfamily([*families, *dict.fromkeys(more[c] for c in sorted(more))])
         for letter in sorted(missing - set(more)):
             _warn(_script(letter))
+            warnings.filterwarnings("ignore", message=_GLYPH)  # it would name every letter, at every drawing
 
 
 @contextmanager
 def quiet_glyphs() -> Iterator[None]:
     """Keep matplotlib from naming every letter that no font has: `fit_fonts` has said so once."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        warnings.filterwarnings("ignore", message=_GLYPH)
         yield
 
 

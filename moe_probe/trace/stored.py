@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.pieces import byte_alphabet, byte_fallback, byte_level, marked
+from moe_probe.pieces import MARK, byte_alphabet, byte_fallback, byte_level, decode, marked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,8 @@ _ADDED = 0.02
 _VALID = 0.9
 #: Documents whose text is looked at for a string.
 _DOCUMENTS = 20
+#: Tokens on either side of one that are looked for in the text with it.
+_AROUND = 6
 
 
 def readable(table: pd.DataFrame, texts: Callable[[Sequence[int]], list[str]] | None) -> dict[tuple[int, str], str]:
@@ -118,19 +120,36 @@ def _votes(plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequen
     starts = ends - [len(parts[t]) for t in tokens]
     valid = wrong[ends] == wrong[starts]
     good: dict[tuple[int, str], list[bool]] = {}
-    where: dict[tuple[int, str], dict[int, None]] = {}
-    for i, t, d, ok in zip(ids.tolist(), tokens, documents.tolist(), valid.tolist(), strict=True):
+    places: dict[tuple[int, str], dict[int, int]] = {}  # one of each document
+    for i, t, d, row, ok in zip(ids.tolist(), tokens, documents.tolist(), mine.tolist(), valid.tolist(), strict=True):
         good.setdefault((i, t), []).append(ok)
-        where.setdefault((i, t), {})[d] = None
+        places.setdefault((i, t), {})[d] = row
     chosen = {key for key, votes in good.items() if sum(votes) > len(votes) / 2}
-    if texts is None:
-        return chosen
+    return chosen if texts is None else _confirmed(plain, {key: places[key] for key in chosen}, parts, texts)
+
+
+def _confirmed(plain: pd.DataFrame, chosen: dict[tuple[int, str], dict[int, int]], parts: dict[str, bytes],
+               texts: Callable[[Sequence[int]], list[str]]) -> set[tuple[int, str]]:
+    """Those of the chosen tokens that documents' own texts do not contradict: é may be written as Ã© in a text, wrongly.
+
+    Where a text has the string itself, the tokens around one occurrence, read as bytes, have to stand in it too.
+    """
+    ids, strings = plain["token_id"].to_numpy(), plain["token"].to_numpy(dtype=object)
+    documents = plain["document"].to_numpy()
     seen: dict[int, str] = {}
 
-    def absent(key: tuple[int, str]) -> bool:
-        rows = list(where[key])[:_DOCUMENTS]
-        new = [r for r in rows if r not in seen]
-        seen.update(zip(new, texts(new), strict=True) if new else ())
-        return sum(key[1] not in seen[r] for r in rows) > len(rows) / 2
+    def agrees(document: int, row: int) -> bool:
+        if document not in seen:
+            seen[document] = texts([document])[0]
+        if strings[row] not in seen[document]:
+            return True
+        around = [r for r in range(max(0, row - _AROUND), min(len(strings), row + _AROUND + 1)) if documents[r] == document]
+        read = [marked(parts[strings[r]]) if (int(ids[r]), strings[r]) in chosen else strings[r] for r in around]
+        return MARK.sub("", decode(read).text).strip() in seen[document]
 
-    return {key for key in chosen if absent(key)}
+    out = set()
+    for key, rows in chosen.items():
+        votes = [agrees(d, row) for d, row in list(rows.items())[:_DOCUMENTS]]
+        if sum(votes) > len(votes) / 2:
+            out.add(key)
+    return out
