@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.pieces import whole_letters
+from moe_probe.pieces import whole_characters
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
             order = pool[np.lexsort((pool, -mine[pool]))]
             for rank, token in enumerate(_spread(order, document, per_expert), start=1):
                 ends = tuple(int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
-                first, last = whole_letters(text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]),
+                first, last = whole_characters(text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]),
                                             within=(ends[0], ends[1]))
                 rows.append({"layer": item.layer, "expert": expert, "rank": rank, "document": names[document[token]],
                              "topic": topics[document[token]], "position": int(position[token]),

@@ -1,4 +1,4 @@
-"""Fonts of figures: texts are set in fonts that have all of their letters, where such are installed."""
+"""Fonts of figures: texts are set in fonts that have all of their characters, where such are installed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 #: How matplotlib's own warning begins.
 _GLYPH = r"Glyph \d+ .* missing from"
-#: Fonts that are tried first for letters that the figure's own font lacks; then any that is installed.
+#: Fonts that are tried first for characters that the figure's own font lacks; then any that is installed.
 _FIRST = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
           "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Naskh Arabic", "Noto Sans Arabic", "Amiri",
           "Geeza Pro", "Segoe UI", "Arial Unicode MS", "Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol")
 
 
 class FontWarning(UserWarning):
-    """No installed font has some letters of a figure."""
+    """No installed font has some characters of a figure."""
 
 
 class FittedLayout(ConstrainedLayoutEngine):
@@ -40,7 +40,7 @@ class FittedLayout(ConstrainedLayoutEngine):
 
 
 def fit_fonts(figure: Figure) -> None:
-    """Give texts fonts that have all of their letters, behind the font that they are set in.
+    """Give texts fonts that have all of their characters, behind the font that they are set in.
 
     Warns once for a script for which no font is installed. Call it before drawing where a plot was drawn on Axes of your own;
     figures that plot functions make themselves do so.
@@ -51,22 +51,22 @@ def fit_fonts(figure: Figure) -> None:
     """
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        letters = {c for c in text.get_text() if not c.isascii() and c.isprintable()}
-        if not letters:
+        characters = {c for c in text.get_text() if not c.isascii() and c.isprintable()}
+        if not characters:
             continue
         families = list(text.get_fontfamily())
-        missing = letters - _letters_of(tuple(families))
-        more = {letter: name for letter in missing if (name := font_with(letter)) is not None}
+        missing = characters - _characters_of(tuple(families))
+        more = {character: name for character in missing if (name := font_with(character)) is not None}
         if more:
             text.set_fontfamily([*families, *dict.fromkeys(more[c] for c in sorted(more))])
-        for letter in sorted(missing - set(more)):
-            _warn(_script(letter))
-            warnings.filterwarnings("ignore", message=_GLYPH)  # it would name every letter, at every drawing
+        for character in sorted(missing - set(more)):
+            _warn(_script(character))
+            warnings.filterwarnings("ignore", message=_GLYPH)  # it would name every character, at every drawing
 
 
 @contextmanager
 def quiet_glyphs() -> Iterator[None]:
-    """Keep matplotlib from naming every letter that no font has: `fit_fonts` has said so once."""
+    """Keep matplotlib from naming every character that no font has: `fit_fonts` has said so once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_GLYPH)
         yield
@@ -79,21 +79,21 @@ def _warn(script: str) -> None:
                   FontWarning, stacklevel=2)
 
 
-def _script(letter: str) -> str:
-    kind = unicodedata.name(letter, "").split(" ")[0].title()
-    if unicodedata.category(letter).startswith("S"):
+def _script(character: str) -> str:
+    kind = unicodedata.name(character, "").split(" ")[0].title()
+    if unicodedata.category(character).startswith("S"):
         return "emoji and symbols"
-    return f"{({'Cjk': 'Chinese'}.get(kind, kind)) or 'unnamed'} letters"
+    return f"{({'Cjk': 'Chinese'}.get(kind, kind)) or 'unnamed'} characters"
 
 
 @cache
-def _letters_of(families: tuple[str, ...]) -> frozenset[str]:
+def _characters_of(families: tuple[str, ...]) -> frozenset[str]:
     return _covered(findfont(FontProperties(family=list(families))))
 
 
 @cache
 def _covered(path: str) -> frozenset[str]:
-    """Letters of a font that can be drawn at any size; fonts of pictures have none."""
+    """Characters of a font that can be drawn at any size; fonts of pictures have none."""
     try:
         font = FT2Font(path)
         return frozenset(map(chr, font.get_charmap())) if font.scalable else frozenset()
@@ -102,14 +102,14 @@ def _covered(path: str) -> frozenset[str]:
 
 
 @cache
-def font_with(letter: str) -> str | None:
-    """Name of an installed font that has a letter; None where there is none."""
+def font_with(character: str) -> str | None:
+    """Name of an installed font that has a character; None where there is none."""
     fonts = sorted((f for f in _installed() if not f.name.startswith("Last Resort")),  # which has a box for everything
                     key=lambda f: (f.name not in _FIRST, _FIRST.index(f.name) if f.name in _FIRST else 0,
                                                 f.style != "normal", abs(_weight(f.weight) - 400), f.name))
     seen = set()
     for font in fonts:
-        if font.name not in seen and letter in _covered(font.fname):
+        if font.name not in seen and character in _covered(font.fname):
             if font not in fontManager.ttflist:
                 fontManager.addfont(font.fname)
             return str(font.name)

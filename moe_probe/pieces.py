@@ -1,7 +1,7 @@
-"""Tokens as text: letters that several tokens share are put together again, and every token keeps its characters.
+"""Tokens as text: characters that several tokens share are put together again, and every token keeps its characters.
 
-A token is written as its text; bytes that are no letter by themselves are marked, as ``⟨b2⟩``. The letter ² in UTF-8 is the
-bytes c2 b2, so the tokens ``x⟨c2⟩`` and ``⟨b2⟩`` are the text "x²", and both cover its second letter.
+A token is written as its text; bytes that are no character by themselves are marked, as ``⟨b2⟩``. The character ² in UTF-8 is the
+bytes c2 b2, so the tokens ``x⟨c2⟩`` and ``⟨b2⟩`` are the text "x²", and both cover its second character.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-#: A byte that is no letter by itself; bytes below 80 always are one.
+#: A byte that is no character by itself; bytes below 80 always are one.
 MARK = re.compile("⟨([89a-f][0-9a-f])⟩")
 #: Spaces as vocabularies write them: byte-level ones (GPT-2), sentence-piece.
 SPACE_MARKS = (" ", "Ġ", "▁")
 _FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 _ESCAPED = re.compile("[\udc80-\udcff]")
-#: Scripts that are written without spaces between words, by the first word of a letter's name in Unicode.
+#: Scripts that are written without spaces between words, by the first word of a character's name in Unicode.
 _UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR",
                        "TIBETAN", "IDEOGRAPHIC", "FULLWIDTH"})
 _CLOSING, _OPENING = frozenset(",.;:!?)]}%»”’"), frozenset("([{«“‘")
@@ -31,7 +31,7 @@ _CLOSING, _OPENING = frozenset(",.;:!?)]}%»”’"), frozenset("([{«“‘")
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """The letters with which byte-level vocabularies write bytes (GPT-2's encoder: printable bytes as themselves, others from
+    """The characters with which byte-level vocabularies write bytes (GPT-2's encoder: printable bytes as themselves, others from
     U+0100 on).
     """
     printed = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
@@ -52,7 +52,7 @@ def byte_fallback(piece: str) -> bytes | None:
 
 
 def marked(data: bytes) -> str:
-    """Bytes as text, those that are no whole letter marked."""
+    """Bytes as text, those that are no whole character marked."""
     return _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", data.decode("utf-8", "surrogateescape"))
 
 
@@ -70,9 +70,9 @@ class Decoded:
     ----------
     tokens : tuple of str
     text : str
-        Bytes that make no letter with their neighbours either stay marked.
+        Bytes that make no character with their neighbours either stay marked.
     starts, ends : ndarray of int64, shape (n_tokens,)
-        Characters of the text that each token covers; tokens of one letter cover the same character.
+        Characters of the text that each token covers; tokens of one character cover the same character.
     """
 
     tokens: tuple[str, ...]
@@ -81,7 +81,7 @@ class Decoded:
     ends: np.ndarray
 
     def shares(self) -> list[str]:
-        """The text dealt out to the tokens: a letter goes to the first of its tokens, the others of it get none."""
+        """The text dealt out to the tokens: a character goes to the first of its tokens, the others of it get none."""
         taken, out = 0, []
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
             out.append(self.text[max(start, taken):end])
@@ -102,7 +102,7 @@ class Decoded:
         return [(text, max(strengths[rows])) for text, rows in self.segments()]
 
     def name(self, row: int) -> str:
-        """A single token, for a list: a part of a letter with the text that it belongs to, ``⟨b2⟩ (²)``."""
+        """A single token, for a list: a part of a character with the text that it belongs to, ``⟨b2⟩ (²)``."""
         token = self.tokens[row]
         bare = token.strip() or token
         if not MARK.search(token):
@@ -117,7 +117,7 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     Parameters
     ----------
     tokens : sequence of str
-        In the order of the text, parts of letters marked as `marked` does.
+        In the order of the text, parts of characters marked as `marked` does.
 
     Returns
     -------
@@ -146,8 +146,8 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     return Decoded(tokens, _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", text), last_sign[first], last_sign[last])
 
 
-def whole_letters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *, within: tuple[int, int]) -> tuple[int, int]:
-    """Widen a span of tokens until it cuts no letter in two.
+def whole_characters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *, within: tuple[int, int]) -> tuple[int, int]:
+    """Widen a span of tokens until it cuts no character in two.
 
     Parameters
     ----------
@@ -165,13 +165,13 @@ def whole_letters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *, wi
 
 
 def _goes_on(token: str) -> bool:
-    """Whether a token begins within a letter: with a byte from 80 to bf."""
+    """Whether a token begins within a character: with a byte from 80 to bf."""
     found = MARK.match(token)
     return found is not None and found[1] < "c0"
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """Text of a single token, its parts of letters marked.
+    """Text of a single token, its parts of characters marked.
 
     Parameters
     ----------
@@ -212,23 +212,23 @@ def carries_spaces(tokenizer: Any) -> bool:
     return " " in "".join(token_text(tokenizer, i) for i in ids).strip()
 
 
-def in_word(letter: str) -> bool:
-    """Whether a sign is a part of words: letters, digits, accents and vowel signs, joiners."""
-    return letter.isalnum() or letter in "_\u200c\u200d" or unicodedata.category(letter).startswith("M")
+def in_word(character: str) -> bool:
+    """Whether a sign is a part of words: characters, digits, accents and vowel signs, joiners."""
+    return character.isalnum() or character in "_\u200c\u200d" or unicodedata.category(character).startswith("M")
 
 
 @lru_cache(maxsize=50_000)
-def unspaced(letter: str) -> bool:
-    """Whether a letter is of a script that is written without spaces between words (Chinese, Japanese, Thai ...)."""
-    return "\u3000" <= letter <= "\u303f" or (
-        letter > "\u0dff" and unicodedata.name(letter, "").split(" ")[0] in _UNSPACED)
+def unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words (Chinese, Japanese, Thai ...)."""
+    return "\u3000" <= character <= "\u303f" or (
+        character > "\u0dff" and unicodedata.name(character, "").split(" ")[0] in _UNSPACED)
 
 
 def with_spaces(tokens: np.ndarray) -> np.ndarray:
     """Token texts with the spaces between words, for vocabularies that do not carry them.
 
     Byte-pair and sentence-piece tokens start with the space before them, and vocabularies of bytes have one for spaces. Where
-    there is neither, every token is a word by itself, but for word pieces that go on with ``##`` and letters of scripts
+    there is neither, every token is a word by itself, but for word pieces that go on with ``##`` and characters of scripts
     without spaces. In texts of word pieces, punctuation stands as it does in print.
     """
     if any(t.startswith(SPACE_MARKS) or MARK.search(t) for t in tokens):

@@ -11,14 +11,14 @@ from moe_probe.pieces import unspaced
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Joiners of letters and emoji: without them Persian and Hindi words and families of emoji fall apart.
+#: Joiners of characters and emoji: without them Persian and Hindi words and families of emoji fall apart.
 _JOINERS = "\u200c\u200d"
 
 
 def printable(text: str) -> str:
     """Replace control characters by their codes: names and tokens must not steer a terminal or a page.
 
-    Spaces of all widths and joiners of letters stay; what turns the direction of text round is shown by its code.
+    Spaces of all widths and joiners of characters stay; what turns the direction of text round is shown by its code.
     """
     if text.isprintable():
         return text
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Columns of a terminal that a text takes: two for a wide letter (Chinese, emoji), none for an accent put over another."""
+    """Columns of a terminal that a text takes: two for a wide character (Chinese, emoji), none for an accent put over another."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -64,7 +64,7 @@ def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
 
 
 def flow(line: str, width: int) -> list[str]:
-    """Break at spaces, and between letters of scripts without them, where the visible text is too long; codes of colours take
+    """Break at spaces, and between characters of scripts without them, where the visible text is too long; codes of colours take
     no room, and a colour goes on in the next line.
     """
     out, room = [""], width
@@ -95,7 +95,7 @@ def _visible(text: str) -> int:
 
 
 def _parts(word: str) -> list[str]:
-    """A word, cut beside every letter of a script without spaces; codes of colours stay with the letters that they colour."""
+    """A word, cut beside every character of a script without spaces; codes of colours stay with what they colour."""
     if not any(map(unspaced, word)):
         return [word]
     out, ahead, before, i = [""], "", "", 0
@@ -108,19 +108,19 @@ def _parts(word: str) -> list[str]:
             else:
                 ahead += code
             continue
-        letter, i = word[i], i + 1
-        closing = unicodedata.category(letter) in ("Pe", "Pf", "Po") or unicodedata.combining(letter)
+        character, i = word[i], i + 1
+        closing = unicodedata.category(character) in ("Pe", "Pf", "Po") or unicodedata.combining(character)
         opening = before and unicodedata.category(before) in ("Ps", "Pi")
-        if before and not closing and not opening and (unspaced(letter) or unspaced(before)):
+        if before and not closing and not opening and (unspaced(character) or unspaced(before)):
             out.append("")
-        out[-1] += ahead + letter
-        ahead, before = "", letter
+        out[-1] += ahead + character
+        ahead, before = "", character
     out[-1] += ahead
     return out
 
 
 def _signs(text: str) -> list[str]:
-    """Letters with the accents, joiners and variants behind them."""
+    """Characters with the accents, joiners and variants behind them."""
     out: list[str] = []
     for c in text:
         if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"):
@@ -131,13 +131,13 @@ def _signs(text: str) -> list[str]:
 
 
 def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
-    """A table for a terminal, wide letters counted as such.
+    """A table for a terminal, wide characters counted as such.
 
     Parameters
     ----------
     table : pandas.DataFrame
     most : int, optional
-        Letters of a cell that are shown.
+        Characters of a cell that are shown.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Text in any language: letters that several tokens share are read, found, shaded and drawn as letters."""
+"""Text in any language: characters that several tokens share are read, found, shaded and drawn as characters."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from moe_probe.cli import app
 from moe_probe.collect import CollectOptions, collect_trace
 from moe_probe.contexts import expert_contexts
 from moe_probe.corpus import Corpus
+from moe_probe.errors import MoeProbeError
 from moe_probe.explain import expert_tokens
 from moe_probe.explain.classes import token_class
 from moe_probe.features.excerpts import Excerpt
@@ -27,7 +28,7 @@ from moe_probe.features.factors import surroundings
 from moe_probe.features.find import occurrences
 from moe_probe.features.llm import _shown
 from moe_probe.models import LoadedModel, load_model
-from moe_probe.pieces import byte_alphabet, decode, marked, token_text, whole_letters, with_spaces
+from moe_probe.pieces import byte_alphabet, decode, marked, token_text, whole_characters, with_spaces
 from moe_probe.report import write_report
 from moe_probe.report.content import Passage
 from moe_probe.report.experts import _pieces
@@ -44,7 +45,7 @@ KINDS = ("byte-level", "sentence-piece", "word pieces")
 
 
 def tokenizer_of(kind: str, folder: Path) -> Any:
-    """A tokenizer trained on the sentences, so small that letters fall into pieces."""
+    """A tokenizer trained on the sentences, so small that characters fall into pieces."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -137,7 +138,7 @@ def test_words_of_any_script_are_found(trace: Trace, query: str, regex: bool, do
     tokens = trace.spaced(table["token"].to_numpy(dtype=object))
     one = rows[table["document"][rows] == document]
     found = "".join(decode(tokens[one[0]:one[-1] + 1]).text.split()).lower()
-    if not is_word_piece(trace):  # the tokens cover the query and what else their letters belong to
+    if not is_word_piece(trace):  # the tokens cover the query and what else their characters belong to
         assert regex or query.lower().replace(" ", "") in found
         assert len(found) <= len(query) + 6
 
@@ -190,7 +191,7 @@ def moe_probe(*words: object) -> str:
     return str(done.stdout)
 
 
-def test_commands_read_and_show_letters(run: Path, trace: Trace, tmp_path: Path) -> None:
+def test_commands_read_and_show_characters(run: Path, trace: Trace, tmp_path: Path) -> None:
     assert "'Büchner': " in (said := moe_probe("find", run, "Büchner", "--quiet")) and "in 3 documents" in said
     assert "in 3 documents of the corpus" in moe_probe("find", run, "量子力学", "--quiet")
     view = moe_probe("inspect", run, "Привет, 有机化学! Büchner is fun 🧪", "--shade", "0:0", "--no-timing", "--html",
@@ -199,7 +200,7 @@ def test_commands_read_and_show_letters(run: Path, trace: Trace, tmp_path: Path)
     plain = "".join(c for c in view.split("shaded:")[0] if c not in "«»‹›")
     inside = "".join(re.findall(r"<span data-i=[^>]*>([^<]*)</span>", page))
     for text in (plain, inside):
-        if is_word_piece(trace):  # whether a space stood before Chinese letters is not known
+        if is_word_piece(trace):  # whether a space stood before Chinese characters is not known
             assert "привет,有机化学! buchner is fun 🧪" in text
         else:
             assert "Привет, 有机化学! Büchner is fun 🧪" in text
@@ -217,7 +218,7 @@ def test_a_report_reads_as_the_corpus_does(run: Path) -> None:
         assert sum(any(s[i:i + 5] in text for i in range(len(s) - 5)) for s in (*SENTENCES[:3], SENTENCES[0].lower())) >= 2
 
 
-def test_letters_of_several_tokens() -> None:
+def test_characters_of_several_tokens() -> None:
     text = decode(["x⟨c2⟩", "⟨b2⟩", " is", " ⟨f0⟩⟨9f⟩", "⟨98⟩", "⟨80⟩!"])
     assert text.text == "x² is 😀!"
     assert list(zip(text.starts.tolist(), text.ends.tolist(), strict=True)) == [(0, 2), (1, 2), (2, 5), (5, 7), (6, 7), (6, 8)]
@@ -227,17 +228,17 @@ def test_letters_of_several_tokens() -> None:
     assert text.name(1) == "⟨b2⟩ (²)" and text.name(2) == "is"
 
 
-def test_bytes_that_are_no_letter_stay_marked() -> None:
+def test_bytes_that_are_no_character_stay_marked() -> None:
     text = decode(["a⟨c2⟩", "b", "⟨80⟩⟨80⟩", "é⟨e2⟩⟨82⟩"])
     assert text.text == "a⟨c2⟩b⟨80⟩⟨80⟩é⟨e2⟩⟨82⟩" and "".join(text.shares()) == text.text
     assert decode([]).text == "" and decode([]).segments() == [] and decode(["⟨27⟩", "⟨zz⟩"]).text == "⟨27⟩⟨zz⟩"
     assert decode(np.array(["plain", " text"], dtype=object)).shaded([0.5, 0.0]) == [("plain", 0.5), (" text", 0.0)]
 
 
-def test_spans_are_widened_to_whole_letters() -> None:
+def test_spans_are_widened_to_whole_characters() -> None:
     tokens = ["a", "⟨d0⟩", "⟨9f⟩", "⟨d1⟩", "⟨80⟩", "b"]
-    assert whole_letters(tokens, 2, 4, within=(0, 6)) == (1, 5)
-    assert whole_letters(tokens, 0, 1, within=(0, 6)) == (0, 1) and whole_letters(tokens, 2, 3, within=(2, 3)) == (2, 3)
+    assert whole_characters(tokens, 2, 4, within=(0, 6)) == (1, 5)
+    assert whole_characters(tokens, 0, 1, within=(0, 6)) == (0, 1) and whole_characters(tokens, 2, 3, within=(2, 3)) == (2, 3)
 
 
 def test_text_of_word_pieces_stands_as_in_print() -> None:
@@ -247,8 +248,8 @@ def test_text_of_word_pieces_stands_as_in_print() -> None:
 
 
 def byte_pieces(*tokens: bytes) -> list[str]:
-    letters = {b: c for c, b in byte_alphabet().items()}
-    return ["".join(letters[b] for b in token) for token in tokens]
+    characters = {b: c for c, b in byte_alphabet().items()}
+    return ["".join(characters[b] for b in token) for token in tokens]
 
 
 def stored(tokens: list[str]) -> pd.DataFrame:
@@ -263,8 +264,8 @@ def as_read(tokens: list[str], text: str | None = None) -> str:
 
 
 def test_imported_pieces_of_bytes_are_read() -> None:
-    letter = "化".encode()
-    pieces = byte_pieces("При".encode(), "вет".encode(), b" x", b"\xc2", b"\xb2", letter[:2], letter[2:], b"\n")
+    character = "化".encode()
+    pieces = byte_pieces("При".encode(), "вет".encode(), b" x", b"\xc2", b"\xb2", character[:2], character[2:], b"\n")
     assert as_read(pieces) == "Привет x²化\n" and "Ġx" in pieces
 
 
@@ -282,7 +283,7 @@ def test_strings_that_are_text_stay_text(tokens: list[str]) -> None:
 
 
 def test_earlier_traces_are_read_by_the_company_a_string_keeps() -> None:
-    # text where a token is text, pieces where it is a part of a letter
+    # text where a token is text, pieces where it is a part of a character
     mixed = ["the", " ratio", " -", *byte_pieces(b"\xce", b"\xbc"), ")/", *byte_pieces(b"\xcf", b"\x83", b" \xc2", b"\xb2"),
              " ¼", " Îl", "e", " é", "ab"]
     for text in (None, "the ratio -μ)/σ ² ¼ Île éab"):
@@ -291,7 +292,7 @@ def test_earlier_traces_are_read_by_the_company_a_string_keeps() -> None:
 
 
 def test_traces_of_the_first_kind_stay_readable(trace: Trace, loaded: LoadedModel, tmp_path: Path) -> None:
-    """The same documents, written as they were before: text, or the vocabulary's piece where that is a part of a letter."""
+    """The same documents, written as they were before: text, or the vocabulary's piece where that is a part of a character."""
     manifest = trace.manifest.model_copy(update={
         "status": "writing", "shards": (), "files": (), "n_documents": 0, "n_tokens": 0,
         "settings": {k: v for k, v in trace.manifest.settings.items() if k != "token_text"}})
@@ -317,6 +318,17 @@ def test_traces_of_the_first_kind_stay_readable(trace: Trace, loaded: LoadedMode
     assert list(old.tokens().columns) == list(table.columns)
 
 
+def test_an_unfinished_earlier_trace_is_resumed(trace: Trace, tmp_path: Path) -> None:
+    empty = {"status": "writing", "shards": (), "files": (), "n_documents": 0, "n_tokens": 0}
+    now = trace.manifest.model_copy(update=empty)
+    before = now.model_copy(update={"settings": {k: v for k, v in now.settings.items() if k != "token_text"}})
+    TraceWriter.create(tmp_path / "old", before)
+    assert TraceWriter.resume(tmp_path / "old", now).manifest.settings == before.settings
+    TraceWriter.create(tmp_path / "new", now)
+    with pytest.raises(MoeProbeError, match="another settings"):
+        TraceWriter.resume(tmp_path / "new", before)
+
+
 def test_single_tokens_are_text(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("byte-level", tmp_path)
     ids = tokenizer("µ ²")["input_ids"]
@@ -325,17 +337,17 @@ def test_single_tokens_are_text(tmp_path: Path) -> None:
     assert token_class(" ⟨d0⟩") == "other script" and token_class("⟨9f⟩.") == "punctuation"
 
 
-def test_excerpts_for_a_language_model_mark_letters() -> None:
+def test_excerpts_for_a_language_model_mark_characters() -> None:
     excerpt = Excerpt("strongest", 0, 0, ("a ", "⟨d0⟩", "⟨9f⟩", "ри"), (0.0, 0.0, 2.0, 0.0))
     assert _shown(excerpt, marked=True) == "a <<П>>ри"
 
 
-def test_cards_show_letters() -> None:
+def test_cards_show_characters() -> None:
     card = UnitCard("t", (), (Passage("strongest", _pieces(["x⟨c2⟩", "⟨b2⟩", " ä"], [0.0, 0.9, 0.0])),))
     assert "**²**" in card.markdown() and "x[²] ä" in str(card) and "<span>x</span>" in card._repr_html_()
 
 
-def test_widths_of_letters() -> None:
+def test_widths_of_characters() -> None:
     assert [cells(s) for s in ("abc", "有机", "é", "e\u0301", "カナ")] == [3, 4, 1, 1, 4]
     assert cut_to("有机化学", 5) == "有机…" and cut_to("abcdef", 4) == "abc…" and cut_to("有机", 4) == "有机"
     assert cut_to("e\u0301e\u0301e\u0301", 2) == "e\u0301…" and padded("有机", 6) == "有机  "
@@ -358,7 +370,7 @@ def test_spaces_and_joiners_are_shown_as_they_are() -> None:
     assert printable("a\x1b[2J\u202eb\u2028\ufeff") == "a\\x1b[2J\\x202eb\\x2028\\xfeff"
 
 
-def test_wide_letters_align_in_tables() -> None:
+def test_wide_characters_align_in_tables() -> None:
     lines = table_text(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]})).split("\n")
     assert len({cells(line) for line in lines}) == 1
 
@@ -375,7 +387,7 @@ def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:
     assert occurrences(fake, "a[n_]+", regex=True).tolist() == [0, 1, 2, 3]
 
 
-def test_figures_have_the_letters_of_their_labels() -> None:
+def test_figures_have_the_characters_of_their_labels() -> None:
     from matplotlib.text import Text
 
     from moe_probe import fonts
@@ -391,15 +403,15 @@ def test_figures_have_the_letters_of_their_labels() -> None:
         figure.draw_without_rendering()
         figure.draw_without_rendering()
     lacking = {fonts._script(c) for label in labels for c in label if not c.isascii() and c.isprintable()
-               and c not in fonts._letters_of(("sans-serif",)) and fonts.font_with(c) is None}
+               and c not in fonts._characters_of(("sans-serif",)) and fonts.font_with(c) is None}
     sentences = [str(w.message) for w in said if w.category is fonts.FontWarning]
     assert len(sentences) == len(lacking) and all("Install one" in s for s in sentences)
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        for letter in text.get_text():
-            if not letter.isascii() and letter.isprintable() and (name := fonts.font_with(letter)):
+        for character in text.get_text():
+            if not character.isascii() and character.isprintable() and (name := fonts.font_with(character)):
                 families = text.get_fontfamily()
-                assert name in families or letter in fonts._letters_of(tuple(families[:1]))
+                assert name in families or character in fonts._characters_of(tuple(families[:1]))
     assert not any(font.startswith("Last Resort") for c in "有ك😀" if (font := fonts.font_with(c) or ""))
 
 
@@ -407,11 +419,11 @@ def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -
     from moe_probe import fonts
     from moe_probe.drawing import new_figure
 
-    monkeypatch.setattr(fonts, "font_with", lambda letter: None)
+    monkeypatch.setattr(fonts, "font_with", lambda character: None)
     fonts._warn.cache_clear()
     figure = new_figure(3, 2)
     figure.subplots().set_title("有机化学")
-    with pytest.warns(fonts.FontWarning, match=r"^Figures show boxes in place of Chinese letters: .* apt-get install") as said:
+    with pytest.warns(fonts.FontWarning, match=r"^Figures show boxes in place of Chinese characters: .* apt-get install") as said:
         figure.draw_without_rendering()
         figure.draw_without_rendering()
     assert len(said) == 1

@@ -108,7 +108,7 @@ class Encoder:
         return tuple(windows)
 
     def string(self, token_id: int) -> str:
-        """Text of a token, as `moe_probe.pieces.token_text` gives it: parts of letters are marked."""
+        """Text of a token, as `moe_probe.pieces.token_text` gives it: parts of characters are marked."""
         if token_id not in self._strings:
             self._strings[token_id] = token_text(self.tokenizer, token_id)
         return self._strings[token_id]

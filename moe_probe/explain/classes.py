@@ -32,7 +32,7 @@ def token_class(text: str) -> str:
 
     A leading space (or a vocabulary's mark of it) makes a token the start of a word. ``symbol`` is
     anything else that is neither letter, digit nor punctuation; ``marker`` a token such as ``<|end|>`` that
-    no text is made of. A part of a letter is of the class of the whole letters beside it, or else ``other script``.
+    no text is made of. A part of a character is of the class of the whole characters beside it, or else ``other script``.
     """
     import unicodedata
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.pieces import whole_letters
+from moe_probe.pieces import whole_characters
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -103,7 +103,7 @@ class Excerpts:
         row = int(self._rows[token])
         document = int(self._document[row])
         first, end = (int(np.searchsorted(self._document, document, side=side)) for side in ("left", "right"))
-        low, high = whole_letters(self._tokens, max(first, row - BEFORE), min(end, row + 1 + BEHIND), within=(first, end))
+        low, high = whole_characters(self._tokens, max(first, row - BEFORE), min(end, row + 1 + BEHIND), within=(first, end))
         firing, value = self._firing(feature)
         strengths = np.zeros(high - low)
         near = slice(*np.searchsorted(self._rows[firing], [low, high]))

@@ -81,7 +81,7 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
     tokens = table["token"].to_numpy(dtype=object)
     document = table["document"].to_numpy().astype(np.int64)
     first = np.diff(document, prepend=-1) != 0
-    shares = _letters(trace.spaced(tokens), first)
+    shares = _characters(trace.spaced(tokens), first)
     word_number, words = _words(shares, first)
     names, word = np.unique(np.array(words, dtype=object).astype(str), return_inverse=True)
     code = word[word_number]
@@ -100,8 +100,8 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
     return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document)
 
 
-def _letters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The text of every document dealt out to its tokens: a letter of several tokens goes to the first of them."""
+def _characters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The text of every document dealt out to its tokens: a character of several tokens goes to the first of them."""
     starts = [*np.flatnonzero(first).tolist(), len(tokens)]
     out = np.empty(len(tokens), dtype=object)
     for low, high in itertools.pairwise(starts):
@@ -122,7 +122,7 @@ def _starts(number: np.ndarray) -> np.ndarray:
 def _words(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Join pieces into words: a number per token, and the lower-cased words; "" for what is no word.
 
-    A token without a letter of its own belongs to the letter before it. In scripts without spaces every token is a word.
+    A token without a character of its own belongs to the character before it. In scripts without spaces every token is a word.
     """
     number = np.empty(len(tokens), dtype=np.int64)
     words: list[str] = []
@@ -167,7 +167,7 @@ def _places(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
     out = np.full(len(tokens), "", dtype=object)
     for i in range(len(tokens)):
         if not first[i] and not tokens[i]:
-            continue  # within a letter
+            continue  # within a character
         last = i - 1
         while last > 0 and not tokens[last] and not first[last]:
             last -= 1

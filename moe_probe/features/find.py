@@ -57,8 +57,8 @@ def occurrences(trace: Trace, query: str, *, regex: bool = False) -> np.ndarray:
     """Tokens of a trace that a word, phrase or regular expression covers.
 
     Tokens are put together to text document by document, so a word is found however it was cut, and by every token of its
-    letters. Words and phrases are looked for as whole words where their script has spaces between words, upper and lower case
-    alike, letters with accents in either way of writing these. Where the tokenizer changes the text (x² to x2, Büchner to
+    characters. Words and phrases are looked for as whole words where their script has spaces between words, upper and lower case
+    alike, characters with accents in either way of writing these. Where the tokenizer changes the text (x² to x2, Büchner to
     buchner), the query is changed alike.
 
     Parameters
@@ -104,7 +104,7 @@ def _compiled(query: str) -> re.Pattern[str]:
 
 def _patterns(query: str, *, loose: bool, changed: Callable[[], bool]) -> Iterator[re.Pattern[str]]:
     """The query as it is written, with composed or decomposed accents; then, where the tokenizer changes texts, as it may have
-    been changed: in compatible letters, without accents. Vocabularies without spaces (`loose`) belong to such tokenizers.
+    been changed: in compatible characters, without accents. Vocabularies without spaces (`loose`) belong to such tokenizers.
     """
     forms = [query, *(unicodedata.normalize(form, query) for form in ("NFC", "NFD"))]
     yield _either(forms, loose=loose)

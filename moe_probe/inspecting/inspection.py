@@ -70,7 +70,7 @@ class Inspection:
 
     @cached_property
     def decoded(self) -> Decoded:
-        """The text of the tokens, and which of its letters each covers."""
+        """The text of the tokens, and which of its characters each covers."""
         return decode(self.call.strings)
 
     def shades(self, unit: Watched | None = None) -> np.ndarray:

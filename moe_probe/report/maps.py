@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe import plots_maps
-from moe_probe.pieces import decode, whole_letters
+from moe_probe.pieces import decode, whole_characters
 from moe_probe.report import svg
 from moe_probe.report.content import Block, Picture, Section, Table, cut, listed, number, probability
 
@@ -110,7 +110,7 @@ def _tokens(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> 
         while place < len(wanted) and wanted[place] < end:
             i = wanted[place] - chunk.first
             ends = tuple(int(np.searchsorted(documents, documents[i], side=side)) for side in ("left", "right"))
-            low, high = whole_letters(strings, max(ends[0], i - _AROUND), min(ends[1], i + _AROUND + 1),
+            low, high = whole_characters(strings, max(ends[0], i - _AROUND), min(ends[1], i + _AROUND + 1),
                                       within=(ends[0], ends[1]))
             text = decode(strings[low:high])
             one = slice(int(text.starts[i - low]), int(text.ends[i - low]))

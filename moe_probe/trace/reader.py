@@ -128,7 +128,7 @@ class Trace:
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Token table, or some of its columns: ``document, position, token_id, token, special``.
 
-        ``token`` is text as `moe_probe.pieces` writes it, whatever the trace stores: parts of letters are marked (``⟨b2⟩``).
+        ``token`` is text as `moe_probe.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
         """
         import pyarrow.parquet as pq
 

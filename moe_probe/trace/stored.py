@@ -1,9 +1,9 @@
-"""Token strings as traces store them -> text with the parts of letters marked.
+"""Token strings as traces store them -> text with the parts of characters marked.
 
 Traces that are written now hold that text and say so (``settings.token_text``). Earlier ones mix the text of whole tokens with
-the vocabulary's own pieces for parts of letters; imported ones hold whatever their program wrote: text, or pieces of a byte-level
-or sentence-piece vocabulary. Which it is shows over the whole vocabulary and the tokens' order: letters that a byte-level
-vocabulary writes for bytes make valid UTF-8 with their neighbours, letters that are meant as such do not.
+the vocabulary's own pieces for parts of characters. Imported ones hold whatever their program wrote: text, or pieces of a
+byte-level or sentence-piece vocabulary. Which it is shows over the whole vocabulary and the tokens' order: characters that a byte-level
+vocabulary writes for bytes make valid UTF-8 with their neighbours, characters that are meant as such do not.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _all_bytes(strings: list[str], plain: pd.DataFrame) -> bool:
         return False
     known = {s: byte_level(s) for s in inside}
     data = b"".join(known.get(t) or b"\n" for t in plain["token"].tolist())
-    control = len(re.findall(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", data))  # letters such as ā, were they pieces
+    control = len(re.findall(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", data))  # characters such as ā, were they pieces
     beyond = len(re.findall(rb"[\x80-\xff]", data))
     wrong = control + len(re.findall("[\udc80-\udcff]", data.decode("utf-8", "surrogateescape")))
     return (beyond > 0 or any("Ġ" in s for s in inside)) and wrong <= (1 - _VALID) * (beyond + control)
@@ -80,7 +80,7 @@ def _all_bytes(strings: list[str], plain: pd.DataFrame) -> bool:
 
 def _mixed(plain: pd.DataFrame, pairs: pd.DataFrame, strings: list[str],
            texts: Callable[[Sequence[int]], list[str]] | None) -> dict[tuple[int, str], str]:
-    """Text beside pieces: only strings that can be a part of a letter are asked about."""
+    """Text beside pieces: only strings that can be a part of a character are asked about."""
     new = {s: marked(data) for s in strings if (data := byte_fallback(s)) is not None and data > b"\x7f"}
     parts = {s: data for s in strings if (data := byte_level(s)) is not None and _part_of_letter(data)}
     found = {(i, s): new[s] for i, s in zip(pairs["token_id"].tolist(), pairs["token"], strict=True) if s in new}
@@ -93,7 +93,7 @@ def _mixed(plain: pd.DataFrame, pairs: pd.DataFrame, strings: list[str],
 
 
 def _part_of_letter(data: bytes) -> bool:
-    """Whether bytes are a piece cut out of valid UTF-8, at a border that cuts a letter."""
+    """Whether bytes are a piece cut out of valid UTF-8, at a border that cuts a character."""
     inner = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", data)
     inner = re.sub(rb"([\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z", b"", inner)
     try:
@@ -105,12 +105,12 @@ def _part_of_letter(data: bytes) -> bool:
 
 def _votes(plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequence[int]], list[str]] | None
            ) -> set[tuple[int, str]]:
-    """Tokens whose strings stand for bytes: these make letters with their neighbours, and no text contains the strings."""
+    """Tokens whose strings stand for bytes: these make characters with their neighbours, and no text contains the strings."""
     mine = np.flatnonzero(plain["token"].isin(parts).to_numpy())
     tokens, ids = plain["token"].to_numpy(dtype=object)[mine], plain["token_id"].to_numpy()[mine]
     documents = plain["document"].to_numpy()[mine]
     apart = (np.diff(mine, prepend=-2) != 1) | (np.diff(documents, prepend=-1) != 0)
-    # a line break between runs: a letter does not go on over tokens that are text
+    # a line break between runs: a character does not go on over tokens that are text
     data = b"".join((b"\n" if new else b"") + parts[t] for t, new in zip(tokens, apart, strict=True))
     signs = data.decode("utf-8", "surrogateescape")
     sizes = np.fromiter((1 if "\udc80" <= c <= "\udcff" else len(c.encode()) for c in signs), np.int64, len(signs))
