@@ -387,6 +387,23 @@ def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:
     assert occurrences(fake, "a[n_]+", regex=True).tolist() == [0, 1, 2, 3]
 
 
+def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
+    class Fake:
+        manifest, spaced = SimpleNamespace(has_text=True), staticmethod(lambda tokens: tokens)
+        text = "the area x² of Café"
+
+        def tokens(self, columns: list[str]) -> pd.DataFrame:
+            return pd.DataFrame({"document": [0] * 6, "token": ["the", " area", " x", "2", " of", " cafe"], "special": False})
+
+        def texts(self) -> list[str]:
+            return [self.text]
+
+    fake: Any = Fake()
+    assert occurrences(fake, "x²").tolist() == [2, 3] and occurrences(fake, "café").tolist() == [5]
+    fake.text = "the area x2 of cafe"  # then x² is not in the corpus, and x2 is something else
+    assert not len(occurrences(fake, "x²"))
+
+
 def test_figures_have_the_characters_of_their_labels() -> None:
     from matplotlib.text import Text
 

@@ -2,8 +2,8 @@
 
 Traces that are written now hold that text and say so (``settings.token_text``). Earlier ones mix the text of whole tokens with
 the vocabulary's own pieces for parts of characters. Imported ones hold whatever their program wrote: text, or pieces of a
-byte-level or sentence-piece vocabulary. Which it is shows over the whole vocabulary and the tokens' order: characters that a byte-level
-vocabulary writes for bytes make valid UTF-8 with their neighbours, characters that are meant as such do not.
+byte-level or sentence-piece vocabulary. Which it is shows over the whole vocabulary and the tokens' order: characters that a
+byte-level vocabulary writes for bytes make valid UTF-8 with their neighbours, characters that are meant as such do not.
 """
 
 from __future__ import annotations
