@@ -214,7 +214,7 @@ def carries_spaces(tokenizer: Any) -> bool:
 
 def in_word(character: str) -> bool:
     """Whether a sign is a part of words: characters, digits, accents and vowel signs, joiners."""
-    return character.isalnum() or character in "_\u200c\u200d" or unicodedata.category(character).startswith("M")
+    return character.isalnum() or character in "\u200c\u200d" or unicodedata.category(character).startswith("M")
 
 
 @lru_cache(maxsize=50_000)

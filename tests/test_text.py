@@ -24,7 +24,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.explain import expert_tokens
 from moe_probe.explain.classes import token_class
 from moe_probe.features.excerpts import Excerpt
-from moe_probe.features.factors import surroundings
+from moe_probe.features.factors import _words, surroundings
 from moe_probe.features.find import occurrences
 from moe_probe.features.llm import _shown
 from moe_probe.models import LoadedModel, load_model
@@ -216,6 +216,14 @@ def test_a_report_reads_as_the_corpus_does(run: Path) -> None:
         assert all(topic in text for topic in TOPICS)
         assert "Ð" not in text and "Ñ" not in text and "Ġ" not in text
         assert sum(any(s[i:i + 5] in text for i in range(len(s) - 5)) for s in (*SENTENCES[:3], SENTENCES[0].lower())) >= 2
+
+
+def test_words_of_ascii_are_as_before() -> None:
+    first = np.array([True, False, False, False, False])
+    number, words = _words(np.array([" snake", "_case", " don", "'t", " 3rd"], dtype=object), first)
+    assert words == ["snake", "", "don't", "3rd"] and number.tolist() == [0, 1, 2, 2, 3]
+    number, words = _words(np.array([" हिन्द", "ी", " می\u200c", "خواهم", "化"], dtype=object), first)
+    assert words == ["हिन्दी", "می\u200cخواهم", "化"]
 
 
 def test_characters_of_several_tokens() -> None:

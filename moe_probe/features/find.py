@@ -157,8 +157,8 @@ def _cuts(text: str, place: int) -> bool:
     """Whether a word goes on over a place."""
     if not 0 < place < len(text):
         return False
-    before, behind = text[place - 1], text[place]
-    return in_word(before) and in_word(behind) and not unspaced(before) and not unspaced(behind)
+    both = text[place - 1], text[place]
+    return all((in_word(c) or c == "_") and not unspaced(c) for c in both)
 
 
 def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, corpus_tokens: int) -> pd.DataFrame:
