@@ -282,7 +282,7 @@ def test_imported_sentence_pieces_are_read() -> None:
 
 
 @pytest.mark.parametrize("tokens", [
-    ["naïve", " café", " Île", " ¼", " Ã", "©"], ["māja", "ēka", "ģ", "ķ"], [" ▁▂▃", " plain"], ["Ãle", "é", "le"],
+    ["naïve", " café", " Île", " ¼", " x", "Ã", "©"], ["māja", "ēka", "ģ", "ķ"], [" ▁▂▃", " plain"], ["Ãle", "é", "le"],
     ["Привет", " мир"], ["<0xE2>x", "w1", "w2"], ["½", " of", "Ñ", "andú"]])
 def test_strings_that_are_text_stay_text(tokens: list[str]) -> None:
     assert as_read(tokens, "".join(tokens)) == "".join(tokens)
@@ -452,3 +452,13 @@ def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -
         figure.draw_without_rendering()
         figure.draw_without_rendering()
     assert len(said) == 1
+
+
+def test_the_command_says_once_that_a_font_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moe_probe import fonts
+
+    monkeypatch.setattr(fonts, "font_with", lambda character: None)
+    fonts._warn.cache_clear()
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 0 and done.stderr.count("note: Figures show boxes in place of Chinese characters") == 1
+    assert "UserWarning" not in done.stderr and "Glyph" not in done.stderr
