@@ -15,6 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,10 +246,10 @@ def tree_lines(results: Sequence[Result]) -> list[str]:
     tables = {r.name: r.table for r in results}
     columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "stitched_novel", "seed_agreement", "seed_same",
                "split_same_width"]
-    lines = [tables["splitting"][columns].round(3).to_string(index=False)]
+    lines = [table_text(tables["splitting"][columns].round(3))]
     if "tree_subjects" in tables:
         columns = ["layer", "parent_width", "child_width", "tree", "nodes", "judged", "purity", "expected", "shared", "p_value"]
-        lines += ["", "Firings of siblings about one topic:", tables["tree_subjects"][columns].round(3).to_string(index=False)]
+        lines += ["", "Firings of siblings about one topic:", table_text(tables["tree_subjects"][columns].round(3))]
         kinds = tables["tree_nodes"].groupby("kind").size()
         lines.append("Nodes: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
         if UNJUDGED in kinds:

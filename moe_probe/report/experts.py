@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.matching.carriers import effective_number
+from moe_probe.pieces import decode
 from moe_probe.report.content import (
     Block,
     Card,
@@ -225,15 +226,15 @@ def _explained(row: Any) -> str:
 
 
 def _visible(token: str) -> str:
-    """A token as people can see it: the mark of a space before a word is a space, a line break has a sign."""
-    text = str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("\n", "⏎")
+    """A token as people can see it: a line break has a sign."""
+    text = str(token).replace("\n", "⏎")
     return text.strip(" ") or "space"
 
 
 def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
-    """Shade every token by the weight that the expert had in it."""
-    return tuple((str(token).replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
-                 for token, weight in zip(tokens, weights, strict=True))
+    """Shade the text by the weight that the expert had in it."""
+    return tuple((text.replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
+                 for text, weight in decode(list(map(str, tokens))).shaded(weights))
 
 
 def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Card:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
+from moe_probe.pieces import decode
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
 
 if TYPE_CHECKING:
@@ -185,11 +186,11 @@ def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params
 
 
 def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
-    """Tokens joined as far as they are shaded alike."""
+    """The text of tokens, joined as far as it is shaded alike."""
     joined: list[tuple[str, int]] = []
-    for token, value in zip(tokens, activations, strict=True):
+    for part, value in decode(list(map(str, tokens))).shaded(activations):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
-        text = str(token).replace("\n", "⏎")
+        text = part.replace("\n", "⏎")
         if joined and joined[-1][1] == strength and strength == 0:
             joined[-1] = (joined[-1][0] + text, 0)
         else:
