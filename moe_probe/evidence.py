@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIRMED, NOT_CONFIRMED, NOT_TESTED = "confirmed", "not confirmed", "not tested"
+#: Knocked out, but without what a confirmation is compared with.
+UNCONFIRMABLE = "cannot be confirmed"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def complete_verdicts(
         (the verdict before features), ``feature`` (its SAE and number), ``auroc_feature_low,
         feature_beyond_expert, feature_beyond_token, feature_beyond_tokens`` (differences of AUROC),
         ``feature_log2_beyond_words`` (log2 of its firings over what tokens predict), each with ``_low``, ``ablation_low,
-        ablation_high, ablation_unit``, ``causal`` (confirmed | not confirmed | not tested), ``sentence``.
+        ablation_high, ablation_unit``, ``causal`` (confirmed | not confirmed | cannot be confirmed (and
+        why) | not tested), ``sentence``.
     """
     import pandas as pd
 
@@ -170,7 +174,38 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
         return {}
     found = mine.iloc[0]
     return {"ablation_delta_nats": found["delta_nats"], "ablation_low": found["ci_low"], "ablation_high": found["ci_high"],
-            "ablation_unit": found["unit"], "causal": CONFIRMED if found["confirmed"] else NOT_CONFIRMED}
+            "ablation_unit": found["unit"], "causal": confirmation(found)}
+
+
+def confirmation(row: Mapping[str, Any]) -> str:
+    """Say whether a row of ``ablation`` is confirmed, and where it cannot be, why.
+
+    Parameters
+    ----------
+    row : mapping
+        ``confirmed, n_controls, ci_low``; of results without `n_controls` nothing is said about controls.
+
+    Returns
+    -------
+    str
+        "confirmed", "not confirmed", or "cannot be confirmed (the reason)". Confirmed asks for a rise above that
+        without control units, and for intervals, which take two groups of documents.
+    """
+    if row["confirmed"]:
+        return CONFIRMED
+    if np.isnan(row["ci_low"]):
+        return f"{UNCONFIRMABLE} (one group of documents)"
+    if row.get("n_controls") == 0:
+        return f"{UNCONFIRMABLE} (no control units)"
+    return NOT_CONFIRMED
+
+
+def rise_text(row: Mapping[str, Any], digits: int = 4) -> str:
+    """Rise of the loss with its interval, in words where a topic of one group of documents has none."""
+    value = f"{row['delta_nats']:+.{digits}f} nats"
+    if np.isnan(row["ci_low"]):
+        return f"{value} (no interval: one group of documents)"
+    return f"{value} [{row['ci_low']:+.{digits}f}, {row['ci_high']:+.{digits}f}]"
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -198,10 +233,11 @@ def _sentence(row: dict[str, Any]) -> str:
             if row[f"feature_beyond_{kind}"] == row[f"feature_beyond_{kind}"]]
         parts[-1] = parts[-1][:-1] + "".join(f", {text}" for text in words) + ")"
     if row["causal"] != NOT_TESTED:
-        end = ("more than without others of the same load and more than on other topics: causally confirmed"
-               if row["causal"] == CONFIRMED else "which does not set it apart: not causally confirmed")
-        parts.append(f"without it the loss on the topic changes by {row['ablation_delta_nats']:+.3f} nats "
-                     f"[{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}], {end}")
+        end = {CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
+               NOT_CONFIRMED: "which does not set it apart: not causally confirmed"}.get(row["causal"], f"which {row['causal']}")
+        rise = rise_text({"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"],
+                          "ci_high": row["ablation_high"]}, 3)
+        parts.append(f"without it the loss on the topic changes by {rise}, {end}")
     return "; ".join(parts) + "."
 
 

@@ -25,10 +25,10 @@ from moe_probe.compare import (
     sae_values,
 )
 from moe_probe.compare.facts import short_name
-from moe_probe.compare.pairing import Resamples
 from moe_probe.compare.saes import wilson
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.compare import compare_runs
+from moe_probe.stats import Resamples
 
 from .compared_runs import ADDED, add_saes, permuted, routing, side, write_run
 

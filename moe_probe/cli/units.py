@@ -74,7 +74,8 @@ def ablate(
     boost: Annotated[float, typer.Option("--boost", help="Added to the experts' logits (steer).")] = 1.0,
     by: Annotated[str, typer.Option("--by", help="Label that losses are compared over.")] = "topic",
     tokens: Annotated[int, typer.Option("--tokens", min=256, help="Tokens of held-out documents.")] = 24_576,
-    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with.")] = 2,
+    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with. 0: "
+                                                                 "nothing can be confirmed.")] = 2,
     model: ModelOption = None, trust_remote_code: Trust = False,
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:

@@ -11,7 +11,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.pieces import MARK, SPACE_MARKS
 from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg
+from moe_probe.stats import benjamini_hochberg, log2_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def expert_token_classes(
     -------
     Result
         ``expert_token_classes``: ``layer, expert, token_class, share`` (of the class's selections), ``lift``
-        (over the share among the other tokens), ``log2_lift, ci_low, ci_high`` (95 %, linearised over
+        (over the share among the other tokens), ``log2_lift, ci_low, ci_high`` (95 %, jackknife over
         groups), ``p_value, q_value, significant, n_groups``.
 
     Raises
@@ -151,15 +151,13 @@ def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names:
             continue
         a, b = inside[both] / inside[both].sum(1, keepdims=True), outside[both] / outside[both].sum(1, keepdims=True)
         half = 0.5 / inside[both].sum()
-        above, below = a.mean(0) + half, b.mean(0) + half
         difference = a - b
         spread = difference.std(0, ddof=1) / np.sqrt(n)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = 2 * student.sf(np.abs(difference.mean(0)) / spread, n - 1)
-            margin = student.ppf(0.975, n - 1) * (a - (above / below) * b).std(0, ddof=1) / np.sqrt(n) / above / np.log(2)
-        log2 = np.log2(above / below)
+        ratio = log2_ratio(a, b, half=half)
         parts.append(pd.DataFrame({
             "layer": item.layer, "expert": np.arange(n_experts), column: name, "share": a.mean(0),
-            "lift": above / below, "log2_lift": log2, "ci_low": log2 - margin, "ci_high": log2 + margin, "p_value": p,
-            "n_groups": n}))
+            "lift": (a.mean(0) + half) / (b.mean(0) + half), "log2_lift": ratio.log2, "ci_low": ratio.ci_low,
+            "ci_high": ratio.ci_high, "p_value": p, "n_groups": n}))
     return pd.concat(parts, ignore_index=True)

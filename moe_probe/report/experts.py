@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.evidence import rise_text
 from moe_probe.matching.carriers import effective_number
 from moe_probe.pieces import decode
 from moe_probe.report.content import (
@@ -199,8 +200,8 @@ class _Facts:
             return ""
         top = mine.sort_values("delta_nats").iloc[-1]
         own = mine[mine["held_to"]]
-        said = "; ".join(f"{r.topic} {r.delta_nats:+.3f} nats [{r.ci_low:+.3f}, {r.ci_high:+.3f}]"
-                         f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples())
+        said = "; ".join(f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
+                         for r in own.to_dict("records"))
         return f"{said + '; ' if said else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
+from moe_probe.evidence import rise_text
 from moe_probe.pieces import decode
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
 
@@ -160,8 +161,8 @@ def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
     mine = table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))]
     if mine.empty:
         return ""
-    own = "; ".join(f"{r.topic} {r.delta_nats:+.4f} nats [{r.ci_low:+.4f}, {r.ci_high:+.4f}]"
-                    f"{', confirmed' if r.confirmed else ''}" for r in mine[mine["held_to"]].itertuples())
+    own = "; ".join(f"{r['topic']} {rise_text(r)}{', confirmed' if r['confirmed'] else ''}"
+                    for r in mine[mine["held_to"]].to_dict("records"))
     top = mine.sort_values("delta_nats").iloc[-1]
     return f"{own + '; ' if own else ''}most on {top['topic']} ({top['delta_nats']:+.4f})"
 
