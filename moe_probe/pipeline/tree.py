@@ -322,8 +322,8 @@ _DISTANCE = (
     "distance with taxonomy distance (Mantel), against labels permuted over documents and features permuted over leaves.")
 _EXAMPLES = (
     "The clearest node of every kind, chosen by rules that look at no text: most purity beyond what is expected; most children "
-    "that each have a topic and least purity; most children. Words: those that tell a child's firings from its siblings' "
-    "(log-odds with a Dirichlet prior, z above 1.96).")
+    "that each have a topic and least purity; most children (also of nodes that could not be judged). Words: those "
+    "that tell a child's firings from its siblings' (log-odds with a Dirichlet prior, z above 1.96).")
 _CONCEPTS = (
     "For every topic as a concept of tokens: F1 on held-out documents of a linear probe, and of probes on the 1, 2, 3 ... "
     "features that tell it best. Splits: 1, and k where F1 exceeds all before by 0.03. Absorption: share of the concept's part "
