@@ -140,7 +140,7 @@ def test_resamples_keep_the_variance_of_small_cells() -> None:
 def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
     found = compare_sides([replace(sides[n], trace=None) for n in ("plain", "added")])
     topics = found.table("comparison_topics")
-    assert topics["method"].str.startswith("delta method").all()
+    assert topics["method"].str.startswith("stored intervals").all()
     assert topics.loc[topics["beyond"], "topic"].tolist() == ["topic-2"]
     layers = found.table("comparison_layers")
     assert layers["difference"].notna().all() and layers["ci_low"].isna().all()

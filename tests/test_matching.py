@@ -111,7 +111,7 @@ FEATURE = {"sae": "layer_03/width_00016", "feature": 7, "topic": "chemistry", "t
 
 
 @pytest.mark.parametrize(("change", "verdict"), [
-    ({}, "feature only"), ({"auroc_document": 0.89}, "none"), ({"document_low": 0.79}, "none"),
+    ({}, "feature only"), ({"auroc_document": 0.87}, "none"), ({"document_low": 0.79}, "none"),
     ({"beyond_expert_document_low": -0.01}, "none"), ({"topic_q": 0.2}, "none"),
     ({"beyond_token_document_low": 0.0}, "none"), ({"beyond_tokens_document_low": -0.01}, "none"),
     ({"log2_beyond_words": 0.2}, "none"), ({"log2_beyond_words_low": -0.1}, "none"), ({"log2_beyond_words": np.nan}, "none"),
