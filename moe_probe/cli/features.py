@@ -10,6 +10,7 @@ import typer
 
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.extras import need_extra
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -177,6 +178,8 @@ def _check_sources(labels: Path | None, url: str | None, model: str) -> None:
         raise MoeProbeError(f"{labels} cannot be read", "there is no such file", "a CSV of sae, feature, label")
     if url is not None and not model:
         raise UsageError("no --llm-model was given", "an endpoint serves several", "--llm-model NAME")
+    if url is not None:
+        need_extra("llm", "labels by a language model")
 
 
 def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, url: str, model: str, key_env: str,

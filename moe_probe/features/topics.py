@@ -84,7 +84,8 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
-    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes, tuple(groups))
+    topic = np.array([topics.index(topic_of[g]) for g in groups], dtype=np.int64)
+    return GroupRates(rates, topic, topics, sizes, tuple(groups))
 
 
 def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
@@ -111,7 +112,8 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     best = ranking.argmax(0)
     columns = np.arange(train.rates.shape[1])
     passes = (q_values[best, columns] <= alpha) & (t[best, columns] > 0)
-    theirs = np.array([train.topics.index(t) if t in train.topics else -1 for t in held_out.topics])[held_out.topic]
+    number = {name: i for i, name in enumerate(train.topics)}
+    theirs = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
     area = auroc(held_out.rates, theirs, n_topics=n_topics)
     return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],
                       effect.ci_low[best, columns], effect.ci_high[best, columns], q_values[best, columns],

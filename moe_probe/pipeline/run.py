@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.corpus import Columns, Corpus
 from moe_probe.errors import MoeProbeError
+from moe_probe.extras import need_extra
 from moe_probe.pipeline.analyze import Settings, analyze
 from moe_probe.pipeline.config import RunConfig, dump_config
 from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
@@ -73,6 +74,7 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
     """
     root = Path(out)
     _check_labels(config)
+    check_extras(config)
     _prepare(root, mode)
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,18 @@ def _check_labels(config: RunConfig) -> None:
                                 exit_code=2)
 
 
+def check_extras(config: RunConfig) -> None:
+    """Check that the optional packages that a configuration needs are installed, before anything is written or loaded.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the extra.
+    """
+    if config.corpus.startswith("datasets:"):
+        need_extra("datasets", "corpora named as datasets:NAME", instead="give a local file")
+
+
 def _prepare(root: Path, mode: str) -> None:
     with disk_errors(root):
         if root.is_file():
@@ -167,6 +181,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
+    check_extras(config)
     next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,

@@ -115,13 +115,15 @@ class Trace:
         MoeProbeError
             When the trace was made with ``--no-text``.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self.manifest.has_text:
             raise MoeProbeError(f"the trace at {self.root} holds no text", "it was made with --no-text",
                                 "collect again without --no-text")
         texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
-        return texts.to_pylist() if rows is None else texts.take(list(rows)).to_pylist()
+        # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
+        return texts.to_pylist() if rows is None else texts.take(pa.array(rows, type=pa.int64())).to_pylist()
 
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Token table, or some of its columns: ``document, position, token_id, token, special``."""
