@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moe_probe.cli.unexpected import sentence_of
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import heeding_interrupts, say_above, showing
 from moe_probe.text import printable
@@ -102,7 +103,9 @@ def need_label(trace: Trace, name: str | None, option: str) -> None:
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its manners: an expected failure is one sentence, an interruption says how to go on.
+    """Give a command its manners: a failure is one sentence, an interruption says how to go on.
+
+    What was not foreseen leaves its traceback in a log, which the sentence names; ``--debug`` raises instead.
 
     Around each command and not around the program, because typer ends an interrupted program by itself.
     """
@@ -120,16 +123,22 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has left; nothing is wrong
             sys.exit(0)
-        except OSError as error:
-            told = _refused(error)
-            if told is None or options.get("debug"):
-                raise
-            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
-            sys.exit(told.exit_code)
         except KeyboardInterrupt:
             _interrupted()
+        except BaseException as error:  # native code panics with exceptions of its own below BaseException
+            if options.get("debug") or _meant(error):
+                raise
+            told = _refused(error) if isinstance(error, OSError) else None
+            told = told or sentence_of(error, options)
+            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
+            sys.exit(told.exit_code)
 
     return run
+
+
+def _meant(error: BaseException) -> bool:
+    """Whether somebody ends the program by this: a system exit, or what typer raises for wrong usage and refusals."""
+    return (isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort) or hasattr(error, "format_message"))
 
 
 def _refused(error: OSError) -> MoeProbeError | None:
