@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.text import figure, is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,7 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
     if row["verdict"] == "feature only":
         sae, _, members = row["feature"].rpartition(":")
         mine = mine[(mine["sae"] == sae) & (mine["members"] == members)]
-    elif row["layer"] is not None and row["layer"] == row["layer"]:
+    elif not is_missing(row["layer"]):
         members = str(row["experts"]).replace(", ", "+")
         mine = mine[(mine["sae"] == "") & (mine["layer"] == int(row["layer"])) & (mine["members"] == members)]
     else:
@@ -134,7 +135,7 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
 def _sentence(row: dict[str, Any]) -> str:
     """All evidence in one sentence."""
     unit = _unit(row)
-    known = row["layer"] is not None and row["layer"] == row["layer"]
+    known = not is_missing(row["layer"])
     parts = [{"expert": f"Yes: {unit}", "group": f"Not one, but {unit} together", "feature only":
               f"No expert, but {unit}", "none": f"No; nearest is {unit}" if known else "No"}[row["verdict"]]]
     if known and row["log2_lift"] == row["log2_lift"]:
@@ -146,13 +147,15 @@ def _sentence(row: dict[str, Any]) -> str:
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
     if row["auroc_feature"] == row["auroc_feature"]:
         difference = row["feature_beyond_expert"]
-        parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
-                     f"({abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert)")
+        against = ("no expert to compare with" if is_missing(difference) else
+                   f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert")
+        parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} ({against})")
     if row["causal"] != NOT_TESTED:
         end = ("more than without others of the same load and more than on other topics: causally confirmed"
                if row["causal"] == CONFIRMED else "which does not set it apart: not causally confirmed")
         parts.append(f"without it the loss on the topic changes by {row['ablation_delta_nats']:+.3f} nats "
-                     f"[{row['ablation_low']:+.3f}, {row['ablation_high']:+.3f}], {end}")
+                     f"[{figure(row['ablation_low'], '+.3f', 'unknown')}, "
+                     f"{figure(row['ablation_high'], '+.3f', 'unknown')}], {end}")
     return "; ".join(parts) + "."
 
 
@@ -160,7 +163,7 @@ def _unit(row: dict[str, Any]) -> str:
     if row["verdict"] == "feature only":
         sae, _, number = row["feature"].rpartition(":")
         return f"feature {number} of {sae}"
-    if row["layer"] is None or row["layer"] != row["layer"]:
+    if is_missing(row["layer"]):
         return ""
     many = "+" in str(row["experts"]) or "," in str(row["experts"])
     return f"expert{'s' if many else ''} {str(row['experts']).replace('+', ', ')} of layer {int(row['layer'])}"

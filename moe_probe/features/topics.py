@@ -93,14 +93,18 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     """Find the topic that each feature fires most for, and test it.
 
     Welch's t of firing rates, topic against rest, under permutation of topics over groups; Benjamini-Hochberg over
-    features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on held-out groups.
+    features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on held-out groups: those of a topic
+    that no training group has are among the others; NaN for a topic without held-out groups.
 
     Raises
     ------
     MoeProbeError
-        When there is one topic only.
+        When training groups have one topic only, or none.
     """
     n_topics = len(train.topics)
+    if not n_topics:
+        raise MoeProbeError("no training document is labelled", "features are compared between topics of training documents",
+                            "label more documents")
     if n_topics < 2:
         raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
                             "a corpus of several topics")

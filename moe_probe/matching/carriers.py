@@ -23,6 +23,11 @@ MAX_EXPERTS, MAX_FEATURES = 4, 8
 _WORTH = 0.002
 _CANDIDATES = 40
 _BINS = 32
+#: Columns of the table, whatever could be measured.
+_COLUMNS = ("topic", "kind", "layer", "source", "members", "train_auroc", "label", "auroc_document", "document_low",
+            "document_high", "auroc_token", "token_low", "token_high", "effective_experts", "effective_experts_all",
+            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high", "beyond_expert_token",
+            "beyond_expert_token_low", "beyond_expert_token_high")
 
 
 class Unit(NamedTuple):
@@ -245,7 +250,8 @@ class Carriers:
                     difference = getattr(found, name) - getattr(expert[1], name)
                     row |= _interval(f"beyond_expert_{name}", f"beyond_expert_{name}", difference)
             rows.append(row)
-        return pd.DataFrame(rows)
+        # columns that no row has, or all where there is no row, are there all the same: readers ask for them
+        return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def _interval(name: str, prefix: str, draws: np.ndarray) -> dict[str, float]:

@@ -19,6 +19,8 @@ MAX_MEMBERS = 4
 #: Tokens that regressions are fitted on, and the inverse strength of their penalty.
 _FIT_TOKENS, _C = 20_000, 0.05
 _BINS = 64
+_COLUMNS = ("layer", "expert", "features", "single_auroc", "set_auroc", "set_low", "set_high", "beyond_single",
+            "beyond_single_low", "beyond_single_high")
 
 
 def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200,
@@ -68,7 +70,7 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
             low, high = np.nanquantile(values[1:], [0.025, 0.975])
             row |= {name: float(values[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
         out.append(row)
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=list(_COLUMNS))
 
 
 def _fit(x: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
