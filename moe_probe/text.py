@@ -11,7 +11,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def some_of(values: Iterable[object], most: int = 5) -> str:
+def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:
     """Values as an enumeration that stays short however many there are.
 
     Parameters
@@ -19,31 +19,21 @@ def some_of(values: Iterable[object], most: int = 5) -> str:
     values : iterable
     most : int
         Examples shown where there are more; one more than these is still shown whole.
+    joint : str
+        What stands between two values.
 
     Returns
     -------
     str
-        ``"a, b, c"``, or ``"a, b, c, d, e and 35 more"``; ``"none"`` for no value.
+        ``"a, b, c"``, or ``"a, b, c, d, e and 35 more (40 in all)"``; ``"none"`` for no value.
     """
     words = [_short(str(value)) for value in values]
     if len(words) <= most + 1:
-        return ", ".join(words) or "none"
-    return f"{', '.join(words[:most])} and {len(words) - most:,} more"
+        return joint.join(words) or "none"
+    return f"{joint.join(words[:most])} and {len(words) - most:,} more ({len(words):,} in all)"
 
 
-def count_of(values: Iterable[object], noun: str, most: int = 5) -> str:
-    """How many values there are, and some of them: ``"40 topics (a, b, c, d, e and 35 more)"``.
-
-    Parameters
-    ----------
-    noun : str
-        In the singular; an s makes its plural.
-    """
-    items = list(values)
-    return f"{len(items):,} {noun}{'' if len(items) == 1 else 's'}{f' ({some_of(items, most)})' if items else ''}"
-
-
-def _short(text: str, size: int = 80) -> str:
+def _short(text: str, size: int = 120) -> str:
     return text if len(text) <= size else text[: size - 1].rstrip() + "…"
 
 

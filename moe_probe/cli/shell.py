@@ -17,7 +17,7 @@ import typer
 from moe_probe.cli.unexpected import sentence_of
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import heeding_interrupts, say_above, showing
-from moe_probe.text import printable
+from moe_probe.text import printable, some_of
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
@@ -99,7 +99,7 @@ def need_label(trace: Trace, name: str | None, option: str) -> None:
     labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
     if name is not None and name not in labels:
         raise UsageError(f"{option} {name} names no label of the documents", did_you_mean(name, labels),
-                         f"{option} with one of {', '.join(labels)}")
+                         f"{option} with one of {some_of(labels, 12)}")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     lead = f"{a} against {b}: "
     if changed.empty:
         return [f"{lead}no verdict of {len(part)} changed.", _kept(part)]
-    told = "; ".join(f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples())
+    told = some_of((f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples()), joint="; ")
     near = int((~changed["beyond"] & ~changed[["verdict_a", "verdict_b"]].eq("feature only").any(axis=1)).sum())
     tail = f" {near} of them while the lift does not differ beyond chance." if near else ""
     return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {told}.{tail}", _kept(part)]
@@ -115,7 +116,7 @@ def _kept(part: pd.DataFrame) -> str:
     said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
     words = {"yes": "it is the same for {}", "no": "it is another for {}",
              "unclear": "documents and tokens disagree on whether it is the same for {}"}
-    told = "; ".join(words[answer].format(", ".join(topics)) for answer, topics in said.items() if topics)
+    told = "; ".join(words[answer].format(some_of(topics)) for answer, topics in said.items() if topics)
     return f"Where both have an expert, matched by what it does: {told}." if told else ""
 
 

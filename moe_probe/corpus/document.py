@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.text import some_of
 
 #: Half a pair: text that no encoding can write.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -116,7 +117,7 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     """
     for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
         if name not in row:
-            raise BadRow(f"{where} has no column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}")
         if not _as_text(row[name]).strip():
             raise BadRow(f"{where} has an empty '{name}'", "every document needs a text and a topic",
@@ -129,7 +130,7 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
                      "clean the file, or --skip-bad to leave such rows out")
     for name in columns.labels:
         if name not in row:
-            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"--label NAME; {did_you_mean(name, [str(k) for k in row])}")
     id_ = _as_text(row.get(columns.id)) or f"{ordinal:07d}"
     return Document(

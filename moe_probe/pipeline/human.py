@@ -15,6 +15,7 @@ from moe_probe.features.firing import fire
 from moe_probe.pipeline.features import opened_saes
 from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def read_labels(path: Path) -> pd.DataFrame:
                             "a CSV file of sae, feature, label") from error
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
-        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {', '.join(map(str, table.columns))}",
+        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {some_of(table.columns, 12)}",
                             "columns sae (such as layer_02/width_01024), feature and label")
     if not pd.api.types.is_integer_dtype(table["feature"]):
         raise MoeProbeError(f"{path} has features that are no numbers", "the column 'feature' holds numbers of latents",

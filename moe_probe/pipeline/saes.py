@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import Bar
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,7 +220,7 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     if text == "all":
         scarce = [e for e, n in enumerate(counts) if n < width]
         if scarce:
-            say(f"layer {reader.layer}: experts {', '.join(map(str, scarce))} have fewer than {width:,} tokens and get no "
+            say(f"layer {reader.layer}: experts {some_of(scarce)} have fewer than {width:,} tokens and get no "
                 f"SAE")
         if len(scarce) == len(counts):
             raise MoeProbeError(f"no expert of layer {reader.layer} has {width:,} tokens", "an SAE needs as many as latents",

@@ -19,6 +19,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,9 +199,9 @@ class _Facts:
             return ""
         top = mine.sort_values("delta_nats").iloc[-1]
         own = mine[mine["held_to"]]
-        said = "; ".join(f"{r.topic} {r.delta_nats:+.3f} nats [{r.ci_low:+.3f}, {r.ci_high:+.3f}]"
-                         f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples())
-        return f"{said + '; ' if said else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
+        said = some_of((f"{r.topic} {r.delta_nats:+.3f} nats [{figure(r.ci_low, '+.3f', '–')}, {figure(r.ci_high, '+.3f', '–')}]"
+                        f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples()), joint="; ")
+        return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
         mine = self.of("expert_contexts", layer, expert)

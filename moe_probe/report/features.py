@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,10 +160,11 @@ def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
     mine = table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))]
     if mine.empty:
         return ""
-    own = "; ".join(f"{r.topic} {r.delta_nats:+.4f} nats [{r.ci_low:+.4f}, {r.ci_high:+.4f}]"
-                    f"{', confirmed' if r.confirmed else ''}" for r in mine[mine["held_to"]].itertuples())
+    own = mine[mine["held_to"]]
+    said = some_of((f"{r.topic} {r.delta_nats:+.4f} nats [{figure(r.ci_low, '+.4f', '–')}, {figure(r.ci_high, '+.4f', '–')}]"
+                    f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples()), joint="; ")
     top = mine.sort_values("delta_nats").iloc[-1]
-    return f"{own + '; ' if own else ''}most on {top['topic']} ({top['delta_nats']:+.4f})"
+    return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({top['delta_nats']:+.4f})"
 
 
 def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any],

@@ -13,6 +13,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.markup import card_html, facts_html
 from moe_probe.routing import Usage, dropped_id
 from moe_probe.schema import Manifest, MoeLayer, ShardEntry
+from moe_probe.text import some_of
 from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Trace:
         paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
-            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {', '.join(held)}",
+            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {some_of(held, 12)}",
                                 "collect again with --keep hidden (or logits, expert_output_norms ...)")
         for path in paths:
             yield load_file(inside(self.root, path))

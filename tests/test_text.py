@@ -1,0 +1,39 @@
+"""Enumerations and numbers in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_probe.alignment import align
+from moe_probe.stats import GroupUsage
+from moe_probe.text import figure, is_missing, some_of
+
+
+def test_long_enumerations_are_a_count_and_five_examples() -> None:
+    assert some_of([]) == "none" and some_of(["a"]) == "a" and some_of("abcdef") == "a, b, c, d, e, f"
+    assert some_of(range(300)) == "0, 1, 2, 3, 4 and 295 more (300 in all)"
+    assert some_of(["x" * 1000]) == "x" * 119 + "…"
+    assert some_of("abc", joint="; ") == "a; b; c"
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT])
+def test_what_is_missing_is_said(value: object) -> None:
+    assert is_missing(value) and figure(value) == "not tested" and figure(value, missing="–") == "–"
+
+
+def test_what_is_there_is_a_number() -> None:
+    assert not is_missing(0) and not is_missing("") and figure(0.12345) == "0.123" and figure(np.int64(3), "+.0f") == "+3"
+
+
+def test_three_hundred_topics_of_one_document_are_one_short_warning() -> None:
+    n = 300
+    groups = GroupUsage(
+        shares=np.random.default_rng(0).dirichlet(np.ones(4), n + 8), layer=np.zeros(4, int), expert=np.arange(4),
+        layer_index=np.zeros(4, int), selections=np.full((n + 8, 1), 50.0),
+        topic=np.concatenate([np.arange(n), np.repeat([n, n + 1], 4)]), topics=tuple(f"t{i:03d}" for i in range(n + 2)),
+        groups=tuple(f"g{i}" for i in range(n + 8)))
+    warnings = align(groups, np.array(["discovery", "replication"] * (n // 2 + 4)), permutations=99).warnings
+    told = next(w for w in warnings if w.startswith("Nothing can be claimed"))
+    assert "t000, t001, t002, t003, t004 and 295 more (300 in all)" in told and len(told) < 200
