@@ -112,21 +112,12 @@ def evaluate(
 def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",
              ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
-    from moe_probe.models import load_model
+    from moe_probe.pipeline.model import load_model_of
 
-    options: dict[str, Any] = {"trust_remote_code": trust}
-    if name is None:
-        if not (run / "run.yaml").exists():
-            if without:
-                console.say(f"note: no model was named, {without} (--model MODEL)")
-            return None
-        from moe_probe.pipeline.config import load_config
-
-        config = load_config(run / "run.yaml", {})
-        name = config.model
-        options = {"revision": config.revision, "dtype": config.dtype, "device": config.device,
-                   "trust_remote_code": trust or config.trust_remote_code}
-    return load_model(name, progress=False, **options)
+    loaded = load_model_of(run, name, trust_remote_code=trust)
+    if loaded is None and without:
+        console.say(f"note: no model was named, {without} (--model MODEL)")
+    return loaded
 
 
 def label(

@@ -15,14 +15,14 @@ from moe_probe.models.adapter_base import MoeSite
 from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers
 from moe_probe.models.identity import fingerprint
-from moe_probe.schema import ModelInfo
+from moe_probe.schema import DTYPES, ModelInfo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Context assumed where neither model nor tokenizer says one (models with relative positions).
 _DEFAULT_LENGTH = 2048
-_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_DTYPES = ("auto", *DTYPES)
 _AUTO_CLASSES = (
     "AutoModelForCausalLM",
     "AutoModelForSeq2SeqLM",

@@ -194,10 +194,10 @@ def _mean(reader: ActivationReader) -> Any:
 
 
 def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
-    made_by = trace.manifest.model.fingerprint
-    if loaded is not None and made_by and loaded.info.fingerprint != made_by:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "name the model that the trace was collected from")
+    from moe_probe.schema import need_same_weights
+
+    if loaded is not None:
+        need_same_weights(loaded.info, trace.manifest.model)
 
 
 def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "subtopic", permutations: int = 1000,
