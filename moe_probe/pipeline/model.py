@@ -42,7 +42,8 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
         options["device"] = config.device
         if own:
             options |= {"revision": config.revision, "trust_remote_code": trust_remote_code or config.trust_remote_code}
-    return load_model(name if config is None or name is not None else config.model, progress=False, **options)
+    chosen = name or (config.model if config is not None else "")
+    return load_model(chosen, progress=False, **options)
 
 
 def dtype_of(run: Path, config: RunConfig | None = None) -> str:
