@@ -141,8 +141,8 @@ def _sentence(row: dict[str, Any]) -> str:
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
-                     f"[{2 ** row['ci_low']:.2f}, "
-                     f"{2 ** row['ci_high']:.2f}]")
+                     f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
+                     f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]")
         if row["log2_beyond_words"] == row["log2_beyond_words"]:
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
     if row["auroc_feature"] == row["auroc_feature"]:

@@ -50,3 +50,8 @@ def is_missing(value: Any) -> bool:
 def figure(value: Any, spec: str = ".3f", missing: str = "not tested") -> str:
     """A number in a sentence, or what to say where there is none: ``f"q {figure(q, '.3g')}"``."""
     return missing if is_missing(value) else format(float(value), spec)
+
+
+def bracket(low: Any, high: Any, spec: str = ".3f") -> str:
+    """An interval in a sentence, a dash for an end that is not known: ``[0.1, 0.3]``."""
+    return f"[{figure(low, spec, '–')}, {figure(high, spec, '–')}]"

@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from moe_probe.alignment import align
+from moe_probe.evidence import _sentence
+from moe_probe.pipeline.causes import summary_lines
+from moe_probe.results import Result
 from moe_probe.stats import GroupUsage
 from moe_probe.text import figure, is_missing, some_of
 
@@ -37,3 +40,19 @@ def test_three_hundred_topics_of_one_document_are_one_short_warning() -> None:
     warnings = align(groups, np.array(["discovery", "replication"] * (n // 2 + 4)), permutations=99).warnings
     told = next(w for w in warnings if w.startswith("Nothing can be claimed"))
     assert "t000, t001, t002, t003, t004 and 295 more (300 in all)" in told and len(told) < 200
+
+
+def test_evidence_without_numbers_says_so() -> None:
+    row = {"topic": "a", "verdict": "none", "layer": pd.NA, "experts": "", "log2_lift": np.nan, "ci_low": np.nan,
+           "ci_high": np.nan, "log2_beyond_words": np.nan, "auroc_feature": 0.9, "feature_beyond_expert": np.nan,
+           "causal": "not confirmed", "ablation_delta_nats": 0.1, "ablation_low": np.nan, "ablation_high": np.nan}
+    told = _sentence(row)
+    assert told.startswith("No; ") and "no expert to compare with" in told and "[unknown, unknown]" in told
+    assert "nan" not in told
+
+
+def test_knocked_out_without_controls() -> None:
+    table = pd.DataFrame([{"topic": "a", "unit": "expert 0:1", "delta_nats": 0.1, "ci_low": 0.0, "ci_high": 0.2,
+                           "control_nats": np.nan, "confirmed": False, "held_to": True}])
+    assert list(summary_lines(Result("ablation", table))) == [
+        "a: without expert 0:1 +0.1000 nats [+0.0000, +0.2000], controls not tested"]

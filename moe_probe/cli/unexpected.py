@@ -55,8 +55,8 @@ def _report(error: BaseException) -> str:
 
     lines = [f"command: {shlex.join(['moe-probe', *sys.argv[1:]])}",
              f"moe-probe {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    lines += [f"{name} {module.__version__}" for name in ("torch", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
-              if hasattr(module := sys.modules.get(name), "__version__")]
+    loaded = {name: sys.modules.get(name) for name in ("torch", "transformers", "numpy", "pandas", "pyarrow", "safetensors")}
+    lines += [f"{name} {getattr(module, '__version__', '')}".rstrip() for name, module in loaded.items() if module is not None]
     return "\n".join([*lines, "", "".join(traceback.format_exception(error))])
 
 

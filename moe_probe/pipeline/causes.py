@@ -13,6 +13,7 @@ from moe_probe.causes import Unit, knock_out, make_bench, matched_controls
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.features.firing import held_out_documents
 from moe_probe.results import Result
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,6 +239,6 @@ def summary_lines(result: Result) -> Iterable[str]:
     table: pd.DataFrame = result.table
     own = table[table["held_to"]]
     for row in (own if len(own) else table.groupby("unit", sort=False).head(1)).itertuples():
-        yield (f"{row.topic}: without {row.unit} {row.delta_nats:+.4f} nats [{row.ci_low:+.4f}, {row.ci_high:+.4f}], "
-               f"controls "
-               f"{row.control_nats:+.4f}{', confirmed' if row.confirmed else ''}")
+        rise, low, high = (figure(x, "+.4f", "–") for x in (row.delta_nats, row.ci_low, row.ci_high))
+        yield (f"{row.topic}: without {row.unit} {rise} nats [{low}, {high}], controls "
+               f"{figure(row.control_nats, '+.4f')}{', confirmed' if row.confirmed else ''}")

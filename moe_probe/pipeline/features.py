@@ -13,6 +13,7 @@ from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.pipeline.saes import readers, saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,8 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
                **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
         rows.append(row)
-        say(f"{item.name}: FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, loss recovered {row['ce_recovered']:.3f} "
+        say(f"{item.name}: FVU {figure(row['fvu'], '.3f', 'unknown')}, L0 {row['l0']:.1f}, loss recovered "
+            f"{figure(row['ce_recovered'], '.3f', 'not measured')} "
             f"({time.monotonic() - started:.1f} s)")
     return Result(
         "sae_quality", pd.DataFrame(rows), seed=seed, warnings=tuple(dict.fromkeys(warnings)), citations=_QUALITY_SOURCES,

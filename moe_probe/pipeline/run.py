@@ -329,7 +329,15 @@ def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> lis
     from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
-    result = ablate(root, Trace.open(root), _model(config), by=config.by, settings=settings, say=say)
+    loaded = _model(config)
+    try:
+        result = ablate(root, Trace.open(root), loaded, by=config.by, settings=settings, say=say)
+    except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
+        say(f"note: nothing was knocked out: {error}")
+        for old in (root / "results").glob("ablation.*"):
+            old.unlink()  # of other settings: its numbers must not enter these verdicts
+        update_verdicts(root)
+        return []
     result.save(root / "results")
     update_verdicts(root)
     return _result_files(root, [result.name])

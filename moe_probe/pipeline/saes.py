@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import Bar
-from moe_probe.text import some_of
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,7 +163,7 @@ def _save(made: Trained, folder: Path, trace: Trace, settings: SaeSettings, say:
                 "corpus_hash": trace.manifest.corpus.hash}
     save_sae(made.sae, folder, training=training)
     p = made.progress
-    say(f"{folder.parent.name}/{folder.name}: FVU {p.fvu:.3f}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
+    say(f"{folder.parent.name}/{folder.name}: FVU {figure(p.fvu, '.3f', 'unknown')}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
         f"{p.tokens / max(made.seconds, 1e-9):,.0f} tokens/s")
 
 

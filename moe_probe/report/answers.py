@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.verdicts import where
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def whole_layers(results: Mapping[str, Result]) -> str | None:
     table = results["layers"].table
     row = table.loc[table["decode_accuracy"].idxmax()]
     return (f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
-            f"right {row['decode_accuracy']:.0%} of the time ({row['decode_baseline']:.0%} with shuffled topics).")
+            f"right {row['decode_accuracy']:.0%} of the time ({figure(row['decode_baseline'], '.0%')} with shuffled topics).")
 
 
 def features_say(results: Mapping[str, Result]) -> str | None:

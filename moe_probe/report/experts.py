@@ -19,7 +19,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
-from moe_probe.text import figure, some_of
+from moe_probe.text import bracket, figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,8 @@ class _Facts:
         said = ", ".join(f"{r.topic} {2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}"
                          for r in strong.itertuples())
         effective = effective_number(shares) if shares.sum() > 0 else float("nan")
-        return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
+        return f"{said or 'none above average'}; serves {figure(effective, '.1f', 'an unknown number')} of {len(mine)} "\
+            "topics, by effective number"
 
     def _classes(self, layer: int, expert: int) -> str:
         mine = self.of("expert_token_classes", layer, expert)
@@ -197,11 +198,11 @@ class _Facts:
         mine = table[(table["layer"] == layer) & (table["sae"] == "") & (table["members"] == str(expert))]
         if mine.empty:
             return ""
-        top = mine.sort_values("delta_nats").iloc[-1]
+        top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
         own = mine[mine["held_to"]]
-        said = some_of((f"{r.topic} {r.delta_nats:+.3f} nats [{figure(r.ci_low, '+.3f', '–')}, {figure(r.ci_high, '+.3f', '–')}]"
+        said = some_of((f"{r.topic} {figure(r.delta_nats, '+.3f', '–')} nats {bracket(r.ci_low, r.ci_high, '+.3f')}"
                         f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples()), joint="; ")
-        return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
+        return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.3f')})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
         mine = self.of("expert_contexts", layer, expert)

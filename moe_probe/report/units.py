@@ -11,6 +11,7 @@ from moe_probe import plots_units
 from moe_probe.matching.carriers import topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.verdicts import readable
+from moe_probe.text import bracket, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,11 +87,12 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
         best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
         plain = part[part["inputs"] == "token and the one before"].iloc[0]
         blind = part[(part["inputs"] == "random directions") & (part["width"] == best["width"])].iloc[0]
-        by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
-                        f"from the token and the one before, {blind['recall']:.0%} from as many random directions")
+        first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, plain, blind))
+        by_layer.append(f"layer {layer}: {first} from {int(best['width']):,} features, {second} from the token and the one "
+                        f"before, {third} from as many random directions")
     finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
     rows = tuple((str(int(r["layer"])), f"{r['inputs']}{f', width {int(r.width):,}' if r['width'] else ''}",
-                  f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
+                  f"{figure(r['recall'], '.1%', '–')} {bracket(r['recall_low'], r['recall_high'], '.1%')}",
                   f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]")
                  for _, r in table.sort_values(["layer", "recall"]).iterrows())
     return Section(
@@ -129,7 +131,8 @@ def matches_section(results: Mapping[str, Result]) -> Section:
              "best token pair", "best topic", "random", "shuffled", "cosine with router")
     rivals = ("token_score", "token_pair_score", "topic_score", "random_score", "shuffled_score")
     rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{sae_name(str(r['sae']))}: {int(r['feature'])}",
-                  cut(str(r["label"])), number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
+                  cut(str(r["label"])), number(float(r["heldout_score"])), figure(r["precision"], ".0%", "–"),
+                  figure(r["recall"], ".0%", "–"),
                   number(float(r["heldout_lift"]), 1), probability(float(r["q_value"])),
                   *(number(float(r[c])) if c in r else "–" for c in rivals),
                   number(float(r["router_cosine"]))) for _, r in strong.iterrows())
@@ -158,7 +161,8 @@ def causes_section(results: Mapping[str, Result]) -> Section:
     finding += "."
     heads = ("topic", "without", "how", "rise of the loss, nats [95 %]", "without controls", "beyond controls [95 %]",
              "beyond other topics [95 %]", "confirmed")
-    rows = tuple((r["topic"], readable(str(r["unit"])), r["how"], _nats(r, "delta_nats", "ci"), f"{r['control_nats']:+.3f}",
+    rows = tuple((r["topic"], readable(str(r["unit"])), r["how"], _nats(r, "delta_nats", "ci"),
+                  figure(r["control_nats"], "+.3f", "–"),
                   _nats(r, "beyond_control", "beyond_control"), _nats(r, "beyond_others", "beyond_others"),
                   "yes" if r["confirmed"] else "no") for _, r in own.sort_values(["topic", "sae", "unit"]).iterrows())
     return Section(
@@ -181,4 +185,4 @@ def _names(part: pd.DataFrame) -> str:
 def _nats(row: Any, name: str, prefix: str) -> str:
     if row[name] != row[name]:
         return "–"
-    return f"{row[name]:+.3f} [{row[f'{prefix}_low']:+.3f}, {row[f'{prefix}_high']:+.3f}]"
+    return f"{row[name]:+.3f} {bracket(row[f'{prefix}_low'], row[f'{prefix}_high'], '+.3f')}"
