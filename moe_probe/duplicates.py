@@ -23,6 +23,8 @@ COPIED, COMMON = 0.25, 0.1
 _FEWEST = 8
 #: A passage of more than this share of all groups (and of eight groups) is a template, such as a system prompt.
 _TEMPLATE, _TEMPLATE_GROUPS = 0.5, 8
+#: Share of the documents from which on common passages alone are warned of: single ones are set phrases and quotations.
+_COMMON_FROM = 0.01
 _MOST_PASSAGES = 8_000_000
 _LISTED = 1_000
 #: Following documents with the same passage that are tried as partners, and partners that are compared exactly.
@@ -115,13 +117,13 @@ def _where(names: pd.Series, partner: np.ndarray, other: np.ndarray, listed: np.
 
 
 def _warnings(facts: dict[str, Any]) -> tuple[str, ...]:
-    said = []
+    said, of_all = [], f"of {facts['documents']:,} documents share over"
+    passages = f"of their {PASSAGE}-token passages with"
     if facts["copied"]:
-        said.append(f"{facts['copied']:,} of {facts['documents']:,} documents share over a quarter of their {PASSAGE}-token "
-                    "passages with one document of another group")
-    if facts["common"]:
-        said.append(f"{facts['common']:,} {'further ones' if said else 'documents'} share over a tenth of them with documents "
-                    "of other groups")
+        said.append(f"{facts['copied']:,} {of_all} a quarter {passages} one document of another group")
+    if facts["common"] > (0 if said else _COMMON_FROM * facts["documents"]):
+        said.append(f"{facts['common']:,} further ones share over a tenth with documents of other groups" if said else
+                    f"{facts['common']:,} {of_all} a tenth {passages} documents of other groups")
     if not said:
         return ()
     across = "" if not facts["copied_across_labels"] else (

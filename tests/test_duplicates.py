@@ -101,7 +101,16 @@ def test_a_template_of_all_documents_is_none_and_boilerplate_of_a_source_is(plai
     ids[20:40, -30:] = ids[20, -30:]  # a footer of one source: 23 of 113 passages
     found = near_duplicates(trace_of(tmp_path / "b", plain, ids))
     assert found.params["copied"] == 0 and found.params["common"] == 20
+    assert "20 of 120 documents share over a tenth of their 8-token passages" in found.warnings[0]
     assert found.table["common"].to_numpy() == pytest.approx(23 / 113, abs=0.03)  # the token before may be the same too
+
+
+def test_a_single_quotation_is_listed_and_not_warned_of(plain: PlantedRouting, tmp_path: Path) -> None:
+    ids = ids_of(plain)
+    ids[20, -22:] = ids[30, -22:]  # 15 of 113 passages: one document in 120 is below one in a hundred
+    found = near_duplicates(trace_of(tmp_path, plain, ids, group=["one" if i == 30 else "" for i in range(120)]))
+    assert found.params["common"] == 2 and len(found.warnings) == 1
+    assert module._warnings(found.params | {"documents": 1000}) == ()
 
 
 def test_documents_without_a_passage_are_compared_whole(plain: PlantedRouting, tmp_path: Path) -> None:
