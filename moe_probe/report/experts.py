@@ -177,7 +177,8 @@ class _Facts:
             return ""
         strong = mine[mine["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
         return "; ".join(f"{sae_name(r.sae)}: {r.feature}{f' ({cut(r.label, 50)})' if r.label else ''}, AUROC "
-                         f"{r.heldout_score:.2f}, fires on {r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
+                         f"{figure(r.heldout_score, '.2f', 'unknown')}, fires on "
+                         f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens" for r in strong.itertuples())
 
     def _near(self, layer: int, expert: int) -> str:
         table = self.tables.get("expert_similarity")
