@@ -123,3 +123,22 @@ def test_saes_on_one_side_only(runs: tuple[Path, Path]) -> None:
     for pair in (runs, runs[::-1]):
         table = compare_runs(pair, resamples=99, permutations=19).table("comparison_saes")
         assert set(table["side"]) == {runs[0].name}
+
+
+def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from moe_probe.pipeline import run as stages
+    from moe_probe.pipeline.config import load_config
+
+    Result("ablation", pd.DataFrame({"topic": ["a"]})).save(runs[1] / "results")  # of other settings
+    monkeypatch.setattr(stages, "_model", lambda config: None)
+    said: list[str] = []
+    config = load_config(None, {"model": "m", "corpus": "c", "ablate": "mask"})
+
+    def refuse(*given: object, **options: object) -> None:
+        raise MoeProbeError("the held-out documents have one topic", "there is nothing to compare it with", "more documents")
+
+    monkeypatch.setattr("moe_probe.pipeline.causes.ablate", refuse)
+    assert stages._ablate(config, runs[1], say=said.append) == []
+    assert said == ["note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
+                    "Try: more documents."]
+    assert not list((runs[1] / "results").glob("ablation.*"))
