@@ -39,6 +39,18 @@ def need_extra(extra: str, what: str, *, instead: str = "") -> None:
                             f"pip install 'moe-probe[{extra}]'{f', or {instead}' if instead else ''}")
 
 
+def need_corpus_extra(corpus: str) -> None:
+    """Check for the package that a corpus named as ``datasets:NAME`` needs.
+
+    Raises
+    ------
+    MoeProbeError
+        As `need_extra`.
+    """
+    if corpus.startswith("datasets:"):
+        need_extra("datasets", "corpora named as datasets:NAME", instead="give a local file")
+
+
 def _found(name: str) -> bool:
     try:
         return find_spec(name) is not None

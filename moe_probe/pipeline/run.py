@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from moe_probe.corpus import Columns, Corpus
 from moe_probe.errors import MoeProbeError
-from moe_probe.extras import need_extra
+from moe_probe.extras import need_corpus_extra
 from moe_probe.pipeline.analyze import Settings, analyze
-from moe_probe.pipeline.config import RunConfig, dump_config
+from moe_probe.pipeline.config import RunConfig, check_labels, dump_config
 from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
 from moe_probe.results import Result
 from moe_probe.trace import Trace
@@ -73,8 +73,8 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
         In one sentence, whatever stage it comes from; earlier stages stay and are not repeated.
     """
     root = Path(out)
-    _check_labels(config)
-    check_extras(config)
+    check_labels(config)
+    need_corpus_extra(config.corpus)
     _prepare(root, mode)
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -119,27 +119,6 @@ def _wanted(stage: str, config: RunConfig) -> bool:
     return stage != "ablate" or bool(config.ablate)
 
 
-def _check_labels(config: RunConfig) -> None:
-    """Labels named for the statistics have to be kept in the trace: noticed before hours of collecting."""
-    for option, name in (("--by", config.by), ("--strata", config.strata)):
-        if name is not None and name not in ("topic", "subtopic", "group", *config.label):
-            raise MoeProbeError(f"{option} {name} names no label of the trace",
-                                f"it keeps {', '.join(('topic', 'subtopic', *config.label))}", f"add --label {name}",
-                                exit_code=2)
-
-
-def check_extras(config: RunConfig) -> None:
-    """Check that the optional packages that a configuration needs are installed, before anything is written or loaded.
-
-    Raises
-    ------
-    MoeProbeError
-        Naming the extra.
-    """
-    if config.corpus.startswith("datasets:"):
-        need_extra("datasets", "corpora named as datasets:NAME", instead="give a local file")
-
-
 def _prepare(root: Path, mode: str) -> None:
     with disk_errors(root):
         if root.is_file():
@@ -181,7 +160,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
-    check_extras(config)
+    need_corpus_extra(config.corpus)
     next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
@@ -329,18 +308,15 @@ def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> lis
     from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
-    loaded = _model(config)
+    loaded, files = _model(config), _result_files(root, ["ablation"])
     try:
-        result = ablate(root, Trace.open(root), loaded, by=config.by, settings=settings, say=say)
+        ablate(root, Trace.open(root), loaded, by=config.by, settings=settings, say=say).save(root / "results")
     except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
         say(f"note: nothing was knocked out: {error}")
-        for old in (root / "results").glob("ablation.*"):
-            old.unlink()  # of other settings: its numbers must not enter these verdicts
-        update_verdicts(root)
-        return []
-    result.save(root / "results")
+        for old in files:
+            old.unlink(missing_ok=True)  # of other settings: its numbers must not enter these verdicts
     update_verdicts(root)
-    return _result_files(root, [result.name])
+    return [path for path in files if path.exists()]
 
 
 def _model(config: RunConfig) -> LoadedModel:
