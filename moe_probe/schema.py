@@ -21,6 +21,11 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 KEEPABLE = ("routing", "usage", "logits", "hidden", "residual", "expert_output_norms", "expert_outputs")
 
 
+#: Columns that tables of a trace have anyway: a label of the same name would replace one of them.
+RESERVED_LABELS = frozenset({"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id",
+                             "token", "special"})
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -234,6 +234,12 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     gaps = found.table("comparison_sae_differences").set_index("measure")
     assert gaps.loc["ce_recovered", "difference"] == pytest.approx(0.2) and gaps.loc["ce_recovered", "beyond"]
     assert gaps.loc["good_labels", "beyond"] and gaps["p_value"].notna().sum() == 2
+    quality = pd.read_parquet(run / "results" / "sae_quality.parquet")
+    named = quality.assign(sae=quality["sae"] + "_again", fvu=0.9)  # of one width: the plain one is compared
+    pd.concat([named, quality]).to_parquet(run / "results" / "sae_quality.parquet")
+    again = compare_runs([run]).table("comparison_sae_differences").set_index("measure")
+    assert again.loc["fvu", ["width_a", "width_b", "value_a", "value_b"]].tolist() == [16, 64, 0.4, 0.2]
+    quality.to_parquet(run / "results" / "sae_quality.parquet")
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
     side_ = Side("x", None, {"sae_quality": replace(  # type: ignore[arg-type]

@@ -20,7 +20,11 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", s
 ModelOption = Annotated[str | None, typer.Option("--model", help="The trace's model [default: that of run.yaml].",
                                                  show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from --model.")]
+Strata = Annotated[str | None, typer.Option("--strata", help="Label within which documents are permuted; none: among all "
+                                                             "[default: as the run was analyzed].", show_default=False)]
 Hook = Annotated[str, typer.Option("--hook", help="router_input, expert_output or residual.")]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Ending of the folder's name: two SAEs of one width can lie "
+                                   "side by side.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,8 +56,8 @@ def train(
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 3e-3,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16 (encoder's product).")] = "auto",
-    resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False,
-    debug: Debug = False,
+    name: Name = "", resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False,
+    quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
     from moe_probe.pipeline.saes import SaeSettings
@@ -66,7 +70,7 @@ def train(
     widths: dict[str, Any] = {"widths": tuple(width)} if width else {}
     settings = SaeSettings(layers=tuple(layer or ()), architecture=architecture, k=k, sparsity=sparsity, hook=hook,
                            experts=experts, epochs=epochs, batch_tokens=batch_tokens, learning_rate=learning_rate,
-                           device=device, precision=precision, seed=seed, **widths)
+                           device=device, precision=precision, seed=seed, name=name, **widths)
     folders = train_all(Trace.open(run), run, settings, mode=mode_of(resume=resume, force=force), say=console.say,
                         progress=console.progress)
     console.result({"saes": [str(f) for f in folders]},
@@ -77,14 +81,19 @@ def load(
     run: RunPath, source: Annotated[Path, typer.Argument(help="Folder of SAELens, sparsify or dictionary_learning.",
                                                          show_default=False)],
     *, layer: Annotated[int, typer.Option("--layer", help="MoE layer whose activations it reads.", show_default=False)],
-    hook: Hook = "router_input", as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    hook: Hook = "router_input", name: Name = "",
+    ignore_field: Annotated[list[str] | None, typer.Option(
+        "--ignore-field", metavar="FIELD", help="Unknown field of its configuration that does not change what it computes "
+        "(repeat for more).", show_default=False)] = None,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Bring an SAE that was trained elsewhere into a run."""
-    from moe_probe.pipeline.saes import load_into
+    from moe_probe.pipeline.saes import LoadSettings, load_into
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
-    folder = load_into(run, Trace.open(run), source, layer=layer, hook=hook)
+    settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
+    folder = load_into(run, Trace.open(run), source, settings, say=console.say)
     console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
 
 
@@ -125,6 +134,7 @@ def label(
     labels: Annotated[Path | None, typer.Option("--labels", help="Your own labels: CSV of sae, feature, label, and optionally "
                                                 "pattern (a regular expression that is scored).", show_default=False)] = None,
     cards: Annotated[int, typer.Option("--cards", min=0, help="Features of each SAE with excerpts.")] = 8,
+    strata: Strata = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Label permutations.")] = 1000,
     alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
     llm_url: Annotated[str | None, typer.Option("--llm-url", help="OpenAI-compatible endpoint. Sends excerpts of your corpus "
@@ -138,14 +148,16 @@ def label(
 ) -> None:
     """Label features by rules that are scored on held-out text; by a language model or by hand if asked."""
     from moe_probe.pipeline.features import label as label_all
+    from moe_probe.pipeline.strata import choose_strata
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
     need_label(trace, by, "--by")
+    within = choose_strata(run, trace, by=by, given=strata)
     _check_sources(labels, llm_url, llm_model)
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
-                                   say=console.say)
+                                   strata=within, say=console.say)
     if llm_url is not None:
         features = _label_by_llm(run, trace, features, excerpts, url=llm_url, model=llm_model, key_env=llm_key_env,
                                  price=llm_price, yes=yes, seed=seed, console=console)

@@ -101,6 +101,8 @@ def collect_trace(
     summary = corpus.summarize()
     encoder = _encoder(loaded, options)
     _check_layers(loaded, options)
+    for document in summary.wordless:  # one without tokens is refused before hours of collecting, not in the middle of them
+        encoder(document)
     manifest = _manifest(loaded, corpus, summary, encoder, options)
     root = Path(path)
     if mode == "force" and (root / "trace.json").exists():

@@ -11,6 +11,7 @@ import numpy as np
 from moe_probe.explain.classes import token_class
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy import sparse
 
     from moe_probe.trace import Trace
@@ -55,12 +56,16 @@ class Surroundings:
     words : tuple of str
         The words of `near`'s columns.
     document : ndarray of int, shape (n_tokens,)
+    group, topic : ndarray of str, shape (n_documents,)
+        Unit of independence and topic of every document; where the trace has neither, each document is its own group.
     """
 
     factors: tuple[Factor, ...]
     near: sparse.csr_array
     words: tuple[str, ...]
     document: np.ndarray
+    group: np.ndarray
+    topic: np.ndarray
 
     def factor(self, name: str) -> Factor:
         """Factor of a name."""
@@ -95,7 +100,18 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
         values = trace.documents[label].fillna("").astype(str).to_numpy(dtype=object)[document]
         factors.append(_coded(label, values, absent=""))
     near, kept = _near(word_number, word, document, names)
-    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document)
+    group, topic = _groups(trace.documents)
+    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document, group, topic)
+
+
+def _groups(documents: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Group and topic of every document, as text."""
+    import pandas as pd
+
+    names = (documents["document"] if "document" in documents else documents.index.to_series()).astype(str)
+    group = documents["group"].fillna("").astype(str) if "group" in documents else names
+    topic = documents["topic"].fillna("").astype(str) if "topic" in documents else pd.Series("", index=documents.index)
+    return group.where(group != "", names).to_numpy(dtype=object), topic.to_numpy(dtype=object)
 
 
 def with_spaces(tokens: np.ndarray) -> np.ndarray:

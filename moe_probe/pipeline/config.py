@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.textfiles import read_text
 
 _MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
     "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders", "Causes")
@@ -30,7 +31,7 @@ class RunConfig(BaseModel):
         None, "how transformers computes experts: eager, grouped_mm, batched_mm", _MODEL)
     trust_remote_code: bool = _setting(False, "run Python code that comes with the checkpoint", _MODEL)
 
-    corpus: str = Field(description="labelled documents: .jsonl, .csv, .parquet, a folder, or datasets:NAME")
+    corpus: str = Field(description="labelled documents: .jsonl, .csv, .parquet, a glob, a folder, or datasets:NAME")
     id_column: str = _setting("id", "column with a unique name", _CORPUS)
     text_column: str = _setting("text", "column with the text", _CORPUS)
     topic_column: str = _setting("topic", "column with the topic", _CORPUS)
@@ -104,8 +105,8 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
         import yaml
 
         try:
-            read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            read = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
             raise UsageError(f"{path} cannot be read", " ".join(str(error).split()), "a YAML file of settings") from error
         if not isinstance(read, dict):
             raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")

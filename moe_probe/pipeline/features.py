@@ -125,7 +125,7 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
         row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
-               "architecture": config.architecture, "k": config.k,
+               "architecture": config.architecture, "k": config.k if training.get("k_known", True) else 0,
                "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
                **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
@@ -203,7 +203,8 @@ def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
 
 
 def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "subtopic", permutations: int = 1000,
-          alpha: float = 0.05, cards: int = 8, seed: int = 0, say: Say = print) -> tuple[Result, Result]:
+          alpha: float = 0.05, cards: int = 8, seed: int = 0, strata: str | None = None, say: Say = print,
+          ) -> tuple[Result, Result]:
     """Label the features of all SAEs of a run by rules, and score the labels on held-out documents.
 
     Parameters
@@ -212,6 +213,8 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
         Labels of documents that features are tested against.
     cards : int
         Features of every SAE that get a card.
+    strata : str, optional
+        Label within which these are permuted.
 
     Returns
     -------
@@ -239,28 +242,30 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
         started = time.monotonic()
         train, held_out = item.fired()
         found = describe_features(trace, item.sae, text, train=train, held_out=held_out, label=by, finer=finer, cards=cards,
-                                  permutations=permutations, alpha=alpha, seed=seed)
+                                  permutations=permutations, alpha=alpha, seed=seed, strata=strata)
         tables.append(found.features.assign(sae=item.name))
         cards_of.append(found.cards.assign(sae=item.name))
         warnings += found.warnings
         say(f"{item.name}: {int(found.features['good'].sum()):,} of {len(found.features):,} features have a good label "
             f"({time.monotonic() - started:.1f} s)")
-    params = {"by": by, "finer": finer, "permutations": permutations, "alpha": alpha, "factors": [f.name for f in text.factors],
+    params = {"by": by, "finer": finer, "strata": strata, "permutations": permutations, "alpha": alpha,
+              "factors": [f.name for f in text.factors],
               "good_score": GOOD_SCORE, "good_hard_score": GOOD_HARD_SCORE}
     told = tuple(dict.fromkeys(warnings))
     return (Result("features", pd.concat(tables, ignore_index=True), params=params, seed=seed, warnings=told,
-                   citations=_LABEL_SOURCES, caption=_caption(by)),
+                   citations=_LABEL_SOURCES, caption=_caption(by, strata)),
             Result("feature_cards", pd.concat(cards_of, ignore_index=True), params=params, seed=seed,
                    caption="Excerpts of held-out documents around firings of all strengths, and around tokens where the "
                    "feature is silent; activations per token."))
 
 
-def _caption(by: str) -> str:
+def _caption(by: str, strata: str | None) -> str:
+    within = f" within each {strata}" if strata else ""
     return ("Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is "
             "made "
             "on training documents and scored on held-out ones: the label score is the balanced accuracy of telling firing "
             "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest "
             "decoder "
             f"direction fires for silent ones. Good: {GOOD_SCORE:g} and {GOOD_HARD_SCORE:g} or more. {by.capitalize()}: "
-            f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents; "
+            f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents{within}; "
             "Benjamini-Hochberg over the features of an SAE. AUROC: of held-out documents.")

@@ -14,6 +14,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.features.find import Found, expert_shares, occurrences, rank_experts, rank_features
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.textfiles import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +68,7 @@ def find_units(
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "a text file in UTF-8") from error
+    text = read_text(path)
     if not text.strip():
         raise MoeProbeError(f"{path} is empty", "there is nothing to contrast", "a text file")
     return text

@@ -217,10 +217,10 @@ class Inspector:
         ids, special = encoded.ids, encoded.special
         generated = np.zeros(len(ids), dtype=bool)
         if self.look.generate:
-            end = len(ids) - int(np.argmin(special[::-1]))  # nothing follows a closing token
+            end = len(ids) - encoded.n_closing  # nothing follows a closing token
             new = continuation(self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.seed)
             ids = np.concatenate([ids[:end], new])
-            special = np.concatenate([special[:end], np.isin(new, self.loaded.tokenizer.all_special_ids)])
+            special = np.concatenate([special[:end], np.isin(new, encoder.special_ids)])
             generated = np.arange(len(ids)) >= end
             encoded = EncodedDocument(encoded.document, ids, special, (Window(ids, slice(0, len(ids))),))
         strings = np.array([encoder.string(int(i)) for i in ids], dtype=object)

@@ -161,7 +161,9 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
     need_corpus_extra(config.corpus)
-    next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
+    corpus = open_corpus(config)
+    for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it is noticed before the model loads
+        say(f"note: {note}")
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
                         trust_remote_code=config.trust_remote_code,
@@ -170,7 +172,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     report.raise_if_failed()
     worst = max(site.relative_error for site in report.sites)
     say(f"checked: outputs unchanged by recording; recorded routing explains every block (error {worst:.1e})")
-    trace = collect_trace(loaded, open_corpus(config), path, options=options, mode=mode, progress=progress)
+    trace = collect_trace(loaded, corpus, path, options=options, mode=mode, progress=progress)
     if trace.manifest.corpus.skipped_rows:
         say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
     say(f"trace: {trace.manifest.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
@@ -240,7 +242,8 @@ def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> l
 
     trace = Trace.open(root)
     results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
-    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed, say=say)
+    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed,
+                     strata=config.strata, say=say)
     for result in results:
         result.save(root / "results")
     return _result_files(root, [r.name for r in results])
@@ -273,11 +276,12 @@ def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))
     if config.tree:
-        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed)
+        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed, strata=config.strata)
         results += build_tree(root, trace, settings=settings, found=found, say=say)
     if config.depth_first:
         try:
-            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found, say=say)
+            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found,
+                                   strata=config.strata, say=say)
         except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
             say(f"note: nothing was grown depth first: {error}")
     for result in results:

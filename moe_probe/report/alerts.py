@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Block, Facts, Section, listed, number, some
+from moe_probe.report.content import Block, Facts, Section, listed, number, sae_name, some
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -111,7 +111,7 @@ def _weak_saes(trace: Trace, results: Mapping[str, Result]) -> str | None:
         if row.fvu > _UNEXPLAINED:
             faults.append(f"{row.fvu:.0%} of the variance unexplained")
         if faults:
-            told.append(f"layer {row.layer}, width {row.width:,} ({listed(faults)})")
+            told.append(f"{sae_name(str(row.sae))} ({listed(faults)})")
     return f"{some(told)}: what its features say is about a part of the activation only." if told else ""
 
 

@@ -28,8 +28,8 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
     summary, agreed = results["cluster_summary"].table, results["cluster_agreement"].table
     best = agreed.sort_values("ami", ascending=False, kind="stable").groupby("unit", sort=False).first()
     finding = "Clusters agree most with: " + listed(
-        [f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, shuffled {number(float(row['ami_null']))}, p "
-         f"{probability(row['ami_p'])})" for unit, row in best.iterrows()]) + "."
+        [f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, shuffled{_within(row)} "
+         f"{number(float(row['ami_null']))}, p {probability(row['ami_p'])})" for unit, row in best.iterrows()]) + "."
     blocks: list[Block] = []
     if "maps" in results and len(results["maps"].table):
         blocks.append(_map(trace, results, finding))
@@ -51,6 +51,12 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
                    f"{results['cluster_agreement'].caption}",
                    limits="k-means finds round clusters of like size; other methods would cut elsewhere. Experts are "
                    "clustered by the very topics that they are then compared with, so their agreement is no surprise.")
+
+
+def _within(row: Any) -> str:
+    """The label within which labels were permuted, in words."""
+    strata = row.get("permuted_within", "")
+    return f" within each {strata}" if strata else ""
 
 
 def _map(trace: Trace, results: Mapping[str, Result], finding: str) -> Picture:

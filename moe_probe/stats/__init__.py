@@ -7,16 +7,18 @@ which error rates were measured.
 from __future__ import annotations
 
 from moe_probe.stats.effects import Lift, auroc, bootstrap_log2_lift, half_selection, log2_lift, topic_moments
-from moe_probe.stats.groups import GroupUsage, group_usage, labelled_documents, one_value_per_group
+from moe_probe.stats.groups import GroupUsage, group_usage, labelled_documents, one_value_per_group, strata_of_groups
 from moe_probe.stats.information import MutualInformation, macro_mutual_information
 from moe_probe.stats.labels import LabelPermuter
 from moe_probe.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
 from moe_probe.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
+from moe_probe.stats.replication import Division, LabelledShares, Replication, draw_divisions, replicate
 from moe_probe.stats.tail import PooledTail
 
 __all__ = [
-    "GroupUsage", "LabelPermuter", "Lift", "MutualInformation", "PermutationTest", "PooledTail", "StepDownMax",
-    "auroc", "benjamini_hochberg", "bootstrap_log2_lift", "group_usage", "half_selection", "holm",
-    "labelled_documents", "log2_lift", "macro_mutual_information", "one_value_per_group", "permutation_p",
-    "permutation_p_values", "permutation_test", "topic_moments", "welch_t",
+    "Division", "GroupUsage", "LabelPermuter", "LabelledShares", "Lift", "MutualInformation", "PermutationTest",
+    "PooledTail", "Replication", "StepDownMax", "auroc", "benjamini_hochberg", "bootstrap_log2_lift", "draw_divisions",
+    "group_usage", "half_selection", "holm", "labelled_documents", "log2_lift", "macro_mutual_information",
+    "one_value_per_group", "permutation_p", "permutation_p_values", "permutation_test", "replicate",
+    "strata_of_groups", "topic_moments", "welch_t",
 ]

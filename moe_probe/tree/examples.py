@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: What kinds of nodes there are, from the most human on.
 BY_PARTS, ONE, SEVERAL, NONE = "one subject, by its parts", "one subject", "several subjects", "no subject"
 KINDS = (BY_PARTS, ONE, SEVERAL, NONE)
+#: Of a node that the test could not have found: it is none of the kinds.
+UNJUDGED = "could not be judged"
 #: Weight of all text as a prior, in tokens, when words are compared.
 _PRIOR = 50.0
 
@@ -49,7 +51,7 @@ def telling_words(codes: Sequence[np.ndarray], n_words: int, background: np.ndar
     return found
 
 
-def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha: float) -> str:
+def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha: float, judged: bool = True) -> str:
     """Name what a node's children have to do with subjects.
 
     Parameters
@@ -60,9 +62,14 @@ def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha
         Children divide the topic by its subtopics; NaN where that could not be tested.
     topics : sequence of str
         Topic that each child is enriched for, "" where none passes.
+    judged : bool
+        Whether the test would have found a node of one subject, from `moe_probe.tree.node_power`: where it would not, that it
+        found none says nothing.
     """
     if q_value <= alpha:
         return BY_PARTS if q_parts <= alpha else ONE
+    if not judged:
+        return UNJUDGED
     return SEVERAL if len({t for t in topics if t}) > 1 else NONE
 
 
