@@ -179,8 +179,8 @@ def _sentence(row: dict[str, Any]) -> str:
         difference = row["feature_beyond_expert"]
         against = [] if is_missing(difference) else [
             f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert"]
-        against += [f"{row[f'feature_beyond_{kind}']:+.2f} on {name}" for kind, name in (
-            ("token", "the best token"), ("tokens", "the best set of tokens")) if not is_missing(row.get(f"feature_beyond_{kind}"))]
+        words = (("feature_beyond_token", "the best token"), ("feature_beyond_tokens", "the best set of tokens"))
+        against += [f"{row[column]:+.2f} on {name}" for column, name in words if not is_missing(row.get(column))]
         parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
                      f"({', '.join(against) or 'no expert to compare with'})")
     if row["causal"] != NOT_TESTED:

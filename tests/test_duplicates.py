@@ -32,6 +32,13 @@ def trace_of(path: Path, given: PlantedRouting, ids: np.ndarray, **columns: list
     return write_routing(path, replace(given, token_id=ids.ravel(), documents=given.documents.assign(**columns)))
 
 
+def cut_anew(given: PlantedRouting, ids: np.ndarray, document: np.ndarray) -> PlantedRouting:
+    """The same tokens divided into documents of other lengths."""
+    starts = np.flatnonzero(np.diff(document, prepend=-1))
+    position = np.arange(len(document)) - np.repeat(starts, np.diff(np.append(starts, len(document))))
+    return replace(given, token_id=ids, document=document, position=position)
+
+
 def ids_of(given: PlantedRouting) -> np.ndarray:
     return given.token_id.reshape(-1, TOKENS).copy()
 
@@ -79,7 +86,7 @@ def test_excerpts_are_contained_in_their_source_and_not_the_other_way_round(plai
     of[:TOKENS * 6] = np.repeat(np.arange(6), [620, 20, 20, 20, 20, 20])
     flat = ids.ravel()
     flat[620:720] = flat[:100]
-    table = near_duplicates(write_routing(tmp_path, replace(plain, token_id=flat, document=of))).table.set_index("document")
+    table = near_duplicates(write_routing(tmp_path, cut_anew(plain, flat, of))).table.set_index("document")
     cut_out = [f"document-{i:04d}" for i in range(1, 6)]
     assert (table.loc[cut_out, "overlap"] == 1).all() and (table.loc[cut_out, "other"] == "document-0000").all()
     assert table.loc["document-0000", "overlap"] < 0.05 and table.loc["document-0000", "common"] > 0.1
@@ -119,10 +126,10 @@ def test_documents_without_a_passage_are_compared_whole(plain: PlantedRouting, t
     of[2 * TOKENS : 4 * TOKENS] = np.repeat(np.arange(2, 4), [TOKENS * 2 - 5, 5])
     flat = plain.token_id.copy()
     flat[4 * TOKENS - 5 : 4 * TOKENS] = flat[2 * TOKENS - 5 : 2 * TOKENS]
-    table = near_duplicates(write_routing(tmp_path / "a", replace(plain, token_id=flat, document=of))).table
+    table = near_duplicates(write_routing(tmp_path / "a", cut_anew(plain, flat, of))).table
     assert sorted(table["document"]) == ["document-0001", "document-0003"] and (table["overlap"] == 1).all()
     flat[2 * TOKENS - 5 : 2 * TOKENS] = flat[2 * TOKENS - 5 : 2 * TOKENS][::-1]  # the same tokens in another order
-    assert near_duplicates(write_routing(tmp_path / "b", replace(plain, token_id=flat, document=of))).table.empty
+    assert near_duplicates(write_routing(tmp_path / "b", cut_anew(plain, flat, of))).table.empty
 
 
 def test_a_sample_of_passages_finds_the_same_documents(plain: PlantedRouting, tmp_path: Path) -> None:
