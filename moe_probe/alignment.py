@@ -313,5 +313,5 @@ def _caption(
         f"under {permutations:,} permutations of {label}s over groups{within}, its tail pooled over the {label}'s tests; "
         f"q: Benjamini-Hochberg over all layers, experts and {label}s, at most the family-wise p (Westfall-Young). "
         f"Significant: q at most {alpha:g} in a layer whose omnibus test passes. Replicated: proposed by half of the groups "
-        "and confirmed one-sided by the other half, over several divisions (twice the median p). Intervals: 95 %, delta "
-        "method.")
+        "and confirmed one-sided by the other half, over several divisions (twice the median p). Intervals: 95 %, "
+        "jackknife over groups.")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.evidence import confirmation
 from moe_probe.features.losses import LossSample, Suffix, first_losses, loss_sample, losses, site_of
 from moe_probe.features.removal import Remover
 from moe_probe.progress import track
 from moe_probe.results import Result
-from moe_probe.stats import labelled_documents
+from moe_probe.stats import Interval, Resamples, labelled_documents, student_interval
+from moe_probe.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 _SOURCES = (
     "Meng et al. 2022, causal interventions on activations, arXiv:2202.05262",
     "Wang et al. 2022, zero and mean ablation, arXiv:2211.00593",
-    "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
+    *BOOTSTRAP,
 )
 _SAY = {"mask": "masked in the router (the next best experts take their place, gate weights as the model renormalises them)",
         "zero": "output zeroed", "mean": "output replaced by its mean", "steer": "logits raised"}
@@ -164,7 +166,8 @@ def knock_out(
         topic's held-out documents), ``ci_low, ci_high, kind, members, sae, how, held_to`` (the unit was put forward for
         this topic), ``control_nats`` (mean rise without its controls), ``beyond_control`` and ``beyond_others`` (rise less
         the controls'; less the mean rise on the other topics), each with ``_low, _high``, ``confirmed`` (all three
-        intervals above 0), ``n_controls, n_documents``.
+        intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation` gives it). Intervals
+        are NaN for topics of one group of documents, and ``control_nats`` and ``beyond_control`` without controls.
     """
     import pandas as pd
 
@@ -191,13 +194,11 @@ def knock_out(
 def _caption(how: str, boost: float) -> str:
     raised = f" by {boost:g}" if how == "steer" else ""
     return (f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
-            "features: their share of the activation taken away. Intervals: 95 %, bootstrap over documents. Confirmed: "
-            "the rise "
-            "on the unit's own topic is above 0, above that of other units of the same kind and load (controls), and "
-            "above the "
-            "mean rise on the other topics, each by its interval. A unit that another can stand in for may matter and "
-            "show no "
-            "rise; one that all text needs shows a rise on every topic.")
+            "features: their share of the activation taken away. Intervals: 95 %, bootstrap of documents within topics, "
+            "Student's t. Confirmed: the rise on the unit's own topic is above 0, above that of other units of the same kind "
+            "and load (controls), and above the mean rise on the other topics, each by its interval. Without controls nothing "
+            "can be confirmed. A unit that another can stand in for may matter and show no rise; one that all text needs "
+            "shows a rise on every topic.")
 
 
 def _weights(bench: Bench) -> np.ndarray:
@@ -217,17 +218,16 @@ class _Comparison:
 
     def __init__(self, bench: Bench, resamples: int, seed: int) -> None:
         self.bench = bench
-        rng = np.random.default_rng(seed)
         weight = _weights(bench)
+        n_topics = len(bench.topics)
+        # a group of one source may lie in two topics: it is drawn in each by itself
+        cells, number = np.unique(bench.group * n_topics + bench.topic, return_inverse=True)
+        drawn = Resamples(cells % n_topics, n=resamples, seed=seed).weights[:, number] * weight
         self.weights = []
-        for topic in range(len(bench.topics)):
-            mine = bench.topic == topic
-            groups, number = np.unique(bench.group[mine], return_inverse=True)
-            drawn = np.vstack([np.ones(len(groups)), rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)),
-                                                                     size=resamples)])
-            full = np.zeros((1 + resamples, len(mine)))
-            full[:, mine] = drawn[:, number] * weight[mine]
-            self.weights.append(full / full.sum(1, keepdims=True))
+        for topic in range(n_topics):
+            own = drawn * (bench.topic == topic)
+            self.weights.append(own / own.sum(1, keepdims=True))
+        self.freedom = np.bincount(cells % n_topics, minlength=n_topics) - 1.0
 
     def rows(self, unit: Unit, rise: np.ndarray, controls: list[np.ndarray], how: str) -> list[dict[str, Any]]:
         """One row per topic."""
@@ -235,23 +235,24 @@ class _Comparison:
         control = np.mean([np.stack([w @ c for w in self.weights]) for c in controls], axis=0) if controls else own * np.nan
         out = []
         for t, topic in enumerate(self.bench.topics):
-            rest = np.delete(own, t, axis=0).mean(0)
-            row: dict[str, Any] = {"layer": unit.layer, "unit": unit.name, "topic": topic,
-                                   **_ends("delta_nats", "ci", own[t]), "kind": unit.kind,
-                                   "members": "+".join(map(str, unit.members)), "sae": unit.sae, "how": how,
-                                   "held_to": topic in unit.topics, "control_nats": float(control[t, 0]),
-                                   **_ends("beyond_control", "beyond_control", own[t] - control[t]),
-                                   **_ends("beyond_others", "beyond_others", own[t] - rest)}
+            df = self.freedom[t]
+            row: dict[str, Any] = {
+                "layer": unit.layer, "unit": unit.name, "topic": topic, **student_interval(own[t], df).row("delta_nats", "ci"),
+                "kind": unit.kind, "members": "+".join(map(str, unit.members)), "sae": unit.sae, "how": how,
+                "held_to": topic in unit.topics, "control_nats": float(control[t, 0]),
+                **student_interval(own[t] - control[t], df).row("beyond_control", "beyond_control"),
+                **self._beyond_others(own, t).row("beyond_others", "beyond_others")}
             row["confirmed"] = bool(row["ci_low"] > 0 and row["beyond_control_low"] > 0 and row["beyond_others_low"] > 0)
-            out.append(row | {"n_controls": len(controls), "n_documents": int((self.bench.topic == t).sum())})
+            row |= {"n_controls": len(controls), "n_documents": int((self.bench.topic == t).sum())}
+            out.append(row | {"confirmation": confirmation(row)})
         return out
 
-
-def _ends(name: str, prefix: str, draws: np.ndarray) -> dict[str, float]:
-    if not np.isfinite(draws).all():
-        return {name: float("nan"), f"{prefix}_low": float("nan"), f"{prefix}_high": float("nan")}
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
-    return {name: float(draws[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
+    def _beyond_others(self, own: np.ndarray, t: int) -> Interval:
+        """Rise on a topic less the mean rise on the others, which are drawn independently of each other."""
+        rest = np.delete(own, t, axis=0).mean(0)
+        shares = np.where(np.arange(len(own)) == t, 1.0, 1 / (len(own) - 1))
+        df = satterthwaite(np.square(spread(own[:, 1:].T) * shares), self.freedom)
+        return student_interval(own[t] - rest, float(df) if self.freedom[t] >= 1 else 0.0)
 
 
 def matched_controls(unit: Unit, load: np.ndarray, *, n: int, avoid: frozenset[int] = frozenset(), seed: int = 0) -> list[Unit]:

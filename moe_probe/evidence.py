@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,14 @@ import numpy as np
 
 from moe_probe.results import Result
 from moe_probe.text import figure, is_missing
+from moe_probe.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CONFIRMED, NOT_CONFIRMED, NOT_TESTED = "confirmed", "not confirmed", "not tested"
+#: Knocked out, but without what a confirmation is compared with.
+UNCONFIRMABLE = "cannot be confirmed"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class FeatureRules:
     ----------
     min_auroc, min_lower_bound : float
         Of held-out documents, and the lower end of its 95 % interval.
+    tolerance : float
+        A measured AUROC may lie this far below `min_auroc`; within it on either side the grade is "near the threshold".
     alpha : float
         Largest q of the feature's enrichment for the topic, where features were labelled.
     min_log2_beyond : float
@@ -32,6 +38,7 @@ class FeatureRules:
     """
 
     min_auroc: float = 0.9
+    tolerance: float = 0.02
     min_lower_bound: float = 0.8
     alpha: float = 0.05
     min_log2_beyond: float = 0.25
@@ -75,13 +82,14 @@ def complete_verdicts(
         (the verdict before features), ``feature`` (its SAE and number), ``auroc_feature_low,
         feature_beyond_expert, feature_beyond_token, feature_beyond_tokens`` (differences of AUROC),
         ``feature_log2_beyond_words`` (log2 of its firings over what tokens predict), each with ``_low``, ``ablation_low,
-        ablation_high, ablation_unit``, ``causal`` (confirmed | not confirmed | not tested), ``sentence``.
+        ablation_high, ablation_unit``, ``causal`` (confirmed | not confirmed | cannot be confirmed (and
+        why) | not tested), ``sentence``.
     """
     import pandas as pd
 
     rules = rules or FeatureRules()
     rows = []
-    for row in verdicts.table.to_dict("records"):
+    for row in verdicts.table.assign(grade=grades(verdicts.table)).to_dict("records"):
         row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "",
                 "ablation_unit": ""}
         row |= dict.fromkeys((*_FEATURE_COLUMNS, "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
@@ -94,8 +102,9 @@ def complete_verdicts(
     if carriers is not None:
         caption += (f" \"feature only\": no expert or group passes, but one SAE feature, chosen on training documents, "
                     f"tells "
-                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g} (interval above "
-                    f"{rules.min_lower_bound:g}), better than the best expert, the best token and the best set of up to 8 "
+                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take "
+                    f"{rules.tolerance:g} (interval above {rules.min_lower_bound:g}), better than the best expert, the best "
+                    "token and the best set of up to 8 "
                     "tokens, chosen in the same way, do (paired intervals above 0), and fires at least "
                     f"{2 ** rules.min_log2_beyond:.2f} times as much as their tokens predict.")
     extra = tuple(c for r in (carriers, features, ablation) if r is not None for c in r.citations)
@@ -111,16 +120,23 @@ def _of_feature(row: dict[str, Any], carriers: pd.DataFrame, features: pd.DataFr
         return {}
     best = mine.iloc[0]
     out = {"feature": f"{best['source']}:{best['members']}"} | {to: best.get(of, np.nan) for to, of in _FEATURE_COLUMNS.items()}
-    passes = (best["auroc_document"] >= rules.min_auroc and best["document_low"] >= rules.min_lower_bound
+    passes = (best["auroc_document"] >= rules.min_auroc - rules.tolerance and best["document_low"] >= rules.min_lower_bound
               and best["beyond_expert_document_low"] > 0 and _enriched(best, features, rules))
     if row["verdict"] == "none" and passes:
         said = f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
         words = _explained_by_words(best, rules)
         if words:
             return out | {"reason": f"{said}, but {words}. {row['reason']}"}
-        out |= {"verdict": "feature only", "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, "
-                f"and fires {2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
+        out |= {"verdict": "feature only", "grade": _grade(best, rules),
+                "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
+                f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
     return out
+
+
+def _grade(best: pd.Series, rules: FeatureRules) -> str:
+    if best["auroc_document"] < rules.min_auroc + rules.tolerance:
+        return NEAR
+    return CLEAR if best["document_low"] >= rules.min_auroc else LIKELY
 
 
 def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
@@ -159,15 +175,49 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
         return {}
     found = mine.iloc[0]
     return {"ablation_delta_nats": found["delta_nats"], "ablation_low": found["ci_low"], "ablation_high": found["ci_high"],
-            "ablation_unit": found["unit"], "causal": CONFIRMED if found["confirmed"] else NOT_CONFIRMED}
+            "ablation_unit": found["unit"], "causal": confirmation(found)}
+
+
+def confirmation(row: Mapping[str, Any]) -> str:
+    """Say whether a row of ``ablation`` is confirmed, and where it cannot be, why.
+
+    Parameters
+    ----------
+    row : mapping
+        ``confirmed, n_controls, ci_low``; of results without `n_controls` nothing is said about controls.
+
+    Returns
+    -------
+    str
+        "confirmed", "not confirmed", or "cannot be confirmed (the reason)". Confirmed asks for a rise above that
+        without control units, and for intervals, which take two groups of documents.
+    """
+    if row["confirmed"]:
+        return CONFIRMED
+    if np.isnan(row["ci_low"]):
+        return f"{UNCONFIRMABLE} (one group of documents)"
+    if row.get("n_controls") == 0:
+        return f"{UNCONFIRMABLE} (no control units)"
+    return NOT_CONFIRMED
+
+
+def rise_text(row: Mapping[str, Any], digits: int = 4) -> str:
+    """Rise of the loss with its interval, in words where a topic of one group of documents has none."""
+    value = f"{row['delta_nats']:+.{digits}f} nats"
+    if np.isnan(row["ci_low"]):
+        return f"{value} (no interval: one group of documents)"
+    return f"{value} [{row['ci_low']:+.{digits}f}, {row['ci_high']:+.{digits}f}]"
 
 
 def _sentence(row: dict[str, Any]) -> str:
     """All evidence in one sentence."""
     unit = _unit(row)
     known = not is_missing(row["layer"])
-    parts = [{"expert": f"Yes: {unit}", "group": f"Not one, but {unit} together", "feature only":
-              f"No expert, but {unit}", "none": f"No; nearest is {unit}" if known else "No"}[row["verdict"]]]
+    no = {UNTESTED: "It cannot be said", WEAK: f"Hardly: {unit} is real but small"}.get(
+        row["grade"], f"No; nearest is {unit}" if known else "No")
+    near = ", near the threshold" if row["grade"] == NEAR else ""
+    parts = [{"expert": f"Yes: {unit}{near}", "group": f"No single one, but {unit} together{near}", "feature only":
+              f"No expert, but {unit}{near}", "none": no}[row["verdict"]]]
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
@@ -184,11 +234,11 @@ def _sentence(row: dict[str, Any]) -> str:
         parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
                      f"({', '.join(against) or 'no expert to compare with'})")
     if row["causal"] != NOT_TESTED:
-        end = ("more than without others of the same load and more than on other topics: causally confirmed"
-               if row["causal"] == CONFIRMED else "which does not set it apart: not causally confirmed")
-        parts.append(f"without it the loss on the topic changes by {row['ablation_delta_nats']:+.3f} nats "
-                     f"[{figure(row['ablation_low'], '+.3f', 'unknown')}, "
-                     f"{figure(row['ablation_high'], '+.3f', 'unknown')}], {end}")
+        end = {CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
+               NOT_CONFIRMED: "which does not set it apart: not causally confirmed"}.get(row["causal"], f"which {row['causal']}")
+        rise = rise_text({"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"],
+                          "ci_high": row["ablation_high"]}, 3)
+        parts.append(f"without it the loss on the topic changes by {rise}, {end}")
     return "; ".join(parts) + "."
 
 

@@ -18,9 +18,8 @@ from scipy.stats import binomtest
 from moe_probe.alignment import expert_topics
 from moe_probe.compare import Side, align_experts, compare_layers, compare_topics, pair_sides, verdict_changes
 from moe_probe.compare.intervals import from_draws
-from moe_probe.compare.pairing import Resamples
 from moe_probe.compare.verdicts import compare_verdicts
-from moe_probe.stats import GroupUsage, group_usage
+from moe_probe.stats import GroupUsage, Resamples, group_usage
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing
 from moe_probe.trace import Trace
 from moe_probe.usage import layer_usage

@@ -25,10 +25,10 @@ from moe_probe.compare import (
     sae_values,
 )
 from moe_probe.compare.facts import short_name
-from moe_probe.compare.pairing import Resamples
 from moe_probe.compare.saes import wilson
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.compare import compare_runs
+from moe_probe.stats import Resamples
 
 from .compared_runs import ADDED, add_saes, permuted, routing, side, write_run
 
@@ -140,7 +140,7 @@ def test_resamples_keep_the_variance_of_small_cells() -> None:
 def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
     found = compare_sides([replace(sides[n], trace=None) for n in ("plain", "added")])
     topics = found.table("comparison_topics")
-    assert topics["method"].str.startswith("delta method").all()
+    assert topics["method"].str.startswith("stored intervals").all()
     assert topics.loc[topics["beyond"], "topic"].tolist() == ["topic-2"]
     layers = found.table("comparison_layers")
     assert layers["difference"].notna().all() and layers["ci_low"].isna().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from scipy import sparse
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.features.describe import GOOD_SCORE, FeatureTables, describe_features
 from moe_probe.features.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
-from moe_probe.features.factors import Factor, surroundings, with_spaces
+from moe_probe.features.factors import Factor, surroundings
 from moe_probe.features.find import occurrences
 from moe_probe.features.firing import Firings, fire, held_out_documents
 from moe_probe.features.labels import label_by_rules, nearest, strongest
 from moe_probe.features.quality import decoder_redundancy, quality_row
 from moe_probe.features.rules import MAX_VALUES, detect, make_rules
 from moe_probe.features.topics import enrich, group_rates
+from moe_probe.pieces import with_spaces
 from moe_probe.sae import ActivationReader, SaeConfig, make_sae
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
@@ -146,7 +148,7 @@ def test_more_values_are_taken_only_where_they_help(planted: PlantedActivations)
 
 def test_words_are_put_together_from_pieces() -> None:
     class Fake:
-        documents = pd.DataFrame({"topic": ["a", "b"]})
+        documents, spaced = pd.DataFrame({"topic": ["a", "b"]}), staticmethod(with_spaces)
 
         def tokens(self, columns):
             pieces = [" Ph", "os", "ph", "ate", ",", " don", "'t", "\n", "The", " 3", "rd", " x", "yz"]
@@ -243,6 +245,8 @@ def test_an_experts_sae_is_asked_about_its_own_tokens(planted: PlantedActivation
 
 def test_words_are_found_however_they_were_cut() -> None:
     class Fake:
+        manifest, spaced = SimpleNamespace(has_text=False), staticmethod(with_spaces)
+
         def tokens(self, columns):
             pieces = ["<s>", "An", "th", "rax", " and", " the", " an", "thracite", "An", "thrax", "!"]
             return pd.DataFrame({"document": [0] * 8 + [1] * 3, "token": pieces, "special": [True] + [False] * 10})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe_probe.stats import Division, LabelledShares, draw_divisions, log2_lift, permutation_test, replicate
-from moe_probe.stats.permutation import chosen_p_values
+from moe_probe.stats.permutation import chosen_p_values, permutation_p_values
 
 
 def test_chosen_p_values_are_those_of_the_whole_test() -> None:
@@ -70,3 +70,13 @@ def test_divisions_are_halves_within_topic_and_stratum() -> None:
                 cell = (topic == t) & (strata == s)
                 assert abs(2 * division.discovery[cell].sum() - cell.sum()) <= 1
     assert abs(2 * divisions[0].discovery.sum() - 24) <= 1
+
+
+def test_p_values_alone_are_those_of_the_whole_test() -> None:
+    rng = np.random.default_rng(3)
+    shares, topic = rng.random((48, 30)), np.repeat(np.arange(4), 12)
+    shares[topic == 1, 3] += 0.3
+    whole = permutation_test(shares, topic, n_topics=4, permutations=400, seed=1)
+    t, p, familywise = permutation_p_values(shares, topic, n_topics=4, permutations=400, seed=1)
+    assert np.allclose(t, whole.t) and np.allclose(p, whole.p_value)
+    assert np.allclose(familywise, whole.p_single_step)

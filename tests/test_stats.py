@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from moe_probe.errors import MoeProbeError
 from moe_probe.stats import (
     LabelPermuter,
+    Resamples,
     StepDownMax,
     auroc,
     benjamini_hochberg,
-    bootstrap_log2_lift,
     holm,
     log2_lift,
     macro_mutual_information,
@@ -109,7 +109,7 @@ def test_order_of_groups_does_not_matter(seed: int) -> None:
 
 
 def test_interval_covers_and_agrees_with_the_bootstrap() -> None:
-    """95 % intervals hold the truth in 93 to 97 % of 400 columns, and are as wide as BCa's."""
+    """95 % intervals hold the truth in 93 to 97 % of 400 columns, and are as wide as resampling groups makes them."""
     rng = np.random.default_rng(3)
     topic = np.repeat(np.arange(4), 40)
     mean = np.array([0.1, 0.05, 0.05, 0.05])
@@ -118,9 +118,10 @@ def test_interval_covers_and_agrees_with_the_bootstrap() -> None:
     truth = np.log2(mean / mean.mean())[:, None]
     covered = ((found.ci_low <= truth) & (truth <= found.ci_high)).mean()
     assert 0.93 <= covered <= 0.97
-    low, high = bootstrap_log2_lift(shares[:, :50], topic, n_topics=4, resamples=400, seed=0)
-    width = (high - low) / (found.ci_high - found.ci_low)[:, :50]
-    assert 0.9 < np.median(width) < 1.1
+    drawn = Resamples(topic, n=400, seed=0)
+    means = np.stack([drawn.means(shares[:, :50], np.flatnonzero(topic == t)) for t in range(4)])
+    error = np.log2(means[0] / means.mean(0))[1:].std(0, ddof=1) / found.se[0, :50]
+    assert 0.9 < np.median(error) < 1.1
 
 
 def test_noise_claims_nothing() -> None:

@@ -11,6 +11,7 @@ import typer
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.extras import need_extra
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -115,7 +116,7 @@ def evaluate(
         console.say(f"note: {warning}")
     columns = ["sae", "fvu", "l0", "dead", "dense", "ce_recovered", "redundancy"]
     console.result({"sae_quality": result.table.to_dict("records")},
-                   f"{result.table[columns].round(3).to_string(index=False)}\nTable: {run / 'results' / 'sae_quality.parquet'}")
+                   f"{table_text(result.table[columns].round(3))}\nTable: {run / 'results' / 'sae_quality.parquet'}")
 
 
 def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",

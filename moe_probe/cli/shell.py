@@ -8,7 +8,8 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,7 +114,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*words: Any, **options: Any) -> None:
         try:
-            with showing(not options.get("quiet", False)), heeding_interrupts():
+            with showing(not options.get("quiet", False)), heeding_interrupts(), _noted():
                 command(*words, **options)
         except MoeProbeError as error:
             if options.get("debug"):
@@ -139,6 +140,24 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def _meant(error: BaseException) -> bool:
     """Whether somebody ends the program by this: a system exit, or what typer raises for wrong usage and refusals."""
     return (isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort) or hasattr(error, "format_message"))
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Say what figures lack as a note, without the place in the program that noticed it."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if category.__name__ == "FontWarning":  # by name: matplotlib is not loaded for it
+            typer.echo(f"note: {message}", err=True)
+        else:
+            before(message, category, *rest, **named)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _refused(error: OSError) -> MoeProbeError | None:

@@ -11,6 +11,7 @@ import typer
 from moe_probe.cli.features import ModelOption, RunPath, Strata, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
@@ -54,7 +55,7 @@ def match(
     columns += [c for c in ("beyond_tokens_document", "log2_beyond_words") if c in carriers]
     shown = carriers.assign(members=readable)[columns].round(3)
     console.result({r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
-                   f"{shown.to_string(index=False)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
+                   f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
                    f"Next: moe-probe ablate {run}")
 
 
@@ -73,7 +74,8 @@ def ablate(
     boost: Annotated[float, typer.Option("--boost", help="Added to the experts' logits (steer).")] = 1.0,
     by: Annotated[str, typer.Option("--by", help="Label that losses are compared over.")] = "topic",
     tokens: Annotated[int, typer.Option("--tokens", min=256, help="Tokens of held-out documents.")] = 24_576,
-    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with.")] = 2,
+    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with. 0: "
+                                                                 "nothing can be confirmed.")] = 2,
     model: ModelOption = None, trust_remote_code: Trust = False,
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
@@ -195,5 +197,5 @@ def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, wid
     best = [f"  {r.path}:{r.feature} {r.label[:70]} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
     console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params},
                    "\n".join([f"{compared.params['subject']}, from {compared.params['root']}",
-                              compared.table.round(4).to_string(index=False), *best,
+                              table_text(compared.table.round(4)), *best,
                               f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}"]))

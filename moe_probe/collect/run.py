@@ -177,7 +177,7 @@ def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encod
         hidden_share=options.hidden_share if sampled else 1.0,
         windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap), seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
-        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens,
+        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens, "token_text": encoder.token_text,
                   **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {})},
     )
 

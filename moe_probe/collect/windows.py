@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.pieces import carries_spaces, token_text
 
 if TYPE_CHECKING:
     from moe_probe.corpus import Document
@@ -115,16 +116,15 @@ class Encoder:
         return tuple(windows)
 
     def string(self, token_id: int) -> str:
-        """Text of a token, readable: the piece itself where the bytes alone are no text."""
+        """Text of a token, as `moe_probe.pieces.token_text` gives it: parts of characters are marked."""
         if token_id not in self._strings:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            piece = self.tokenizer.convert_ids_to_tokens(token_id)
-            if not text or "\ufffd" in text:
-                text = piece.decode("latin-1") if isinstance(piece, bytes) else str(piece)
-            elif isinstance(piece, str) and piece.startswith("▁") and not text[0].isspace():
-                text = f" {text}"  # sentence-piece tokenizers drop the space of a token that is decoded alone
-            self._strings[token_id] = text
+            self._strings[token_id] = token_text(self.tokenizer, token_id)
         return self._strings[token_id]
+
+    @property
+    def token_text(self) -> str:
+        """What a trace's manifest says of its tokens' strings: whether they hold the spaces between words."""
+        return "with spaces" if carries_spaces(self.tokenizer) else "words"
 
 
 def special_ids(tokenizer: Any) -> np.ndarray:

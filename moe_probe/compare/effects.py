@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.compare.intervals import COLUMNS, SOURCES, Difference, from_draws, from_intervals, no_difference, with_q
-from moe_probe.compare.pairing import Pairing, Resamples, pair_sides, resample
+from moe_probe.compare.pairing import Pairing, pair_sides, resample
 from moe_probe.compare.sides import Side, matched_layers
 from moe_probe.compare.verdicts import best_units
 from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.routing import entropy_bits, load_cv
-from moe_probe.stats import GroupUsage, half_selection
+from moe_probe.stats import GroupUsage, Resamples, half_selection
 from moe_probe.text import is_missing
 from moe_probe.usage import layer_usage, topics_told
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STORED = "delta method, stored intervals"
+_STORED = "stored intervals"
 
 
 def compare_topics(

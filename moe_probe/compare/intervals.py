@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.stats import benjamini_hochberg
+from moe_probe.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
 
 SOURCES = (
-    "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
-    "Rao and Wu 1988, unbiased variance of resampled means, DOI 10.1080/01621459.1988.10478591",
+    *BOOTSTRAP,
     "Gelman and Stern 2006, significant against not significant is no significant difference, DOI 10.1198/000313006X152649",
     "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
 )
@@ -52,13 +52,11 @@ def from_draws(
         Degrees of freedom of either standard deviation; together by Satterthwaite where they are independent.
     """
     if paired:
-        spread, freedom = float(np.nanstd(draws_b - draws_a, ddof=1)), min(df)
+        error, freedom = float(spread(draws_b - draws_a)), min(df)
     else:
-        one, other = float(np.nanvar(draws_a, ddof=1)), float(np.nanvar(draws_b, ddof=1))
-        spread = float(np.sqrt(one + other))
-        fourth = one**2 / max(df[0], 1) + other**2 / max(df[1], 1)
-        freedom = (one + other) ** 2 / fourth if fourth > 0 else min(df)
-    return from_error(value_a, value_b, spread, freedom)
+        variances = np.square([spread(draws_a), spread(draws_b)])
+        error, freedom = float(np.sqrt(variances.sum())), float(satterthwaite(variances, np.array(df)))
+    return from_error(value_a, value_b, error, freedom)
 
 
 def from_error(value_a: float, value_b: float, error: float, df: float) -> Difference:

@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_probe.compare.sides import Shared, Side, shared_documents
 from moe_probe.errors import MoeProbeError
-from moe_probe.stats import GroupUsage, group_usage, labelled_documents
+from moe_probe.stats import GroupUsage, Resamples, group_usage, labelled_documents
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,38 +161,6 @@ def _of_topics(usage: Usage, label: str, topics: tuple[str, ...]) -> Usage:
 def _rows(usage: Usage, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
     mass = None if usage.gate_mass is None else usage.gate_mass[rows]
     return replace(usage, selections=usage.selections[rows], gate_mass=mass, documents=documents.reset_index(drop=True))
-
-
-class Resamples:
-    """Weights of groups in bootstrap samples; row 0 of `weights` is the sample itself.
-
-    Of the n groups of a cell (a topic) n - 1 are drawn with replacement, each counting n / (n - 1): so the variance of a
-    mean is unbiased however small the cell is (Rao and Wu 1988, DOI 10.1080/01621459.1988.10478591).
-
-    Parameters
-    ----------
-    cells : ndarray of int, shape (n_groups,)
-    n : int
-        Number of resamples.
-    seed : int or sequence of int
-    """
-
-    def __init__(self, cells: np.ndarray, *, n: int, seed: int | list[int]) -> None:
-        rng = np.random.default_rng(seed)
-        self.weights = np.ones((n + 1, len(cells)))
-        for cell in np.unique(cells):
-            rows = np.flatnonzero(cells == cell)
-            if len(rows) > 1:
-                m = len(rows) - 1
-                self.weights[1:, rows] = rng.multinomial(m, np.full(len(rows), 1 / len(rows)), size=n) * (len(rows) / m)
-
-    def means(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Weighted means over groups (some, where `rows` names them), shape (n + 1, ...); NaN where none was drawn."""
-        weights = self.weights if rows is None else self.weights[:, rows]
-        part = values if rows is None else values[rows]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total = weights.sum(1)
-            return np.asarray((weights @ part) / (total if part.ndim == 1 else total[:, None]))
 
 
 def resample(pairing: Pairing, *, n: int, seed: int) -> tuple[Resamples, Resamples]:

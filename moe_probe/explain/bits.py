@@ -10,6 +10,8 @@ import numpy as np
 from moe_probe.explain.stacking import Prediction, Stack, position_bins, shared_pairs
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
+from moe_probe.stats import Resamples, ratio_interval
+from moe_probe.stats.bootstrap import BOOTSTRAP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,7 @@ _SCORED = ("token", "previous token", "position", "topic", "topic given token", 
 _CITATIONS = (
     "Wolpert 1992, stacked generalisation, DOI 10.1016/S0893-6080(05)80023-1",
     "Xue et al. 2024 (OpenMoE), context-independent specialisation, arXiv:2402.01739",
-    "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
+    *BOOTSTRAP,
 )
 
 
@@ -77,12 +79,12 @@ def explain_routing(
     """
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
     keys = factor_keys(sample)
-    weights = _resampling(len(sample.groups), resamples, seed)
+    drawn = Resamples(np.zeros(len(sample.groups), dtype=int), n=resamples, seed=seed)
     chains: list[dict[str, Any]] = []
     experts: list[pd.DataFrame] = []
     for measured in _measure(trace, sample, keys):
-        chains += _chain_rows(measured, weights)
-        experts.append(_expert_rows(measured, weights))
+        chains += _chain_rows(measured, drawn)
+        experts.append(_expert_rows(measured, drawn))
     return _results(chains, experts, sample, {"label": label, "folds": folds, "resamples": resamples,
                                               "max_tokens": max_tokens, "tokens": len(sample.row)}, seed)
 
@@ -126,31 +128,19 @@ def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, 
     return _LayerGains(item.layer, gains, counts.reshape(len(sample.groups), item.num_experts))
 
 
-def _resampling(n_groups: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each resample; the first row is the sample itself."""
-    rng = np.random.default_rng(seed)
-    return np.vstack([np.ones(n_groups), rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)])
+def _bits(gains: np.ndarray, selections: np.ndarray, drawn: Resamples) -> np.ndarray:
+    """Gains over selections, and the ends of its 95 % interval; shape (3, ...). NaN for experts that nobody chose."""
+    return np.stack(ratio_interval(drawn, gains, selections))
 
 
-def _bits(gains: np.ndarray, selections: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Estimate, and ends of its 95 % percentile interval: gains over selections; shape (3, ...)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ gains) / (weights @ selections)
-    if np.isnan(draws).all():
-        return np.full((3, *draws.shape[1:]), np.nan)
-    ends = np.nanquantile(draws[1:], [0.025, 0.975], axis=0) if draws.ndim == 1 else np.stack(
-        [np.quantile(draws[1:], q, axis=0) for q in (0.025, 0.975)])
-    return np.stack([draws[0], ends[0], ends[1]])
-
-
-def _chain_rows(item: _LayerGains, weights: np.ndarray) -> list[dict[str, Any]]:
+def _chain_rows(item: _LayerGains, drawn: Resamples) -> list[dict[str, Any]]:
     selections = item.selections.sum(1).astype(float)
     share = item.selections.sum(0) / item.selections.sum()
     base = float(-(share[share > 0] * np.log2(share[share > 0])).sum())
     rows = []
 
     def row(order: str, step: int, factor: str, added: np.ndarray) -> None:
-        bits, low, high = _bits(added.sum(1), selections, weights)
+        bits, low, high = _bits(added.sum(1), selections, drawn)
         rows.append({"layer": item.layer, "order": order, "step": step, "factor": factor, "bits": bits,
                      "ci_low": low, "ci_high": high, "base_bits": base})
 
@@ -168,7 +158,7 @@ def _chain_rows(item: _LayerGains, weights: np.ndarray) -> list[dict[str, Any]]:
     return rows
 
 
-def _expert_rows(item: _LayerGains, weights: np.ndarray) -> pd.DataFrame:
+def _expert_rows(item: _LayerGains, drawn: Resamples) -> pd.DataFrame:
     import pandas as pd
 
     gains = {factor: item.gains[(factor,)] for factor in LOCAL_FIRST}
@@ -177,7 +167,7 @@ def _expert_rows(item: _LayerGains, weights: np.ndarray) -> pd.DataFrame:
     columns: dict[str, Any] = {"layer": item.layer, "expert": np.arange(item.selections.shape[1])}
     for factor in _SCORED:
         name = f"bits_{factor.replace(' ', '_')}"
-        columns[name], columns[f"{name}_low"], columns[f"{name}_high"] = _bits(gains[factor], item.selections, weights)
+        columns[name], columns[f"{name}_low"], columns[f"{name}_high"] = _bits(gains[factor], item.selections, drawn)
     table = pd.DataFrame(columns)
     table["best_factor"] = [_best_factor(row) for row in table.to_dict("records")]
     table["explained_by"] = table["best_factor"].replace({"previous token": "token"})

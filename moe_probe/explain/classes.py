@@ -9,8 +9,9 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.pieces import MARK, SPACE_MARKS
 from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg
+from moe_probe.stats import benjamini_hochberg, log2_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 #: Every token is of exactly one class.
 TOKEN_CLASSES = ("word start", "capitalised word", "word continuation", "digits", "punctuation", "symbol", "line break",
                  "space", "other script", "marker")
-#: Characters with which byte-pair and sentence-piece vocabularies write a space before a word.
-_SPACE_MARKS = (" ", "Ġ", "▁")
 _CITATIONS = (
     "Jiang et al. 2024 (Mixtral), routing follows syntax rather than domain, arXiv:2401.04088",
     "Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",
@@ -33,15 +32,19 @@ def token_class(text: str) -> str:
 
     A leading space (or a vocabulary's mark of it) makes a token the start of a word. ``symbol`` is
     anything else that is neither letter, digit nor punctuation; ``marker`` a token such as ``<|end|>`` that
-    no text is made of.
+    no text is made of. A part of a character is of the class of the whole characters beside it, or else ``other script``.
     """
     import unicodedata
 
     if text.startswith("<|") and text.endswith("|>"):
         return "marker"
 
-    starts = text.startswith(_SPACE_MARKS)
-    bare = text.lstrip("".join(_SPACE_MARKS))
+    if MARK.search(text):
+        rest = MARK.sub("", text)
+        return token_class(rest) if rest.strip() else "other script"
+
+    starts = text.startswith(SPACE_MARKS)
+    bare = text.lstrip("".join(SPACE_MARKS))
     if not bare.strip():
         return "line break" if "\n" in text or "\r" in text or "Ċ" in text else "space"
     if set(bare) <= {"Ċ", "\n", "\r"}:
@@ -80,7 +83,7 @@ def expert_token_classes(
     -------
     Result
         ``expert_token_classes``: ``layer, expert, token_class, share`` (of the class's selections), ``lift``
-        (over the share among the other tokens), ``log2_lift, ci_low, ci_high`` (95 %, linearised over
+        (over the share among the other tokens), ``log2_lift, ci_low, ci_high`` (95 %, jackknife over
         groups), ``p_value, q_value, significant, n_groups``.
 
     Raises
@@ -148,15 +151,13 @@ def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names:
             continue
         a, b = inside[both] / inside[both].sum(1, keepdims=True), outside[both] / outside[both].sum(1, keepdims=True)
         half = 0.5 / inside[both].sum()
-        above, below = a.mean(0) + half, b.mean(0) + half
         difference = a - b
         spread = difference.std(0, ddof=1) / np.sqrt(n)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = 2 * student.sf(np.abs(difference.mean(0)) / spread, n - 1)
-            margin = student.ppf(0.975, n - 1) * (a - (above / below) * b).std(0, ddof=1) / np.sqrt(n) / above / np.log(2)
-        log2 = np.log2(above / below)
+        ratio = log2_ratio(a, b, half=half)
         parts.append(pd.DataFrame({
             "layer": item.layer, "expert": np.arange(n_experts), column: name, "share": a.mean(0),
-            "lift": above / below, "log2_lift": log2, "ci_low": log2 - margin, "ci_high": log2 + margin, "p_value": p,
-            "n_groups": n}))
+            "lift": (a.mean(0) + half) / (b.mean(0) + half), "log2_lift": ratio.log2, "ci_low": ratio.ci_low,
+            "ci_high": ratio.ci_high, "p_value": p, "n_groups": n}))
     return pd.concat(parts, ignore_index=True)

@@ -11,7 +11,7 @@ from moe_probe.explain.additive import AdditiveContexts
 from moe_probe.explain.stacking import position_bins, shared_pairs
 from moe_probe.explain.tokens import TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg, half_selection, permutation_test, strata_of_groups
+from moe_probe.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test, strata_of_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,23 +172,14 @@ class _Ratio(NamedTuple):
 def _log2_ratio(
     observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray
 ) -> _Ratio:
-    """Ratio of topic means with a linearised interval: the error of sum(o) - R sum(e) over groups, Student's t."""
-    from scipy.stats import t as student
-
+    """Ratio of topic means with its interval over the topic's groups."""
     shape = (n_topics, observed.shape[1])
     share, mean, log2, low, high = (np.full(shape, np.nan) for _ in range(5))
     for t in range(n_topics):
         rows = topic == t
-        n = int(rows.sum())
-        if not n:
-            continue
-        share[t], mean[t] = observed[rows].mean(0), expected[rows].mean(0)
-        above, below = share[t] + pseudo[t], np.maximum(mean[t], 0) + pseudo[t]
-        log2[t] = np.log2(above / below)
-        if n > 1:
-            left = observed[rows] - (above / below) * expected[rows]
-            margin = student.ppf(0.975, n - 1) * left.std(0, ddof=1) / np.sqrt(n) / above / np.log(2)
-            low[t], high[t] = log2[t] - margin, log2[t] + margin
+        if rows.any():
+            share[t], mean[t] = observed[rows].mean(0), expected[rows].mean(0)
+            log2[t], low[t], high[t] = log2_ratio(observed[rows], expected[rows], half=pseudo[t])
     return _Ratio(share, mean, log2, low, high)
 
 

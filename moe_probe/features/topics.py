@@ -125,9 +125,10 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     if n_topics < 2:
         raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
                             "a corpus of several topics")
-    t, p_values = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed,
-                                       strata=train.strata)
-    q_values = benjamini_hochberg(p_values)
+    t, p_values, familywise = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations,
+                                                   seed=seed, strata=train.strata)
+    # few permutations cannot resolve a lone perfect feature among many topics; the family-wise p can
+    q_values = np.fmin(benjamini_hochberg(p_values), familywise)
     half = 0.5 / np.maximum(np.bincount(train.topic, weights=train.n_tokens, minlength=n_topics), 1)
     effect = log2_lift(train.rates, train.topic, n_topics=n_topics, pseudo=half[:, None])
     ranking = np.where((q_values <= alpha) & (t > 0), effect.log2_lift + 1000, np.nan_to_num(effect.log2_lift, nan=-999))

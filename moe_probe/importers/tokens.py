@@ -42,7 +42,7 @@ class TokenTexts:
         self.hash = tokenizer_hash(self.tokenizer)
         self._encoder = Encoder(self.tokenizer, max_length=1 << 20, overlap=0)  # texts as collecting writes them
         #: What the trace's manifest says of its tokens' texts, as collecting does.
-        self.settings: dict[str, str] = {k: getattr(self._encoder, k) for k in ("token_text",) if hasattr(self._encoder, k)}
+        self.settings: dict[str, str] = {"token_text": self._encoder.token_text}
 
     def fill(self, record: TokenRecord) -> TokenRecord:
         """Give a record's tokens the text of their ids, and mark special ones.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
-from moe_probe.stats import auroc
+from moe_probe.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval, student_interval
+from moe_probe.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,11 +116,24 @@ def choose_units(kind: str, source: str, layer: int, side: Side, topic: int, *, 
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """Draws of AUROC, the estimate first: (1 + resamples,)."""
+class Measured:
+    """AUROC of a unit for a topic.
 
-    document: np.ndarray
-    token: np.ndarray
+    Attributes
+    ----------
+    document, token : Interval
+        95 %.
+    draws : dict
+        By those names the draws over resamples of groups, the estimate first: (1 + n_resamples,).
+    """
+
+    document: Interval
+    token: Interval
+    draws: dict[str, np.ndarray]
+
+    def less(self, other: Measured, name: str) -> Interval:
+        """Difference from another unit's AUROC for the same topic and documents."""
+        return auroc_difference(getattr(self, name), getattr(other, name), correlation_of(self.draws[name], other.draws[name]))
 
 
 def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -134,16 +148,16 @@ def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
         return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
 
 
-def measure_unit(side: Side, members: tuple[int, ...], topic: int, draws: np.ndarray) -> _Measured:
-    """AUROC of a unit for a topic on held-out documents, in every resample of groups.
+def measure_unit(side: Side, members: tuple[int, ...], topic: int, drawn: Resamples) -> Measured:
+    """AUROC of a unit for a topic on held-out documents, with intervals.
 
     Parameters
     ----------
-    draws : ndarray, shape (1 + n_resamples, n_groups)
-        How often each group is drawn; the first row is all ones.
+    drawn : Resamples
+        Of the side's groups within topics.
     """
     rates, topics = side.rates()
-    mine = topics == topic
+    mine, draws = topics == topic, drawn.weights
     _, rank = np.unique(np.round(rates[:, list(members)].sum(1), 12), return_inverse=True)
     bins = np.zeros((len(rank), rank.max() + 1))
     bins[np.arange(len(rank)), rank] = 1
@@ -156,17 +170,11 @@ def measure_unit(side: Side, members: tuple[int, ...], topic: int, draws: np.nda
     number = np.searchsorted(side.groups, side.group[token])
     width = int(place.max()) + 1
     counts = np.bincount(number * width + place, minlength=len(rank) * width).reshape(len(rank), width).astype(float)
-    return _Measured(document, weighted_auroc((draws * mine) @ counts, (draws * ~mine) @ counts))
-
-
-def group_draws(topics: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap weights of groups, drawn within topics; the first row is the sample itself."""
-    rng = np.random.default_rng(seed)
-    out = np.ones((1 + resamples, len(topics)))
-    for topic in np.unique(topics):
-        rows = np.flatnonzero(topics == topic)
-        out[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
-    return out
+    tokens = weighted_auroc((draws * mine) @ counts, (draws * ~mine) @ counts)
+    sizes = int(mine.sum()), int((~mine).sum())
+    return Measured(auroc_interval(float(document[0]), *sizes),
+                    auroc_interval(float(tokens[0]), *sizes, draws=tokens),
+                    {"document": document, "token": tokens})
 
 
 class Carriers:
@@ -184,8 +192,8 @@ class Carriers:
                  seed: int = 0) -> None:
         self.choices, self.tokens, self.train, self.held_out = choices, tokens, train, held_out
         self.resamples, self.seed = resamples, seed
-        #: By topic and kind: the best candidate so far with its held-out draws, and what else is known of it.
-        self.best: dict[tuple[int, str], tuple[Unit, _Measured, dict[str, float]]] = {}
+        #: By topic and kind: the best candidate so far with its held-out AUROC, and what else is known of it.
+        self.best: dict[tuple[int, str], tuple[Unit, Measured, dict[str, float]]] = {}
         for layer in dict.fromkeys(choices.layer.tolist()):
             chosen = choices.of_layer(layer)
             sides = self._side(chosen[train], train), self._side(chosen[held_out], held_out)
@@ -205,24 +213,26 @@ class Carriers:
 
     def _offer(self, kind: str, source: str, layer: int, train: Side, held_out: Side, *, largest: int, spread: bool) -> None:
         _, topics = held_out.rates()
-        draws = group_draws(topics, resamples=self.resamples, seed=self.seed)
+        drawn = Resamples(topics, n=self.resamples, seed=self.seed)
         for topic in range(len(self.tokens.topics)):
             if (topics == topic).sum() < 2:
                 continue
             for unit in choose_units(kind, source, layer, train, topic, largest=largest):
                 known = self.best.get((topic, unit.kind))
                 if known is None or unit.train_auroc > known[0].train_auroc:
-                    found = measure_unit(held_out, unit.members, topic, draws)
+                    found = measure_unit(held_out, unit.members, topic, drawn)
                     more: dict[str, float] = {}
                     if spread:
-                        more = self._passes(held_out, unit) | self._beyond_own_words(train, held_out, unit, topic, draws)
+                        more = self._passes(held_out, unit) | self._beyond_own_words(train, held_out, unit, topic, drawn)
                     self.best[topic, unit.kind] = unit, found, more
 
-    def _beyond_own_words(self, train: Side, held_out: Side, unit: Unit, topic: int, draws: np.ndarray) -> dict[str, float]:
+    def _beyond_own_words(self, train: Side, held_out: Side, unit: Unit, topic: int, drawn: Resamples,
+                          ) -> dict[str, float]:
         """How much more often the unit fires in the topic's documents than their tokens predict, with its interval."""
         fires = [np.asarray(side.signals[:, list(unit.members)].sum(1)).ravel() > 0 for side in (train, held_out)]
-        log2 = log2_beyond_own_words(self.tokens, (self.train, fires[0]), (self.held_out, fires[1]), draws, topic=topic)
-        return _interval("log2_beyond_words", "log2_beyond_words", log2)
+        log2 = log2_beyond_own_words(self.tokens, (self.train, fires[0]), (self.held_out, fires[1]), drawn.weights, topic=topic)
+        groups = int((held_out.rates()[1] == topic).sum())
+        return student_interval(log2, groups - 1).row("log2_beyond_words", "log2_beyond_words")
 
     def _passes(self, side: Side, unit: Unit) -> dict[str, float]:
         """Effective number of experts, of the SAE's layer, that the unit's tokens pass through, and that all tokens do."""
@@ -260,13 +270,12 @@ class Carriers:
                 "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
                 "members": "+".join(map(str, members)), "train_auroc": unit.train_auroc,
                 "label": "" if kind.startswith("expert") else "; ".join(labels.get((unit.source, m), "") for m in members),
-                **_interval("auroc_document", "document", found.document), **_interval("auroc_token", "token", found.token),
-                **more}
+                **found.document.row("auroc_document", "document"), **found.token.row("auroc_token", "token"), **more}
             for rival, levels in (("expert", ("document", "token")), ("token", ("document",)), ("tokens", ("document",))):
                 other = self.best.get((topic, rival))
-                for name in levels if other is not None else ():
-                    difference = getattr(found, name) - getattr(other[1], name)  # type: ignore[index]
-                    row |= _interval(f"beyond_{rival}_{name}", f"beyond_{rival}_{name}", difference)
+                if other is not None:
+                    for name in levels:
+                        row |= found.less(other[1], name).row(f"beyond_{rival}_{name}", f"beyond_{rival}_{name}")
             rows.append(row)
         # columns that no row has, or all where there is no row, are there all the same: readers ask for them
         table = pd.DataFrame(rows)
@@ -278,12 +287,6 @@ class Carriers:
             return member
         code, ids = int(self._codes[member]), self.tokens.token_ids
         return code if ids is None else int(ids[code])
-
-
-def _interval(name: str, prefix: str, draws: np.ndarray) -> dict[str, float]:
-    known = draws[1:][np.isfinite(draws[1:])]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return {name: float(draws[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
 
 
 def effective_number(counts: np.ndarray) -> float:

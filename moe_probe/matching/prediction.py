@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.stats import Resamples, ratio_interval
+
 if TYPE_CHECKING:
     import torch
     from scipy import sparse
@@ -32,19 +34,13 @@ class Predicted:
     selections: np.ndarray
     expert_bits: np.ndarray
 
-    def estimate(self, draws: np.ndarray) -> dict[str, float]:
-        """Recall and bits a selection with 95 % intervals.
-
-        Parameters
-        ----------
-        draws : ndarray, shape (n_resamples, n_groups)
-            How often each group is drawn.
-        """
+    def estimate(self, *, resamples: int, seed: int = 0) -> dict[str, float]:
+        """Recall and bits a selection with 95 % intervals, over the groups that have selections."""
+        known = self.selections > 0
+        drawn = Resamples(np.zeros(int(known.sum()), dtype=int), n=resamples, seed=seed)
         out: dict[str, float] = {}
         for name, values in (("recall", self.hits), ("bits", self.bits)):
-            sampled = (draws @ values) / np.maximum(draws @ self.selections, 1)
-            low, high = np.quantile(sampled, [0.025, 0.975])
-            out |= {name: float(values.sum() / self.selections.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+            out |= ratio_interval(drawn, values[known], self.selections[known]).row(name, name)
         return out
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.match import Pairs
-from moe_probe.matching.carriers import group_draws, weighted_auroc
+from moe_probe.matching.carriers import weighted_auroc
+from moe_probe.stats import Resamples, auroc_difference, auroc_interval
+from moe_probe.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +55,8 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
     x, held = train.matrix[rows].tocsc(), held_out.matrix.tocsc()
     y, truth = choices.matrix[halves.train[rows]].tocsc(), choices.matrix[halves.held_out].tocsc()
     _, number = np.unique(group[halves.held_out], return_inverse=True)
-    draws = group_draws(np.zeros(number.max() + 1, dtype=int), resamples=resamples, seed=seed)
+    n_groups = int(number.max()) + 1
+    drawn = Resamples(np.zeros(n_groups, dtype=int), n=resamples, seed=seed)
     out: list[dict[str, Any]] = []
     for unit in np.flatnonzero(choices.layer == layer):
         candidates = pairs.feature[pairs.expert == unit]
@@ -62,14 +65,13 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
             continue
         members, coefficients = _fit(x[:, candidates].toarray(), target, candidates)
         chosen = np.asarray(truth[:, [unit]].toarray()).ravel() > 0
-        together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, draws)
-        alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, draws)
+        together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, drawn.weights)
+        alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, drawn.weights)
         row: dict[str, Any] = {"layer": layer, "expert": int(choices.expert[unit]), "features": "+".join(map(str, members)),
                                "single_auroc": float(alone[0])}
-        for name, prefix, values in (("set_auroc", "set", together), ("beyond_single", "beyond_single", together - alone)):
-            low, high = np.nanquantile(values[1:], [0.025, 0.975])
-            row |= {name: float(values[0]), f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
-        out.append(row)
+        one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
+        both = auroc_difference(one, other, correlation_of(together, alone))
+        out.append(row | one.row("set_auroc", "set") | both.row("beyond_single", "beyond_single"))
     return pd.DataFrame(out, columns=list(_COLUMNS))
 
 

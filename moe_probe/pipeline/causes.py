@@ -9,14 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from moe_probe.causes import Unit, knock_out, make_bench, matched_controls
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.evidence import NOT_CONFIRMED, confirmation, rise_text
 from moe_probe.features.firing import held_out_documents
 from moe_probe.results import Result
-from moe_probe.text import figure
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from moe_probe.models import LoadedModel
@@ -38,7 +39,7 @@ class AblationSettings:
     tokens : int
         Tokens of held-out documents that losses are measured on.
     controls : int
-        Units of the same load that each one is compared with.
+        Units of the same load that each one is compared with. 0: nothing can be confirmed.
     resamples : int
     seed : int
     """
@@ -182,8 +183,6 @@ class _Loads:
         self._densities: dict[str, np.ndarray] = {}
 
     def of(self, unit: Unit) -> np.ndarray:
-        import numpy as np
-
         if unit.sae:
             if unit.sae not in self._densities:
                 self._densities[unit.sae] = self._of_features(unit.sae)
@@ -239,6 +238,7 @@ def summary_lines(result: Result) -> Iterable[str]:
     table: pd.DataFrame = result.table
     own = table[table["held_to"]]
     for row in (own if len(own) else table.groupby("unit", sort=False).head(1)).itertuples():
-        rise, low, high = (figure(x, "+.4f", "–") for x in (row.delta_nats, row.ci_low, row.ci_high))
-        yield (f"{row.topic}: without {row.unit} {rise} nats [{low}, {high}], controls "
-               f"{figure(row.control_nats, '+.4f')}{', confirmed' if row.confirmed else ''}")
+        fact = row._asdict()
+        controls = "no controls" if np.isnan(row.control_nats) else f"controls {row.control_nats:+.4f}"
+        said = confirmation(fact)
+        yield f"{row.topic}: without {row.unit} {rise_text(fact)}, {controls}{'' if said == NOT_CONFIRMED else f', {said}'}"

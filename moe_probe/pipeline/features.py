@@ -13,6 +13,7 @@ from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.pipeline.saes import readers, saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.stats import group_names
 from moe_probe.text import figure
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         caption="Held-out documents. FVU: fraction of variance unexplained. L0: active latents a token. Dead: share of "
         "latents that never fire; dense: that fire on more than a tenth of the tokens. Loss recovered: with the "
         "reconstruction in the place of the activation, over the loss that zeros there would cost (1: nothing is lost); "
-        "95 % intervals from a bootstrap over documents; the stricter version has the mean activation in the place of "
+        "95 % intervals from a bootstrap over groups of documents; the stricter version has the mean activation in the place of "
         "zeros. "
         "Redundancy: mean over living latents of the largest cosine with another's decoder row.")
 
@@ -178,7 +179,8 @@ class _Losses:
             key = (held, config.layer, config.hook)
             if key not in self._kept:
                 self._kept[key] = ablated_losses(self.loaded, config.layer, config.hook, sample, mean=_mean(item.train))
-            found = loss_recovered(self.loaded, item.sae, sample, plain=plain, ablated=self._kept[key], seed=self.seed)
+            found = loss_recovered(self.loaded, item.sae, sample, plain=plain, ablated=self._kept[key], seed=self.seed,
+                                   group=group_names(self.trace.documents)[list(sample.documents)])
         except MoeProbeError as error:
             warnings.append(f"Losses of {config.hook} were not measured: {error}")
             return nothing

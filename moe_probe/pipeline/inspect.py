@@ -202,8 +202,8 @@ class Inspector:
         """Tokens and windows of a text and of its continuation, and which tokens were generated."""
         from moe_probe.collect import EncodedDocument, Encoder, Window
         from moe_probe.corpus import Document
-        from moe_probe.features.factors import with_spaces
         from moe_probe.inspecting.record import continuation
+        from moe_probe.pieces import with_spaces
 
         # half pairs, as broken bytes on a command line become, have no encoding
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -224,7 +224,8 @@ class Inspector:
             generated = np.arange(len(ids)) >= end
             encoded = EncodedDocument(encoded.document, ids, special, (Window(ids, slice(0, len(ids))),))
         strings = np.array([encoder.string(int(i)) for i in ids], dtype=object)
-        strings[~special] = with_spaces(strings[~special])
+        if encoder.token_text == "words":
+            strings[~special] = with_spaces(strings[~special])
         return encoded, strings.tolist(), generated
 
     def _reference(self, n_tokens: int) -> Reference | None:

@@ -15,7 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
-from moe_probe.text import figure
+from moe_probe.text import figure, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,10 +247,10 @@ def tree_lines(results: Sequence[Result]) -> list[str]:
     tables = {r.name: r.table for r in results}
     columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "stitched_novel", "seed_agreement", "seed_same",
                "split_same_width"]
-    lines = [tables["splitting"][columns].round(3).to_string(index=False)]
+    lines = [table_text(tables["splitting"][columns].round(3))]
     if "tree_subjects" in tables:
         columns = ["layer", "parent_width", "child_width", "tree", "nodes", "judged", "purity", "expected", "shared", "p_value"]
-        lines += ["", "Firings of siblings about one topic:", tables["tree_subjects"][columns].round(3).to_string(index=False)]
+        lines += ["", "Firings of siblings about one topic:", table_text(tables["tree_subjects"][columns].round(3))]
         kinds = tables["tree_nodes"].groupby("kind").size()
         lines.append("Nodes: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
         if UNJUDGED in kinds:
@@ -323,8 +323,8 @@ _DISTANCE = (
     "distance with taxonomy distance (Mantel), against labels permuted over documents and features permuted over leaves.")
 _EXAMPLES = (
     "The clearest node of every kind, chosen by rules that look at no text: most purity beyond what is expected; most children "
-    "that each have a topic and least purity; most children. Words: those that tell a child's firings from its siblings' "
-    "(log-odds with a Dirichlet prior, z above 1.96).")
+    "that each have a topic and least purity; most children (also of nodes that could not be judged). Words: those "
+    "that tell a child's firings from its siblings' (log-odds with a Dirichlet prior, z above 1.96).")
 _CONCEPTS = (
     "For every topic as a concept of tokens: F1 on held-out documents of a linear probe, and of probes on the 1, 2, 3 ... "
     "features that tell it best. Splits: 1, and k where F1 exceeds all before by 0.03. Absorption: share of the concept's part "

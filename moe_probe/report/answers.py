@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.evidence import UNCONFIRMABLE
 from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.verdicts import count_sentence, question, where
 from moe_probe.text import figure
@@ -47,7 +48,9 @@ def topic_experts(results: Mapping[str, Result]) -> str | None:
     yes = table[table["verdict"].isin(["expert", "group"])]
     if "causal" in table and len(yes) and (yes["causal"] != "not tested").any():
         sure = yes[yes["causal"] == "confirmed"]
-        text += f" Ablation confirms {len(sure)} of {len(yes)} experts and groups."
+        unknown = int(yes["causal"].str.startswith(UNCONFIRMABLE).sum())
+        text += (f" Ablation confirms {len(sure)} of {len(yes)} experts and groups." if unknown < len(yes) else
+                 f" Ablation could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}.")
     return text
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.evidence import rise_text
 from moe_probe.matching.carriers import effective_number
+from moe_probe.pieces import decode
 from moe_probe.report.content import (
     Block,
     Card,
@@ -19,7 +21,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
-from moe_probe.text import bracket, figure, some_of
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,8 +203,8 @@ class _Facts:
             return ""
         top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
         own = mine[mine["held_to"]]
-        said = some_of((f"{r.topic} {figure(r.delta_nats, '+.3f', '–')} nats {bracket(r.ci_low, r.ci_high, '+.3f')}"
-                        f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples()), joint="; ")
+        said = some_of((f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
+                        for r in own.to_dict("records")), joint="; ")
         return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.3f')})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
@@ -228,15 +230,15 @@ def _explained(row: Any) -> str:
 
 
 def _visible(token: str) -> str:
-    """A token as people can see it: the mark of a space before a word is a space, a line break has a sign."""
-    text = str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("\n", "⏎")
+    """A token as people can see it: a line break has a sign."""
+    text = str(token).replace("\n", "⏎")
     return text.strip(" ") or "space"
 
 
 def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
-    """Shade every token by the weight that the expert had in it."""
-    return tuple((str(token).replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
-                 for token, weight in zip(tokens, weights, strict=True))
+    """Shade the text by the weight that the expert had in it."""
+    return tuple((text.replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
+                 for text, weight in decode(list(map(str, tokens))).shaded(weights))
 
 
 def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Card:

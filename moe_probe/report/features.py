@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
+from moe_probe.evidence import rise_text
+from moe_probe.pieces import decode
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
 from moe_probe.text import bracket, figure, some_of
 
@@ -163,8 +165,8 @@ def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
     if mine.empty:
         return ""
     own = mine[mine["held_to"]]
-    said = some_of((f"{r.topic} {figure(r.delta_nats, '+.4f', '–')} nats {bracket(r.ci_low, r.ci_high, '+.4f')}"
-                    f"{', confirmed' if r.confirmed else ''}" for r in own.itertuples()), joint="; ")
+    said = some_of((f"{r['topic']} {rise_text(r)}{', confirmed' if r['confirmed'] else ''}" for r in own.to_dict("records")),
+                   joint="; ")
     top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
     return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.4f')})"
 
@@ -189,11 +191,11 @@ def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params
 
 
 def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
-    """Tokens joined as far as they are shaded alike."""
+    """The text of tokens, joined as far as it is shaded alike."""
     joined: list[tuple[str, int]] = []
-    for token, value in zip(tokens, activations, strict=True):
+    for part, value in decode(list(map(str, tokens))).shaded(activations):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
-        text = str(token).replace("\n", "⏎")
+        text = part.replace("\n", "⏎")
         if joined and joined[-1][1] == strength and strength == 0:
             joined[-1] = (joined[-1][0] + text, 0)
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe import plots_units
+from moe_probe.evidence import confirmation
 from moe_probe.matching.carriers import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.verdicts import readable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from moe_probe.results import Result
 
 _ROWS = 25
+_CONFIRMED = {"confirmed": "yes", "not confirmed": "no"}
 
 
 def carriers_section(results: Mapping[str, Result]) -> Section | None:
@@ -186,12 +188,15 @@ def causes_section(results: Mapping[str, Result]) -> Section:
     if (own["sae"] != "").any():
         finding += f" and {len(features)} of {int((own['sae'] != '').sum())} pairs of topic and feature{_names(features)}"
     finding += "."
+    if len(own) and own["control_nats"].isna().all():
+        finding = ("Units were knocked out without control units, so nothing can be confirmed: a rise may be what any unit of "
+                   "the same load shows.")
     heads = ("topic", "without", "how", "rise of the loss, nats [95 %]", "without controls", "beyond controls [95 %]",
              "beyond other topics [95 %]", "confirmed")
-    rows = tuple((r["topic"], readable(str(r["unit"])), r["how"], _nats(r, "delta_nats", "ci"),
-                  figure(r["control_nats"], "+.3f", "–"),
+    ordered = own.sort_values(["topic", "sae", "unit"])
+    rows = tuple((r["topic"], readable(str(r["unit"])), r["how"], _nats(r, "delta_nats", "ci"), _plain_nats(r["control_nats"]),
                   _nats(r, "beyond_control", "beyond_control"), _nats(r, "beyond_others", "beyond_others"),
-                  "yes" if r["confirmed"] else "no") for _, r in own.sort_values(["topic", "sae", "unit"]).iterrows())
+                  _CONFIRMED.get(confirmation(r), confirmation(r))) for _, r in ordered.iterrows())
     return Section(
         title="What happens without them?", finding=finding,
         blocks=(Picture("ablation", plots_units.ablation_matrix(table), finding,
@@ -209,7 +214,13 @@ def _names(part: pd.DataFrame) -> str:
     return f" ({some(sorted(part['topic']))})" if len(part) else ""
 
 
+def _plain_nats(value: float) -> str:
+    return "–" if value != value else f"{value:+.3f}"
+
+
 def _nats(row: Any, name: str, prefix: str) -> str:
     if row[name] != row[name]:
         return "–"
-    return f"{row[name]:+.3f} {bracket(row[f'{prefix}_low'], row[f'{prefix}_high'], '+.3f')}"
+    if row[f"{prefix}_low"] != row[f"{prefix}_low"]:
+        return f"{row[name]:+.3f} (no interval)"
+    return f"{row[name]:+.3f} [{row[f'{prefix}_low']:+.3f}, {row[f'{prefix}_high']:+.3f}]"

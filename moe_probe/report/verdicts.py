@@ -144,7 +144,8 @@ def _times(log2: float) -> str:
 def _causal(row: Any) -> str:
     if missing(row["ablation_delta_nats"]):
         return "not tested"
-    return f"{row['causal']} ({number(float(row['ablation_delta_nats']), 3)})"
+    said, rise = str(row["causal"]), number(float(row["ablation_delta_nats"]), 3)
+    return f"{said[:-1]}; {rise})" if said.endswith(")") else f"{said} ({rise})"
 
 
 def _replicated(row: Any, tested: pd.DataFrame | None) -> str:

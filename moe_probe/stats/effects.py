@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moe_probe.stats.bootstrap import stretched
+
 _BLOCK = 512  # columns worked on at a time
 
 
@@ -62,7 +64,7 @@ def half_selection(selections: np.ndarray, topic: np.ndarray, *, n_topics: int) 
 def log2_lift(
     shares: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95
 ) -> Lift:
-    """Lift of every (topic, column) over the macro-averaged base, with a delta-method interval.
+    """Lift of every (topic, column) over the macro-averaged base, with its interval.
 
     ``log2((share + h) / (base + h))``, base the mean over topics (with groups) of their means. The
     topic is itself one part of T in the base; the variance accounts for that: with a = 1/(share+h),
@@ -70,8 +72,14 @@ def log2_lift(
 
         var(ln lift) = v_t (a - b/T)^2 + (b/T)^2 * sum of v over the other topics.
 
+    Two corrections serve small samples and rare experts. v_t (a - b/T)^2 is taken from the jackknife, where that is larger
+    (Efron and Stein 1981, DOI 10.1214/aos/1176345462: it errs on the wide side): usage is skewed, and the logarithm of a
+    mean of few skewed values varies more than its linear part. And v is at least the sampling variance of a count, since
+    documents that agree with each other by chance do not make a count of 3 more exact than a count is: without that, an
+    expert that 5 documents never chose has an interval of no width.
+
     The interval uses Student's t at Satterthwaite's degrees of freedom (DOI 10.2307/3002019).
-    docs/statistics.md gives its measured coverage, beside that of the bootstrap.
+    docs/statistics.md gives its measured coverage.
 
     Parameters
     ----------
@@ -89,94 +97,90 @@ def log2_lift(
     base = np.nanmean(mean, axis=0) if present else np.full(shares.shape[1], np.nan)
     h = np.broadcast_to(pseudo, mean.shape)
     live = base > 0
+    # of n selections, 1 / (2 n) being h, the share p has the variance p (1 - p) / n at least; NaN stays
+    v = np.maximum(v, 2 * h * (mean + h) * np.maximum(1 - mean, 0))
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = np.where(live, mean / base, np.nan)
         logs = np.where(live, np.log2((mean + h) / (base + h)), np.nan)
         # squared weights with which each topic's error enters the topic's own logarithm
         b = 1 / ((base + h) * present)
-        own = v * (1 / (mean + h) - b) ** 2
+        left_out, cubes = _left_out(shares, topic, mean, base, h)
+        own = np.fmax(v * (1 / (mean + h) - b) ** 2, left_out)
         known = np.nan_to_num(v)
-        others = known.sum(0) - known
-        variance = own + b**2 * others
+        others = b**2 * (known.sum(0) - known)
         freedom = (np.maximum(sizes, 2) - 1)[:, None]
         fourth = own**2 / freedom + b**4 * ((known**2 / freedom).sum(0) - known**2 / freedom)
         # a topic without spread would divide 0 by 0: any freedom gives the same empty interval
-        df = np.clip(np.nan_to_num(variance**2 / fourth, nan=1.0), 1.0, 1e6)
-        se = np.where(live, np.sqrt(variance), np.nan) / np.log(2)
-    margin = student.ppf(0.5 + confidence / 2, df) * se
-    return Lift(mean, base, lift, logs, se, logs - margin, logs + margin)
+        df = np.clip(np.nan_to_num((own + others) ** 2 / fourth, nan=1.0), 1.0, 1e6)
+        se = np.where(live, np.sqrt(own + others), np.nan) / np.log(2)
+        down, up = stretched(student.ppf(0.5 + confidence / 2, df), cubes / (own + others) ** 1.5)
+    return Lift(mean, base, lift, logs, se, logs - down * se, logs + up * se)
 
 
-def bootstrap_log2_lift(
-    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95,
-    resamples: int = 1000, seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """BCa bootstrap interval of the log2 lift, resampling groups within topics.
+def _left_out(shares: np.ndarray, topic: np.ndarray, mean: np.ndarray, base: np.ndarray, h: np.ndarray,
+              ) -> tuple[np.ndarray, np.ndarray]:
+    """Jackknife variance and third central moment of every topic's log lift (natural), its groups left out in turn.
 
-    Efron 1987, DOI 10.1080/01621459.1987.10478410; the acceleration comes from the influence of
-    every group on the log2 lift (the infinitesimal jackknife). Holds resamples x topics x 512 values.
-
-    Returns
-    -------
-    ci_low, ci_high : ndarray, shape (n_topics, n_columns)
-        NaN for topics of fewer than two groups and experts nobody used.
+    NaN for topics of one group.
     """
-    rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(topic == t) for t in range(n_topics)]
-    weights = [rng.multinomial(len(r), np.full(len(r), 1 / len(r)), size=resamples) / len(r) if len(r) else None
-               for r in rows]
-    present = sum(len(r) > 0 for r in rows)
-    low, high = np.full((2, n_topics, shares.shape[1]), np.nan)
-    h = np.broadcast_to(pseudo, low.shape)
-    for start in range(0, shares.shape[1], _BLOCK):
-        columns = slice(start, start + _BLOCK)
-        block = shares[:, columns].astype(np.float64)
-        means = np.stack([np.zeros((resamples, block.shape[1])) if w is None else w @ block[r]
-                          for w, r in zip(weights, rows, strict=True)], axis=1)
-        base = means.sum(1, keepdims=True) / present
-        with np.errstate(divide="ignore", invalid="ignore"):
-            draws = np.log2((means + h[:, columns]) / (base + h[:, columns]))
-        point = log2_lift(block, topic, n_topics=n_topics, pseudo=h[:, columns])
-        for t in range(n_topics):
-            if len(rows[t]) > 1:
-                skew = _acceleration(block, rows, t, point=point, h=h[:, columns], present=present)
-                ends = _bca(draws[:, t], point.log2_lift[t], skew, confidence)
-                low[t, columns], high[t, columns] = np.where(point.base > 0, ends, np.nan)
-    return low, high
+    present = int(np.isfinite(mean).all(1).sum())
+    out, cubes = np.full((2, *mean.shape), np.nan)
+    for t in range(len(mean)):
+        rows = topic == t
+        n = int(rows.sum())
+        for start in range(0, shares.shape[1] if n > 1 else 0, _BLOCK):
+            c = slice(start, start + _BLOCK)
+            without = (mean[t, c] * n - shares[rows, c]) / (n - 1)
+            lift = np.log((without + h[t, c]) / (base[c] + (without - mean[t, c]) / present + h[t, c]))
+            out[t, c], cubes[t, c] = _jackknife(lift)
+    return out, cubes
 
 
-def _acceleration(
-    block: np.ndarray, rows: list[np.ndarray], t: int, *, point: Lift, h: np.ndarray, present: int
-) -> np.ndarray:
-    """Skewness of the groups' influences on topic t's log lift, divided by 6 (Efron 1987, eq. 7.4)."""
-    b = 1 / ((point.base + h[t]) * present)
-    cubes = squares = np.zeros(block.shape[1])
-    for other, members in enumerate(rows):
-        if not len(members):
-            continue
-        weight = 1 / (point.share[t] + h[t]) - b if other == t else -b
-        influence = (block[members] - point.share[other]) / len(members) * weight
-        cubes = cubes + (influence**3).sum(0)
-        squares = squares + (influence**2).sum(0)
+def _jackknife(left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance and third central moment of an estimate from its values with each group left out, shape (n_groups, ...)."""
+    n = len(left_out)
+    influence = (left_out.mean(0) - left_out) * (n - 1)
+    return (influence**2).sum(0) / (n * (n - 1)), (influence**3).sum(0) / n**3
+
+
+class LogRatio(NamedTuple):
+    """Ratio of two means over groups, each ndarray of shape (n_columns,); the interval is NaN for fewer than two groups."""
+
+    log2: np.ndarray
+    ci_low: np.ndarray
+    ci_high: np.ndarray
+
+
+def log2_ratio(above: np.ndarray, below: np.ndarray, *, half: np.ndarray | float, confidence: float = 0.95) -> LogRatio:
+    """Ratio of two shares of the same groups, both with half a selection added, and its interval.
+
+    Standard error from the jackknife over groups, of the logarithm itself, and at least that of the counts (`log2_lift`
+    says why); Student's t.
+
+    Parameters
+    ----------
+    above, below : ndarray, shape (n_groups, n_columns)
+        Shares of each group, observed and what they are compared with.
+    half : float or ndarray, shape (n_columns,)
+        Share that half a selection is, above 0.
+    """
+    from scipy.stats import t as student
+
+    n = len(above)
+    if not n:
+        return LogRatio(*np.full((3, above.shape[1]), np.nan))
+    a, b = above.mean(0), below.mean(0)
+    logs = np.log2((a + half) / (np.maximum(b, 0) + half))
+    if n < 2:
+        return LogRatio(logs, np.full_like(logs, np.nan), np.full_like(logs, np.nan))
+    left = [np.maximum((mean * n - values) / (n - 1), 0) + half for mean, values in ((a, above), (b, below))]
+    counted = 2 * half * np.maximum(1 - a, 0) / (a + half)  # variance of a share of 1 / (2 half) selections, over its square
+    variance, cubes = _jackknife(np.log(left[0] / left[1]))
+    variance = np.maximum(variance, counted)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(cubes / (6 * squares**1.5))
-
-
-def _bca(draws: np.ndarray, point: np.ndarray, skew: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of a BCa interval from draws [resample, column]."""
-    from scipy.stats import norm
-
-    n = len(draws)
-    below = ((draws < point).sum(0) + 0.5 * (draws == point).sum(0)) / n
-    bias = norm.ppf(np.clip(below, 0.5 / n, 1 - 0.5 / n))
-    ordered = np.sort(draws, axis=0)
-    ends = []
-    for tail in (0.5 - confidence / 2, 0.5 + confidence / 2):
-        z = bias + norm.ppf(tail)
-        level = norm.cdf(bias + z / (1 - skew * z))
-        rank = np.clip(np.round(level * (n + 1)).astype(int) - 1, 0, n - 1)
-        ends.append(np.take_along_axis(ordered, rank[None], axis=0)[0])
-    return ends[0], ends[1]
+        down, up = stretched(np.asarray(student.ppf(0.5 + confidence / 2, n - 1)), cubes / variance**1.5)
+    error = np.sqrt(variance) / np.log(2)
+    return LogRatio(logs, logs - down * error, logs + up * error)
 
 
 def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:

@@ -109,7 +109,7 @@ def group_names(documents: pd.DataFrame) -> np.ndarray:
         group = documents["group"]
         missing = group.isna() | (group.astype(str).str.len() == 0)
         names = group.astype(str).where(~missing, names)
-    return names.to_numpy(dtype=object)
+    return np.asarray(names.to_numpy(dtype=object))
 
 
 def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, *, what: str) -> dict[str, str]:

@@ -78,7 +78,7 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
 
     Of one subject: most purity beyond what is expected, among nodes one of whose children is joined to it by direction as
     well as by firing, if there are any. Of several: most topics among the children, then most children with one, then least
-    purity. Of none: most children.
+    purity. Of none, and of those that could not be judged: most children.
 
     Returns
     -------
@@ -90,7 +90,8 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
         firm=[key in firm for key in zip(nodes["parent_sae"], nodes["child_sae"], nodes["parent"], strict=True)],
         rise=nodes["purity"] - nodes["expected"], impure=-nodes["purity"], topical=nodes["topical_children"],
         several=nodes["topics_of_children"])
-    order = {BY_PARTS: ["firm", "rise"], ONE: ["firm", "rise"], SEVERAL: ["several", "topical", "impure"], NONE: ["children"]}
+    order = {BY_PARTS: ["firm", "rise"], ONE: ["firm", "rise"], SEVERAL: ["several", "topical", "impure"], NONE: ["children"],
+             UNJUDGED: ["children"]}
     chosen = []
     for kind, columns in order.items():
         mine = marks[marks["kind"] == kind].sort_values([*columns, "parent"], ascending=False, kind="stable")

@@ -1,0 +1,273 @@
+"""Intervals of whatever is measured on documents: one bootstrap of groups, and AUROC where a bootstrap breaks down.
+
+docs/statistics.md ("Coverage of intervals") gives the measured coverage; ``scripts/coverage.py`` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+#: Where the formulas come from; results that have intervals cite these.
+BOOTSTRAP = (
+    "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
+    "Rao and Wu 1988, unbiased variance of resampled means, DOI 10.1080/01621459.1988.10478591",
+    "Hall 1992, On the removal of skewness by transformation, J. R. Stat. Soc. B 54, 221-228",
+)
+AUROC = (
+    "Newcombe 2006, interval of the Mann-Whitney statistic, DOI 10.1002/sim.2324",
+    "Zou and Donner 2008, interval of a difference from two intervals (MOVER), DOI 10.1002/sim.3095",
+)
+_NOTHING = 1e-12
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its interval; floats or arrays of one shape, NaN where there are no two groups."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def row(self, name: str, prefix: str) -> dict[str, float]:
+        """As columns of a table: the value under `name`, the ends under ``<prefix>_low, <prefix>_high``."""
+        return {name: float(self.value), f"{prefix}_low": float(self.low), f"{prefix}_high": float(self.high)}
+
+
+class Resamples:
+    """Weights of groups in bootstrap samples; row 0 of `weights` is the sample itself.
+
+    Of the n groups of a cell (a topic) n - 1 are drawn with replacement, each counting n / (n - 1): so the variance of a
+    mean is unbiased however small the cell is (Rao and Wu 1988, DOI 10.1080/01621459.1988.10478591). Drawing n of n, the
+    standard deviation of five groups is too small by a tenth, and the ends of the normal law come on top of that.
+
+    Parameters
+    ----------
+    cells : ndarray of int, shape (n_groups,)
+        Groups are drawn within cells. A cell of one group stays as it is.
+    n : int
+        Number of resamples.
+    seed : int or sequence of int
+    """
+
+    def __init__(self, cells: np.ndarray, *, n: int, seed: int | list[int]) -> None:
+        rng = np.random.default_rng(seed)
+        self.weights = np.ones((n + 1, len(cells)))
+        for cell in np.unique(cells):
+            rows = np.flatnonzero(cells == cell)
+            if len(rows) > 1:
+                m = len(rows) - 1
+                self.weights[1:, rows] = rng.multinomial(m, np.full(len(rows), 1 / len(rows)), size=n) * (len(rows) / m)
+
+    def means(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Weighted means over groups (some, where `rows` names them), shape (n + 1, ...); NaN where none was drawn."""
+        weights = self.weights if rows is None else self.weights[:, rows]
+        part = values if rows is None else values[rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total = weights.sum(1)
+            return np.asarray((weights @ part) / (total if part.ndim == 1 else total[:, None]))
+
+
+def ratio_interval(drawn: Resamples, above: np.ndarray, below: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Interval of a sum over groups divided by another: a mean per token, a share, bits per selection.
+
+    Parameters
+    ----------
+    drawn : Resamples
+        Over all groups as one cell.
+    above, below : ndarray, shape (n_groups,) or (n_groups, n_columns)
+        `below` broadcasts.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = (drawn.weights @ above) / (drawn.weights @ below)
+    return student_interval(draws, len(above) - 1, confidence=confidence)
+
+
+def student_interval(draws: np.ndarray, df: float, *, confidence: float = 0.95) -> Interval:
+    """Estimate plus and minus Student's t times the standard deviation of its draws, the side of their tail stretched.
+
+    For means of symmetric values this is the classical interval. It needs no correction of bias: a resample has fewer
+    distinct groups than the sample, which moves the middle of its draws, not their spread. `stretched` says what skew does.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (1 + n_resamples, ...)
+        The estimate first, then its value in every resample of a `Resamples`. Resamples without a value are left out.
+    df : float
+        Degrees of freedom of the standard deviation: groups less cells, or `satterthwaite`. Below 1 there is no interval.
+
+    Returns
+    -------
+    Interval
+        Shape (...).
+    """
+    from scipy.stats import t as student
+
+    estimate = np.asarray(draws[0], dtype=float)
+    if df < 1:
+        return Interval(estimate, np.full(estimate.shape, np.nan), np.full(estimate.shape, np.nan))
+    error = spread(draws[1:])
+    down, up = stretched(np.asarray(student.ppf(0.5 + confidence / 2, df)), _skewness(draws[1:], error))
+    return Interval(estimate, estimate - down * error, estimate + up * error)
+
+
+def stretched(critical: np.ndarray, skewness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors below and above an estimate, where values are skewed.
+
+    A few groups of skewed values mostly lack the tail: their mean and their spread are too small at once, and Student's t
+    misses on the side of the tail. Hall's transformation of t (Hall 1992, J. R. Stat. Soc. B 54, 221-228) moves both
+    ends towards the tail. Only the end that moves outwards is moved here, since skewness itself is known badly.
+
+    Parameters
+    ----------
+    critical : ndarray
+        Quantile of Student's t.
+    skewness : ndarray
+        Of the estimate (that of the values over the root of their number).
+
+    Returns
+    -------
+    down, up : ndarray
+        At least `critical` each.
+    """
+    skew = np.nan_to_num(skewness)
+    a = np.where(np.abs(skew) < 1e-6, 1e-6, skew)
+
+    def back(y: np.ndarray) -> np.ndarray:
+        return np.asarray(3 / a * (np.cbrt(1 + a * (y - a / 6)) - 1))
+
+    return np.maximum(critical, back(critical)), np.maximum(critical, -back(-critical))
+
+
+def spread(draws: np.ndarray) -> np.ndarray:
+    """Standard deviation over resamples, shape (n_resamples, ...), those without a value left out; NaN for fewer than two."""
+    rest = np.asarray(draws, dtype=float)
+    known = np.isfinite(rest)
+    n = known.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = np.where(known, rest, 0.0).sum(0) / n
+        squares = np.square(np.where(known, rest - middle, 0.0)).sum(0)
+        return np.asarray(np.sqrt(np.where(n > 1, squares / (n - 1), np.nan)))
+
+
+def _skewness(draws: np.ndarray, error: np.ndarray) -> np.ndarray:
+    rest = np.asarray(draws, dtype=float)
+    known = np.isfinite(rest)
+    n = np.maximum(known.sum(0), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = np.where(known, rest, 0.0).sum(0) / n
+        cubes = np.where(known, rest - middle, 0.0) ** 3
+        return np.where(error > _NOTHING * (1 + np.abs(middle)), cubes.sum(0) / n / error**3, 0.0)
+
+
+def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946, DOI 10.2307/3002019).
+
+    Parameters
+    ----------
+    variances : ndarray, shape (n_parts, ...)
+    df : ndarray, shape (n_parts, ...)
+        Of each; parts without variance do not count.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        At least 1; where nothing varies the smallest of `df`.
+    """
+    freedom = np.maximum(df, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.square(variances.sum(0)) / (np.square(variances) / freedom).sum(0)
+    return np.asarray(np.clip(np.where(np.isfinite(found), found, freedom.min(0)), 1.0, 1e6))
+
+
+def auroc_interval(
+    area: float, positives: int, negatives: int, *, draws: np.ndarray | None = None, confidence: float = 0.95
+) -> Interval:
+    """Interval of an area under the ROC curve that does not collapse at 1.
+
+    All values x are inside that lie within z standard errors of the area, the error being that of x and not of the area
+    seen (Newcombe 2006, method 5, DOI 10.1002/sim.2324; Hanley and McNeil 1982, DOI 10.1148/radiology.143.1.7063747):
+
+        V(x) = x (1 - x) / (m n) * (1 + N ((1 - x) / (2 - x) + x / (1 + x))),  N = (m + n) / 2 - 1.
+
+    The bootstrap breaks down where positives and negatives hardly overlap: an area of 1 has no spread, and 5 documents that
+    all lie above 25 others show an AUROC above 0.77, no more.
+
+    Parameters
+    ----------
+    area : float
+    positives, negatives : int
+        Numbers of independent units (groups of documents).
+    draws : ndarray, shape (1 + n_resamples,), optional
+        Of a bootstrap, the estimate first, where the score is not one per group (an AUROC over tokens). V is scaled to
+        their variance, and Student's t of the smaller class takes the place of z, `stretched` where they are skewed. Draws
+        that do not vary are left out of account.
+
+    Returns
+    -------
+    Interval
+        NaN ends where a class has fewer than two groups.
+    """
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
+    if min(positives, negatives) < 2 or not np.isfinite(area):
+        return Interval(np.asarray(area), np.asarray(np.nan), np.asarray(np.nan))
+    down = up = np.asarray(norm.ppf(0.5 + confidence / 2))
+    scale, own = 1.0, _auroc_variance(area, positives, negatives)
+    if draws is not None and own > _NOTHING and (error := spread(draws[1:])) > _NOTHING:
+        scale = float(error) ** 2 / own
+        critical = np.asarray(student.ppf(0.5 + confidence / 2, min(positives, negatives) - 1))
+        down, up = stretched(critical, _skewness(draws[1:], error))
+
+    def outside(x: float) -> bool:
+        error = np.sqrt(scale * _auroc_variance(x, positives, negatives))
+        return abs(x - area) > float((down if x < area else up) * error)
+
+    return Interval(np.asarray(area), np.asarray(_boundary(outside, 0.0, area)), np.asarray(_boundary(outside, 1.0, area)))
+
+
+def auroc_difference(one: Interval, other: Interval, correlation: float) -> Interval:
+    """Interval of the first area less the second, on the same documents, from the two intervals.
+
+    MOVER: margins of the two are added as if they were standard errors of correlated estimates, each end for itself
+    (Newcombe 1998, DOI 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C; Zou and Donner 2008, DOI
+    10.1002/sim.3095).
+
+    Parameters
+    ----------
+    correlation : float
+        Of the two estimates, as their draws have it; 0 where one of them has no spread.
+    """
+    r = correlation if np.isfinite(correlation) else 0.0
+
+    def joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0))
+
+    value = one.value - other.value
+    return Interval(value, value - joined(one.value - one.low, other.high - other.value),
+                    value + joined(one.high - one.value, other.value - other.low))
+
+
+def correlation_of(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two sets of draws, estimates first; 0 where one of them does not vary."""
+    both = np.isfinite(one[1:]) & np.isfinite(other[1:])
+    a, b = one[1:][both], other[1:][both]
+    if len(a) < 2 or min(float(a.std()), float(b.std())) < _NOTHING:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _auroc_variance(x: float, m: int, n: int) -> float:
+    return x * (1 - x) / (m * n) * (1 + ((m + n) / 2 - 1) * ((1 - x) / (2 - x) + x / (1 + x)))
+
+
+def _boundary(outside: Callable[[float], bool], far: float, near: float) -> float:
+    """Where values between one that is inside (`near`) and an end of the range go over from in to out, by bisection."""
+    if not outside(far):
+        return far
+    for _ in range(50):
+        middle = (far + near) / 2
+        far, near = (middle, near) if outside(middle) else (far, middle)
+    return near
