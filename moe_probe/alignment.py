@@ -26,6 +26,7 @@ from moe_probe.stats import (
     permutation_test,
     replicate,
 )
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -297,7 +298,7 @@ def _size_warnings(groups: GroupUsage) -> list[str]:
     alone = [groups.topics[t] for t in np.flatnonzero(groups.groups_per_topic < 2)]
     if not alone:
         return []
-    return [f"Nothing can be claimed for {', '.join(alone)}: a single independent group of documents has no spread to "
+    return [f"Nothing can be claimed for {some_of(alone)}: a single independent group of documents has no spread to "
             "compare with."]
 
 

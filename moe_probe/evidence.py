@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.text import figure, is_missing
 from moe_probe.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
     if row["verdict"] == "feature only":
         sae, _, members = row["feature"].rpartition(":")
         mine = mine[(mine["sae"] == sae) & (mine["members"] == members)]
-    elif row["layer"] is not None and row["layer"] == row["layer"]:
+    elif not is_missing(row["layer"]):
         members = str(row["experts"]).replace(", ", "+")
         mine = mine[(mine["sae"] == "") & (mine["layer"] == int(row["layer"])) & (mine["members"] == members)]
     else:
@@ -211,7 +212,7 @@ def rise_text(row: Mapping[str, Any], digits: int = 4) -> str:
 def _sentence(row: dict[str, Any]) -> str:
     """All evidence in one sentence."""
     unit = _unit(row)
-    known = row["layer"] is not None and row["layer"] == row["layer"]
+    known = not is_missing(row["layer"])
     no = {UNTESTED: "It cannot be said", WEAK: f"Hardly: {unit} is real but small"}.get(
         row["grade"], f"No; nearest is {unit}" if known else "No")
     near = ", near the threshold" if row["grade"] == NEAR else ""
@@ -220,18 +221,18 @@ def _sentence(row: dict[str, Any]) -> str:
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
-                     f"[{2 ** row['ci_low']:.2f}, "
-                     f"{2 ** row['ci_high']:.2f}]")
+                     f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
+                     f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]")
         if row["log2_beyond_words"] == row["log2_beyond_words"]:
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
     if row["auroc_feature"] == row["auroc_feature"]:
         difference = row["feature_beyond_expert"]
+        against = [] if is_missing(difference) else [
+            f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert"]
+        words = (("feature_beyond_token", "the best token"), ("feature_beyond_tokens", "the best set of tokens"))
+        against += [f"{row[column]:+.2f} on {name}" for column, name in words if not is_missing(row.get(column))]
         parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
-                     f"({abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert)")
-        words = [f"{row[f'feature_beyond_{kind}']:+.2f} on {name}" for kind, name in (
-            ("token", "the best token"), ("tokens", "the best set of tokens"))
-            if row[f"feature_beyond_{kind}"] == row[f"feature_beyond_{kind}"]]
-        parts[-1] = parts[-1][:-1] + "".join(f", {text}" for text in words) + ")"
+                     f"({', '.join(against) or 'no expert to compare with'})")
     if row["causal"] != NOT_TESTED:
         end = {CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
                NOT_CONFIRMED: "which does not set it apart: not causally confirmed"}.get(row["causal"], f"which {row['causal']}")
@@ -245,7 +246,7 @@ def _unit(row: dict[str, Any]) -> str:
     if row["verdict"] == "feature only":
         sae, _, number = row["feature"].rpartition(":")
         return f"feature {number} of {sae}"
-    if row["layer"] is None or row["layer"] != row["layer"]:
+    if is_missing(row["layer"]):
         return ""
     many = "+" in str(row["experts"]) or "," in str(row["experts"])
     return f"expert{'s' if many else ''} {str(row['experts']).replace('+', ', ')} of layer {int(row['layer'])}"

@@ -308,6 +308,6 @@ def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path
         assert found[0] == status and message in found[2] and len(found[2].strip().splitlines()) == 1, found
     monkeypatch.setitem(sys.modules, "nbclient", None)
     status, _, said = call(*runs, "--out", tmp_path / "out")
-    assert status == 1 and said.strip() == ("moe-probe: notebooks need nbclient: not installed. Try: pip install "
+    assert status == 1 and said.strip() == ("moe-probe: notebooks need the package nbclient: not installed. Try: pip install "
                                             "'moe-probe[notebook]', or --no-notebook.")
     assert not (tmp_path / "out").exists()

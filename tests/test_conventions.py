@@ -17,6 +17,7 @@ PACKAGE = Path(moe_probe.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: The way of the data: a module imports from its own layer or below.
 LAYERS = {"errors": 0, "schema": 0, "routing": 0, "stats": 0, "text": 0, "pieces": 0, "markup": 0, "progress": 0, "match": 0,
+          "extras": 0, "duplicates": 3,
           "results": 1, "textfiles": 1, "trace": 1, "corpus": 1, "models": 2,
           "collect": 2, "importers": 2, "usage": 3, "alignment": 3, "explain": 3, "clusters": 3, "published": 3,
           "features": 3, "matching": 3, "causes": 3, "cost": 3, "tree": 3, "sae": 2, "verdicts": 3, "evidence": 3, "contexts": 3,

@@ -10,6 +10,7 @@ import typer
 
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.extras import need_extra
 from moe_probe.text import table_text
 
 if TYPE_CHECKING:
@@ -121,21 +122,12 @@ def evaluate(
 def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",
              ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
-    from moe_probe.models import load_model
+    from moe_probe.pipeline.model import load_model_of
 
-    options: dict[str, Any] = {"trust_remote_code": trust}
-    if name is None:
-        if not (run / "run.yaml").exists():
-            if without:
-                console.say(f"note: no model was named, {without} (--model MODEL)")
-            return None
-        from moe_probe.pipeline.config import load_config
-
-        config = load_config(run / "run.yaml", {})
-        name = config.model
-        options = {"revision": config.revision, "dtype": config.dtype, "device": config.device,
-                   "trust_remote_code": trust or config.trust_remote_code}
-    return load_model(name, progress=False, **options)
+    loaded = load_model_of(run, name, trust_remote_code=trust)
+    if loaded is None and without:
+        console.say(f"note: no model was named, {without} (--model MODEL)")
+    return loaded
 
 
 def label(
@@ -190,6 +182,8 @@ def _check_sources(labels: Path | None, url: str | None, model: str) -> None:
         raise MoeProbeError(f"{labels} cannot be read", "there is no such file", "a CSV of sae, feature, label")
     if url is not None and not model:
         raise UsageError("no --llm-model was given", "an endpoint serves several", "--llm-model NAME")
+    if url is not None:
+        need_extra("llm", "labels by a language model")
 
 
 def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, url: str, model: str, key_env: str,

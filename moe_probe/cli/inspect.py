@@ -13,6 +13,7 @@ import typer
 from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.text import some_of
 from moe_probe.textfiles import read_stdin, read_text
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def inspect(
     _show(seen, run=run, top=top, html=html, colour=colour, console=console)
     fired = [f"{alarm.watched.name} in {s.name} ({len(alarm.tokens)} tokens)" for s in seen for alarm in s.fired]
     if fired:
-        raise MoeProbeError(f"{len(fired)} of what was watched fired", ", ".join(fired), exit_code=3)
+        raise MoeProbeError(f"{len(fired)} of what was watched fired", some_of(fired), exit_code=3)
 
 
 def _read(path: Path) -> tuple[str, str]:

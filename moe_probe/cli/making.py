@@ -190,6 +190,7 @@ def analyze(
     """Compute the result tables of a trace."""
     from moe_probe.pipeline.analyze import Settings
     from moe_probe.pipeline.analyze import analyze as analyze_trace
+    from moe_probe.pipeline.model import dtype_of
     from moe_probe.trace import Trace
     from moe_probe.trace.files import disk_errors
 
@@ -201,7 +202,7 @@ def analyze(
     with disk_errors(root):  # a folder that cannot be written is noticed before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
-                        revision=revision, dtype=_dtype_of(root), trust_remote_code=trust_remote_code)
+                        revision=revision, dtype=dtype_of(root), trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)
@@ -214,15 +215,6 @@ def run_directory(path: Path) -> Path:
     if (path / "trace" / "trace.json").exists():
         return path
     return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
-
-
-def _dtype_of(root: Path) -> str:
-    """Type of weights that a run's model was loaded with: in another its fingerprint differs."""
-    if not (root / "run.yaml").exists():
-        return "auto"
-    from moe_probe.pipeline.config import load_config
-
-    return load_config(root / "run.yaml", {}).dtype
 
 
 def _remember_trace(root: Path, trace: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.schema import RESERVED_LABELS
+from moe_probe.text import some_of
 from moe_probe.textfiles import is_unwritable
 
 #: Whole numbers up to this size have one way of writing, as int or as float.
@@ -153,7 +154,7 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     """
     for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
         if name not in row:
-            raise BadRow(f"{where} has no column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}")
         if name == columns.text and not isinstance(row[name], str) and not _is_missing(row[name]):
             raise BadRow(f"{where}: '{name}' is a {type(row[name]).__name__}, not text", "", "--text-column NAME")
@@ -163,7 +164,7 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     text = row[columns.text]
     for name in columns.labels:
         if name not in row:
-            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"--label NAME; {did_you_mean(name, [str(k) for k in row])}")
     id_ = _as_text(row, columns.id, where) or f"{ordinal:07d}"
     return Document(

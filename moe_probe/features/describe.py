@@ -151,7 +151,7 @@ def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, s
     rank = good.groupby("label_rule")["label_score"].rank(ascending=False, method="first")
     ranked = good.assign(rank=rank).sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
     best = [(int(f), "best") for f in ranked["feature"].head(n // 4)]
-    rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy()
+    rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy(copy=True)
     drawn = np.random.default_rng(seed).permutation(rest)[: n - len(chosen) - len(best)]
     return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.extras import need_extra
 from moe_probe.features.endpoint import Cache, Client, Endpoint, Unanswered
 from moe_probe.features.excerpts import Excerpt
 from moe_probe.pieces import decode
@@ -160,10 +160,7 @@ def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: P
         When the endpoint refuses (wrong key, unknown model), answers nothing at all or request after request not,
         or the disk refuses. A feature whose requests alone fail says so in its ``problem``.
     """
-    from importlib.util import find_spec
-
-    if find_spec("httpx") is None:
-        raise MoeProbeError("endpoints cannot be asked", "httpx is not installed", "pip install 'moe-probe[llm]'")
+    need_extra("llm", "labels by a language model")
     labels: dict[int, LlmLabel] = {}
     with Client(endpoint, cache) as client, ThreadPoolExecutor(endpoint.concurrency) as pool:
         waiting = {pool.submit(_label_one, client, item, seed): i for i, item in enumerate(evidence)}

@@ -90,7 +90,8 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
-    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes, tuple(groups),
+    topic = np.array([topics.index(topic_of[g]) for g in groups], dtype=np.int64)
+    return GroupRates(rates, topic, topics, sizes, tuple(groups),
                       None if strata is None else _strata(documents, used, names, groups, column=strata))
 
 
@@ -110,14 +111,17 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
 
     Welch's t of firing rates, topic against rest, under permutation of topics over groups, within the strata of `train` where
     it has some; Benjamini-Hochberg over features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on
-    held-out groups.
+    held-out groups: those of a topic that no training group has are among the others; NaN for a topic without held-out groups.
 
     Raises
     ------
     MoeProbeError
-        When there is one topic only, or no stratum has two.
+        When training groups have one topic only, or none, or no stratum has two.
     """
     n_topics = len(train.topics)
+    if not n_topics:
+        raise MoeProbeError("no training document is labelled", "features are compared between topics of training documents",
+                            "label more documents")
     if n_topics < 2:
         raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
                             "a corpus of several topics")
@@ -131,7 +135,8 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     best = ranking.argmax(0)
     columns = np.arange(train.rates.shape[1])
     passes = (q_values[best, columns] <= alpha) & (t[best, columns] > 0)
-    theirs = np.array([train.topics.index(t) if t in train.topics else -1 for t in held_out.topics])[held_out.topic]
+    number = {name: i for i, name in enumerate(train.topics)}
+    theirs = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
     area = auroc(held_out.rates, theirs, n_topics=n_topics)
     return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],
                       effect.ci_low[best, columns], effect.ci_high[best, columns], q_values[best, columns],

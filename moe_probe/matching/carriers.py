@@ -27,6 +27,12 @@ TOKENS = "tokens"
 _WORTH = 0.002
 _CANDIDATES = 40
 _BINS = 32
+#: Columns that the table has, whatever could be measured.
+_COLUMNS = ("topic", "kind", "layer", "source", "members", "train_auroc", "label", "auroc_document", "document_low",
+            "document_high", "auroc_token", "token_low", "token_high", "effective_experts", "effective_experts_all",
+            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high", "beyond_expert_token",
+            "beyond_expert_token_low", "beyond_expert_token_high", *(
+                f"beyond_{rival}_document{end}" for rival in ("token", "tokens") for end in ("", "_low", "_high")))
 
 
 class Unit(NamedTuple):
@@ -271,7 +277,9 @@ class Carriers:
                     for name in levels:
                         row |= found.less(other[1], name).row(f"beyond_{rival}_{name}", f"beyond_{rival}_{name}")
             rows.append(row)
-        return pd.DataFrame(rows)
+        # columns that no row has, or all where there is no row, are there all the same: readers ask for them
+        table = pd.DataFrame(rows)
+        return table.reindex(columns=[*table.columns, *(c for c in _COLUMNS if c not in table.columns)])
 
     def _name(self, unit: Unit, member: int) -> int:
         """Number of an expert or a feature, id of a token."""

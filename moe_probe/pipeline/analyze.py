@@ -148,13 +148,13 @@ def _weights(c: Context) -> Result:
                             "moe-probe analyze RUN --model MODEL")
     from moe_probe.clusters import weight_similarity
     from moe_probe.models import load_model
+    from moe_probe.schema import need_same_weights, stored_dtype
 
-    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=c.settings.dtype,
+    made_by = c.trace.manifest.model
+    dtype = c.settings.dtype if c.settings.dtype != "auto" else stored_dtype(made_by)
+    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=dtype,
                         trust_remote_code=c.settings.trust_remote_code, progress=False)
-    made_by = c.trace.manifest.model.fingerprint
-    if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{c.settings.model} is not the model of this trace",
-                            "its routers and experts have other weights", "name the model that the trace was collected from")
+    need_same_weights(loaded.info, made_by)
     return weight_similarity(loaded)
 
 
@@ -230,6 +230,12 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
     return replace(found, name="usage_verdicts"), complete_verdicts(found)
 
 
+def _near_duplicates(c: Context) -> Result:
+    from moe_probe.duplicates import near_duplicates
+
+    return near_duplicates(c.trace, label=c.settings.by)
+
+
 #: In order; each may read the results of those above it.
 ANALYSES = (
     Analysis("explained", "routing", _explained),
@@ -254,6 +260,7 @@ ANALYSES = (
     Analysis("expert_contexts", "weights", _contexts),
     Analysis("published", "routing", _published),
     Analysis("verdicts", "usage", _verdicts, essential=True),
+    Analysis("near_duplicates", "routing", _near_duplicates),  # last, so that its warning ends what the terminal shows
 )
 #: Results that are written with another analysis, or only where something was left out.
 _FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out",

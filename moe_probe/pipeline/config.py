@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.textfiles import read_text
 
 _MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
@@ -136,3 +136,18 @@ def dump_config(config: RunConfig, path: Path) -> None:
     partial = path.with_suffix(".yaml.partial")
     partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     os.replace(partial, path)
+
+
+def check_labels(config: RunConfig) -> None:
+    """Refuse labels for the statistics that the trace will not keep, before hours of collecting.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the option that keeps the label.
+    """
+    for option, name in (("--by", config.by), ("--strata", config.strata)):
+        if name is not None and name not in ("topic", "subtopic", "group", *config.label):
+            raise MoeProbeError(f"{option} {name} names no label of the trace",
+                                f"it keeps {', '.join(('topic', 'subtopic', *config.label))}", f"add --label {name}",
+                                exit_code=2)

@@ -15,6 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def choose_root(run: Path, levels: Sequence[tuple[Place, list[Dictionary]]], *, 
     if topic is not None:
         if topic not in set(known["topic"]):
             raise UsageError(f"no feature of the narrowest SAEs is enriched for {topic}",
-                             did_you_mean(topic, sorted(set(known["topic"]))), ", ".join(sorted(set(known["topic"]))) or "none")
+                             did_you_mean(topic, sorted(set(known["topic"]))), some_of(sorted(set(known["topic"]))))
         known = known[known["topic"] == topic]
     if known.empty:
         raise MoeProbeError("no feature of the narrowest SAEs is enriched for a topic", "there is no subject to go into",

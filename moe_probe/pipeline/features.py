@@ -14,6 +14,7 @@ from moe_probe.pipeline.saes import readers, saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats import group_names
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,8 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
                **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
         rows.append(row)
-        say(f"{item.name}: FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, loss recovered {row['ce_recovered']:.3f} "
+        say(f"{item.name}: FVU {figure(row['fvu'], '.3f', 'unknown')}, L0 {row['l0']:.1f}, loss recovered "
+            f"{figure(row['ce_recovered'], '.3f', 'not measured')} "
             f"({time.monotonic() - started:.1f} s)")
     return Result(
         "sae_quality", pd.DataFrame(rows), seed=seed, warnings=tuple(dict.fromkeys(warnings)), citations=_QUALITY_SOURCES,
@@ -196,10 +198,10 @@ def _mean(reader: ActivationReader) -> Any:
 
 
 def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
-    made_by = trace.manifest.model.fingerprint
-    if loaded is not None and made_by and loaded.info.fingerprint != made_by:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "name the model that the trace was collected from")
+    from moe_probe.schema import need_same_weights
+
+    if loaded is not None:
+        need_same_weights(loaded.info, trace.manifest.model)
 
 
 def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "subtopic", permutations: int = 1000,

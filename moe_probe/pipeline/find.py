@@ -86,11 +86,9 @@ def _trace_of(texts: list[str], trace: Trace, loaded: LoadedModel, folder: Path)
     """Texts run through the model, kept like the corpus."""
     from moe_probe.collect import CollectOptions, collect_trace
     from moe_probe.corpus import Corpus
+    from moe_probe.schema import need_same_weights
 
-    made_by = trace.manifest.model.fingerprint
-    if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "the model that the trace was collected from")
+    need_same_weights(loaded.info, trace.manifest.model)
     path = folder / "texts.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), "text": text, "topic": str(i)}) + "\n" for i, text in enumerate(texts)),
                     encoding="utf-8")

@@ -15,6 +15,7 @@ from moe_probe.features.firing import fire
 from moe_probe.pipeline.features import opened_saes
 from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
+from moe_probe.text import some_of
 from moe_probe.textfiles import read_csv
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def read_labels(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=pd.Index(names), dtype=str)
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
-        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {', '.join(map(str, table.columns))}",
+        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {some_of(table.columns, 12)}",
                             "columns sae (such as layer_02/width_01024), feature and label")
     wrong = table[~table["feature"].str.strip().str.fullmatch("[0-9]{1,18}")]
     if len(wrong):

@@ -96,16 +96,12 @@ def inspect_text(run: str | Path, text: str, *, model: LoadedModel | str | None 
 
 
 def _load(run: Path, name: str | None) -> LoadedModel:
-    from moe_probe.models import load_model
-    from moe_probe.pipeline.config import load_config
+    from moe_probe.pipeline.model import load_model_of
 
-    if name is not None:
-        return load_model(name, progress=False)
-    if not (run / "run.yaml").exists():
+    loaded = load_model_of(run, name)
+    if loaded is None:
         raise MoeProbeError("nothing can be run", f"no model was named and {run} has no run.yaml", "name the trace's model")
-    config = load_config(run / "run.yaml", {})
-    return load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
-                      trust_remote_code=config.trust_remote_code, progress=False)
+    return loaded
 
 
 class Inspector:

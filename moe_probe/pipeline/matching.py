@@ -13,6 +13,7 @@ from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats.bootstrap import AUROC, BOOTSTRAP
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,7 +201,7 @@ def _matched(table: pd.DataFrame) -> str:
     best = table[table["rank"] == 1]
     return (f"{int(best['significant'].sum())} of {len(best)} experts have a feature that tells them beyond random "
             f"directions, "
-            f"median AUROC {best['heldout_score'].median():.3f}")
+            f"median AUROC {figure(best['heldout_score'].median(), '.3f', 'unknown')}")
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import Bar
-from moe_probe.text import printable
+from moe_probe.text import figure, printable, some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +211,7 @@ def _save(made: Trained, folder: Path, trace: Trace, settings: SaeSettings, say:
                 "corpus_hash": trace.manifest.corpus.hash}
     save_sae(made.sae, folder, training=training)
     p = made.progress
-    say(f"{folder.parent.name}/{folder.name}: FVU {p.fvu:.3f}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
+    say(f"{folder.parent.name}/{folder.name}: FVU {figure(p.fvu, '.3f', 'unknown')}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
         f"{p.tokens / max(made.seconds, 1e-9):,.0f} tokens/s")
 
 
@@ -268,7 +268,7 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     if text == "all":
         scarce = [e for e, n in enumerate(counts) if n < width]
         if scarce:
-            say(f"layer {reader.layer}: experts {', '.join(map(str, scarce))} have fewer than {width:,} tokens and get no "
+            say(f"layer {reader.layer}: experts {some_of(scarce)} have fewer than {width:,} tokens and get no "
                 f"SAE")
         if len(scarce) == len(counts):
             raise MoeProbeError(f"no expert of layer {reader.layer} has {width:,} tokens", "an SAE needs as many as latents",

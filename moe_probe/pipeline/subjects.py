@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.levels import Dictionary, Place, activations
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,8 @@ class SubjectsOf:
 
         where = {"layer": parent.sae.config.layer, "parent_width": parent.width, "child_width": child.width}
         row, nodes = self._one(where | {"tree": "this run"}, edges, child, facts, self.settings.permutations, parent)
-        self.said = (f"{row['purity']:.0%} of the time, {row['expected']:.0%} expected, p {row['p_value']:.2g}"
+        self.said = (f"{figure(row['purity'], '.0%')} of the time, {figure(row['expected'], '.0%')} expected, "
+                     f"p {figure(row['p_value'], '.2g')}"
                      if row["nodes"] else "no node has two parts")
         rows = [row]
         if other is not None:

@@ -15,7 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
-from moe_probe.text import table_text
+from moe_probe.text import figure, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,8 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             tested = subjects.test(parent, child, found, other, facts)
             tables.subjects += tested.rows
             tables.nodes += [tested.nodes] if len(tested.nodes) else []
-        say(f"{parent.name} -> {child.name}: {row['split']:.0%} of features split, {row['kept']:.0%} stay"
+        say(f"{parent.name} -> {child.name}: {figure(row['split'], '.0%', 'unknown share')} of features split, "
+            f"{figure(row['kept'], '.0%', 'unknown share')} stay"
             + (f"; siblings share a subject: {subjects.said}" if subjects.said else "")
             + f" ({time.monotonic() - started:.1f} s)")
     if subjects.known:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moe_probe.evidence import UNCONFIRMABLE
 from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.verdicts import count_sentence, question, where
+from moe_probe.text import figure
 from moe_probe.verdicts import NEAR, grades
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def whole_layers(results: Mapping[str, Result]) -> str | None:
     table = results["layers"].table
     row = table.loc[table["decode_accuracy"].idxmax()]
     return (f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
-            f"right {row['decode_accuracy']:.0%} of the time ({row['decode_baseline']:.0%} with shuffled topics).")
+            f"right {row['decode_accuracy']:.0%} of the time ({figure(row['decode_baseline'], '.0%')} with shuffled topics).")
 
 
 def features_say(results: Mapping[str, Result]) -> str | None:

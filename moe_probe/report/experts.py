@@ -21,6 +21,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,8 @@ class _Facts:
         said = ", ".join(f"{r.topic} {2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}"
                          for r in strong.itertuples())
         effective = effective_number(shares) if shares.sum() > 0 else float("nan")
-        return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
+        return f"{said or 'none above average'}; serves {figure(effective, '.1f', 'an unknown number')} of {len(mine)} "\
+            "topics, by effective number"
 
     def _classes(self, layer: int, expert: int) -> str:
         mine = self.of("expert_token_classes", layer, expert)
@@ -177,7 +179,8 @@ class _Facts:
             return ""
         strong = mine[mine["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
         return "; ".join(f"{sae_name(r.sae)}: {r.feature}{f' ({cut(r.label, 50)})' if r.label else ''}, AUROC "
-                         f"{r.heldout_score:.2f}, fires on {r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
+                         f"{figure(r.heldout_score, '.2f', 'unknown')}, fires on "
+                         f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens" for r in strong.itertuples())
 
     def _near(self, layer: int, expert: int) -> str:
         table = self.tables.get("expert_similarity")
@@ -198,11 +201,11 @@ class _Facts:
         mine = table[(table["layer"] == layer) & (table["sae"] == "") & (table["members"] == str(expert))]
         if mine.empty:
             return ""
-        top = mine.sort_values("delta_nats").iloc[-1]
+        top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
         own = mine[mine["held_to"]]
-        said = "; ".join(f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
-                         for r in own.to_dict("records"))
-        return f"{said + '; ' if said else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
+        said = some_of((f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
+                        for r in own.to_dict("records")), joint="; ")
+        return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.3f')})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
         mine = self.of("expert_contexts", layer, expert)

@@ -126,11 +126,12 @@ def _expert_units(one: Inspection) -> list[dict[str, Any]]:
 
 def _chip(row: dict[str, Any]) -> dict[str, Any]:
     """An expert in the overview; its colour is its share of the text's tokens."""
-    times = row["share"] / row["corpus_share"] if row["corpus_share"] else math.inf
+    times = (f"{row['share'] / row['corpus_share']:.1f} times the corpus's share" if row["corpus_share"] else
+             "which no token of the corpus chose")
     topic = f"; {_clean(row['topic'])} ×{row['lift']:.1f}" if row["topic"] else ""
     return {"key": f"{row['layer']}:{row['expert']}", "expert": row["expert"], "share": f"{row['share']:.0%}",
             "tint": round(min(1.0, 1.4 * row["share"]), 3),
-            "title": f"{row['share']:.0%} of tokens, {times:.1f} times the corpus's share{topic}"}
+            "title": f"{row['share']:.0%} of tokens, {times}{topic}"}
 
 
 def _routes(one: Inspection) -> list[list[list[float]]]:

@@ -10,6 +10,7 @@ import numpy as np
 from moe_probe import plots_tree
 from moe_probe.report.content import Block, Node, Passage, Picture, Section, Table, Tree, number, probability
 from moe_probe.stats import holm
+from moe_probe.text import figure
 from moe_probe.tree import KINDS, UNJUDGED
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def splitting_section(results: Mapping[str, Result]) -> Section:
 def finding(results: Mapping[str, Result]) -> str:
     """How much splits, and whether along human lines."""
     table = results["splitting"].table
-    text = (f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens")
+    text = (f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens"
+            if table["split"].notna().any() else "No feature of a narrower dictionary fires, so none can split")
     if table["split_same_width"].notna().any():
         text += f" ({table['split_same_width'].max():.0%} at most when only the seed changes)"
     return f"{text}. {human_lines(results)}".strip()
@@ -77,8 +79,10 @@ def human_lines(results: Mapping[str, Result]) -> str:
         f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
     holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
     return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
-            f"siblings, from different documents, are about one topic {best['purity']:.1%} of the time "
-            f"({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} for a feature with itself; layer "
+            f"siblings, from different documents, are about one topic "
+            f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
+            f"({figure(best['expected'], '.1%')} for features hung up at random, "
+            f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
             f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
             f"{_kinds_line(own)}")
@@ -109,7 +113,8 @@ def _other_seed(table: pd.DataFrame, best: pd.Series) -> str:
     null = same.iloc[0]
     more = best["shared"] > null["shared"]
     return (f" Where no width is added and only the seed changes, {int(null['nodes']):,} "
-            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share {null['shared']:.0%}"
+            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share "
+            f"{figure(null['shared'], '.0%', 'an unknown part')}"
             + ("." if more else ": that siblings are about one subject need not come of widening."))
 
 
@@ -137,7 +142,8 @@ def _splitting_table(table: pd.DataFrame) -> Table:
 
 def _subjects_table(table: pd.DataFrame) -> Table:
     rows = tuple((str(int(r["layer"])), f"{int(r['parent_width']):,} to {int(r['child_width']):,}", str(r["tree"]),
-                  number(int(r["nodes"])), f"{r['purity']:.1%}", f"{r['expected']:.1%}", f"{r['ceiling']:.1%}",
+                  number(int(r["nodes"])), figure(r["purity"], ".1%", "–"), figure(r["expected"], ".1%", "–"),
+                  figure(r["ceiling"], ".1%", "–"),
                   _percent(r["shared"]), probability(float(r["p_value"])), _count(r.get("judged")),
                   *(_percent(r[kind]) for kind in _ORDER))
                  for _, r in table[table["nodes"] > 0].iterrows())

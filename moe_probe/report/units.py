@@ -12,6 +12,7 @@ from moe_probe.evidence import confirmation
 from moe_probe.matching.carriers import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.verdicts import readable
+from moe_probe.text import bracket, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
     """Compare the best expert, group, feature, set of features and set of tokens for every topic."""
     result = results["carriers"]
     table = result.table
-    if table.empty or "beyond_expert_document" not in table:
+    if not {"expert", "feature"} <= set(table.get("kind", ())):  # one of the two could not be measured for any topic
         return None
     feature = table[table["kind"] == "feature"]
     better = feature[feature["beyond_expert_document_low"] > 0]
@@ -114,12 +115,13 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
         best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
         plain = part[part["inputs"] == "token and the one before"].iloc[0]
         blind = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
-        by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
-                        f"from the token and the one before, {blind['recall']:.0%} from as many random directions")
+        first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, plain, blind))
+        by_layer.append(f"layer {layer}: {first} from {int(best['width']):,} features, {second} from the token and the one "
+                        f"before, {third} from as many random directions")
     finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
     table = table.assign(name=plots_units.input_names(table))
     rows = tuple((str(int(r["layer"])), str(r["name"]),
-                  f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
+                  f"{figure(r['recall'], '.1%', '–')} {bracket(r['recall_low'], r['recall_high'], '.1%')}",
                   f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]")
                  for _, r in table.sort_values(["layer", "recall"]).iterrows())
     return Section(
@@ -158,7 +160,8 @@ def matches_section(results: Mapping[str, Result]) -> Section:
              "best token pair", "best topic", "random", "shuffled", "cosine with router")
     rivals = ("token_score", "token_pair_score", "topic_score", "random_score", "shuffled_score")
     rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{sae_name(str(r['sae']))}: {int(r['feature'])}",
-                  cut(str(r["label"])), number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
+                  cut(str(r["label"])), number(float(r["heldout_score"])), figure(r["precision"], ".0%", "–"),
+                  figure(r["recall"], ".0%", "–"),
                   number(float(r["heldout_lift"]), 1), probability(float(r["q_value"])),
                   *(number(float(r[c])) if c in r else "–" for c in rivals),
                   number(float(r["router_cosine"]))) for _, r in strong.iterrows())

@@ -14,6 +14,7 @@ from moe_probe.markup import card_html, facts_html
 from moe_probe.pieces import SPACE_MARKS, with_spaces
 from moe_probe.routing import Usage, dropped_id
 from moe_probe.schema import Manifest, MoeLayer, ShardEntry
+from moe_probe.text import some_of
 from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
 from moe_probe.trace.stored import readable
 
@@ -117,13 +118,15 @@ class Trace:
         MoeProbeError
             When the trace was made with ``--no-text``.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self.manifest.has_text:
             raise MoeProbeError(f"the trace at {self.root} holds no text", "it was made with --no-text",
                                 "collect again without --no-text")
         texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
-        return texts.to_pylist() if rows is None else texts.take(list(rows)).to_pylist()
+        # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
+        return texts.to_pylist() if rows is None else texts.take(pa.array(rows, type=pa.int64())).to_pylist()
 
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Token table, or some of its columns: ``document, position, token_id, token, special``.
@@ -270,7 +273,7 @@ class Trace:
         paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
-            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {', '.join(held)}",
+            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {some_of(held, 12)}",
                                 "collect again with --keep hidden (or logits, expert_output_norms ...)")
         for path in paths:
             yield load_file(inside(self.root, path))
