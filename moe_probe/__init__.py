@@ -27,7 +27,7 @@ _WHERE = {
     "expert_labels": "alignment", "explain_routing": "explain", "topic_beyond_vocabulary": "explain",
     "expert_token_classes": "explain", "expert_tokens": "explain", "expert_positions": "explain",
     "vocabulary_baseline": "explain", "cluster_routing": "clusters",
-    "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
+    "near_duplicates": "duplicates", "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
     "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
     "import_fingerprints": "importers", "Rules": "verdicts",
     "Run": "rundir", "Results": "results", "expert_card": "cards", "feature_card": "cards",

@@ -11,18 +11,22 @@ from moe_probe.corpus.splits import DISCOVERY, REPLICATION, assign_halves
 from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.stats import (
+    Division,
     GroupUsage,
+    LabelledShares,
     Lift,
     PermutationTest,
     auroc,
     benjamini_hochberg,
+    draw_divisions,
     group_usage,
     half_selection,
-    holm,
     log2_lift,
     one_value_per_group,
     permutation_test,
+    replicate,
 )
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +41,8 @@ _CITATIONS = (
     "Westfall and Young 1993, Resampling-based multiple testing (step-down max-T)",
     "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585",
     "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
-    "Holm 1979, replication over the discoveries, https://www.jstor.org/stable/4615733",
+    "Meinshausen, Meier and Buehlmann 2009, p-values of many divisions combined, DOI 10.1198/jasa.2009.tm08647",
+    "Westfall and Krishen 2001, candidates tested in a fixed order, DOI 10.1016/S0378-3758(01)00077-5",
     "Satterthwaite 1946, degrees of freedom of the intervals, DOI 10.2307/3002019",
     "Mann and Whitney 1947, guessing power (AUROC), DOI 10.1214/aoms/1177730491",
 )
@@ -72,10 +77,11 @@ def expert_topics(
     -------
     Result
         ``expert_topics``: ``layer, expert, topic, share, lift, log2_lift, ci_low, ci_high`` (95 %, of
-        log2_lift), ``p_value, q_value``; ``significant`` (q at most alpha, lying in a layer whose omnibus
-        test passes); ``replicated`` (discovered in the same way on half of the groups and confirmed on the
-        other half: one-sided, Holm over the discoveries); ``p_familywise``, ``auroc``,
-        ``log2_lift_replication`` (on the half that did not choose it: free of the winner's curse),
+        log2_lift), ``p_value, q_value`` (false discovery rate, or the family-wise p where that is smaller);
+        ``significant`` (q at most alpha, lying in a layer whose omnibus test passes); ``replicated`` (proposed by half
+        of the groups and confirmed by the other half, over several divisions: ``p_replication`` at most alpha, see
+        `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``, ``log2_lift_replication`` (on the halves that did not
+        choose the pair: free of the winner's curse),
         ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
         pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
 
@@ -89,8 +95,8 @@ def expert_topics(
     if len(groups.topics) < 2:
         raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
                             "experts are compared between topics", "a corpus of two topics or more, or another --by")
-    halves, halves_from = split_halves(usage, groups, label=label, seed=seed)
-    found = align(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+    divisions, halves_from = divide(usage, groups, seed=seed)
+    found = align(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     return Result(
         "expert_topics" if measure == "selections" else f"expert_topics_{measure}", found.table, seed=seed,
         warnings=found.warnings, citations=_CITATIONS,
@@ -109,15 +115,15 @@ class Alignment(NamedTuple):
 
 
 def align(
-    groups: GroupUsage, halves: np.ndarray, *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05
+    groups: GroupUsage, divisions: Sequence[Division], *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05
 ) -> Alignment:
     """Test every column of a `GroupUsage` (experts, or combinations of them) against every topic.
 
     Parameters
     ----------
     groups : GroupUsage
-    halves : ndarray of str, shape (n_groups,)
-        ``discovery`` or ``replication``; see `split_halves`.
+    divisions : sequence of Division
+        Halves that discover and confirm; see `divide`.
     permutations, seed, alpha
         As `expert_topics`.
 
@@ -127,16 +133,18 @@ def align(
         When no labels can be exchanged.
     """
     test = _test(groups, permutations=permutations, seed=seed)
-    q_values = benjamini_hochberg(test.p_value)
-    layer_passes = (test.layer_p <= alpha)[groups.layer_index]
-    significant = (q_values <= alpha) & layer_passes
-    second = _replicate(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+    # the pooled tail cannot resolve a lone perfect expert among many topics; the family-wise p, which bounds the
+    # chance of any false claim, can
+    q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
+    significant = (q_values <= alpha) & (test.layer_p <= alpha)[groups.layer_index]
+    second = _replicate(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     table = _table(groups, test, q_values, significant, second, alpha=alpha)
     return Alignment(table, test, (*groups.warnings, *_size_warnings(groups), *second.warnings))
 
 
 def expert_labels(
     trace: Trace | Usage, labels: Sequence[str], *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
+    strata: str | None = None,
 ) -> Result:
     """Do for other label columns (subtopic, register, language ...) what `expert_topics` does for topics.
 
@@ -150,6 +158,9 @@ def expert_labels(
         is left out, and a warning says why.
     permutations, seed, alpha
         As `expert_topics`.
+    strata : str, optional
+        Column within whose values labels are exchanged; the column itself, when it is among the labels, is tested
+        without strata.
 
     Returns
     -------
@@ -162,7 +173,8 @@ def expert_labels(
     parts, warnings, params = [], [], {}
     for label in labels:
         try:
-            result = expert_topics(usage, label=label, permutations=permutations, seed=seed, alpha=alpha)
+            result = expert_topics(usage, label=label, permutations=permutations, seed=seed, alpha=alpha,
+                                   strata=None if label == strata else strata)
         except MoeProbeError as error:
             warnings.append(f"{label} was left out: {error}")
             continue
@@ -175,7 +187,7 @@ def expert_labels(
                  "q_value", "replicated", "significant"])
     table = table[["label", *(c for c in table.columns if c != "label")]]
     return Result("expert_labels", table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
-                  params={"labels": params, "permutations": permutations, "alpha": alpha},
+                  params={"labels": params, "permutations": permutations, "alpha": alpha, "strata": strata},
                   caption="As for topics, for every other label of the documents; each label is a family of its own.")
 
 
@@ -190,7 +202,7 @@ def other_labels(usage: Usage, *, label: str = "topic") -> list[str]:
 class _Replication(NamedTuple):
     """Outcome on halves, arrays [topic, column]."""
 
-    replicated: np.ndarray
+    p_value: np.ndarray
     log2_lift: np.ndarray
     warnings: tuple[str, ...] = ()
 
@@ -200,7 +212,7 @@ def _test(groups: GroupUsage, *, permutations: int, seed: int, sign: np.ndarray 
                             permutations=permutations, seed=seed, strata=groups.strata, sign=sign)
 
 
-def split_halves(usage: Usage, groups: GroupUsage, *, label: str, seed: int) -> tuple[np.ndarray, str]:
+def split_halves(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[np.ndarray, str]:
     """Say which half each group belongs to, and where that comes from.
 
     The corpus's own ``split`` where it names both halves, else drawn by seed, each topic evenly.
@@ -211,24 +223,41 @@ def split_halves(usage: Usage, groups: GroupUsage, *, label: str, seed: int) -> 
         half_of = one_value_per_group(documents["split"].to_numpy(), names.to_numpy(), what="split")
         return np.array([half_of[name] for name in groups.groups]), "the corpus's own split"
     topics = [groups.topics[t] for t in groups.topic]
+    if groups.strata is not None:  # halves without one of the strata would leave nothing to exchange
+        topics = [f"{topic}\x00{stratum}" for topic, stratum in zip(topics, groups.strata, strict=True)]
     return assign_halves(topics, list(groups.groups), seed=seed), "drawn by seed"
 
 
-def _replicate(groups: GroupUsage, halves: np.ndarray, *, permutations: int, seed: int, alpha: float) -> _Replication:
-    first, other = groups.select(halves == DISCOVERY), groups.select(halves == REPLICATION)
+def divide(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[list[Division], str]:
+    """Give the halves that discover and confirm, and say where they come from.
+
+    The corpus's own ``split`` where it names both halves, used as it is; else several divisions drawn by seed, each used
+    both ways.
+    """
+    halves, source = split_halves(usage, groups, seed=seed)
+    if source != "drawn by seed":
+        return [Division(halves == DISCOVERY, halves == REPLICATION)], source
+    divisions = draw_divisions(groups.topic, groups.strata, seed=seed)
+    return divisions, f"{len(divisions) // 2} divisions drawn by seed, each used both ways"
+
+
+def _replicate(
+    groups: GroupUsage, divisions: Sequence[Division], *, permutations: int, seed: int, alpha: float
+) -> _Replication:
     shape = (len(groups.topics), groups.shares.shape[1])
-    if min(len(first.groups), len(other.groups)) < 4:
-        return _Replication(np.zeros(shape, dtype=bool), np.full(shape, np.nan),
+    first = divisions[0]
+    if min(first.discovery.sum(), first.confirmation.sum()) < 4:
+        return _Replication(np.full(shape, np.nan), np.full(shape, np.nan),
                             ("Too few documents to look again on held-out ones: nothing can count as replicated.",))
+    sample = LabelledShares(groups.shares, groups.topic, len(groups.topics), _pseudo(groups), groups.strata)
     try:
-        found = _test(first, permutations=permutations, seed=seed + 1)
-        discovered = (benjamini_hochberg(found.p_value) <= alpha) & (found.layer_p <= alpha)[groups.layer_index]
-        again = _test(other, permutations=permutations, seed=seed + 2, sign=np.where(found.t < 0, -1.0, 1.0))
+        again = replicate(sample, divisions, permutations=permutations, seed=seed + 1)
     except MoeProbeError as error:  # strata may leave a half without labels to exchange
-        return _Replication(np.zeros(shape, dtype=bool), np.full(shape, np.nan),
+        return _Replication(np.full(shape, np.nan), np.full(shape, np.nan),
                             (f"Nothing can count as replicated: in half of the documents, {error}",))
-    confirmed = holm(np.where(discovered, again.p_value, np.nan)) <= alpha
-    return _Replication(confirmed, _effects(other).log2_lift)
+    never_chosen = np.isnan(again.log2_lift)
+    return _Replication(again.p_value, np.where(never_chosen, _effects(groups.select(first.confirmation)).log2_lift,
+                                                again.log2_lift))
 
 
 def _pseudo(groups: GroupUsage) -> np.ndarray:
@@ -257,9 +286,9 @@ def _table(groups: GroupUsage, test: PermutationTest, q_values: np.ndarray, sign
         "topic": np.tile(np.array(groups.topics, dtype=object), n_columns),
         "share": flat(effect.share), "lift": flat(effect.lift), "log2_lift": flat(effect.log2_lift),
         "ci_low": flat(effect.ci_low), "ci_high": flat(effect.ci_high),
-        "p_value": flat(test.p_value), "q_value": flat(q_values), "replicated": flat(second.replicated),
+        "p_value": flat(test.p_value), "q_value": flat(q_values), "replicated": flat(second.p_value <= alpha),
         "significant": flat(significant), "p_familywise": flat(test.p_familywise), "auroc": flat(area),
-        "log2_lift_replication": flat(second.log2_lift),
+        "log2_lift_replication": flat(second.log2_lift), "p_replication": flat(second.p_value),
         "detectable_log2_lift": flat((critical + _Z_POWER) * effect.se),
         "n_groups": np.tile(groups.groups_per_topic, n_columns),
     })
@@ -269,7 +298,7 @@ def _size_warnings(groups: GroupUsage) -> list[str]:
     alone = [groups.topics[t] for t in np.flatnonzero(groups.groups_per_topic < 2)]
     if not alone:
         return []
-    return [f"Nothing can be claimed for {', '.join(alone)}: a single independent group of documents has no spread to "
+    return [f"Nothing can be claimed for {some_of(alone)}: a single independent group of documents has no spread to "
             "compare with."]
 
 
@@ -282,6 +311,7 @@ def _caption(
         f"Share of each {label}'s {what} to an expert, over the mean of that share across {label}s. The unit "
         f"is the group of documents ({n_groups:,} groups). p: Welch's t of group means, {label} against rest, "
         f"under {permutations:,} permutations of {label}s over groups{within}, its tail pooled over the {label}'s tests; "
-        f"q: Benjamini-Hochberg over all layers, experts and {label}s. Significant: q at most {alpha:g} in a layer whose "
-        "omnibus test passes. Replicated: discovered so on half of the groups, and confirmed one-sided on the other half "
-        "(Holm over the discoveries). Intervals: 95 %, jackknife over groups.")
+        f"q: Benjamini-Hochberg over all layers, experts and {label}s, at most the family-wise p (Westfall-Young). "
+        f"Significant: q at most {alpha:g} in a layer whose omnibus test passes. Replicated: proposed by half of the groups "
+        "and confirmed one-sided by the other half, over several divisions (twice the median p). Intervals: 95 %, "
+        "jackknife over groups.")

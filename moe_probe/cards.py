@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moe_probe.errors import UsageError, did_you_mean
 from moe_probe.markup import card_html, escaped, facts_html, folded_html, shaded_html
 from moe_probe.results import Results
-from moe_probe.text import printable
+from moe_probe.text import printable, some_of
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Card, Passage
@@ -86,7 +86,7 @@ def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:
     table = results["experts"].table
     layers = sorted(int(x) for x in table["layer"].unique())
     if layer not in layers:
-        raise UsageError(f"there is no MoE layer {layer}", f"the run has {', '.join(map(str, layers))}", "one of those")
+        raise UsageError(f"there is no MoE layer {layer}", f"the run has {some_of(layers, 12)}", "one of those")
     experts = set(table.loc[table["layer"] == layer, "expert"])
     if expert not in experts:
         raise UsageError(f"layer {layer} has no expert {expert}", f"it has {len(experts)}", f"0 to {len(experts) - 1}")

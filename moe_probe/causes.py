@@ -122,10 +122,9 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
     MoeProbeError
         When the model is not the trace's, or fewer than two topics have documents.
     """
-    made_by = trace.manifest.model.fingerprint
-    if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "name the model that the trace was collected from")
+    from moe_probe.schema import need_same_weights
+
+    need_same_weights(loaded.info, trace.manifest.model)
     keep, labels, names = labelled_documents(trace.documents, label=label)
     held_out = held_out & keep
     # more documents say more than longer ones: intervals come from documents

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.features.factors import with_spaces
+from moe_probe.pieces import whole_characters
 from moe_probe.results import Result
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     -------
     Result
         ``expert_contexts``: ``layer, expert, rank, document, topic, position, weight`` (gate weight of the token in
-        question), ``tokens, weights`` (lists: the text around it; the expert's gate weight on each, 0 where it was not
-        chosen).
+        question), ``tokens, weights`` (lists: the text around it, as `moe_probe.pieces` writes tokens; the expert's gate
+        weight on each, 0 where it was not chosen).
     """
     import pandas as pd
 
     table = trace.tokens(["document", "position", "token", "special"])
-    text = with_spaces(table["token"].to_numpy(dtype=object))
+    text = trace.spaced(table["token"].to_numpy(dtype=object))
     document, position = table["document"].to_numpy(), table["position"].to_numpy()
     names, topics = trace.documents["document"].astype(str).to_numpy(), trace.documents["topic"].astype(str).to_numpy()
     step = max(1, -(-sum(item.num_experts for item in trace.layers) // max_experts))
@@ -56,8 +56,9 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
             pool = pool[mine[pool] > 0]
             order = pool[np.lexsort((pool, -mine[pool]))]
             for rank, token in enumerate(_spread(order, document, per_expert), start=1):
-                first = max(token - BEFORE, int(np.searchsorted(document, document[token])))
-                last = min(token + BEHIND + 1, int(np.searchsorted(document, document[token], side="right")))
+                ends = tuple(int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
+                first, last = whole_characters(text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]),
+                                            within=(ends[0], ends[1]))
                 rows.append({"layer": item.layer, "expert": expert, "rank": rank, "document": names[document[token]],
                              "topic": topics[document[token]], "position": int(position[token]),
                              "weight": float(mine[token]), "tokens": text[first:last].tolist(),

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure; one that a notebook shows by itself where pyplot is at work interactively.
 
@@ -23,7 +22,9 @@ def new_figure(width: float, height: float) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    size: Any = {"figsize": (width, height), "layout": "constrained", "dpi": 110}
+    from moe_probe.fonts import FittedLayout
+
+    size: Any = {"figsize": (width, height), "layout": FittedLayout(), "dpi": 110}
     if matplotlib.is_interactive() and "matplotlib.pyplot" in sys.modules:
         return sys.modules["matplotlib.pyplot"].figure(**size)
     return Figure(**size)  # no global state, nothing to close, no display needed

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.text import figure, is_missing
+from moe_probe.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +28,29 @@ class FeatureRules:
     ----------
     min_auroc, min_lower_bound : float
         Of held-out documents, and the lower end of its 95 % interval.
+    tolerance : float
+        A measured AUROC may lie this far below `min_auroc`; within it on either side the grade is "near the threshold".
     alpha : float
         Largest q of the feature's enrichment for the topic, where features were labelled.
+    min_log2_beyond : float
+        Smallest log2 ratio of the feature's firings to what the tokens of the topic's documents predict, as for experts; its
+        interval must lie above 0.
     """
 
     min_auroc: float = 0.9
+    tolerance: float = 0.02
     min_lower_bound: float = 0.8
     alpha: float = 0.05
+    min_log2_beyond: float = 0.25
+
+
+#: What a row says of its topic's best feature: column of the verdicts, column of the carriers.
+_FEATURE_COLUMNS = {
+    "auroc_feature": "auroc_document", "auroc_feature_low": "document_low", "feature_beyond_expert": "beyond_expert_document",
+    "feature_beyond_expert_low": "beyond_expert_document_low", "feature_beyond_token": "beyond_token_document",
+    "feature_beyond_token_low": "beyond_token_document_low", "feature_beyond_tokens": "beyond_tokens_document",
+    "feature_beyond_tokens_low": "beyond_tokens_document_low", "feature_log2_beyond_words": "log2_beyond_words",
+    "feature_log2_beyond_words_low": "log2_beyond_words_low"}
 
 
 def complete_verdicts(
@@ -42,8 +60,10 @@ def complete_verdicts(
     """Add the evidence of features and causes to verdicts from usage.
 
     "feature only" takes the place of "none" where the best feature for the topic tells its held-out documents with the AUROC
-    that `rules` ask for, better than the best expert does (paired interval above 0), and is enriched for the topic. Causes
-    never change a verdict: they confirm it, or fail to, and the sentence says which.
+    that `rules` ask for, better than the best expert, the best single token and the best set of tokens do (paired intervals
+    above 0), fires more in the topic's documents than their tokens predict, and is enriched for the topic. Where words do as
+    well, the verdict stays "none" and the reason says so. Causes never change a verdict: they confirm it, or fail to, and the
+    sentence says which.
 
     Parameters
     ----------
@@ -60,17 +80,19 @@ def complete_verdicts(
     Result
         ``verdicts`` with ``auroc_feature``, ``ablation_delta_nats`` filled, and further columns: ``verdict_usage``
         (the verdict before features), ``feature`` (its SAE and number), ``auroc_feature_low,
-        feature_beyond_expert, feature_beyond_expert_low``, ``ablation_low, ablation_high, ablation_unit``, ``causal``
-        (confirmed | not confirmed | cannot be confirmed (and why) | not tested), ``sentence``.
+        feature_beyond_expert, feature_beyond_token, feature_beyond_tokens`` (differences of AUROC),
+        ``feature_log2_beyond_words`` (log2 of its firings over what tokens predict), each with ``_low``, ``ablation_low,
+        ablation_high, ablation_unit``, ``causal`` (confirmed | not confirmed | cannot be confirmed (and
+        why) | not tested), ``sentence``.
     """
     import pandas as pd
 
     rules = rules or FeatureRules()
     rows = []
-    for row in verdicts.table.to_dict("records"):
-        row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "", "ablation_unit": ""} | dict.fromkeys(
-            ("auroc_feature", "auroc_feature_low", "feature_beyond_expert", "feature_beyond_expert_low",
-             "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
+    for row in verdicts.table.assign(grade=grades(verdicts.table)).to_dict("records"):
+        row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "",
+                "ablation_unit": ""}
+        row |= dict.fromkeys((*_FEATURE_COLUMNS, "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
         if carriers is not None:
             row |= _of_feature(row, carriers.table, None if features is None else features.table, rules)
         if ablation is not None:
@@ -80,10 +102,11 @@ def complete_verdicts(
     if carriers is not None:
         caption += (f" \"feature only\": no expert or group passes, but one SAE feature, chosen on training documents, "
                     f"tells "
-                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g} (interval above "
-                    f"{rules.min_lower_bound:g}) and better than the best expert, chosen in the same way, does (paired "
-                    f"interval "
-                    "above 0).")
+                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take "
+                    f"{rules.tolerance:g} (interval above {rules.min_lower_bound:g}), better than the best expert, the best "
+                    "token and the best set of up to 8 "
+                    "tokens, chosen in the same way, do (paired intervals above 0), and fires at least "
+                    f"{2 ** rules.min_log2_beyond:.2f} times as much as their tokens predict.")
     extra = tuple(c for r in (carriers, features, ablation) if r is not None for c in r.citations)
     return Result("verdicts", pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"}), seed=verdicts.seed,
                   params=verdicts.params | {f"feature_{k}": v for k, v in vars(rules).items()}, caption=caption,
@@ -96,17 +119,38 @@ def _of_feature(row: dict[str, Any], carriers: pd.DataFrame, features: pd.DataFr
     if mine.empty:
         return {}
     best = mine.iloc[0]
-    out = {"feature": f"{best['source']}:{best['members']}", "auroc_feature": best["auroc_document"],
-           "auroc_feature_low": best["document_low"], "feature_beyond_expert": best["beyond_expert_document"],
-           "feature_beyond_expert_low": best["beyond_expert_document_low"]}
-    passes = (best["auroc_document"] >= rules.min_auroc and best["document_low"] >= rules.min_lower_bound
+    out = {"feature": f"{best['source']}:{best['members']}"} | {to: best.get(of, np.nan) for to, of in _FEATURE_COLUMNS.items()}
+    passes = (best["auroc_document"] >= rules.min_auroc - rules.tolerance and best["document_low"] >= rules.min_lower_bound
               and best["beyond_expert_document_low"] > 0 and _enriched(best, features, rules))
     if row["verdict"] == "none" and passes:
-        out |= {"verdict": "feature only",
-                "reason": f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC "
-                f"{best['auroc_document']:.2f}, {best['beyond_expert_document']:.2f} more than the best expert. "
-                f"{row['reason']}"}
+        said = f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
+        words = _explained_by_words(best, rules)
+        if words:
+            return out | {"reason": f"{said}, but {words}. {row['reason']}"}
+        out |= {"verdict": "feature only", "grade": _grade(best, rules),
+                "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
+                f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
     return out
+
+
+def _grade(best: pd.Series, rules: FeatureRules) -> str:
+    if best["auroc_document"] < rules.min_auroc + rules.tolerance:
+        return NEAR
+    return CLEAR if best["document_low"] >= rules.min_auroc else LIKELY
+
+
+def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
+    """What words do as well as the feature does, in words; "" where it does better than all of them."""
+    if "log2_beyond_words" not in best or best["log2_beyond_words"] != best["log2_beyond_words"]:
+        return "words were not ruled out (moe-probe match RUN compares features with tokens)"
+    for rival, name in (("token", "the best single token"), ("tokens", "a set of up to 8 tokens")):
+        difference, low = (best.get(f"beyond_{rival}_document{end}", np.nan) for end in ("", "_low"))
+        if difference == difference and not low > 0:  # without a difference no such token or set was found
+            return f"no better, by its interval, than {name} (AUROC {best['auroc_document'] - difference:.2f})"
+    log2, low = best["log2_beyond_words"], best["log2_beyond_words_low"]
+    if log2 < rules.min_log2_beyond or not low > 0:
+        return f"it fires {2 ** log2:.2f} times as much as the topic's words alone predict (at least {2 ** low:.2f})"
+    return ""
 
 
 def _enriched(best: pd.Series, features: pd.DataFrame | None, rules: FeatureRules) -> bool:
@@ -122,7 +166,7 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
     if row["verdict"] == "feature only":
         sae, _, members = row["feature"].rpartition(":")
         mine = mine[(mine["sae"] == sae) & (mine["members"] == members)]
-    elif row["layer"] is not None and row["layer"] == row["layer"]:
+    elif not is_missing(row["layer"]):
         members = str(row["experts"]).replace(", ", "+")
         mine = mine[(mine["sae"] == "") & (mine["layer"] == int(row["layer"])) & (mine["members"] == members)]
     else:
@@ -168,20 +212,27 @@ def rise_text(row: Mapping[str, Any], digits: int = 4) -> str:
 def _sentence(row: dict[str, Any]) -> str:
     """All evidence in one sentence."""
     unit = _unit(row)
-    known = row["layer"] is not None and row["layer"] == row["layer"]
-    parts = [{"expert": f"Yes: {unit}", "group": f"Not one, but {unit} together", "feature only":
-              f"No expert, but {unit}", "none": f"No; nearest is {unit}" if known else "No"}[row["verdict"]]]
+    known = not is_missing(row["layer"])
+    no = {UNTESTED: "It cannot be said", WEAK: f"Hardly: {unit} is real but small"}.get(
+        row["grade"], f"No; nearest is {unit}" if known else "No")
+    near = ", near the threshold" if row["grade"] == NEAR else ""
+    parts = [{"expert": f"Yes: {unit}{near}", "group": f"No single one, but {unit} together{near}", "feature only":
+              f"No expert, but {unit}{near}", "none": no}[row["verdict"]]]
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
-                     f"[{2 ** row['ci_low']:.2f}, "
-                     f"{2 ** row['ci_high']:.2f}]")
+                     f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
+                     f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]")
         if row["log2_beyond_words"] == row["log2_beyond_words"]:
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
     if row["auroc_feature"] == row["auroc_feature"]:
         difference = row["feature_beyond_expert"]
+        against = [] if is_missing(difference) else [
+            f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert"]
+        words = (("feature_beyond_token", "the best token"), ("feature_beyond_tokens", "the best set of tokens"))
+        against += [f"{row[column]:+.2f} on {name}" for column, name in words if not is_missing(row.get(column))]
         parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
-                     f"({abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert)")
+                     f"({', '.join(against) or 'no expert to compare with'})")
     if row["causal"] != NOT_TESTED:
         end = {CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
                NOT_CONFIRMED: "which does not set it apart: not causally confirmed"}.get(row["causal"], f"which {row['causal']}")
@@ -195,7 +246,7 @@ def _unit(row: dict[str, Any]) -> str:
     if row["verdict"] == "feature only":
         sae, _, number = row["feature"].rpartition(":")
         return f"feature {number} of {sae}"
-    if row["layer"] is None or row["layer"] != row["layer"]:
+    if is_missing(row["layer"]):
         return ""
     many = "+" in str(row["experts"]) or "," in str(row["experts"])
     return f"expert{'s' if many else ''} {str(row['experts']).replace('+', ', ')} of layer {int(row['layer'])}"

@@ -46,7 +46,7 @@ def shaded_html(pieces: Iterable[tuple[str, int]]) -> str:
     for text, strength in pieces:
         shade = f' style="background:rgba(217,95,2,{0.17 * strength:.2f})"' if strength else ""
         out.append(f"<span{shade}>{escaped(text)}</span>")
-    return f'<div style="white-space:pre-wrap;font-family:monospace;margin:2px 0">{"".join(out)}</div>'
+    return f'<div dir="auto" style="white-space:pre-wrap;font-family:monospace;margin:2px 0">{"".join(out)}</div>'
 
 
 def shown(value: object) -> str:

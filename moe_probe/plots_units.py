@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: Kinds of units, from plain to rich, with colours that stay apart for colour-blind eyes and in print.
 KINDS = {"expert": ("#33638d", "best expert"), "experts": ("#7fb1d3", "best group of experts"),
-         "feature": ("#d95f02", "best feature"), "features": ("#f4b183", "best set of features")}
+         "feature": ("#d95f02", "best feature"), "features": ("#f4b183", "best set of features"),
+         "token": ("#5e5e5e", "best token"), "tokens": ("#b0b0b0", "best set of tokens")}
 _ORDER = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3, "random directions": 4, "features": 5}
 _SMALL: Any = {"fontsize": 8}
 
@@ -34,12 +35,12 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     layers = sorted(table["layer"].unique())[:6]
     figure = _figure(max(4.5, 2.4 * len(layers) + 1.6), 3.2)
     panels = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
-    order = table.assign(place=table["inputs"].map(_ORDER)).sort_values(["place", "width"])
-    names = list(dict.fromkeys(_input_name(row) for row in order.itertuples()))
+    table = table.assign(name=[n.replace("$", r"\$") for n in input_names(table)], place=table["inputs"].map(_ORDER))
+    names = list(dict.fromkeys(table.sort_values(["place", "width", "name"])["name"]))
     colours = ["#d95f02" if n.startswith("features") else "#b8b8b8" if n.startswith("random") else "#33638d" for n in names]
     for axes, layer in zip(panels, layers, strict=True):
         part = table[table["layer"] == layer]
-        values = {_input_name(row): (row.recall, row.recall_low, row.recall_high) for row in part.itertuples()}
+        values = {row.name: (row.recall, row.recall_low, row.recall_high) for row in part.itertuples()}
         for i, name in enumerate(names):
             if name in values:
                 recall, low, high = values[name]
@@ -56,8 +57,12 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     return panels
 
 
-def _input_name(row: Any) -> str:
-    return f"{row.inputs}, {int(row.width):,}" if row.width else str(row.inputs)
+def input_names(table: pd.DataFrame) -> list[str]:
+    """Names of the inputs of ``routing_predicted``: with the width, and the rest of the folder's name where SAEs share it."""
+    shared = table.duplicated(["layer", "inputs", "width"], keep=False).any()
+    saes = table["sae"].astype(str) if shared and "sae" in table else [""] * len(table)
+    return [f"{what}, {int(width):,}{re.sub(r'^layer_[0-9]+/width_[0-9]+', '', printable(sae))}" if width else str(what)
+            for what, width, sae in zip(table["inputs"], table["width"], saes, strict=True)]
 
 
 def carriers(table: pd.DataFrame) -> np.ndarray:
@@ -70,15 +75,15 @@ def carriers(table: pd.DataFrame) -> np.ndarray:
     """
     single = table[table["kind"] == "expert"].sort_values("auroc_document")
     topics = single["topic"].tolist()
-    figure = _figure(8.6, 1.2 + 0.34 * len(topics))
+    figure = _figure(8.6, 1.2 + 0.42 * len(topics))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, title in zip(panels, ("document", "token"), ("documents", "single tokens"), strict=True):
         for shift, (kind, (colour, label)) in enumerate(KINDS.items()):
             part = table[table["kind"] == kind].set_index("topic").reindex(topics)
-            place = np.arange(len(topics)) + 0.27 - 0.18 * shift
+            place = np.arange(len(topics)) + 0.35 - 0.14 * shift
             value = part[f"auroc_{name}"].to_numpy(dtype=float)
             error = np.abs(part[[f"{name}_low", f"{name}_high"]].to_numpy(dtype=float).T - value)
-            axes.errorbar(value, place, xerr=error, fmt="os^D"[shift], markersize=3.5, linewidth=1, color=colour, label=label)
+            axes.errorbar(value, place, xerr=error, fmt="os^Dvp"[shift], markersize=3.5, linewidth=1, color=colour, label=label)
         axes.axvline(0.5, color="black", linewidth=0.6, linestyle=":")
         axes.set_title(f"telling {title} of the topic", fontsize=9)
         axes.set_xlabel("AUROC on held-out documents", **_SMALL)
@@ -86,7 +91,7 @@ def carriers(table: pd.DataFrame) -> np.ndarray:
         axes.grid(alpha=0.2, axis="x")
     panels[0].set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, frameon=False, ncols=4, loc="outside lower center")
+    figure.legend(handles, labels, fontsize=7, frameon=False, ncols=3, loc="outside lower center")
     return panels
 
 

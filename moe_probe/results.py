@@ -17,9 +17,34 @@ if TYPE_CHECKING:
 
 #: Rows of a result that a notebook shows.
 _SHOWN = 10
-#: Commands that make what ``analyze`` does not.
-_MADE_BY = {"features": "label", "feature_cards": "label", "sae_quality": "sae eval", "matches": "match", "carriers": "match",
-            "routing_predicted": "match", "match_sets": "match", "ablation": "ablate", "tree": "tree", "splitting": "tree"}
+#: Results of commands, by the command; ``analyze`` makes all others.
+_MADE_BY = {
+    "sae eval {run}": ("sae_quality",),
+    "label {run}": ("features", "feature_cards"),
+    "match {run}": ("matches", "match_baselines", "match_sets", "routing_predicted", "experts_predicted", "feature_experts",
+                    "carriers"),
+    "ablate {run}": ("ablation",),
+    "tree {run}": ("tree", "splitting", "tree_subjects", "tree_nodes", "tree_distance", "tree_examples", "concepts"),
+    "tree {run} --depth-first auto": ("depth_first", "depth_features"),
+    "cost {run}": ("costs", "cost_projected"),
+    "compare RUN RUN --out {folder} --force": (
+        "comparison_runs", "comparison_verdicts", "comparison_changes", "comparison_topics", "comparison_layers",
+        "comparison_experts", "comparison_saturation", "comparison_saes", "comparison_sae_differences", "comparison_left_out",
+        "comparison_differences", "aligned_layers", "aligned_experts"),
+}
+
+
+def command_for(name: str, directory: str | Path) -> str:
+    """The command that makes a result.
+
+    Parameters
+    ----------
+    name : str
+    directory : str or Path
+        Folder that holds it, or should: ``RUN/results``, or that of a comparison.
+    """
+    command = next((words for words, names in _MADE_BY.items() if name in names), "analyze {run}")
+    return "moe-probe " + command.format(run=Path(directory).parent, folder=directory)
 
 
 @dataclass(frozen=True)
@@ -91,11 +116,11 @@ class Result:
         except FileNotFoundError as error:
             raise MoeProbeError(
                 f"no result '{name}' in {directory}", f"{error.filename} is missing",
-                f"moe-probe {_MADE_BY.get(name, 'analyze')} {Path(directory).parent}",
+                command_for(name, directory),
             ) from error
         except (ValueError, OSError) as error:
             raise MoeProbeError(
-                f"result '{name}' in {directory} cannot be read", str(error), "moe-probe analyze RUN --force",
+                f"result '{name}' in {directory} cannot be read", str(error), command_for(name, directory),
             ) from error
         return cls(
             name=meta["name"], table=table, params=meta["params"], seed=meta["seed"], caption=meta["caption"],
@@ -147,7 +172,7 @@ class Results(Mapping[str, Result]):
             known = list(self)
             raise NoSuchResult(f"there is no result '{name}' in {self._directory}",
                                did_you_mean(str(name), known) if known else "it holds none",
-                               f"moe-probe {_MADE_BY.get(name, 'analyze')} {self._directory.parent}")
+                               command_for(str(name), self._directory))
         changed = (self._directory / f"{name}.parquet").stat().st_mtime_ns
         if name not in self._read or self._read[name][0] != changed:
             self._read[name] = changed, Result.load(self._directory, name)

@@ -10,11 +10,20 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moe_probe.errors import MoeProbeError
+
 TRACE_FORMAT = "moe_probe.trace"
 TRACE_VERSION = 1
+#: Types that weights can be loaded in.
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 #: What a trace can hold. "routing" is ids and gate weights; the others are asked for by ``--keep``.
 KEEPABLE = ("routing", "usage", "logits", "hidden", "residual", "expert_output_norms", "expert_outputs")
+
+
+#: Columns that tables of a trace have anyway: a label of the same name would replace one of them.
+RESERVED_LABELS = frozenset({"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id",
+                             "token", "special"})
 
 
 class _Model(BaseModel):
@@ -123,3 +132,30 @@ class Manifest(_Model):
     n_tokens: int = 0
     shards: tuple[ShardEntry, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+
+def need_same_weights(loaded: ModelInfo, made_by: ModelInfo) -> None:
+    """Check that a model has the routers and experts that a trace was collected from.
+
+    Parameters
+    ----------
+    loaded, made_by : ModelInfo
+        Of the model, and of the trace; a trace that does not know its weights fits every model.
+
+    Raises
+    ------
+    MoeProbeError
+        When they differ; it says so where the two were loaded in different types.
+    """
+    if not made_by.fingerprint or made_by.fingerprint == loaded.fingerprint:
+        return
+    why = "its routers and experts have other weights"
+    if made_by.dtype and loaded.dtype and made_by.dtype != loaded.dtype:
+        why = f"its weights were loaded as {loaded.dtype}, those of the trace as {made_by.dtype}"
+    raise MoeProbeError(f"{loaded.id} is not the model of this trace", why,
+                        "--model with the one that the trace was collected from")
+
+
+def stored_dtype(made_by: ModelInfo) -> str:
+    """Type of weights that the model of a trace has to be loaded in, ``auto`` where its checkpoint decides or none is known."""
+    return made_by.dtype if made_by.dtype in DTYPES and made_by.quantization is None else "auto"

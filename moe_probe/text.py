@@ -1,8 +1,192 @@
-"""Text from files as something safe to show."""
+"""Text from files as something safe to show, as wide as a terminal shows it; enumerations and numbers for sentences."""
 
 from __future__ import annotations
 
+import textwrap
+import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from moe_probe.pieces import unspaced
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Joiners of characters and emoji: without them Persian and Hindi words and families of emoji fall apart.
+_JOINERS = "\u200c\u200d"
+
 
 def printable(text: str) -> str:
-    """Replace control characters by their codes: names and tokens must not steer a terminal or a page."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    """Replace control characters by their codes: names and tokens must not steer a terminal or a page.
+
+    Spaces of all widths and joiners of characters stay; what turns the direction of text round is shown by its code.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" or c in _JOINERS or unicodedata.category(c) == "Zs"
+                   else f"\\x{ord(c):02x}" for c in text)
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that a text takes: two for a wide character (Chinese, emoji), none for an accent put over another."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut_to(text: str, size: int) -> str:
+    """A text of at most `size` columns, with an ellipsis where some is left out."""
+    if cells(text) <= size:
+        return text
+    if text.isascii():
+        return f"{text[: size - 1]}…"
+    out, room = "", size - 1
+    for part in _signs(text):
+        room -= cells(part)
+        if room < 0:
+            break
+        out += part
+    return f"{out}…"
+
+
+def padded(text: str, size: int) -> str:
+    """A text with spaces behind it, at least `size` columns wide."""
+    return text + " " * max(0, size - cells(text))
+
+
+def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
+    """Lines of at most `width` columns; those after the first begin with `indent`."""
+    if cells(text) == len(text) and not any(map(unspaced, text)):
+        return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    first, *rest = flow(text, width - len(indent))
+    return [first, *(indent + line for line in rest)]
+
+
+def flow(line: str, width: int) -> list[str]:
+    """Break at spaces, and between characters of scripts without them, where the visible text is too long; codes of colours take
+    no room, and a colour goes on in the next line.
+    """
+    out, room = [""], width
+    for word in line.split(" "):
+        for i, part in enumerate(_parts(word)):
+            size, glue = _visible(part), " " if i == 0 and out[-1] else ""
+            if out[-1] and size + (i == 0) > room:
+                out.append("")
+                room, glue = width, ""
+            out[-1] += glue + part
+            room -= size + (i == 0)
+    colour = ""
+    for i, text in enumerate(out):
+        out[i] = colour + text
+        for code in _codes(text):
+            colour = "" if code == "\x1b[0m" else colour + code
+        out[i] += "\x1b[0m" if colour else ""
+    return out
+
+
+def _codes(text: str) -> list[str]:
+    return [f"\x1b{part.partition('m')[0]}m" for part in text.split("\x1b")[1:]]
+
+
+def _visible(text: str) -> int:
+    first, *rest = text.split("\x1b")
+    return cells(first + "".join(part.partition("m")[2] for part in rest))
+
+
+def _parts(word: str) -> list[str]:
+    """A word, cut beside every character of a script without spaces; codes of colours stay with what they colour."""
+    if not any(map(unspaced, word)):
+        return [word]
+    out, ahead, before, i = [""], "", "", 0
+    while i < len(word):
+        if word[i] == "\x1b":
+            end = word.index("m", i) + 1
+            code, i = word[i:end], end
+            if code == "\x1b[0m":
+                out[-1] += code
+            else:
+                ahead += code
+            continue
+        character, i = word[i], i + 1
+        closing = unicodedata.category(character) in ("Pe", "Pf", "Po") or unicodedata.combining(character)
+        opening = before and unicodedata.category(before) in ("Ps", "Pi")
+        if before and not closing and not opening and (unspaced(character) or unspaced(before)):
+            out.append("")
+        out[-1] += ahead + character
+        ahead, before = "", character
+    out[-1] += ahead
+    return out
+
+
+def _signs(text: str) -> list[str]:
+    """Characters with the accents, joiners and variants behind them."""
+    out: list[str] = []
+    for c in text:
+        if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"):
+            out[-1] += c
+        else:
+            out.append(c)
+    return out
+
+
+def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
+    """A table for a terminal, wide characters counted as such.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    most : int, optional
+        Characters of a cell that are shown.
+    """
+    import pandas as pd
+
+    with pd.option_context("display.unicode.east_asian_width", True):
+        return str(table.to_string(index=False, max_colwidth=most))
+
+
+def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:
+    """Values as an enumeration that stays short however many there are.
+
+    Parameters
+    ----------
+    values : iterable
+    most : int
+        Examples shown where there are more; one more than these is still shown whole.
+    joint : str
+        What stands between two values.
+
+    Returns
+    -------
+    str
+        ``"a, b, c"``, or ``"a, b, c, d, e and 35 more (40 in all)"``; ``"none"`` for no value.
+    """
+    words = [_short(str(value)) for value in values]
+    if len(words) <= most + 1:
+        return joint.join(words) or "none"
+    return f"{joint.join(words[:most])} and {len(words) - most:,} more ({len(words):,} in all)"
+
+
+def _short(text: str, size: int = 120) -> str:
+    return text if len(text) <= size else text[: size - 1].rstrip() + "…"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is None, NaN or pandas.NA (which has no truth value when it is compared)."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
+
+
+def figure(value: Any, spec: str = ".3f", missing: str = "not tested") -> str:
+    """A number in a sentence, or what to say where there is none: ``f"q {figure(q, '.3g')}"``."""
+    return missing if is_missing(value) else format(float(value), spec)
+
+
+def bracket(low: Any, high: Any, spec: str = ".3f") -> str:
+    """An interval in a sentence, a dash for an end that is not known: ``[0.1, 0.3]``."""
+    return f"[{figure(low, spec, '–')}, {figure(high, spec, '–')}]"

@@ -12,6 +12,7 @@ from moe_probe.results import Result
 from moe_probe.routing import coactivation, effective_experts, entropy_bits, load_cv
 from moe_probe.stats import GroupUsage, group_usage, macro_mutual_information
 from moe_probe.stats.labels import n_threads
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     from moe_probe.routing import Usage
@@ -109,7 +110,7 @@ def _decodable(groups: GroupUsage, warnings: list[str]) -> GroupUsage | None:
         warnings.append("Topics could not be decoded: fewer than two topics have two groups of documents.")
         return None
     if small.any():
-        left_out = ", ".join(groups.topics[t] for t in np.flatnonzero(small))
+        left_out = some_of(groups.topics[t] for t in np.flatnonzero(small))
         warnings.append(f"Topics of a single group were left out of the decoding: {left_out}.")
     return groups.select(~small[groups.topic])
 

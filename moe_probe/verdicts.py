@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.stats import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_NOT_TESTED = ("Vocabulary was not ruled out: an expert counted here may answer to a topic's words rather than to its "
+#: How sure, and how large, in the column ``grade``; the last two go with the verdict "none".
+CLEAR, LIKELY, NEAR, WEAK, NOTHING, UNTESTED = "clear", "likely", "near the threshold", "weak", "none", "untested"
+
+
+class _Rival(NamedTuple):
+    """What else may explain an expert: the result that tests it, suffix of its columns, and its name in sentences."""
+
+    result: str
+    column: str
+    name: str
+
+
+_RIVALS = (_Rival("beyond_vocabulary", "words", "words"),
+           _Rival("beyond_previous_token", "previous", "previous tokens"),
+           _Rival("beyond_token_pairs", "pairs", "pairs of tokens"))
+_NOT_TESTED = ("Vocabulary was not ruled out: an expert counted here may respond to a topic's words rather than to its "
                "subject.")
 _COLUMNS = ("topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_high", "q_value", "auroc_expert",
-            "auroc_feature", "ablation_delta_nats", "reason", "experts", "share", "log2_lift_replication",
-            "log2_beyond_words", "q_beyond_words", "detectable_log2_lift")
+            "auroc_feature", "ablation_delta_nats", "reason", "grade", "experts", "share", "log2_lift_replication",
+            *(f"{what}_beyond_{rival.column}" for rival in _RIVALS for what in ("log2", "q")), "pairs_coverage",
+            "detectable_log2_lift")
 
 
 @dataclass(frozen=True)
@@ -26,39 +44,59 @@ class Rules:
     Attributes
     ----------
     alpha : float
-        Largest q of the lift, and of usage beyond what words predict.
-    min_log2_lift, min_lower_bound : float
-        Smallest log2 lift and lower end of its 95 % interval.
+        Largest q of the lift, and of usage beyond what words, previous tokens and pairs of tokens predict.
+    min_log2_lift : float
+        The threshold of the log2 lift. The interval must reach it.
+    tolerance : float
+        A measured log2 lift may lie this far below the threshold; within it on either side the grade is "near the
+        threshold", so that no answer turns on the last digit.
+    min_lower_bound : float
+        Smallest lower end of the 95 % interval of the log2 lift.
     min_share : float
         Smallest share of the topic's selections.
     min_log2_beyond : float
-        Smallest log2 ratio of the usage to what the topic's words predict.
+        Smallest log2 ratio of the usage to what each rival predicts.
+    min_coverage : float
+        A rival is judged where at least this share of the topic's tokens have a context that other documents know.
+    min_group_gain : float
+        By how much the lower end of a group's interval must surpass that of its best member. Where no member takes
+        `min_share` alone, so that none could be an expert, every member's own lower end must lie above 0 instead.
     """
 
     alpha: float = 0.05
     min_log2_lift: float = 1.0
+    tolerance: float = 0.15
     min_lower_bound: float = 0.5
     min_share: float = 0.02
     min_log2_beyond: float = 0.25
+    min_coverage: float = 0.2
+    min_group_gain: float = 0.1
 
 
 def topic_verdicts(
-    expert_topics: Result, *, beyond: Result | None = None, groups: Result | None = None, rules: Rules | None = None
+    expert_topics: Result, *, beyond: Result | Sequence[Result] = (), groups: Result | None = None,
+    rules: Rules | None = None,
 ) -> Result:
     """Judge every topic by fixed rules.
 
-    "expert": one expert has the lift that `rules` ask for, q at most alpha in a layer that passes its
-    omnibus test, was found again on held-out documents, takes its share of the topic's selections, and
-    is used more than the topic's words predict. "group": no expert is, but some experts of one layer are
-    together. Else "none", with the reason and the lift that a typical expert would have needed to be found.
+    "expert": one expert is used more for the topic (q at most alpha in a layer that passes its omnibus test,
+    replicated on held-out documents), takes its share of the topic's selections, is used more than the topic's words,
+    previous tokens and pairs of tokens predict, and has the lift that `rules` ask for, or one that cannot be told from
+    it. "group": no expert is, but some experts of one layer together are, and better than the best of them alone.
+    Else "none", with the reason and the lift that a typical expert would have needed to be found.
+
+    The grade says how sure that is: "clear" (the whole interval lies above the threshold), "near the threshold"
+    (measured within the tolerance of it), "likely" (between the two), "weak" (verdict "none": an expert is really used
+    more for the topic, but by less), "none" (tested, nothing of the kind), "untested" (too few documents to test).
+    An answer that some rival could not be judged for is at most "likely".
 
     Parameters
     ----------
     expert_topics : Result
         From `moe_probe.alignment.expert_topics`.
-    beyond : Result, optional
-        From `moe_probe.explain.topic_beyond_vocabulary`; without it vocabulary is not ruled out, and the
-        result says so.
+    beyond : Result or sequence of Result, optional
+        From `moe_probe.explain.topic_beyond_vocabulary`, for one or several contexts; what is missing is not ruled out,
+        and the result says so.
     groups : Result, optional
         From `moe_probe.clusters.expert_groups`: candidates chosen on half of the documents, measured on the other.
     rules : Rules, optional
@@ -67,130 +105,221 @@ def topic_verdicts(
     -------
     Result
         ``verdicts``: ``topic, verdict, layer, expert, log2_lift, ci_low, ci_high, q_value, auroc_expert,
-        auroc_feature, ablation_delta_nats`` (the last two NaN: not measured), ``reason`` (a sentence),
-        ``experts`` (as text: several for a group), ``share, log2_lift_replication, log2_beyond_words,
-        q_beyond_words, detectable_log2_lift``.
+        auroc_feature, ablation_delta_nats`` (the last two NaN: not measured), ``reason`` (sentences), ``grade``,
+        ``experts`` (as text: several for a group), ``share, log2_lift_replication``; for every rival (``words``,
+        ``previous``, ``pairs``) ``log2_beyond_RIVAL`` and ``q_beyond_RIVAL`` (over the pairs of expert and topic that are
+        significant and replicated; NaN for others); ``pairs_coverage`` (share of the topic's tokens
+        that the test of pairs could see), ``detectable_log2_lift``.
     """
     import pandas as pd
 
     rules = rules or Rules()
+    given = {r.name: r for r in ((beyond,) if isinstance(beyond, Result) else beyond)}
     table = expert_topics.table
-    if beyond is not None:
-        words = beyond.table[["layer", "expert", "topic", "log2_ratio", "q_value"]]
-        table = table.merge(words.rename(columns={"log2_ratio": "log2_beyond_words", "q_value": "q_beyond_words"}),
-                            on=["layer", "expert", "topic"], how="left", validate="1:1")
-    else:
-        table = table.assign(log2_beyond_words=np.nan, q_beyond_words=np.nan)
+    table = table.assign(real=_real(table, rules))
+    for rival in _RIVALS:
+        table = _with_rival(table, given.get(rival.result), rival.column, rules)
     group_table = None if groups is None else groups.table
-    rows = [_judge(topic, table[table["topic"] == topic], group_table, rules, tested=beyond is not None)
-            for topic in sorted(table["topic"].unique())]
+    topics = sorted(table["topic"].unique())
+    rows = [_Judge(topic, table[table["topic"] == topic], rules, len(topics)).judge(group_table) for topic in topics]
     out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
-    citations = dict.fromkeys([*expert_topics.citations, *(beyond.citations if beyond else ()),
-                               *(groups.citations if groups else ())])
+    others = (*given.values(), *(() if groups is None else (groups,)))
+    citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
     return Result("verdicts", out, params=dict(vars(rules)), seed=expert_topics.seed,
-                  warnings=() if beyond is not None else (_NOT_TESTED,), caption=_caption(rules, beyond is not None),
+                  warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,), caption=_caption(rules, bool(given)),
                   citations=tuple(citations))
 
 
+def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
+    """Used more for the topic, more than chance allows and again on other documents."""
+    return table["significant"] & table["replicated"] & (table["q_value"] <= rules.alpha) & (table["log2_lift"] > 0)
+
+
+def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Rules) -> pd.DataFrame:
+    """Add what a rival predicts, and the false discovery rate over the pairs that are up for a verdict.
+
+    Whether words explain an expert is asked of experts that are used more for the topic, not of thousands that are not:
+    these are the family (Benjamini-Hochberg after selection by another test).
+    """
+    columns = {"log2_ratio": f"log2_beyond_{name}", "p_value": f"p_beyond_{name}", "coverage": f"{name}_coverage"}
+    if result is None:
+        return table.assign(**dict.fromkeys([*columns.values(), f"q_beyond_{name}"], np.nan))
+    keys = ["layer", "expert", "topic"]
+    table = table.merge(result.table[[*keys, *columns]].rename(columns=columns), on=keys, how="left", validate="1:1")
+    asked = table["real"] & (table[f"{name}_coverage"] >= rules.min_coverage)
+    return table.assign(**{f"q_beyond_{name}": benjamini_hochberg(table[f"p_beyond_{name}"].where(asked).to_numpy())})
+
+
 def _caption(rules: Rules, tested: bool) -> str:
-    words = (f", and used {2**rules.min_log2_beyond:.2f} times as much as the topic's words predict, q at most "
-             f"{rules.alpha:g}" if tested else "")
-    return (f"\"expert\" needs all of: lift at least {2**rules.min_log2_lift:g} with the lower end of its 95 % interval "
-            f"above {2**rules.min_lower_bound:.2f}, q at most {rules.alpha:g} in a layer whose omnibus test passes, "
-            f"confirmed on held-out documents, at least {rules.min_share:.0%} of the topic's selections{words}. \"group\": "
-            "the same for some experts of one layer together, chosen on half of the documents and measured on the other. "
-            "Shown is the expert that passes with the highest lower bound, or else the nearest candidate.")
+    words = (f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
+             f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
+             f"{rules.min_coverage:.0%} of the topic's tokens)" if tested else "")
+    return (f"\"expert\" needs all of: q at most {rules.alpha:g} in a layer whose omnibus test passes, replicated on held-out "
+            f"documents, at least {rules.min_share:.0%} of the topic's selections{words}; a lift whose 95 % interval lies "
+            f"above {2**rules.min_lower_bound:.2f} and reaches {2**rules.min_log2_lift:g}, measured no lower than "
+            f"{2**(rules.min_log2_lift - rules.tolerance):.2f}. Grades: clear, the whole interval is above "
+            f"{2**rules.min_log2_lift:g}; near the threshold, measured between "
+            f"{2**(rules.min_log2_lift - rules.tolerance):.2f} and {2**(rules.min_log2_lift + rules.tolerance):.2f}; likely, "
+            "above that; weak, real by every test but smaller. \"group\": the same for some experts of one layer together, "
+            "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
+            f"{2**rules.min_group_gain:.2f} times that of the best member (or no member takes enough alone, and each is used "
+            "more). Shown is the expert that passes with the highest "
+            "lower bound, or else the nearest candidate.")
 
 
-def _judge(topic: str, table: pd.DataFrame, groups: pd.DataFrame | None, rules: Rules, *, tested: bool) -> dict[str, Any]:
-    known = table[table["ci_low"].notna() & table["q_value"].notna()]
-    typical = float(known["detectable_log2_lift"].median()) if len(known) else np.nan
-    row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan) | {
-        "topic": topic, "verdict": "none", "layer": None, "expert": None, "experts": "", "detectable_log2_lift": typical}
-    if known.empty:
-        return row | {"reason": "Nothing can be said: too few independent documents of this topic."}
-    aligned = _aligned(known, rules)
-    passes = aligned & _beyond_words(known, rules) if tested else aligned
-    found = passes.any()
-    group = None if found or groups is None else _best_group(groups[groups["topic"] == topic], rules)
-    if group is not None:
-        return row | _of_group(group)
-    if found:
-        candidates = known[passes]
-    elif aligned.any():
-        candidates = known[aligned]
-    else:
-        candidates = known[known["significant"] & (known["log2_lift"] > 0)]
-    best = (candidates if len(candidates) else known).sort_values(
-        ["ci_low", "layer", "expert"], ascending=[False, True, True], kind="stable").iloc[0]
-    row |= {name: best[name] for name in ("log2_lift", "ci_low", "ci_high", "q_value", "share", "log2_lift_replication",
-                                          "log2_beyond_words", "q_beyond_words")}
-    row |= {"layer": int(best["layer"]), "expert": int(best["expert"]), "experts": str(int(best["expert"])),
-            "auroc_expert": best["auroc"]}
-    if found:
-        return row | {"verdict": "expert", "reason": _why(best, int(passes.sum()), tested)}
-    return row | {"reason": _why_not(best, rules, typical, tested)}
+class _Judge:
+    """Judges one topic: `table` holds its experts, with all rivals beside them."""
+
+    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int) -> None:
+        self.topic, self.rules, self.n_topics = topic, rules, n_topics
+        self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
+        self.judged = [r for r in _RIVALS if self._coverage(r) >= rules.min_coverage]
+        self.typical = float(self.table["detectable_log2_lift"].median()) if len(self.table) else np.nan
+
+    def judge(self, groups: pd.DataFrame | None) -> dict[str, Any]:
+        """Fill the topic's row."""
+        row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan) | {
+            "topic": self.topic, "verdict": "none", "grade": UNTESTED, "layer": None, "expert": None, "experts": "",
+            "detectable_log2_lift": self.typical}
+        if self.table.empty:
+            return row | {"reason": "Nothing can be said: too few independent documents of this topic."}
+        real = self.table["real"]
+        beyond = self._beyond(self.table)
+        passes = real & beyond & self._large(self.table)
+        if not passes.any() and groups is not None:
+            group = self._best_group(groups[groups["topic"] == self.topic])
+            if group is not None:
+                return row | self._of_group(group)
+        weak = real & self._beyond(self.table, ratio=0.0)
+        significant = self.table["significant"] & (self.table["log2_lift"] > 0)
+        if not significant.any() and self.typical >= np.log2(self.n_topics):
+            return row | {"reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "
+                          "expert that is used for it alone would have been found."}
+        candidates = next((m for m in (passes, weak, real & self._large(self.table), significant) if m.any()), None)
+        best = (self.table if candidates is None else self.table[candidates]).sort_values(
+            ["ci_low", "layer", "expert"], ascending=[False, True, True], kind="stable").iloc[0]
+        row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}
+        row |= {"layer": int(best["layer"]), "expert": int(best["expert"]), "experts": str(int(best["expert"])),
+                "auroc_expert": best["auroc"]}
+        if passes.any():
+            return row | {"verdict": "expert", "grade": self._grade(best), "reason": self._why(best, int(passes.sum()))}
+        return row | {"grade": WEAK if weak.any() else NOTHING, "reason": self._why_not(best, weak=bool(weak.any()))}
+
+    def _coverage(self, rival: _Rival) -> float:
+        known = self.table[f"{rival.column}_coverage"].dropna()
+        return float(known.iloc[0]) if len(known) else np.nan
+
+    def _large(self, table: pd.DataFrame) -> pd.Series:
+        """As large as asked for, or not to be told from it."""
+        rules = self.rules
+        return ((table["log2_lift"] >= rules.min_log2_lift - rules.tolerance) & (table["ci_high"] >= rules.min_log2_lift)
+                & (table["ci_low"] > rules.min_lower_bound) & (table["share"] >= rules.min_share))
+
+    def _beyond(self, table: pd.DataFrame, *, ratio: float | None = None) -> pd.Series:
+        """Used more than every rival that can be judged predicts."""
+        least = self.rules.min_log2_beyond if ratio is None else ratio
+        holds = table["log2_lift"].notna()
+        for rival in self.judged:
+            if f"q_beyond_{rival.column}" in table:
+                holds &= ((table[f"q_beyond_{rival.column}"] <= self.rules.alpha)
+                          & (table[f"log2_beyond_{rival.column}"] >= least))
+        return holds
+
+    def _grade(self, best: pd.Series) -> str:
+        if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance:
+            return NEAR
+        every = len(self.judged) == len(_RIVALS)
+        return CLEAR if every and best["ci_low"] >= self.rules.min_log2_lift else LIKELY
+
+    def _best_group(self, groups: pd.DataFrame) -> pd.Series | None:
+        better = (groups["gain"] >= self.rules.min_group_gain) | (
+            (groups["largest_member_share"] < self.rules.min_share) & (groups["least_member_ci_low"] > 0))
+        passing = groups[groups["replicated"] & self._large(groups) & better]
+        passing = passing[self._beyond(passing)]
+        if passing.empty:
+            return None
+        return passing.sort_values(["n_experts", "ci_low", "layer"], ascending=[True, False, True], kind="stable").iloc[0]
+
+    def _of_group(self, group: pd.Series) -> dict[str, Any]:
+        names = str(group["experts"]).replace("+", ", ")
+        row = {name: group[name] for name in _COLUMNS if name in group.index and name != "topic"}
+        return row | {
+            "verdict": "group", "grade": self._grade(group), "layer": int(group["layer"]), "expert": None,
+            "log2_lift_replication": group["log2_lift"], "pairs_coverage": self._coverage(_RIVALS[2]),
+            "reason": f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
+            f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
+            f"average topic, {self._better(group)}. {self._rivals(group)}"}
+
+    def _better(self, group: pd.Series) -> str:
+        if group["gain"] >= self.rules.min_group_gain:
+            return f"with a lower end of the interval {2 ** group['gain']:.2f} times that of the best member alone"
+        return f"where none of them takes {self.rules.min_share:.0%} of the topic's selections alone"
+
+    def _rivals(self, row: pd.Series) -> str:
+        """What the rivals predict, and which could not be judged."""
+        said = [f"{2 ** row[f'log2_beyond_{r.column}']:.2f} times as much as {r.name} predict" for r in self.judged]
+        text = f"Usage is {_listed(said)}." if said else ""
+        missing = [r for r in _RIVALS if r not in self.judged]
+        if not missing:
+            return f"{text} Pairs could be judged on {self._coverage(_RIVALS[2]):.0%} of the topic's tokens."
+        unseen = _listed([r.name + (f" ({self._coverage(r):.0%} of the topic's tokens can be compared)"
+                                    if np.isfinite(self._coverage(r)) else " (not tested)") for r in missing])
+        return f"{text} Not ruled out: {unseen}.".strip()
+
+    def _why(self, best: pd.Series, n_passing: int) -> str:
+        more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
+        near = (f"The lift is near the threshold of {2 ** self.rules.min_log2_lift:g}, and this corpus cannot say on which "
+                "side it lies. " if self._grade(best) == NEAR else "")
+        return (f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
+                f"{self._rivals(best)}{more}")
+
+    def _why_not(self, best: pd.Series, *, weak: bool) -> str:
+        """Every condition that the nearest candidate fails, and what would have been found."""
+        failed = [*self._failed_tests(best), *self._failed_sizes(best), *self._failed_rivals(best, alone=not weak)]
+        opening = "Real but small: an expert passes every test but" if weak else "The nearest candidate"
+        return f"{opening} {', '.join(failed)}. {self._power()}"
+
+    def _power(self) -> str:
+        if self.typical >= np.log2(self.n_topics):  # an expert used for one of T topics alone has lift T
+            return "With so few documents most experts would not be found even if they were used for this topic alone."
+        return f"A typical expert of lift {2**self.typical:.2f} or more would have been found with probability 0.8."
+
+    def _failed_tests(self, best: pd.Series) -> list[str]:
+        failed = [] if best["significant"] else [f"is not significant (q {best['q_value']:.2g})"]
+        return failed if best["replicated"] else [*failed, "was not replicated on held-out documents"]
+
+    def _failed_sizes(self, best: pd.Series) -> list[str]:
+        rules, failed = self.rules, []
+        if best["log2_lift"] < rules.min_log2_lift - rules.tolerance or best["ci_high"] < rules.min_log2_lift:
+            failed.append(f"has a lift of {2 ** best['log2_lift']:.2f}, under {2 ** rules.min_log2_lift:g}")
+        elif best["ci_low"] <= rules.min_lower_bound:
+            failed.append(f"has a lift that may be as low as {2 ** best['ci_low']:.2f}")
+        if best["share"] < rules.min_share:
+            failed.append(f"takes only {best['share']:.1%} of the topic's selections")
+        return failed
+
+    def _failed_rivals(self, best: pd.Series, *, alone: bool) -> list[str]:
+        failed = []
+        for rival in self.judged:
+            q, ratio = best[f"q_beyond_{rival.column}"], best[f"log2_beyond_{rival.column}"]
+            if ratio < self.rules.min_log2_beyond or q > self.rules.alpha:
+                chance = f" (q {q:.2g})" if np.isfinite(q) else ""
+                failed.append(f"is used {2 ** ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
+        if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):
+            failed[-1] += ": an expert of tokens rather than of the topic"
+        return failed
 
 
-def _aligned(table: pd.DataFrame, rules: Rules) -> pd.Series:
-    """All conditions but the one on words."""
-    return (table["significant"] & table["replicated"] & (table["q_value"] <= rules.alpha)
-            & (table["log2_lift"] >= rules.min_log2_lift) & (table["ci_low"] > rules.min_lower_bound)
-            & (table["share"] >= rules.min_share))
+def grades(verdicts: pd.DataFrame) -> pd.Series:
+    """Grade of every row, also of verdicts that an earlier version wrote without."""
+    import pandas as pd
+
+    if "grade" in verdicts:
+        return verdicts["grade"]
+    known = verdicts["log2_lift"].notna()
+    grade = np.where(verdicts["verdict"].isin(["expert", "group", "feature only"]), LIKELY, np.where(known, NOTHING, UNTESTED))
+    return pd.Series(grade, index=verdicts.index)
 
 
-def _beyond_words(table: pd.DataFrame, rules: Rules) -> pd.Series:
-    return (table["q_beyond_words"] <= rules.alpha) & (table["log2_beyond_words"] >= rules.min_log2_beyond)
-
-
-def _best_group(groups: pd.DataFrame, rules: Rules) -> pd.Series | None:
-    passing = groups[groups["replicated"] & (groups["log2_lift"] >= rules.min_log2_lift)
-                     & (groups["ci_low"] > rules.min_lower_bound) & (groups["share"] >= rules.min_share)]
-    if "log2_beyond_words" in passing:
-        passing = passing[_beyond_words(passing, rules)]
-    if passing.empty:
-        return None
-    return passing.sort_values(["n_experts", "ci_low", "layer"], ascending=[True, False, True], kind="stable").iloc[0]
-
-
-def _of_group(group: pd.Series) -> dict[str, Any]:
-    names = str(group["experts"]).replace("+", ", ")
-    words = group.get("log2_beyond_words", np.nan)
-    beyond = (f" and {2**words:.2f} times as much as the topic's words predict" if words == words else
-              "; not ruled out: that they answer to the topic's words")
-    return {
-        "verdict": "group", "layer": int(group["layer"]), "experts": group["experts"], "share": group["share"],
-        "log2_lift": group["log2_lift"], "ci_low": group["ci_low"], "ci_high": group["ci_high"],
-        "q_value": group["p_holm"], "log2_lift_replication": group["log2_lift"], "log2_beyond_words": words,
-        "q_beyond_words": group.get("q_beyond_words", np.nan),
-        "reason": f"No single expert passes, but experts {names} of layer {int(group['layer'])} do together, chosen on "
-        f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much{beyond}."}
-
-
-def _why(best: pd.Series, n_passing: int, tested: bool) -> str:
-    more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
-    words = (f"it is used {2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict" if tested else
-             "not yet ruled out: that it answers to the topic's words")
-    return (f"All conditions hold: on the held-out half alone the lift is {2 ** best['log2_lift_replication']:.2f}, and "
-            f"{words}.{more}")
-
-
-def _why_not(best: pd.Series, rules: Rules, typical: float, tested: bool) -> str:
-    """Every condition that the nearest candidate fails, and what would have been found."""
-    failed = []
-    if not best["significant"]:
-        failed.append(f"is not significant (q {best['q_value']:.2g})")
-    if best["log2_lift"] < rules.min_log2_lift:
-        failed.append(f"has a lift of {2 ** best['log2_lift']:.2f}, under {2 ** rules.min_log2_lift:g}")
-    elif best["ci_low"] <= rules.min_lower_bound:
-        failed.append(f"has a lift that may be as low as {2 ** best['ci_low']:.2f}")
-    if not best["replicated"]:
-        failed.append("was not confirmed on held-out documents")
-    if best["share"] < rules.min_share:
-        failed.append(f"takes only {best['share']:.1%} of the topic's selections")
-    if tested and not (best["q_beyond_words"] <= rules.alpha and best["log2_beyond_words"] >= rules.min_log2_beyond):
-        conclusion = "" if failed else ": a token expert rather than a topic expert"
-        failed.append(f"is used {2 ** best['log2_beyond_words']:.2f} times as much as the topic's words alone predict "
-                      f"(q {best['q_beyond_words']:.2g}){conclusion}")
-    return (f"The nearest candidate {', '.join(failed)}. A typical expert of lift {2**typical:.2f} or more would have "
-            "been found with probability 0.8.")
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(([", ".join(items[:-1])] if len(items) > 1 else []) + list(items[-1:]))

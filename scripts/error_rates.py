@@ -1,8 +1,9 @@
 """Error rates of the verdicts on simulated traces whose truth is known; docs/statistics.md quotes the table.
 
-    python scripts/error_rates.py [--simulations 200]
+    python scripts/error_rates.py [--simulations 200] [--designs noise previous ...] [--jobs 2]
 
-Documents are over-dispersed (group effect 0.5, document effect 0.3 on the expert logits), top-2 of 16, 3 layers.
+Documents are over-dispersed (group effect 0.5, document effect 0.3 on the expert logits), 150 tokens each, top-2 of 16
+experts, 3 layers, 6 topics, 499 permutations, unless a design says otherwise.
 """
 
 from __future__ import annotations
@@ -10,48 +11,107 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import binomtest
 
 from moe_probe.alignment import expert_topics
 from moe_probe.clusters import expert_groups
-from moe_probe.explain import expected_usage, topic_beyond_vocabulary
+from moe_probe.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
 from moe_probe.testing import PlantedExpert, planted_trace
 from moe_probe.verdicts import Rules, topic_verdicts
 
-TOPIC = (PlantedExpert(0, 1, "topic", 0), PlantedExpert(2, 4, "topic", 3))
-RIVALS = (PlantedExpert(0, 7, "token", 1), PlantedExpert(1, 2, "token", 2), PlantedExpert(1, 5, "position"))
+_PERMUTATIONS = 499
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is planted, and which claims are counted: name in `_claims` -> text."""
+
+    text: str
+    planted: tuple[PlantedExpert, ...]
+    documents: int
+    lift: float
+    claims: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    strata: str | None = None
+
+
+def _planted(kind: str) -> tuple[PlantedExpert, ...]:
+    return PlantedExpert(0, 7, kind, 1), PlantedExpert(1, 2, kind, 2)
+
+
+TOPIC = _planted("topic")
+WRONG = {"wrong_expert": "any verdict \"expert\"", "wrong_group": "any verdict \"group\"",
+         "wrong_weak": "any grade \"weak\""}
+NAMED = {"named": "named: verdict, layer and expert (of those planted)", "significant_true": "significant (of those planted)",
+         "wrong_expert": "any other verdict \"expert\"", "wrong_group": "any verdict \"group\""}
+GRADES = {f"grade {name}": f"grade \"{name}\" (of those planted)" for name in
+          ("clear", "likely", "near the threshold", "weak", "none")}
+DESIGNS = {
+    "noise": Design("noise", (), 20, 2.0, {
+        "any_significant": "any pair of expert and topic significant",
+        "familywise": "any pair with family-wise p ≤ 0.05", "replicated": "any pair replicated",
+        "beyond": "any pair beyond words", "group_test": "any group of experts replicated", **WRONG}),
+    "tokens": Design("token and position experts", (*_planted("token"), PlantedExpert(1, 5, "position")), 40, 2.5, {
+        "beyond_rival": "such an expert is beyond words", "wrong_by_tests": "called topic expert by the tests alone, without "
+        "thresholds of effect", **WRONG}),
+    "previous": Design("experts of the previous token", _planted("previous"), 40, 2.5, WRONG),
+    "pairs": Design("experts of a pair of tokens", _planted("pair"), 40, 2.5, WRONG),
+    "positions": Design("experts of positions 24 to 47, topics of 40 to 190 tokens", _planted("position"), 40, 2.5, WRONG,
+                        {"lengths": (40, 60, 80, 100, 150, 190), "positions": (24, 47)}),
+    "strata": Design("two register experts, strata by register", (
+        PlantedExpert(0, 7, "register", 1), PlantedExpert(0, 2, "register", 1)), 40, 3.0, WRONG, strata="register"),
+    "many": Design("40 topics of 8 documents, two experts of one topic each", (
+        PlantedExpert(0, 7, "topic", 1), PlantedExpert(1, 2, "topic", 22)), 8, 20.0, NAMED,
+        {"topics": 40, "vocabulary": 900}),
+    "many noise": Design("40 topics of 8 documents, noise", (), 8, 2.0, WRONG | {
+        "any_significant": "any pair of expert and topic significant"}, {"topics": 40, "vocabulary": 900}),
+    "bystander": Design("one expert a topic, 9 sources of 5 documents a topic", TOPIC, 45, 3.0, NAMED, {
+        "group_size": 5, "topics": 4}),
+    "30 at 2.5": Design("topic experts of lift 2.5, 30 documents a topic", TOPIC, 30, 2.5, NAMED | GRADES),
+    "30 at 3": Design("topic experts of lift 3, 30 documents a topic", TOPIC, 30, 3.0, NAMED | GRADES),
+    "12 at 3": Design("topic experts of lift 3, 12 documents a topic", TOPIC, 12, 3.0, NAMED | GRADES),
+    "40 at 2": Design("topic experts of lift 2, 40 documents a topic", TOPIC, 40, 2.0, NAMED | GRADES),
+    "40 at 1.5": Design("topic experts of lift 1.5, 40 documents a topic", TOPIC, 40, 1.5, NAMED | GRADES),
+}
 #: Thresholds of effect taken away: what is left are the tests.
-TESTS_ONLY = Rules(min_log2_lift=0.0, min_lower_bound=0.0, min_share=0.0, min_log2_beyond=0.0)
+TESTS_ONLY = Rules(min_log2_lift=0.0, tolerance=0.0, min_lower_bound=0.0, min_share=0.0, min_log2_beyond=0.0)
 
 
-def simulate(seed: int, folder: Path, planted: tuple[PlantedExpert, ...], *, documents: int, lift: float) -> Counter[str]:
+def simulate(seed: int, design: Design) -> Counter[str]:
     """One trace: what was claimed, by kind of claim."""
-    trace = planted_trace(folder / str(seed), planted=planted, topics=6, documents_per_topic=documents, tokens=150,
-                          lift=lift, seed=seed)
-    usage = expert_topics(trace, permutations=499, seed=seed)
-    expected = expected_usage(trace, seed=seed)
-    beyond = topic_beyond_vocabulary(trace, usage=expected, permutations=499, seed=seed)
-    groups = expert_groups(trace, expected=expected, permutations=499, seed=seed)
-    strict = topic_verdicts(usage, beyond=beyond, groups=groups, rules=Rules()).table
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"topics": 6, "tokens": 150} | dict(design.settings)
+        trace = planted_trace(Path(folder) / "trace", planted=design.planted, documents_per_topic=design.documents,
+                              lift=design.lift, seed=seed, **settings)
+        options = {"permutations": _PERMUTATIONS, "seed": seed, "strata": design.strata}
+        usage = expert_topics(trace, **options)
+        expected = [expected_usage(trace, given=given, seed=seed) for given in CONTEXTS]
+        beyond = [topic_beyond_vocabulary(trace, given=e.given, usage=e, **options) for e in expected]
+        groups = expert_groups(trace, expected=expected, **options)
+    verdicts = topic_verdicts(usage, beyond=beyond, groups=groups).table
     tests = topic_verdicts(usage, beyond=beyond, rules=TESTS_ONLY).table
-    true = {(p.layer, p.expert, f"topic-{p.target}") for p in planted if p.kind == "topic"}
-    called = {(r.layer, r.expert, r.topic) for r in strict.itertuples() if r.verdict == "expert"}
-    by_tests = {(r.layer, r.expert, r.topic) for r in tests.itertuples() if r.verdict == "expert"}
-    table = usage.table
-    hits = [bool(table[(table["layer"] == layer) & (table["expert"] == expert) & (table["topic"] == topic)][
-        "significant"].iloc[0]) for layer, expert, topic in true]
-    rivals = {(p.layer, p.expert) for p in planted if p.kind != "topic"}
-    wrong_groups = strict[(strict["verdict"] == "group") & ~strict["topic"].isin({t for _, _, t in true})]
-    claims = table[table["significant"]]
+    true = {(p.layer, p.expert, f"topic-{p.target}") for p in design.planted if p.kind == "topic"}
+    rivals = {(p.layer, p.expert) for p in design.planted if p.kind != "topic"}
+    called = {(r.layer, r.expert, r.topic) for r in verdicts.itertuples() if r.verdict == "expert"}
+    by_tests = {(r.layer, r.expert) for r in tests.itertuples() if r.verdict == "expert"}
+    grades = verdicts.set_index("topic")["grade"]
+    rows = usage.table.set_index(["layer", "expert", "topic"])
     return Counter({
-        "significant": int(len(claims) > 0), "familywise": int((table["p_familywise"] <= 0.05).any()),
-        "replicated": int(table["replicated"].any()), "beyond": int(beyond.table["beyond"].any()),
-        "beyond_rival": int(any((r.layer, r.expert) in rivals for r in beyond.table[beyond.table["beyond"]].itertuples())),
-        "group_test": int(groups.table["replicated"].any()), "group": int(len(wrong_groups) > 0),
-        "wrong_expert": int(bool(called - true)), "wrong_by_tests": int(any(c[:2] in rivals for c in by_tests)),
-        "found": sum(hits), "verdict": len(called & true), "planted": len(true)})
+        "any_significant": int(rows["significant"].any()), "familywise": int((rows["p_familywise"] <= 0.05).any()),
+        "replicated": int(rows["replicated"].any()), "beyond": int(beyond[0].table["beyond"].any()),
+        "beyond_rival": int(any((r.layer, r.expert) in rivals for r in beyond[0].table[beyond[0].table["beyond"]].itertuples())),
+        "group_test": int(groups.table["replicated"].any()), "wrong_group": int((verdicts["verdict"] == "group").any()),
+        "wrong_expert": int(bool(called - true)), "wrong_by_tests": int(bool(by_tests & rivals)),
+        "wrong_weak": int(grades.drop([t for *_, t in true]).eq("weak").any()),
+        "significant_true": int(sum(rows.loc[key, "significant"] for key in true)), "named": len(called & true),
+        **Counter(f"grade {grades[topic]}" for *_, topic in true)})
 
 
 def rate(k: int, n: int) -> str:
@@ -61,25 +121,20 @@ def rate(k: int, n: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=200)
-    n = parser.parse_args().simulations
-    with tempfile.TemporaryDirectory() as folder:
-        null = sum((simulate(s, Path(folder) / "null", (), documents=20, lift=2.0) for s in range(n)), Counter())
-        rival = sum((simulate(s, Path(folder) / "rival", RIVALS, documents=40, lift=2.5) for s in range(n // 2)), Counter())
-        power = sum((simulate(s, Path(folder) / "power", TOPIC, documents=40, lift=2.0) for s in range(n // 4)), Counter())
+    parser.add_argument("--designs", nargs="*", default=list(DESIGNS), choices=list(DESIGNS))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
     print("| simulated | claim | rate [95 %] |\n|---|---|---|")
-    for name, text in (("significant", "any pair of expert and topic significant"),
-                       ("familywise", "any pair with family-wise p ≤ 0.05"), ("replicated", "any pair replicated"),
-                       ("beyond", "any pair beyond vocabulary"), ("group_test", "any group of experts replicated"),
-                       ("wrong_expert", "any verdict \"expert\"")):
-        print(f"| noise | {text} | {rate(null[name], n)} |")
-    for name, text in (("beyond_rival", "a token or position expert beyond vocabulary"),
-                       ("wrong_by_tests", "one called topic expert by the tests alone, without thresholds of effect"),
-                       ("wrong_expert", "any verdict \"expert\""), ("group", "any verdict \"group\"")):
-        print(f"| token and position experts, lift 2.5 | {text} | {rate(rival[name], n // 2)} |")
-    for name, text in (("found", "power: significant"), ("verdict", "called \"expert\" (lift measured 2 or more)")):
-        print(f"| topic experts, lift 2, 40 documents a topic | {text} | {rate(power[name], power['planted'])} |")
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for name in options.designs:
+            design = DESIGNS[name]
+            counts = sum(pool.map(partial(simulate, design=design), range(options.simulations), chunksize=5), Counter())
+            for claim, text in design.claims.items():
+                trials = options.simulations * (len(design.planted) if "(of those planted)" in text else 1)
+                print(f"| {design.text} | {text.removesuffix(' (of those planted)')} | {rate(counts[claim], trials)} |",
+                      flush=True)
 
 
 if __name__ == "__main__":

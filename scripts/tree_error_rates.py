@@ -4,7 +4,8 @@
 
 72 documents of 4 topics, 3 subtopics each. Noise: labels at random, and every node's features have a few documents of their
 own, so that siblings fire together. Topical, hung at random: every feature has a topic, the tree has nothing to do with it.
-Along subjects: siblings have one topic, 3 times as often as elsewhere.
+Along subjects: siblings have one topic, 3 times as often as elsewhere. By number of children: as many nodes along subjects, how
+many are found, how many the test is said to find, and how many are judged not to be of one subject, which all are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from moe_probe.tree import Labelling, Subjects, parts_of_subject, purity, sibling_pairs, tree_distance
+from moe_probe.tree import Labelling, Subjects, node_power, parts_of_subject, purity, sibling_pairs, tree_distance
 
 TOPICS, SUBTOPICS, DOCUMENTS, NODES, PARTS = 4, 3, 6, 20, 3
 GROUPS = TOPICS * SUBTOPICS * DOCUMENTS
@@ -53,6 +54,22 @@ def simulate(kind: str, seed: int, permutations: int) -> Counter[str]:
         "nodes found": int((found.q_value <= 0.05).sum()), "parts": int((parts <= 0.05).sum())})
 
 
+def nodes_of(children: int, seed: int) -> Counter[str]:
+    """One tree along subjects of twice as many nodes of so many children: found, expected to be, wrongly judged, left open."""
+    rng = np.random.default_rng(seed)
+    parent = np.repeat(np.arange(2 * NODES), children)
+    rates = rng.gamma(2.0, 0.01, (GROUPS, len(parent))) * (1 + 2 * (TOPIC.codes[:, None] == parent % TOPICS))
+    made = Subjects(rates, (rates.sum(0) * 100).astype(int), TOPIC, SUBTOPIC)
+    edges = pd.DataFrame({"parent": parent, "child": np.arange(len(parent)), "relation": "part", "weight": 1.0})
+    pairs = sibling_pairs(edges, made.counts, seed=seed)
+    if pairs is None:
+        raise AssertionError("every node has two parts or more")
+    found = purity(made, pairs, permutations=99, seed=seed)
+    power, passed = node_power(made, pairs, found, seed=seed), found.q_value <= 0.05
+    return Counter({"nodes": len(passed), "found": int(passed.sum()), "wrong": int((power.judged & ~passed).sum()),
+                    "open": int((~power.judged).sum()), "power": round(float(np.nan_to_num(power.power).sum()))})
+
+
 def rate(k: int, n: int) -> str:
     """Share with its 95 % interval (Clopper-Pearson)."""
     low, high = binomtest(k, n).proportion_ci(0.95)
@@ -75,6 +92,13 @@ def main() -> None:
     found = sum((simulate("tree", s, 99) for s in range(n // 4)), Counter())
     print(f"| along subjects | power: the tree follows topics | {rate(found['tree'], n // 4)} |")
     print(f"| along subjects | power: a node of one subject (q ≤ 0.05) | {rate(found['nodes found'], n // 4 * NODES)} |")
+    print("\n| children of a node | found | power said | judged not to be of one subject | could not be judged |\n"
+          "|---|---|---|---|---|")
+    for children in (2, 3, 4, 5, 8):
+        found = sum((nodes_of(children, s) for s in range(n // 4)), Counter())
+        total = found["nodes"]
+        print(f"| {children} | {rate(found['found'], total)} | {found['power'] / total:.2f} | {rate(found['wrong'], total)} | "
+              f"{found['open'] / total:.3f} |")
 
 
 if __name__ == "__main__":

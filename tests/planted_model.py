@@ -1,6 +1,7 @@
 """A tiny OLMoE whose weights are set by hand, so that it is known which expert handles what, and a corpus for it.
 
-Four topics share most of their words; a third of a document's words are its topic's own ("markers"). Attention averages
+Four topics share most of their words; a third of a document's words are its topic's own ("markers"), 20 of them or, of topic
+3, 400: so many that no few words tell its documents. Attention averages
 uniformly, so that every token knows its topic from the markers behind it. Then
 
 - expert 0 gets all tokens of topic-0 documents, and alone raises the logits of topic 0's markers: a causal topic expert;
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-TOPICS, MARKERS, COMMON, EXPERTS, WIDTH = 4, 20, 76, 16, 32
+TOPICS, COMMON, EXPERTS, WIDTH = 4, 76, 16, 32
+MARKERS = (20, 20, 20, 400)
 CONST, EMBEDDED, CONTEXT, OUT, RARE, HASH = 0, 1, 5, 9, 13, 15
 #: Common words that experts 2 and 3 get in topic-2 documents.
 RARE_WORDS = ((0, 1), (2, 3))
@@ -27,7 +29,13 @@ RARE_WORDS = ((0, 1), (2, 3))
 
 def words() -> list[str]:
     """Markers topic by topic, then common words."""
-    return [f"m{t}x{i}" for t in range(TOPICS) for i in range(MARKERS)] + [f"c{i}" for i in range(COMMON)]
+    return [f"m{t}x{i}" for t in range(TOPICS) for i in range(MARKERS[t])] + [f"c{i}" for i in range(COMMON)]
+
+
+def _marked(topic: int) -> slice:
+    """Token ids of a topic's markers, behind the two special ones."""
+    first = 2 + sum(MARKERS[:topic])
+    return slice(first, first + MARKERS[topic])
 
 
 def write_corpus(path: Path, *, documents: int = 40, length: int = 100, seed: int = 0) -> Path:
@@ -38,7 +46,7 @@ def write_corpus(path: Path, *, documents: int = 40, length: int = 100, seed: in
             for i in range(documents):
                 own = rng.random(length) < 1 / 3
                 own[0] = True
-                text = [f"m{topic}x{rng.integers(MARKERS)}" if o else f"c{rng.integers(COMMON)}" for o in own]
+                text = [f"m{topic}x{rng.integers(MARKERS[topic])}" if o else f"c{rng.integers(COMMON)}" for o in own]
                 file.write(json.dumps({"id": f"t{topic}d{i}", "topic": f"topic-{topic}", "text": " ".join(text)}) + "\n")
     return path
 
@@ -67,7 +75,7 @@ def save_model(folder: Path) -> Path:
         for t in range(TOPICS):
             layer.self_attn.v_proj.weight[t, EMBEDDED + t] = 1
             layer.self_attn.o_proj.weight[CONTEXT + t, t] = 2
-            model.lm_head.weight[2 + t * MARKERS : 2 + (t + 1) * MARKERS, OUT + t] = 1
+            model.lm_head.weight[_marked(t), OUT + t] = 1
         _route(layer.mlp.gate.weight)
         for expert, topic in ((0, 0), (2, 2), (3, 2)):
             layer.mlp.experts.gate_up_proj[expert, :, CONST] = 2  # gates and ups alike: a constant, whatever the token
@@ -81,10 +89,10 @@ def _embed(weight: torch.Tensor) -> None:
     weight[:, CONST] = 1
     weight[:, HASH:] = signs
     for t in range(TOPICS):
-        weight[2 + t * MARKERS : 2 + (t + 1) * MARKERS, EMBEDDED + t] = 2
+        weight[_marked(t), EMBEDDED + t] = 2
     for i, chosen in enumerate(RARE_WORDS):
         for word in chosen:
-            weight[2 + TOPICS * MARKERS + word, RARE + i] = 2
+            weight[2 + sum(MARKERS) + word, RARE + i] = 2
 
 
 def _route(weight: torch.Tensor) -> None:

@@ -122,7 +122,7 @@ WRONG = [
     (["verify", "{tmp}"], 1, "there is no trace"), (["report", "{tmp}/none"], 1, "there is no run"),
     (["report", "{tmp}"], 1, "there is no trace"), (["cite", "{tmp}"], 1, "holds no results"),
     (["check", "{tmp}/none"], 1, "there is no folder"), (["analyze", "{tmp}"], 1, "there is no trace"),
-    (["import", "{tmp}/none.parquet", "--out", "{tmp}/x"], 1, "there is no table"),
+    (["import", "{tmp}/none.parquet", "--out", "{tmp}/x"], 1, "there is nothing at"),
     (["import", "{corpus}", "--out", "{tmp}/x", "--format", "sglang", "--layers", "a-b"], 2, "--layers a-b"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations as subsets
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.explain import expected_usage, topic_beyond_vocabulary
 from moe_probe.explain.tokens import layer_selections
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
+from moe_probe.testing.planted import write_routing
 from moe_probe.usage import coactivation_table
 from moe_probe.verdicts import topic_verdicts
 
@@ -92,6 +94,46 @@ def test_agreement_takes_groups_not_units_as_independent() -> None:
     assert by_group <= scipy_stats.binom.ppf(0.999, 20, 0.05)
 
 
+def test_agreement_within_strata_leaves_nothing_to_what_the_strata_explain() -> None:
+    """Clusters follow the register, and topics lie unevenly in registers: of topics themselves the clusters know nothing."""
+    free = within = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        register = np.repeat([0, 1], 40)
+        label = np.where(rng.random(80) < 0.8, register, 1 - register)
+        cluster = np.where(rng.random(80) < 0.9, register, 1 - register)
+        options = {"group": np.arange(80), "permutations": 39, "seed": seed}
+        free += agreement(cluster, label, **options).ami_p <= 0.05
+        within += agreement(cluster, label, strata=register, **options).ami_p <= 0.05
+    assert free > 25
+    assert within <= scipy_stats.binom.ppf(0.999, 30, 0.05)
+    with pytest.raises(MoeProbeError, match="two strata"):
+        agreement(cluster, label, group=np.arange(80) // 80, strata=register)
+
+
+def test_clusters_of_registers_claim_nothing_of_topics_within_registers(tmp_path: Path) -> None:
+    planted = tuple(PlantedExpert(layer, e, "topic", t) for layer in (0, 1) for e, t in ((0, 0), (1, 0), (2, 1), (3, 1)))
+    routing = planted_routing(planted=planted, lift=1.8, seed=3, topics=2, documents_per_topic=40, tokens=60, n_layers=2,
+                              num_experts=8)
+    rng = np.random.default_rng(0)
+    register = np.repeat([0, 1], 40)
+    topic = np.where(rng.random(80) < 0.75, register, 1 - register)
+    documents = routing.documents.assign(register=np.array(["prose", "table"])[register], topic=np.array(["a", "b"])[topic])
+    trace = write_routing(tmp_path / "t", replace(routing, documents=documents))
+    found = {}
+    for strata in (None, "register"):
+        result = cluster_routing(trace, others=("register",), max_tokens=300, maps=False, strata=strata).agreement
+        found[strata] = result.table.set_index(["unit", "label"])
+        assert result.params["strata"] == strata and ("strata do not apply" in result.caption) == (strata is not None)
+    assert found[None].loc[("document", "topic"), "ami_p"] == pytest.approx(0.01)
+    assert found["register"].loc[("document", "topic"), "ami_p"] > 0.05
+    assert found["register"].loc[("token", "topic"), "permuted_within"] == "register"
+    assert found["register"].loc[("document", "register"), "ami_p"] == pytest.approx(0.01), "it is not compared within itself"
+    assert found["register"].loc["expert", "permuted_within"].tolist() == ["", ""]
+    with pytest.raises(MoeProbeError, match="no column 'source'"):
+        cluster_routing(trace, max_tokens=300, maps=False, strata="source")
+
+
 def test_routing_is_clustered_with_all_its_tables(tmp_path: Path) -> None:
     planted = tuple(PlantedExpert(layer, e, "topic", t) for layer in (0, 1) for e, t in ((0, 0), (1, 0), (2, 1), (3, 1)))
     trace = planted_trace(tmp_path / "t", planted=planted, lift=3.0, seed=1, **SMALL)
@@ -121,7 +163,7 @@ def test_a_topic_carried_by_several_experts_gets_a_group_verdict(tmp_path: Path)
     for seed in range(4):
         trace = planted_trace(tmp_path / str(seed), planted=CARRIERS, seed=seed, **WIDE)
         expected = expected_usage(trace)
-        groups = expert_groups(trace, expected=expected, permutations=499)
+        groups = expert_groups(trace, expected=[expected], permutations=499)
         verdicts = topic_verdicts(expert_topics(trace, permutations=499), groups=groups, beyond=topic_beyond_vocabulary(
             trace, usage=expected, permutations=499)).table.set_index("topic")
         assert (verdicts.drop("topic-1")["verdict"] == "none").all()
@@ -136,10 +178,13 @@ def test_a_topic_carried_by_several_experts_gets_a_group_verdict(tmp_path: Path)
 
 def test_groups_of_token_experts_are_held_back(tmp_path: Path) -> None:
     tokens = tuple(PlantedExpert(0, e, "token", 1) for e in (10, 50, 90))
-    trace = planted_trace(tmp_path / "t", planted=tokens, seed=0, **(WIDE | {"lift": 4.0}))
-    row = expert_groups(trace, expected=expected_usage(trace), permutations=499).table.set_index("topic").loc["topic-1"]
-    assert row["replicated"]
-    assert row["q_beyond_words"] > 0.05
+    rows = []
+    for seed in range(4):
+        trace = planted_trace(tmp_path / str(seed), planted=tokens, seed=seed, **(WIDE | {"lift": 4.0}))
+        table = expert_groups(trace, expected=[expected_usage(trace)], permutations=299).table
+        rows.append(table[(table["topic"] == "topic-1") & table["replicated"]])
+    found = pd.concat(rows)
+    assert len(found) and (found["q_beyond_words"] > 0.05).all()
 
 
 def test_groups_of_noise_stay_within_the_error_rate(tmp_path: Path) -> None:

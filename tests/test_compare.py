@@ -140,7 +140,7 @@ def test_resamples_keep_the_variance_of_small_cells() -> None:
 def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
     found = compare_sides([replace(sides[n], trace=None) for n in ("plain", "added")])
     topics = found.table("comparison_topics")
-    assert topics["method"].str.startswith("delta method").all()
+    assert topics["method"].str.startswith("stored intervals").all()
     assert topics.loc[topics["beyond"], "topic"].tolist() == ["topic-2"]
     layers = found.table("comparison_layers")
     assert layers["difference"].notna().all() and layers["ci_low"].isna().all()
@@ -234,6 +234,12 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     gaps = found.table("comparison_sae_differences").set_index("measure")
     assert gaps.loc["ce_recovered", "difference"] == pytest.approx(0.2) and gaps.loc["ce_recovered", "beyond"]
     assert gaps.loc["good_labels", "beyond"] and gaps["p_value"].notna().sum() == 2
+    quality = pd.read_parquet(run / "results" / "sae_quality.parquet")
+    named = quality.assign(sae=quality["sae"] + "_again", fvu=0.9)  # of one width: the plain one is compared
+    pd.concat([named, quality]).to_parquet(run / "results" / "sae_quality.parquet")
+    again = compare_runs([run]).table("comparison_sae_differences").set_index("measure")
+    assert again.loc["fvu", ["width_a", "width_b", "value_a", "value_b"]].tolist() == [16, 64, 0.4, 0.2]
+    quality.to_parquet(run / "results" / "sae_quality.parquet")
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
     side_ = Side("x", None, {"sae_quality": replace(  # type: ignore[arg-type]
@@ -302,6 +308,6 @@ def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path
         assert found[0] == status and message in found[2] and len(found[2].strip().splitlines()) == 1, found
     monkeypatch.setitem(sys.modules, "nbclient", None)
     status, _, said = call(*runs, "--out", tmp_path / "out")
-    assert status == 1 and said.strip() == ("moe-probe: notebooks need nbclient: not installed. Try: pip install "
+    assert status == 1 and said.strip() == ("moe-probe: notebooks need the package nbclient: not installed. Try: pip install "
                                             "'moe-probe[notebook]', or --no-notebook.")
     assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ from moe_probe.explain import (
     topic_beyond_vocabulary,
     vocabulary_baseline,
 )
-from moe_probe.explain.stacking import SHRINKAGE, Stack, compact, position_bins, shared_pairs
+from moe_probe.explain.stacking import SHRINKAGE, Stack, compact, position_bins, position_octaves, shared_pairs
 from moe_probe.explain.tokens import load_layer, sample_tokens
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 from moe_probe.trace import Trace
@@ -296,8 +296,20 @@ def test_shared_pairs_are_those_of_two_groups(rows: list[tuple[int, int, int]]) 
     assert ((numbered < 0) == (code < 0)).all()
 
 
-def test_position_bins_are_monotone() -> None:
-    assert position_bins(np.array([0, 1, 2, 3, 4, 7, 8])).tolist() == [0, 1, 2, 2, 3, 3, 4]
+def test_octaves_of_positions() -> None:
+    assert position_octaves(np.array([0, 1, 2, 3, 4, 7, 8])).tolist() == [0, 1, 2, 2, 3, 3, 4]
+
+
+def test_bins_of_positions_are_as_fine_as_the_data_bear() -> None:
+    position = np.tile(np.arange(200), 100)
+    bins = position_bins(position)
+    assert bins[:32].tolist() == list(range(32))  # every early position for itself
+    later = np.flatnonzero(np.diff(bins[:200]))
+    assert np.diff(later[later >= 32]).max() <= 200 // 32 + 1 and (np.diff(bins[:200]) >= 0).all()
+    few = position_bins(np.arange(200))
+    assert np.bincount(few).min() >= 64 and few.max() == 2
+    assert position_bins(np.array([0, 0, 1])).tolist() == [0, 0, 0]
+    assert len(position_bins(np.zeros(0, dtype=int))) == 0
 
 
 def test_other_labels_and_gate_mass(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from scipy import sparse
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.features.describe import GOOD_SCORE, FeatureTables, describe_features
 from moe_probe.features.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
-from moe_probe.features.factors import Factor, surroundings, with_spaces
+from moe_probe.features.factors import Factor, surroundings
 from moe_probe.features.find import occurrences
 from moe_probe.features.firing import Firings, fire, held_out_documents
 from moe_probe.features.labels import label_by_rules, nearest, strongest
 from moe_probe.features.quality import decoder_redundancy, quality_row
 from moe_probe.features.rules import MAX_VALUES, detect, make_rules
 from moe_probe.features.topics import enrich, group_rates
+from moe_probe.pieces import with_spaces
 from moe_probe.sae import ActivationReader, SaeConfig, make_sae
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
@@ -146,7 +148,7 @@ def test_more_values_are_taken_only_where_they_help(planted: PlantedActivations)
 
 def test_words_are_put_together_from_pieces() -> None:
     class Fake:
-        documents = pd.DataFrame({"topic": ["a", "b"]})
+        documents, spaced = pd.DataFrame({"topic": ["a", "b"]}), staticmethod(with_spaces)
 
         def tokens(self, columns):
             pieces = [" Ph", "os", "ph", "ate", ",", " don", "'t", "\n", "The", " 3", "rd", " x", "yz"]
@@ -160,6 +162,31 @@ def test_words_are_put_together_from_pieces() -> None:
     place = text.factor("place")
     assert [place.values[c] if c >= 0 else "" for c in place.codes][:9] == [
         "start of a document", "", "", "", "", "after a comma or bracket", "", "", "start of a line"]
+
+
+def test_rules_are_tried_on_documents_of_other_sources() -> None:
+    """Two documents of each source stand one behind the other: by the parity of rows every source would be on both sides."""
+    from moe_probe.features.labels import _first_half
+
+    class Fake:
+        documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,
+                                  "group": [f"source {i // 2}" for i in range(24)]})
+
+        def tokens(self, columns):
+            return pd.DataFrame({"document": np.repeat(np.arange(24), 5), "position": np.tile(np.arange(5), 24),
+                                 "token": [" word"] * 120})
+
+    trace: Any = Fake()
+    text = surroundings(trace)
+    half = _first_half(text, np.arange(120))
+    by_group = pd.DataFrame({"group": np.repeat(Fake.documents["group"], 5), "topic": np.repeat(Fake.documents["topic"], 5),
+                             "half": half})
+    assert (by_group.groupby("group")["half"].nunique() == 1).all()
+    assert by_group.groupby("topic")["half"].mean().tolist() == [0.5, 0.5]
+    trace.documents = Fake.documents.assign(group="one source")  # nothing but documents is left to divide by
+    assert 0 < _first_half(surroundings(trace), np.arange(120)).mean() < 1
+    trace.documents = Fake.documents.assign(topic=Fake.documents["document"], group="")  # topics of one document each
+    assert _first_half(surroundings(trace), np.arange(120)).mean() == 0.5
 
 
 def test_strongest_firings_and_nearest_features() -> None:
@@ -218,6 +245,8 @@ def test_an_experts_sae_is_asked_about_its_own_tokens(planted: PlantedActivation
 
 def test_words_are_found_however_they_were_cut() -> None:
     class Fake:
+        manifest, spaced = SimpleNamespace(has_text=False), staticmethod(with_spaces)
+
         def tokens(self, columns):
             pieces = ["<s>", "An", "th", "rax", " and", " the", " an", "thracite", "An", "thrax", "!"]
             return pd.DataFrame({"document": [0] * 8 + [1] * 3, "token": pieces, "special": [True] + [False] * 10})
@@ -236,6 +265,32 @@ def test_vocabularies_without_spaces_have_words_too() -> None:
     assert with_spaces(np.array(["the", "acid", "##ic", "##"], dtype=object)).tolist() == [" the", " acid", "ic", " ##"]
     kept = np.array([" a", "cid"], dtype=object)
     assert with_spaces(kept) is kept
+
+
+def test_features_of_registers_have_no_topic_within_registers(planted: PlantedActivations) -> None:
+    """Feature 0 fires by register, feature 1 by topic; topics lie unevenly in registers."""
+    rng = np.random.default_rng(0)
+    n = len(planted.trace.documents)
+    register = np.arange(n) % 2
+    topic = np.where(rng.random(n) < 0.8, register, 1 - register)
+    documents = planted.trace.documents.assign(topic=np.array(["a", "b"])[topic], register=np.array(["prose", "table"])[register],
+                                               group=[f"g{i}" for i in range(n)])
+    document = np.repeat(np.arange(n), 40)
+    chance = np.stack([0.1 + 0.3 * register, 0.1 + 0.3 * topic], axis=1)[document]
+    fired = rng.random(chance.shape) < chance
+    firings = Firings(sparse.csr_array(fired.astype(np.float32)), np.arange(len(document)))
+    passed = {}
+    for strata in (None, "register"):
+        rates = group_rates(documents, document, firings, label="topic", strata=strata)
+        passed[strata] = (enrich(rates, rates, permutations=999).q_value <= 0.05).tolist()
+    assert passed == {None: [True, True], "register": [False, True]}
+    with pytest.raises(MoeProbeError, match="two values of register"):
+        group_rates(documents.assign(group="one", topic="a"), document, firings, label="topic", strata="register")
+    with pytest.raises(MoeProbeError, match="no column 'source' to stratify by"):
+        group_rates(documents, document, firings, label="topic", strata="source")
+    alone = group_rates(documents, document, firings, label="topic", strata="topic")
+    with pytest.raises(MoeProbeError, match="every stratum holds a single topic"):
+        enrich(alone, alone, permutations=99)
 
 
 def test_one_topic_is_nothing_to_compare(planted: PlantedActivations, tmp_path: Path) -> None:

@@ -58,8 +58,11 @@ def test_topics_come_from_a_table(folder: Path, tmp_path: Path) -> None:
 
 
 def test_failures_are_sentences(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MoeProbeError, match="no fingerprint files"):
+    with pytest.raises(MoeProbeError, match="there is nothing at"):
         import_fingerprints(tmp_path / "nowhere", tmp_path / "t")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MoeProbeError, match="no fingerprint files"):
+        import_fingerprints(tmp_path / "empty", tmp_path / "t")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(MoeProbeError, match="columns are a, b"):
         import_fingerprints(folder, tmp_path / "t", topics=tmp_path / "bad.csv")

@@ -104,13 +104,18 @@ VERDICT = {"topic": "chemistry", "verdict": "none", "layer": 3, "expert": 2, "lo
            "experts": "2", "share": 0.1, "log2_lift_replication": 0.9, "log2_beyond_words": 0.5, "q_beyond_words": 0.01,
            "detectable_log2_lift": 0.3}
 CARRIER = {"topic": "chemistry", "kind": "feature", "source": "layer_03/width_00016", "members": "7", "auroc_document": 0.95,
-           "document_low": 0.9, "beyond_expert_document": 0.1, "beyond_expert_document_low": 0.02}
+           "document_low": 0.9, "beyond_expert_document": 0.1, "beyond_expert_document_low": 0.02,
+           "beyond_token_document": 0.3, "beyond_token_document_low": 0.2, "beyond_tokens_document": 0.1,
+           "beyond_tokens_document_low": 0.01, "log2_beyond_words": 0.9, "log2_beyond_words_low": 0.5}
 FEATURE = {"sae": "layer_03/width_00016", "feature": 7, "topic": "chemistry", "topic_q": 0.01}
 
 
 @pytest.mark.parametrize(("change", "verdict"), [
-    ({}, "feature only"), ({"auroc_document": 0.89}, "none"), ({"document_low": 0.79}, "none"),
-    ({"beyond_expert_document_low": -0.01}, "none"), ({"topic_q": 0.2}, "none")])
+    ({}, "feature only"), ({"auroc_document": 0.87}, "none"), ({"document_low": 0.79}, "none"),
+    ({"beyond_expert_document_low": -0.01}, "none"), ({"topic_q": 0.2}, "none"),
+    ({"beyond_token_document_low": 0.0}, "none"), ({"beyond_tokens_document_low": -0.01}, "none"),
+    ({"log2_beyond_words": 0.2}, "none"), ({"log2_beyond_words_low": -0.1}, "none"), ({"log2_beyond_words": np.nan}, "none"),
+    ({"beyond_tokens_document": np.nan, "beyond_tokens_document_low": np.nan}, "feature only")])
 def test_feature_only_needs_every_condition(change: dict[str, float], verdict: str) -> None:
     carriers = Result("carriers", pd.DataFrame([CARRIER | {k: v for k, v in change.items() if k in CARRIER}]))
     features = Result("features", pd.DataFrame([FEATURE | {k: v for k, v in change.items() if k in FEATURE}]))
@@ -118,6 +123,84 @@ def test_feature_only_needs_every_condition(change: dict[str, float], verdict: s
     assert done["verdict"] == verdict
     assert done["verdict_usage"] == "none"
     assert done["auroc_feature"] == carriers.table["auroc_document"][0]
+
+
+def test_a_feature_of_words_is_none_with_the_reason() -> None:
+    for change, said in (({"beyond_token_document_low": 0.0}, "best single token (AUROC 0.65)"),
+                         ({"beyond_tokens_document_low": 0.0}, "set of up to 8 tokens (AUROC 0.85)"),
+                         ({"log2_beyond_words": 0.0}, "1.00 times as much as the topic's words alone predict")):
+        done = complete_verdicts(Result("verdicts", pd.DataFrame([VERDICT])), carriers=Result(
+            "carriers", pd.DataFrame([CARRIER | change]))).table.iloc[0]
+        assert done["verdict"] == "none" and said in done["reason"] and done["reason"].endswith("Near.")
+    assert done["feature_beyond_tokens_low"] == 0.01 and done["feature_log2_beyond_words"] == 0
+    before = {k: v for k, v in CARRIER.items() if "token" not in k and "words" not in k}  # a table without tokens
+    done = complete_verdicts(Result("verdicts", pd.DataFrame([VERDICT])),
+                             carriers=Result("carriers", pd.DataFrame([before]))).table.iloc[0]
+    assert done["verdict"] == "none" and "moe-probe match RUN" in done["reason"]
+
+
+def carriers_of(fires: np.ndarray, words: np.ndarray, topic: np.ndarray, group: np.ndarray) -> pd.DataFrame:
+    """Table of carriers where features fire as given; experts at random; every fourth group of a topic is held out."""
+    from moe_probe.features.firing import Firings
+    from moe_probe.matching.carriers import Carriers
+    from moe_probe.matching.signals import Choices, Tokens
+
+    rng = np.random.default_rng(7)
+    names = tuple(f"topic-{i}" for i in range(int(topic.max()) + 1))
+    ids, code = np.unique(words, return_inverse=True)
+    tokens = Tokens(group, topic, code, np.zeros(len(group), dtype=int), names, int(group.max()) + 1, ids)
+    chosen = np.eye(4, dtype=np.int32)[rng.integers(0, 4, len(group))]
+    held = group % 4 == 0
+    rows = np.flatnonzero(~held), np.flatnonzero(held)
+    made = Carriers(Choices(sparse.csr_array(chosen), np.zeros(4, dtype=int), np.arange(4)), tokens, *rows, resamples=200)
+    values = sparse.csr_array(fires.astype(np.float32))
+    made.add_features("layer_00/width_00008", 0, *(Firings(values[r], r) for r in rows))
+    return made.table({("tokens", int(i)): f"word {i}" for i in ids})
+
+
+def test_a_feature_of_a_topics_words_is_not_feature_only_and_a_feature_of_its_documents_is() -> None:
+    """Topic 0 has 24 words of its own, of which feature 0 fires on every one; feature 1 fires in topic-1 documents whatever the
+    word is. 24 words are more than a set of tokens holds: a few tokens tell the documents worse than the feature does."""
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(160), 60)
+    topic = (group // 4) % 4  # four groups of each topic in turn, so that the held-out ones are of all topics
+    words = 100 + rng.integers(0, 80, len(group))
+    own = (topic == 0) & (rng.random(len(group)) < 0.05)
+    words[own] = rng.integers(0, 24, int(own.sum()))
+    fires = np.zeros((len(group), 8), dtype=bool)
+    fires[:, 0] = words < 40
+    fires[:, 1] = (topic == 1) & (rng.random(len(group)) < 0.3)
+    fires[:, 2:] = rng.random((len(group), 6)) < 0.1
+    table = carriers_of(fires, words, topic, group)
+    rows = table.set_index(["topic", "kind"])
+    assert rows.loc[("topic-0", "feature"), "members"] == "0" and rows.loc[("topic-1", "feature"), "members"] == "1"
+    assert abs(rows.loc[("topic-0", "feature"), "log2_beyond_words"]) < 0.05
+    assert rows.loc[("topic-1", "feature"), "log2_beyond_words_low"] > 1.5
+    assert all(int(i) < 40 for i in rows.loc[("topic-0", "tokens"), "members"].split("+"))
+    assert rows.loc[("topic-0", "token"), "label"].startswith("word ")
+    usage = pd.DataFrame([VERDICT | {"topic": f"topic-{t}"} for t in (0, 1)])
+    done = complete_verdicts(Result("verdicts", usage), carriers=Result("carriers", table)).table.set_index("topic")
+    assert rows.loc[("topic-0", "feature"), "auroc_document"] > 0.9, "it tells the documents"
+    assert done["verdict"].to_dict() == {"topic-0": "none", "topic-1": "feature only"}
+    assert "words alone predict" in done.loc["topic-0", "reason"]
+
+
+def test_a_few_words_that_tell_a_topic_leave_nothing_to_a_feature() -> None:
+    """Two words stand in every document of topic 0 and nowhere else: the feature fires on all text there, and tells no more."""
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(160), 60)
+    topic = (group // 4) % 4
+    words = 100 + rng.integers(0, 80, len(group))
+    own = (topic == 0) & (rng.random(len(group)) < 0.2)
+    words[own] = rng.integers(0, 2, int(own.sum()))
+    fires = rng.random((len(group), 8)) < 0.1
+    fires[:, 0] = (topic == 0) & (rng.random(len(group)) < 0.5)
+    table = carriers_of(fires, words, topic, group)
+    row = table.set_index(["topic", "kind"]).loc[("topic-0", "feature")]
+    assert row["log2_beyond_words_low"] > 0.5 and row["beyond_token_document_low"] <= 0
+    usage = pd.DataFrame([VERDICT | {"topic": "topic-0"}])
+    done = complete_verdicts(Result("verdicts", usage), carriers=Result("carriers", table)).table.iloc[0]
+    assert done["verdict"] == "none" and "no better, by its interval, than the best single token" in done["reason"]
 
 
 def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:

@@ -28,6 +28,7 @@ from moe_probe.published import (
 )
 from moe_probe.published.domains import domain_table
 from moe_probe.published.sequences import sampled_documents
+from moe_probe.report.together import published_section
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
 from moe_probe.trace import Trace
 
@@ -333,6 +334,19 @@ def test_saturation_wants_the_same_documents(trace: Trace, tmp_path: Path) -> No
     document[60] = 0  # one token over a border
     with pytest.raises(MoeProbeError, match="tokens differ"):
         router_saturation(rewritten(tmp_path / "t", routing, document=document), trace)
+
+
+def test_a_sample_is_named_in_table_params_caption_and_report(trace: Trace) -> None:
+    whole, part = published_metrics(trace), published_metrics(trace, max_tokens=trace.n_tokens // 3)
+    assert "Measured on all 24 documents." in whole.caption and (whole.table["documents"] == 24).all()
+    said = "random sample of 8 of 24 documents (480 of 1,440 tokens)"
+    assert said in part.caption and part.params["sampled_documents"] == 8 and part.params["sampled_tokens"] == 480
+    sampled = part.table["metric"].str.contains("repetition|vocabulary|context")
+    assert (part.table.loc[sampled, "documents"] == 8).all() and (part.table.loc[~sampled, "documents"] == 24).all()
+    assert any(said in str(block) for block in published_section({"published": part}).blocks)
+    own = consecutive_repetition(trace, max_tokens=trace.n_tokens // 3).table.query("domain == 'all'")["first_choice"]
+    named = part.table.query("metric == 'consecutive repetition, first choice'")["value"]
+    assert named.to_numpy() == pytest.approx(own.to_numpy())
 
 
 def test_every_metric_names_its_own_authors(trace: Trace) -> None:

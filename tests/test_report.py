@@ -95,7 +95,7 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     assert anchors <= set(re.findall(r' id="(.*?)"', text))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings[:3] == ["Is there a chemistry expert? One row per topic", "Read with this in mind", "Run card"]
+    assert headings[:3] == ["Do topics have experts of their own? One row per topic", "Read with this in mind", "Run card"]
     assert re.findall(r'<tr class="(expert|group|none|feature only)"', text) == ["none", "none", "expert", "none"]
     assert not re.search(r'\sstyle="|\son[a-z]+="', text)  # the page's policy would not apply them
 

@@ -128,6 +128,80 @@ def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
         assert code == 1 and said in err and "Traceback" not in err, err
 
 
+@pytest.fixture
+def bare(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run without its SAEs."""
+    import shutil
+
+    shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("sae", "results"))
+    return tmp_path / "copy"
+
+
+def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> None:
+    from moe_probe.pipeline.causes import parse_units
+    from moe_probe.pipeline.inspect import widths_of
+
+    sources = [save_sae(make_sae(SaeConfig(d_in=32, d_sae=20, seed=seed, k=3)), tmp_path / str(seed)) for seed in (0, 0, 1)]
+    load = ("sae", "load", bare, "--layer", 0, "--hook", "residual")
+    assert moe_probe(*load, sources[0])[0] == 0
+    code, _, err = moe_probe(*load, sources[2], "--name", "seed.1")
+    assert code == 0, err
+    code, _, err = moe_probe(*load, sources[1])
+    assert code == 1 and "is there already" in err and "--name NAME to keep both" in err
+    code, out, err = moe_probe(*load, sources[1], "--name", "again_2", "--json")
+    assert code == 0, err
+    folder = bare / "sae" / "layer_00" / "width_00020-residual-k3_again_2"
+    assert json.loads(out)["sae"] == str(folder)
+    code, _, err = moe_probe(*load, sources[1], "--name", "again_2")
+    assert code == 1 and "is there already" in err
+    code, out, err = moe_probe("sae", "train", bare, "--layer", 0, "--width", 16, "--k", 4, "--name", "mine", "--epochs", 1)
+    assert code == 0 and "width_00016-k4_mine" in out + err, err
+    names = {"layer_00/width_00016-k4_mine": 16, "layer_00/width_00020-residual-k3": 20,
+             "layer_00/width_00020-residual-k3_again_2": 20, "layer_00/width_00020-residual-k3-seed1_seed.1": 20}
+    assert widths_of(bare) == names
+    code, _, err = moe_probe("label", bare, "--permutations", 99, "--cards", 1)
+    assert code == 0, err
+    features = pd.read_parquet(bare / "results" / "features.parquet")
+    assert features.groupby("sae").size().to_dict() == names
+    (unit,) = parse_units(bare, [], ["layer_00/width_00020-residual-k3-seed1_seed.1:5+7"], ["chemistry"])
+    assert unit.sae == "layer_00/width_00020-residual-k3-seed1_seed.1" and unit.members == (5, 7)
+    code, out, err = moe_probe("inspect", bare, "w1 w2 w3", "--sae", "layer_00/width_00020-residual-k3_again_2", "--json")
+    assert code == 0 and "width_00020-residual-k3_again_2" in out, err
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "-x", "x-", "a b", "a:1", "1+2", "x" * 41, "größe"])
+def test_a_name_that_is_no_part_of_a_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    code, _, err = moe_probe("sae", "load", run, tmp_path, "--layer", 0, f"--name={name}")
+    assert code == 2 and "cannot be the name of an SAE" in err and "Traceback" not in err
+    code, _, err = moe_probe("sae", "train", run, "--layer", 0, f"--name={name}")
+    assert code == 2 and "cannot be the name of an SAE" in err and not list(run.glob("sae/*/*größe*"))
+
+
+def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path) -> None:
+    """Notes are said, nothing is guessed: an architecture without k has none in the table of qualities."""
+    from safetensors.torch import save_file
+
+    source = tmp_path / "elsewhere"
+    source.mkdir()
+    draw = torch.Generator().manual_seed(0)
+    w = {"W_enc": torch.randn(32, 10, generator=draw), "W_dec": torch.randn(10, 32, generator=draw),
+         "b_enc": torch.randn(10, generator=draw), "b_dec": torch.randn(32, generator=draw)}
+    save_file(w, source / "sae_weights.safetensors")
+    config = {"architecture": "standard", "d_in": 32, "d_sae": 10, "dtype": "float32", "activation_fn_str": "relu",
+              "hook_name": "blocks.7.hook_resid_post", "model_name": "m", "soft_cap": 30}
+    (source / "cfg.json").write_text(json.dumps(config))
+    code, _, err = moe_probe("sae", "load", bare, source, "--layer", 0)
+    assert code == 1 and "soft_cap 30" in err and "--ignore-field soft_cap" in err and not (bare / "sae").exists()
+    code, out, err = moe_probe("sae", "load", bare, source, "--layer", 0, "--ignore-field", "soft_cap", "--name", "pile")
+    assert code == 0 and "note: cfg.json says that the SAE was trained at blocks.7.hook_resid_post of m" in out + err, err
+    x = torch.randn(40, 32, generator=draw)
+    codes = load_sae(bare / "sae" / "layer_00" / "width_00010-standard_pile").encode(x).values
+    assert (codes - ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()).abs().max() < 1e-5
+    assert moe_probe("sae", "eval", bare, "--tokens", 100)[0] == 0
+    quality = pd.read_parquet(bare / "results" / "sae_quality.parquet")
+    assert quality[["architecture", "k"]].to_numpy().tolist() == [["standard", 0]]
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--width", "0"], "a width of 0 is no SAE"), (["--width", "100000"], "cannot be learnt"), (["--k", "0"], "--k 0"),
     (["--layer", "1"], "--keep hidden"), (["--layer", "9"], "no MoE layer 9"),

@@ -13,11 +13,14 @@ from moe_probe.report.splitting import human_lines
 from moe_probe.results import Result
 from moe_probe.tree import (
     KINDS,
+    UNJUDGED,
     Labelling,
+    NodePower,
     SameLabel,
     Subjects,
     bundled,
     kind_of_node,
+    node_power,
     parts_of_subject,
     purity,
     sibling_pairs,
@@ -176,6 +179,99 @@ def test_kinds_of_nodes() -> None:
     assert kind_of_node(0.01, float("nan"), ["a", "b"], alpha=0.05) == "one subject"
     assert kind_of_node(0.2, float("nan"), ["a", "b", ""], alpha=0.05) == "several subjects"
     assert kind_of_node(0.2, 0.01, ["a", "a", ""], alpha=0.05) == "no subject"
+    assert kind_of_node(0.2, 0.01, ["a", "b", ""], alpha=0.05, judged=False) == UNJUDGED == "could not be judged"
+    assert kind_of_node(0.01, 0.2, ["a", "b", ""], alpha=0.05, judged=False) == "one subject"
+
+
+def tree_of(children: int, *, alike: bool, seed: int, raised: float = 6.0, shape: float = 2.0) -> tuple[Subjects, np.ndarray]:
+    """Forty nodes of so many features, each of one topic; siblings of one topic, or hung up at random."""
+    rng = np.random.default_rng(seed)
+    topic = np.repeat(np.arange(TOPICS), children * 40 // TOPICS)
+    rates = rng.gamma(shape, 0.02 / shape, (GROUPS, len(topic))) * (1 + raised * (TOPIC.codes[:, None] == topic))
+    parent = np.repeat(np.arange(40), children)
+    return subjects(rates), parent if alike else rng.permutation(parent)
+
+
+def power_of(children: int, *, alike: bool, seed: int, **strength: float) -> tuple[np.ndarray, NodePower]:
+    """Which nodes are found, and what could have been."""
+    made, parent = tree_of(children, alike=alike, seed=seed, **strength)
+    pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+    assert pairs is not None
+    found = purity(made, pairs, permutations=99, seed=seed)
+    return found.q_value <= 0.05, node_power(made, pairs, found, seed=seed)
+
+
+def test_power_says_how_many_pure_nodes_are_found() -> None:
+    """By number of children: two are hardly ever found, however pure; eight are nearly always."""
+    found, said = {}, {}
+    for children in (2, 3, 8):
+        both = [power_of(children, alike=True, seed=seed) for seed in range(4)]
+        found[children] = float(np.mean([passed for passed, _ in both]))
+        said[children] = float(np.mean([power.power for _, power in both]))
+    assert found[2] < 0.05 and said[2] < 0.05
+    assert found[2] < found[3] < found[8] and found[8] > 0.95 and said[8] > 0.9
+    assert said[3] == pytest.approx(found[3], abs=0.2)
+
+
+@pytest.mark.parametrize(("raised", "shape"), [(6.0, 2.0), (2.0, 2.0), (2.0, 0.3), (1.0, 0.5)])
+def test_pure_nodes_of_two_children_are_not_called_mixed(raised: float, shape: float) -> None:
+    """Every node is of one topic, down to features that hardly keep to one: what is not found is left open."""
+    for seed in range(4):
+        passed, power = power_of(2, alike=True, seed=seed, raised=raised, shape=shape)
+        assert not (power.judged & ~passed).any()
+        kinds = {kind_of_node(1 - p, float("nan"), ["a", "b"], alpha=0.05, judged=bool(j))
+                 for p, j in zip(passed.astype(float), power.judged, strict=True)}
+        assert kinds <= {UNJUDGED, "one subject"}
+
+
+def test_nodes_that_would_have_been_found_are_judged() -> None:
+    """Eight features of several topics each: pure nodes of that size are found, these are not, and are judged to be mixed."""
+    passed, power = power_of(8, alike=False, seed=0)
+    assert passed.mean() <= 0.05 and power.judged.mean() > 0.9 and (power.power >= 0.8).all()
+    noise = tree_of(8, alike=True, seed=1, raised=0.0)
+    pairs = sibling_pairs(edges_of(noise[1]), noise[0].counts)
+    assert pairs is not None
+    blind = node_power(noise[0], pairs, purity(noise[0], pairs, permutations=99))
+    assert not blind.judged.any() and np.isnan(blind.power).all(), "without topical features nothing is known of pure nodes"
+
+
+def of_registers(seed: int, *, strata: bool) -> tuple[Subjects, np.ndarray]:
+    """Features keep to registers, siblings to the same one; topics lie unevenly in registers, and mean nothing beside them."""
+    rng = np.random.default_rng(seed)
+    register = np.repeat([0, 1, 2], 24)
+    code = np.where(rng.random(72) < 0.75, register, rng.integers(0, 3, 72))
+    own = np.repeat(np.arange(12) % 3, 6)
+    rates = rng.gamma(2.0, 0.01, (72, len(own))) * (1 + 8 * (register[:, None] == own))
+    part = np.unique(code * 3 + rng.integers(0, 3, 72), return_inverse=True)[1]
+    made = Subjects(rates, (rates.sum(0) * 100).astype(int), Labelling(code, 3), Labelling(part, int(part.max()) + 1),
+                    register if strata else None)
+    return made, np.repeat(np.arange(12), 6)
+
+
+def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
+    claims = {False: np.zeros(3), True: np.zeros(3)}
+    for seed in range(20):
+        for strata in claims:
+            made, parent = of_registers(seed, strata=strata)
+            pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
+            assert pairs is not None
+            found = purity(made, pairs, permutations=99, seed=seed)
+            far = tree_distance(made, parent, parent // 3, permutations=99, seed=seed, most=200)
+            assert far is not None
+            claims[strata] += [found.tree.p_value <= 0.05, (found.q_value <= 0.05).any(), far.test.p_value <= 0.05]
+            if strata:
+                assert found.tree.p_features <= 0.05, "features exchanged over the tree: siblings do share topics, by registers"
+    assert (claims[False] >= 18).all()
+    assert (claims[True] <= stats.binom.ppf(0.995, 20, 0.05)).all()
+
+
+def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:
+    made, parent = planted(siblings_alike=True)
+    bound = Subjects(made.rates, made.counts, made.topic, made.subtopic, made.topic.codes)
+    pairs = sibling_pairs(edges_of(parent), bound.counts)
+    assert pairs is not None
+    found = purity(bound, pairs, permutations=99)
+    assert found.tree.p_labels == 1 and (found.p_value == 1).all()
 
 
 def test_no_node_with_two_parts_is_no_test() -> None:
@@ -186,6 +282,10 @@ def test_no_node_with_two_parts_is_no_test() -> None:
 
 def test_long_corpora_are_bundled_within_subjects() -> None:
     names = [f"d{i}" for i in range(700)]
+    registers = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" for i in range(700)], "group": names,
+                              "register": [f"r{i % 2}" for i in range(700)]})
+    made = bundled(registers, by="topic", finer="subtopic", most=60, strata="register")
+    assert (made.groupby("group")[["topic", "register"]].nunique() == 1).all(axis=None)
     documents = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" if i % 7 else "" for i in range(700)],
                               "subtopic": [f"s{i % 2}" for i in range(700)], "group": names})
     assert bundled(documents, by="topic", finer="subtopic", most=700) is documents
@@ -204,14 +304,29 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
 @pytest.mark.parametrize(("own", "null", "says"), [
     ((0.01, 0.04), 0.5, "need not come of widening"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")])
 def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, says: str) -> None:
-    row = {"layer": 1, "parent_width": 4, "nodes": 10, "purity": 0.3, "expected": 0.2, "ceiling": 0.5,
-           **dict.fromkeys(KINDS, 0.25)}
+    row = {"layer": 1, "parent_width": 4, "nodes": 10, "judged": 8, "found_beside": 1, "purity": 0.3, "expected": 0.2,
+           "ceiling": 0.5, **dict.fromkeys(KINDS, 0.25)}
     table = pd.DataFrame([
         {**row, "child_width": 8, "tree": "this run", "p_value": own[0], "shared": 0.4},
         {**row, "child_width": 8, "tree": "same width, another seed", "p_value": 0.03, "shared": null},
         {**row, "child_width": 16, "tree": "this run", "p_value": own[1], "shared": 0.2}])
     said = human_lines({"tree_subjects": Result("tree_subjects", table)})
     assert says in said and "share 40% where they are most alike" in said and "Holm over 2 pairs of widths" in said
+
+
+def test_the_answer_counts_the_nodes_that_could_be_judged() -> None:
+    row = {"layer": 1, "parent_width": 4, "child_width": 8, "tree": "this run", "purity": 0.3, "expected": 0.2, "ceiling": 0.5,
+           "p_value": 0.01, "shared": 0.4, **dict(zip(KINDS, (0.1, 0.1, 0.2, 0.6), strict=True))}
+
+    def said(**change: float) -> str:
+        return human_lines({"tree_subjects": Result("tree_subjects", pd.DataFrame([row | change]))})
+
+    text = said(nodes=50, judged=20, found_beside=3)
+    assert "Of 20 nodes that split and could be judged, 20% keep to one subject" in text and text.startswith("Hardly")
+    assert "60% show no subject of the corpus. 30 more could not be judged" in text and "3 of them keep to one subject" in text
+    none = said(nodes=50, judged=0, found_beside=0, **dict.fromkeys(KINDS, np.nan))
+    assert none.startswith("To some degree") and "None of 50 nodes that split could be judged" in none and "nan" not in none
+    assert "moe-probe tree RUN" in said(nodes=50), "a table of an earlier version has counted them all"
 
 
 @given(st.integers(1, 200), st.integers(0, 100))

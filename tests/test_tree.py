@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.pipeline.levels import Dictionary, places
+from moe_probe.pipeline.strata import choose_strata
 from moe_probe.report.splitting import splitting_section
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, make_sae
@@ -178,7 +179,10 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
     corpus = write_corpus(root / "corpus.jsonl", documents=48)
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]  # each topic has a source of its own
+    corpus.write_text("\n".join(json.dumps(row | {"source": f"of {row['topic']}"}) for row in rows))
     code, _, err = moe_probe("run", checkpoint, "--corpus", corpus, "--out", root / "run", "--permutations", 99,
+                             "--label", "register", "--label", "source",
                              "--sae-widths", 16, "--sae-widths", 64, "--sae-layers", 1, "--sae-k", 3, "--hidden-share", 1.0)
     assert code == 0, err
     return root / "run"
@@ -196,6 +200,40 @@ def test_the_tree_of_a_run_and_a_walk_down_it(run: Path) -> None:
     code, out, err = moe_probe("tree", run, "--walk", f"{row['parent_sae']}:{row['parent']}")
     assert code == 0, err
     assert out.splitlines()[0].startswith(f"{row['parent_sae']}:{row['parent']}") and "inside" in out
+
+
+def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    trace = Trace.open(copy)
+    assert choose_strata(copy, trace, by="topic") is None
+    stored = json.loads((copy / "results" / "expert_topics.json").read_text())
+    stored["params"]["strata"] = "register"
+    (copy / "results" / "expert_topics.json").write_text(json.dumps(stored))
+    assert choose_strata(copy, trace, by="topic") == "register"
+    assert choose_strata(copy, trace, by="register") is None, "no label is permuted within itself"
+    assert choose_strata(copy, trace, by="topic", given="none") is None
+    for command, name in (("tree", "tree_subjects"), ("label", "features")):
+        code, _, err = moe_probe(command, copy)
+        assert code == 0, err
+        found = Result.load(copy / "results", name)
+        assert found.params["strata"] == "register" and "within each register" in found.caption
+    code, _, err = moe_probe("tree", copy, "--no-null", "--strata", "source")
+    tested = Result.load(copy / "results", "tree_subjects").table
+    assert code == 0 and "no labels can be exchanged" in " ".join(err.split()), "every source has one topic"
+    assert (tested.loc[tested["nodes"] > 0, "p_labels"] == 1).all()
+    code, _, err = moe_probe("label", copy, "--strata", "source")
+    assert code == 0 and "every stratum holds a single topic" in " ".join(err.split())
+    assert (Result.load(copy / "results", "features").table["topic"] == "").all()
+    code, _, err = moe_probe("tree", copy, "--strata", "none", "--no-null")
+    assert code == 0 and "no labels can be exchanged" not in " ".join(err.split())
+    assert Result.load(copy / "results", "tree_nodes").params["strata"] is None
+    for strata, says in (("regster", "names no label"), ("topic", "is the label that is tested")):
+        for command in ("tree", "label"):
+            code, _, err = moe_probe(command, copy, "--strata", strata)
+            assert code == 2 and says in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +290,23 @@ def test_a_walk_from_nowhere_gets_a_sentence(run: Path, walk: str, says: str) ->
     code, _, err = moe_probe("tree", run, "--walk", walk)
     assert code == 2
     assert says in err.replace("\n", " ")
+
+
+def test_an_sae_of_elsewhere_is_not_trained_again(run: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = sorted(copy.glob("sae/*/width_*/cfg.json"))[0]
+    config = json.loads(path.read_text())
+    config["metadata"]["moe_probe_training"] = {"loaded_from": "elsewhere", "held_out_seed": 0}
+    path.write_text(json.dumps(config))
+    code, out, err = moe_probe("tree", copy)
+    assert code == 0, err
+    assert f"{path.parent.parent.name}/{path.parent.name} was loaded from elsewhere" in " ".join((out + err).split())
+    table = pd.read_parquet(copy / "results" / "splitting.parquet").set_index("parent_sae")
+    assert table["seed_agreement"].isna().to_dict()[f"{path.parent.parent.name}/{path.parent.name}"]
 
 
 def test_one_width_is_no_tree(run: Path, tmp_path: Path) -> None:

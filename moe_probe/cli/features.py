@@ -10,6 +10,8 @@ import typer
 
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.extras import need_extra
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -19,7 +21,11 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", s
 ModelOption = Annotated[str | None, typer.Option("--model", help="The trace's model [default: that of run.yaml].",
                                                  show_default=False)]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code from --model.")]
+Strata = Annotated[str | None, typer.Option("--strata", help="Label within which documents are permuted; none: among all "
+                                                             "[default: as the run was analyzed].", show_default=False)]
 Hook = Annotated[str, typer.Option("--hook", help="router_input, expert_output or residual.")]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Ending of the folder's name: two SAEs of one width can lie "
+                                   "side by side.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,8 +57,8 @@ def train(
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 3e-3,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16 (encoder's product).")] = "auto",
-    resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False,
-    debug: Debug = False,
+    name: Name = "", resume: Resume = False, force: Force = False, seed: Seed = 0, as_json: Json = False,
+    quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
     from moe_probe.pipeline.saes import SaeSettings
@@ -65,7 +71,7 @@ def train(
     widths: dict[str, Any] = {"widths": tuple(width)} if width else {}
     settings = SaeSettings(layers=tuple(layer or ()), architecture=architecture, k=k, sparsity=sparsity, hook=hook,
                            experts=experts, epochs=epochs, batch_tokens=batch_tokens, learning_rate=learning_rate,
-                           device=device, precision=precision, seed=seed, **widths)
+                           device=device, precision=precision, seed=seed, name=name, **widths)
     folders = train_all(Trace.open(run), run, settings, mode=mode_of(resume=resume, force=force), say=console.say,
                         progress=console.progress)
     console.result({"saes": [str(f) for f in folders]},
@@ -76,14 +82,19 @@ def load(
     run: RunPath, source: Annotated[Path, typer.Argument(help="Folder of SAELens, sparsify or dictionary_learning.",
                                                          show_default=False)],
     *, layer: Annotated[int, typer.Option("--layer", help="MoE layer whose activations it reads.", show_default=False)],
-    hook: Hook = "router_input", as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    hook: Hook = "router_input", name: Name = "",
+    ignore_field: Annotated[list[str] | None, typer.Option(
+        "--ignore-field", metavar="FIELD", help="Unknown field of its configuration that does not change what it computes "
+        "(repeat for more).", show_default=False)] = None,
+    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Bring an SAE that was trained elsewhere into a run."""
-    from moe_probe.pipeline.saes import load_into
+    from moe_probe.pipeline.saes import LoadSettings, load_into
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
-    folder = load_into(run, Trace.open(run), source, layer=layer, hook=hook)
+    settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
+    folder = load_into(run, Trace.open(run), source, settings, say=console.say)
     console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
 
 
@@ -105,27 +116,18 @@ def evaluate(
         console.say(f"note: {warning}")
     columns = ["sae", "fvu", "l0", "dead", "dense", "ce_recovered", "redundancy"]
     console.result({"sae_quality": result.table.to_dict("records")},
-                   f"{result.table[columns].round(3).to_string(index=False)}\nTable: {run / 'results' / 'sae_quality.parquet'}")
+                   f"{table_text(result.table[columns].round(3))}\nTable: {run / 'results' / 'sae_quality.parquet'}")
 
 
 def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",
              ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
-    from moe_probe.models import load_model
+    from moe_probe.pipeline.model import load_model_of
 
-    options: dict[str, Any] = {"trust_remote_code": trust}
-    if name is None:
-        if not (run / "run.yaml").exists():
-            if without:
-                console.say(f"note: no model was named, {without} (--model MODEL)")
-            return None
-        from moe_probe.pipeline.config import load_config
-
-        config = load_config(run / "run.yaml", {})
-        name = config.model
-        options = {"revision": config.revision, "dtype": config.dtype, "device": config.device,
-                   "trust_remote_code": trust or config.trust_remote_code}
-    return load_model(name, progress=False, **options)
+    loaded = load_model_of(run, name, trust_remote_code=trust)
+    if loaded is None and without:
+        console.say(f"note: no model was named, {without} (--model MODEL)")
+    return loaded
 
 
 def label(
@@ -133,6 +135,7 @@ def label(
     labels: Annotated[Path | None, typer.Option("--labels", help="Your own labels: CSV of sae, feature, label, and optionally "
                                                 "pattern (a regular expression that is scored).", show_default=False)] = None,
     cards: Annotated[int, typer.Option("--cards", min=0, help="Features of each SAE with excerpts.")] = 8,
+    strata: Strata = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Label permutations.")] = 1000,
     alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
     llm_url: Annotated[str | None, typer.Option("--llm-url", help="OpenAI-compatible endpoint. Sends excerpts of your corpus "
@@ -146,14 +149,16 @@ def label(
 ) -> None:
     """Label features by rules that are scored on held-out text; by a language model or by hand if asked."""
     from moe_probe.pipeline.features import label as label_all
+    from moe_probe.pipeline.strata import choose_strata
     from moe_probe.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
     need_label(trace, by, "--by")
+    within = choose_strata(run, trace, by=by, given=strata)
     _check_sources(labels, llm_url, llm_model)
     features, excerpts = label_all(run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed,
-                                   say=console.say)
+                                   strata=within, say=console.say)
     if llm_url is not None:
         features = _label_by_llm(run, trace, features, excerpts, url=llm_url, model=llm_model, key_env=llm_key_env,
                                  price=llm_price, yes=yes, seed=seed, console=console)
@@ -177,6 +182,8 @@ def _check_sources(labels: Path | None, url: str | None, model: str) -> None:
         raise MoeProbeError(f"{labels} cannot be read", "there is no such file", "a CSV of sae, feature, label")
     if url is not None and not model:
         raise UsageError("no --llm-model was given", "an endpoint serves several", "--llm-model NAME")
+    if url is not None:
+        need_extra("llm", "labels by a language model")
 
 
 def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, url: str, model: str, key_env: str,

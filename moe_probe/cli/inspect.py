@@ -13,6 +13,8 @@ import typer
 from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.text import some_of
+from moe_probe.textfiles import read_stdin, read_text
 
 if TYPE_CHECKING:
     from moe_probe.inspecting import Inspection
@@ -81,16 +83,16 @@ def inspect(
     _show(seen, run=run, top=top, html=html, colour=colour, console=console)
     fired = [f"{alarm.watched.name} in {s.name} ({len(alarm.tokens)} tokens)" for s in seen for alarm in s.fired]
     if fired:
-        raise MoeProbeError(f"{len(fired)} of what was watched fired", ", ".join(fired), exit_code=3)
+        raise MoeProbeError(f"{len(fired)} of what was watched fired", some_of(fired), exit_code=3)
 
 
 def _read(path: Path) -> tuple[str, str]:
     if str(path) == "-":
-        return "stdin", sys.stdin.read()
+        return "stdin", read_stdin()
     try:
-        return path.name, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read", str(error), "a text file in UTF-8") from error
+        return path.name, read_text(path)
+    except MoeProbeError as error:
+        raise UsageError(error.what, error.why, error.try_) from error
 
 
 def _show(seen: list[Inspection], *, run: Path, top: int, html: Path | None, colour: bool | None, console: Console) -> None:

@@ -12,7 +12,8 @@ from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed
 from moe_probe.errors import MoeProbeError, UsageError
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
-CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of "
+CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet "
+                                         "(also .gz, .zst), a quoted glob, a folder of such files or of "
                                          "topic/subtopic/*.txt, or datasets:NAME.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)]
 
@@ -49,8 +50,8 @@ def run(
     model: Annotated[str | None, typer.Argument(help="Folder of a checkpoint, or its name on a hub.",
                                                 show_default=False)] = None,
     *, corpus: Annotated[str | None, typer.Option(
-        "--corpus", help="Labelled documents: .jsonl, .csv, .parquet, a folder of topic/subtopic/*.txt, or "
-        "datasets:NAME.", show_default=False)] = None,
+        "--corpus", help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a quoted glob, "
+        "a folder of such files or of topic/subtopic/*.txt, or datasets:NAME.", show_default=False)] = None,
     out: Out, config: Annotated[Path | None, typer.Option(
         "--config", help="run.yaml with any of these settings; options on the line override it.",
         show_default=False)] = None,
@@ -92,20 +93,28 @@ def collect(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Interchange table (.parquet, .jsonl), answers (.jsonl), or "
-                                           "folder of fingerprints.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="Interchange table (.parquet, .jsonl), answers (.jsonl, .json), or folder of "
+                                           "fingerprints; text files may be .gz or .zst, and a folder or a glob stands for "
+                                           "several.", show_default=False)],
     *, out: Out,
     format_: Annotated[str, typer.Option("--format", help="table (a row per token), vllm or sglang (a row per "
                                          "answer), fingerprints (a file per answer).")] = "table",
     topics: Annotated[Path | None, typer.Option("--topics", help="CSV of dataset, category, topic, for fingerprints.",
                                                 show_default=False)] = None,
-    num_experts: Annotated[int | None, typer.Option("--num-experts", help="Experts of each layer.")] = None,
-    layers: Annotated[str | None, typer.Option("--layers", help="The model's MoE layers for sglang, e.g. 0-23 or "
-                                               "1,3,5.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Experts per token, for sglang.")] = None,
+    num_experts: Annotated[str | None, typer.Option("--num-experts", help="Experts of each layer: one number, or 0:8,1:64 "
+                                                    "(layer:experts) where layers differ.", show_default=False)] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="Layers to keep, e.g. 1-23 or 1,3,5; servers return dense "
+                                               "layers too.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Experts per token, for SGLang, whose answers do not "
+                                              "say it.", show_default=False)] = None,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the model's tokenizer: gives token ids their "
+                                                   "text and leaves special tokens out of the counts.",
+                                                   show_default=False)] = None,
+    drop_constant: Annotated[bool, typer.Option("--drop-constant", help="Leave out tokens that share one set of experts in "
+                                                "every layer with many others, as warm-up requests do.")] = False,
     model_id: Annotated[str, typer.Option("--model-id", help="Name of the model, for captions.")] = "unknown",
     label: Annotated[list[str] | None, typer.Option("--label", help="Further label column to keep.")] = None,
-    shard_tokens: Annotated[int, typer.Option("--shard-tokens", help="Tokens of a shard.")] = 65536,
+    shard_tokens: Annotated[int, typer.Option("--shard-tokens", min=1, help="Tokens of a shard.")] = 65536,
     resume: Resume = False, force: Force = False, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Make a trace from routing that was recorded elsewhere."""
@@ -114,31 +123,53 @@ def import_(
     console = Console(quiet=quiet, as_json=as_json)
     if format_ not in ("table", "vllm", "sglang", "fingerprints"):
         raise UsageError(f"--format {format_} is not known", "", "table, vllm, sglang or fingerprints")
-    options = ImportOptions(num_experts=num_experts, model_id=model_id, labels=tuple(label or ()),
-                            shard_tokens=shard_tokens)
+    options = ImportOptions(num_experts=_num_experts(num_experts), model_id=model_id, labels=tuple(label or ()),
+                            shard_tokens=shard_tokens, layers=_layers(layers), tokenizer=tokenizer,
+                            drop_constant=drop_constant)
     mode = mode_of(resume=resume, force=force)
     if format_ == "table":
         trace = import_table(source, out, options=options, mode=mode)
     elif format_ == "fingerprints":
         trace = import_fingerprints(source, out, topics=topics, options=options, mode=mode)
     else:
-        trace = import_responses(source, out, layers=_layers(layers), top_k=top_k, options=options, mode=mode)
+        trace = import_responses(source, out, top_k=top_k, options=options, mode=mode)
     for warning in options.warnings:
         console.say(f"note: {warning}")
     console.result({"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens,
                     "warnings": options.warnings}, f"Trace: {out}. Next: moe-probe analyze {out}")
 
 
-def _layers(text: str | None) -> list[int] | None:
+def _layers(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     out: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+        first, _, last = (piece.strip() for piece in part.partition("-"))
+        if not _is_number(first) or (last and not _is_number(last)) or int(last or first) < int(first):
             raise UsageError(f"--layers {text} cannot be read", f"'{part}' is no number or range", "--layers 0-23")
         out += range(int(first), int(last or first) + 1)
+    if len(set(out)) < len(out):
+        raise UsageError(f"--layers {text} names a layer twice", "", "each layer once")
+    return tuple(out)
+
+
+def _num_experts(text: str | None) -> int | dict[int, int] | None:
+    if text is None:
+        return None
+    if _is_number(text.strip()):
+        return int(text)
+    out: dict[int, int] = {}
+    for part in text.split(","):
+        layer, _, n = (piece.strip() for piece in part.partition(":"))
+        if not _is_number(layer) or not _is_number(n) or int(layer) in out:
+            raise UsageError(f"--num-experts {text} cannot be read", f"'{part}' is not layer:experts, or the layer comes twice",
+                             "--num-experts 64, or --num-experts 0:8,1:64")
+        out[int(layer)] = int(n)
     return out
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
 
 
 def analyze(
@@ -159,6 +190,7 @@ def analyze(
     """Compute the result tables of a trace."""
     from moe_probe.pipeline.analyze import Settings
     from moe_probe.pipeline.analyze import analyze as analyze_trace
+    from moe_probe.pipeline.model import dtype_of
     from moe_probe.trace import Trace
     from moe_probe.trace.files import disk_errors
 
@@ -170,7 +202,7 @@ def analyze(
     with disk_errors(root):  # a folder that cannot be written is noticed before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
-                        revision=revision, dtype=_dtype_of(root), trust_remote_code=trust_remote_code)
+                        revision=revision, dtype=dtype_of(root), trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)
@@ -183,15 +215,6 @@ def run_directory(path: Path) -> Path:
     if (path / "trace" / "trace.json").exists():
         return path
     return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
-
-
-def _dtype_of(root: Path) -> str:
-    """Type of weights that a run's model was loaded with: in another its fingerprint differs."""
-    if not (root / "run.yaml").exists():
-        return "auto"
-    from moe_probe.pipeline.config import load_config
-
-    return load_config(root / "run.yaml", {}).dtype
 
 
 def _remember_trace(root: Path, trace: Path) -> None:

@@ -8,15 +8,17 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moe_probe.cli.unexpected import sentence_of
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import heeding_interrupts, say_above, showing
-from moe_probe.text import printable
+from moe_probe.text import printable, some_of
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
@@ -98,11 +100,13 @@ def need_label(trace: Trace, name: str | None, option: str) -> None:
     labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
     if name is not None and name not in labels:
         raise UsageError(f"{option} {name} names no label of the documents", did_you_mean(name, labels),
-                         f"{option} with one of {', '.join(labels)}")
+                         f"{option} with one of {some_of(labels, 12)}")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its manners: an expected failure is one sentence, an interruption says how to go on.
+    """Give a command its manners: a failure is one sentence, an interruption says how to go on.
+
+    What was not foreseen leaves its traceback in a log, which the sentence names; ``--debug`` raises instead.
 
     Around each command and not around the program, because typer ends an interrupted program by itself.
     """
@@ -110,7 +114,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*words: Any, **options: Any) -> None:
         try:
-            with showing(not options.get("quiet", False)), heeding_interrupts():
+            with showing(not options.get("quiet", False)), heeding_interrupts(), _noted():
                 command(*words, **options)
         except MoeProbeError as error:
             if options.get("debug"):
@@ -120,16 +124,40 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has left; nothing is wrong
             sys.exit(0)
-        except OSError as error:
-            told = _refused(error)
-            if told is None or options.get("debug"):
-                raise
-            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
-            sys.exit(told.exit_code)
         except KeyboardInterrupt:
             _interrupted()
+        except BaseException as error:  # native code panics with exceptions of its own below BaseException
+            if options.get("debug") or _meant(error):
+                raise
+            told = _refused(error) if isinstance(error, OSError) else None
+            told = told or sentence_of(error, options)
+            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
+            sys.exit(told.exit_code)
 
     return run
+
+
+def _meant(error: BaseException) -> bool:
+    """Whether somebody ends the program by this: a system exit, or what typer raises for wrong usage and refusals."""
+    return (isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort) or hasattr(error, "format_message"))
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Say what figures lack as a note, without the place in the program that noticed it."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if category.__name__ == "FontWarning":  # by name: matplotlib is not loaded for it
+            typer.echo(f"note: {message}", err=True)
+        else:
+            before(message, category, *rest, **named)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _refused(error: OSError) -> MoeProbeError | None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
+from moe_probe.cli.features import ModelOption, RunPath, Strata, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.text import table_text
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
@@ -32,6 +33,7 @@ def match(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
+    from moe_probe.matching.carriers import TOKENS
     from moe_probe.pipeline.causes import update_verdicts
     from moe_probe.pipeline.matching import match as match_all
     from moe_probe.trace import Trace
@@ -48,9 +50,12 @@ def match(
             console.say(f"note: {warning}")
     update_verdicts(run)
     carriers = results[-1].table
-    shown = carriers[["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]].round(3)
+    readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
+    columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]
+    columns += [c for c in ("beyond_tokens_document", "log2_beyond_words") if c in carriers]
+    shown = carriers.assign(members=readable)[columns].round(3)
     console.result({r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
-                   f"{shown.to_string(index=False)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
+                   f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
                    f"Next: moe-probe ablate {run}")
 
 
@@ -117,6 +122,7 @@ def tree(
     run: RunPath, *, null: Annotated[bool, typer.Option(
         "--null/--no-null", help="Train each narrower SAE again from another seed, to see if it groups features alike.")] = True,
     by: Annotated[str, typer.Option("--by", help="Label of subjects that the tree is held against.")] = "topic",
+    strata: Strata = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Behind every p-value.")] = 300,
     walk: Annotated[str | None, typer.Option(
         "--walk", metavar="FOLDER:FEATURE", help="Only print the tree below a feature, as layer_05/width_00256:12.",
@@ -144,14 +150,21 @@ def tree(
 
         steps = walk_word(run, Trace.open(run), word)
         return console.result({"word": word, "steps": steps}, "\n".join(walk_lines(word, steps)))
+    from moe_probe.pipeline.strata import choose_strata
+
+    trace = Trace.open(run)
+    within = choose_strata(run, trace, by=by, given=strata)
     if depth_first is not None or topic is not None:
-        return _depth_first(run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, console=console)
+        return _depth_first(run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within,
+                            console=console)
     from moe_probe.pipeline.tree import TreeSettings, build_tree, tree_lines
 
-    settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed)
-    results = build_tree(run, Trace.open(run), settings=settings, say=console.say)
+    settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed, strata=within)
+    results = build_tree(run, trace, settings=settings, say=console.say)
     for result in results:
         result.save(run / "results")
+        for warning in result.warnings:
+            console.say(f"note: {warning}")
     data = {r.name: r.table.to_dict("records") for r in results if r.name in ("splitting", "tree_subjects", "tree_distance")}
     return console.result(data | {"edges": len(results[0].table)}, "\n".join([
         *tree_lines(results), f"{len(results[0].table):,} edges: {run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} "
@@ -169,14 +182,14 @@ def _walk(run: Path, start: str, console: Console) -> None:
 
 
 def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, width: int, depth: int, seed: int,
-                 console: Console) -> None:
+                 strata: str | None, console: Console) -> None:
     from moe_probe.pipeline.depth import depth_first
     from moe_probe.trace import Trace
     from moe_probe.tree import DepthOptions
 
     options = DepthOptions(width=width, depth=depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=seed)
     results = depth_first(run, Trace.open(run), feature=None if root in (None, "auto") else root, topic=topic, options=options,
-                          by=by, seed=seed, say=console.say)
+                          by=by, seed=seed, strata=strata, say=console.say)
     for result in results:
         result.save(run / "results")
     compared, found = results
@@ -184,5 +197,5 @@ def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, wid
     best = [f"  {r.path}:{r.feature} {r.label[:70]} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
     console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params},
                    "\n".join([f"{compared.params['subject']}, from {compared.params['root']}",
-                              compared.table.round(4).to_string(index=False), *best,
+                              table_text(compared.table.round(4)), *best,
                               f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}"]))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.alignment import align, split_halves
+from moe_probe.alignment import align, divide, split_halves
 from moe_probe.corpus.splits import DISCOVERY, REPLICATION
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.tokens import map_layers, sample_tokens
 from moe_probe.results import Result
-from moe_probe.stats import GroupUsage, group_usage, half_selection, holm, log2_lift, permutation_test
+from moe_probe.stats import (
+    GroupUsage,
+    benjamini_hochberg,
+    group_usage,
+    half_selection,
+    holm,
+    log2_lift,
+    permutation_test,
+    strata_of_groups,
+)
 
 if TYPE_CHECKING:
     from moe_probe.explain.vocabulary import ExpectedUsage
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 _LARGEST = 6  # experts in a group
+#: Contexts that a group's usage is compared with, and the suffix of their columns.
+RIVALS = {"token": "words", "previous token": "previous", "token pair": "pairs"}
 _CITATIONS = (
     "Holm 1979, one candidate a topic, https://www.jstor.org/stable/4615733",
     "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
@@ -34,30 +46,36 @@ class _Candidate(NamedTuple):
 
 
 def expert_groups(
-    trace: Trace | Usage, *, label: str = "topic", expected: ExpectedUsage | None = None, permutations: int = 1000,
-    alpha: float = 0.05, seed: int = 0,
+    trace: Trace | Usage, *, label: str = "topic", expected: Sequence[ExpectedUsage] = (),
+    strata: str | None = None, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
 ) -> Result:
-    """Find, for every topic, experts of one layer that carry it together.
+    """Find, for every topic, experts of one layer that carry it together better than any of them alone.
 
     On half of the documents experts are added to a group, those of the highest lift first, as long as the
-    lower end of the interval of the group's log2 lift rises; the best layer's group is the topic's only
-    candidate. It is measured on the other half: one-sided permutation test, Holm over the topics. So
-    nothing that was chosen is measured on what it was chosen by.
+    lower end of the interval of the group's log2 lift rises; a group that does not surpass its best member there is no
+    candidate, and of several layers' groups the best is the topic's only candidate. It is measured on the other half,
+    beside its best member: one-sided permutation test, Holm over the topics. So nothing that was chosen is measured on
+    what it was chosen by.
 
     Parameters
     ----------
     trace : Trace or Usage
     label : str
-    expected : ExpectedUsage, optional
-        From `moe_probe.explain.expected_usage`: the group is then also tested against what words predict.
+    expected : sequence of ExpectedUsage, optional
+        From `moe_probe.explain.expected_usage`, one a context: the group is then also tested against what these predict.
+    strata : str, optional
+        Column within whose values labels are exchanged.
     permutations, alpha, seed
 
     Returns
     -------
     Result
         ``expert_groups``, one row a topic that has a candidate of two experts or more: ``layer, experts``
-        (such as "3+7"), ``topic, n_experts, share, lift, log2_lift, ci_low, ci_high`` (95 %), ``p_value, p_holm,
-        replicated`` (p_holm at most alpha), ``log2_beyond_words, q_beyond_words`` (Holm; NaN without `expected`).
+        (such as "3+7"), ``topic, n_experts, share, lift, log2_lift, ci_low, ci_high`` (95 %), ``p_value, p_holm, q_value``
+        (Benjamini-Hochberg), ``replicated`` (p_holm at most alpha), ``best_member`` (the member of the highest lower end
+        on the same half) and ``best_member_ci_low``, ``gain`` (the group's lower end less that), ``least_member_ci_low``,
+        ``largest_member_share`` (of the topic's selections), and for every rival
+        ``words``, ``previous``, ``pairs``: ``log2_beyond_RIVAL, q_beyond_RIVAL`` (NaN without `expected`).
 
     Raises
     ------
@@ -67,30 +85,35 @@ def expert_groups(
     import pandas as pd
 
     usage = trace.usage()
-    groups = group_usage(usage, label=label)
-    halves, halves_from = split_halves(usage, groups, label=label, seed=seed)
+    groups = group_usage(usage, label=label, strata=strata)
+    halves, halves_from = split_halves(usage, groups, seed=seed)
     first, other = groups.select(halves == DISCOVERY), groups.select(halves == REPLICATION)
     if min(len(first.groups), len(other.groups)) < 4:
         raise MoeProbeError("there are too few documents to choose experts on half of them and measure on the rest",
                             f"the halves have {len(first.groups)} and {len(other.groups)} groups", "a larger corpus")
     candidates = [c for c in (_choose(first, t) for t in range(len(groups.topics))) if c is not None]
     columns = ["layer", "experts", "topic", "n_experts", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
-               "p_holm", "replicated", "log2_beyond_words", "q_beyond_words"]
-    rows = _measure(other, candidates, permutations=permutations, seed=seed + 2)
-    table = pd.DataFrame(rows, columns=columns)
-    if rows:
+               "p_holm", "q_value", "replicated", "best_member", "best_member_ci_low", "gain", "least_member_ci_low",
+               "largest_member_share"]
+    columns += [f"{what}_beyond_{rival}" for rival in RIVALS.values() for what in ("log2", "q")]
+    table = pd.DataFrame(_measure(other, candidates, permutations=permutations, seed=seed + 2), columns=columns)
+    if candidates:
         table["p_holm"] = holm(table["p_value"].to_numpy())
+        table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
         table["replicated"] = table["p_holm"] <= alpha
-        if expected is not None:
-            ratio, p = _beyond_words(expected, other, candidates, permutations=permutations, seed=seed + 3)
-            table["log2_beyond_words"], table["q_beyond_words"] = ratio, holm(p)
+        for known in expected:
+            rival = RIVALS[known.given]
+            within = strata_of_groups(usage.documents, known.sample.groups, column=strata)
+            ratio, p = _beyond(known, other, candidates, within, permutations=permutations, seed=seed + 3)
+            table[f"log2_beyond_{rival}"], table[f"q_beyond_{rival}"] = ratio, benjamini_hochberg(p)
     return Result(
         "expert_groups", table, seed=seed, citations=_CITATIONS, warnings=groups.warnings,
-        params={"label": label, "permutations": permutations, "alpha": alpha, "halves": halves_from,
+        params={"label": label, "strata": strata, "permutations": permutations, "alpha": alpha, "halves": halves_from,
                 "largest": _LARGEST},
         caption=f"For every {label} the experts of one layer whose summed usage had the highest lower bound of log2 lift on "
-        "half of the documents; all numbers come from the other half (one-sided permutation test, Holm over the "
-        f"{label}s).")
+        "half of the documents, and a higher one than the best of them alone; all numbers come from the other half "
+        f"(one-sided permutation test{f' within {strata}' if strata else ''}, Holm over the {label}s). Gain: lower bound of "
+        "the group less that of its best member, both on that other half.")
 
 
 def _choose(groups: GroupUsage, topic: int) -> _Candidate | None:
@@ -98,18 +121,19 @@ def _choose(groups: GroupUsage, topic: int) -> _Candidate | None:
     n_topics = len(groups.topics)
     if groups.groups_per_topic[topic] < 2:
         return None
-    lifts = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=_pseudo(groups)).log2_lift[topic]
+    pseudo = _pseudo(groups)
+    lifts = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=pseudo)
+    single = lifts.ci_low[topic]
     best: tuple[float, np.ndarray] = (0.0, np.empty(0, dtype=int))
     for layer in range(groups.n_layers):
-        members = np.flatnonzero((groups.layer_index == layer) & (lifts > 0))
-        ranked = members[np.argsort(-lifts[members], kind="stable")][:_LARGEST]
+        members = np.flatnonzero((groups.layer_index == layer) & (lifts.log2_lift[topic] > 0))
+        ranked = members[np.argsort(-lifts.log2_lift[topic, members], kind="stable")][:_LARGEST]
         if len(ranked) < 2:
             continue
         sums = np.cumsum(groups.shares[:, ranked], axis=1)
-        low = log2_lift(sums, groups.topic, n_topics=n_topics,
-                        pseudo=_pseudo(groups)[:, ranked]).ci_low[topic]
+        low = log2_lift(sums, groups.topic, n_topics=n_topics, pseudo=pseudo[:, ranked]).ci_low[topic]
         size = int(np.nan_to_num(low[1:], nan=-np.inf).argmax()) + 2
-        if low[size - 1] > best[0]:
+        if low[size - 1] > max(best[0], float(np.nanmax(single[ranked[:size]]))):
             best = (float(low[size - 1]), ranked[:size])
     return _Candidate(topic, np.sort(best[1])) if len(best[1]) else None
 
@@ -128,38 +152,59 @@ def _measure(groups: GroupUsage, candidates: list[_Candidate], *, permutations: 
         return []
     n_topics = len(groups.topics)
     sums = _summed(groups.shares, candidates)
-    pseudo = np.stack([_pseudo(groups)[:, c.columns[0]] for c in candidates], axis=1)
-    effect = log2_lift(sums, groups.topic, n_topics=n_topics, pseudo=pseudo)
-    p = _one_sided(sums, groups.topic, n_topics, permutations=permutations, seed=seed)
-    return [{
-        "layer": int(groups.layer[c.columns[0]]), "experts": "+".join(str(e) for e in groups.expert[c.columns]),
-        "topic": groups.topics[c.topic], "n_experts": len(c.columns), "share": effect.share[c.topic, i],
-        "lift": effect.lift[c.topic, i], "log2_lift": effect.log2_lift[c.topic, i], "ci_low": effect.ci_low[c.topic, i],
-        "ci_high": effect.ci_high[c.topic, i], "p_value": p[c.topic, i], "log2_beyond_words": np.nan,
-        "q_beyond_words": np.nan} for i, c in enumerate(candidates)]
+    every = _pseudo(groups)
+    effect = log2_lift(sums, groups.topic, n_topics=n_topics,
+                       pseudo=np.stack([every[:, c.columns[0]] for c in candidates], axis=1))
+    alone = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=every)
+    p = _one_sided(sums, groups.topic, n_topics, strata=groups.strata, permutations=permutations, seed=seed)
+    rows = []
+    for i, c in enumerate(candidates):
+        lows = np.nan_to_num(alone.ci_low[c.topic, c.columns], nan=-np.inf)
+        rows.append({
+            "layer": int(groups.layer[c.columns[0]]), "experts": "+".join(str(e) for e in groups.expert[c.columns]),
+            "topic": groups.topics[c.topic], "n_experts": len(c.columns), "share": effect.share[c.topic, i],
+            "lift": effect.lift[c.topic, i], "log2_lift": effect.log2_lift[c.topic, i], "ci_low": effect.ci_low[c.topic, i],
+            "ci_high": effect.ci_high[c.topic, i], "p_value": p[c.topic, i],
+            "best_member": int(groups.expert[c.columns[lows.argmax()]]), "best_member_ci_low": float(lows.max()),
+            "gain": float(effect.ci_low[c.topic, i] - lows.max()), "least_member_ci_low": float(lows.min()),
+            "largest_member_share": float(alone.share[c.topic, c.columns].max())})
+    return rows
 
 
-def _one_sided(values: np.ndarray, topic: np.ndarray, n_topics: int, *, permutations: int, seed: int) -> np.ndarray:
+def _one_sided(
+    values: np.ndarray, topic: np.ndarray, n_topics: int, *, strata: np.ndarray | None, permutations: int, seed: int
+) -> np.ndarray:
     """p of usage above the rest's, shape (n_topics, n_columns)."""
-    test = permutation_test(values, topic, n_topics=n_topics, permutations=permutations, seed=seed,
+    test = permutation_test(values, topic, n_topics=n_topics, permutations=permutations, seed=seed, strata=strata,
                             sign=np.ones((n_topics, values.shape[1])))
     return test.p_value
 
 
-def _beyond_words(
-    expected: ExpectedUsage, groups: GroupUsage, candidates: list[_Candidate], *, permutations: int, seed: int
+def _beyond(
+    expected: ExpectedUsage, groups: GroupUsage, candidates: list[_Candidate], strata: np.ndarray | None, *,
+    permutations: int, seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log2 of observed over expected usage of every candidate, and its p, on the groups given."""
     wanted = set(groups.groups)
-    rows = np.array([i for i, g in enumerate(expected.sample.groups) if g in wanted and expected.coverage[i] > 0])
+    rows = np.array([i for i, g in enumerate(expected.sample.groups) if g in wanted and expected.coverage[i] > 0],
+                    dtype=int)
+    topic, n_topics = expected.sample.topic[rows], len(expected.sample.topics)
     observed, predicted = (_summed(x[rows], candidates) for x in (expected.observed, expected.expected))
-    topic = expected.sample.topic[rows]
-    p = _one_sided(observed - predicted, topic, len(expected.sample.topics), permutations=permutations, seed=seed)
+    try:
+        p = _one_sided(observed - predicted, topic, n_topics, strata=None if strata is None else strata[rows],
+                       permutations=permutations, seed=seed)
+    except MoeProbeError:  # too few of these groups have a known context: nothing can be ruled out
+        return np.full(len(candidates), np.nan), np.full(len(candidates), np.nan)
     number = {t: i for i, t in enumerate(expected.sample.topics)}
     ratios, chosen = [], []
     for i, c in enumerate(candidates):
-        t = number[groups.topics[c.topic]]
-        above, below = observed[topic == t, i].mean(), predicted[topic == t, i].mean()
+        t = number.get(groups.topics[c.topic], -1)
+        rows_of_topic = topic == t
+        if not rows_of_topic.any():
+            ratios.append(np.nan)
+            chosen.append(np.nan)
+            continue
+        above, below = observed[rows_of_topic, i].mean(), predicted[rows_of_topic, i].mean()
         ratios.append(float(np.log2(max(above, 1e-9) / max(below, 1e-9))))
         chosen.append(p[t, i])
     return np.array(ratios), np.array(chosen)
@@ -167,7 +212,7 @@ def _beyond_words(
 
 def combinations(
     trace: Trace, *, label: str = "topic", top: int = 40, permutations: int = 1000, alpha: float = 0.05,
-    max_tokens: int | None = 300_000, seed: int = 0,
+    strata: str | None = None, max_tokens: int | None = 300_000, seed: int = 0,
 ) -> Result:
     """Take the sets of experts that tokens choose together as units, and test them as experts are tested.
 
@@ -177,6 +222,8 @@ def combinations(
     label : str
     top : int
         Commonest combinations of every layer.
+    strata : str, optional
+        Column within whose values labels are exchanged.
     permutations, alpha, max_tokens, seed
 
     Returns
@@ -212,15 +259,16 @@ def combinations(
     groups = GroupUsage(
         shares=np.concatenate(shares, axis=1), layer=table["layer"].to_numpy(), expert=np.arange(len(table)),
         layer_index=np.repeat(np.arange(len(sizes)), sizes), selections=np.repeat(totals[:, None], len(sizes), axis=1),
-        topic=sample.topic, topics=sample.topics, groups=sample.groups)
-    halves, _ = split_halves(trace.usage(), groups, label=label, seed=seed)
-    found = align(groups, halves, permutations=permutations, seed=seed, alpha=alpha)
+        topic=sample.topic, topics=sample.topics, groups=sample.groups,
+        strata=strata_of_groups(trace.documents, sample.groups, column=strata))
+    divisions, _ = divide(trace.usage(), groups, seed=seed)
+    found = align(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     best = found.table.sort_values(["expert", "ci_low"], ascending=[True, False], kind="stable").drop_duplicates("expert")
     columns = ["topic", "lift", "log2_lift", "ci_low", "ci_high", "q_value", "replicated", "significant"]
     table = pd.concat([table, best[columns].reset_index(drop=True)], axis=1)
     return Result(
         "combinations", table, seed=seed, warnings=(*sample.warnings, *found.warnings), citations=_CITATIONS,
-        params={"label": label, "top": top, "permutations": permutations, "alpha": alpha},
+        params={"label": label, "top": top, "strata": strata, "permutations": permutations, "alpha": alpha},
         caption=f"The {top} commonest sets of experts of every layer, tested as experts are. Expected: were experts drawn "
         f"independently, as many as a token chooses. Shown is the {label} of the highest lower bound.")
 

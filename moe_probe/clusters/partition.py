@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_probe.errors import MoeProbeError
+
 #: Candidate numbers of clusters.
 K_RANGE = (2, 3, 4, 6, 8, 12, 16, 24)
 
@@ -172,9 +174,12 @@ class Agreement:
 
 
 def agreement(
-    cluster: np.ndarray, label: np.ndarray, *, group: np.ndarray, permutations: int = 99, seed: int = 0
+    cluster: np.ndarray, label: np.ndarray, *, group: np.ndarray, strata: np.ndarray | None = None, permutations: int = 99,
+    seed: int = 0
 ) -> Agreement:
     """AMI, ARI and V-measure of clusters and labels, labels permuted over groups for the null.
+
+    With strata the null has whatever agreement comes of them: the p-value asks whether clusters go with labels beyond that.
 
     Vinh et al. 2010 (AMI), JMLR 11:2837; Hubert and Arabie 1985 (ARI), DOI 10.1007/BF01908075; Rosenberg
     and Hirschberg 2007 (V-measure), ACL D07-1043. ``ami_p = (1 + #) / (1 + B)``.
@@ -183,22 +188,48 @@ def agreement(
     ----------
     cluster, label, group : ndarray, shape (n_units,)
         A group lies in one label.
+    strata : ndarray, shape (n_units,), optional
+        Labels are permuted between groups of one stratum only; a group lies in one.
+
+    Raises
+    ------
+    MoeProbeError
+        When a group lies in two strata.
     """
     rng = np.random.default_rng(seed)
     _, first, of_unit = np.unique(group, return_index=True, return_inverse=True)
     names, code = np.unique(np.asarray(label), return_inverse=True)
     _, cluster = np.unique(cluster, return_inverse=True)
     of_group, shape = code[first], (len(names), int(cluster.max()) + 1)
+    within = np.zeros(len(first), dtype=int) if strata is None else _strata_of_groups(strata, first, of_unit)
+    parts = [np.flatnonzero(within == stratum) for stratum in np.unique(within)]
+
+    def permuted() -> np.ndarray:
+        out = of_group.copy()
+        for part in parts:
+            out[part] = rng.permutation(of_group[part])
+        return out
 
     def measured(labels: np.ndarray) -> tuple[float, float, float]:
         cells = np.bincount(labels * shape[1] + cluster, minlength=shape[0] * shape[1]).reshape(shape)
         return _measures(cells[cells.any(1)])  # a permutation may leave a label without units
 
     observed = measured(code)
-    drawn = np.array([measured(rng.permutation(of_group)[of_unit]) for _ in range(permutations)])
+    drawn = np.array([measured(permuted()[of_unit]) for _ in range(permutations)])
     null = drawn.mean(0)
     p = (1 + int((drawn[:, 0] >= observed[0] - 1e-12).sum())) / (1 + permutations)
     return Agreement(observed[0], float(null[0]), p, observed[1], float(null[1]), observed[2], float(null[2]), len(code))
+
+
+def _strata_of_groups(strata: np.ndarray, first: np.ndarray, of_unit: np.ndarray) -> np.ndarray:
+    """Code of every group's stratum."""
+    names, code = np.unique(np.asarray(strata), return_inverse=True)
+    other = np.flatnonzero(code != code[first][of_unit])
+    if len(other):
+        mine = code[first][of_unit[other[0]]]
+        raise MoeProbeError(f"documents of one group lie in two strata, '{names[mine]}' and '{names[code[other[0]]]}'",
+                            "labels of groups are permuted within strata", "groups that lie in one stratum, or no --strata")
+    return np.asarray(code[first])
 
 
 def _measures(cells: np.ndarray) -> tuple[float, float, float]:

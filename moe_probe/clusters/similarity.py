@@ -78,7 +78,8 @@ def expert_similarity(
     return Similarity(pairs, Result(
         "similarity_agreement", agreement, params={"permutations": permutations}, seed=seed, citations=citations,
         caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
-        f"{permutations:,} permutations of the experts of one of them."))
+        f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: strata "
+        "of documents do not apply."))
 
 
 def _profiles(usage: Usage, label: str) -> pd.DataFrame:
@@ -97,7 +98,7 @@ def _profiles(usage: Usage, label: str) -> pd.DataFrame:
         a, b = np.triu_indices(layer.num_experts, k=1)
         for kind, rows in (("topics", profile[:, columns]), ("documents", groups.shares[:, columns])):
             with np.errstate(divide="ignore", invalid="ignore"):
-                similarity = np.corrcoef(rows.T)[a, b]
+                similarity = np.atleast_2d(np.corrcoef(rows.T))[a, b]  # one expert: a number, and no pairs
             parts.append(pd.DataFrame({"layer": layer.layer, "expert_a": a, "expert_b": b, "kind": kind,
                                        "similarity": similarity}))
     return pd.concat(parts, ignore_index=True)

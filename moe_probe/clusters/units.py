@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.clusters.partition import agreement, cluster_units, leading_components, stability
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, did_you_mean
 from moe_probe.explain.classes import token_class
 from moe_probe.explain.tokens import LayerSelections, map_layers, sample_tokens
 from moe_probe.results import Result
@@ -31,7 +31,10 @@ _CITATIONS = (
 
 
 class Units(NamedTuple):
-    """Things to cluster: ``features`` (n_units, n_features), ``layer`` and ``number`` that name them, ``group``."""
+    """Things to cluster: ``features`` (n_units, n_features), ``layer`` and ``number`` that name them, ``group``, ``labels``.
+
+    ``strata`` (n_units,) holds the units' strata, where they are of documents and strata were asked for.
+    """
 
     kind: str
     features: np.ndarray
@@ -39,6 +42,7 @@ class Units(NamedTuple):
     number: np.ndarray
     group: np.ndarray
     labels: dict[str, np.ndarray]
+    strata: np.ndarray | None = None
 
 
 class Clusters(NamedTuple):
@@ -52,7 +56,7 @@ class Clusters(NamedTuple):
 
 def cluster_routing(
     trace: Trace, *, label: str = "topic", others: tuple[str, ...] = (), max_tokens: int = 1500, maps: bool = True,
-    seed: int = 0,
+    seed: int = 0, strata: str | None = None,
 ) -> Clusters:
     """Cluster experts by topic profile, documents and tokens by their routing.
 
@@ -70,18 +74,22 @@ def cluster_routing(
     maps : bool
         Lay units out in the plane by UMAP.
     seed : int
+    strata : str, optional
+        Label within which labels of documents and tokens are permuted over documents. It is not compared within itself, and
+        experts' labels are exchanged among experts, to which it does not apply.
 
     Returns
     -------
     Clusters
         ``clusters``: ``unit, layer, id, cluster``. ``cluster_summary``: ``unit, n, k, silhouette,
         silhouette_null_95, stability_ami``. ``cluster_agreement``: ``unit, label, ami, ami_null, ami_p, ari,
-        ari_null, v_measure, v_null, n``. ``maps``: ``unit, layer, id, x, y, label, cluster``.
+        ari_null, v_measure, v_null, n, permuted_within`` ("": all documents). ``maps``: ``unit, layer, id, x, y, label,
+        cluster``.
 
     Raises
     ------
     MoeProbeError
-        When there are fewer than two labels or fewer than four documents.
+        When there are fewer than two labels or fewer than four documents, or no such strata.
     """
     from threadpoolctl import threadpool_limits
 
@@ -93,12 +101,12 @@ def cluster_routing(
     with threadpool_limits(1), ThreadPoolExecutor(1) as aside:
         planes = [aside.submit(_plane, item, seed=seed) for item in units] if maps else []
         for item in units:
-            _cluster(item, parts, seed=seed)
+            _cluster(item if strata is None else _stratified(trace, item, strata), parts, seed=seed, strata=strata)
         for found, plane in zip(parts["clusters"], planes, strict=False):
             placed = plane.result()
             if placed is not None:
                 parts["maps"].append(placed.merge(found, on=["unit", "layer", "id"], validate="1:1"))
-    return _results(parts, {"label": label, "others": list(others), "max_tokens": max_tokens}, seed)
+    return _results(parts, {"label": label, "others": list(others), "max_tokens": max_tokens, "strata": strata}, seed)
 
 
 def expert_units(trace: Trace, *, label: str = "topic") -> Units:
@@ -153,7 +161,20 @@ def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, s
                  sample.group[chosen], {label: topic, "token class": kind})
 
 
-def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int) -> None:
+def _stratified(trace: Trace, item: Units, strata: str) -> Units:
+    """The units with their documents' strata; experts have none."""
+    if item.kind == "expert":
+        return item
+    documents = trace.documents
+    if strata not in documents:
+        raise MoeProbeError(f"documents have no column '{strata}' to stratify by", did_you_mean(strata, list(documents.columns)),
+                            "--strata with a label column of the corpus")
+    values = documents[strata].fillna("").astype(str).to_numpy(dtype=object)
+    rows = item.number if item.kind == "document" else trace.tokens(["document"])["document"].to_numpy()[item.number]
+    return item._replace(strata=values[rows])
+
+
+def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int, strata: str | None = None) -> None:
     import pandas as pd
 
     found = cluster_units(item.features, seed=seed)
@@ -168,8 +189,10 @@ def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int) -> None:
             # a token's class and an expert's layer are its own: exchanged one by one, not by document
             single = name in ("token class", "layer") or item.kind == "expert"
             group = np.arange(len(values)) if single else item.group
-            compared = agreement(found.cluster, values, group=group, seed=seed)
-            parts["agreement"].append({"unit": item.kind, "label": name, **vars(compared)})
+            within = None if name == strata else item.strata
+            compared = agreement(found.cluster, values, group=group, strata=within, seed=seed)
+            parts["agreement"].append({"unit": item.kind, "label": name, **vars(compared),
+                                       "permuted_within": "" if within is None else strata})
 
 
 def _layers(item: Units) -> pd.Series:
@@ -221,6 +244,8 @@ def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> 
                "permuted independently, else 1. Stability: adjusted mutual information between clusterings of random "
                "samples of 80 % of the groups."),
         result("cluster_agreement", pd.DataFrame(parts["agreement"]),
-               "Agreement of clusters with labels, and its mean when labels are permuted over groups of documents."),
+               "Agreement of clusters with labels, and its mean when labels are permuted over groups of documents"
+               + (f" within each {params['strata']}; {params['strata']} itself is permuted among all documents. Labels of "
+                  "experts are exchanged among experts: strata do not apply." if params["strata"] else ".")),
         result("maps", maps, "UMAP lays out units so that near ones stay near: for looking, never for a claim. Distances "
                "between clusters and their sizes mean nothing."))

@@ -101,6 +101,8 @@ def collect_trace(
     summary = corpus.summarize()
     encoder = _encoder(loaded, options)
     _check_layers(loaded, options)
+    for document in summary.wordless:  # one without tokens is refused before hours of collecting, not in the middle of them
+        encoder(document)
     manifest = _manifest(loaded, corpus, summary, encoder, options)
     root = Path(path)
     if mode == "force" and (root / "trace.json").exists():
@@ -175,7 +177,7 @@ def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encod
         hidden_share=options.hidden_share if sampled else 1.0,
         windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap), seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
-        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens,
+        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens, "token_text": encoder.token_text,
                   **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {})},
     )
 

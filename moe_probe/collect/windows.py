@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.pieces import carries_spaces, token_text
 
 if TYPE_CHECKING:
     from moe_probe.corpus import Document
@@ -35,13 +36,17 @@ class EncodedDocument:
     """A document's tokens and the windows that run over them.
 
     ``ids`` and ``special`` have one entry per recorded token, in document order; the recorded rows of
-    the windows, in order, are exactly these tokens.
+    the windows, in order, are exactly these tokens. ``special`` marks tokens that are no content: those
+    that the tokenizer adds, and those that the text itself spells out (``<|endoftext|>`` between joined
+    documents, the second BOS and the role marks of a chat template). ``n_closing`` tokens at the end were
+    added by the tokenizer.
     """
 
     document: Document
     ids: np.ndarray
     special: np.ndarray
     windows: tuple[Window, ...]
+    n_closing: int = 0
 
 
 class Encoder:
@@ -69,6 +74,7 @@ class Encoder:
                              f"{specials} of the tokens are special ones", "a larger --max-length or smaller --overlap")
         self.tokenizer, self.max_length, self.overlap = tokenizer, max_length, overlap
         self._strings: dict[int, str] = {}
+        self.special_ids = special_ids(tokenizer)
 
     def __call__(self, document: Document) -> EncodedDocument:
         """Tokenize and window one document.
@@ -81,18 +87,21 @@ class Encoder:
         encoded = self.tokenizer(document.text, add_special_tokens=True, return_special_tokens_mask=True,
                                  truncation=False, verbose=False)
         ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-        special = np.asarray(encoded["special_tokens_mask"], dtype=bool)
+        added = np.asarray(encoded["special_tokens_mask"], dtype=bool)
+        special = added | np.isin(ids, self.special_ids)  # the mask knows nothing of special tokens in the text itself
         if special.all():
-            raise MoeProbeError(f"document '{document.id}' has no tokens", "the tokenizer finds nothing in its text",
-                                "take it out of the corpus")
-        return EncodedDocument(document, ids, special, self._windows(ids, special))
+            raise MoeProbeError(f"document '{document.id}' has no tokens of text",
+                                "the tokenizer finds nothing in it but special tokens", "take it out of the corpus")
+        closing = 0 if not added[-1] else int(np.argmin(added[::-1]))
+        return EncodedDocument(document, ids, special, self._windows(ids, added), closing)
 
-    def _windows(self, ids: np.ndarray, special: np.ndarray) -> tuple[Window, ...]:
+    def _windows(self, ids: np.ndarray, added: np.ndarray) -> tuple[Window, ...]:
         n = len(ids)
         if n <= self.max_length:
             return (Window(ids, slice(0, n)),)
-        start = int(np.argmin(special))            # leading special tokens go in front of every window
-        end = n - int(np.argmin(special[::-1]))    # trailing ones behind every window
+        # what the tokenizer adds goes in front of and behind every window; what the text spells out belongs to the text
+        start = int(np.argmin(added))
+        end = n - int(np.argmin(added[::-1]))
         prefix, suffix = ids[:start], ids[end:]
         room = self.max_length - len(prefix) - len(suffix)
         windows, done = [], start
@@ -107,13 +116,30 @@ class Encoder:
         return tuple(windows)
 
     def string(self, token_id: int) -> str:
-        """Text of a token, readable: the piece itself where the bytes alone are no text."""
+        """Text of a token, as `moe_probe.pieces.token_text` gives it: parts of characters are marked."""
         if token_id not in self._strings:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            piece = self.tokenizer.convert_ids_to_tokens(token_id)
-            if not text or "\ufffd" in text:
-                text = piece.decode("latin-1") if isinstance(piece, bytes) else str(piece)
-            elif isinstance(piece, str) and piece.startswith("▁") and not text[0].isspace():
-                text = f" {text}"  # sentence-piece tokenizers drop the space of a token that is decoded alone
-            self._strings[token_id] = text
+            self._strings[token_id] = token_text(self.tokenizer, token_id)
         return self._strings[token_id]
+
+    @property
+    def token_text(self) -> str:
+        """What a trace's manifest says of its tokens' strings: whether they hold the spaces between words."""
+        return "with spaces" if carries_spaces(self.tokenizer) else "words"
+
+
+def special_ids(tokenizer: Any) -> np.ndarray:
+    """Ids of the tokens that are no content wherever they stand, sorted; shape (n_special,).
+
+    The named special tokens (BOS, EOS, padding, mask, separators) and every added token that the tokenizer
+    declares special (role marks of chat templates). The unknown token is none of them, since it stands for a
+    word of the text; unless it serves as BOS or EOS too, as in GPT-2.
+    """
+    named = {name: value for name, value in tokenizer.special_tokens_map.items() if name != "unk_token"}
+    words = [word for value in named.values() for word in (value if isinstance(value, list | tuple) else [value])]
+    ids = {tokenizer.convert_tokens_to_ids(str(word)) for word in words}
+    ids |= {int(i) for i in tokenizer.all_special_ids}
+    ids |= {int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if getattr(token, "special", False)}
+    unknown = getattr(tokenizer, "unk_token", None)
+    if unknown is not None and str(unknown) not in {str(word) for word in words}:
+        ids.discard(tokenizer.convert_tokens_to_ids(str(unknown)))
+    return np.array(sorted(i for i in ids if isinstance(i, int)), dtype=np.int64)

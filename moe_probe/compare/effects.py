@@ -14,6 +14,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
 from moe_probe.routing import entropy_bits, load_cv
 from moe_probe.stats import GroupUsage, Resamples, half_selection
+from moe_probe.text import is_missing
 from moe_probe.usage import layer_usage, topics_told
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _lifts(groups: GroupUsage, drawn: Resamples, units: pd.DataFrame, topics: tu
 
 def _columns(groups: GroupUsage, unit: Any) -> np.ndarray:
     """Columns of a unit's experts; none where the verdict names no unit."""
-    if unit.layer is None or unit.layer != unit.layer or not str(unit.experts):
+    if is_missing(unit.layer) or is_missing(unit.experts) or not str(unit.experts):
         return np.zeros(0, dtype=np.int64)
     wanted = [int(x) for x in str(unit.experts).split("+")]
     return np.flatnonzero((groups.layer == int(unit.layer)) & np.isin(groups.expert, wanted))

@@ -124,15 +124,21 @@ def sae_differences(values: Result, *, alpha: float = 0.05) -> Result:
     found = found[["side_a", "side_b", "layer", "width_a", "width_b", "measure", *COLUMNS, "q_value", "beyond", "method"]]
     return Result("comparison_sae_differences", found, citations=SOURCES, warnings=values.warnings,
                   params={"alpha": alpha}, caption="Each SAE against the next wider one of its run, and against the one of the "
-                  "same width in the other run. Intervals take the two for independent, though they were measured on the same "
+                  "same width in the other run; of several that differ in seed or name only, the one with the shortest folder "
+                  "name. Intervals take the two for independent, though they were measured on the same "
                   "documents, and are too wide if anything; features of one SAE are not independent of each other, so those of "
                   "labels are too narrow if anything.")
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
-    """Rows to compare: neighbouring widths of a run, and equal widths of the first run and each other."""
+    """Rows to compare: neighbouring widths of a run, and equal widths of the first run and each other.
+
+    Of several SAEs of one width that differ in seed or name only, the one with the shortest folder name is taken.
+    """
     out = []
     place = ["layer", "measure", *_ONE_OF]
+    plain = table.assign(_length=table["sae"].astype(str).str.len()).sort_values(["_length", "sae"], kind="stable")
+    table = table.loc[sorted(plain.drop_duplicates(["side", "width", *place]).index)]
     for _, same in table.groupby(["side", *place], sort=False, dropna=False):
         ordered = list(same.sort_values("width").iterrows())
         out += [(one, other) for (_, one), (_, other) in pairwise(ordered)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.text import bracket, figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     lead = f"{a} against {b}: "
     if changed.empty:
         return [f"{lead}no verdict of {len(part)} changed.", _kept(part)]
-    told = "; ".join(f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples())
+    told = some_of((f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples()), joint="; ")
     near = int((~changed["beyond"] & ~changed[["verdict_a", "verdict_b"]].eq("feature only").any(axis=1)).sum())
     tail = f" {near} of them while the lift does not differ beyond chance." if near else ""
     return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {told}.{tail}", _kept(part)]
@@ -115,7 +116,7 @@ def _kept(part: pd.DataFrame) -> str:
     said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
     words = {"yes": "it is the same for {}", "no": "it is another for {}",
              "unclear": "documents and tokens disagree on whether it is the same for {}"}
-    told = "; ".join(words[answer].format(", ".join(topics)) for answer, topics in said.items() if topics)
+    told = "; ".join(words[answer].format(some_of(topics)) for answer, topics in said.items() if topics)
     return f"Where both have an expert, matched by what it does: {told}." if told else ""
 
 
@@ -123,7 +124,7 @@ def _topics(part: pd.DataFrame, a: str, b: str) -> list[str]:
     beyond = part[part["beyond"]]
     if beyond.empty:
         return [f"Best experts: for none of {len(part)} topics does the lift differ between {a} and {b} beyond chance."]
-    told = [f"{r.topic} {r.difference:+.2f} [{r.ci_low:+.2f}, {r.ci_high:+.2f}]"
+    told = [f"{r.topic} {r.difference:+.2f} {bracket(r.ci_low, r.ci_high, '+.2f')}"
             for r in beyond.sort_values("difference", key=abs, ascending=False).head(4).itertuples()]
     more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
     return [f"Best experts: for {len(beyond)} of {len(part)} topics the log2 lift differs beyond chance ({b} less {a}): "
@@ -157,23 +158,25 @@ def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
     told = " and ".join(f"{counts.get(name, 0)} by {name}" for name in (a, b))
     rest = counts.get("neither", 0)
     return [f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
-            f"On average {a} explains {part['value_a'].mean():.0%} of its variance, {b} {part['value_b'].mean():.0%}."]
+            f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
+            f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."]
 
 
 def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
     measure = "tokens" if (part["measure"] == "tokens").any() else "documents"
     mine = part[part["measure"] == measure]
     what = "share of the tokens of either that chose both" if measure == "tokens" else "correlation of usage over documents"
-    text = (f"Experts of {a} matched to those of {b}: {what} {mine['mean_score'].mean():.2f} on average, "
-            f"{mine['null_mean'].mean():.2f} by chance")
+    text = (f"Experts of {a} matched to those of {b}: {what} {figure(mine['mean_score'].mean(), '.2f', 'unknown')} on average, "
+            f"{figure(mine['null_mean'].mean(), '.2f', 'unknown')} by chance")
     if mine["same_number_share"].notna().all():
         text += f"; {mine['same_number_share'].mean():.0%} are matched to the expert of their own number"
     return [f"{text}."]
 
 
 def _saturation(part: pd.DataFrame, a: str, b: str) -> list[str]:
-    return [f"Router saturation: {a} makes {part['saturation'].mean():.0%} of the choices of {b} already "
-            f"({part['baseline'].mean():.0%} for a random router)."]
+    share = figure(part["saturation"].mean(), ".0%", "an unknown share")
+    return [f"Router saturation: {a} makes {share} of the choices of {b} already "
+            f"({figure(part['baseline'].mean(), '.0%', 'unknown')} for a random router)."]
 
 
 def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
@@ -187,8 +190,9 @@ def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
         lead = f"SAEs, {name}, mean over layers: "
         if a == b:
             at = {int(w): v for side in "ab" for w, v in same.groupby(f"width_{side}")[f"value_{side}"].mean().items()}
-            text = ", ".join(f"{value:.3g} at width {width:,}" for width, value in sorted(at.items()))
+            text = ", ".join(f"{figure(value, '.3g', 'unknown')} at width {width:,}" for width, value in sorted(at.items()))
         else:
-            text = f"{same['value_a'].mean():.3g} in {a}, {same['value_b'].mean():.3g} in {b}"
+            text = ", ".join(f"{figure(same[column].mean(), '.3g', 'unknown')} in {name}"
+                             for column, name in (("value_a", a), ("value_b", b)))
         out.append(f"{lead}{text} ({told}).")
     return out

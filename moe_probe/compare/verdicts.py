@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.compare.sides import Side
 from moe_probe.errors import MoeProbeError
 from moe_probe.results import Result
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,6 +158,6 @@ def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | No
     said = f"{kinds[0].upper()}{kinds[1:]}."
     if gap is not None and gap["difference"] == gap["difference"]:
         said += (f" Lift {2 ** gap['value_a']:.2f} against {2 ** gap['value_b']:.2f}, log2 difference {gap['difference']:+.2f} "
-                 f"[{gap['ci_low']:+.2f}, {gap['ci_high']:+.2f}]"
+                 f"[{figure(gap['ci_low'], '+.2f', 'unknown')}, {figure(gap['ci_high'], '+.2f', 'unknown')}]"
                  f"{'' if beyond else ': no more than chance, so the topic lies near the threshold'}.")
     return f"{said} {a.name}: {one['reason']} {b.name}: {other['reason']}"

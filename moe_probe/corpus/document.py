@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.schema import RESERVED_LABELS
+from moe_probe.text import some_of
+from moe_probe.textfiles import is_unwritable
 
-#: Half a pair: text that no encoding can write.
-_SURROGATE = re.compile("[\ud800-\udfff]")
+#: Whole numbers up to this size have one way of writing, as int or as float.
+_EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Columns:
         Further label columns to keep with each document (for example ``register``).
     spans : str
         Column with character-aligned labels: a list of ``[start, end, label]`` (see `LabelSpan`).
+
+    Raises
+    ------
+    UsageError
+        When a label column is named twice, or as a column that the trace's tables have anyway.
     """
 
     id: str = "id"
@@ -37,6 +44,17 @@ class Columns:
     split: str = "split"
     labels: tuple[str, ...] = ()
     spans: str = "spans"
+
+    def __post_init__(self) -> None:
+        for name in self.labels:
+            if name in RESERVED_LABELS:
+                kept = name in ("topic", "subtopic", "group", "split")
+                raise UsageError(f"--label {name} would replace a column of the trace",
+                                 f"its tables have a column '{name}' of their own",
+                                 f"omit --label {name}, it is kept anyway; --{name}-column names the column it is read from"
+                                 if kept else f"rename the column '{name}' of the corpus")
+            if self.labels.count(name) > 1:
+                raise UsageError(f"--label {name} is given twice", "", "name each label column once")
 
 
 @dataclass(frozen=True)
@@ -91,12 +109,32 @@ class Document:
 class BadRow(MoeProbeError):
     """A row that cannot be a document; names the file and the line or row."""
 
+    @classmethod
+    def of(cls, error: MoeProbeError) -> BadRow:
+        """Make an error that ends the reading of a line into one that --skip-bad passes over."""
+        hint = f"{error.try_}, or --skip-bad to leave such rows out" if error.try_ else "--skip-bad to leave such rows out"
+        return cls(error.what, error.why, hint)
 
-def _as_text(value: Any) -> str:
-    """Column value as a string: missing values of CSV and Parquet (None, NaN) become ""."""
-    if value is None or (isinstance(value, float) and value != value):
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _as_text(row: Mapping[str, Any], name: str, where: str) -> str:
+    """Value of a column as a string: missing values (None, NaN) become "", 3 and 3.0 are one label."""
+    value = row.get(name)
+    if _is_missing(value):
         return ""
-    return value if isinstance(value, str) else str(value)
+    if isinstance(value, list | tuple | dict | set | bytes):
+        raise BadRow(f"{where}: '{name}' is a {type(value).__name__}", "a label is a text or a number",
+                     "name another column, or write one value per row")
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    text = value if isinstance(value, str) else str(value)
+    if is_unwritable(text):
+        raise BadRow(f"{where}: '{name}' has characters that are not text (NUL or half a surrogate pair)", "",
+                     "clean the file, or --skip-bad to leave such rows out")
+    return text
 
 
 def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, ordinal: int) -> Document:
@@ -116,26 +154,23 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     """
     for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
         if name not in row:
-            raise BadRow(f"{where} has no column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}")
-        if not _as_text(row[name]).strip():
+        if name == columns.text and not isinstance(row[name], str) and not _is_missing(row[name]):
+            raise BadRow(f"{where}: '{name}' is a {type(row[name]).__name__}, not text", "", "--text-column NAME")
+        if not _as_text(row, name, where).strip():
             raise BadRow(f"{where} has an empty '{name}'", "every document needs a text and a topic",
                          "fix the row, or --skip-bad to leave such rows out")
     text = row[columns.text]
-    if not isinstance(text, str):
-        raise BadRow(f"{where}: '{columns.text}' is {type(text).__name__}, not text", "", "--text-column NAME")
-    if "\x00" in text or _SURROGATE.search(text):
-        raise BadRow(f"{where} holds characters that are not text (NUL or half a surrogate pair)", "",
-                     "clean the file, or --skip-bad to leave such rows out")
     for name in columns.labels:
         if name not in row:
-            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {', '.join(map(str, row))}",
+            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {some_of(row, 12)}",
                          f"--label NAME; {did_you_mean(name, [str(k) for k in row])}")
-    id_ = _as_text(row.get(columns.id)) or f"{ordinal:07d}"
+    id_ = _as_text(row, columns.id, where) or f"{ordinal:07d}"
     return Document(
-        id=id_, text=text, topic=_as_text(row[columns.topic]), subtopic=_as_text(row.get(columns.subtopic)),
-        group=_as_text(row.get(columns.group)) or id_, split=_as_text(row.get(columns.split)),
-        labels={name: _as_text(row[name]) for name in columns.labels},
+        id=id_, text=text, topic=_as_text(row, columns.topic, where), subtopic=_as_text(row, columns.subtopic, where),
+        group=_as_text(row, columns.group, where) or id_, split=_as_text(row, columns.split, where),
+        labels={name: _as_text(row, name, where) for name in columns.labels},
         spans=_read_spans(row.get(columns.spans), text, where=where),
     )
 
@@ -149,6 +184,8 @@ def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
     except (TypeError, ValueError) as error:
         raise BadRow(f"{where} has spans that cannot be read", str(error), "a list of [start, end, label]") from error
     for span in spans:
+        if is_unwritable(span.label):
+            raise BadRow(f"{where} has a span whose label is not text (NUL or half a surrogate pair)", "", "clean the file")
         if not 0 <= span.start < span.end <= len(text):
             raise BadRow(f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
                          "", "character offsets, end left out")

@@ -1,119 +1,61 @@
-"""Rows of the files a corpus may come in: JSONL, CSV, Parquet, folders of text, `datasets` names."""
+"""Rows of one file of a corpus: JSON, CSV, Parquet, Arrow."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_probe.corpus.document import BadRow
 from moe_probe.errors import MoeProbeError
+from moe_probe.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = tuple[str, Mapping[str, Any] | BadRow]  # (file and line, row or why it cannot be read)
 
-_JSONL = (".jsonl", ".jsonl.gz", ".ndjson")
-_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_PARQUET = (".parquet",)
-_HIDDEN = (".", "_")
+#: Endings (in any case, also compressed) of files with a row per document.
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
-def iter_rows(source: str | Path, *, name: str | None = None, split: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a corpus one at a time, each with the place it came from.
-
-    Parameters
-    ----------
-    source : str or Path
-        A file, a folder of such files, a folder of ``topic/subtopic/*.txt``, or the name of a
-        data set for :func:`datasets.load_dataset` (written ``datasets:NAME``).
-    name, split : str, optional
-        Configuration and split of a `datasets` data set.
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file one at a time, each with file and line.
 
     Raises
     ------
     MoeProbeError
-        When there is nothing to read at `source`, or its format is not known.
+        When the format is not known, the file cannot be read, or it names a column twice.
     """
-    if str(source).startswith("datasets:"):
-        yield from _datasets_rows(str(source).removeprefix("datasets:"), name=name, split=split)
-        return
-    path = Path(source)
-    if not path.exists():
-        raise MoeProbeError(f"there is no corpus at {path}", "no such file or folder",
-                            "a .jsonl, .csv or .parquet file, a folder of topic/subtopic/*.txt, or datasets:NAME")
-    if path.is_file():
-        yield from _file_rows(path)
-        return
-    files = sorted(p for p in path.iterdir() if p.is_file() and _kind(p) is not None)
-    if files:
-        for file in files:
-            yield from _file_rows(file)
-        return
-    yield from _folder_rows(path)
-
-
-def _kind(path: Path) -> str | None:
-    lower = path.name.lower()
-    if lower.startswith(_HIDDEN):
-        return None
-    for kind, endings in (("jsonl", _JSONL), ("csv", _CSV), ("parquet", _PARQUET)):
-        if lower.endswith(endings):
-            return kind
-    return None
-
-
-def _file_rows(path: Path) -> Iterator[Row]:
-    kind = _kind(path)
-    if kind is None:
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".jsonl": _json_rows, ".ndjson": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows,
+        ".parquet": _parquet_rows, ".arrow": _arrow_rows}
+    reader = readers.get(format_of(path))
+    if reader is None:
         raise MoeProbeError(f"the format of {path} is not known", f"its name ends in '{path.suffix}'",
-                            "a file ending in .jsonl, .jsonl.gz, .csv, .tsv or .parquet")
-    reader = {"jsonl": _jsonl_rows, "csv": _csv_rows, "parquet": _parquet_rows}[kind]
+                            "a file ending in .jsonl, .json, .csv, .tsv or .parquet (also .gz or .zst), or .arrow")
     try:
         yield from reader(path)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise MoeProbeError(f"{path} cannot be read", str(error), "check the file and its permissions") from error
 
 
-def _open_text(path: Path) -> Any:
-    # surrogateescape: a byte that is not UTF-8 must be reported with its line, not end the reading
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="")
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with _open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield where, BadRow(f"{where} is not JSON", str(error), "one JSON object a line, or --skip-bad")
-                continue
-            if not isinstance(row, dict):
-                yield where, BadRow(f"{where} is not a JSON object", f"found {type(row).__name__}",
-                                    "one JSON object a line, or --skip-bad")
-                continue
-            yield where, row
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, value in scan_json_rows(path):
+        where = f"{path}, line {number}"
+        if isinstance(value, BadLine):
+            yield where, BadRow.of(value)
+        elif not isinstance(value, dict):
+            yield where, BadRow(f"{where} is not a JSON object", f"found {type(value).__name__}",
+                                "one JSON object per line, or --skip-bad")
+        else:
+            yield where, value
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    with _open_text(path) as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                yield where, BadRow(f"{where} has another number of fields than the header", "",
-                                    "quote fields that hold the delimiter, or --skip-bad")
-                continue
-            yield where, row
+    for number, row in scan_csv_rows(path):
+        yield f"{path}, line {number}", BadRow.of(row) if isinstance(row, BadLine) else row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -122,40 +64,62 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise MoeProbeError(f"{path} is not a Parquet file", str(error), "check the file") from error
-    number = 0
-    for batch in file.iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    yield from _batch_rows(path, file.schema_arrow, file.iter_batches(batch_size=256))
 
 
-def _folder_rows(root: Path) -> Iterator[Row]:
-    """``topic/subtopic/*.txt`` or ``topic/*.txt``: folder names are the labels."""
-    files = sorted(p for p in root.rglob("*.txt") if len(p.relative_to(root).parts) in (2, 3))
-    if not files:
-        raise MoeProbeError(f"there is no corpus in {root}", "no .jsonl, .csv, .parquet or topic/*.txt in it",
-                            "name the file, or lay texts out as topic/subtopic/NAME.txt")
-    for path in files:
-        parts = path.relative_to(root).parts
+def _arrow_rows(path: Path) -> Iterator[Row]:
+    """Rows of an Arrow stream, as `datasets` saves them, or of an Arrow file."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "rb") as source:
         try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            yield str(path), BadRow(f"{path} is not UTF-8 text", str(error), "convert it, or --skip-bad")
-            continue
-        row = {"id": "/".join(parts)[: -len(".txt")], "topic": parts[0], "text": text,
-               "subtopic": parts[1] if len(parts) == 3 else ""}
-        yield str(path), row
+            if source.read(6) == b"ARROW1":
+                whole = pa.ipc.open_file(source)
+                schema, batches = whole.schema, (whole.get_batch(i) for i in range(whole.num_record_batches))
+            else:
+                source.seek(0)
+                stream = pa.ipc.open_stream(source)
+                schema, batches = stream.schema, (batch for batch in stream)
+        except pa.ArrowException as error:
+            raise MoeProbeError(f"{path} is not an Arrow file", str(error), "check the file") from error
+        yield from _batch_rows(path, schema, batches)
 
 
-def _datasets_rows(dataset: str, *, name: str | None, split: str | None) -> Iterator[Row]:
-    import datasets
+def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    import pyarrow as pa
 
+    refuse_repeated(path, schema.names)
+    classes, number = class_names(schema.metadata), 0
     try:
-        rows = datasets.load_dataset(dataset, name, split=split or "train", streaming=True)
-    except Exception as error:  # `datasets` raises whatever its back-ends raise: name it all the same
-        raise MoeProbeError(f"data set '{dataset}' cannot be loaded", f"{type(error).__name__}: {error}",
-                            "check name, configuration and split, or give a local file") from error
-    for number, row in enumerate(rows, start=1):
-        yield f"datasets:{dataset}, row {number}", row
+        for batch in batches:
+            for start in range(0, batch.num_rows, 256):
+                for row in batch.slice(start, 256).to_pylist():
+                    number += 1
+                    yield named_classes(row, classes, f"{path}, row {number}")
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise MoeProbeError(f"{path} is damaged after row {number}", str(error), "copy or download it again") from error
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Names of the classes of each ClassLabel column, from the schema that `datasets` leaves in a file."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: list(kind["names"]) for name, kind in features.items()
+                if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def named_classes(row: dict[str, Any], classes: Mapping[str, list[str]], where: str) -> Row:
+    """Put the name of a class in the place of its number; -1 is a missing label, as in `datasets`."""
+    for name, names in classes.items():
+        value = row.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        if not -1 <= value < len(names):
+            return where, BadRow(f"{where}: '{name}' is class {value}", f"the file names {len(names)} classes",
+                                 "mend the file, or --skip-bad to leave such rows out")
+        row[name] = names[value] if value >= 0 else None
+    return where, row

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_probe.corpus.document import BadRow, Columns, Document, document_from_row
-from moe_probe.corpus.readers import iter_rows
+from moe_probe.corpus.sources import open_source
 from moe_probe.errors import MoeProbeError
 from moe_probe.progress import track
 
@@ -26,6 +28,11 @@ class CorpusSummary:
         Documents per topic, in order of first appearance.
     skipped : tuple of str
         One sentence for each row left out (only with ``skip_bad``).
+    notes : tuple of str
+        What a person should know: files left out, topics that differ in case or blanks only.
+    wordless : tuple of Document
+        Documents without a letter or digit, marks such as ``<|endoftext|>`` aside (the first 1000):
+        a tokenizer may find nothing in them.
     """
 
     hash: str
@@ -34,6 +41,15 @@ class CorpusSummary:
     topics: dict[str, int]
     n_groups: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    wordless: tuple[Document, ...] = ()
+
+
+#: What special tokens look like where a text spells them out.
+_MARK = re.compile(r"<[^<>\s]*>|\[[A-Z0-9_]+\]")
+_MAX_WORDLESS = 1000
+#: Values of a label column that are remembered, to find those that differ in case or blanks only.
+_MAX_VALUES = 10_000
 
 
 class Corpus:
@@ -42,7 +58,7 @@ class Corpus:
     Parameters
     ----------
     source : str or Path
-        See :func:`moe_probe.corpus.readers.iter_rows`.
+        See :func:`moe_probe.corpus.sources.open_source`.
     columns : Columns
         Which column holds what.
     skip_bad : bool
@@ -66,6 +82,8 @@ class Corpus:
         self.limit = limit
         self._name, self._split = name, split
         self._skipped: list[str] = []
+        self._notes: tuple[str, ...] = ()
+        self._summary: CorpusSummary | None = None
 
     @property
     def name(self) -> str:
@@ -82,10 +100,11 @@ class Corpus:
         MoeProbeError
             When two documents share an id, or there is no document at all.
         """
-        self._skipped = []
+        source = open_source(self.source, name=self._name, split=self._split)
+        self._skipped, self._notes = [], source.notes
         seen: set[bytes] = set()  # 8-byte digests: a corpus of 10^7 documents stays under a gigabyte
         n_documents = 0
-        for ordinal, (where, row) in enumerate(iter_rows(self.source, name=self._name, split=self._split)):
+        for ordinal, (where, row) in enumerate(source.rows()):
             if self.limit is not None and n_documents >= self.limit:
                 break
             try:
@@ -95,7 +114,7 @@ class Corpus:
                 key = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
                 if key in seen:
                     raise BadRow(f"{where} repeats the id '{document.id}'", "ids must be unique",
-                                 "fix the row, or --skip-bad to leave it out")
+                                 "fix the row, --skip-bad to leave it out, or --id-column '' to number the documents")
             except BadRow as error:
                 if not self.skip_bad:
                     raise
@@ -110,7 +129,7 @@ class Corpus:
                                 "check the file, or drop --skip-bad to see the first bad row")
 
     def summarize(self) -> CorpusSummary:
-        """Read everything once: hash, counts, rows left out.
+        """Read everything once: hash, counts, rows left out. The answer is kept for the next call.
 
         Raises
         ------
@@ -118,14 +137,23 @@ class Corpus:
             As when iterating; and when a group spans several topics, since labels are permuted
             over groups.
         """
+        if self._summary is not None:
+            return self._summary
         digest = hashlib.sha256()
+        values: dict[str, dict[str, None]] = {"topic": {}, "subtopic": {}, **{name: {} for name in self.columns.labels}}
         topics: Counter[str] = Counter()
         topic_of: dict[str, str] = {}
+        wordless: list[Document] = []
         n_characters = 0
         for document in track(self, "read corpus", unit="documents"):
             digest.update(document.digest())
             topics[document.topic] += 1
             n_characters += len(document.text)
+            if len(wordless) < _MAX_WORDLESS and not any(map(str.isalnum, _MARK.sub("", document.text))):
+                wordless.append(document)
+            for name, known in values.items():
+                if len(known) < _MAX_VALUES:
+                    known[document.labels[name] if name in document.labels else getattr(document, name)] = None
             first = topic_of.setdefault(document.group, document.topic)
             if first != document.topic:
                 raise MoeProbeError(
@@ -133,5 +161,20 @@ class Corpus:
                     "topic labels are permuted over groups, so a group must lie inside one topic",
                     "a finer group column, or --group-column with a column that is unique per document",
                 )
-        return CorpusSummary(digest.hexdigest(), sum(topics.values()), n_characters, dict(topics), len(topic_of),
-                             tuple(self._skipped))
+        notes = (*self._notes, *(note for name, known in values.items() for note in _nearly_equal(name, known)))
+        self._summary = CorpusSummary(digest.hexdigest(), sum(topics.values()), n_characters, dict(topics), len(topic_of),
+                                      tuple(self._skipped), notes, tuple(wordless))
+        return self._summary
+
+
+def _nearly_equal(column: str, values: Iterable[str]) -> list[str]:
+    """Say which values of a label differ in case, blanks or the way letters are composed, and in nothing else."""
+    alike: dict[str, list[str]] = {}
+    for value in values:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", value).casefold().split()), []).append(value)
+    several = [same for same in alike.values() if len(same) > 1]
+    shown = "; ".join(", ".join(f"'{value}'" for value in same[:5]) + (", ..." if len(same) > 5 else "")
+                      for same in several[:5]) + ("; ..." if len(several) > 5 else "")
+    counted = sum(map(len, several))
+    return [f"{counted} values of '{column}' differ in case or blanks only and count as different labels: {shown}"
+            ] if several else []

@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.pieces import MARK, SPACE_MARKS
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg, log2_ratio
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 #: Every token is of exactly one class.
 TOKEN_CLASSES = ("word start", "capitalised word", "word continuation", "digits", "punctuation", "symbol", "line break",
                  "space", "other script", "marker")
-#: Characters with which byte-pair and sentence-piece vocabularies write a space before a word.
-_SPACE_MARKS = (" ", "Ġ", "▁")
 _CITATIONS = (
     "Jiang et al. 2024 (Mixtral), routing follows syntax rather than domain, arXiv:2401.04088",
     "Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",
@@ -33,15 +32,19 @@ def token_class(text: str) -> str:
 
     A leading space (or a vocabulary's mark of it) makes a token the start of a word. ``symbol`` is
     anything else that is neither letter, digit nor punctuation; ``marker`` a token such as ``<|end|>`` that
-    no text is made of.
+    no text is made of. A part of a character is of the class of the whole characters beside it, or else ``other script``.
     """
     import unicodedata
 
     if text.startswith("<|") and text.endswith("|>"):
         return "marker"
 
-    starts = text.startswith(_SPACE_MARKS)
-    bare = text.lstrip("".join(_SPACE_MARKS))
+    if MARK.search(text):
+        rest = MARK.sub("", text)
+        return token_class(rest) if rest.strip() else "other script"
+
+    starts = text.startswith(SPACE_MARKS)
+    bare = text.lstrip("".join(SPACE_MARKS))
     if not bare.strip():
         return "line break" if "\n" in text or "\r" in text or "Ċ" in text else "space"
     if set(bare) <= {"Ċ", "\n", "\r"}:

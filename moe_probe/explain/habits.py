@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.classes import paired_shares
-from moe_probe.explain.stacking import position_bins
+from moe_probe.explain.stacking import position_octaves
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 
@@ -122,7 +122,7 @@ def expert_positions(
         As `sample_tokens`, and when documents have one token each.
     """
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
-    bins = position_bins(sample.position)
+    bins = position_octaves(sample.position)
     if bins.max() == 0:
         raise MoeProbeError("places in documents cannot be compared", "every document has a single token", "longer documents")
     table = paired_shares(trace, sample, bins, [_span(b) for b in range(int(bins.max()) + 1)], column="positions", alpha=alpha)
@@ -136,7 +136,7 @@ def expert_positions(
 
 
 def _span(number: int) -> str:
-    """Positions of a bin of `position_bins`."""
+    """Positions of a bin of `position_octaves`."""
     if number < 2:
         return str(number)
     return f"{2 ** (number - 1)}–{2 ** number - 1}"

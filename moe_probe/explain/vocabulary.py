@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.explain.additive import AdditiveContexts
 from moe_probe.explain.stacking import position_bins, shared_pairs
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.explain.tokens import TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test
+from moe_probe.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test, strata_of_groups
 
 if TYPE_CHECKING:
     import pandas as pd
-    from scipy.sparse import csr_array
 
     from moe_probe.trace import Trace
 
-#: What usage can be compared with: the token's id, or the ids of the token and of the one before it.
-CONTEXTS = ("token", "token pair")
+#: What usage can be compared with: the token's id, the id of the token before it, or both ids together.
+CONTEXTS = {"token": "beyond_vocabulary", "previous token": "beyond_previous_token", "token pair": "beyond_token_pairs"}
 _CITATIONS = (
     "Robinson 1988, regression on what the rival leaves over, DOI 10.2307/1912705",
     "Chernozhukov et al. 2018, cross-fitting, DOI 10.1111/ectj.12097",
@@ -32,7 +32,7 @@ class ExpectedUsage(NamedTuple):
 
     ``observed`` and ``expected`` have shape (n_groups, n_columns), a column one (layer, expert);
     ``selections`` (n_groups, n_layers) counts what they were formed from; ``coverage`` (n_groups,) is
-    the share of tokens that were known.
+    the share of tokens that were known; ``given`` is the context.
     """
 
     observed: np.ndarray
@@ -44,6 +44,7 @@ class ExpectedUsage(NamedTuple):
     layer_index: np.ndarray
     sample: TokenSample
     min_count: int
+    given: str
 
 
 def expected_usage(
@@ -55,15 +56,15 @@ def expected_usage(
     The chance of an expert given a token is its frequency in the groups of other folds, taken as it is:
     without shrinkage it is unbiased, so that an expert which goes by words alone differs from its
     expectation by nothing but noise, however rare the words. Only tokens are used (in observation and
-    expectation) whose context occurred at least `min_count` times in other folds. What positions add to
-    the base rate is added, so that topics of short documents do not look special.
+    expectation) whose context occurred at least `min_count` times in other folds. What positions add is learnt
+    jointly (`moe_probe.explain.additive`), so that topics of short documents do not look special.
 
     Parameters
     ----------
     trace : Trace
     label : str
-    given : {"token", "token pair"}
-        The pair is the token with the one before it: stricter, but known for fewer tokens.
+    given : {"token", "previous token", "token pair"}
+        The pair is the token with the one before it: stricter than either, but known for fewer tokens.
     folds : int
     min_count : int
     max_tokens : int, optional
@@ -78,7 +79,8 @@ def expected_usage(
     if given not in CONTEXTS:
         raise MoeProbeError(f"'{given}' is no context", f"known are {', '.join(CONTEXTS)}", "one of those")
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
-    key = sample.token if given == "token" else shared_pairs(sample.previous, sample.token, sample.group)
+    key = (sample.token if given == "token" else sample.previous if given == "previous token" else
+           shared_pairs(sample.previous, sample.token, sample.group))
     known = _known(key, sample, min_count)
     if not known.any():
         raise MoeProbeError(f"no {given} occurs {min_count} times in other documents",
@@ -88,18 +90,9 @@ def expected_usage(
     code[known] = np.unique(key[known], return_inverse=True)[1]
     bins = position_bins(sample.position)
     bins = np.where(known, bins, -1)
-    words, places = _contexts_of_groups(code, sample), _contexts_of_groups(bins, sample)
+    predictor = AdditiveContexts(code, bins, sample, seed=seed)
 
-    def measure(item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = _counts(np.where(code >= 0, sample.group, -1), item, len(sample.groups))
-        total = counts.sum(1)
-        by_word, by_place = _fold_counts(item, code, sample), _fold_counts(item, bins, sample)
-        base = _cross_fitted(by_place.sum(1, keepdims=True), places.sum(1)[:, None], sample)
-        predicted = _cross_fitted(by_word, words, sample) + _cross_fitted(by_place, places, sample) - base
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.nan_to_num(counts / total[:, None]), predicted, total
-
-    observed, expected, totals = zip(*map_layers(trace, sample, measure), strict=True)
+    observed, expected, totals = zip(*map_layers(trace, sample, predictor.measure), strict=True)
     layers = trace.layers
     numbers = [layer.num_experts for layer in layers]
     return ExpectedUsage(
@@ -108,12 +101,12 @@ def expected_usage(
         coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / np.bincount(sample.group),
         layer=np.repeat([layer.layer for layer in layers], numbers),
         expert=np.concatenate([np.arange(n) for n in numbers]), layer_index=np.repeat(np.arange(len(layers)), numbers),
-        sample=sample, min_count=min_count)
+        sample=sample, min_count=min_count, given=given)
 
 
 def topic_beyond_vocabulary(
     trace: Trace, *, label: str = "topic", given: str = "token", permutations: int = 1000, alpha: float = 0.05,
-    usage: ExpectedUsage | None = None, seed: int = 0,
+    usage: ExpectedUsage | None = None, strata: str | None = None, seed: int = 0,
 ) -> Result:
     """Test every expert and topic again, with what the topic's words predict taken away.
 
@@ -124,25 +117,29 @@ def topic_beyond_vocabulary(
     ----------
     label, permutations, alpha, seed
         As `moe_probe.alignment.expert_topics`.
-    given : {"token", "token pair"}
+    given : {"token", "previous token", "token pair"}
     usage : ExpectedUsage, optional
         From `expected_usage` with the same label and context, where it is there already.
+    strata : str, optional
+        Column within whose values labels are exchanged.
 
     Returns
     -------
     Result
-        ``beyond_vocabulary``: ``layer, expert, topic``; ``share`` (of the known tokens' selections),
-        ``expected_share`` (from words and positions), ``log2_ratio`` of the two with ``ci_low, ci_high``
-        (95 %, groups), ``p_value, q_value``, ``beyond`` (q at most alpha and observed above expected).
+        ``beyond_vocabulary`` (or ``beyond_previous_token``, ``beyond_token_pairs``): ``layer, expert, topic``; ``share``
+        (of the known tokens' selections), ``expected_share`` (from the context and positions), ``log2_ratio`` of the
+        two with ``ci_low, ci_high`` (95 %, groups), ``p_value, q_value``, ``beyond`` (q at most alpha and observed above
+        expected), ``coverage`` (share of the topic's tokens whose context other documents know).
     """
     usage = usage or expected_usage(trace, label=label, given=given, seed=seed)
     sample = usage.sample
     keep = usage.coverage > 0
     topic, n_topics = sample.topic[keep], len(sample.topics)
     observed, expected = usage.observed[keep], usage.expected[keep]
+    within = strata_of_groups(trace.documents, sample.groups, column=strata)
     test = permutation_test(observed - expected, topic, n_topics=n_topics, layer_index=usage.layer_index,
-                            permutations=permutations, seed=seed)
-    q_values = benjamini_hochberg(test.p_value)
+                            permutations=permutations, seed=seed, strata=None if within is None else within[keep])
+    q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
     pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
     ratio = _log2_ratio(observed, expected, topic, n_topics=n_topics, pseudo=pseudo)
     table = _table(usage, ratio, test.p_value, q_values, alpha)
@@ -152,15 +149,14 @@ def topic_beyond_vocabulary(
         warnings.append(f"Only {coverage:.0%} of tokens have a {given} that other documents know: the others were left "
                         "out.")
     return Result(
-        "beyond_vocabulary" if given == "token" else "beyond_token_pairs", table, seed=seed, warnings=tuple(warnings),
-        citations=_CITATIONS,
-        params={"label": label, "given": given, "permutations": permutations, "alpha": alpha, "folds": sample.n_folds,
-                "min_count": usage.min_count, "coverage": coverage, "model_p": test.model_p},
+        CONTEXTS[given], table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
+        params={"label": label, "given": given, "strata": strata, "permutations": permutations, "alpha": alpha,
+                "folds": sample.n_folds, "min_count": usage.min_count, "coverage": coverage, "model_p": test.model_p},
         caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents "
         f"({sample.n_folds} folds; tokens seen there at least {usage.min_count} times, {coverage:.0%} of all). The "
         f"difference is tested as usage itself: Welch's t of group means under {permutations:,} permutations of {label}s "
-        "over groups, q over the whole family. Beyond: more than its words predict, q at most "
-        f"{alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.")
+        f"over groups{f' within {strata}' if strata else ''}, q over the whole family. Beyond: more than its {given}s predict, q "
+        f"at most {alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.")
 
 
 class _Ratio(NamedTuple):
@@ -190,7 +186,10 @@ def _log2_ratio(
 def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, alpha: float) -> pd.DataFrame:
     import pandas as pd
 
-    topics = usage.sample.topics
+    topics, sample = usage.sample.topics, usage.sample
+    tokens = np.bincount(sample.group, minlength=len(sample.groups)).astype(float)
+    coverage = (np.bincount(sample.topic, weights=usage.coverage * tokens, minlength=len(topics))
+                / np.bincount(sample.topic, weights=tokens, minlength=len(topics)))
 
     def flat(values: np.ndarray) -> np.ndarray:
         return np.asarray(values).T.ravel()
@@ -200,7 +199,7 @@ def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, al
         "topic": np.tile(np.array(topics, dtype=object), len(usage.layer)),
         "share": flat(ratio.share), "expected_share": flat(ratio.expected), "log2_ratio": flat(ratio.log2),
         "ci_low": flat(ratio.ci_low), "ci_high": flat(ratio.ci_high), "p_value": flat(p), "q_value": flat(q),
-        "beyond": flat((q <= alpha) & (ratio.log2 > 0))})
+        "beyond": flat((q <= alpha) & (ratio.log2 > 0)), "coverage": np.tile(coverage, len(usage.layer))})
 
 
 def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
@@ -211,39 +210,3 @@ def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
     np.add.at(counts, (sample.token_fold, code), 1)
     elsewhere = counts.sum(0) - counts
     return np.asarray(known & (elsewhere[sample.token_fold, code] >= min_count))
-
-
-def _contexts_of_groups(code: np.ndarray, sample: TokenSample) -> csr_array:
-    """Tokens of every group by context, shape (n_groups, n_contexts)."""
-    from scipy.sparse import csr_array
-
-    known = np.flatnonzero(code >= 0)
-    shape = (len(sample.groups), int(code.max()) + 1)
-    return csr_array((np.ones(len(known)), (sample.group[known], code[known])), shape=shape)
-
-
-def _counts(unit: np.ndarray, item: LayerSelections, n_units: int) -> np.ndarray:
-    """Selections by unit and expert; `unit` of every token, -1 for those that do not count."""
-    cell = unit[item.token] * item.num_experts + item.expert
-    if (unit < 0).any():
-        cell = cell[cell >= 0]  # an expert's number is below num_experts, so unit -1 gives a negative cell
-    return np.bincount(cell, minlength=n_units * item.num_experts).reshape(n_units, item.num_experts)
-
-
-def _fold_counts(item: LayerSelections, code: np.ndarray, sample: TokenSample) -> np.ndarray:
-    """Selections by fold, context and expert."""
-    n_contexts = int(code.max()) + 1
-    unit = np.where(code >= 0, sample.token_fold * n_contexts + code, -1)
-    return _counts(unit, item, sample.n_folds * n_contexts).reshape(sample.n_folds, n_contexts, -1)
-
-
-def _cross_fitted(counts: np.ndarray, contexts: csr_array | np.ndarray, sample: TokenSample) -> np.ndarray:
-    """Mean over a group's tokens of P(expert | context) as the other folds have it, shape (n_groups, n_experts)."""
-    expected = np.zeros((len(sample.groups), counts.shape[-1]))
-    total = counts.sum(0)
-    for fold in range(sample.n_folds):
-        rest = total - counts[fold]
-        chance = rest / np.maximum(rest.sum(1, keepdims=True), 1)
-        rows = np.flatnonzero(sample.fold == fold)
-        expected[rows] = contexts[rows] @ chance
-    return expected / np.maximum(contexts.sum(1), 1)[:, None]

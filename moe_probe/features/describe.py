@@ -37,6 +37,7 @@ class FeatureTables:
 def describe_features(
     trace: Trace, sae: Sae, text: Surroundings, *, train: Firings, held_out: Firings, label: str = "topic",
     finer: str | None = "subtopic", cards: int = 8, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
+    strata: str | None = None,
 ) -> FeatureTables:
     """Label all features of an SAE, score the labels on held-out text, and draw excerpts.
 
@@ -54,6 +55,8 @@ def describe_features(
         Features with excerpts, as `choose_cards` takes them.
     permutations, alpha, seed
         Of the topic test.
+    strata : str, optional
+        Label within which topics are permuted; a label is not tested within itself.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def describe_features(
     labels = label_by_rules(text, train, held_out, decoder=decoder)
     neighbour = nearest(decoder, alive=train.counts > 0)
     warnings: list[str] = []
-    options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed}
+    options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed, "strata": strata}
     topics = _topics(trace, text, (train, held_out), label, options, warnings)
     subtopics = _topics(trace, text, (train, held_out), finer, options, warnings) if finer else None
     table = _table(sae, labels, topics, subtopics, train=train, held_out=held_out, neighbour=neighbour, decoder=decoder,
@@ -83,8 +86,11 @@ def describe_features(
 
 def _topics(trace: Trace, text: Surroundings, parts: tuple[Firings, Firings], label: str, options: dict[str, Any],
             warnings: list[str]) -> Enrichment | None:
+    options = dict(options)
+    strata = options.pop("strata")
+    strata = None if strata == label else strata
     try:
-        rates = [group_rates(trace.documents, text.document, f, label=label) for f in parts]
+        rates = [group_rates(trace.documents, text.document, f, label=label, strata=strata) for f in parts]
         return enrich(*rates, **options)
     except MoeProbeError as error:
         warnings.append(f"Features were not tested against {label}: {error}")
@@ -145,7 +151,7 @@ def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, s
     rank = good.groupby("label_rule")["label_score"].rank(ascending=False, method="first")
     ranked = good.assign(rank=rank).sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
     best = [(int(f), "best") for f in ranked["feature"].head(n // 4)]
-    rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy()
+    rest = left[~left["feature"].isin([f for f, _ in best])]["feature"].to_numpy(copy=True)
     drawn = np.random.default_rng(seed).permutation(rest)[: n - len(chosen) - len(best)]
     return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.features.factors import with_spaces
+from moe_probe.pieces import whole_characters
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -24,7 +24,7 @@ TOP, FIFTHS, HARD, SILENT = "strongest", ("fifth 5", "fifth 4", "fifth 3", "fift
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some tokens of a document, with a feature's activation on each (0: silent).
+    """Some tokens of a document, with a feature's activation on each (0: silent); `moe_probe.pieces.decode` gives their text.
 
     ``part`` says how it was drawn: the strongest firings, a fifth of the firings by strength (5 is the
     strongest), a token on which only the feature of nearest direction fires, or any silent token.
@@ -50,7 +50,7 @@ class Excerpts:
 
     def __init__(self, trace: Trace, firings: Firings, *, seed: int = 0) -> None:
         table = trace.tokens(["document", "token"])
-        self._tokens = with_spaces(table["token"].to_numpy(dtype=object))
+        self._tokens = trace.spaced(table["token"].to_numpy(dtype=object))
         self._document = table["document"].to_numpy()
         self._rows = firings.rows
         self._columns: sparse.csc_array = firings.matrix.tocsc()
@@ -102,11 +102,8 @@ class Excerpts:
     def _cut(self, part: str, feature: int, token: int) -> Excerpt:
         row = int(self._rows[token])
         document = int(self._document[row])
-        low, high = row, row + 1
-        while low > max(0, row - BEFORE) and self._document[low - 1] == document:
-            low -= 1
-        while high < min(len(self._document), row + 1 + BEHIND) and self._document[high] == document:
-            high += 1
+        first, end = (int(np.searchsorted(self._document, document, side=side)) for side in ("left", "right"))
+        low, high = whole_characters(self._tokens, max(first, row - BEFORE), min(end, row + 1 + BEHIND), within=(first, end))
         firing, value = self._firing(feature)
         strengths = np.zeros(high - low)
         near = slice(*np.searchsorted(self._rows[firing], [low, high]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.explain.classes import token_class
+from moe_probe.pieces import SPACE_MARKS, decode, in_word, unspaced
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy import sparse
 
     from moe_probe.trace import Trace
 
-_SPACE_MARKS = (" ", "Ġ", "▁")
 #: Words behind a token that count as near, the token's own among them.
 WINDOW = 12
 #: A word on more than this share of tokens says nothing about its surroundings.
@@ -55,12 +57,16 @@ class Surroundings:
     words : tuple of str
         The words of `near`'s columns.
     document : ndarray of int, shape (n_tokens,)
+    group, topic : ndarray of str, shape (n_documents,)
+        Unit of independence and topic of every document; where the trace has neither, each document is its own group.
     """
 
     factors: tuple[Factor, ...]
     near: sparse.csr_array
     words: tuple[str, ...]
     document: np.ndarray
+    group: np.ndarray
+    topic: np.ndarray
 
     def factor(self, name: str) -> Factor:
         """Factor of a name."""
@@ -80,7 +86,8 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
     tokens = table["token"].to_numpy(dtype=object)
     document = table["document"].to_numpy().astype(np.int64)
     first = np.diff(document, prepend=-1) != 0
-    word_number, words = _words(with_spaces(tokens), first)
+    shares = _characters(trace.spaced(tokens), first)
+    word_number, words = _words(shares, first)
     names, word = np.unique(np.array(words, dtype=object).astype(str), return_inverse=True)
     code = word[word_number]
     previous_word = np.where(first[_starts(word_number)], -1, np.roll(word, 1))
@@ -89,24 +96,33 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
         Factor("word", np.where(names[code] == "", -1, code), tuple(names)),
         _coded("token", tokens), Factor("word before", before, tuple(names)), _pairs(before, code, names),
         _coded("kind", np.array([_kind(t) for t in tokens], dtype=object)),
-        _coded("place", _places(tokens, first), absent=""),
+        _coded("place", _places(shares, first), absent=""),
     ]
     for label in labels:
         values = trace.documents[label].fillna("").astype(str).to_numpy(dtype=object)[document]
         factors.append(_coded(label, values, absent=""))
     near, kept = _near(word_number, word, document, names)
-    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document)
+    group, topic = _groups(trace.documents)
+    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document, group, topic)
 
 
-def with_spaces(tokens: np.ndarray) -> np.ndarray:
-    """Token texts with the spaces between words, for vocabularies that do not carry them.
+def _groups(documents: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Group and topic of every document, as text."""
+    import pandas as pd
 
-    Byte-pair and sentence-piece tokens start with the space before them. Where no token does, every token is a word by
-    itself, but for word pieces that go on with ``##``.
-    """
-    if any(t.startswith(_SPACE_MARKS) for t in tokens):
-        return tokens
-    return np.array([t[2:] if t.startswith("##") and len(t) > 2 else f" {t}" for t in tokens], dtype=object)
+    names = (documents["document"] if "document" in documents else documents.index.to_series()).astype(str)
+    group = documents["group"].fillna("").astype(str) if "group" in documents else names
+    topic = documents["topic"].fillna("").astype(str) if "topic" in documents else pd.Series("", index=documents.index)
+    return group.where(group != "", names).to_numpy(dtype=object), topic.to_numpy(dtype=object)
+
+
+def _characters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The text of every document dealt out to its tokens: a character of several tokens goes to the first of them."""
+    starts = [*np.flatnonzero(first).tolist(), len(tokens)]
+    out = np.empty(len(tokens), dtype=object)
+    for low, high in itertools.pairwise(starts):
+        out[low:high] = decode(tokens[low:high]).shares()
+    return out
 
 
 @lru_cache(maxsize=100_000)
@@ -120,20 +136,27 @@ def _starts(number: np.ndarray) -> np.ndarray:
 
 
 def _words(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Join pieces into words: a number per token, and the lower-cased words; "" for what is no word."""
+    """Join pieces into words: a number per token, and the lower-cased words; "" for what is no word.
+
+    A token without a character of its own belongs to the character before it. In scripts without spaces every token is a word.
+    """
     number = np.empty(len(tokens), dtype=np.int64)
     words: list[str] = []
     open_word = False
     for i, token in enumerate(tokens):
-        bare = token.lstrip("".join(_SPACE_MARKS))
-        wordlike = bool(bare) and (bare[0].isalnum() or (bare[0] in "'’-" and any(c.isalpha() for c in bare)))
+        if not token and not first[i]:
+            number[i] = len(words) - 1
+            continue
+        bare = token.lstrip("".join(SPACE_MARKS))
+        wordlike = bool(bare) and (in_word(bare[0]) or (bare[0] in "'’-" and any(c.isalpha() for c in bare)))
         goes_on = open_word and wordlike and bare == token and not first[i]
+        goes_on = goes_on and not unspaced(bare[0]) and not unspaced(words[-1][-1])
         if goes_on:
             words[-1] += bare
         else:
             words.append(bare if wordlike else "")
         number[i] = len(words) - 1
-        open_word = wordlike and bare[-1].isalnum()
+        open_word = wordlike and in_word(bare[-1])
     return number, [w.lower().strip() for w in words]
 
 
@@ -159,7 +182,12 @@ def _places(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Where in its document, line or sentence a token stands."""
     out = np.full(len(tokens), "", dtype=object)
     for i in range(len(tokens)):
-        before = "" if first[i] else tokens[i - 1].strip(" Ġ▁")
+        if not first[i] and not tokens[i]:
+            continue  # within a character
+        last = i - 1
+        while last > 0 and not tokens[last] and not first[last]:
+            last -= 1
+        before = "" if first[i] else tokens[last].strip(" Ġ▁")
         if first[i] or (i > 0 and first[i - 1] and before.startswith("<")):
             out[i] = _PLACES[0]
         elif before == "" or before[-1] in "\nĊ":
@@ -179,7 +207,7 @@ def _near(number: np.ndarray, word: np.ndarray, document: np.ndarray, names: np.
     counts = np.bincount(word, minlength=len(names))
     spread = np.bincount(np.unique(np.stack([word, document_of_word]), axis=1)[0], minlength=len(names))
     fit = (counts <= _TOO_COMMON * len(word)) & (spread >= min(_MIN_DOCUMENTS, document.max() + 1))
-    fit &= np.array([len(n) > 2 and n[0].isalpha() for n in names])
+    fit &= np.array([(len(n) > 2 or unspaced(n[:1])) and n[:1].isalpha() for n in names])
     kept = np.flatnonzero(fit)
     column = np.full(len(names), -1)
     column[kept] = np.arange(len(kept))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.corpus.splits import DISCOVERY, assign_halves
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
 
@@ -49,9 +50,9 @@ class Labels:
 def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, decoder: np.ndarray) -> Labels:
     """Label all features of one SAE.
 
-    Every factor proposes a rule, made on one half of the training documents and tried on the other, both ways; the
-    factor of highest F1 on text its rule had not seen is chosen. Its rule is then made from all training documents,
-    and scored on held-out ones.
+    Every factor proposes a rule, made on one half of the training documents and tried on the other, both ways; groups of
+    documents stay together, each topic's groups in equal parts. The factor of highest F1 on text its rule had not seen is
+    chosen. Its rule is then made from all training documents, and scored on held-out ones.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, dec
         raise MoeProbeError("features cannot be labelled", "there are no tokens to learn from or none held out",
                             "a corpus of more documents")
     fired, tested = _binary(train.matrix), _binary(held_out.matrix)
-    half = text.document[train.rows] % 2 == 0
+    half = _first_half(text, train.rows)
     f1 = np.stack([_cross_f1(text, name, train, half) for name in _names(text)])
     names = _names(text)
     f1[names.index("word")] += _WORD_BONUS
@@ -108,6 +109,20 @@ def _make(text: Surroundings, name: str, fired: sparse.csr_array, values: sparse
     if name == NEAR:
         return make_near_rules(text, fired, strongest(values), rows)
     return make_rules(text.factor(name), fired, rows)
+
+
+def _first_half(text: Surroundings, rows: np.ndarray) -> np.ndarray:
+    """Which tokens are of the first half of the training documents: whole groups, so that no source is on both sides."""
+    documents = np.unique(text.document[rows])
+    groups = text.group[documents]
+    # one group, or topics of one group each, cannot be divided by topic: then without regard to it, then by document
+    for topics, units in ((text.topic[documents], groups), (np.full(len(documents), ""), groups),
+                          (np.full(len(documents), ""), documents.astype(str))):
+        first = documents[assign_halves(list(topics), list(units), seed=0) == DISCOVERY]
+        half = np.isin(text.document[rows], first)
+        if half.any() and not half.all():
+            break
+    return np.asarray(half)
 
 
 def _cross_f1(text: Surroundings, name: str, train: Firings, half: np.ndarray) -> np.ndarray:

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.extras import need_extra
 from moe_probe.features.endpoint import Cache, Client, Endpoint, Unanswered
 from moe_probe.features.excerpts import Excerpt
+from moe_probe.pieces import decode
 from moe_probe.progress import track
 
 #: Excerpts a detection request asks about (delphi's five).
@@ -98,11 +99,12 @@ def _numbered(excerpts: Sequence[Excerpt], *, marked: bool) -> str:
 def _shown(excerpt: Excerpt, *, marked: bool) -> str:
     # what delimits data, and what marks a token, must not come from the data, nor from tokens put together; one sign
     # takes the place of one, so that the tokens' ends stay where they are
-    text = "".join(c if c.isprintable() else " " for c in "".join(excerpt.tokens))
+    parts = decode(excerpt.tokens).shaded(excerpt.activations)
+    text = "".join(c if c.isprintable() else " " for part, _ in parts for c in part)
     text = re.sub(r"<{2,}|>{2,}", lambda m: m.group(0).translate(_HARMLESS), text)
     text = re.sub(r"\b(BEGIN|END)\b", lambda m: m.group(0).lower(), text)
-    ends = np.cumsum([0, *(len(token) for token in excerpt.tokens)]).tolist()
-    spans = list(zip(ends[:-1], ends[1:], excerpt.activations, strict=True))
+    ends = np.cumsum([0, *(len(part) for part, _ in parts)]).tolist()
+    spans = list(zip(ends[:-1], ends[1:], (value for _, value in parts), strict=True))
     signs = list(text)
     for place in {p for start, end, value in spans if marked and value > 0 for p in (start - 1, start, end - 1, end)}:
         if 0 <= place < len(signs):  # a sign that touches a mark would make it longer
@@ -158,10 +160,7 @@ def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: P
         When the endpoint refuses (wrong key, unknown model), answers nothing at all or request after request not,
         or the disk refuses. A feature whose requests alone fail says so in its ``problem``.
     """
-    from importlib.util import find_spec
-
-    if find_spec("httpx") is None:
-        raise MoeProbeError("endpoints cannot be asked", "httpx is not installed", "pip install 'moe-probe[llm]'")
+    need_extra("llm", "labels by a language model")
     labels: dict[int, LlmLabel] = {}
     with Client(endpoint, cache) as client, ThreadPoolExecutor(endpoint.concurrency) as pool:
         waiting = {pool.submit(_label_one, client, item, seed): i for i, item in enumerate(evidence)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, did_you_mean
 from moe_probe.stats import (
     auroc,
     benjamini_hochberg,
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
 
 class GroupRates(NamedTuple):
-    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics, sizes and names."""
+    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics, sizes, names and
+    strata (None where topics are exchanged among all groups)."""
 
     rates: np.ndarray
     topic: np.ndarray
     topics: tuple[str, ...]
     n_tokens: np.ndarray
     groups: tuple[str, ...] = ()
+    strata: np.ndarray | None = None
 
 
 class Enrichment(NamedTuple):
@@ -49,7 +52,8 @@ class Enrichment(NamedTuple):
     auroc: np.ndarray
 
 
-def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings, *, label: str) -> GroupRates:
+def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings, *, label: str, strata: str | None = None,
+                ) -> GroupRates:
     """Firing rates of groups of documents.
 
     Parameters
@@ -60,11 +64,13 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
         Document of every token of the trace.
     firings : Firings
     label : str
+    strata : str, optional
+        Label within which topics may be exchanged between groups, e.g. ``register``.
 
     Raises
     ------
     MoeProbeError
-        When documents have no such label, or a group lies in two.
+        When documents have no such labels, or a group lies in two values of one.
     """
     from scipy import sparse
 
@@ -84,34 +90,53 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
-    return GroupRates(rates, np.array([topics.index(topic_of[g]) for g in groups]), topics, sizes, tuple(groups))
+    topic = np.array([topics.index(topic_of[g]) for g in groups], dtype=np.int64)
+    return GroupRates(rates, topic, topics, sizes, tuple(groups),
+                      None if strata is None else _strata(documents, used, names, groups, column=strata))
+
+
+def _strata(documents: pd.DataFrame, used: np.ndarray, names: np.ndarray, groups: Sequence[str], *, column: str) -> np.ndarray:
+    """Stratum of every group, as a code; every group lies in one."""
+    if column not in documents.columns:
+        raise MoeProbeError(f"documents have no column '{column}' to stratify by",
+                            did_you_mean(column, list(documents.columns)), "--strata with a label column of the corpus")
+    values = documents[column].fillna("").astype(str).to_numpy(dtype=object)
+    value_of = one_value_per_group(values[used], names[used], what=column)
+    return np.unique([value_of[g] for g in groups], return_inverse=True)[1]
 
 
 def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
            ) -> Enrichment:
     """Find the topic that each feature fires most for, and test it.
 
-    Welch's t of firing rates, topic against rest, under permutation of topics over groups; Benjamini-Hochberg over
-    features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on held-out groups.
+    Welch's t of firing rates, topic against rest, under permutation of topics over groups, within the strata of `train` where
+    it has some; Benjamini-Hochberg over features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on
+    held-out groups: those of a topic that no training group has are among the others; NaN for a topic without held-out groups.
 
     Raises
     ------
     MoeProbeError
-        When there is one topic only.
+        When training groups have one topic only, or none, or no stratum has two.
     """
     n_topics = len(train.topics)
+    if not n_topics:
+        raise MoeProbeError("no training document is labelled", "features are compared between topics of training documents",
+                            "label more documents")
     if n_topics < 2:
         raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
                             "a corpus of several topics")
-    t, p_values = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed)
-    q_values = benjamini_hochberg(p_values)
+    t, p_values, familywise = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations,
+                                                   seed=seed, strata=train.strata)
+    # few permutations cannot resolve a lone perfect feature among many topics; the family-wise p can
+    q_values = np.fmin(benjamini_hochberg(p_values), familywise)
     half = 0.5 / np.maximum(np.bincount(train.topic, weights=train.n_tokens, minlength=n_topics), 1)
     effect = log2_lift(train.rates, train.topic, n_topics=n_topics, pseudo=half[:, None])
     ranking = np.where((q_values <= alpha) & (t > 0), effect.log2_lift + 1000, np.nan_to_num(effect.log2_lift, nan=-999))
     best = ranking.argmax(0)
     columns = np.arange(train.rates.shape[1])
     passes = (q_values[best, columns] <= alpha) & (t[best, columns] > 0)
-    theirs = np.array([train.topics.index(t) if t in train.topics else -1 for t in held_out.topics])[held_out.topic]
+    number = {name: i for i, name in enumerate(train.topics)}
+    theirs = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
     area = auroc(held_out.rates, theirs, n_topics=n_topics)
     return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],
                       effect.ci_low[best, columns], effect.ci_high[best, columns], q_values[best, columns],

@@ -7,18 +7,21 @@ answer), ``generated_only`` (tokens of the answer) and ``router_data``: for each
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.importers.records import ImportOptions, TokenRecord, experts_of_layers, import_records
+from moe_probe.importers.records import ImportOptions, Recording, import_records
+from moe_probe.importers.survey import TokenRecord
+from moe_probe.textfiles import expand, read_csv, read_json
 from moe_probe.trace import Trace
+from moe_probe.trace.checks import check_layers
 
 _FIELDS = ("dataset", "category", "original_prompt", "full_text", "router_data")
 
@@ -46,10 +49,7 @@ def import_fingerprints(
         When there are no such files, or one cannot be read, naming it.
     """
     options, root = options or ImportOptions(), Path(path)
-    files = [root] if root.is_file() else sorted(root.rglob("*_examples.json"))
-    if not files:
-        raise MoeProbeError(f"there are no fingerprint files under {root}", "their names end in _examples.json",
-                            "the data folder of the repository")
+    files = [root] if root.is_file() else _files(root)
     topic_of = None if topics is None else _topics(Path(topics))
     chosen = [file for file in files if topic_of is None or _key(_read(file)) in topic_of]
     if len(chosen) < len(files):
@@ -58,36 +58,43 @@ def import_fingerprints(
     if not chosen:
         raise MoeProbeError(f"{topics} names the category of no file under {root}", "", "columns dataset, category, topic")
     codes: dict[str, int] = {}
-    layers, largest, widest = _scan(chosen, topic_of, codes)
+    layers: list[int] = []
+    _record(chosen[0], topic_of, codes, layers)
     digest = hashlib.sha256("".join(hashlib.sha256(f.read_bytes()).hexdigest() for f in chosen).encode()).hexdigest()
-    options = ImportOptions(num_experts=options.num_experts, model_id=options.model_id, labels=("dataset",),
-                            shard_tokens=options.shard_tokens, warnings=options.warnings)
     return import_records(
-        lambda: (_record(file, topic_of, codes, layers) for file in chosen), out, layers=layers,
-        num_experts=experts_of_layers(layers, largest, options, {}), top_k=widest, source=root.name, source_hash=digest,
-        has_weights=True, options=options, mode=mode)
+        lambda: (_record(file, topic_of, codes, layers) for file in chosen), out, Recording(layers, root.name, digest),
+        options=replace(options, labels=("dataset",)), mode=mode)
+
+
+def _files(root: Path) -> list[Path]:
+    ending = re.compile(r"_examples\.json(\.gz|\.gzip|\.zst|\.zstd)?$", re.IGNORECASE)
+    files = [file for file in expand(root).files if ending.search(file.name)]
+    if not files:
+        raise MoeProbeError(f"there are no fingerprint files under {root}", "their names end in _examples.json",
+                            "the data folder of the repository")
+    return files
 
 
 def _topics(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
         raise MoeProbeError(f"there are no topics at {path}", "no such file", "a CSV with columns dataset, category, topic")
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or not {"dataset", "category", "topic"} <= set(rows[0]):
+    names, rows = read_csv(path)
+    if not rows or not {"dataset", "category", "topic"} <= set(names):
         raise MoeProbeError(f"{path} does not say which category belongs to which topic",
-                            f"its columns are {', '.join(rows[0]) if rows else 'none'}", "columns dataset, category, topic")
+                            f"its columns are {', '.join(names) or 'none'}", "columns dataset, category, topic")
     return {(row["dataset"], row["category"]): row["topic"] for row in rows}
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MoeProbeError(f"{file} is not JSON", str(error), "download it again") from error
+    data = read_json(file)
     missing = [name for name in _FIELDS if not isinstance(data, dict) or name not in data]
     if missing:
         raise MoeProbeError(f"{file} is not a fingerprint file", f"it has no {', '.join(missing)}",
                             "the data folder of the repository")
+    for name in ("full_text", "router_data"):
+        if not isinstance(data[name], list):
+            raise MoeProbeError(f"{file} is not a fingerprint file", f"its {name} is no list",
+                                "the data folder of the repository")
     return dict(data)
 
 
@@ -95,44 +102,24 @@ def _key(data: Mapping[str, Any]) -> tuple[str, str]:
     return str(data["dataset"]), str(data["category"])
 
 
-def _scan(
-    files: list[Path], topic_of: Mapping[tuple[str, str], str] | None, codes: dict[str, int]
-) -> tuple[list[int], list[int], list[int]]:
-    """Layers, their largest expert id and most slots; numbers token strings as they come."""
-    layers: list[int] = []
-    largest, widest = np.empty(0, dtype=int), 1
-    for file in files:
-        record = _record(file, topic_of, codes, layers)
-        top = record.experts.max(axis=(0, 2), initial=-1)
-        largest = top if not len(largest) else np.maximum(largest, top)
-        widest = max(widest, record.experts.shape[2])
-    return layers, [int(x) for x in largest], [widest] * len(layers)
-
-
 def _record(
     file: Path, topic_of: Mapping[tuple[str, str], str] | None, codes: dict[str, int], layers: list[int]
 ) -> TokenRecord:
     """One answer; `layers` is filled by the first and checked against by the others."""
     data = _read(file)
-    position, chosen = [], []
-    for entry in data["router_data"]:
-        for name, choice in entry.items():
-            position.append(int(name.removeprefix("token_")))
-            chosen.append({int(layer.removeprefix("layer_")): choice[layer] for layer in choice})
-    if not chosen:
-        raise MoeProbeError(f"{file} holds no routing", "router_data is empty", "leave the file out")
+    position, chosen = _choices(data["router_data"], file)
     if not layers:
         layers.extend(sorted(chosen[0]))
-    slots = max(len(c["selected_experts"]) for one in chosen for c in one.values())
-    experts = np.full((len(chosen), len(layers), slots), -1, dtype=np.int64)
-    weights = np.zeros(experts.shape, dtype=np.float32)
+    slots = max((len(ids) for one in chosen for ids, _ in one.values()), default=1)
+    experts = np.full((len(chosen), len(layers), max(slots, 1)), -1, dtype=np.int64)
+    weights = np.zeros(experts.shape)
     for i, one in enumerate(chosen):
         if sorted(one) != layers:
-            raise MoeProbeError(f"{file} has layers {sorted(one)} at token {position[i]}", f"others have {layers}",
+            raise MoeProbeError(f"{file} has layers {sorted(one)[:8]} at token {position[i]}", f"others have {layers[:8]}",
                                 "answers of one model only")
-        for place, layer in enumerate(layers):
-            ids, odds = one[layer]["selected_experts"], one[layer]["selected_probs"]
-            experts[i, place, : len(ids)], weights[i, place, : len(odds)] = ids, odds
+        for column, layer in enumerate(layers):
+            ids, odds = one[layer]
+            experts[i, column, : len(ids)], weights[i, column, : len(odds)] = ids, odds
     text = data["full_text"]
     if max(position) >= len(text):
         raise MoeProbeError(f"{file} has routing for token {max(position)} of {len(text)}", "text and routing disagree",
@@ -143,5 +130,40 @@ def _record(
     topic = topic_of[dataset, category] if topic_of else category
     labels = {"document": file.stem.removesuffix("_examples"), "topic": topic,
               "subtopic": category, "group": prompt, "dataset": dataset}
-    ids = np.array([codes.setdefault(token, len(codes)) for token in tokens], dtype=np.int64)
-    return TokenRecord(labels, ids, np.array(position, dtype=np.int64), tokens, experts, weights)
+    token_id = np.array([codes.setdefault(token, len(codes)) for token in tokens], dtype=np.int64)
+    return TokenRecord(labels, token_id, np.array(position, dtype=np.int64), tokens, experts, weights, file=str(file),
+                       unit="entry", rows=np.arange(1, len(tokens) + 1))
+
+
+def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, tuple[list[int], list[float]]]]]:
+    """Positions and, per layer, experts and weights of every routed token."""
+    position: list[int] = []
+    chosen: list[dict[int, tuple[list[int], list[float]]]] = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            for name, choice in entry.items():
+                position.append(int(name.removeprefix("token_")))
+                chosen.append({int(layer.removeprefix("layer_")): (
+                    _numbers(one["selected_experts"], int), _numbers(one["selected_probs"], float))
+                    for layer, one in choice.items()})
+                check_layers([int(layer.removeprefix("layer_")) for layer in choice])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MoeProbeError(f"{file} has an entry {number} in router_data that cannot be read",
+                                f"{type(error).__name__}: {error}", '{"token_N": {"layer_L": {"selected_experts": [...], '
+                                '"selected_probs": [...]}}}') from error
+        for layer, (ids, odds) in chosen[-1].items() if chosen else ():
+            if len(ids) != len(odds):
+                raise MoeProbeError(f"entry {number} of router_data in {file} has lists of unequal length in layer {layer}",
+                                    f"experts: {len(ids)}, weights: {len(odds)}", "one selected_probs per selected_experts")
+    if not chosen:
+        raise MoeProbeError(f"{file} holds no routing", "router_data is empty", "leave the file out")
+    return position, chosen
+
+
+def _numbers(values: Any, kind: type) -> list[Any]:
+    """A list of numbers; experts must be whole and not negative."""
+    if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+        raise ValueError(f"{str(values)[:60]} is no list of numbers")
+    if kind is int and any(not isinstance(v, int) or v < 0 for v in values):
+        raise ValueError(f"{str(values)[:60]} are no expert ids")
+    return values

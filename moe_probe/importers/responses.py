@@ -1,23 +1,30 @@
-"""Answers of inference servers: a row per answer with its token ids and routed experts.
+"""Answers of inference servers -> trace: expert ids of every token, without gate weights.
 
-vLLM (``enable_return_routed_experts``) and SGLang (``--enable-return-routed-experts``) return expert ids
-alone, no gate weights. vLLM gives an array (token, layer, slot); SGLang gives it as base64 of int32,
-for all tokens but the last.
+vLLM (``--enable-return-routed-experts``) and SGLang (``--enable-return-routed-experts``, and
+``return_routed_experts`` in the request) return a row for every token but the last, and in it one for every
+hidden layer: dense layers hold zeros. `moe_probe.importers.answers` finds the fields of each version,
+`moe_probe.importers.routed` decodes the arrays.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers.records import ImportOptions, TokenRecord, experts_of_layers, import_records
+from moe_probe.errors import MoeProbeError
+from moe_probe.importers.answers import Answer, answers_of
+from moe_probe.importers.records import ImportOptions, Recording, import_records, some
+from moe_probe.importers.routed import Unshaped, decode_routed, is_missing
+from moe_probe.importers.survey import TokenRecord
+from moe_probe.textfiles import expand, read_json_rows
 from moe_probe.trace import Trace
 from moe_probe.trace.files import sha256_file
 
@@ -58,88 +65,170 @@ def import_responses(
 ) -> Trace:
     """Import answers of vLLM or SGLang as a trace without gate weights.
 
-    JSONL, a row per answer: ``document``, ``topic`` (and optional further labels), ``token_ids`` (list of
-    int), optional ``tokens`` (list of str), and ``routed_experts``: nested lists (token, layer, slot) as vLLM
-    returns them, or SGLang's base64 string (then `layers` and `top_k` are needed). One row of experts
-    fewer than tokens is SGLang's missing last token, which is left out.
+    JSON Lines or a JSON array, plain or compressed, a row per answer: ``document``, ``topic`` (and optional
+    further labels) beside the answer as the server returned it, or beside ``token_ids`` (list of int, prompt
+    and answer together), optional ``tokens`` (list of str), and ``routed_experts``. docs/formats.md shows
+    the forms. Answers and tokens without routing (null, ``{}``, rows of -1) are left out, and counted in
+    ``options.warnings``; so are dense layers.
 
     Parameters
     ----------
+    path : str or Path
+        A file, a folder of such files, or a glob.
     layers : sequence of int, optional
-        The model's layer numbers, in order; 0, 1, 2 ... where vLLM's array says how many.
+        Layers to keep; or, where the arrays hold exactly as many layers, their numbers in the model.
     top_k : int, optional
-        Slots per layer, needed for base64.
+        Slots per layer, needed for SGLang's strings, which do not say their shape.
 
     Raises
     ------
     MoeProbeError
         When a row cannot be read, naming file and line.
     """
-    options, path = options or ImportOptions(), Path(path)
-    if not path.is_file():
-        raise MoeProbeError(f"there are no answers at {path}", "no such file", "a .jsonl file")
-    largest: np.ndarray | None = None
-    for record in _records(path, layers, top_k, options):
-        top = record.experts.max(axis=(0, 2), initial=-1)
-        if largest is not None and top.shape != largest.shape:
-            raise MoeProbeError(f"document '{record.labels['document']}' has {len(top)} layers",
-                                f"the documents before have {len(largest)}", "answers of one model only")
-        largest, slots = (top if largest is None else np.maximum(largest, top)), record.experts.shape[2]
-    if largest is None:
-        raise MoeProbeError(f"{path} holds no answer", "", "one JSON object a line")
-    numbers = list(range(len(largest))) if layers is None else list(layers)
-    num_experts = experts_of_layers(numbers, largest.tolist(), options, {})
-    return import_records(
-        lambda: _records(path, layers, top_k, options), out, layers=numbers, num_experts=num_experts,
-        top_k=[slots] * len(numbers), source=path.name, source_hash=sha256_file(path), has_weights=False,
-        options=options, mode=mode)
+    options = options or ImportOptions()
+    layers = options.layers if layers is None else tuple(layers)
+    answers = _Answers(expand(path, (".jsonl", ".ndjson", ".json")).files, layers, top_k, options)
+    first = next(answers.records(), None)
+    if first is None:
+        raise MoeProbeError(f"{path} holds no answer with routing", answers.left_out() or "there is no row in it",
+                            "start the server with --enable-return-routed-experts")
+    n_columns = first.experts.shape[1]
+    named = answers.named(n_columns)
+    digest = hashlib.sha256("".join(map(sha256_file, answers.files)).encode()).hexdigest() if len(answers.files) > 1 else (
+        sha256_file(answers.files[0]))
+    recording = Recording(named or range(n_columns), Path(path).name, digest, every_layer=True)
+    trace = import_records(answers.records, out, recording, mode=mode,
+                           options=replace(options, layers=None if layers is None or named else layers))
+    options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots()) if note)
+    return trace
 
 
-def _records(path: Path, layers: Sequence[int] | None, top_k: int | None, options: ImportOptions
-             ) -> Iterator[TokenRecord]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+class _Answers:
+    """Answers of some files as records; counts what is left out."""
+
+    def __init__(self, files: Sequence[Path], layers: Sequence[int] | None, top_k: int | None, options: ImportOptions) -> None:
+        self.files, self.layers, self.top_k, self.options = files, layers, top_k, options
+        self._tally: Counter[str] = Counter()
+        self._slots: Counter[int] = Counter()
+        self._without: list[str] = []
+        self._columns: int | None = None
+
+    def named(self, n_columns: int) -> tuple[int, ...] | None:
+        """Numbers of the columns, where --layers names every one of them rather than picking some."""
+        if self.layers is None or (len(self.layers) != n_columns or max(self.layers) < n_columns):
+            return None
+        return tuple(self.layers)
+
+    def records(self) -> Iterator[TokenRecord]:
+        """Read the files from the start."""
+        self._tally, self._without, self._slots = Counter(), [], Counter()
+        for file in self.files:
+            for line, row in read_json_rows(file):
+                yield from self._row(row, file, line)
+
+    def left_out(self) -> str:
+        """What was left out since the reading began, in a sentence; "" where nothing was."""
+        parts = [some(self._without, "answer", " without routing")] if self._without else []
+        if self._tally["no row"]:
+            parts.append(f"{self._tally['no row']:,} tokens without routing (rows of -1 or zeros)")
+        if self._tally["no id"]:
+            parts.append(f"{self._tally['no id']:,} tokens of prompts whose ids are not in the answers (add the request's ids "
+                         "as prompt_token_ids)")
+        return f"left out: {'; '.join(parts)}" if parts else ""
+
+    def unequal_slots(self) -> str:
+        """That answers differ in the number of experts per token, in a sentence; "" where they do not."""
+        if len(self._slots) < 2:
+            return ""
+        counts = ", ".join(f"{k} in {n:,} answers" for k, n in self._slots.most_common(5))
+        return f"answers differ in experts per token ({counts}): are they of one model and one setting?"
+
+    def _row(self, row: Any, file: Path, line: int) -> Iterator[TokenRecord]:
+        where = f"{file}, line {line}"
+        if not isinstance(row, Mapping):
+            raise MoeProbeError(f"{where} is not a JSON object", "", "one JSON object per answer")
+        for name in ("document", "topic", *self.options.labels):
+            if name not in row:
+                raise MoeProbeError(f"{where} has no '{name}'", f"its fields are {', '.join(map(str, list(row)[:12]))}",
+                                    "add it to the row; docs/formats.md describes the fields")
+        labels = {k: row[k] for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
+        for name, value in labels.items():
+            if isinstance(value, list | Mapping):
+                raise MoeProbeError(f"{where} has a '{name}' that is a list or an object", "a label has one value per document",
+                                    "a string or a number")
+        labels = {k: str(value) for k, value in labels.items()}
+        for answer in answers_of(row, where):
+            named = labels
+            if answer.number is not None:  # answers to one prompt are not independent
+                named = labels | {"document": f"{labels.get('document', '')}#{answer.number}",
+                                  "group": labels.get("group") or labels.get("document", "")}
+            if is_missing(answer.routed) and is_missing(answer.prompt_routed):
+                self._without.append(f"line {line}")
                 continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise MoeProbeError(f"{where} is not JSON", str(error), "one JSON object a line") from error
-            yield _record(row, where, layers, top_k, options)
+            record = self._record(answer, named, row.get("tokens"), (file, line))
+            if len(record.experts):
+                yield record
+            else:
+                self._without.append(f"line {line}")
 
+    def _record(self, answer: Answer, labels: Mapping[str, str], tokens: Any, place: tuple[Path, int]) -> TokenRecord:
+        where = f"{place[0]}, line {place[1]}"
+        n_tokens = answer.first + len(answer.ids)
+        if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
+            raise MoeProbeError(f"{where} has another number of tokens than of token ids",
+                                f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
+                                "one string per token id in 'tokens'; or leave them out and pass --tokenizer")
+        experts, start = self._experts(answer, where)
+        if self._columns not in (None, experts.shape[1]):
+            raise MoeProbeError(f"{where} has routing of {experts.shape[1]} layers",
+                                f"the answers before have {self._columns}", "answers of one model only")
+        self._columns = experts.shape[1]
+        self._slots[experts.shape[2]] += 1
+        position = np.arange(start, start + len(experts))
+        known, routed = position >= answer.first, (experts >= 0).any(axis=(1, 2))
+        self._tally["no id"] += int((~known).sum())
+        self._tally["no row"] += int((known & ~routed).sum())
+        keep = known & routed
+        position = position[keep]
+        return TokenRecord(labels, answer.ids[position - answer.first], position,
+                           None if tokens is None else [str(tokens[p]) for p in position], experts[keep], None,
+                           file=str(place[0]), unit="line", rows=np.full(len(position), place[1]))
 
-def _record(row: Any, where: str, layers: Sequence[int] | None, top_k: int | None, options: ImportOptions
-            ) -> TokenRecord:
-    if not isinstance(row, Mapping):
-        raise MoeProbeError(f"{where} is not a JSON object", "", "one JSON object a line")
-    for name in ("document", "topic", "token_ids", "routed_experts", *options.labels):
-        if name not in row:
-            raise MoeProbeError(f"{where} has no '{name}'", f"its fields are {', '.join(row)}",
-                                "docs/formats.md describes the fields")
-    experts = _experts(row["routed_experts"], where, layers, top_k)
-    ids = np.asarray(row["token_ids"], dtype=np.int64)
-    if len(experts) not in (len(ids), len(ids) - 1):
-        raise MoeProbeError(f"{where} has {len(ids)} tokens and routing for {len(experts)}", "",
-                            "token_ids of prompt and answer together, as the server routed them")
-    ids = ids[: len(experts)]
-    tokens = None if "tokens" not in row else [str(t) for t in row["tokens"]][: len(ids)]
-    labels = {k: str(row[k]) for k in (*_LABELS, *options.labels) if row.get(k) is not None}
-    return TokenRecord(labels, ids, np.arange(len(ids)), tokens, experts, None)
+    def _experts(self, answer: Answer, where: str) -> tuple[np.ndarray, int]:
+        """Routing of the sequence and the token at which it starts."""
+        n_tokens = answer.first + len(answer.ids)
+        prompt = None if is_missing(answer.prompt_routed) else decode_routed(answer.prompt_routed, where)[0]
+        rest, said = (None, None) if is_missing(answer.routed) else decode_routed(answer.routed, where)
+        start = said if said is not None else answer.start or 0
+        n_prompt = answer.n_prompt or 0
+        if prompt is not None:
+            prompt = self._shaped(prompt, [n_prompt], where)
+            if len(prompt) != n_prompt:
+                raise MoeProbeError(f"{where} has {n_prompt} prompt tokens and routing for {len(prompt)} of them", "",
+                                    "prompt_token_ids as the server returned them")
+        apart = prompt is not None or (answer.split and said is None and answer.start is None)
+        begin = n_prompt if apart else start
+        expected = [n_tokens - 1 - begin, n_tokens - begin]
+        if rest is not None:
+            rest = self._shaped(rest, expected, where)
+            if prompt is None and apart and len(rest) in (n_tokens - 1, n_tokens):
+                begin, expected = 0, [n_tokens - 1, n_tokens]
+            if len(rest) not in expected:
+                raise MoeProbeError(f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}",
+                                    f"counted from token {begin} on; the last token may lack routing",
+                                    "token_ids of prompt and answer together, as the server routed them")
+        if prompt is not None and rest is not None:
+            if prompt.shape[1:] != rest.shape[1:]:
+                raise MoeProbeError(f"{where} has routing of shape {prompt.shape} for the prompt and {rest.shape} for the "
+                                    "answer", "layers and slots differ", "the answer as the server returned it")
+            return np.concatenate([prompt, rest]), 0
+        return (rest, begin) if rest is not None else (prompt, 0)  # type: ignore[return-value]  # one of them is there
 
-
-def _experts(value: Any, where: str, layers: Sequence[int] | None, top_k: int | None) -> np.ndarray:
-    if isinstance(value, str):
-        if layers is None or top_k is None:
-            raise UsageError(f"{where} holds base64", "its shape is not in the string", "--layers 0-23 --top-k 4")
-        return decode_sglang(value, n_layers=len(layers), top_k=top_k)
-    try:
-        experts = np.asarray(value, dtype=np.int64)
-    except (ValueError, TypeError) as error:
-        raise MoeProbeError(f"{where} has routed_experts that are no array", str(error),
-                            "nested lists (token, layer, slot)") from error
-    if experts.ndim != 3 or (layers is not None and experts.shape[1] != len(layers)):
-        raise MoeProbeError(f"{where} has routed_experts of shape {experts.shape}",
-                            "expected (token, layer, slot)" + ("" if layers is None else f" with {len(layers)} layers"),
-                            "nested lists as vLLM returns them")
-    return experts
+    def _shaped(self, ids: np.ndarray | Unshaped, n_rows: Sequence[int], where: str) -> np.ndarray:
+        if not isinstance(ids, Unshaped):
+            return ids
+        out = ids.shaped(n_rows, self.layers, self.top_k, where).astype(np.int64)
+        if out.shape[2] > 1:
+            out[(out == 0).all(axis=(1, 2))] = -1
+        out[out < 0] = -1
+        return out

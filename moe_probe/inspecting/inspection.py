@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moe_probe.inspecting.watch import Watched, strengths, unit_values
+from moe_probe.pieces import Decoded, decode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +67,11 @@ class Inspection:
     def fired(self) -> tuple[Alarm, ...]:
         """Alarms that went off."""
         return tuple(alarm for alarm in self.alarms if alarm.fired)
+
+    @cached_property
+    def decoded(self) -> Decoded:
+        """The text of the tokens, and which of its characters each covers."""
+        return decode(self.call.strings)
 
     def shades(self, unit: Watched | None = None) -> np.ndarray:
         """Shade of every token, 0 to 4, by the unit given or the one chosen; shape (n_tokens,)."""

@@ -11,6 +11,7 @@ import torch
 
 from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     from moe_probe.collect import EncodedDocument, Window
@@ -139,7 +140,7 @@ def run_window(loaded: LoadedModel, window: Window, capture: RoutingCapture, *, 
 def _place(place_of: Mapping[int, int], name: str, sae: Sae) -> int:
     if sae.config.layer not in place_of:
         raise MoeProbeError(f"the SAE {name} reads layer {sae.config.layer}", f"the model has the MoE layers "
-                            f"{', '.join(map(str, place_of))}", "an SAE of this model")
+                            f"{some_of(place_of, 12)}", "an SAE of this model")
     return place_of[sae.config.layer]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     from moe_probe.inspecting.known import Known
@@ -101,7 +102,7 @@ def parse_unit(text: str, widths: Mapping[str, int], experts: Mapping[int, int],
     if _NUMBERS.fullmatch(text):
         layer, expert = map(int, text.split(":"))
         if layer not in experts:
-            raise UsageError(f"{option} {text}: there is no MoE layer {layer}", f"the model has {', '.join(map(str, experts))}",
+            raise UsageError(f"{option} {text}: there is no MoE layer {layer}", f"the model has {some_of(experts, 12)}",
                              "one of those")
         if expert >= experts[layer]:
             raise UsageError(f"{option} {text}: layer {layer} has no expert {expert}", f"it has {experts[layer]}",

@@ -1,5 +1,5 @@
-"""Who carries a topic best: an expert, a group of experts, a feature, a set of features? Chosen on training documents, and
-measured on held-out ones, of documents and of tokens, with intervals and paired differences."""
+"""Who carries a topic best: an expert, a group of experts, a feature, a set of features, or words alone? Chosen on training
+documents, and measured on held-out ones, of documents and of tokens, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval
+from moe_probe.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
+from moe_probe.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval, student_interval
 from moe_probe.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
@@ -21,9 +22,17 @@ if TYPE_CHECKING:
 
 #: Sizes up to which groups of experts and sets of features grow, as long as a member adds `_WORTH` to the AUROC.
 MAX_EXPERTS, MAX_FEATURES = 4, 8
+#: Source of the units that are words: sets of token ids, as large as sets of features.
+TOKENS = "tokens"
 _WORTH = 0.002
 _CANDIDATES = 40
 _BINS = 32
+#: Columns that the table has, whatever could be measured.
+_COLUMNS = ("topic", "kind", "layer", "source", "members", "train_auroc", "label", "auroc_document", "document_low",
+            "document_high", "auroc_token", "token_low", "token_high", "effective_experts", "effective_experts_all",
+            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high", "beyond_expert_token",
+            "beyond_expert_token_low", "beyond_expert_token_high", *(
+                f"beyond_{rival}_document{end}" for rival in ("token", "tokens") for end in ("", "_low", "_high")))
 
 
 class Unit(NamedTuple):
@@ -189,6 +198,10 @@ class Carriers:
             chosen = choices.of_layer(layer)
             sides = self._side(chosen[train], train), self._side(chosen[held_out], held_out)
             self._offer("expert", f"layer {layer}", layer, *sides, largest=MAX_EXPERTS, spread=False)
+        self._codes = frequent_tokens(tokens, train)
+        if len(self._codes):
+            words = (self._side(token_signals(tokens, rows, self._codes), rows) for rows in (train, held_out))
+            self._offer("token", TOKENS, -1, *words, largest=MAX_FEATURES, spread=False)
 
     def add_features(self, name: str, layer: int, train: Firings, held_out: Firings) -> None:
         """Offer the features of an SAE."""
@@ -208,8 +221,18 @@ class Carriers:
                 known = self.best.get((topic, unit.kind))
                 if known is None or unit.train_auroc > known[0].train_auroc:
                     found = measure_unit(held_out, unit.members, topic, drawn)
-                    more = self._passes(held_out, unit) if spread else {}
+                    more: dict[str, float] = {}
+                    if spread:
+                        more = self._passes(held_out, unit) | self._beyond_own_words(train, held_out, unit, topic, drawn)
                     self.best[topic, unit.kind] = unit, found, more
+
+    def _beyond_own_words(self, train: Side, held_out: Side, unit: Unit, topic: int, drawn: Resamples,
+                          ) -> dict[str, float]:
+        """How much more often the unit fires in the topic's documents than their tokens predict, with its interval."""
+        fires = [np.asarray(side.signals[:, list(unit.members)].sum(1)).ravel() > 0 for side in (train, held_out)]
+        log2 = log2_beyond_own_words(self.tokens, (self.train, fires[0]), (self.held_out, fires[1]), drawn.weights, topic=topic)
+        groups = int((held_out.rates()[1] == topic).sum())
+        return student_interval(log2, groups - 1).row("log2_beyond_words", "log2_beyond_words")
 
     def _passes(self, side: Side, unit: Unit) -> dict[str, float]:
         """Effective number of experts, of the SAE's layer, that the unit's tokens pass through, and that all tokens do."""
@@ -226,32 +249,44 @@ class Carriers:
         Parameters
         ----------
         labels : mapping
-            Label of each (SAE, feature).
+            Label of each (SAE, feature), and text of each (`TOKENS`, token id).
 
         Returns
         -------
         pandas.DataFrame
-            ``topic, kind`` (expert | experts | feature | features), ``layer, source, members`` (as text), ``label,
-            train_auroc, auroc_document, document_low, document_high, auroc_token, token_low, token_high``, and the
-            differences ``beyond_expert_document`` and ``beyond_expert_token`` from the best expert with ``_low, _high``;
-            ``effective_experts`` that the unit's tokens pass through, and ``effective_experts_all`` that all tokens do.
+            ``topic, kind`` (expert | experts | feature | features | token | tokens), ``layer`` (-1 for tokens)``, source,
+            members`` (as text; ids of tokens)``, label, train_auroc, auroc_document, document_low, document_high,
+            auroc_token, token_low, token_high``, and the differences ``beyond_expert_document`` and ``beyond_expert_token``
+            from the best expert, ``beyond_token_document`` and ``beyond_tokens_document`` from the best token and the best
+            set of tokens, all with ``_low, _high``; of features ``effective_experts`` that the unit's tokens pass through,
+            ``effective_experts_all`` that all tokens do, and ``log2_beyond_words`` with ``_low, _high``.
         """
         import pandas as pd
 
         rows = []
         for (topic, kind), (unit, found, more) in sorted(self.best.items()):
+            members = [self._name(unit, m) for m in unit.members]
             row: dict[str, Any] = {
                 "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
-                "members": "+".join(map(str, unit.members)), "train_auroc": unit.train_auroc,
-                "label": "; "
-                         "".join(labels.get((unit.source, m), "") for m in unit.members) if kind.startswith("feature") else "",
+                "members": "+".join(map(str, members)), "train_auroc": unit.train_auroc,
+                "label": "" if kind.startswith("expert") else "; ".join(labels.get((unit.source, m), "") for m in members),
                 **found.document.row("auroc_document", "document"), **found.token.row("auroc_token", "token"), **more}
-            expert = self.best.get((topic, "expert"))
-            if expert is not None:
-                for name in ("document", "token"):
-                    row |= found.less(expert[1], name).row(f"beyond_expert_{name}", f"beyond_expert_{name}")
+            for rival, levels in (("expert", ("document", "token")), ("token", ("document",)), ("tokens", ("document",))):
+                other = self.best.get((topic, rival))
+                if other is not None:
+                    for name in levels:
+                        row |= found.less(other[1], name).row(f"beyond_{rival}_{name}", f"beyond_{rival}_{name}")
             rows.append(row)
-        return pd.DataFrame(rows)
+        # columns that no row has, or all where there is no row, are there all the same: readers ask for them
+        table = pd.DataFrame(rows)
+        return table.reindex(columns=[*table.columns, *(c for c in _COLUMNS if c not in table.columns)])
+
+    def _name(self, unit: Unit, member: int) -> int:
+        """Number of an expert or a feature, id of a token."""
+        if unit.kind not in ("token", "tokens"):
+            return member
+        code, ids = int(self._codes[member]), self.tokens.token_ids
+        return code if ids is None else int(ids[code])
 
 
 def effective_number(counts: np.ndarray) -> float:

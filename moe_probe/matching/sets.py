@@ -21,6 +21,8 @@ MAX_MEMBERS = 4
 #: Tokens that regressions are fitted on, and the inverse strength of their penalty.
 _FIT_TOKENS, _C = 20_000, 0.05
 _BINS = 64
+_COLUMNS = ("layer", "expert", "features", "single_auroc", "set_auroc", "set_low", "set_high", "beyond_single",
+            "beyond_single_low", "beyond_single_high")
 
 
 def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200,
@@ -70,7 +72,7 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
         one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
         both = auroc_difference(one, other, correlation_of(together, alone))
         out.append(row | one.row("set_auroc", "set") | both.row("beyond_single", "beyond_single"))
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=list(_COLUMNS))
 
 
 def _fit(x: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,6 +42,7 @@ class Tokens:
     """What is known of every token of a trace beside its routing; arrays are (n_trace_tokens,).
 
     ``group`` is the unit of every test: the document, or the group it belongs to; ``topic`` is -1 where unlabelled.
+    ``token_ids`` has the id of every code of ``token``; without it codes are ids.
     """
 
     group: np.ndarray
@@ -50,6 +51,7 @@ class Tokens:
     previous: np.ndarray
     topics: tuple[str, ...]
     n_groups: int
+    token_ids: np.ndarray | None = None
 
 
 def read_choices(trace: Trace) -> Choices:
@@ -79,9 +81,9 @@ def read_tokens(trace: Trace, *, label: str = "topic") -> Tokens:
     before = np.full(len(ids), -1, dtype=np.int64)
     follows = document[1:] == document[:-1]
     before[1:][follows] = ids[:-1][follows]
-    _, token = np.unique(ids, return_inverse=True)
+    token_ids, token = np.unique(ids, return_inverse=True)
     _, previous = np.unique(before, return_inverse=True)
-    return Tokens(group_of[document], topic_of[document], token, previous, topics, len(groups))
+    return Tokens(group_of[document], topic_of[document], token, previous, topics, len(groups), token_ids)
 
 
 def one_hot(codes: np.ndarray, n_columns: int) -> sparse.csr_array:

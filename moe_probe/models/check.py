@@ -16,6 +16,7 @@ from moe_probe.models.adapter_base import MoeSite, execution_device
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.capture import RoutingCapture, SiteRecord
 from moe_probe.models.discover import find_moe_layers, unwrap
+from moe_probe.text import is_missing
 
 if TYPE_CHECKING:
     from moe_probe.models.load import LoadedModel
@@ -104,6 +105,7 @@ class CheckReport:
             if not site.ok:
                 raise MoeProbeError(
                     f"the recorded routing of {site.name} does not explain what it computed",
+                    "its layer recorded nothing" if is_missing(site.relative_error) else
                     "gate weights times expert outputs differ from the block's output by "
                     f"{site.relative_error:.2g} (relative; allowed {site.tolerance:.0e})",
                     "report this model: its blocks need an adapter",

@@ -53,6 +53,12 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             "code from a checkpoint is not run unless asked for",
             "--trust-remote-code, if you trust its authors",
         )
+    if "ImportError" in kinds and "accelerate" in text.lower():
+        return MoeProbeError(
+            f"the {part} of {name} need{'' if part == 'weights' else 's'} the package accelerate",
+            "not installed",
+            "pip install 'moe-probe[quantized]'",
+        )
     if "ignore_mismatched_sizes" in text:
         return MoeProbeError(
             f"config.json and the weights of {name} do not belong together",

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.models.adapter_base import MoeSite, Observation
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.text import some_of
 
 #: ``mask``: the router cannot choose the experts, the next best take their place and gate weights are renormalised as
 #: the model does it. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: their
@@ -69,7 +70,7 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
     n = site.info.num_experts
     wrong = [e for e in change.experts if not 0 <= e < n]
     if wrong or not change.experts:
-        raise MoeProbeError(f"layer {site.info.layer} has no expert {', '.join(map(str, wrong)) or '(none was named)'}",
+        raise MoeProbeError(f"layer {site.info.layer} has no expert {some_of(wrong) if wrong else '(none was named)'}",
                             f"it has {n}", f"0 to {n - 1}")
     with ExitStack() as stack:
         if change.how in ("mask", "steer"):

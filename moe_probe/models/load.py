@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.extras import need_extra
 from moe_probe.models.adapter_base import MoeSite
 from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers
 from moe_probe.models.identity import fingerprint
-from moe_probe.schema import ModelInfo
+from moe_probe.schema import DTYPES, ModelInfo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Context assumed where neither model nor tokenizer says one (models with relative positions).
 _DEFAULT_LENGTH = 2048
-_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_DTYPES = ("auto", *DTYPES)
 _AUTO_CLASSES = (
     "AutoModelForCausalLM",
     "AutoModelForSeq2SeqLM",
@@ -29,6 +30,9 @@ _AUTO_CLASSES = (
     "AutoModelForTokenClassification",
     "AutoModel",
 )
+#: Quantisations whose checkpoints transformers reads with the package accelerate only.
+_NEED_ACCELERATE = ("aqlm", "awq", "bitnet", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "eetq", "fbgemm_fp8",
+                    "fp8", "higgs", "mxfp4", "quanto", "spqr", "vptq")
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
 _HEADS = ("lm_head", "score", "classifier")
 
@@ -109,6 +113,8 @@ def load_model(
     if local is not None:
         _check_weights(local)
     quantization, options, note = _quantization(config)
+    if quantization in _NEED_ACCELERATE:
+        need_extra("quantized", f"checkpoints quantised as {quantization}")
     with explained(name, part="weights"), _progress_bar(shown=progress):
         model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
             name,

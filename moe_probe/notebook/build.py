@@ -6,11 +6,11 @@ import ast
 import re
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.extras import need_extra
 from moe_probe.trace.files import disk_errors, write_whole
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).resolve().parents[1] / "report" / "templates"
 #: Names of the templates.
 TEMPLATES = ("compare_runs", "compare_labels", "compare_saes")
-_NEEDED = ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext")
 
 
 def need_notebook() -> None:
@@ -30,17 +29,7 @@ def need_notebook() -> None:
     MoeProbeError
         With the command that installs them.
     """
-    missing = [name for name in _NEEDED if not _found(name)]
-    if missing:
-        raise MoeProbeError(f"notebooks need {', '.join(missing)}", "not installed",
-                            "pip install 'moe-probe[notebook]', or --no-notebook")
-
-
-def _found(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # a module that somebody set to None
-        return False
+    need_extra("notebook", "notebooks", instead="--no-notebook")
 
 
 def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:

@@ -124,8 +124,11 @@ class Picture:
         self.figure, self.alt = figure, alt
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        from moe_probe.fonts import quiet_glyphs
+
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", metadata={"Software": None})
+        with quiet_glyphs():
+            self.figure.savefig(buffer, format="png", metadata={"Software": None})
         return ({"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": printable(self.alt)},
                 {"image/png": {"alt": printable(self.alt)}})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,12 +41,18 @@ class Context:
     settings: Settings
     done: dict[str, Result] = field(default_factory=dict)
 
-    @cached_property
-    def expected(self) -> ExpectedUsage:
+    _expected: dict[str, ExpectedUsage] = field(default_factory=dict)
+
+    def expected(self, given: str) -> ExpectedUsage:
         """What words predict of usage: two analyses need it, and it is the same for both."""
         from moe_probe.explain import expected_usage
 
-        return expected_usage(self.trace, label=self.settings.by, seed=self.settings.seed)
+        if given not in self._expected:
+            # pairs of tokens are many; the two further opinions may rest on part of a large corpus
+            self._expected[given] = expected_usage(
+                self.trace, label=self.settings.by, given=given, seed=self.settings.seed,
+                max_tokens=10_000_000 if given == "token" else 500_000)
+        return self._expected[given]
 
 
 Compute = Callable[[Context], "Result | tuple[Result, ...]"]
@@ -111,18 +116,16 @@ def _expert_labels(c: Context) -> Result:
 
     usage = c.trace.usage()
     return expert_labels(usage, other_labels(usage, label=c.settings.by), permutations=c.settings.permutations,
-                         seed=c.settings.seed, alpha=c.settings.alpha)
+                         seed=c.settings.seed, alpha=c.settings.alpha, strata=c.settings.strata)
 
 
 def _beyond(given: str) -> Compute:
     def compute(c: Context) -> Result:
-        from moe_probe.explain import expected_usage, topic_beyond_vocabulary
+        from moe_probe.explain import topic_beyond_vocabulary
 
-        # pairs of tokens are many, and the second opinion that they give may rest on part of a large corpus
-        usage = c.expected if given == "token" else expected_usage(
-            c.trace, label=c.settings.by, given=given, max_tokens=500_000, seed=c.settings.seed)
-        return topic_beyond_vocabulary(c.trace, label=c.settings.by, given=given, permutations=c.settings.permutations,
-                                       alpha=c.settings.alpha, seed=c.settings.seed, usage=usage)
+        return topic_beyond_vocabulary(
+            c.trace, label=c.settings.by, given=given, permutations=c.settings.permutations, alpha=c.settings.alpha,
+            strata=c.settings.strata, seed=c.settings.seed, usage=c.expected(given))
 
     return compute
 
@@ -145,13 +148,13 @@ def _weights(c: Context) -> Result:
                             "moe-probe analyze RUN --model MODEL")
     from moe_probe.clusters import weight_similarity
     from moe_probe.models import load_model
+    from moe_probe.schema import need_same_weights, stored_dtype
 
-    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=c.settings.dtype,
+    made_by = c.trace.manifest.model
+    dtype = c.settings.dtype if c.settings.dtype != "auto" else stored_dtype(made_by)
+    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=dtype,
                         trust_remote_code=c.settings.trust_remote_code, progress=False)
-    made_by = c.trace.manifest.model.fingerprint
-    if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{c.settings.model} is not the model of this trace",
-                            "its routers and experts have other weights", "name the model that the trace was collected from")
+    need_same_weights(loaded.info, made_by)
     return weight_similarity(loaded)
 
 
@@ -167,14 +170,14 @@ def _clusters(c: Context) -> tuple[Result, ...]:
     from moe_probe.clusters import cluster_routing
 
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
-    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed))
+    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata))
 
 
 def _combinations(c: Context) -> Result:
     from moe_probe.clusters import combinations
 
     return combinations(c.trace, label=c.settings.by, permutations=c.settings.permutations, alpha=c.settings.alpha,
-                        seed=c.settings.seed)
+                        strata=c.settings.strata, seed=c.settings.seed)
 
 
 def _expert_tokens(c: Context) -> Result:
@@ -191,11 +194,12 @@ def _expert_positions(c: Context) -> Result:
 
 def _expert_groups(c: Context) -> Result:
     from moe_probe.clusters import expert_groups
+    from moe_probe.explain import CONTEXTS
 
-    # without "beyond_vocabulary" the corpus is too small, or the trace too bare, to say what words predict
-    expected = c.expected if "beyond_vocabulary" in c.done else None
-    return expert_groups(c.trace, label=c.settings.by, expected=expected, permutations=c.settings.permutations,
-                         alpha=c.settings.alpha, seed=c.settings.seed)
+    # a test that is missing was left out: the corpus is too small, or the trace too bare, to say what words predict
+    expected = [c.expected(given) for given, name in CONTEXTS.items() if name in c.done]
+    return expert_groups(c.trace, label=c.settings.by, expected=expected, strata=c.settings.strata,
+                         permutations=c.settings.permutations, alpha=c.settings.alpha, seed=c.settings.seed)
 
 
 def _contexts(c: Context) -> Result:
@@ -217,12 +221,19 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
     from dataclasses import replace
 
     from moe_probe.evidence import complete_verdicts
+    from moe_probe.explain import CONTEXTS
     from moe_probe.verdicts import Rules, topic_verdicts
 
-    found = topic_verdicts(c.done["expert_topics"], beyond=c.done.get("beyond_vocabulary"),
-                           groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha))
+    found = topic_verdicts(c.done["expert_topics"], groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha),
+                           beyond=[c.done[name] for name in CONTEXTS.values() if name in c.done])
     # the first stays as it is, whatever features and causes will say
     return replace(found, name="usage_verdicts"), complete_verdicts(found)
+
+
+def _near_duplicates(c: Context) -> Result:
+    from moe_probe.duplicates import near_duplicates
+
+    return near_duplicates(c.trace, label=c.settings.by)
 
 
 #: In order; each may read the results of those above it.
@@ -235,6 +246,7 @@ ANALYSES = (
     Analysis("expert_topics_gate_mass", "weights", _gate_mass),
     Analysis("expert_labels", "usage", _expert_labels),
     Analysis("beyond_vocabulary", "routing", _beyond("token")),
+    Analysis("beyond_previous_token", "routing", _beyond("previous token")),
     Analysis("beyond_token_pairs", "routing", _beyond("token pair")),
     Analysis("vocabulary_baseline", "routing", _vocabulary_baseline),
     Analysis("expert_token_classes", "routing", _token_classes),
@@ -248,6 +260,7 @@ ANALYSES = (
     Analysis("expert_contexts", "weights", _contexts),
     Analysis("published", "routing", _published),
     Analysis("verdicts", "usage", _verdicts, essential=True),
+    Analysis("near_duplicates", "routing", _near_duplicates),  # last, so that its warning ends what the terminal shows
 )
 #: Results that are written with another analysis, or only where something was left out.
 _FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out",

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.textfiles import read_text
 
 _MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
     "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders", "Causes")
@@ -30,7 +31,7 @@ class RunConfig(BaseModel):
         None, "how transformers computes experts: eager, grouped_mm, batched_mm", _MODEL)
     trust_remote_code: bool = _setting(False, "run Python code that comes with the checkpoint", _MODEL)
 
-    corpus: str = Field(description="labelled documents: .jsonl, .csv, .parquet, a folder, or datasets:NAME")
+    corpus: str = Field(description="labelled documents: .jsonl, .csv, .parquet, a glob, a folder, or datasets:NAME")
     id_column: str = _setting("id", "column with a unique name", _CORPUS)
     text_column: str = _setting("text", "column with the text", _CORPUS)
     topic_column: str = _setting("topic", "column with the topic", _CORPUS)
@@ -104,8 +105,8 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
         import yaml
 
         try:
-            read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            read = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
             raise UsageError(f"{path} cannot be read", " ".join(str(error).split()), "a YAML file of settings") from error
         if not isinstance(read, dict):
             raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")
@@ -135,3 +136,18 @@ def dump_config(config: RunConfig, path: Path) -> None:
     partial = path.with_suffix(".yaml.partial")
     partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     os.replace(partial, path)
+
+
+def check_labels(config: RunConfig) -> None:
+    """Refuse labels for the statistics that the trace will not keep, before hours of collecting.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the option that keeps the label.
+    """
+    for option, name in (("--by", config.by), ("--strata", config.strata)):
+        if name is not None and name not in ("topic", "subtopic", "group", *config.label):
+            raise MoeProbeError(f"{option} {name} names no label of the trace",
+                                f"it keeps {', '.join(('topic', 'subtopic', *config.label))}", f"add --label {name}",
+                                exit_code=2)

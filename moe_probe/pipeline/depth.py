@@ -15,6 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def choose_root(run: Path, levels: Sequence[tuple[Place, list[Dictionary]]], *, 
     if topic is not None:
         if topic not in set(known["topic"]):
             raise UsageError(f"no feature of the narrowest SAEs is enriched for {topic}",
-                             did_you_mean(topic, sorted(set(known["topic"]))), ", ".join(sorted(set(known["topic"]))) or "none")
+                             did_you_mean(topic, sorted(set(known["topic"]))), some_of(sorted(set(known["topic"]))))
         known = known[known["topic"] == topic]
     if known.empty:
         raise MoeProbeError("no feature of the narrowest SAEs is enriched for a topic", "there is no subject to go into",
@@ -105,12 +106,13 @@ def choose_root(run: Path, levels: Sequence[tuple[Place, list[Dictionary]]], *, 
 
 def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: str | None = None,
                 options: DepthOptions | None = None, by: str = "topic", permutations: int = 300, alpha: float = 0.05,
-                seed: int = 0, found: Sequence[tuple[Place, list[Dictionary]]] | None = None, say: Say = print,
-                ) -> tuple[Result, Result]:
+                seed: int = 0, found: Sequence[tuple[Place, list[Dictionary]]] | None = None, strata: str | None = None,
+                say: Say = print) -> tuple[Result, Result]:
     """Go down from one coarse feature, and count beside it what dictionaries on all tokens find of the same subject.
 
     Every feature of either way is judged alike: labelled by a rule scored on held-out documents (all of their tokens, also
-    those where its root is silent), tested for the topic over documents, and counted once per direction.
+    those where its root is silent), tested for the topic over documents (permuted within `strata` where given), and counted
+    once per direction.
 
     Returns
     -------
@@ -137,8 +139,11 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
     options = options or DepthOptions(seed=seed)
     known = list(places(run, trace)) if found is None else found
     root, number, subject, levels = choose_root(run, known, feature=feature, topic=topic)
+    if "loaded_from" in root.told:
+        say(f"note: {root.name} was loaded from elsewhere: how it was trained is unknown, so the dictionaries on all tokens are "
+            "trained with the default settings")
     text = surroundings(trace, labels=tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)])))
-    judge = _Judge(run, trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed)
+    judge = _Judge(run, trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed, strata=strata)
     started = time.monotonic()
     grown, below, paths = _go_down(root, number, options)
     table = judge.table(below)
@@ -151,7 +156,7 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
                          train_tokens=np.repeat([node.tokens for node in grown], options.width))
     shown = shown[shown["alive"]].drop(columns="alive")
     params = {**vars(options), "root": f"{root.name}:{number}", "subject": subject, "by": by, "permutations": permutations,
-              "alpha": alpha,
+              "alpha": alpha, "strata": strata,
               "root_operations": _flops(root, root.width, root.sae.config.k),
               "root_share": float((root.train.matrix.indices == number - root.first).sum() / max(len(root.train.rows), 1)),
               "dictionaries": len(grown)}
@@ -215,8 +220,9 @@ class _Judge:
     """Labels and topics of any features, by the same rules."""
 
     def __init__(self, run: Path, trace: Trace, text: Surroundings, *, by: str, subject: str, permutations: int, alpha: float,
-                 seed: int) -> None:
+                 seed: int, strata: str | None = None) -> None:
         self.run, self.trace, self.text, self.by, self.subject = run, trace, text, by, subject
+        self.strata = strata
         self.options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed}
 
     def table(self, found: Found) -> pd.DataFrame:
@@ -228,7 +234,8 @@ class _Judge:
         from moe_probe.features.topics import enrich, group_rates
 
         labels = label_by_rules(self.text, found.train, found.held_out, decoder=found.directions)
-        rates = [group_rates(self.trace.documents, self.text.document, f, label=self.by) for f in (found.train, found.held_out)]
+        rates = [group_rates(self.trace.documents, self.text.document, f, label=self.by, strata=self.strata)
+                 for f in (found.train, found.held_out)]
         topics = enrich(*rates, **self.options)
         names = np.array([*topics.topics, ""], dtype=object)
         told = labels.detection
@@ -245,8 +252,9 @@ class _Judge:
         """The same of an SAE of the run, from its table of features; None where that was not made by the same rules."""
         found = Result.load(self.run / "results", "features")
         mine = found.table[found.table["sae"] == level.name].sort_values("feature")
-        if len(mine) != level.width - level.first or found.params["by"] != self.by or found.params["alpha"] != self.options[
-                "alpha"] or not mine["label_source"].isin(["rule", "none"]).all():
+        rules = {"by": self.by, "strata": self.strata, "alpha": self.options["alpha"]}
+        if len(mine) != level.width - level.first or any(found.params.get(k) != v for k, v in rules.items()) or not mine[
+                "label_source"].isin(["rule", "none"]).all():
             return None
         alive = (mine["density"] > 0) & (mine["n_firings"] > 0)
         return mine.assign(alive=alive, good=mine["good"] & (mine["label_precision"] >= _PRECISION) & alive,

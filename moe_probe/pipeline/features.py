@@ -14,6 +14,7 @@ from moe_probe.pipeline.saes import readers, saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats import group_names
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,12 +126,13 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
         row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
-               "architecture": config.architecture, "k": config.k,
+               "architecture": config.architecture, "k": config.k if training.get("k_known", True) else 0,
                "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
                **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
                "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
         rows.append(row)
-        say(f"{item.name}: FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, loss recovered {row['ce_recovered']:.3f} "
+        say(f"{item.name}: FVU {figure(row['fvu'], '.3f', 'unknown')}, L0 {row['l0']:.1f}, loss recovered "
+            f"{figure(row['ce_recovered'], '.3f', 'not measured')} "
             f"({time.monotonic() - started:.1f} s)")
     return Result(
         "sae_quality", pd.DataFrame(rows), seed=seed, warnings=tuple(dict.fromkeys(warnings)), citations=_QUALITY_SOURCES,
@@ -196,14 +198,15 @@ def _mean(reader: ActivationReader) -> Any:
 
 
 def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
-    made_by = trace.manifest.model.fingerprint
-    if loaded is not None and made_by and loaded.info.fingerprint != made_by:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "name the model that the trace was collected from")
+    from moe_probe.schema import need_same_weights
+
+    if loaded is not None:
+        need_same_weights(loaded.info, trace.manifest.model)
 
 
 def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "subtopic", permutations: int = 1000,
-          alpha: float = 0.05, cards: int = 8, seed: int = 0, say: Say = print) -> tuple[Result, Result]:
+          alpha: float = 0.05, cards: int = 8, seed: int = 0, strata: str | None = None, say: Say = print,
+          ) -> tuple[Result, Result]:
     """Label the features of all SAEs of a run by rules, and score the labels on held-out documents.
 
     Parameters
@@ -212,6 +215,8 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
         Labels of documents that features are tested against.
     cards : int
         Features of every SAE that get a card.
+    strata : str, optional
+        Label within which these are permuted.
 
     Returns
     -------
@@ -239,28 +244,30 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
         started = time.monotonic()
         train, held_out = item.fired()
         found = describe_features(trace, item.sae, text, train=train, held_out=held_out, label=by, finer=finer, cards=cards,
-                                  permutations=permutations, alpha=alpha, seed=seed)
+                                  permutations=permutations, alpha=alpha, seed=seed, strata=strata)
         tables.append(found.features.assign(sae=item.name))
         cards_of.append(found.cards.assign(sae=item.name))
         warnings += found.warnings
         say(f"{item.name}: {int(found.features['good'].sum()):,} of {len(found.features):,} features have a good label "
             f"({time.monotonic() - started:.1f} s)")
-    params = {"by": by, "finer": finer, "permutations": permutations, "alpha": alpha, "factors": [f.name for f in text.factors],
+    params = {"by": by, "finer": finer, "strata": strata, "permutations": permutations, "alpha": alpha,
+              "factors": [f.name for f in text.factors],
               "good_score": GOOD_SCORE, "good_hard_score": GOOD_HARD_SCORE}
     told = tuple(dict.fromkeys(warnings))
     return (Result("features", pd.concat(tables, ignore_index=True), params=params, seed=seed, warnings=told,
-                   citations=_LABEL_SOURCES, caption=_caption(by)),
+                   citations=_LABEL_SOURCES, caption=_caption(by, strata)),
             Result("feature_cards", pd.concat(cards_of, ignore_index=True), params=params, seed=seed,
                    caption="Excerpts of held-out documents around firings of all strengths, and around tokens where the "
                    "feature is silent; activations per token."))
 
 
-def _caption(by: str) -> str:
+def _caption(by: str, strata: str | None) -> str:
+    within = f" within each {strata}" if strata else ""
     return ("Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is "
             "made "
             "on training documents and scored on held-out ones: the label score is the balanced accuracy of telling firing "
             "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest "
             "decoder "
             f"direction fires for silent ones. Good: {GOOD_SCORE:g} and {GOOD_HARD_SCORE:g} or more. {by.capitalize()}: "
-            f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents; "
+            f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents{within}; "
             "Benjamini-Hochberg over the features of an SAE. AUROC: of held-out documents.")

@@ -14,6 +14,7 @@ from moe_probe.errors import MoeProbeError
 from moe_probe.features.find import Found, expert_shares, occurrences, rank_experts, rank_features
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.textfiles import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +68,7 @@ def find_units(
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "a text file in UTF-8") from error
+    text = read_text(path)
     if not text.strip():
         raise MoeProbeError(f"{path} is empty", "there is nothing to contrast", "a text file")
     return text
@@ -88,11 +86,9 @@ def _trace_of(texts: list[str], trace: Trace, loaded: LoadedModel, folder: Path)
     """Texts run through the model, kept like the corpus."""
     from moe_probe.collect import CollectOptions, collect_trace
     from moe_probe.corpus import Corpus
+    from moe_probe.schema import need_same_weights
 
-    made_by = trace.manifest.model.fingerprint
-    if made_by and made_by != loaded.info.fingerprint:
-        raise MoeProbeError(f"{loaded.info.id} is not the model of this trace", "its routers and experts have other weights",
-                            "the model that the trace was collected from")
+    need_same_weights(loaded.info, trace.manifest.model)
     path = folder / "texts.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), "text": text, "topic": str(i)}) + "\n" for i, text in enumerate(texts)),
                     encoding="utf-8")

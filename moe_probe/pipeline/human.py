@@ -15,6 +15,8 @@ from moe_probe.features.firing import fire
 from moe_probe.pipeline.features import opened_saes
 from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
+from moe_probe.text import some_of
+from moe_probe.textfiles import read_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,18 +38,17 @@ def read_labels(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path, dtype={"sae": str, "label": str, "pattern": str}, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise MoeProbeError(f"{path} cannot be read", " ".join(str(error).split()),
-                            "a CSV file of sae, feature, label") from error
+    names, rows = read_csv(path)
+    table = pd.DataFrame(rows, columns=pd.Index(names), dtype=str)
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
-        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {', '.join(map(str, table.columns))}",
+        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {some_of(table.columns, 12)}",
                             "columns sae (such as layer_02/width_01024), feature and label")
-    if not pd.api.types.is_integer_dtype(table["feature"]):
-        raise MoeProbeError(f"{path} has features that are no numbers", "the column 'feature' holds numbers of latents",
+    wrong = table[~table["feature"].str.strip().str.fullmatch("[0-9]{1,18}")]
+    if len(wrong):
+        raise MoeProbeError(f"{path} has features that are no numbers", f"'{wrong.iloc[0]['feature']}' in the column 'feature'",
                             "whole numbers from 0 on")
+    table["feature"] = table["feature"].str.strip().astype(np.int64)
     twice = table[table.duplicated(["sae", "feature"])]
     if len(twice):
         raise MoeProbeError(f"{path} labels feature {twice.iloc[0]['feature']} of {twice.iloc[0]['sae']} twice",

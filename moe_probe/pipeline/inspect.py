@@ -96,16 +96,12 @@ def inspect_text(run: str | Path, text: str, *, model: LoadedModel | str | None 
 
 
 def _load(run: Path, name: str | None) -> LoadedModel:
-    from moe_probe.models import load_model
-    from moe_probe.pipeline.config import load_config
+    from moe_probe.pipeline.model import load_model_of
 
-    if name is not None:
-        return load_model(name, progress=False)
-    if not (run / "run.yaml").exists():
+    loaded = load_model_of(run, name)
+    if loaded is None:
         raise MoeProbeError("nothing can be run", f"no model was named and {run} has no run.yaml", "name the trace's model")
-    config = load_config(run / "run.yaml", {})
-    return load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
-                      trust_remote_code=config.trust_remote_code, progress=False)
+    return loaded
 
 
 class Inspector:
@@ -206,8 +202,8 @@ class Inspector:
         """Tokens and windows of a text and of its continuation, and which tokens were generated."""
         from moe_probe.collect import EncodedDocument, Encoder, Window
         from moe_probe.corpus import Document
-        from moe_probe.features.factors import with_spaces
         from moe_probe.inspecting.record import continuation
+        from moe_probe.pieces import with_spaces
 
         # half pairs, as broken bytes on a command line become, have no encoding
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -221,14 +217,15 @@ class Inspector:
         ids, special = encoded.ids, encoded.special
         generated = np.zeros(len(ids), dtype=bool)
         if self.look.generate:
-            end = len(ids) - int(np.argmin(special[::-1]))  # nothing follows a closing token
+            end = len(ids) - encoded.n_closing  # nothing follows a closing token
             new = continuation(self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.seed)
             ids = np.concatenate([ids[:end], new])
-            special = np.concatenate([special[:end], np.isin(new, self.loaded.tokenizer.all_special_ids)])
+            special = np.concatenate([special[:end], np.isin(new, encoder.special_ids)])
             generated = np.arange(len(ids)) >= end
             encoded = EncodedDocument(encoded.document, ids, special, (Window(ids, slice(0, len(ids))),))
         strings = np.array([encoder.string(int(i)) for i in ids], dtype=object)
-        strings[~special] = with_spaces(strings[~special])
+        if encoder.token_text == "words":
+            strings[~special] = with_spaces(strings[~special])
         return encoded, strings.tolist(), generated
 
     def _reference(self, n_tokens: int) -> Reference | None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from moe_probe.errors import MoeProbeError
+from moe_probe.textfiles import expand
 from moe_probe.trace.files import sha256_file
 
 
@@ -20,9 +22,13 @@ def stage_key(*parts: Any) -> str:
 def source_state(source: str) -> Any:
     """What tells whether a local file or folder changed: names, sizes and times; None for a hub name."""
     path = Path(source).expanduser()
-    if not path.exists():
-        return None
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    if path.exists():
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        try:
+            files = list(expand(path).files)  # a glob
+        except MoeProbeError:
+            return None
     return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 

@@ -13,6 +13,7 @@ from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
 from moe_probe.results import Result
 from moe_probe.stats.bootstrap import AUROC, BOOTSTRAP
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,8 +125,8 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
         Result("routing_predicted", pd.DataFrame(predicted), params=params, seed=seed, citations=_SOURCES, caption=_PREDICTED),
         Result("experts_predicted", pd.DataFrame(by_expert), params=params, seed=seed, citations=_SOURCES, caption=_BY_EXPERT),
         Result("feature_experts", pd.concat(through, ignore_index=True), params=params, seed=seed, caption=_THROUGH),
-        Result("carriers", carriers.table(labels), params=params | {"resamples": _RESAMPLES}, seed=seed,
-               citations=_CARRIER_SOURCES, caption=_CARRIERS),
+        Result("carriers", carriers.table({**labels, **_token_texts(trace)}), params=params | {"resamples": _RESAMPLES},
+               seed=seed, citations=_CARRIER_SOURCES, caption=_CARRIERS),
     )
 
 
@@ -167,8 +168,11 @@ _CARRIERS = (
     "ones: documents by the share of their tokens on which the unit is active, tokens by the unit's activation against the "
     "topic of their document. Intervals: 95 %; of documents by Newcombe's method, of tokens by a bootstrap of documents within "
     "topics (which holds the truth in 90 to 94 % of cases up to 12 documents); differences are paired. A group or a set "
-    "grows while a member adds 0.002 to the AUROC. There are many more features than experts to choose from; held-out "
-    "documents pay for that choice, but the same corpus wrote both halves.")
+    "grows while a member adds 0.002 to the AUROC. Tokens: single token ids, and sets of up to 8 of them, chosen and measured "
+    "in the same way. Log2 beyond words: how much more often a feature fires in the topic's documents than their tokens "
+    "predict, P(fires | token) being learnt on training documents. There are many more features than experts to choose from; "
+    "held-out documents pay for that choice, but the same corpus wrote both halves. Nothing is permuted here, and strata do not "
+    "apply: they enter \"feature only\" by the test of the feature's topic.")
 
 
 def _random_scores(halves: Halves, item: _Opened, train: Firings, *, n: int, seed: int,
@@ -197,7 +201,7 @@ def _matched(table: pd.DataFrame) -> str:
     best = table[table["rank"] == 1]
     return (f"{int(best['significant'].sum())} of {len(best)} experts have a feature that tells them beyond random "
             f"directions, "
-            f"median AUROC {best['heldout_score'].median():.3f}")
+            f"median AUROC {figure(best['heldout_score'].median(), '.3f', 'unknown')}")
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
@@ -254,6 +258,13 @@ def _cosines(sae: Sae, loaded: LoadedModel | None, choices: Any) -> np.ndarray |
     out = np.full((len(choices.layer), sae.config.d_sae), np.nan, dtype=np.float32)
     out[choices.layer == sae.config.layer] = unit.numpy()
     return out
+
+
+def _token_texts(trace: Trace) -> dict[tuple[str, int], str]:
+    """Text of every token id, as the label of a unit that is a token."""
+    from moe_probe.matching.carriers import TOKENS
+
+    return {(TOKENS, number): f"“{text}”" for number, text in trace.token_strings().items()}
 
 
 def _labels(run: Path) -> Mapping[tuple[str, int], str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from moe_probe.corpus import Columns, Corpus
 from moe_probe.errors import MoeProbeError
+from moe_probe.extras import need_corpus_extra
 from moe_probe.pipeline.analyze import Settings, analyze
-from moe_probe.pipeline.config import RunConfig, dump_config
+from moe_probe.pipeline.config import RunConfig, check_labels, dump_config
 from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
 from moe_probe.results import Result
 from moe_probe.trace import Trace
@@ -72,7 +73,8 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[
         In one sentence, whatever stage it comes from; earlier stages stay and are not repeated.
     """
     root = Path(out)
-    _check_labels(config)
+    check_labels(config)
+    need_corpus_extra(config.corpus)
     _prepare(root, mode)
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -117,15 +119,6 @@ def _wanted(stage: str, config: RunConfig) -> bool:
     return stage != "ablate" or bool(config.ablate)
 
 
-def _check_labels(config: RunConfig) -> None:
-    """Labels named for the statistics have to be kept in the trace: noticed before hours of collecting."""
-    for option, name in (("--by", config.by), ("--strata", config.strata)):
-        if name is not None and name not in ("topic", "subtopic", "group", *config.label):
-            raise MoeProbeError(f"{option} {name} names no label of the trace",
-                                f"it keeps {', '.join(('topic', 'subtopic', *config.label))}", f"add --label {name}",
-                                exit_code=2)
-
-
 def _prepare(root: Path, mode: str) -> None:
     with disk_errors(root):
         if root.is_file():
@@ -167,7 +160,10 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
-    next(iter(open_corpus(config)), None)  # a corpus that is not there, or lacks a column, is noticed before the model loads
+    need_corpus_extra(config.corpus)
+    corpus = open_corpus(config)
+    for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it is noticed before the model loads
+        say(f"note: {note}")
     say(f"loading {config.model}")
     loaded = load_model(config.model, revision=config.revision, dtype=config.dtype, device=config.device,
                         trust_remote_code=config.trust_remote_code,
@@ -176,7 +172,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     report.raise_if_failed()
     worst = max(site.relative_error for site in report.sites)
     say(f"checked: outputs unchanged by recording; recorded routing explains every block (error {worst:.1e})")
-    trace = collect_trace(loaded, open_corpus(config), path, options=options, mode=mode, progress=progress)
+    trace = collect_trace(loaded, corpus, path, options=options, mode=mode, progress=progress)
     if trace.manifest.corpus.skipped_rows:
         say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
     say(f"trace: {trace.manifest.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
@@ -246,7 +242,8 @@ def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> l
 
     trace = Trace.open(root)
     results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
-    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed, say=say)
+    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed,
+                     strata=config.strata, say=say)
     for result in results:
         result.save(root / "results")
     return _result_files(root, [r.name for r in results])
@@ -279,11 +276,12 @@ def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))
     if config.tree:
-        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed)
+        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed, strata=config.strata)
         results += build_tree(root, trace, settings=settings, found=found, say=say)
     if config.depth_first:
         try:
-            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found, say=say)
+            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found,
+                                   strata=config.strata, say=say)
         except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
             say(f"note: nothing was grown depth first: {error}")
     for result in results:
@@ -314,10 +312,15 @@ def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> lis
     from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
-    result = ablate(root, Trace.open(root), _model(config), by=config.by, settings=settings, say=say)
-    result.save(root / "results")
+    loaded, files = _model(config), _result_files(root, ["ablation"])
+    try:
+        ablate(root, Trace.open(root), loaded, by=config.by, settings=settings, say=say).save(root / "results")
+    except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
+        say(f"note: nothing was knocked out: {error}")
+        for old in files:
+            old.unlink(missing_ok=True)  # of other settings: its numbers must not enter these verdicts
     update_verdicts(root)
-    return _result_files(root, [result.name])
+    return [path for path in files if path.exists()]
 
 
 def _model(config: RunConfig) -> LoadedModel:

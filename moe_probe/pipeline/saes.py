@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.progress import Bar
+from moe_probe.text import figure, printable, some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
+#: Names of SAEs: part of a folder's name, and of references such as ``layer_05/width_01024_NAME:334``.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class SaeSettings:
         "" for all tokens; ``all`` for one SAE per expert; else experts and groups: ``3,5,1+2``.
     epochs, batch_tokens, learning_rate, device, precision
         As `TrainOptions`.
+    name : str
+        Ending of the folders, so that SAEs that differ in nothing else lie side by side; "" for none.
     """
 
     layers: tuple[int, ...] = ()
@@ -50,8 +56,10 @@ class SaeSettings:
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
+    name: str = ""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         for name, value in (("width", min(self.widths, default=0)), ("k", self.k), ("epochs", self.epochs),
                             ("batch-tokens", self.batch_tokens)):
             if value < 1:
@@ -59,8 +67,49 @@ class SaeSettings:
                                  "it must be 1 or more", f"--{name} 1024" if name == "width" else f"a larger --{name}")
 
 
+@dataclass(frozen=True)
+class LoadSettings:
+    """How an SAE of elsewhere is brought into a run.
+
+    Attributes
+    ----------
+    layer, hook
+        Whose activations it reads.
+    name : str
+        Ending of its folder, so that SAEs of one width and layer lie side by side; "" for none.
+    ignore_fields : tuple of str
+        As `load_sae`.
+    """
+
+    layer: int
+    hook: str = "router_input"
+    name: str = ""
+    ignore_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+def check_name(name: str) -> None:
+    """Check the name of an SAE.
+
+    Raises
+    ------
+    UsageError
+        When it could not be a part of a folder's name and of references to features.
+    """
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(f"--name {printable(name)} cannot be the name of an SAE", "use up to 40 letters a to z, digits, '.', "
+                         "'_' and '-', with a letter or digit first and last", "--name pile-v2")
+
+
+def ending(name: str) -> str:
+    """What a name adds to the folder of an SAE; nothing that `folder_name` adds begins with ``_``."""
+    return f"_{name}" if name else ""
+
+
 def folder_name(config: SaeConfig) -> str:
-    """Folder of an SAE below RUN/sae: ``layer_NN/width_WWWWW``, and what differs from the plain one."""
+    """Folder of an SAE below RUN/sae without `ending`: ``layer_NN/width_WWWWW``, and what differs from the plain one."""
     from moe_probe.sae import SaeConfig as Plain
 
     plain = Plain(d_in=1, d_sae=1)
@@ -130,12 +179,12 @@ def _train_layer(trace: Trace, run: Path, settings: SaeSettings, layer: int, *, 
                               "batch_tokens": settings.batch_tokens}
     reader, other = (ActivationReader(trace, documents=which, **shared) for which in (~held, held))
     configs = _configs(trace, reader, settings, say)
-    folders = [run / "sae" / folder_name(c) for c in configs]
+    folders = [run / "sae" / (folder_name(c) + ending(settings.name)) for c in configs]
     there = [f for f in folders if (f / "cfg.json").exists()]
     if there and mode == "new":
         raise MoeProbeError(f"{there[0]} is there already", "nothing is overwritten unasked",
-                            "--resume to train what is missing, --force to train anew")
-    checkpoint = run / "sae" / "training" / f"layer_{layer:02d}-{settings.hook}"
+                            "--resume to train what is missing, --force to train anew, --name NAME to keep both")
+    checkpoint = run / "sae" / "training" / f"layer_{layer:02d}-{settings.hook}{ending(settings.name)}"
     if mode == "force":
         for folder in (*there, checkpoint):
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +211,7 @@ def _save(made: Trained, folder: Path, trace: Trace, settings: SaeSettings, say:
                 "corpus_hash": trace.manifest.corpus.hash}
     save_sae(made.sae, folder, training=training)
     p = made.progress
-    say(f"{folder.parent.name}/{folder.name}: FVU {p.fvu:.3f}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
+    say(f"{folder.parent.name}/{folder.name}: FVU {figure(p.fvu, '.3f', 'unknown')}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
         f"{p.tokens / max(made.seconds, 1e-9):,.0f} tokens/s")
 
 
@@ -219,7 +268,7 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     if text == "all":
         scarce = [e for e, n in enumerate(counts) if n < width]
         if scarce:
-            say(f"layer {reader.layer}: experts {', '.join(map(str, scarce))} have fewer than {width:,} tokens and get no "
+            say(f"layer {reader.layer}: experts {some_of(scarce)} have fewer than {width:,} tokens and get no "
                 f"SAE")
         if len(scarce) == len(counts):
             raise MoeProbeError(f"no expert of layer {reader.layer} has {width:,} tokens", "an SAE needs as many as latents",
@@ -237,24 +286,30 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     return groups
 
 
-def load_into(run: Path, trace: Trace, source: Path, *, layer: int, hook: str) -> Path:
+def load_into(run: Path, trace: Trace, source: Path, settings: LoadSettings, *, say: Say = print) -> Path:
     """Bring an SAE trained elsewhere into a run, as a SAELens folder that knows its layer and hook.
+
+    Nothing is trained, and no setting is guessed: `say` is given what a person should know of its configuration.
 
     Raises
     ------
     MoeProbeError
-        When the folder holds no SAE that is known, or one of another width or hook.
+        As `load_sae`, or when the run has an SAE of this folder already.
     """
     from moe_probe.sae import ActivationReader, load_sae, save_sae
 
-    reader = ActivationReader(trace, layer=layer, hook=hook)
-    sae: Sae = load_sae(source, d_in=reader.d_in, hook=hook)
-    sae.config = sae.config.model_copy(update={"layer": layer, "hook": hook, "model_id": trace.manifest.model.id,
-                                               "model_fingerprint": trace.manifest.model.fingerprint})
-    folder = run / "sae" / folder_name(sae.config)
+    reader = ActivationReader(trace, layer=settings.layer, hook=settings.hook)
+    sae: Sae = load_sae(source, d_in=reader.d_in, hook=settings.hook, ignore_fields=settings.ignore_fields,
+                        say=lambda note: say(f"note: {note}"))
+    k_known = "k" in sae.config.model_fields_set
+    model = trace.manifest.model
+    sae.config = sae.config.model_copy(update={"layer": settings.layer, "hook": settings.hook, "model_id": model.id,
+                                               "model_fingerprint": model.fingerprint})
+    folder = run / "sae" / (folder_name(sae.config) + ending(settings.name))
     if folder.exists():
-        raise MoeProbeError(f"{folder} is there already", "nothing is overwritten unasked", "remove it, or another run")
-    return save_sae(sae, folder, training={"loaded_from": source.name})
+        raise MoeProbeError(f"{folder} is there already", "nothing is overwritten unasked",
+                            "--name NAME to keep both, or remove that folder")
+    return save_sae(sae, folder, training={"loaded_from": source.resolve().name, "k_known": k_known})
 
 
 def readers(trace: Trace, sae: Sae, held: np.ndarray) -> tuple[ActivationReader, ActivationReader]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.levels import Dictionary, Place, activations
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from moe_probe.features.firing import Firings
     from moe_probe.pipeline.tree import TreeSettings
     from moe_probe.trace import Trace
-    from moe_probe.tree import Sample, Subjects
+    from moe_probe.tree import NodePower, Purity, Sample, Subjects
 
 #: Topic and label of a feature, by its SAE and number.
 Facts = Mapping[tuple[str, int], tuple[str, str]]
@@ -35,6 +36,15 @@ class Tested(NamedTuple):
 
     rows: list[dict[str, Any]]
     nodes: pd.DataFrame
+
+
+class _OfNodes(NamedTuple):
+    """What is known of every node of a tree: purity, power, topic of most firings, and q of its parts."""
+
+    purity: Purity
+    power: NodePower
+    topic: np.ndarray
+    q_parts: np.ndarray
 
 
 class SubjectsOf:
@@ -73,11 +83,14 @@ class SubjectsOf:
 
         if self._documents is None:
             self._documents = bundled(self.trace.documents, by=self.settings.by, finer=self.settings.finer,
-                                      most=_MOST_GROUPS, seed=self.settings.seed)
-        found = group_rates(self._documents, self.document, firings, label=self.settings.by)
+                                      most=_MOST_GROUPS, strata=self.settings.strata, seed=self.settings.seed)
+        found = group_rates(self._documents, self.document, firings, label=self.settings.by, strata=self.settings.strata)
         self._topics = found.topics
         topic = Labelling(found.topic, len(found.topics))
-        return Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic))
+        if found.strata is not None and not _exchangeable(topic.codes, found.strata):
+            self._warnings.append(f"Nothing can be claimed of {self.settings.by}: every {self.settings.strata} has one only, so "
+                                  "that no labels can be exchanged (--strata none exchanges them among all documents).")
+        return Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic), found.strata)
 
     def _finer(self, groups: Sequence[str], topic: Any) -> Any:
         """Subtopics of the groups; None, with a warning, where not every group has exactly one."""
@@ -102,7 +115,8 @@ class SubjectsOf:
 
         where = {"layer": parent.sae.config.layer, "parent_width": parent.width, "child_width": child.width}
         row, nodes = self._one(where | {"tree": "this run"}, edges, child, facts, self.settings.permutations, parent)
-        self.said = (f"{row['purity']:.0%} of the time, {row['expected']:.0%} expected, p {row['p_value']:.2g}"
+        self.said = (f"{figure(row['purity'], '.0%')} of the time, {figure(row['expected'], '.0%')} expected, "
+                     f"p {figure(row['p_value'], '.2g')}"
                      if row["nodes"] else "no node has two parts")
         rows = [row]
         if other is not None:
@@ -115,43 +129,51 @@ class SubjectsOf:
 
     def _one(self, where: dict[str, Any], edges: pd.DataFrame, child: Dictionary, facts: Facts, permutations: int,
              parent: Dictionary) -> tuple[dict[str, Any], pd.DataFrame | None]:
-        from moe_probe.tree import KINDS, parts_of_subject, purity, sibling_pairs
+        from moe_probe.tree import KINDS, POWER, UNJUDGED, node_power, parts_of_subject, purity, sibling_pairs
 
         subjects = self.of(child)
         pairs = sibling_pairs(edges, np.bincount(child.level.firings.indices, minlength=child.level.firings.shape[1]),
                               seed=self.settings.seed)
         if pairs is None:
             names = ("purity", "expected", "ceiling", "shared", "p_labels", "p_features", "p_value", *KINDS)
-            return where | {"nodes": 0} | dict.fromkeys(names, np.nan), None
+            return where | {"nodes": 0, "judged": 0, "found_beside": 0} | dict.fromkeys(names, np.nan), None
         found = purity(subjects, pairs, permutations=permutations, seed=self.settings.seed)
         topic = _topic_of_nodes(subjects, pairs)
         one = found.q_value <= self.settings.alpha
         q_parts = _adjusted(parts_of_subject(subjects, pairs, np.where(one, topic, -1), permutations=permutations,
                                              seed=self.settings.seed))
-        nodes = self._nodes(where, edges, pairs, found, topic, q_parts, parent, child, facts)
-        shares = {kind: float((nodes["kind"] == kind).mean()) for kind in KINDS}
-        row = {"nodes": len(pairs.parents), "purity": found.tree.observed, "expected": found.tree.expected,
-               "ceiling": found.ceiling, "shared": found.shared, "p_labels": found.tree.p_labels,
+        power = node_power(subjects, pairs, found, alpha=self.settings.alpha, seed=self.settings.seed)
+        nodes = self._nodes(where, edges, pairs, _OfNodes(found, power, topic, q_parts), parent, child, facts)
+        # of the nodes that the test finds as a rule: what it finds among the others says nothing of those that it does not find
+        able = power.power >= POWER
+        known = nodes["kind"][able & (nodes["kind"] != UNJUDGED)]
+        shares = {kind: float((known == kind).mean()) for kind in KINDS}  # NaN where no node could be judged
+        row = {"nodes": len(pairs.parents), "judged": len(known), "found_beside": int((one & ~able).sum()),
+               "purity": found.tree.observed, "expected": found.tree.expected, "ceiling": found.ceiling,
+               "shared": found.shared, "p_labels": found.tree.p_labels,
                "p_features": found.tree.p_features, "p_value": found.tree.p_value}
         return where | row | shares, nodes
 
-    def _nodes(self, where: dict[str, Any], edges: pd.DataFrame, pairs: Any, found: Any, topic: np.ndarray,
-               q_parts: np.ndarray, parent: Dictionary, child: Dictionary, facts: Facts) -> pd.DataFrame:
+    def _nodes(self, where: dict[str, Any], edges: pd.DataFrame, pairs: Any, tested: _OfNodes, parent: Dictionary,
+               child: Dictionary, facts: Facts) -> pd.DataFrame:
         import pandas as pd
 
         from moe_probe.tree import best_parents, kind_of_node
 
         parts = best_parents(edges)
         children_of = {int(p): np.sort(mine["child"].to_numpy()) for p, mine in parts.groupby("parent")}
+        found, power, topic, q_parts = tested
         rows = []
         for i, number in enumerate(pairs.parents):
             children = children_of[int(number)] + child.first
             topics = [facts.get((child.name, int(c)), ("", ""))[0] for c in children]
-            kind = kind_of_node(float(found.q_value[i]), float(q_parts[i]), topics, alpha=self.settings.alpha)
+            kind = kind_of_node(float(found.q_value[i]), float(q_parts[i]), topics, alpha=self.settings.alpha,
+                                judged=bool(power.judged[i]))
             rows.append({
                 **{k: v for k, v in where.items() if k != "tree"}, "parent": int(number) + parent.first,
                 "children": len(children), "purity": found.observed[i], "expected": found.expected[i],
-                "p_value": found.p_value[i], "q_value": found.q_value[i], "q_parts": q_parts[i], "kind": kind,
+                "p_value": found.p_value[i], "q_value": found.q_value[i], "q_parts": q_parts[i],
+                "power": power.power[i], "pure_low": power.pure_low[i], "kind": kind,
                 "topic": self._topics[topic[i]] if found.q_value[i] <= self.settings.alpha else "",
                 "topical_children": sum(t != "" for t in topics), "topics_of_children": len({t for t in topics if t}),
                 "label": facts.get((parent.name, int(number) + parent.first), ("", ""))[1],
@@ -221,6 +243,11 @@ def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
     for side in (pairs.first, pairs.second):
         np.add.at(total, pairs.node, by_topic.T[side])
     return np.asarray(total.argmax(1))
+
+
+def _exchangeable(topic: np.ndarray, strata: np.ndarray) -> bool:
+    """Whether some stratum has groups of two topics."""
+    return any(len(np.unique(topic[strata == stratum])) > 1 for stratum in np.unique(strata))
 
 
 def _adjusted(p_value: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
+from moe_probe.text import figure, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,8 @@ class TreeSettings:
         Train every narrower SAE once more from another seed, as a null.
     by, finer : str
         The corpus's own taxonomy.
+    strata : str, optional
+        Label within which these are permuted over documents.
     permutations : int
     alpha : float
     concepts : bool
@@ -67,6 +70,7 @@ class TreeSettings:
     alpha: float = 0.05
     concepts: bool = True
     seed: int = 0
+    strata: str | None = None
 
 
 @dataclass
@@ -132,9 +136,10 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
 
         nodes = pd.concat(tables.nodes, ignore_index=True)
         more: dict[str, Any] = {"params": params, "seed": settings.seed, "citations": _SUBJECT_SOURCES}
-        results += [Result("tree_subjects", pd.DataFrame(tables.subjects), caption=_SUBJECTS, **more),
-                    Result("tree_nodes", nodes, caption=_NODES, **more),
-                    Result("tree_distance", pd.DataFrame(tables.distances), caption=_DISTANCE, **more),
+        within = f" Labels are permuted within each {settings.strata}." if settings.strata else ""
+        results += [Result("tree_subjects", pd.DataFrame(tables.subjects), caption=_SUBJECTS + within, **more),
+                    Result("tree_nodes", nodes, caption=_NODES + within, **more),
+                    Result("tree_distance", pd.DataFrame(tables.distances), caption=_DISTANCE + within, **more),
                     Result("tree_examples", show_examples(trace, found, nodes, edges, facts), caption=_EXAMPLES, **more)]
     if tables.concepts:
         results.append(Result("concepts", pd.concat(tables.concepts, ignore_index=True), caption=_CONCEPTS, params=params,
@@ -162,7 +167,11 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             "edges": len(found), "joined_by_both": float((found["joined_by"] == "both").mean()) if len(found) else np.nan,
             "seed_agreement": np.nan, "seed_same": np.nan, "split_same_width": np.nan, "novel_same_width": np.nan,
             "parent_sae": parent.name, "child_sae": child.name}
-        other = parent.again(again) if settings.null else None
+        other = parent.again(again) if settings.null and "loaded_from" not in parent.told else None
+        if settings.null and other is None:
+            tables.warnings.append(f"{parent.name} was loaded from elsewhere: how it was trained is unknown, so it is not "
+                                   "compared with another seed.")
+            say(f"note: {tables.warnings[-1]}")
         if other is not None:
             row |= _against_another_seed(other, parent, child, found)
         tables.splitting.append(row)
@@ -172,7 +181,8 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             tested = subjects.test(parent, child, found, other, facts)
             tables.subjects += tested.rows
             tables.nodes += [tested.nodes] if len(tested.nodes) else []
-        say(f"{parent.name} -> {child.name}: {row['split']:.0%} of features split, {row['kept']:.0%} stay"
+        say(f"{parent.name} -> {child.name}: {figure(row['split'], '.0%', 'unknown share')} of features split, "
+            f"{figure(row['kept'], '.0%', 'unknown share')} stay"
             + (f"; siblings share a subject: {subjects.said}" if subjects.said else "")
             + f" ({time.monotonic() - started:.1f} s)")
     if subjects.known:
@@ -232,15 +242,20 @@ def _named(edges: pd.DataFrame, facts: Mapping[tuple[str, int], tuple[str, str]]
 
 def tree_lines(results: Sequence[Result]) -> list[str]:
     """What a reader wants first: how much splits, and whether along human lines."""
+    from moe_probe.tree import UNJUDGED
+
     tables = {r.name: r.table for r in results}
     columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "stitched_novel", "seed_agreement", "seed_same",
                "split_same_width"]
-    lines = [tables["splitting"][columns].round(3).to_string(index=False)]
+    lines = [table_text(tables["splitting"][columns].round(3))]
     if "tree_subjects" in tables:
-        columns = ["layer", "parent_width", "child_width", "tree", "nodes", "purity", "expected", "shared", "p_value"]
-        lines += ["", "Firings of siblings about one topic:", tables["tree_subjects"][columns].round(3).to_string(index=False)]
+        columns = ["layer", "parent_width", "child_width", "tree", "nodes", "judged", "purity", "expected", "shared", "p_value"]
+        lines += ["", "Firings of siblings about one topic:", table_text(tables["tree_subjects"][columns].round(3))]
         kinds = tables["tree_nodes"].groupby("kind").size()
         lines.append("Nodes: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+        if UNJUDGED in kinds:
+            lines.append(f"({UNJUDGED}: the test would have missed a node of one subject with so few children, or children that "
+                         "fire so rarely)")
     return lines
 
 
@@ -293,20 +308,23 @@ _SUBJECTS = (
     "parts or more). Expected: the same when features change places in the tree with others that fire about as often. p: the "
     "larger of two permutation tests, of topics over documents (tree and firings stay as they are) and of features over the "
     "tree. Trees: of this run; with the parents of another seed; and, as a null of width, a dictionary joined to one of the "
-    "same width and another seed (both from a tenth of the permutations, so that their p cannot be small). Shares of nodes by "
-    "kind: see the nodes.")
+    "same width and another seed (both from a tenth of the permutations, so that their p cannot be small). Judged: nodes that "
+    "could be, which the shares of kinds are of; found beside: nodes of one subject among those that the test rarely finds.")
 _NODES = (
     "One subject: siblings share a topic more often than strangers do (q, Benjamini-Hochberg over nodes, of the larger p of "
     "both nulls). By its parts: the children also keep to different subtopics of that topic (subtopics permuted within the "
-    "topic). Several subjects: not one, and children are enriched for different topics. No subject: neither.")
+    "topic). Several subjects: not one, and children are enriched for different topics. No subject: neither. Could not be "
+    "judged: not found, but the test finds fewer than 80 % (power) of nodes that are put together from the clearest quarter of "
+    "the tree's topical features, with as many children that fire about as often; or the node is as pure as the upper 95 % of "
+    "those (pure_low).")
 _DISTANCE = (
     "Taxonomy distance between firings of two features of the widest SAE, from different documents: 0 same subtopic, 1 same "
     "topic, 2 different topics; for siblings (same parent), cousins (same grandparent) and strangers. Correlation of tree "
     "distance with taxonomy distance (Mantel), against labels permuted over documents and features permuted over leaves.")
 _EXAMPLES = (
     "The clearest node of every kind, chosen by rules that look at no text: most purity beyond what is expected; most children "
-    "that each have a topic and least purity; most children. Words: those that tell a child's firings from its siblings' "
-    "(log-odds with a Dirichlet prior, z above 1.96).")
+    "that each have a topic and least purity; most children (also of nodes that could not be judged). Words: those "
+    "that tell a child's firings from its siblings' (log-odds with a Dirichlet prior, z above 1.96).")
 _CONCEPTS = (
     "For every topic as a concept of tokens: F1 on held-out documents of a linear probe, and of probes on the 1, 2, 3 ... "
     "features that tell it best. Splits: 1, and k where F1 exceeds all before by 0.03. Absorption: share of the concept's part "

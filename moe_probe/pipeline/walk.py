@@ -10,6 +10,7 @@ import numpy as np
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.tree import facts_of
 from moe_probe.results import Result
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
 
@@ -111,6 +112,7 @@ def walk_lines(word: str, steps: list[dict[str, Any]]) -> list[str]:
         label = step["label"] if len(step["label"]) <= 70 else step["label"][:69].rstrip(" ,“") + "…"
         edge = "" if np.isnan(step["share"]) else f", takes {step['share']:.0%} of its parent's tokens"
         lines.append(f"{'  ' * (step['depth'] + 1)}{step['sae']}:{step['feature']} {label or 'no label'}"
-                     f"{' [' + step['topic'] + ']' if step['topic'] else ''}  (fires on {step['rate']:.0%} of the word's "
-                     f"tokens, {step['lift']:.1f} times as often as around it{edge})")
+                     f"{' [' + step['topic'] + ']' if step['topic'] else ''}  (fires on "
+                     f"{figure(step['rate'], '.0%', 'unknown share')} of the word's "
+                     f"tokens, {figure(step['lift'], '.1f', 'unknown')} times as often as around it{edge})")
     return lines

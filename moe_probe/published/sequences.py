@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 _OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
+#: Tokens of the sample on which what is costly is measured.
+SAMPLE_TOKENS = 150_000
 _MIXTRAL = "Jiang et al. 2024 (Mixtral), arXiv:2401.04088, table 5"
 _REAP = "Lasby et al. 2025 (REAP), arXiv:2510.13999"
 NO_WEIGHTS = "Gate weights are not known: the first slot was taken for the first choice."
@@ -57,7 +59,7 @@ def sampled_documents(trace: Trace, max_tokens: int, *, seed: int = 0) -> np.nda
 
 
 def consecutive_repetition(
-    trace: Trace, *, label: str = "topic", max_tokens: int = 150_000, seed: int = 0
+    trace: Trace, *, label: str = "topic", max_tokens: int = SAMPLE_TOKENS, seed: int = 0
 ) -> Result:
     """Share of successive tokens that go to the same expert, per layer and domain.
 
@@ -112,7 +114,7 @@ def consecutive_repetition(
                 "first_or_second_random": random_repetition(n, 2) if k == 2 else np.nan})
     warnings = () if trace.manifest.has_weights else (NO_WEIGHTS,)
     return Result("consecutive_repetition", pd.DataFrame(rows), warnings=warnings, seed=seed, citations=(_MIXTRAL,),
-                  params={"label": label, "max_tokens": max_tokens},
+                  params={"label": label, "max_tokens": max_tokens, "sampled_documents": int(used.sum())},
                   caption="Share of successive tokens with the same first choice, and with an expert shared among first and "
                   "second choices, beside what uniform independent choices give.")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.published.domains import domain_table, esft_scores
-from moe_probe.published.sequences import consecutive_repetition, saliency
+from moe_probe.published.sequences import SAMPLE_TOKENS, consecutive_repetition, saliency, sampled_documents
 from moe_probe.published.vocabulary import OPENMOE, vocabulary_specialisation
 from moe_probe.results import Result
 from moe_probe.usage import layer_usage
@@ -16,9 +17,13 @@ from moe_probe.usage import layer_usage
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
+#: Results that are measured on a sample of a large corpus.
+_SAMPLED = ("consecutive_repetition", "vocabulary_specialisation")
+
 
 def published_metrics(
-    trace: Trace, *, label: str = "topic", layers: Result | None = None, top: int = 1, seed: int = 0
+    trace: Trace, *, label: str = "topic", layers: Result | None = None, top: int = 1, seed: int = 0,
+    max_tokens: int = SAMPLE_TOKENS,
 ) -> Result:
     """Summarise, layer by layer, the metrics that published work reports, each beside its baseline.
 
@@ -33,12 +38,16 @@ def published_metrics(
         How many of a layer's most specialised pairs of expert and domain to list.
     seed : int, default 0
         Chooses documents of a large corpus, and shuffles choices for the baselines of vocabulary.
+    max_tokens : int
+        Size of the sample that repetition and vocabulary are measured on.
 
     Returns
     -------
     Result
         ``published``: ``metric, source, layer, value, baseline, unit`` (which expert and domain the value
-        belongs to, where it is a maximum), ``note`` (what the baseline is).
+        belongs to, where it is a maximum), ``note`` (what the baseline is), ``documents`` (that it was measured on: of a
+        large corpus consecutive repetition and vocabulary specialisation are measured on a sample). ``params``:
+        ``documents, tokens`` (of the trace), ``sampled_documents, sampled_tokens`` (of the sample, special ones included).
 
     Raises
     ------
@@ -48,6 +57,8 @@ def published_metrics(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    n = len(trace.documents)
+    drawn = sampled_documents(trace, max_tokens, seed=seed)
     citations: dict[str, None] = {}
     warnings: list[str] = []
 
@@ -55,16 +66,16 @@ def published_metrics(
             note: str = "", citation: str = "") -> None:
         citations.update(dict.fromkeys(source.citations))
         rows.append({"metric": metric, "source": (citation or source.citations[0]).split(",")[0], "layer": layer,
-                     "value": value, "baseline": baseline, "unit": unit, "note": note})
+                     "value": value, "baseline": baseline, "unit": unit, "note": note,
+                     "documents": int(drawn.sum()) if source.name in _SAMPLED else n})
 
     _add_domains(trace, label, top, add, warnings)
     esft = esft_scores(trace, label=label)
     for layer, part in esft.table.groupby("layer"):
         size = part.groupby("task")["chosen_by_ratio"].sum()
-        n = part["expert"].nunique()
         add("ESFT: experts for a fifth of a task's selections", esft, int(layer), float(size.mean()),
-            float(-(-n // 5)), "mean over tasks", "baseline: equal shares")
-    repeats = consecutive_repetition(trace, label=label, seed=seed)
+            float(-(-part["expert"].nunique() // 5)), "mean over tasks", "baseline: equal shares")
+    repeats = consecutive_repetition(trace, label=label, max_tokens=max_tokens, seed=seed)
     warnings += repeats.warnings
     for _, row in repeats.table[repeats.table["domain"] == "all"].iterrows():
         add("consecutive repetition, first choice", repeats, int(row["layer"]), row["first_choice"],
@@ -72,13 +83,33 @@ def published_metrics(
         if not np.isnan(row["first_or_second"]):
             add("consecutive repetition, first or second choice", repeats, int(row["layer"]), row["first_or_second"],
                 row["first_or_second_random"], note="baseline: uniform choices")
-    _add_vocabulary(trace, add, warnings, seed)
+    _add_vocabulary(trace, add, warnings, {"max_tokens": max_tokens, "seed": seed})
     _add_balance(trace, layers, label, add)
     _add_saliency(trace, add)
-    return Result("published", pd.DataFrame(rows), params={"label": label, "top": top}, seed=seed,
+    sizes = {"documents": n, "tokens": trace.n_tokens, "sampled_documents": int(drawn.sum()),
+             "sampled_tokens": int(trace.documents["n_tokens"].to_numpy()[drawn].sum())}
+    return Result("published", pd.DataFrame(rows), params={"label": label, "top": top, **sizes}, seed=seed,
                   warnings=tuple(dict.fromkeys(warnings)), citations=tuple(citations),
                   caption="Metrics as their authors define them, beside what a router without preferences would give "
-                  "(of choices by token id: the same choices shuffled over tokens). They describe, and test nothing.")
+                  "(of choices by token id: the same choices shuffled over tokens). They describe, and test nothing. "
+                  + sample_sentence(sizes))
+
+
+def sample_sentence(sizes: Mapping[str, Any]) -> str:
+    """Say what the metrics were measured on.
+
+    Parameters
+    ----------
+    sizes : mapping
+        ``params`` of the result; one that an earlier version wrote does not say, and gives "".
+    """
+    if "sampled_documents" not in sizes:
+        return ""
+    if sizes["sampled_documents"] == sizes["documents"]:
+        return f"Measured on all {sizes['documents']:,} documents."
+    return (f"Consecutive repetition, vocabulary specialisation and context independence were measured on a random sample of "
+            f"{sizes['sampled_documents']:,} of {sizes['documents']:,} documents ({sizes['sampled_tokens']:,} of "
+            f"{sizes['tokens']:,} tokens), the other metrics on all.")
 
 
 def _add_domains(trace: Trace, label: str, top: int, add: Any, warnings: list[str]) -> None:
@@ -101,9 +132,9 @@ def _add_saliency(trace: Trace, add: Any) -> None:
                 f"expert {int(ratio.idxmin() - part.index[0])}")
 
 
-def _add_vocabulary(trace: Trace, add: Any, warnings: list[str], seed: int) -> None:
+def _add_vocabulary(trace: Trace, add: Any, warnings: list[str], options: dict[str, int]) -> None:
     try:
-        words = vocabulary_specialisation(trace, seed=seed)
+        words = vocabulary_specialisation(trace, **options)
     except MoeProbeError as error:
         warnings.append(f"Vocabulary specialisation was left out: {error}")
         return

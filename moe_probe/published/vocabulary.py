@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.published.sequences import NO_WEIGHTS, first_choices, sampled_documents
+from moe_probe.published.sequences import NO_WEIGHTS, SAMPLE_TOKENS, first_choices, sampled_documents
 from moe_probe.results import Result
 from moe_probe.routing import dropped_id, entropy_bits
 from moe_probe.stats.labels import n_threads
@@ -33,7 +33,7 @@ class _IdCounts(NamedTuple):
 
 
 def vocabulary_specialisation(
-    trace: Trace, *, min_count: int = 10, max_tokens: int = 150_000, seed: int = 0
+    trace: Trace, *, min_count: int = 10, max_tokens: int = SAMPLE_TOKENS, seed: int = 0
 ) -> Result:
     """How much experts specialise in token ids, by the measures of OLMoE and OpenMoE, layer by layer.
 
@@ -79,7 +79,7 @@ def vocabulary_specialisation(
         "over ids. OpenMoE: the same of first choices, weighted by occurrences. Shuffled: choices dealt at random.")
 
 
-def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = 150_000, seed: int = 0) -> Result:
+def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = SAMPLE_TOKENS, seed: int = 0) -> Result:
     """Vocabulary specialisation of single experts: over the ids whose commonest expert it is, their mean share.
 
     OLMoE, arXiv:2409.02060, section 5.4, per expert, by first choices; parameters as for
@@ -117,7 +117,8 @@ def _over_layers(
 ) -> Result:
     import pandas as pd
 
-    ids, take = _ids(trace, sampled_documents(trace, max_tokens, seed=seed))
+    drawn = sampled_documents(trace, max_tokens, seed=seed)
+    ids, take = _ids(trace, drawn)
 
     def work(layer: MoeLayer) -> list[dict[str, Any]]:
         experts, first = _choices(trace, layer.layer, take)
@@ -130,7 +131,8 @@ def _over_layers(
 
     with ThreadPoolExecutor(n_threads()) as pool:
         rows = [row for part in pool.map(work, trace.layers) for row in part]
-    return Result(name, pd.DataFrame(rows), seed=seed, params={"min_count": min_count, "max_tokens": max_tokens},
+    return Result(name, pd.DataFrame(rows), seed=seed, params={
+        "min_count": min_count, "max_tokens": max_tokens, "sampled_documents": int(drawn.sum())},
                   warnings=() if trace.manifest.has_weights else (NO_WEIGHTS,), citations=citations, caption=caption)
 
 

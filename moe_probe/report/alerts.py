@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Block, Facts, Section, listed, number, some
+from moe_probe.report.content import Block, Facts, Section, listed, number, sae_name, some
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -111,7 +111,7 @@ def _weak_saes(trace: Trace, results: Mapping[str, Result]) -> str | None:
         if row.fvu > _UNEXPLAINED:
             faults.append(f"{row.fvu:.0%} of the variance unexplained")
         if faults:
-            told.append(f"layer {row.layer}, width {row.width:,} ({listed(faults)})")
+            told.append(f"{sae_name(str(row.sae))} ({listed(faults)})")
     return f"{some(told)}: what its features say is about a part of the activation only." if told else ""
 
 
@@ -120,9 +120,15 @@ def _skipped(trace: Trace, results: Mapping[str, Result]) -> str:
     return f"{n:,} bad rows of the corpus were left out." if n else ""
 
 
+def _copies(trace: Trace, results: Mapping[str, Result]) -> str | None:
+    if "near_duplicates" not in results:
+        return None
+    return " ".join(results["near_duplicates"].warnings)
+
+
 _CHECKS: dict[str, Callable[[Trace, Mapping[str, Result]], str | None]] = {
     "Few documents": _few, "Dead experts": _dead, "Router collapse": _collapse, "No gate weights": _weights,
-    "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Bad rows": _skipped}
+    "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Bad rows": _skipped, "Documents that share text": _copies}
 
 
 def _small(text: str) -> str:
@@ -140,7 +146,7 @@ def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
         out += [(f"Left out: {row['analysis']}", f"{row['reason']}.") for _, row in results["left_out"].table.iterrows()]
     sources: dict[str, list[str]] = {}
     for result in results.values():
-        for warning in result.warnings:
+        for warning in result.warnings if result.name != "near_duplicates" else ():  # an alert says it already
             sources.setdefault(warning, []).append(result.name.replace("_", " "))
     for warning, names in sources.items():
         out.append((_capital(listed(names)) if len(names) <= 3 else f"{len(names)} analyses", warning))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from moe_probe.evidence import UNCONFIRMABLE
 from moe_probe.report.content import Answer, listed, number, some
-from moe_probe.report.verdicts import where
+from moe_probe.report.verdicts import count_sentence, question, where
+from moe_probe.text import figure
+from moe_probe.verdicts import NEAR, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 #: A maker of the answer to one question; None where the analysis was not made.
 Maker = Callable[[Mapping[str, "Result"]], str | None]
+#: The question of the verdicts, where the corpus has no chemistry to ask for.
+_FIRST = "Is there a chemistry expert?"
 _EXAMPLE = "chemistry"
 
 
@@ -30,8 +34,9 @@ def answers(results: Mapping[str, Result]) -> tuple[Answer, ...]:
     -------
     tuple of Answer
     """
-    made = ((question, maker(results), key) for question, key, maker in _MAKERS)
-    return tuple(Answer(question, answer, key) for question, answer, key in made if answer)
+    first = question(results["verdicts"].table) if "verdicts" in results else _FIRST
+    made = ((first if asked == _FIRST else asked, maker(results), key) for asked, key, maker in _MAKERS)
+    return tuple(Answer(asked, answer, key) for asked, answer, key in made if answer)
 
 
 def topic_experts(results: Mapping[str, Result]) -> str | None:
@@ -39,25 +44,14 @@ def topic_experts(results: Mapping[str, Result]) -> str | None:
     if "verdicts" not in results:
         return None
     table = results["verdicts"].table
+    text = f"{_example(table)}{count_sentence(table, names=True)}"
     yes = table[table["verdict"].isin(["expert", "group"])]
-    text = f"{_example(table)}{len(yes)} of {len(table)} topics {'has' if len(yes) == 1 else 'have'} an expert of "
-    text += f"{'its' if len(yes) == 1 else 'their'} own{_named(yes)}."
-    only = table[table["verdict"] == "feature only"]
-    if len(only):
-        text += f" {len(only)} more {'has' if len(only) == 1 else 'have'} a feature but no expert{_named(only)}."
-    nothing = table[table["verdict"] == "none"]
-    if len(nothing) and len(yes) + len(only):
-        text += f" {len(nothing)} {'has' if len(nothing) == 1 else 'have'} neither."
     if "causal" in table and len(yes) and (yes["causal"] != "not tested").any():
         sure = yes[yes["causal"] == "confirmed"]
         unknown = int(yes["causal"].str.startswith(UNCONFIRMABLE).sum())
-        text += (f" Knocking experts out confirms {len(sure)} of {len(yes)}." if unknown < len(yes) else
-                 f" Knock-outs could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}.")
+        text += (f" Ablation confirms {len(sure)} of {len(yes)} experts and groups." if unknown < len(yes) else
+                 f" Ablation could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}.")
     return text
-
-
-def _named(part: pd.DataFrame) -> str:
-    return f": {some(sorted(part['topic']))}" if len(part) else ""
 
 
 def _example(table: pd.DataFrame) -> str:
@@ -65,8 +59,11 @@ def _example(table: pd.DataFrame) -> str:
     if mine.empty:
         return ""
     row = mine.iloc[0]
-    said = {"expert": f"Yes: {where(row)}.", "group": f"Yes, several together: {where(row)}.",
-            "feature only": "No; but there is a chemistry feature."}.get(row["verdict"], "No.")
+    near = " (near the threshold)" if grades(mine).iloc[0] == NEAR else ""
+    said = {"expert": f"Yes: {where(row)}{near}.", "group": f"No single one, but a group: {where(row)}{near}.",
+            "feature only": "No; but there is a chemistry feature."}.get(row["verdict"])
+    if said is None:
+        said = {"weak": "Hardly: one that is real but small.", "untested": "It cannot be said."}.get(grades(mine).iloc[0], "No.")
     return f"{said} "
 
 
@@ -96,7 +93,7 @@ def whole_layers(results: Mapping[str, Result]) -> str | None:
     table = results["layers"].table
     row = table.loc[table["decode_accuracy"].idxmax()]
     return (f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
-            f"right {row['decode_accuracy']:.0%} of the time ({row['decode_baseline']:.0%} with shuffled topics).")
+            f"right {row['decode_accuracy']:.0%} of the time ({figure(row['decode_baseline'], '.0%')} with shuffled topics).")
 
 
 def features_say(results: Mapping[str, Result]) -> str | None:
@@ -130,7 +127,7 @@ def cost(results: Mapping[str, Result]) -> str | None:
 
 #: Question, section that the answer rests on, maker of the answer; in the order of the page.
 _MAKERS: tuple[tuple[str, str, Maker], ...] = (
-    ("Is there a chemistry expert?", "verdicts", topic_experts),
+    (_FIRST, "verdicts", topic_experts),
     ("If experts are not about topics, what are they about?", "explained", what_else),
     ("Do all experts of a layer together know the topic?", "layers", whole_layers),
     ("Do features have human meanings?", "features", features_say),

@@ -75,9 +75,12 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
 
 
 def _png(picture: Picture) -> bytes:
+    from moe_probe.fonts import quiet_glyphs
+
     buffer = io.BytesIO()
     # no date and no version inside: the same results make the same bytes
-    figure_of(picture.figure).savefig(buffer, format="png", metadata={"Software": None})
+    with quiet_glyphs():
+        figure_of(picture.figure).savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -232,12 +232,13 @@ def some(words: Sequence[str], most: int = 8) -> str:
 
 
 def sae_name(path: str) -> str:
-    """``layer_02/width_01024-residual`` as people say it; other text as it is."""
-    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-(.+))?", path)
+    """``layer_02/width_01024-residual`` and ``layer_02/width_01024_NAME`` as people say it; other text as it is."""
+    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-((?:expert_output|router_input|[^_])+))?(?:_(.+))?", path)
     if found is None:
         return path
-    layer, width, further = found.groups()
-    return f"layer {int(layer)}, width {int(width):,}" + (f" ({further.replace('-', ', ')})" if further else "")
+    layer, width, further, name = found.groups()
+    described = [*(further.split("-") if further else []), *([name] if name else [])]
+    return f"layer {int(layer)}, width {int(width):,}" + (f" ({', '.join(described)})" if described else "")
 
 
 def cut(text: str, size: int = 60) -> str:

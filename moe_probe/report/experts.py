@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.evidence import rise_text
 from moe_probe.matching.carriers import effective_number
+from moe_probe.pieces import decode
 from moe_probe.report.content import (
     Block,
     Card,
@@ -20,6 +21,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
+from moe_probe.text import figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +138,8 @@ class _Facts:
         said = ", ".join(f"{r.topic} {2 ** r.log2_lift:.2f}×{'' if r.replicated else ' (not found again)'}"
                          for r in strong.itertuples())
         effective = effective_number(shares) if shares.sum() > 0 else float("nan")
-        return f"{said or 'none above average'}; serves {effective:.1f} of {len(mine)} topics, by effective number"
+        return f"{said or 'none above average'}; serves {figure(effective, '.1f', 'an unknown number')} of {len(mine)} "\
+            "topics, by effective number"
 
     def _classes(self, layer: int, expert: int) -> str:
         mine = self.of("expert_token_classes", layer, expert)
@@ -176,7 +179,8 @@ class _Facts:
             return ""
         strong = mine[mine["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
         return "; ".join(f"{sae_name(r.sae)}: {r.feature}{f' ({cut(r.label, 50)})' if r.label else ''}, AUROC "
-                         f"{r.heldout_score:.2f}, fires on {r.recall:.0%} of the expert's tokens" for r in strong.itertuples())
+                         f"{figure(r.heldout_score, '.2f', 'unknown')}, fires on "
+                         f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens" for r in strong.itertuples())
 
     def _near(self, layer: int, expert: int) -> str:
         table = self.tables.get("expert_similarity")
@@ -197,11 +201,11 @@ class _Facts:
         mine = table[(table["layer"] == layer) & (table["sae"] == "") & (table["members"] == str(expert))]
         if mine.empty:
             return ""
-        top = mine.sort_values("delta_nats").iloc[-1]
+        top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
         own = mine[mine["held_to"]]
-        said = "; ".join(f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
-                         for r in own.to_dict("records"))
-        return f"{said + '; ' if said else ''}most on {top['topic']} ({top['delta_nats']:+.3f})"
+        said = some_of((f"{r['topic']} {rise_text(r, 3)}{', confirmed' if r['confirmed'] else ''}"
+                        for r in own.to_dict("records")), joint="; ")
+        return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.3f')})"
 
     def _contexts(self, layer: int, expert: int) -> tuple[Passage, ...]:
         mine = self.of("expert_contexts", layer, expert)
@@ -226,15 +230,15 @@ def _explained(row: Any) -> str:
 
 
 def _visible(token: str) -> str:
-    """A token as people can see it: the mark of a space before a word is a space, a line break has a sign."""
-    text = str(token).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n").replace("\n", "⏎")
+    """A token as people can see it: a line break has a sign."""
+    text = str(token).replace("\n", "⏎")
     return text.strip(" ") or "space"
 
 
 def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
-    """Shade every token by the weight that the expert had in it."""
-    return tuple((str(token).replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
-                 for token, weight in zip(tokens, weights, strict=True))
+    """Shade the text by the weight that the expert had in it."""
+    return tuple((text.replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
+                 for text, weight in decode(list(map(str, tokens))).shaded(weights))
 
 
 def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Card:

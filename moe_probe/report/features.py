@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe import plots
 from moe_probe.evidence import rise_text
+from moe_probe.pieces import decode
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
+from moe_probe.text import bracket, figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,8 @@ def sae_section(results: Mapping[str, Result]) -> Section:
                 f"{float(known['ce_recovered'].max()):.0%} of what the activation does for the loss." if len(known) else ".")
     heads = ("SAE", "hook", "L0", "FVU", "loss recovered [95 %]", "against the mean", "dead", "dense", "redundancy", "seconds")
     rows = tuple((_name(r), str(r["hook"]).replace("_", " "), number(float(r["l0"]), 1), number(float(r["fvu"]), 3),
-                  _recovered(r), number(float(r["ce_recovered_mean"])), f"{float(r['dead']):.1%}", f"{float(r['dense']):.1%}",
+                  _recovered(r), number(float(r["ce_recovered_mean"])), figure(r["dead"], ".1%", "–"),
+                  figure(r["dense"], ".1%", "–"),
                   number(float(r["redundancy"])), number(float(r["train_seconds"]), 1)) for _, r in table.iterrows())
     picture = Picture("sae_pareto", plots.sae_pareto(table), finding,
                       "Left: variance unexplained against active latents a token, lower and further left is better. Right: the "
@@ -50,7 +53,7 @@ def _name(row: Any) -> str:
 def _recovered(row: Any) -> str:
     if row["ce_recovered"] != row["ce_recovered"]:
         return "–"
-    return (f"{float(row['ce_recovered']):.1%} [{float(row['ce_recovered_low']):.1%}, {float(row['ce_recovered_high']):.1%}]")
+    return (f"{float(row['ce_recovered']):.1%} {bracket(row['ce_recovered_low'], row['ce_recovered_high'], '.1%')}")
 
 
 def features_section(results: Mapping[str, Result]) -> Section:
@@ -79,8 +82,9 @@ def _by_sae(table: pd.DataFrame, params: Mapping[str, Any]) -> Table:
         living = part[part["density"] > 0]
         scored = living["label_score"].dropna()
         rows.append((_name({"sae": name}), number(len(living)), f"{len(living) / len(part):.0%}",
-                     f"{float(living['good'].mean()):.0%}", number(float(scored.median())),
-                     f"{float((living['topic'] != '').mean()):.0%}", f"{float((living['auroc_topic'] >= 0.9).mean()):.1%}"))
+                     figure(living['good'].mean(), '.0%', '–'), number(float(scored.median())),
+                     figure((living['topic'] != '').mean(), '.0%', '–'),
+                     figure((living['auroc_topic'] >= 0.9).mean(), '.1%', '–')))
     return Table(("SAE", "living features", "of all", "good label", "median label score", f"fire more for a {params['by']}",
                   f"tell a {params['by']}'s documents (AUROC ≥ 0.9)"), tuple(rows),
                  note=f"Good: balanced accuracy of at least {params['good_score']:g} on held-out tokens, and "
@@ -160,10 +164,11 @@ def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
     mine = table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))]
     if mine.empty:
         return ""
-    own = "; ".join(f"{r['topic']} {rise_text(r)}{', confirmed' if r['confirmed'] else ''}"
-                    for r in mine[mine["held_to"]].to_dict("records"))
-    top = mine.sort_values("delta_nats").iloc[-1]
-    return f"{own + '; ' if own else ''}most on {top['topic']} ({top['delta_nats']:+.4f})"
+    own = mine[mine["held_to"]]
+    said = some_of((f"{r['topic']} {rise_text(r)}{', confirmed' if r['confirmed'] else ''}" for r in own.to_dict("records")),
+                   joint="; ")
+    top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
+    return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.4f')})"
 
 
 def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any],
@@ -186,11 +191,11 @@ def _card(row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params
 
 
 def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
-    """Tokens joined as far as they are shaded alike."""
+    """The text of tokens, joined as far as it is shaded alike."""
     joined: list[tuple[str, int]] = []
-    for token, value in zip(tokens, activations, strict=True):
+    for part, value in decode(list(map(str, tokens))).shaded(activations):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
-        text = str(token).replace("\n", "⏎")
+        text = part.replace("\n", "⏎")
         if joined and joined[-1][1] == strength and strength == 0:
             joined[-1] = (joined[-1][0] + text, 0)
         else:

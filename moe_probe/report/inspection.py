@@ -59,20 +59,21 @@ def _clean(value: object) -> str:
 
 def _text(one: Inspection, index: int) -> dict[str, Any]:
     call, shades = one.call, one.shades()
-    tokens = [{"text": _shown(s), "shade": int(shade), "special": bool(special), "generated": bool(made)}
-              for s, shade, special, made in zip(call.strings, shades, call.special, call.generated, strict=True)]
+    parts = [{"text": _shown(text), "tokens": " ".join(str(i) for i in range(rows.start, rows.stop)),
+              "shade": int(shades[rows].max()), "special": bool(call.special[rows].all()),
+              "generated": bool(call.generated[rows].all())} for text, rows in one.decoded.segments()]
     units = [*_feature_units(one), *_expert_units(one)]
     if one.shade is not None and one.shade.name not in {u["key"] for u in units}:
         units.insert(0, _unit(one, one.shade, title=one.shade.name, group="Chosen", facts="", topic=""))
     return {
         "index": index, "name": _clean(one.name), "model": _clean(one.model), "fingerprint": one.fingerprint[:12],
-        "notes": [_clean(n) for n in one.notes], "tokens": tokens, "n_tokens": len(call.text), "windows": call.windows,
+        "notes": [_clean(n) for n in one.notes], "parts": parts, "n_tokens": len(call.text), "windows": call.windows,
         "generated": int(call.generated.sum()), "guesses": [_guess(one, g) for g in one.guesses],
         "alarms": [_alarm(one, a) for a in one.alarms], "overhead": _overhead(one),
         "layers": [{"layer": layer, "experts": [_chip(row) for row in table.to_dict("records")]}
                    for layer, table in one.experts.groupby("layer", sort=False)],
         "data": {"units": units, "shade": "" if one.shade is None else one.shade.name, "experts": _routes(one),
-                 "layers": list(call.layers)}}
+                 "layers": list(call.layers), "tokens": [_clean(one.decoded.name(i)) for i in range(len(call.ids))]}}
 
 
 def _shown(string: str) -> str:
@@ -125,11 +126,12 @@ def _expert_units(one: Inspection) -> list[dict[str, Any]]:
 
 def _chip(row: dict[str, Any]) -> dict[str, Any]:
     """An expert in the overview; its colour is its share of the text's tokens."""
-    times = row["share"] / row["corpus_share"] if row["corpus_share"] else math.inf
+    times = (f"{row['share'] / row['corpus_share']:.1f} times the corpus's share" if row["corpus_share"] else
+             "which no token of the corpus chose")
     topic = f"; {_clean(row['topic'])} ×{row['lift']:.1f}" if row["topic"] else ""
     return {"key": f"{row['layer']}:{row['expert']}", "expert": row["expert"], "share": f"{row['share']:.0%}",
             "tint": round(min(1.0, 1.4 * row["share"]), 3),
-            "title": f"{row['share']:.0%} of tokens, {times:.1f} times the corpus's share{topic}"}
+            "title": f"{row['share']:.0%} of tokens, {times}{topic}"}
 
 
 def _routes(one: Inspection) -> list[list[list[float]]]:
@@ -160,7 +162,7 @@ def _alarm(one: Inspection, alarm: Any) -> dict[str, Any]:
     unit = {"feature": "largest activation", "expert": "share of tokens", "topic": "active units a token"}[alarm.watched.kind]
     return {"name": _clean(alarm.watched.name), "kind": alarm.watched.kind, "fired": alarm.fired,
             "said": f"{unit} {number(alarm.value, 3)}, threshold {number(alarm.threshold, 3)} ({_clean(alarm.says)})",
-            "tokens": [_shown(one.call.strings[i]).strip() for i in alarm.tokens[:12]], "n": len(alarm.tokens)}
+            "tokens": [_shown(one.decoded.name(i)).strip() for i in alarm.tokens[:12]], "n": len(alarm.tokens)}
 
 
 def _overhead(one: Inspection) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe import plots_maps
+from moe_probe.pieces import decode, whole_characters
 from moe_probe.report import svg
 from moe_probe.report.content import Block, Picture, Section, Table, cut, listed, number, probability
 
@@ -28,8 +29,8 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
     summary, agreed = results["cluster_summary"].table, results["cluster_agreement"].table
     best = agreed.sort_values("ami", ascending=False, kind="stable").groupby("unit", sort=False).first()
     finding = "Clusters agree most with: " + listed(
-        [f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, shuffled {number(float(row['ami_null']))}, p "
-         f"{probability(row['ami_p'])})" for unit, row in best.iterrows()]) + "."
+        [f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, shuffled{_within(row)} "
+         f"{number(float(row['ami_null']))}, p {probability(row['ami_p'])})" for unit, row in best.iterrows()]) + "."
     blocks: list[Block] = []
     if "maps" in results and len(results["maps"].table):
         blocks.append(_map(trace, results, finding))
@@ -51,6 +52,12 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
                    f"{results['cluster_agreement'].caption}",
                    limits="k-means finds round clusters of like size; other methods would cut elsewhere. Experts are "
                    "clustered by the very topics that they are then compared with, so their agreement is no surprise.")
+
+
+def _within(row: Any) -> str:
+    """The label within which labels were permuted, in words."""
+    strata = row.get("permuted_within", "")
+    return f" within each {strata}" if strata else ""
 
 
 def _map(trace: Trace, results: Mapping[str, Result], finding: str) -> Picture:
@@ -104,12 +111,16 @@ def _tokens(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> 
     found: dict[int, str] = {}
     place = 0
     for _, chunk in trace.iter_tokens(["document", "token"]):
-        documents, strings = chunk.columns["document"], chunk.columns["token"]
+        documents, strings = chunk.columns["document"], trace.spaced(chunk.columns["token"])
         end = chunk.first + len(strings)
         while place < len(wanted) and wanted[place] < end:
             i = wanted[place] - chunk.first
-            near = [j for j in range(max(0, i - _AROUND), min(len(strings), i + _AROUND + 1)) if documents[j] == documents[i]]
-            found[wanted[place]] = "".join(f" »{str(strings[j]).strip()}«" if j == i else str(strings[j]) for j in near)
+            ends = tuple(int(np.searchsorted(documents, documents[i], side=side)) for side in ("left", "right"))
+            low, high = whole_characters(strings, max(ends[0], i - _AROUND), min(ends[1], i + _AROUND + 1),
+                                      within=(ends[0], ends[1]))
+            text = decode(strings[low:high])
+            one = slice(int(text.starts[i - low]), int(text.ends[i - low]))
+            found[wanted[place]] = f"{text.text[:one.start]} »{text.text[one].strip()}«{text.text[one.stop:]}"
             place += 1
     return [f"…{cut(found[int(r.id)].replace(chr(10), ' '), 140)}… ({r.label})" for r in part.itertuples()]
 

@@ -10,6 +10,8 @@ import numpy as np
 from moe_probe import plots_tree
 from moe_probe.report.content import Block, Node, Passage, Picture, Section, Table, Tree, number, probability
 from moe_probe.stats import holm
+from moe_probe.text import figure
+from moe_probe.tree import KINDS, UNJUDGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Parents shown in the foldable tree, and children of each.
 _PARENTS, _CHILDREN = 24, 8
-_ORDER = ("one subject, by its parts", "one subject", "several subjects", "no subject")
+_ORDER = KINDS
 
 
 def splitting_section(results: Mapping[str, Result]) -> Section:
@@ -51,7 +53,8 @@ def splitting_section(results: Mapping[str, Result]) -> Section:
 def finding(results: Mapping[str, Result]) -> str:
     """How much splits, and whether along human lines."""
     table = results["splitting"].table
-    text = (f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens")
+    text = (f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens"
+            if table["split"].notna().any() else "No feature of a narrower dictionary fires, so none can split")
     if table["split_same_width"].notna().any():
         text += f" ({table['split_same_width'].max():.0%} at most when only the seed changes)"
     return f"{text}. {human_lines(results)}".strip()
@@ -69,20 +72,36 @@ def human_lines(results: Mapping[str, Result]) -> str:
     rise = own["shared"] if own["shared"].notna().any() else own["purity"] - own["expected"]
     place = int(rise.fillna(-np.inf).to_numpy().argmax())
     best, passes = own.iloc[place], p_values <= 0.05
-    nodes = own["nodes"].sum()
-    kinds = {kind: float((own[kind] * own["nodes"]).sum() / nodes) for kind in _ORDER}
-    human = kinds[_ORDER[0]] + kinds[_ORDER[1]]
-    lead = "Partly" if passes.any() and human > 0.5 else "Hardly" if passes.any() else "No"
+    judged = int(own["judged"].sum()) if "judged" in own else 0
+    human = float((own[list(_ORDER[:2])].sum(axis=1) * own["judged"]).sum() / judged) if judged else float("nan")
+    lead = "No" if not passes.any() else "Partly" if human > 0.5 else "Hardly" if human <= 0.5 else "To some degree"
     shared = "" if best["shared"] != best["shared"] else (
         f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
     holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
     return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
-            f"siblings, from different documents, are about one topic {best['purity']:.1%} of the time "
-            f"({best['expected']:.1%} for features hung up at random, {best['ceiling']:.1%} for a feature with itself; layer "
+            f"siblings, from different documents, are about one topic "
+            f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
+            f"({figure(best['expected'], '.1%')} for features hung up at random, "
+            f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
-            f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} Of "
-            f"{int(nodes):,} nodes that split, {human:.0%} keep to one subject ({kinds[_ORDER[0]]:.1%} dividing it by its "
-            f"subtopics), {kinds[_ORDER[2]]:.0%} mix several, {kinds[_ORDER[3]]:.0%} are about no subject of the corpus.")
+            f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
+            f"{_kinds_line(own)}")
+
+
+def _kinds_line(own: pd.DataFrame) -> str:
+    """Shares of the nodes that could be judged, beside how many could not."""
+    if "judged" not in own:
+        return "Nodes were counted without asking which could be judged: moe-probe tree RUN makes the table anew."
+    nodes, judged, beside = (int(own[column].sum()) for column in ("nodes", "judged", "found_beside"))
+    why = "the test would have missed a node of one subject with so few children, or children that fire so rarely"
+    all_the_same = f"; {beside:,} of them keep to one subject all the same" if beside else ""
+    if not judged:
+        return f"None of {nodes:,} nodes that split could be judged one by one ({why}){all_the_same}."
+    kinds = {kind: float((own[kind].fillna(0.0) * own["judged"]).sum() / judged) for kind in _ORDER}
+    left = f" {nodes - judged:,} more could not be judged ({why}){all_the_same}." if nodes > judged else ""
+    parts, one, several, none = (kinds[kind] for kind in _ORDER)
+    return (f"Of {judged:,} nodes that split and could be judged, {parts + one:.0%} keep to one subject ({parts:.1%} dividing it "
+            f"by its subtopics), {several:.0%} mix several, {none:.0%} show no subject of the corpus.{left}")
 
 
 def _other_seed(table: pd.DataFrame, best: pd.Series) -> str:
@@ -94,8 +113,13 @@ def _other_seed(table: pd.DataFrame, best: pd.Series) -> str:
     null = same.iloc[0]
     more = best["shared"] > null["shared"]
     return (f" Where no width is added and only the seed changes, {int(null['nodes']):,} "
-            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share {null['shared']:.0%}"
+            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share "
+            f"{figure(null['shared'], '.0%', 'an unknown part')}"
             + ("." if more else ": that siblings are about one subject need not come of widening."))
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None or value != value else f"{int(value):,}"
 
 
 def _percent(value: Any) -> str:
@@ -118,12 +142,15 @@ def _splitting_table(table: pd.DataFrame) -> Table:
 
 def _subjects_table(table: pd.DataFrame) -> Table:
     rows = tuple((str(int(r["layer"])), f"{int(r['parent_width']):,} to {int(r['child_width']):,}", str(r["tree"]),
-                  number(int(r["nodes"])), f"{r['purity']:.1%}", f"{r['expected']:.1%}", f"{r['ceiling']:.1%}",
-                  _percent(r["shared"]), probability(float(r["p_value"])), *(_percent(r[kind]) for kind in _ORDER))
+                  number(int(r["nodes"])), figure(r["purity"], ".1%", "–"), figure(r["expected"], ".1%", "–"),
+                  figure(r["ceiling"], ".1%", "–"),
+                  _percent(r["shared"]), probability(float(r["p_value"])), _count(r.get("judged")),
+                  *(_percent(r[kind]) for kind in _ORDER))
                  for _, r in table[table["nodes"] > 0].iterrows())
     return Table(("layer", "widths", "tree", "nodes", "siblings of one topic", "at random", "a feature with itself", "shared",
-                  "p", *_ORDER), rows, heading="Siblings and subjects",
-                 note="Shared: (siblings − at random) / (a feature with itself − at random), how much of what a feature has of a "
+                  "p", "nodes judged", *_ORDER), rows, heading="Siblings and subjects",
+                 note="Shares of kinds are of the nodes that could be judged. "
+                 "Shared: (siblings − at random) / (a feature with itself − at random), how much of what a feature has of a "
                  "topic its siblings have too. p of the other two trees is from few permutations.")
 
 
@@ -171,8 +198,9 @@ def _tree(edges: pd.DataFrame, nodes: pd.DataFrame | None) -> Tree:
     size = narrow.groupby(["parent_sae", "parent"]).size()
     chosen = list(size[size >= 2].sort_values(ascending=False, kind="stable").index)
     if nodes is not None:
-        rank = {(r.parent_sae, r.parent): (_ORDER.index(r.kind), -(r.purity - r.expected)) for r in nodes.itertuples()}
-        chosen.sort(key=lambda key: rank.get(key, (len(_ORDER), 0.0)))
+        order = (*_ORDER, UNJUDGED)
+        rank = {(r.parent_sae, r.parent): (order.index(r.kind), -(r.purity - r.expected)) for r in nodes.itertuples()}
+        chosen.sort(key=lambda key: rank.get(key, (len(_ORDER) + 1, 0.0)))
     kinds = {} if nodes is None else {(r.parent_sae, r.parent): r.kind for r in nodes.itertuples()}
     by_parent = dict(iter(parts.groupby(["parent_sae", "parent"])))
     made = tuple(_below(sae, int(parent), by_parent, kinds) for sae, parent in chosen[:_PARENTS])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.plots_maps import DIVERGING, PALETTE, SHAPES
-from moe_probe.text import printable
+from moe_probe.text import cells, printable
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Bar
@@ -62,7 +62,7 @@ def heat(values: np.ndarray, tips: Sequence[Sequence[str]], *, rows: Sequence[An
     """
     from matplotlib.colors import to_hex
 
-    left, top = 16 + round(5.8 * max(len(printable(str(row))) for row in rows)), 20
+    left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in rows)), 20
     height, width = values.shape
     parts = [f'<svg class="heat" role="img" aria-label="{text(title)}" width="{left + size * width + 2}" '
              f'height="{top + size * height + 18}" viewBox="0 0 {left + size * width + 2} {top + size * height + 18}">'

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.published.summary import sample_sentence
 from moe_probe.report.content import Block, Section, Table, lift_text, number, probability
+from moe_probe.text import figure
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -42,11 +44,11 @@ def published_section(results: Mapping[str, Result]) -> Section:
                      f"{number(float(part['value'].min()))} to {number(float(part['value'].max()))}",
                      number(float(part["baseline"].mean()))))
     repeats = result.table[result.table["metric"] == "consecutive repetition, first choice"]
-    finding = (f"Successive tokens go to the same first expert {float(repeats['value'].mean()):.0%} of the time "
-               f"({float(repeats['baseline'].mean()):.0%} for a router without preferences).")
+    finding = (f"Successive tokens go to the same first expert {figure(repeats['value'].mean(), '.0%', 'an unknown share')} of "
+               f"the time ({figure(repeats['baseline'].mean(), '.0%', 'unknown')} for a router without preferences).")
     return Section(title="How does this model compare by the metrics of published work?", finding=finding,
                    blocks=(Table(("metric", "source", "mean over layers", "range", "without preferences"), tuple(rows),
                                  heading="Published metrics",
-                                 note="Layer by layer in results/published.parquet."),),
+                                 note="Layer by layer in results/published.parquet. " + sample_sentence(result.params)),),
                    how=result.caption,
                    limits="These metrics come without error rates; the sections above are what to rely on.")

@@ -9,9 +9,10 @@ import numpy as np
 
 from moe_probe import plots_units
 from moe_probe.evidence import confirmation
-from moe_probe.matching.carriers import topics_served
+from moe_probe.matching.carriers import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.verdicts import readable
+from moe_probe.text import bracket, figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,38 +24,64 @@ _CONFIRMED = {"confirmed": "yes", "not confirmed": "no"}
 
 
 def carriers_section(results: Mapping[str, Result]) -> Section | None:
-    """Compare the best expert, group, feature and set of features for every topic."""
+    """Compare the best expert, group, feature, set of features and set of tokens for every topic."""
     result = results["carriers"]
     table = result.table
-    if table.empty or "beyond_expert_document" not in table:
+    if not {"expert", "feature"} <= set(table.get("kind", ())):  # one of the two could not be measured for any topic
         return None
     feature = table[table["kind"] == "feature"]
     better = feature[feature["beyond_expert_document_low"] > 0]
     named = f": {some(sorted(better['topic']))}" if len(better) else ""
-    expert = table[table["kind"] == "expert"]
+    expert, words = table[table["kind"] == "expert"], _beyond_words(feature)
     finding = (f"A single feature tells held-out documents of {len(better)} of {len(feature)} topics better than the best "
                f"expert does, beyond doubt by its interval{named}; the median AUROC is "
                f"{number(float(feature['auroc_document'].median()))} for features and "
-               f"{number(float(expert['auroc_document'].median()))} for experts.{_served(results)}")
+               f"{number(float(expert['auroc_document'].median()))} for experts.{words}{_served(results)}")
     heads = ("topic", "unit", "which", "label", "AUROC of documents [95 %]", "AUROC of tokens [95 %]",
-             "beyond the best expert [95 %]", "experts passed through")
+             "beyond the best expert [95 %]", "beyond the best set of tokens [95 %]", "times what words predict [95 %]",
+             "experts passed through")
     rows = tuple((r["topic"], plots_units.KINDS[r["kind"]][1],
-                  f"{sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}", cut(str(r["label"])),
+                  f"{'ids' if r['source'] == TOKENS else sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}",
+                  cut(str(r["label"])),
                   _ci(r, "auroc_document", "document"), _ci(r, "auroc_token", "token"),
-                  "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"), _passes(r))
+                  "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"),
+                  *_against_words(r), _passes(r))
                  for _, r in table.sort_values(["topic", "kind"]).iterrows())
     return Section(
-        title="Who carries a topic best: an expert, a group, or a feature?", finding=finding,
+        title="Who carries a topic best: an expert, a group, a feature, or words?", finding=finding,
         blocks=(Picture("carriers", plots_units.carriers(table), finding,
                         "The best unit of each kind for every topic, chosen on other documents. Left: does the share of a "
                         "document's tokens on which the unit is active tell the topic? Right: does its activation on a "
                         "single token? Dotted: chance."),
                 Table(heads, rows, heading="The best units of every topic",
-                      note="Experts passed through: effective number of experts (2 to the entropy) that the tokens of the unit "
-                      "are sent to in the SAE's layer, of the effective number that all tokens are sent to.")),
+                      note="Tokens: ids and sets of up to 8, chosen as features are. Times what words predict: firings in the "
+                      "topic's documents over what their tokens predict. Experts passed through: effective number of experts (2 "
+                      "to the entropy) that the tokens of the unit are sent to in the SAE's layer, of the effective number that "
+                      "all tokens are sent to.")),
         how=result.caption,
         limits="The best of thousands of features is compared with the best of far fewer experts: that is what having a "
         "dictionary means, but it is no property of any one feature.")
+
+
+def _beyond_words(feature: pd.DataFrame) -> str:
+    """How many features do better than words; "" where the table has no words."""
+    if "log2_beyond_words_low" not in feature:
+        return ""
+    lower = ("beyond_token_document_low", "beyond_tokens_document_low", "log2_beyond_words_low")
+    low = feature[[c for c in lower if c in feature]]
+    n = int((low.isna() | (low > 0)).all(axis=1).sum())
+    return (f" {n} of these {len(feature)} features do better than words: than the best set of up to 8 tokens, and than "
+            "their own tokens predict.")
+
+
+def _against_words(row: Any) -> tuple[str, str]:
+    """The difference from the best set of tokens (or token, where no set is better), and firings over their prediction."""
+    rival = "tokens" if row.get("beyond_tokens_document", np.nan) == row.get("beyond_tokens_document", np.nan) else "token"
+    if row["kind"] in ("token", "tokens") or f"beyond_{rival}_document" not in row:
+        return "–", "–"
+    log2 = [float(row.get(f"log2_beyond_words{end}", np.nan)) for end in ("", "_low", "_high")]
+    times = "–" if log2[0] != log2[0] else "{} [{}, {}]".format(*(number(2 ** x) for x in log2))
+    return _ci(row, f"beyond_{rival}_document", f"beyond_{rival}_document"), times
 
 
 def _served(results: Mapping[str, Result]) -> str:
@@ -87,12 +114,14 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
     for layer, part in table.groupby("layer"):
         best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
         plain = part[part["inputs"] == "token and the one before"].iloc[0]
-        blind = part[(part["inputs"] == "random directions") & (part["width"] == best["width"])].iloc[0]
-        by_layer.append(f"layer {layer}: {best['recall']:.0%} from {int(best['width']):,} features, {plain['recall']:.0%} "
-                        f"from the token and the one before, {blind['recall']:.0%} from as many random directions")
+        blind = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
+        first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, plain, blind))
+        by_layer.append(f"layer {layer}: {first} from {int(best['width']):,} features, {second} from the token and the one "
+                        f"before, {third} from as many random directions")
     finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
-    rows = tuple((str(int(r["layer"])), f"{r['inputs']}{f', width {int(r.width):,}' if r['width'] else ''}",
-                  f"{r['recall']:.1%} [{r['recall_low']:.1%}, {r['recall_high']:.1%}]",
+    table = table.assign(name=plots_units.input_names(table))
+    rows = tuple((str(int(r["layer"])), str(r["name"]),
+                  f"{figure(r['recall'], '.1%', '–')} {bracket(r['recall_low'], r['recall_high'], '.1%')}",
                   f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]")
                  for _, r in table.sort_values(["layer", "recall"]).iterrows())
     return Section(
@@ -131,7 +160,8 @@ def matches_section(results: Mapping[str, Result]) -> Section:
              "best token pair", "best topic", "random", "shuffled", "cosine with router")
     rivals = ("token_score", "token_pair_score", "topic_score", "random_score", "shuffled_score")
     rows = tuple((f"layer {int(r['layer'])}, expert {int(r['expert'])}", f"{sae_name(str(r['sae']))}: {int(r['feature'])}",
-                  cut(str(r["label"])), number(float(r["heldout_score"])), f"{r['precision']:.0%}", f"{r['recall']:.0%}",
+                  cut(str(r["label"])), number(float(r["heldout_score"])), figure(r["precision"], ".0%", "–"),
+                  figure(r["recall"], ".0%", "–"),
                   number(float(r["heldout_lift"]), 1), probability(float(r["q_value"])),
                   *(number(float(r[c])) if c in r else "–" for c in rivals),
                   number(float(r["router_cosine"]))) for _, r in strong.iterrows())

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name
+from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name, some
+from moe_probe.verdicts import NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,39 +28,76 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     by_feature = "auroc_feature" in table and bool(table["auroc_feature"].notna().any())
     ends = _ENDS[0], max(_ENDS[1], math.ceil(float(table["ci_high"].max()))) if table["ci_high"].notna().any() else _ENDS[1]
     asked = float(result.params.get("min_log2_lift", 1.0))
-    heads = ["topic", "verdict", "expert or group", "lift [95 %]", "q", "beyond words"]
+    least = float(result.params.get("min_coverage", 0.0))
+    heads = ["topic", "verdict", "grade", "expert or group", "lift [95 %]", "q", "beyond words"]
     heads += ["feature AUROC"] if by_feature else []
     heads += ["cause"] if by_cause else []
     rows, more = [], []
-    for _, row in table.iterrows():
-        cells: list[str | Bar] = [row["topic"], row["verdict"], where(row), _lift(row, asked, ends), probability(row["q_value"]),
-                                  _times(row["log2_beyond_words"])]
+    for (_, row), grade in zip(table.iterrows(), grades(table), strict=True):
+        cells: list[str | Bar] = [row["topic"], row["verdict"], grade, where(row), _lift(row, asked, ends),
+                                  probability(row["q_value"]), _times(_beyond(row, least))]
         cells += [number(float(row["auroc_feature"]))] if by_feature else []
         cells += [_causal(row)] if by_cause else []
         rows.append((*cells, _replicated(row, tested)))
         more.append((short_reason(row), _story(row)))
     return Section(
-        title="Is there a chemistry expert? One row per topic", finding=_finding(table),
+        title=f"{question(table)} One row per topic", finding=count_sentence(table),
         blocks=(Table((*heads, "replicated"), tuple(rows), marks="verdict", more=tuple(more), heading="Verdicts",
                       note=_note(asked, ends, by_feature, by_cause)),),
         how=result.caption,
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
-        "are ruled out one by one; turns of phrase are not. The candidate with the strongest lift is shown, so that its "
+        "are ruled out one by one and in pairs (as far as the reason says); longer turns of phrase are not. The candidate "
+        "with the strongest lift is shown, so that its "
         "lift is an upper end where nothing was found.")
 
 
-def _finding(table: pd.DataFrame) -> str:
-    yes = table[table["verdict"].isin(["expert", "group"])]
-    if yes.empty:
-        return f"None of {len(table)} topics has an expert of its own."
-    return f"{len(yes)} of {len(table)} topics {'has an expert of its' if len(yes) == 1 else 'have an expert of their'} own."
+def question(table: pd.DataFrame) -> str:
+    """The question as this corpus can put it."""
+    return ("Is there a chemistry expert?" if (table["topic"].str.lower() == "chemistry").any() else
+            "Do topics have experts of their own?")
+
+
+def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
+    """How many topics have an expert, a group, a feature, a small effect or nothing, and how many could not be tested.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table of verdicts.
+    names : bool
+        Name the topics too.
+    """
+    grade = grades(table)
+    tested = table[(grade != UNTESTED) | (table["verdict"] != "none")]
+    if tested.empty:
+        return f"Nothing can be said: none of {len(table)} topics has enough independent documents to be tested."
+    kinds = ((tested["verdict"] == "expert", "an expert of {own} own"), (tested["verdict"] == "group", "a group of experts"),
+             (tested["verdict"] == "feature only", "a feature but no expert"),
+             ((tested["verdict"] == "none") & (grade == WEAK), "an expert that is real but too small to count"))
+    parts = []
+    for mask, what in kinds:
+        part = tested[mask.loc[tested.index]]
+        if not len(part) and "{own}" not in what:
+            continue
+        near = part["topic"][grade[part.index] == NEAR].tolist()
+        verb = "has" if len(part) == 1 else "have"
+        head = f"{len(part) or 'None'} of {len(tested)} topics" if "{own}" in what else str(len(part))
+        said = f"{head} {verb} {what.format(own='its' if len(part) == 1 else 'their')}"
+        said += f": {some(sorted(part['topic']))}" if names and len(part) else ""
+        parts.append(said + (f" ({some(sorted(near))} near the threshold)" if near else "") + ".")
+    untested = len(table) - len(tested)
+    if untested:
+        parts.append(f"{untested} could not be tested: too few independent documents.")
+    return " ".join(parts)
 
 
 def _note(asked: float, ends: tuple[float, float], by_feature: bool, by_cause: bool) -> str:
     text = ("Expert or group: what passes, or else the nearest candidate; lift and q are its own. Lift: how much more of the "
             f"topic's selections go to it than of an average topic's; the line is drawn from {2 ** ends[0]:.1f} to "
             f"{2 ** ends[1]:g} times, full mark at 1 (no difference), dashed at {2 ** asked:g} (what a verdict asks for). q: "
-            "false-discovery rate over all layers, experts and topics. Beyond words: usage over what the topic's words predict.")
+            "false-discovery rate over all layers, experts and topics. Beyond words: usage over what the topic's words, previous "
+            "tokens or pairs of tokens predict, whichever predicts most. Grade: clear, the whole interval is above the "
+            "threshold; near the threshold, too close to say; weak, real by every test but smaller.")
     if by_feature:
         text += " Feature AUROC: the best SAE feature, telling held-out documents of the topic; 0.5 is chance."
     if by_cause:
@@ -88,6 +126,15 @@ def _lift(row: Any, asked: float, ends: tuple[float, float]) -> str | Bar:
     if missing(row["log2_lift"]) or missing(row["ci_low"]):
         return lift_text(row)
     return Bar(lift_text(row), float(row["log2_lift"]), float(row["ci_low"]), float(row["ci_high"]), ends, 0.0, asked)
+
+
+def _beyond(row: Any, least: float) -> float:
+    """Smallest ratio to what a rival predicts, over the rivals that could be judged."""
+    import pandas as pd
+
+    coverage = row.get("pairs_coverage", float("nan"))
+    names = ["log2_beyond_words", "log2_beyond_previous", *(["log2_beyond_pairs"] if coverage >= least else [])]
+    return float(pd.Series([row.get(name, float("nan")) for name in names], dtype=float).min())
 
 
 def _times(log2: float) -> str:

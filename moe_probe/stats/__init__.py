@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from moe_probe.stats.bootstrap import Interval, Resamples, auroc_difference, auroc_interval, ratio_interval, student_interval
 from moe_probe.stats.effects import Lift, LogRatio, auroc, half_selection, log2_lift, log2_ratio, topic_moments
-from moe_probe.stats.groups import GroupUsage, group_names, group_usage, labelled_documents, one_value_per_group
+from moe_probe.stats.groups import (
+    GroupUsage,
+    group_names,
+    group_usage,
+    labelled_documents,
+    one_value_per_group,
+    strata_of_groups,
+)
 from moe_probe.stats.information import MutualInformation, macro_mutual_information
 from moe_probe.stats.labels import LabelPermuter
 from moe_probe.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
 from moe_probe.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
+from moe_probe.stats.replication import Division, LabelledShares, Replication, draw_divisions, replicate
 from moe_probe.stats.tail import PooledTail
 
 __all__ = [
-    "GroupUsage", "Interval", "LabelPermuter", "Lift", "LogRatio", "MutualInformation", "PermutationTest", "PooledTail",
-    "Resamples", "StepDownMax", "auroc", "auroc_difference", "auroc_interval", "benjamini_hochberg", "group_names", "group_usage",
-    "half_selection", "holm", "labelled_documents", "log2_lift", "log2_ratio", "macro_mutual_information",
-    "one_value_per_group", "permutation_p", "permutation_p_values", "permutation_test", "ratio_interval", "student_interval",
-    "topic_moments", "welch_t",
+    "Division", "GroupUsage", "Interval", "LabelPermuter", "LabelledShares", "Lift", "LogRatio", "MutualInformation",
+    "PermutationTest", "PooledTail", "Replication", "Resamples", "StepDownMax", "auroc", "auroc_difference", "auroc_interval",
+    "benjamini_hochberg", "draw_divisions", "group_names", "group_usage", "half_selection", "holm", "labelled_documents",
+    "log2_lift", "log2_ratio", "macro_mutual_information", "one_value_per_group", "permutation_p", "permutation_p_values",
+    "permutation_test", "ratio_interval", "replicate", "strata_of_groups", "student_interval", "topic_moments", "welch_t",
 ]

@@ -189,6 +189,13 @@ def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray
     The probability that a random group of the topic uses the expert more than a random other
     group, ties counting half (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491).
 
+    Parameters
+    ----------
+    shares : ndarray, shape (n_groups, n_columns)
+    topic : ndarray of int, shape (n_groups,)
+        -1 for a group of none of these topics: it belongs to the rest of every topic.
+    n_topics : int
+
     Returns
     -------
     ndarray, shape (n_topics, n_columns)
@@ -196,7 +203,7 @@ def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray
     """
     from scipy.stats import rankdata
 
-    sizes = np.bincount(topic, minlength=n_topics).astype(np.float64)[:, None]
+    sizes = np.bincount(topic[topic >= 0], minlength=n_topics).astype(np.float64)[:, None]
     rest = len(topic) - sizes
     area = np.empty((n_topics, shares.shape[1]))
     one_hot = (topic[None] == np.arange(n_topics)[:, None]).astype(np.float64)

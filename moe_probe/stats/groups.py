@@ -103,7 +103,7 @@ def labelled_documents(documents: pd.DataFrame, *, label: str) -> tuple[np.ndarr
 
 
 def group_names(documents: pd.DataFrame) -> np.ndarray:
-    """Group of every document, ndarray of str, shape (n_documents,); a document without a group is its own."""
+    """Name the group of every document, shape (n_documents,); a document without a group is its own group."""
     names = documents["document"].astype(str)
     if "group" in documents.columns:
         group = documents["group"]
@@ -186,7 +186,7 @@ def group_usage(
         expert=np.concatenate([np.arange(n) for n in usage.num_experts]),
         layer_index=np.repeat(np.arange(len(usage.layers)), usage.num_experts),
         topic=np.array([topics.index(topic_of[name]) for name in names]),
-        strata=_strata(usage.documents, rows, groups, names, column=strata),
+        strata=strata_of_groups(usage.documents.iloc[rows], names, column=strata),
         warnings=tuple(warnings),
     )
 
@@ -217,15 +217,34 @@ def _shares(summed: np.ndarray, num_experts: np.ndarray) -> tuple[np.ndarray, np
     return np.concatenate(columns, axis=1), selections, int(empty.sum())
 
 
-def _strata(
-    documents: pd.DataFrame, rows: np.ndarray, groups: np.ndarray, names: list[str], *, column: str | None
-) -> np.ndarray | None:
-    """Code the strata of groups, or None where no strata were asked for."""
+def strata_of_groups(documents: pd.DataFrame, groups: Sequence[str], *, column: str | None) -> np.ndarray | None:
+    """Code the strata of groups, or None where no strata were asked for.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+        The ``documents`` of a trace or `Usage`.
+    groups : sequence of str
+        Names of groups; a document without a group is its own.
+    column : str, optional
+        Column whose values are the strata.
+
+    Returns
+    -------
+    ndarray of int, shape (n_groups,), or None
+
+    Raises
+    ------
+    MoeProbeError
+        When there is no such column, or a group lies in two strata.
+    """
     if column is None:
         return None
     if column not in documents.columns:
         raise MoeProbeError(f"documents have no column '{column}' to stratify by",
                             did_you_mean(column, list(documents.columns)), "name a label column of the corpus")
+    names = group_names(documents)
+    wanted = np.isin(names, np.array(groups, dtype=object))
     values = documents[column].astype(str).to_numpy(dtype=object)
-    value_of = one_value_per_group(values[rows], groups[rows], what=column)
-    return np.unique([value_of[name] for name in names], return_inverse=True)[1]
+    value_of = one_value_per_group(values[wanted], names[wanted], what=column)
+    return np.unique([value_of[name] for name in groups], return_inverse=True)[1]

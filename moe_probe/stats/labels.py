@@ -56,11 +56,19 @@ class LabelPermuter:
 
     def draw(self, n: int) -> sparse.csr_array:
         """Label matrix of `n` permutations, shape (n * n_topics, n_groups)."""
+        return self._matrix(self.draw_orders(n))
+
+    def draw_orders(self, n: int) -> np.ndarray:
+        """Groups in the order of the topics that they are given, `n` times, shape (n, n_groups); see `slots_of`."""
         indices = np.empty((n, self.n_groups), dtype=np.int32)
         for row in indices:
             for slots in self._slots:
                 row[slots] = self._rng.permutation(self._order[slots])
-        return self._matrix(indices)
+        return indices
+
+    def slots_of(self, topic: int) -> slice:
+        """Columns of `draw_orders` that hold a topic's groups."""
+        return slice(int(self._starts[topic]), int(self._starts[topic + 1]))
 
     def _matrix(self, indices: np.ndarray) -> sparse.csr_array:
         n = len(indices)

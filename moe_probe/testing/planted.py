@@ -1,15 +1,16 @@
-"""Routing with a known truth: planted topic, token and position experts, or none at all.
+"""Routing with a known truth: planted topic, token, position and register experts, or none at all.
 
 Every group and every document has routing habits of its own (normal effects on the expert logits),
-experts are drawn by Gumbel top-k, and some experts get a reason: a topic, a set of tokens, a position.
+experts are drawn by Gumbel top-k, and some experts get a reason: a topic, a set of tokens, a position, a register.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,18 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 _WORDS_PER_TOPIC = 0.05  # of the vocabulary
-_KINDS = ("topic", "token", "position")
+_KINDS = ("topic", "token", "previous", "pair", "position", "register")
+#: Share of documents in register "a": of the topic that a register expert is aimed at, and of the others.
+_REGISTER_SHARES = (0.8, 0.2)
 
 
 class PlantedExpert(NamedTuple):
-    """One planted expert. ``target`` is a topic's number (kinds topic and token: its topic's words)."""
+    """One planted expert, which goes by one thing alone; ``target`` is a topic's number.
+
+    Kinds: ``topic``; ``token`` (the topic's own words), ``previous`` (the token before is one of them), ``pair`` (two
+    common words in an order that only this topic has, see `_pair_up`); ``position``; ``register`` (documents of register
+    "a", which the topic has more of than others).
+    """
 
     layer: int
     expert: int
@@ -75,6 +83,7 @@ def planted_routing(
     *, planted: tuple[PlantedExpert, ...] = (), topics: int = 6, documents_per_topic: int = 40, tokens: int = 200,
     n_layers: int = 3, num_experts: int = 16, top_k: int = 2, lift: float = 2.0, group_size: int = 1,
     group_effect: float = 0.5, document_effect: float = 0.3, vocabulary: int = 400, seed: int = 0,
+    lengths: Sequence[int] | None = None, positions: tuple[int, int] | None = None,
 ) -> PlantedRouting:
     """Draw routing whose truth is known.
 
@@ -92,6 +101,10 @@ def planted_routing(
         Standard deviations of the habits, on the logits.
     vocabulary : int
         Number of token ids; every topic has a twentieth of it to itself, as far as there are topics for it.
+    lengths : sequence of int, optional
+        Tokens of the documents of every topic, in place of `tokens`.
+    positions : tuple of int, optional
+        First and last position that position experts go by; the first tenth when left out.
 
     Returns
     -------
@@ -118,19 +131,59 @@ def planted_routing(
     base = rng.normal(0, 0.3, (n_layers, num_experts))
     habits = (rng.normal(0, group_effect, (group.max() + 1, n_layers, num_experts))[group]
               + rng.normal(0, document_effect, (n_documents, n_layers, num_experts)))
-    document = np.repeat(np.arange(n_documents), tokens)
-    position = np.tile(np.arange(tokens), n_documents)
+    of_document = np.asarray([tokens] * topics if lengths is None else lengths)[topic]
+    document = np.repeat(np.arange(n_documents), of_document)
+    position = np.concatenate([np.arange(n) for n in of_document])
     words = min(int(vocabulary * _WORDS_PER_TOPIC), vocabulary // (topics + 1))
     token_id = _draw_tokens(rng, topic[document], n_topics=topics, vocabulary=vocabulary, words=words)
     # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
     boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
-    experts, weights = _route(rng, base, habits, document=document, position=position,
-                              topic=topic, planted=planted, top_k=top_k, boost=boost,
-                              own_words=(token_id - (vocabulary - topics * words)) // words)
+    pairing = np.full(len(token_id), -1)
+    if any(item.kind == "pair" for item in planted):
+        pairing = _pair_up(token_id, topic[document], position, seed=seed, n_topics=topics)
+    own = (token_id - (vocabulary - topics * words)) // words
+    before = np.where(position > 0, np.roll(own, 1), -1)
+    first, last = positions or (0, position.max() // 10 - 1)
+    register = _registers(topic, group, planted, seed)
+    reasons = {
+        "topic": topic[document], "token": own, "previous": before, "pair": pairing,
+        "position": (position >= first) & (position <= last), "register": (register == "a")[document]}
+    experts, weights = _route(rng, base, habits, document=document, reasons=reasons, planted=planted, top_k=top_k,
+                              boost=boost)
     layers = tuple(MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted")
                    for i in range(n_layers))
-    return PlantedRouting(experts, weights, document, position, token_id,
-                          _documents(topic, group, tokens), layers, planted)
+    documents = _documents(topic, group, of_document)
+    if any(item.kind == "register" for item in planted):
+        documents["register"] = register
+    return PlantedRouting(experts, weights, document, position, token_id, documents, layers, planted)
+
+
+def _pair_up(token_id: np.ndarray, topic: np.ndarray, position: np.ndarray, *, seed: int, n_topics: int) -> np.ndarray:
+    """Put common words in pairs into half of the places (in place), and say at each second word whose pair it is.
+
+    A first and a second word are equally frequent in all topics, and before or after anything; which second word follows
+    which first one is the topic's own: neither word predicts the topic, the pair does.
+
+    Returns
+    -------
+    ndarray of int, shape (n_tokens,)
+        Topic whose order a pair has, at its second word; -1 elsewhere.
+    """
+    rng = np.random.default_rng([seed, 3])
+    n_words = max(10, n_topics)
+    second = np.flatnonzero((position % 2 == 1) & (rng.random(len(position)) < 0.5))
+    word = rng.integers(0, n_words, len(second))
+    token_id[second - 1], token_id[second] = word, n_words + (word + topic[second]) % n_words
+    out = np.full(len(token_id), -1)
+    out[second] = topic[second]
+    return out
+
+
+def _registers(topic: np.ndarray, group: np.ndarray, planted: tuple[PlantedExpert, ...], seed: int) -> np.ndarray:
+    """Register of every document, one a group: mostly "a" in topics that a register expert is aimed at."""
+    aimed = np.isin(topic, [item.target for item in planted if item.kind == "register"])
+    drawn = np.random.default_rng([seed, 2]).random(group.max() + 1)[group]
+    return np.where(drawn < np.where(aimed, *_REGISTER_SHARES), "a", "b")
 
 
 def _draw_tokens(
@@ -164,8 +217,8 @@ def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
 
 
 def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, document: np.ndarray,
-           position: np.ndarray, own_words: np.ndarray, topic: np.ndarray, planted: tuple[PlantedExpert, ...],
-           top_k: int, boost: float) -> tuple[np.ndarray, np.ndarray]:
+           reasons: dict[str, np.ndarray], planted: tuple[PlantedExpert, ...], top_k: int, boost: float,
+           ) -> tuple[np.ndarray, np.ndarray]:
     n_layers, _ = base.shape
     experts = np.empty((len(document), n_layers, top_k), dtype=np.uint8)
     weights = np.empty(experts.shape, dtype=np.float16)
@@ -173,10 +226,8 @@ def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, do
         logits = (base[layer] + habits[:, layer])[document]
         for item in planted:
             if item.layer == layer:
-                reason = {"topic": topic[document] == item.target,
-                          "token": own_words == item.target,
-                          "position": position < position.max() // 10}[item.kind]
-                logits[:, item.expert] += boost * reason
+                reason = reasons[item.kind]
+                logits[:, item.expert] += boost * (reason if reason.dtype == bool else reason == item.target)
         chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, :top_k]
         picked = np.exp(np.take_along_axis(logits, chosen, axis=1))
         experts[:, layer] = chosen
@@ -184,7 +235,7 @@ def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, do
     return experts, weights
 
 
-def _documents(topic: np.ndarray, group: np.ndarray, tokens: int) -> pd.DataFrame:
+def _documents(topic: np.ndarray, group: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame({
@@ -192,7 +243,7 @@ def _documents(topic: np.ndarray, group: np.ndarray, tokens: int) -> pd.DataFram
         "subtopic": "", "group": [f"group-{g:04d}" for g in group], "split": "", "n_tokens": tokens})
 
 
-def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **settings: int | float) -> Trace:
+def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **settings: Any) -> Trace:
     """Write planted routing as a sealed trace; settings are those of `planted_routing`.
 
     Raises
@@ -200,7 +251,7 @@ def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **set
     MoeProbeError
         As `planted_routing` and `TraceWriter.create` do.
     """
-    routing = planted_routing(planted=planted, **settings)  # type: ignore[arg-type]
+    routing = planted_routing(planted=planted, **settings)
     return write_routing(path, routing, seed=int(settings.get("seed", 0)))
 
 
@@ -241,6 +292,6 @@ def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -
     return writer.seal()
 
 
-def null_trace(path: str | Path, **settings: int | float) -> Trace:
+def null_trace(path: str | Path, **settings: Any) -> Trace:
     """Write a trace of pure noise: documents have habits, topics mean nothing. An analysis must claim nothing."""
     return planted_trace(path, planted=(), **settings)

@@ -136,7 +136,8 @@ def _units(rng: np.random.Generator, verdicts: pd.DataFrame) -> dict[str, pd.Dat
     topics, carriers, ablation = verdicts["topic"].tolist(), [], []
     for place, (topic, layer, expert) in enumerate(verdicts[["topic", "layer", "expert"]].itertuples(index=False)):
         for kind, source, members in (("expert", f"layer {layer}", str(expert)), ("experts", f"layer {layer}", f"{expert}+0"),
-                                      ("feature", _SAE, str(place)), ("features", _SAE, "1+2")):
+                                      ("feature", _SAE, str(place)), ("features", _SAE, "1+2"), ("token", "tokens", "5"),
+                                      ("tokens", "tokens", "5+7")):
             carriers.append({"topic": topic, "kind": kind, "layer": layer, "source": source, "members": members, "label": topic})
         for unit, members, sae in ((f"layer {layer} expert {expert}", str(expert), ""),
                                    (f"{_SAE} feature {place}", str(place), _SAE)):
@@ -153,7 +154,12 @@ def _units(rng: np.random.Generator, verdicts: pd.DataFrame) -> dict[str, pd.Dat
         **_around(rng, rng.uniform(0.6, 0.95, n), ("auroc_document", "document_low", "document_high"), 0.03),
         **_around(rng, rng.uniform(0.5, 0.7, n), ("auroc_token", "token_low", "token_high"), 0.02),
         **_around(rng, np.where(single, 0.0, rng.uniform(0, 0.2, n)), (
-            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high"), 0.05))
+            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high"), 0.05),
+        **_around(rng, rng.uniform(0.1, 0.3, n), (
+            "beyond_token_document", "beyond_token_document_low", "beyond_token_document_high"), 0.05),
+        **_around(rng, rng.uniform(0.1, 0.2, n), (
+            "beyond_tokens_document", "beyond_tokens_document_low", "beyond_tokens_document_high"), 0.05),
+        **_around(rng, rng.uniform(0.5, 1, n), ("log2_beyond_words", "log2_beyond_words_low", "log2_beyond_words_high"), 0.1))
     m = len(knocked)
     knocked = knocked.assign(
         **_around(rng, rng.normal(0.01, 0.01, m), ("delta_nats", "ci_low", "ci_high"), 0.005),

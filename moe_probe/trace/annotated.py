@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.errors import UsageError
+from moe_probe.extras import need_extra
 from moe_probe.routing import dropped_id
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 
 def to_anndata(trace: Trace, *, of: str, layer: int | None) -> AnnData:
     """As `Trace.to_anndata`."""
-    try:
-        from anndata import AnnData
-    except ImportError as error:
-        raise MoeProbeError("the trace cannot be turned into AnnData", "the package anndata is not installed",
-                            "pip install 'moe-probe[anndata]'") from error
+    need_extra("anndata", "AnnData objects")
+    from anndata import AnnData
+
     if of not in ("documents", "tokens"):
         raise UsageError(f"of='{of}' is not known", "rows are documents or tokens", "of='documents'")
     places = list(range(len(trace.layers))) if layer is None else [trace.place(layer)]

@@ -11,9 +11,12 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.markup import card_html, facts_html
+from moe_probe.pieces import SPACE_MARKS, with_spaces
 from moe_probe.routing import Usage, dropped_id
 from moe_probe.schema import Manifest, MoeLayer, ShardEntry
+from moe_probe.text import some_of
 from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
+from moe_probe.trace.stored import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,20 +118,62 @@ class Trace:
         MoeProbeError
             When the trace was made with ``--no-text``.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self.manifest.has_text:
             raise MoeProbeError(f"the trace at {self.root} holds no text", "it was made with --no-text",
                                 "collect again without --no-text")
         texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
-        return texts.to_pylist() if rows is None else texts.take(list(rows)).to_pylist()
+        # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
+        return texts.to_pylist() if rows is None else texts.take(pa.array(rows, type=pa.int64())).to_pylist()
 
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Token table, or some of its columns: ``document, position, token_id, token, special``."""
+        """Token table, or some of its columns: ``document, position, token_id, token, special``.
+
+        ``token`` is text as `moe_probe.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
+        """
         import pyarrow.parquet as pq
 
         self._need_routing()
-        return pq.read_table(self.root / TOKENS, columns=None if columns is None else list(columns)).to_pandas()
+        wanted = ["document", "position", "token_id", "token", "special"] if columns is None else list(columns)
+        more = ["token_id"] if "token" in wanted and "token_id" not in wanted and self._texts_of_tokens else []
+        table = pq.read_table(self.root / TOKENS, columns=wanted + more).to_pandas()
+        if "token" in wanted and self._texts_of_tokens:
+            table["token"] = self._as_text(table["token_id"].to_numpy(), table["token"].to_numpy(dtype=object))
+        return table[wanted]
+
+    @cached_property
+    def _texts_of_tokens(self) -> dict[tuple[int, str], str]:
+        """Text of the tokens that are stored otherwise; empty for traces that hold text."""
+        import pyarrow.parquet as pq
+
+        if "token_text" in self.manifest.settings:
+            return {}
+        names = ["document", "token_id", "token", "special"]
+        return readable(pq.read_table(self.root / TOKENS, columns=names).to_pandas(),
+                        (lambda rows: self.texts(rows)) if self.manifest.has_text else None)
+
+    def _as_text(self, ids: np.ndarray, strings: np.ndarray) -> np.ndarray:
+        known = self._texts_of_tokens
+        return np.array([known.get(key, key[1]) for key in zip(ids.tolist(), strings, strict=True)], dtype=object)
+
+    def spaced(self, tokens: np.ndarray) -> np.ndarray:
+        """Token strings with the spaces between words, where the trace's vocabulary leaves these out (WordPiece, words).
+
+        Parameters
+        ----------
+        tokens : ndarray of str
+            From the column ``token`` of `tokens`, all that are to be read together.
+        """
+        return tokens if self._carries_spaces else with_spaces(tokens)
+
+    @cached_property
+    def _carries_spaces(self) -> bool:
+        known = self.manifest.settings.get("token_text")
+        if known is not None:
+            return known == "with spaces"
+        return any(t.startswith(SPACE_MARKS) for t in self.token_strings().values())
 
     def usage(self) -> Usage:
         """Selections and gate mass per document, layer and expert (special tokens left out)."""
@@ -182,9 +227,13 @@ class Trace:
 
         self._need_routing()
         file, first = pq.ParquetFile(self.root / TOKENS), 0
+        other = "token" in columns and bool(self._texts_of_tokens)
         for shard in self.manifest.shards:
-            table = file.read_row_group(shard.index, columns=list(columns))
-            yield shard, TokenChunk(first, {name: table[name].to_numpy() for name in columns})
+            table = file.read_row_group(shard.index, columns=list(dict.fromkeys([*columns, *(("token_id",) if other else ())])))
+            found = {name: table[name].to_numpy() for name in columns}
+            if other:
+                found["token"] = self._as_text(table["token_id"].to_numpy(), found["token"])
+            yield shard, TokenChunk(first, found)
             first += shard.n_tokens
 
     def whereabouts(self, row: int) -> tuple[str, int]:
@@ -224,7 +273,7 @@ class Trace:
         paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
-            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {', '.join(held)}",
+            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {some_of(held, 12)}",
                                 "collect again with --keep hidden (or logits, expert_output_norms ...)")
         for path in paths:
             yield load_file(inside(self.root, path))

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from moe_probe.errors import MoeProbeError
 from moe_probe.routing import count_selections, dropped_id
 from moe_probe.schema import Manifest, ShardEntry
+from moe_probe.trace.checks import check_ids, check_layers, check_order, check_repeats, check_topics, check_weights
 from moe_probe.trace.files import (
     CHECKSUM,
     DOCUMENTS,
@@ -62,9 +63,10 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When the folder holds anything, or cannot be written.
+            When the folder holds anything, or cannot be written, or a layer is named twice.
         """
         root = Path(path)
+        check_layers([layer.layer for layer in manifest.layers])
         with disk_errors(root):
             if root.exists() and any(root.iterdir()):
                 what = "a trace" if (root / MANIFEST).exists() else "other files"
@@ -138,7 +140,9 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When arrays disagree in shape or an id is not of the layer's experts, or the disk refuses.
+            When arrays disagree in shape, an id is not of the layer's experts, a token selects an expert twice, a gate
+            weight is negative, not finite or too large for float16, positions do not increase within a document, a
+            document has no topic, or the disk refuses.
         """
         _check_shard(self.manifest, documents, tokens, experts, weights)
         index, offset = len(self.shards), self.n_documents
@@ -212,6 +216,8 @@ def _refuse_change(root: Path, before: Manifest, now: Manifest) -> None:
 
     for dotted, called in _IDENTITY.items():
         old, new = field(before, dotted), field(now, dotted)
+        if dotted == "settings" and "token_text" not in old:  # how tokens are written says nothing of what was run
+            new = {k: v for k, v in new.items() if k != "token_text"}
         if old != new:
             detail = ""
             if isinstance(old, dict) and isinstance(new, dict):
@@ -258,16 +264,21 @@ def _check_shard(manifest: Manifest, documents: Sequence[Any], tokens: Mapping[s
         raise MoeProbeError(f"expert ids are {experts.dtype}", f"the trace holds {manifest.expert_dtype}")
     if (weights is not None) != manifest.has_weights or (weights is not None and weights.shape != experts.shape):
         raise MoeProbeError("gate weights do not fit the trace", f"has_weights is {manifest.has_weights}")
-    empty = dropped_id(experts.dtype)
-    for place, layer in enumerate(manifest.layers):
-        ids = experts[:, place]
-        bad = (ids != empty) & (ids >= layer.num_experts)
-        if bad.any():
-            row = int(np.argwhere(bad)[0, 0])
-            raise MoeProbeError(
-                f"layer {layer.layer} selects expert {int(ids[bad][0])} of {layer.num_experts}",
-                f"document '{documents[int(tokens['document'][row])]['document']}', "
-                f"position {int(tokens['position'][row])}", "the right number of experts (--num-experts)")
+    check_topics(documents)
+    document, position = np.asarray(tokens["document"]), np.asarray(tokens["position"])
+    if n and ((np.diff(document) < 0).any() or document[0] < 0 or document[-1] >= len(documents)):
+        raise MoeProbeError("a shard's tokens are not in the order of its documents", "",
+                            "the tokens of a document after those of the document before")
+
+    def where(row: int) -> str:
+        return f"document '{documents[int(document[row])]['document']}', position {int(position[row])}"
+
+    numbers, empty = [layer.layer for layer in manifest.layers], dropped_id(experts.dtype)
+    check_order(document, position, np.asarray(tokens["token_id"]), where)
+    check_ids(numbers, [layer.num_experts for layer in manifest.layers], experts, empty, where)
+    check_repeats(numbers, experts, empty, where)
+    if weights is not None:
+        check_weights(numbers, weights, experts != empty, where)
 
 
 def _tokens_per_document(tokens: Mapping[str, Any], n_documents: int) -> np.ndarray:

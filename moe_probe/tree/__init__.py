@@ -5,8 +5,9 @@ from __future__ import annotations
 from moe_probe.tree.concepts import ConceptSplit, Sample, split_of_concept
 from moe_probe.tree.depth import DepthOptions, Grown, grow
 from moe_probe.tree.distance import Distances, tree_distance
-from moe_probe.tree.examples import KINDS, choose_examples, kind_of_node, telling_words
+from moe_probe.tree.examples import KINDS, UNJUDGED, choose_examples, kind_of_node, telling_words
 from moe_probe.tree.join import Level, Splitting, agreement, join, splitting
+from moe_probe.tree.power import POWER, NodePower, node_power
 from moe_probe.tree.stitching import stitched_change
 from moe_probe.tree.subjects import Labelling, SameLabel, bundled
 from moe_probe.tree.taxonomy import (
@@ -21,8 +22,8 @@ from moe_probe.tree.taxonomy import (
 )
 
 __all__ = [
-    "KINDS", "ConceptSplit", "DepthOptions", "Distances", "Grown", "Labelling", "Level", "Pairs", "Purity", "SameLabel",
-    "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "bundled", "choose_examples", "grow", "join",
-    "kind_of_node", "parts_of_subject", "purity", "sibling_pairs", "split_of_concept", "splitting", "stitched_change",
-    "telling_words", "tree_distance",
+    "KINDS", "POWER", "UNJUDGED", "ConceptSplit", "DepthOptions", "Distances", "Grown", "Labelling", "Level", "NodePower",
+    "Pairs", "Purity", "SameLabel", "Sample", "Splitting", "Subjects", "Verdict", "agreement", "best_parents", "bundled",
+    "choose_examples", "grow", "join", "kind_of_node", "node_power", "parts_of_subject", "purity", "sibling_pairs",
+    "split_of_concept", "splitting", "stitched_change", "telling_words", "tree_distance",
 ]

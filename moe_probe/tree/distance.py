@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.tree.subjects import SameLabel, rate_strata, shuffled_within
-from moe_probe.tree.taxonomy import ALL_PAIRS, EQUAL, Subjects, Verdict, one_sided_p
+from moe_probe.tree.nulls import EQUAL, one_sided_p
+from moe_probe.tree.subjects import SameLabel, exchanged, rate_strata, shuffled_within
+from moe_probe.tree.taxonomy import ALL_PAIRS, Subjects, Verdict
 
 
 class Distances(NamedTuple):
@@ -66,7 +67,8 @@ def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarra
 
     found = human(one, other)
     observed = _correlation(far, found)
-    labels = [_correlation(far, human(one, other, rng.permutation(len(subjects.topic.codes)))) for _ in range(permutations)]
+    n = len(subjects.topic.codes)
+    labels = [_correlation(far, human(one, other, exchanged(n, subjects.strata, rng))) for _ in range(permutations)]
     table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= ALL_PAIRS else None
     swapped = []
     for _ in range(permutations):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: What kinds of nodes there are, from the most human on.
 BY_PARTS, ONE, SEVERAL, NONE = "one subject, by its parts", "one subject", "several subjects", "no subject"
 KINDS = (BY_PARTS, ONE, SEVERAL, NONE)
+#: Of a node that the test could not have found: it is none of the kinds.
+UNJUDGED = "could not be judged"
 #: Weight of all text as a prior, in tokens, when words are compared.
 _PRIOR = 50.0
 
@@ -49,7 +51,7 @@ def telling_words(codes: Sequence[np.ndarray], n_words: int, background: np.ndar
     return found
 
 
-def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha: float) -> str:
+def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha: float, judged: bool = True) -> str:
     """Name what a node's children have to do with subjects.
 
     Parameters
@@ -60,9 +62,14 @@ def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha
         Children divide the topic by its subtopics; NaN where that could not be tested.
     topics : sequence of str
         Topic that each child is enriched for, "" where none passes.
+    judged : bool
+        Whether the test would have found a node of one subject, from `moe_probe.tree.node_power`: where it would not, that it
+        found none says nothing.
     """
     if q_value <= alpha:
         return BY_PARTS if q_parts <= alpha else ONE
+    if not judged:
+        return UNJUDGED
     return SEVERAL if len({t for t in topics if t}) > 1 else NONE
 
 
@@ -71,7 +78,7 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
 
     Of one subject: most purity beyond what is expected, among nodes one of whose children is joined to it by direction as
     well as by firing, if there are any. Of several: most topics among the children, then most children with one, then least
-    purity. Of none: most children.
+    purity. Of none, and of those that could not be judged: most children.
 
     Returns
     -------
@@ -83,7 +90,8 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
         firm=[key in firm for key in zip(nodes["parent_sae"], nodes["child_sae"], nodes["parent"], strict=True)],
         rise=nodes["purity"] - nodes["expected"], impure=-nodes["purity"], topical=nodes["topical_children"],
         several=nodes["topics_of_children"])
-    order = {BY_PARTS: ["firm", "rise"], ONE: ["firm", "rise"], SEVERAL: ["several", "topical", "impure"], NONE: ["children"]}
+    order = {BY_PARTS: ["firm", "rise"], ONE: ["firm", "rise"], SEVERAL: ["several", "topical", "impure"], NONE: ["children"],
+             UNJUDGED: ["children"]}
     chosen = []
     for kind, columns in order.items():
         mine = marks[marks["kind"] == kind].sort_values([*columns, "parent"], ascending=False, kind="stable")

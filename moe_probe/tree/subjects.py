@@ -123,6 +123,11 @@ def shuffled_within(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
+def exchanged(n: int, strata: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """A permutation of n groups of documents, within strata where there are any, shape (n,)."""
+    return rng.permutation(n) if strata is None else shuffled_within(strata, rng)
+
+
 def rate_strata(counts: np.ndarray, *, size: int = 40) -> np.ndarray:
     """Strata of features that fire about as often: neighbours in the order of their counts, about `size` together."""
     n = max(1, len(counts) // size)
@@ -131,7 +136,8 @@ def rate_strata(counts: np.ndarray, *, size: int = 40) -> np.ndarray:
     return np.asarray(rank * n // max(len(counts), 1))
 
 
-def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: int = 0) -> pd.DataFrame:
+def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, strata: str | None = None, seed: int = 0,
+            ) -> pd.DataFrame:
     """Put groups of documents of one subject together at random, so that there are about `most`; unchanged where there are fewer.
 
     Parameters
@@ -140,6 +146,8 @@ def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: in
         Of the trace.
     by, finer : str
         Labels that no bundle mixes; of `finer` where every group has one value of it.
+    strata : str, optional
+        Label within which groups are exchanged: no bundle mixes it either.
 
     Returns
     -------
@@ -154,8 +162,9 @@ def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, seed: in
     part = documents[finer].fillna("").astype(str).to_numpy() if finer in documents else np.full(len(documents), "")
     if (part != part[first][group_of]).any():
         part = np.full(len(documents), "")
-    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str)])[:, first], axis=1,
-                        return_inverse=True)[1].ravel()
+    within = documents[strata].fillna("").astype(str).to_numpy() if strata is not None else np.full(len(documents), "")
+    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str), within.astype(str)])[:, first],
+                        axis=1, return_inverse=True)[1].ravel()
     rng = np.random.default_rng(seed)
     bundle = np.empty(len(groups), dtype=object)
     for number in range(int(subject.max()) + 1):

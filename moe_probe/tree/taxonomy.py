@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.stats import benjamini_hochberg
-from moe_probe.tree.subjects import Labelling, SameLabel, rate_strata, shuffled_within
+from moe_probe.tree.nulls import PooledNull, one_sided_p
+from moe_probe.tree.subjects import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 _PAIRS_OF_NODE, _STRANGERS = 21, 4000
 #: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
 ALL_PAIRS = 6000
-#: Values closer than this are equal: chances are held in single precision and added up in more than one order.
-EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,15 @@ class Subjects:
     topic : Labelling
     subtopic : Labelling or None
         Inside the topics; None where the corpus has none.
+    strata : ndarray of int, shape (n_groups,), optional
+        Labels are exchanged between groups of one stratum only.
     """
 
     rates: np.ndarray
     counts: np.ndarray
     topic: Labelling
     subtopic: Labelling | None
+    strata: np.ndarray | None = None
 
 
 class Verdict(NamedTuple):
@@ -140,6 +142,10 @@ class Purity:
     ceiling : float
         What a child has with itself (two of its own firings, from different documents): siblings cannot well share more.
     observed, expected, p_value, q_value : ndarray of float, shape (n_nodes,)
+    nulls : tuple of PooledNull
+        Of the nodes: labels permuted (purity less that of strangers), and features exchanged (purity).
+    strangers : float
+        Mean chance of pairs of strangers.
     """
 
     tree: Verdict
@@ -148,6 +154,12 @@ class Purity:
     expected: np.ndarray
     p_value: np.ndarray
     q_value: np.ndarray
+    nulls: tuple[PooledNull, PooledNull]
+    strangers: float
+
+    def node_p(self, values: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """p-values that nodes would have were their purity another, the larger of both nulls; shape of both arguments."""
+        return np.maximum(self.nulls[0].tail(values - self.strangers, node), self.nulls[1].tail(values, node))
 
     @property
     def shared(self) -> float:
@@ -185,7 +197,7 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
     observed, base = rise(subjects.topic)
     null_labels = np.empty((permutations, n_nodes))
     for row in null_labels:
-        found, strangers = rise(subjects.topic.permuted(rng.permutation(len(subjects.topic.codes))))
+        found, strangers = rise(subjects.topic.permuted(exchanged(len(subjects.topic.codes), subjects.strata, rng)))
         row[:] = found - strangers
     null_features = np.empty((permutations, n_nodes))
     for row in null_features:
@@ -193,34 +205,13 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
         i, j = swap[pairs.first], swap[pairs.second]
         row[:] = by_node(same.of(i, j) if all_pairs is None else all_pairs[i, j])
     both = ((null_labels, observed - base), (null_features, observed))
-    whole = [one_sided_p(null.mean(1), own.mean()) for null, own in both]
-    p_value = np.maximum(*(_pooled_p(null, own) for null, own in both))
+    whole = [one_sided_p(null.mean(1), value.mean()) for null, value in both]
+    nulls = PooledNull(null_labels), PooledNull(null_features)
+    p_value = np.maximum(nulls[0].p_values(observed - base), nulls[1].p_values(observed))
     tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in whole))
     own = (same.of(pairs.first, pairs.first) + same.of(pairs.second, pairs.second)) / 2
-    return Purity(tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value))
-
-
-def _pooled_p(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """One-sided p-values of many nodes from their studentised nulls together; null is (n_permutations, n_nodes).
-
-    Every permutation is studentised by the others, as the observed value is by all: had each a part in its own mean and spread,
-    the pool would be narrower than what it is a null of, the more so the fewer permutations there are.
-    """
-    n = len(null)
-    centred = null - null.mean(0)
-    squares = np.square(centred).sum(0)
-    left_out = np.maximum((squares - n / (n - 1) * np.square(centred)) / (n - 1), 0.0)
-    pool = np.sort((n / (n - 1) * centred / np.maximum(np.sqrt(left_out), EQUAL)).ravel())
-    own = (observed - null.mean(0)) / np.maximum(np.sqrt(squares / n), EQUAL)
-    beyond = len(pool) - np.searchsorted(pool, own - 1e-9)
-    pooled = (1 + beyond) / (1 + len(pool))
-    # where permutations hardly change a node's value, studentising would blow up what is rounding
-    return np.asarray(np.where(observed > null.mean(0) + EQUAL, pooled, np.maximum(pooled, one_sided_p(null, observed))))
-
-
-def one_sided_p(null: np.ndarray, observed: np.ndarray | float) -> np.ndarray:
-    """One-sided permutation p-values, never 0: values that differ by rounding are equal, and NaN is no evidence."""
-    return np.asarray((1 + (~(null < observed - EQUAL)).sum(0)) / (1 + len(null)))
+    return Purity(tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value),
+                  nulls, base)
 
 
 def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0,
@@ -264,6 +255,7 @@ def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *
             own_first, own_second, between = np.split(same.of(one, other, labels), 3)
             return np.bincount(place, weights=(own_first + own_second) / 2 - between, minlength=len(size)) / size
 
-        null = np.stack([apart(labelling.permuted(rng.permutation(len(codes)))) for _ in range(permutations)])
+        strata = None if subjects.strata is None else subjects.strata[groups]
+        null = np.stack([apart(labelling.permuted(exchanged(len(codes), strata, rng))) for _ in range(permutations)])
         out[mine] = one_sided_p(null, apart(labelling))
     return out

@@ -1,0 +1,50 @@
+"""SAEs of sparsify (EleutherAI).
+
+Fields and formulas: eai-sparsify 1.3.3 (``config.py``, ``sparse_coder.py``, ``fused_encoder.py``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.sae.foreign import Fields, Parts, Refusal, Source, Tensors, matrix_shape
+
+_NO_TRANSCODER = "a sparse autoencoder, no transcoder"
+
+#: Fields of ``cfg.json``. ``normalize_decoder`` and ``multi_topk`` act while training only: the weights are loaded as they are.
+FIELDS = Fields(
+    read=frozenset({"activation", "k", "d_in", "num_latents", "expansion_factor"}),
+    unused=frozenset({"normalize_decoder", "multi_topk"}),
+    refused={
+        "signed": Refusal("its latents can be negative", "an SAE with signed false"),
+        "transcode": Refusal("it maps one activation to another and reconstructs none", _NO_TRANSCODER),
+        "skip_connection": Refusal("a linear map of the input is added to the reconstruction", _NO_TRANSCODER),
+    })
+
+
+def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[str, ...] = ()) -> Parts:
+    """Bring an SAE of sparsify into the form of this package: ``top-k of ReLU(W_enc (x - b_dec) + b_enc)``.
+
+    Raises
+    ------
+    MoeProbeError
+        When its configuration asks for something that is not reproduced here, or a tensor is missing, unknown or misshapen.
+    """
+    source = Source(folder / "cfg.json", config, allowed)
+    source.check_fields(FIELDS)
+    activation = config.get("activation", "topk")  # configurations before the field had topk alone
+    if activation != "topk":
+        why = ("one latent of each of k groups is active" if activation == "groupmax" else "it is unknown")
+        raise source.refuse("activation", activation, f"{why}; topk is read", "an SAE with activation topk")
+    w_enc, b_enc, w_dec, b_dec = tensors.take("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+    d_sae, d_in = matrix_shape(w_enc, "encoder.weight", tensors.path)
+    tensors.shaped({"encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)})
+    tensors.finish()
+    expected = config.get("num_latents") or (config.get("expansion_factor") or 0) * d_in or d_sae
+    if config.get("d_in", d_in) != d_in or expected != d_sae:
+        raise MoeProbeError(f"{source.path} has d_in {config.get('d_in')} and {expected} latents",
+                            f"the weights are {d_in} × {d_sae}", "files of one SAE")
+    k = source.active_latents("k", config.get("k"), d_sae)
+    return Parts("topk", w_enc, w_dec, b_enc, b_dec, k=k, notes=tuple(source.notes))

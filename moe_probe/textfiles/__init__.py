@@ -1,0 +1,15 @@
+"""The one way into every text file that a user brings: encoding, compression, JSON, CSV, globs.
+
+What a file is follows from its first bytes, not from its name: gzip and Zstandard are unpacked, a
+byte-order mark is dropped (also inside the compressed stream), and text that is not UTF-8 is refused
+in a sentence that names file, line and byte. Zstandard is read by pyarrow, which the package needs
+anyway; the standard library has it from Python 3.14 on only.
+"""
+
+from moe_probe.textfiles.csvrows import read_csv, refuse_repeated, scan_csv_rows
+from moe_probe.textfiles.filelist import FileList, expand, format_of, is_hidden
+from moe_probe.textfiles.jsonrows import is_unwritable, read_json, read_json_rows, scan_json_rows
+from moe_probe.textfiles.opener import BadLine, open_text, read_stdin, read_text
+
+__all__ = ["BadLine", "FileList", "expand", "format_of", "is_hidden", "is_unwritable", "open_text", "read_csv",
+           "read_json", "read_json_rows", "read_stdin", "read_text", "refuse_repeated", "scan_csv_rows", "scan_json_rows"]

@@ -1,0 +1,107 @@
+"""Rows of comma- or tab-separated files."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.textfiles.filelist import format_of
+from moe_probe.textfiles.jsonrows import is_unwritable
+from moe_probe.textfiles.opener import BadLine, open_text
+
+
+def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a CSV or TSV file with a header, or why one cannot be read.
+
+    Yields
+    ------
+    line : int
+        Line at which the row begins, counted from 1.
+    row : dict of str to str, or BadLine
+        `BadLine` for a row with another number of fields than the header, an unclosed quote, text that
+        is not UTF-8, or NUL. Lines without a field are passed over.
+
+    Raises
+    ------
+    MoeProbeError
+        As :func:`moe_probe.textfiles.open_text`; and when the header cannot be read or names a column twice.
+    """
+    path = Path(path)
+    csv.field_size_limit(sys.maxsize)
+    with open_text(path, newline="") as lines:
+        # strict: without it a quote that is never closed swallows the rest of the file in silence
+        reader = csv.reader(lines, delimiter=_delimiter(path), strict=True)
+        names: list[str] = []
+        while True:
+            line = reader.line_num + 1
+            row = _next(reader, path, line)
+            if row is None:
+                return
+            if isinstance(row, list) and names and len(row) not in (0, len(names)):
+                row = BadLine.at(line, f"{path}, line {line} has {len(row)} fields, the header has {len(names)}", "",
+                                 "quote fields that hold the delimiter")
+            if isinstance(row, BadLine):
+                if not names:
+                    raise row
+                yield line, row
+            elif row and names:
+                yield line, dict(zip(names, row, strict=True))
+            elif row:
+                names = row
+                refuse_repeated(path, names)
+
+
+def read_csv(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a small CSV or TSV file whole: the names of its columns, and its rows.
+
+    Raises
+    ------
+    MoeProbeError
+        At the first row that cannot be read; see :func:`scan_csv_rows`.
+    """
+    rows = []
+    for _, row in scan_csv_rows(path):
+        if isinstance(row, BadLine):
+            raise row
+        rows.append(row)
+    with open_text(path, newline="") as lines:
+        reader = csv.reader(lines, delimiter=_delimiter(Path(path)))
+        return next((names for names in reader if names), []), rows
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if format_of(path) == ".tsv" else ","
+
+
+def _next(reader: Any, path: Path, line: int) -> list[str] | BadLine | None:
+    try:
+        row: list[str] = next(reader)
+    except StopIteration:
+        return None
+    except BadLine as error:
+        return error
+    except csv.Error as error:
+        return BadLine.at(line, f"{path}, line {line} is not CSV", str(error),
+                          "close every quote, and double a quote inside quotes")
+    if any(is_unwritable(field) for field in row):
+        return BadLine.at(line, f"{path}, line {line} has characters that are not text (NUL)", "", "clean the file")
+    return row
+
+
+def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
+    """Refuse a table that names a column twice.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the column: which of the two is meant is not known.
+    """
+    names = list(names)
+    for name in names:
+        if names.count(name) > 1:
+            raise MoeProbeError(f"{path} has {names.count(name)} columns called '{name}'",
+                                "it is not known which of them is meant", "rename or remove the others")

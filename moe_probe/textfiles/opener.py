@@ -1,0 +1,191 @@
+"""Text of a file whatever its compression, or a sentence on why it cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import shlex
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from moe_probe.errors import MoeProbeError
+from moe_probe.textfiles.filelist import COMPRESSED
+
+_OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-compressed", "bunzip2"),
+                  (b"\xfd7zXZ\x00", "xz-compressed", "unxz"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
+                  (b"PAR1", "a Parquet file", None))
+# UTF-32 first: its little-endian mark begins with that of UTF-16
+_OTHER_MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
+                (b"\xfe\xff", "UTF-16"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+#: What the standard input is called in sentences.
+_STDIN = Path("standard input")
+
+
+class BadLine(MoeProbeError):
+    """A line of a text file that cannot be read; the lines after it can.
+
+    Attributes
+    ----------
+    line : int
+        Its number, counted from 1.
+    """
+
+    line: int = 0
+
+    @classmethod
+    def at(cls, line: int, what: str, why: str = "", hint: str = "") -> BadLine:
+        """Make the error for a line."""
+        error = cls(what, why, hint)
+        error.line = line
+        return error
+
+
+class _Bytes(io.RawIOBase):
+    """Unpacked bytes of a file; what goes wrong in unpacking becomes a sentence."""
+
+    def __init__(self, path: Path, inner: IO[bytes]) -> None:
+        self._path, self._inner = path, inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._inner.read(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            raise MoeProbeError(f"{self._path} is damaged or cut off", str(error), "copy or download it again") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Text(io.TextIOWrapper):
+    """UTF-8 text that names file, line and byte where the bytes are something else."""
+
+    def __init__(self, path: Path, bytes_: io.BufferedReader[Any], newline: str | None) -> None:
+        super().__init__(bytes_, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+        self._path, self._lines_before = path, 0
+
+    def _checked(self, text: str) -> str:
+        # bytes that are not UTF-8 arrive as surrogates, which UTF-8 itself never yields
+        before = self._lines_before
+        self._lines_before += text.count("\n")
+        bad = None if text.isascii() else _SURROGATE.search(text)
+        if bad is None:
+            return text
+        line = before + text.count("\n", 0, bad.start()) + 1
+        byte = len(text[text.rfind("\n", 0, bad.start()) + 1 : bad.start()].encode()) + 1
+        raise BadLine.at(line, f"{self._path}, line {line}, byte {byte} is not UTF-8 text",
+                         f"it is 0x{ord(bad.group()) - 0xDC00:02X}; the file may be Windows-1252 or Latin-1",
+                         _iconv(self._path, "WINDOWS-1252", plain=self._path.suffix.lower() not in COMPRESSED))
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        return self._checked(super().readline(size))  # iteration comes through here too
+
+    def read(self, size: int | None = -1, /) -> str:
+        return self._checked(super().read(size))
+
+
+@contextmanager
+def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text file whatever its compression, as UTF-8 without a byte-order mark.
+
+    Parameters
+    ----------
+    path : str or Path
+    newline : str, optional
+        As for :func:`open`; "" for the csv module.
+
+    Yields
+    ------
+    text stream
+        A line that is not UTF-8 raises `BadLine` when it is read; reading may go on after it.
+
+    Raises
+    ------
+    MoeProbeError
+        When the file cannot be read, is damaged, is packed in another way (ZIP, xz), or is
+        UTF-16 or UTF-32.
+
+    Examples
+    --------
+    >>> with open_text("corpus.jsonl.zst") as lines:
+    ...     first = next(lines)
+    """
+    path = Path(path)
+    with _open_file(path) as packed, _text_of(path, packed, newline) as text:
+        yield text
+
+
+def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Text:
+    unpacked = _unpack(path, packed)
+    bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
+    _refuse_other_encodings(path, bytes_.peek(1024)[:1024], plain=unpacked is packed)
+    return _Text(path, bytes_, newline)
+
+
+def _open_file(path: Path) -> io.BufferedReader:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions"
+                            ) from error
+
+
+def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
+    """Choose the decompressor by the first bytes: names lie, and come in capitals."""
+    try:
+        head = packed.peek(8)[:8]
+    except OSError as error:
+        raise MoeProbeError(f"{path} cannot be read", str(error), "check the file and its permissions") from error
+    for magic, what, command in _OTHER_PACKING:
+        if head.startswith(magic):
+            raise MoeProbeError(f"{path} is {what}", "a text file is expected, plain or compressed with gzip or zstd",
+                                f"unpack it first: {command} {path.name}" if command else "name the file NAME.parquet")
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
+    # a stream of frames may begin with a skippable one (pzstd writes them)
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5f):
+        import pyarrow as pa
+
+        if not pa.Codec.is_available("zstd"):
+            raise MoeProbeError(f"{path} is zstd-compressed", "this build of pyarrow has no zstd",
+                                f"unpack it first: unzstd {path.name}")
+        return pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
+    return packed
+
+
+def _refuse_other_encodings(path: Path, head: bytes, *, plain: bool) -> None:
+    name = next((name for mark, name in _OTHER_MARKS if head.startswith(mark)), None)
+    if name is None and len(head) >= 8 and head.count(0) > len(head) / 4:
+        name = "UTF-16"  # without a mark: every second byte of Western text is NUL
+    if name is not None:
+        raise MoeProbeError(f"{path} is {name} text", "text files must be UTF-8", _iconv(path, name, plain=plain))
+
+
+def _iconv(path: Path, encoding: str, *, plain: bool = True) -> str:
+    if path == _STDIN:
+        return f"iconv -f {encoding} -t UTF-8 before it"
+    name = path.name if plain else path.stem
+    return (f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > "
+            f"{shlex.quote('utf8-' + name)}")
+
+
+def read_text(path: str | Path) -> str:
+    """Whole text of a file; see :func:`open_text` for what is unpacked and what is refused."""
+    with open_text(path) as file:
+        return file.read()
+
+
+def read_stdin() -> str:
+    """Whole text of the standard input, read as a file would be."""
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:  # replaced by a program that runs this one
+        return sys.stdin.read()
+    packed = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+    return _text_of(_STDIN, packed, None).read()

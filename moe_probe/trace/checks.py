@@ -1,0 +1,191 @@
+"""What must hold for recorded routing, whoever recorded it: one place for the writer and every importer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from moe_probe.errors import MoeProbeError
+
+#: Gate weights are stored as float16; a larger value becomes infinite.
+LARGEST_WEIGHT = float(np.finfo(np.float16).max)
+_LARGEST_NUMBER = int(np.iinfo(np.int32).max)  # positions and token ids are stored as int32
+
+
+def first_repeat(ids: np.ndarray, empty: int) -> int | None:
+    """Find the first token that has one expert in two slots.
+
+    Parameters
+    ----------
+    ids : ndarray of int, shape (n_tokens, n_slots)
+        Expert ids of one layer.
+    empty : int
+        Value of a slot without an expert.
+
+    Returns
+    -------
+    int or None
+        Row of the token; None where no expert repeats.
+    """
+    if ids.shape[1] < 2 or not len(ids):
+        return None
+    ordered = np.sort(ids, axis=1)
+    rows = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != empty)).any(axis=1)
+    return int(rows.argmax()) if rows.any() else None
+
+
+def repeated_expert(layer: int, ids: np.ndarray, where: str) -> MoeProbeError:
+    """The error for a token (its slots in `ids`) that selects an expert twice."""
+    chosen, counts = np.unique(ids, return_counts=True)
+    twice = int(chosen[counts > 1][-1])
+    return MoeProbeError(f"{where} selects expert {twice} of layer {layer} twice", f"its experts are {ids.tolist()}",
+                         "each expert once per token and layer; leave a layer without experts out with --layers")
+
+
+def check_repeats(layers: Sequence[int], experts: np.ndarray, empty: int, where: Callable[[int], str]) -> None:
+    """Refuse a token that selects one expert twice in a layer.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Numbers of the layers, in the order of the second axis.
+    experts : ndarray of int, shape (n_tokens, n_layers, n_slots)
+    empty : int
+        Value of a slot without an expert.
+    where : callable
+        Names the row of a token in what the user handed over.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the row.
+    """
+    for column, layer in enumerate(layers):
+        row = first_repeat(experts[:, column], empty)
+        if row is not None:
+            ids = experts[row, column]
+            raise repeated_expert(layer, ids[ids != empty], where(row))
+
+
+def check_weights(layers: Sequence[int], weights: np.ndarray, filled: np.ndarray, where: Callable[[int], str]) -> None:
+    """Refuse gate weights that are negative, not finite, or too large for float16.
+
+    Parameters
+    ----------
+    layers : sequence of int
+    weights : ndarray of float, shape (n_tokens, n_layers, n_slots)
+    filled : ndarray of bool, same shape
+        Slots that hold an expert; the others are not looked at.
+    where : callable
+        Names the row of a token.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the row.
+    """
+    with np.errstate(invalid="ignore"):
+        bad = filled & ~((weights >= 0) & (weights <= LARGEST_WEIGHT))
+    if not bad.any():
+        return
+    row, column, slot = (int(i) for i in np.argwhere(bad)[0])
+    value = float(weights[row, column, slot])
+    why = ("gate weights are numbers" if not np.isfinite(value) else "gate weights are not negative" if value < 0
+           else f"gate weights are stored as float16, up to {LARGEST_WEIGHT:,.0f}")
+    raise MoeProbeError(f"{where(row)} has the gate weight {value:g} in layer {layers[column]}", why,
+                        "weights as the router hands them to the experts, after softmax or sigmoid")
+
+
+def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray, where: Callable[[int], str]) -> None:
+    """Refuse positions that do not increase within a document, and numbers that cannot be stored.
+
+    Parameters
+    ----------
+    document, position, token_id : ndarray of int, shape (n_tokens,)
+        Tokens of a document follow each other.
+    where : callable
+        Names the row of a token.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the row.
+    """
+    for name, values in (("position", position), ("token_id", token_id)):
+        bad = (values < 0) | (values > _LARGEST_NUMBER)
+        if bad.any():
+            row = int(bad.argmax())
+            raise MoeProbeError(f"{where(row)} has the {name} {int(values[row])}",
+                                f"a {name} lies between 0 and {_LARGEST_NUMBER:,}", f"check the column {name}")
+    back = (np.diff(document) == 0) & (np.diff(position.astype(np.int64)) <= 0)
+    if back.any():
+        row = int(back.argmax()) + 1
+        raise MoeProbeError(f"{where(row)} does not come after the token before it",
+                            f"position {int(position[row])} follows position {int(position[row - 1])}",
+                            "rows sorted by document and position, each position once")
+
+
+def check_ids(layers: Sequence[int], num_experts: Sequence[int], experts: np.ndarray, empty: int,
+              where: Callable[[int], str]) -> None:
+    """Refuse ids past a layer's number of experts.
+
+    Parameters
+    ----------
+    layers, num_experts : sequence of int, length n_layers
+    experts : ndarray of int, shape (n_tokens, n_layers, n_slots)
+    empty : int
+        Value of a slot without an expert.
+    where : callable
+        Names the row of a token.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the row.
+    """
+    for column, (layer, n) in enumerate(zip(layers, num_experts, strict=True)):
+        ids = experts[:, column]
+        bad = (ids != empty) & (ids >= n)
+        if bad.any():
+            row = int(bad.any(axis=1).argmax())
+            raise id_past_end(layer, int(ids[row][bad[row]][0]), n, where(row))
+
+
+def id_past_end(layer: int, expert: int, num_experts: int, where: str) -> MoeProbeError:
+    """The error for an id that the layer does not have."""
+    return MoeProbeError(f"layer {layer} selects expert {expert} of {num_experts}",
+                         f"{where}; ids count from 0 to one less than the number of experts",
+                         "the right --num-experts, for layers that differ 0:8,1:64")
+
+
+def check_topics(documents: Sequence[Mapping[str, object]]) -> None:
+    """Refuse documents without a name or a topic.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the document.
+    """
+    for number, row in enumerate(documents):
+        for name in ("document", "topic"):
+            if row.get(name) is None or not str(row[name]).strip():
+                called = f"document '{row.get('document')}'" if name == "topic" else f"the shard's document {number}"
+                raise MoeProbeError(f"{called} has no {name}", f"its {name} is empty",
+                                    "a name and a topic for every document")
+
+
+def check_layers(layers: Sequence[int]) -> None:
+    """Refuse a layer that is named twice.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the layer.
+    """
+    seen: set[int] = set()
+    for layer in layers:
+        if layer in seen:
+            raise MoeProbeError(f"layer {layer} is named twice", "results are told apart by the number of the layer",
+                                "each layer once")
+        seen.add(layer)

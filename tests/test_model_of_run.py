@@ -1,0 +1,93 @@
+"""A model that is named with --model is loaded in the run's own type, so that identical weights count as identical."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moe_probe.cli import app
+from moe_probe.collect import collect_trace
+from moe_probe.corpus import Corpus
+from moe_probe.errors import MoeProbeError
+from moe_probe.models import load_model
+from moe_probe.pipeline.analyze import ANALYSES, Context, Settings
+from moe_probe.pipeline.inspect import _load
+from moe_probe.pipeline.model import dtype_of, load_model_of
+from moe_probe.schema import ModelInfo, need_same_weights, stored_dtype
+from moe_probe.trace import Trace
+
+from .conftest import write_corpus
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace collected in bfloat16 of a checkpoint stored in float32, without run.yaml, as `collect` leaves it."""
+    root = tmp_path_factory.mktemp("bf16")
+    corpus = write_corpus(root / "corpus.jsonl", documents=12, longest=20)
+    collect_trace(load_model(checkpoint, dtype="bfloat16"), Corpus(str(corpus)), root / "trace", progress=False)
+    return root
+
+
+def settings(run: Path, checkpoint: Path, to: Path, *, dtype: str, model: str | None = None) -> Path:
+    """The same run with a run.yaml."""
+    (to / "trace").symlink_to(run / "trace")
+    (to / "run.yaml").write_text(f"model: {model or checkpoint}\ncorpus: c.jsonl\ndtype: {dtype}\n")
+    return to
+
+
+def test_without_settings_the_type_is_the_traces(run: Path, checkpoint: Path) -> None:
+    made_by = Trace.open(run).manifest.model
+    assert made_by.dtype == "bfloat16" and dtype_of(run) == dtype_of(run / "trace") == "bfloat16"
+    for loaded in (load_model_of(run, str(checkpoint)), _load(run, str(checkpoint))):
+        assert loaded is not None and loaded.info.fingerprint == made_by.fingerprint
+    assert load_model_of(run) is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_with_settings_the_named_model_keeps_them(run: Path, checkpoint: Path, tmp_path: Path, dtype: str) -> None:
+    made_by = Trace.open(run).manifest.model
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    root = tmp_path / "run"
+    root.mkdir()
+    settings(run, checkpoint, root, dtype=dtype)
+    for name in (None, str(checkpoint), str(tmp_path / "copy")):
+        loaded = load_model_of(root, name)
+        assert loaded is not None and loaded.info.fingerprint == made_by.fingerprint, name
+
+
+def test_a_broken_run_yaml_matters_only_where_it_names_the_model(run: Path, checkpoint: Path, tmp_path: Path) -> None:
+    settings(run, checkpoint, tmp_path, dtype="bfloat16")
+    (tmp_path / "run.yaml").write_text("unknown: 1\n")
+    assert load_model_of(tmp_path, str(checkpoint)) is not None
+    with pytest.raises(MoeProbeError, match="'unknown' is not a setting"):
+        load_model_of(tmp_path)
+
+
+def test_analyze_compares_experts_by_weights(run: Path, checkpoint: Path) -> None:
+    analysis = next(a for a in ANALYSES if a.name == "weight_similarity")
+    for dtype in ("auto", dtype_of(run)):
+        assert len(analysis.compute(Context(Trace.open(run), Settings(model=str(checkpoint), dtype=dtype))).table)
+    with pytest.raises(MoeProbeError, match="its weights were loaded as float32, those of the trace as bfloat16"):
+        analysis.compute(Context(Trace.open(run), Settings(model=str(checkpoint), dtype="float32")))
+
+
+def test_find_runs_a_query_through_the_named_model(run: Path, checkpoint: Path) -> None:
+    done = CliRunner().invoke(app, ["find", str(run), "w7 w8 w9 w7 w8 w9 w11", "--model", str(checkpoint)])
+    assert done.exit_code == 0, done.stderr
+
+
+def test_other_weights_are_refused_and_unknown_ones_are_not() -> None:
+    one = ModelInfo(id="one", architecture="x", fingerprint="a", dtype="float32")
+    with pytest.raises(MoeProbeError, match="other weights"):
+        need_same_weights(one.model_copy(update={"fingerprint": "b"}), one)
+    need_same_weights(one, one)
+    need_same_weights(one, one.model_copy(update={"fingerprint": ""}))
+
+
+@pytest.mark.parametrize(("dtype", "quantization", "loaded"), [
+    ("float16", None, "float16"), ("float8_e4m3fn", None, "auto"), ("float16", "bitsandbytes", "auto"), ("", None, "auto")])
+def test_the_type_to_load(dtype: str, quantization: str | None, loaded: str) -> None:
+    assert stored_dtype(ModelInfo(id="m", architecture="x", dtype=dtype, quantization=quantization)) == loaded
