@@ -59,8 +59,10 @@ class Rules:
     min_coverage : float
         A rival is judged where at least this share of the topic's tokens have a context that other documents know.
     min_group_gain : float
-        By how much the lower end of a group's interval must surpass that of its best member. Where no member takes
-        `min_share` alone, so that none could be an expert, every member's own lower end must lie above 0 instead.
+        By how much the lower end of a group's interval must surpass that of its best member; or else
+    min_group_share : float
+        How many times the share of its largest member a group must take, of the topic's selections, with a lower end no
+        further than `tolerance` below the best member's, and every member's own above `min_lower_bound`.
     """
 
     alpha: float = 0.05
@@ -71,6 +73,7 @@ class Rules:
     min_log2_beyond: float = 0.25
     min_coverage: float = 0.2
     min_group_gain: float = 0.1
+    min_group_share: float = 1.5
 
 
 def topic_verdicts(
@@ -162,9 +165,9 @@ def _caption(rules: Rules, tested: bool) -> str:
             f"{2**(rules.min_log2_lift - rules.tolerance):.2f} and {2**(rules.min_log2_lift + rules.tolerance):.2f}; likely, "
             "above that; weak, real by every test but smaller. \"group\": the same for some experts of one layer together, "
             "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
-            f"{2**rules.min_group_gain:.2f} times that of the best member (or no member takes enough alone, and each is used "
-            "more). Shown is the expert that passes with the highest "
-            "lower bound, or else the nearest candidate.")
+            f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
+            "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes with "
+            "the highest lower bound, or else the nearest candidate.")
 
 
 class _Judge:
@@ -174,7 +177,7 @@ class _Judge:
         self.topic, self.rules, self.n_topics = topic, rules, n_topics
         self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
         self.judged = [r for r in _RIVALS if self._coverage(r) >= rules.min_coverage]
-        self.typical = float(self.table["detectable_log2_lift"].median()) if len(self.table) else np.nan
+        self.typical = _typical(self.table)
 
     def judge(self, groups: pd.DataFrame | None) -> dict[str, Any]:
         """Fill the topic's row."""
@@ -232,9 +235,10 @@ class _Judge:
         return CLEAR if every and best["ci_low"] >= self.rules.min_log2_lift else LIKELY
 
     def _best_group(self, groups: pd.DataFrame) -> pd.Series | None:
-        better = (groups["gain"] >= self.rules.min_group_gain) | (
-            (groups["largest_member_share"] < self.rules.min_share) & (groups["least_member_ci_low"] > 0))
-        passing = groups[groups["replicated"] & self._large(groups) & better]
+        rules = self.rules
+        larger = ((groups["share"] >= rules.min_group_share * groups["largest_member_share"])
+                  & (groups["gain"] >= -rules.tolerance) & (groups["least_member_ci_low"] > rules.min_lower_bound))
+        passing = groups[groups["replicated"] & self._large(groups) & ((groups["gain"] >= rules.min_group_gain) | larger)]
         passing = passing[self._beyond(passing)]
         if passing.empty:
             return None
@@ -253,7 +257,8 @@ class _Judge:
     def _better(self, group: pd.Series) -> str:
         if group["gain"] >= self.rules.min_group_gain:
             return f"with a lower end of the interval {2 ** group['gain']:.2f} times that of the best member alone"
-        return f"where none of them takes {self.rules.min_share:.0%} of the topic's selections alone"
+        return (f"and taking {group['share'] / group['largest_member_share']:.1f} times as much of the topic's selections as the "
+                "largest of them alone")
 
     def _rivals(self, row: pd.Series) -> str:
         """What the rivals predict, and which could not be judged."""
@@ -308,6 +313,15 @@ class _Judge:
         if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):
             failed[-1] += ": an expert of tokens rather than of the topic"
         return failed
+
+
+def _typical(table: pd.DataFrame) -> float:
+    """Log2 lift that would have been found of the expert that a typical selection of the topic goes to."""
+    known = table[table["detectable_log2_lift"].notna() & (table["share"] > 0)].sort_values("detectable_log2_lift")
+    if known.empty:
+        return float(table["detectable_log2_lift"].median()) if len(table) else np.nan
+    half = known["share"].cumsum() >= known["share"].sum() / 2
+    return float(known.loc[half.idxmax(), "detectable_log2_lift"])
 
 
 def grades(verdicts: pd.DataFrame) -> pd.Series:

@@ -9,7 +9,7 @@ uniformly, so that every token knows its topic from the markers behind it. Then
 - experts 2 and 3 get a few common words each, in topic-2 documents only: too few for either, enough together;
 - topic 3 is in the residual stream, but no router row reads it: a feature has it, no expert does.
 
-All other tokens are sent by a hash of the word.
+All other tokens are sent by a hash of the word, whose seed is one that gives no expert much more of topic 3 than of others.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _embed(weight: torch.Tensor) -> None:
 
 
 def _route(weight: torch.Tensor) -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(21)
     weight[4:, HASH:] = torch.randn(EXPERTS - 4, WIDTH - HASH, generator=generator) * 0.7
     weight[0, CONTEXT + 0] = 6
     weight[1, EMBEDDED + 1] = 4

@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 def safe(text: str) -> Page:
     page = Page(text)
-    assert "script" not in page.tags and page.attributes <= {"style"} and "\x1b" not in text
+    assert "script" not in page.tags and page.attributes <= {"style", "dir"} and "\x1b" not in text
     assert len(page.tags) > 3
     return page
 

@@ -61,7 +61,7 @@ def test_the_token_expert_is_not(verdicts: pd.DataFrame) -> None:
     row = verdicts.loc["topic-1"]
     assert row["verdict"] == "none"
     assert row["log2_lift"] > 1 and abs(row["log2_beyond_words"]) < 0.1
-    assert "token expert" in row["reason"]
+    assert "an expert of tokens rather than of the topic" in row["reason"]
     assert row["causal"] == "not confirmed"
 
 

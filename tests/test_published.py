@@ -281,10 +281,11 @@ def test_empty_slots_do_not_shrink_a_domain(tmp_path: Path) -> None:
 
 def test_documents_without_a_label_are_no_domain(tmp_path: Path) -> None:
     routing = planted_routing(seed=0, **SMALL)
-    documents = routing.documents.assign(topic=routing.documents["topic"].replace("topic-2", ""))
+    documents = routing.documents.assign(subject=routing.documents["topic"].replace("topic-2", ""))
     trace = rewritten(tmp_path / "t", routing, documents=documents)
-    assert set(domain_table(trace).table["domain"]) == set(esft_scores(trace).table["task"]) == {"topic-0", "topic-1"}
-    repeats = consecutive_repetition(trace).table.query("layer == 0").set_index("domain")["pairs"]
+    domains, tasks = domain_table(trace, label="subject"), esft_scores(trace, label="subject")
+    assert set(domains.table["domain"]) == set(tasks.table["task"]) == {"topic-0", "topic-1"}
+    repeats = consecutive_repetition(trace, label="subject").table.query("layer == 0").set_index("domain")["pairs"]
     assert repeats.to_dict() == {"all": 24 * 59, "topic-0": 8 * 59, "topic-1": 8 * 59}
     for compute in (domain_table, esft_scores, consecutive_repetition):
         with pytest.raises(MoeProbeError, match="no column 'tpoic'"):
@@ -330,10 +331,10 @@ def test_random_routers_meet_every_baseline(random_traces: list[Trace]) -> None:
 
 def test_saturation_wants_the_same_documents(trace: Trace, tmp_path: Path) -> None:
     routing = planted_routing(seed=0, planted=(PlantedExpert(0, 3, "topic", 1),), **SMALL)
-    document = routing.document.copy()
-    document[60] = 0  # one token over a border
+    document, position = routing.document.copy(), routing.position.copy()
+    document[60], position[60] = 0, 60  # one token over a border
     with pytest.raises(MoeProbeError, match="tokens differ"):
-        router_saturation(rewritten(tmp_path / "t", routing, document=document), trace)
+        router_saturation(rewritten(tmp_path / "t", routing, document=document, position=position), trace)
 
 
 def test_a_sample_is_named_in_table_params_caption_and_report(trace: Trace) -> None:

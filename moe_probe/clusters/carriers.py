@@ -205,7 +205,7 @@ def _beyond(
             chosen.append(np.nan)
             continue
         above, below = observed[rows_of_topic, i].mean(), predicted[rows_of_topic, i].mean()
-        ratios.append(float(np.log2(max(above, 1e-9) / max(below, 1e-9))))
+        ratios.append(float(np.log2(max(above, 1e-9) / below)) if below > 0 else np.nan)
         chosen.append(p[t, i])
     return np.array(ratios), np.array(chosen)
 

@@ -26,7 +26,7 @@ from moe_probe.stats.tail import PooledTail
 #: Relative slack within which a float32 permuted statistic counts as large as the observed one.
 TIE_TOLERANCE = 1e-5
 #: Smallest squared standard error, as a share of what independent labels would give.
-_SE_FLOOR = 1e-6
+SE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def welch_t(sums: np.ndarray, squares: np.ndarray, n_groups: np.ndarray, *, tota
     variance = squares * column(inside - outside)
     variance += column(total * outside)
     variance -= np.square(sums) * column(inside / n + outside / rest)
-    np.maximum(variance, column(_SE_FLOOR * (1 / n + 1 / rest)), out=variance)
+    np.maximum(variance, column(SE_FLOOR * (1 / n + 1 / rest)), out=variance)
     t: np.ndarray = sums * column(np.where(usable, 1 / n + 1 / rest, 0.0))
     t /= np.sqrt(variance, out=variance)
     return t

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.stats.effects import log2_lift, topic_moments
+from moe_probe.stats.permutation import SE_FLOOR as _SE_FLOOR
 from moe_probe.stats.permutation import chosen_p_values
 
 #: Candidates of a topic and direction that one half may send to the other.
@@ -154,11 +155,13 @@ def _propose(sample: LabelledShares) -> list[_Candidates]:
         rest = total - sizes[topic]
         rest_mean = (summed - inside.sum(0)) / rest
         rest_error = np.maximum((squares - (inside**2).sum(0)) / rest - rest_mean**2, 0) / (rest - 1)
-        both = error[topic] + rest_error
+        # without spread inside and outside, as between a perfect expert's topic and the rest, the floor of `welch_t` decides
+        floor = _SE_FLOOR * (1 / sizes[topic] + 1 / rest) * np.maximum(squares / total - (summed / total) ** 2, 0)
+        both = np.maximum(error[topic] + rest_error, floor)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(both > 1e-18, (mean[topic] - rest_mean) / np.sqrt(both), 0.0)
+            t = np.where(both > 0, (mean[topic] - rest_mean) / np.sqrt(both), 0.0)
             freedom = both**2 / (error[topic] ** 2 / (sizes[topic] - 1) + rest_error**2 / (rest - 1))
-        chance = student.sf(np.abs(t), np.nan_to_num(freedom, nan=1.0).clip(1.0))
+        chance = student.sf(np.abs(t), np.clip(np.nan_to_num(freedom, nan=1.0, posinf=total - 2), 1.0, total - 2))
         for direction in (1, -1):
             p = np.where(t * direction > 0, chance, 1.0)
             order = np.lexsort((-np.abs(t), p))[:CANDIDATES]
