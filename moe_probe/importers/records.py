@@ -157,8 +157,10 @@ def _unique(records: Iterator[TokenRecord]) -> Iterator[TokenRecord]:
     for record in records:
         name = record.labels.get("document", "")
         if name in seen:
-            raise MoeProbeError(f"document '{name}' comes back after another one",
-                                "the rows of a document have to follow each other", "sort by document and position")
+            where = f"{record.where(0)}: " if len(record.position) else ""
+            raise MoeProbeError(f"{where}document '{name}' comes a second time",
+                                "the rows of a document follow each other, and every answer is a document of its own",
+                                "rows sorted by document and position, or another name for the document")
         seen.add(name)
         yield record
 
