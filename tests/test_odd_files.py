@@ -354,3 +354,21 @@ def test_weights_that_have_no_float32_form_are_refused(sae: Path) -> None:
     save_file(tensors | {"b_enc": tensors["b_enc"].to(torch.complex64)}, sae / "sae_weights.safetensors")
     with pytest.raises(MoeProbeError, match=r"b_enc of .* has the type torch\.complex64"):
         load_sae(sae)
+
+
+# --- places to write
+
+def test_a_trace_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("")
+    for out, message in (("file", "is a file; a trace is a folder"), ("file/t", "is a file; a trace is a folder"),
+                         ("full", "already holds other files")):
+        options = ["collect", str(tmp_path / "model"), "--corpus", str(tmp_path / "gone.jsonl"), "--out", str(tmp_path / out)]
+        done = CliRunner().invoke(app, options)
+        assert done.exit_code == 1 and message in done.stderr
+        done = CliRunner().invoke(app, ["import", str(tmp_path / "gone.jsonl"), "--out", str(tmp_path / out)])
+        assert done.exit_code == 1
+    (tmp_path / "full" / "trace").write_text("")
+    with pytest.raises(MoeProbeError, match="is a file; a trace is a folder"):
+        answers(tmp_path / "full")
