@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from moe_probe.errors import MoeProbeError
 
@@ -47,6 +48,9 @@ def need_corpus_extra(corpus: str) -> None:
     MoeProbeError
         As `need_extra`.
     """
+    name = Path(corpus.removeprefix("datasets:"))
+    if any((name / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        return  # written by save_to_disk: read without the package
     if corpus.startswith("datasets:"):
         need_extra("datasets", "corpora named as datasets:NAME", instead="give a local file")
 

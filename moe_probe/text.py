@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.pieces import unspaced
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Joiners of characters and emoji: without them Persian and Hindi words and families of emoji fall apart.
 _JOINERS = "\u200c\u200d"
+#: Whole numbers up to this size have one way of writing, as int or as float.
+_EXACT = 2.0**53
 
 
 def printable(text: str) -> str:
@@ -180,6 +182,20 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)
     except TypeError:
         return True
+
+
+def label_text(value: Any) -> str | None:
+    """A label's value as text: "" where it is missing (None, NaN), None where it is neither text nor a number.
+
+    3 and 3.0 are one label: libraries turn whole numbers into floats where a value is missing.
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bytes | bytearray | list | tuple | Mapping | set):
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    return value if isinstance(value, str) else str(value)
 
 
 def figure(value: Any, spec: str = ".3f", missing: str = "not tested") -> str:

@@ -39,6 +39,11 @@ def npy(ids: np.ndarray, dtype: str = "uint8") -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def others(warnings: list[str]) -> list[str]:
+    """Warnings beside the one on strings without a shape."""
+    return [warning for warning in warnings if "do not say their shape" not in warning]
+
+
 def sglang(ids: np.ndarray) -> str:
     return base64.b64encode(ids.astype("<i4").tobytes()).decode()
 
@@ -134,7 +139,7 @@ def test_every_form_gives_the_same_trace(tmp_path: Path, form: Callable[[int], d
     assert (experts == np.concatenate([routing(i) for i in range(4)])).all()
     assert position == list(range(ROWS)) * 4
     assert token_id == [t for i in range(4) for t in (prompt_of(i) + answer_of(i))[:ROWS]]
-    assert options.warnings == [] and not trace.manifest.has_weights
+    assert others(options.warnings) == [] and not trace.manifest.has_weights
     assert list(trace.documents["topic"]) == ["a", "b", "a", "b"]
 
 
@@ -180,7 +185,7 @@ def test_dense_layers_are_left_out_aloud(tmp_path: Path, write: Callable[[np.nda
     assert (stored(trace)[0] == np.concatenate([routing(i)[:, 1:] for i in range(3)])).all()
     options = ImportOptions(num_experts=N_EXPERTS, layers=(2,))
     picked = import_responses(path, tmp_path / "p", top_k=K, options=options)
-    assert [layer.layer for layer in picked.layers] == [2] and options.warnings == []
+    assert [layer.layer for layer in picked.layers] == [2] and others(options.warnings) == []
     with pytest.raises(MoeProbeError, match=r"layer 0 of a.jsonl is dense"):
         import_responses(path, tmp_path / "q", top_k=K, options=ImportOptions(num_experts=N_EXPERTS, layers=(0, 1)))
     with pytest.raises(MoeProbeError, match="has no layer 9"):

@@ -98,13 +98,13 @@ def spoil(columns: dict[str, list], what: str) -> dict[str, list]:
     elif what == "empty topic":
         columns["topic"][3] = ""
     elif what == "no integers":
-        columns["position"] = [float(p) for p in columns["position"]]
+        columns["position"] = [p + 0.5 for p in columns["position"]]
     return columns
 
 
 @pytest.mark.parametrize(("what", "message"), [
     ("no topic", "no column 'topic'"), ("no routing", "has no routing"), ("one weight", "weights_3 is missing"),
-    ("scattered", "comes back after another"), ("too large", "expert 9 of 8"), ("two topics", "changes its labels"),
+    ("scattered", "comes a second time"), ("too large", "expert 9 of 8"), ("two topics", "changes its labels"),
     ("negative", "row 6 .* negative id"), ("empty topic", "row 4 .* has no topic"), ("no integers", "not a whole number"),
 ])
 def test_bad_tables(tmp_path: Path, what: str, message: str) -> None:

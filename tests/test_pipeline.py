@@ -127,7 +127,7 @@ def test_run_yaml_repeats_the_run(finished: Path) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     ("permutation: 5", "'permutation' is not a setting.*did you mean 'permutations'"),
-    ("permutations: 5\nmodel: m\ncorpus: c", "--permutations 5 does not do"),
+    ("permutations: 5\nmodel: m\ncorpus: c", "--permutations 5 is invalid"),
     ("model: m", "no corpus was given"), ("- a", "not a list of settings"), ("a: [", "cannot be read"),
 ])
 def test_bad_settings(tmp_path: Path, text: str, message: str) -> None:

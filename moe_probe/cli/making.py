@@ -127,6 +127,9 @@ def import_(
                             shard_tokens=shard_tokens, layers=_layers(layers), tokenizer=tokenizer,
                             drop_constant=drop_constant)
     mode = mode_of(resume=resume, force=force)
+    if topics is not None and format_ != "fingerprints":
+        raise UsageError(f"--topics cannot be used with --format {format_}", "it names the topics of fingerprints",
+                         "omit --topics; the column topic names them")
     if format_ == "table":
         trace = import_table(source, out, options=options, mode=mode)
     elif format_ == "fingerprints":

@@ -169,6 +169,8 @@ def _refused(error: OSError) -> MoeProbeError | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return MoeProbeError(f"{where} cannot be read or written", str(error.strerror),
                              "another folder, or change its permissions")
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        return MoeProbeError(f"{where[:200]} cannot be read or written", str(error.strerror), "check the path")
     return None
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.schema import RESERVED_LABELS
-from moe_probe.text import some_of
+from moe_probe.text import label_text, some_of
 from moe_probe.textfiles import is_unwritable
-
-#: Whole numbers up to this size have one way of writing, as int or as float.
-_EXACT = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,10 @@ def _is_missing(value: Any) -> bool:
 def _as_text(row: Mapping[str, Any], name: str, where: str) -> str:
     """Value of a column as a string: missing values (None, NaN) become "", 3 and 3.0 are one label."""
     value = row.get(name)
-    if _is_missing(value):
-        return ""
-    if isinstance(value, list | tuple | dict | set | bytes):
+    text = label_text(value)
+    if text is None:
         raise BadRow(f"{where}: '{name}' is a {type(value).__name__}", "a label is a text or a number",
                      "name another column, or write one value per row")
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        value = int(value)
-    text = value if isinstance(value, str) else str(value)
     if is_unwritable(text):
         raise BadRow(f"{where}: '{name}' has characters that are not text (NUL or half a surrogate pair)", "",
                      "clean the file, or --skip-bad to leave such rows out")
@@ -180,8 +173,8 @@ def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
         return ()
     try:
         items = json.loads(value) if isinstance(value, str) else list(value)
-        spans = tuple(LabelSpan(int(start), int(end), str(label)) for start, end, label in items)
-    except (TypeError, ValueError) as error:
+        spans = tuple(LabelSpan(_offset(start), _offset(end), str(label)) for start, end, label in items)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadRow(f"{where} has spans that cannot be read", str(error), "a list of [start, end, label]") from error
     for span in spans:
         if is_unwritable(span.label):
@@ -190,3 +183,9 @@ def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
             raise BadRow(f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
                          "", "character offsets, end left out")
     return spans
+
+
+def _offset(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is no character offset")
+    return int(value)

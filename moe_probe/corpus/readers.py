@@ -38,7 +38,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         yield from reader(path)
     except OSError as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "check the file and its permissions") from error
+        if error.errno is None:  # pyarrow reports damage so
+            raise MoeProbeError(f"{path} is damaged or cut off", one_line(error), "copy or download it again") from error
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or str(error), "check the file and its permissions"
+                            ) from error
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -65,7 +68,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise MoeProbeError(f"{path} is not a Parquet file", str(error), "check the file") from error
+        raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
     yield from _batch_rows(path, file.schema_arrow, file.iter_batches(batch_size=256))
 
 
@@ -83,7 +86,7 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
                 stream = pa.ipc.open_stream(source)
                 schema, batches = stream.schema, (batch for batch in stream)
         except pa.ArrowException as error:
-            raise MoeProbeError(f"{path} is not an Arrow file", str(error), "check the file") from error
+            raise MoeProbeError(f"{path} is not an Arrow file", one_line(error), "check the file") from error
         yield from _batch_rows(path, schema, batches)
 
 
@@ -95,11 +98,29 @@ def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     try:
         for batch in batches:
             for start in range(0, batch.num_rows, 256):
-                for row in batch.slice(start, 256).to_pylist():
+                for row in _rows_of(path, batch.slice(start, 256)):
                     number += 1
                     yield named_classes(row, classes, f"{path}, row {number}")
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise MoeProbeError(f"{path} is damaged after row {number}", str(error), "copy or download it again") from error
+        raise MoeProbeError(f"{path} is damaged after row {number}", one_line(error), "copy or download it again") from error
+
+
+def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError, LookupError) as error:  # such as the year 10,000, or a time zone that is not known
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column.to_pylist()
+            except (OverflowError, ValueError, LookupError):
+                raise MoeProbeError(f"column '{name}' of {path} has values that cannot be read",
+                                    f"{column.type}: {one_line(error)}", "remove the column, or store it as text") from error
+        raise
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

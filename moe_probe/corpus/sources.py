@@ -60,9 +60,15 @@ def open_source(source: str | Path, *, name: str | None = None, split: str | Non
         _require_datasets(dataset)
         return Source(partial(_datasets_rows, dataset, name=name, split=split))
     path = Path(source)
-    if path.is_file():
+    if not spec:
+        raise MoeProbeError("the name of the corpus is empty", "a variable of the shell may be unset", _WANTED)
+    try:
+        is_file, is_there = path.is_file(), path.exists()
+    except OSError as error:
+        raise MoeProbeError(f"there is no corpus at {spec[:200]}", error.strerror or str(error), _WANTED) from error
+    if is_file:
         return Source(partial(read_rows, path))
-    if not path.exists() and not re.search(r"[*?\[]", spec):
+    if not is_there and not re.search(r"[*?\[]", spec):
         raise MoeProbeError(f"there is no corpus at {path}", "no such file or folder", _WANTED)
     if _is_saved(path):
         return _saved(path, split)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moe_probe.corpus.document import BadRow, Columns, Document, document_from_row
 from moe_probe.corpus.sources import open_source
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.progress import track
 
 
@@ -76,6 +76,8 @@ class Corpus:
         self, source: str | Path, *, columns: Columns | None = None, skip_bad: bool = False,
         limit: int | None = None, name: str | None = None, split: str | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            raise UsageError(f"--limit {limit} leaves no document", "", "--limit 1 or more")
         self.source = source
         self.columns = columns or Columns()
         self.skip_bad = skip_bad
@@ -126,7 +128,7 @@ class Corpus:
         if n_documents == 0:
             raise MoeProbeError(f"the corpus {self.source} holds no document",
                                 f"{len(self._skipped)} rows were left out" if self._skipped else "it is empty",
-                                "check the file, or drop --skip-bad to see the first bad row")
+                                "omit --skip-bad to see the first bad row" if self._skipped else "check the file")
 
     def summarize(self) -> CorpusSummary:
         """Read everything once: hash, counts, rows left out. The answer is kept for the next call.

@@ -11,6 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.text import label_text
+
+_EXACT = 2.0**53  # whole numbers up to this size are exact as floats
+_LARGEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,23 @@ class Place:
 
 
 def label_values(column: pa.ChunkedArray, name: str, place: Place, *, needed: bool) -> list[str]:
-    """Values of a label as strings, "" where there is none.
+    """Values of a label as strings, "" where there is none (null, NaN).
 
     Raises
     ------
     MoeProbeError
-        When a value is a list or an object, or a needed one is missing, naming the row.
+        When a value is a list, an object or bytes, or a needed one is missing, naming the row.
     """
     if pa.types.is_nested(column.type):
         raise MoeProbeError(f"{place.name(0)} has a '{name}' that is {column.type}", "a label has one value per document",
                             "a string or a number")
-    values = ["" if value is None else str(value) for value in column.to_pylist()]
+    values = []
+    for row, value in enumerate(_values(column, name, place)):
+        text = label_text(value)
+        if text is None:
+            raise MoeProbeError(f"{place.name(row)} has a '{name}' that is {type(value).__name__}",
+                                "a label is a text or a number", "a column of strings or numbers")
+        values.append(text)
     if needed:
         for row, value in enumerate(values):
             if not value.strip():
@@ -45,8 +55,16 @@ def label_values(column: pa.ChunkedArray, name: str, place: Place, *, needed: bo
     return values
 
 
+def _values(column: pa.ChunkedArray, name: str, place: Place) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError, LookupError) as error:  # text that is not UTF-8, the year 10,000, an unknown time zone
+        raise MoeProbeError(f"column '{name}' of {place.path} has values that cannot be read from {place.name(0)} on",
+                            f"{column.type}: {' '.join(str(error).split())}", "strings or numbers in the column") from error
+
+
 def whole_numbers(column: pa.ChunkedArray, name: str, place: Place) -> np.ndarray:
-    """A column of integers, shape (n_rows,).
+    """A column of integers, also where a library stores them as floats; shape (n_rows,).
 
     Raises
     ------
@@ -57,10 +75,42 @@ def whole_numbers(column: pa.ChunkedArray, name: str, place: Place) -> np.ndarra
         row = int(np.asarray(column.is_null()).argmax())
         raise MoeProbeError(f"{place.name(row)} has no {name}", f"column '{name}' is not a whole number in every row",
                             "whole numbers")
-    if not pa.types.is_integer(column.type):
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise MoeProbeError(f"column '{name}' of {place.path} is not a whole number in every row",
                             f"found {column.type}", "whole numbers")
-    return column.to_numpy().astype(np.int64)
+    return _whole(column.to_numpy(), name, place, np.arange(len(column)))
+
+
+def _whole(values: np.ndarray, name: str, place: Place, row_of: np.ndarray) -> np.ndarray:
+    """Values as int64; `row_of` is the row of each."""
+    if values.dtype.kind == "f":
+        bad = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < _EXACT))
+    else:
+        bad = values > np.uint64(_LARGEST) if values.dtype.kind == "u" else np.zeros(len(values), dtype=bool)
+    if bad.any():
+        at = int(bad.argmax())
+        raise MoeProbeError(f"{place.name(int(row_of[at]))} has {values[at]:g} in '{name}'" if values.dtype.kind == "f" else
+                            f"{place.name(int(row_of[at]))} has {values[at]} in '{name}'",
+                            "that is not a whole number of 64 bits", "whole numbers")
+    return values.astype(np.int64)
+
+
+def token_texts(column: pa.ChunkedArray, token_id: np.ndarray, place: Place) -> list[str]:
+    """Texts of tokens; the id where a row has none.
+
+    Raises
+    ------
+    MoeProbeError
+        When a text is bytes, a list or an object, naming the row.
+    """
+    out = []
+    for row, value in enumerate(_values(column, "token", place)):
+        text = label_text(value)
+        if text is None:
+            raise MoeProbeError(f"{place.name(row)} has a 'token' that is {type(value).__name__}", "a token is a text",
+                                "text or the vocabulary's piece; or omit the column and pass --tokenizer")
+        out.append(str(int(token_id[row])) if value is None else text)
+    return out
 
 
 def lists(column: pa.ChunkedArray, name: str, place: Place, *, whole: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -96,13 +146,13 @@ def lists(column: pa.ChunkedArray, name: str, place: Place, *, whole: bool) -> t
     if flat.null_count:
         raise MoeProbeError(f"{place.name(int(row_of[np.asarray(flat.is_null()).argmax()]))} has a missing value in '{name}'", "",
                             "leave slots that reached no expert out of the list")
-    if len(flat) and not (pa.types.is_integer(flat.type) or (not whole and pa.types.is_floating(flat.type))):
+    if len(flat) and not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type)):
         raise MoeProbeError(f"column '{name}' of {place.path} holds {flat.type} values", "",
                             "whole numbers for experts, numbers for weights")
     inside = np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None]
     out: np.ndarray = np.full(inside.shape, -1 if whole else 0, dtype=np.int64 if whole else np.float64)
     if len(flat):
-        out[inside] = np.asarray(flat)
+        out[inside] = _whole(np.asarray(flat), name, place, row_of) if whole else np.asarray(flat)
     if whole and (out[inside] < 0).any():
         row = int(((out < 0) & inside).any(axis=1).argmax())
         raise MoeProbeError(f"{place.name(row)} has a negative id in '{name}'", "",

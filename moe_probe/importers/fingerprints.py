@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.importers.records import ImportOptions, Recording, import_records
 from moe_probe.importers.survey import TokenRecord
+from moe_probe.text import label_text
 from moe_probe.textfiles import expand, read_csv, read_json
 from moe_probe.trace import Trace
 from moe_probe.trace.checks import check_layers
 
+_ENDING = re.compile(r"_examples\.json(\.gz|\.gzip|\.zst|\.zstd)?$", re.IGNORECASE)
 _FIELDS = ("dataset", "category", "original_prompt", "full_text", "router_data")
 
 
@@ -46,9 +48,16 @@ def import_fingerprints(
     Raises
     ------
     MoeProbeError
-        When there are no such files, or one cannot be read, naming it.
+        When there are no such files, or one cannot be read, naming it; when the options name a tokenizer or further labels.
     """
     options, root = options or ImportOptions(), Path(path)
+    if options.tokenizer is not None:
+        raise UsageError("--tokenizer cannot be used with fingerprints", "their files have the text of tokens and no token ids",
+                         "omit --tokenizer")
+    other = [name for name in options.labels if name != "dataset"]
+    if other:
+        raise UsageError(f"--label {other[0]} names no label of fingerprints", "they have dataset, and their category is the "
+                         "subtopic; both are kept anyway", "omit --label")
     files = [root] if root.is_file() else _files(root)
     topic_of = None if topics is None else _topics(Path(topics))
     chosen = [file for file in files if topic_of is None or _key(_read(file)) in topic_of]
@@ -67,8 +76,7 @@ def import_fingerprints(
 
 
 def _files(root: Path) -> list[Path]:
-    ending = re.compile(r"_examples\.json(\.gz|\.gzip|\.zst|\.zstd)?$", re.IGNORECASE)
-    files = [file for file in expand(root).files if ending.search(file.name)]
+    files = [file for file in expand(root).files if _ENDING.search(file.name)]
     if not files:
         raise MoeProbeError(f"there are no fingerprint files under {root}", "their names end in _examples.json",
                             "the data folder of the repository")
@@ -82,7 +90,13 @@ def _topics(path: Path) -> dict[tuple[str, str], str]:
     if not rows or not {"dataset", "category", "topic"} <= set(names):
         raise MoeProbeError(f"{path} does not say which category belongs to which topic",
                             f"its columns are {', '.join(names) or 'none'}", "columns dataset, category, topic")
-    return {(row["dataset"], row["category"]): row["topic"] for row in rows}
+    out: dict[tuple[str, str], str] = {}
+    for row in rows:
+        key = row["dataset"], row["category"]
+        if out.setdefault(key, row["topic"]) != row["topic"]:
+            raise MoeProbeError(f"{path} gives category '{key[1]}' of '{key[0]}' two topics",
+                                f"'{out[key]}' and '{row['topic']}'", "one topic per category")
+    return out
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -95,11 +109,14 @@ def _read(file: Path) -> dict[str, Any]:
         if not isinstance(data[name], list):
             raise MoeProbeError(f"{file} is not a fingerprint file", f"its {name} is no list",
                                 "the data folder of the repository")
+    for name in ("dataset", "category"):
+        if label_text(data[name]) is None or not str(label_text(data[name])).strip():
+            raise MoeProbeError(f"{file} has no {name}", f"it is {str(data[name])[:40]}", "a text or a number")
     return dict(data)
 
 
 def _key(data: Mapping[str, Any]) -> tuple[str, str]:
-    return str(data["dataset"]), str(data["category"])
+    return label_text(data["dataset"]) or "", label_text(data["category"]) or ""
 
 
 def _record(
@@ -110,6 +127,8 @@ def _record(
     position, chosen = _choices(data["router_data"], file)
     if not layers:
         layers.extend(sorted(chosen[0]))
+    if not layers:
+        raise MoeProbeError(f"{file} has no layer at token {position[0]}", "router_data is empty there", "leave the file out")
     slots = max((len(ids) for one in chosen for ids, _ in one.values()), default=1)
     experts = np.full((len(chosen), len(layers), max(slots, 1)), -1, dtype=np.int64)
     weights = np.zeros(experts.shape)
@@ -128,8 +147,8 @@ def _record(
     dataset, category = _key(data)
     prompt = hashlib.sha256(str(data["original_prompt"]).encode()).hexdigest()[:16]
     topic = topic_of[dataset, category] if topic_of else category
-    labels = {"document": file.stem.removesuffix("_examples"), "topic": topic,
-              "subtopic": category, "group": prompt, "dataset": dataset}
+    name = re.sub(r"(_examples)?\.json(\.\w+)?$", "", file.name, flags=re.IGNORECASE)
+    labels = {"document": name, "topic": topic, "subtopic": category, "group": prompt, "dataset": dataset}
     token_id = np.array([codes.setdefault(token, len(codes)) for token in tokens], dtype=np.int64)
     return TokenRecord(labels, token_id, np.array(position, dtype=np.int64), tokens, experts, weights, file=str(file),
                        unit="entry", rows=np.arange(1, len(tokens) + 1))
@@ -141,17 +160,22 @@ def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, 
     chosen: list[dict[int, tuple[list[int], list[float]]]] = []
     for number, entry in enumerate(entries, start=1):
         try:
+            if not isinstance(entry, dict) or not all(isinstance(choice, dict) for choice in entry.values()):
+                raise ValueError("it is no object of objects")
             for name, choice in entry.items():
                 position.append(int(name.removeprefix("token_")))
+                if position[-1] >= 2**31:
+                    raise ValueError(f"{name} is no position")
                 chosen.append({int(layer.removeprefix("layer_")): (
                     _numbers(one["selected_experts"], int), _numbers(one["selected_probs"], float))
                     for layer, one in choice.items()})
                 check_layers([int(layer.removeprefix("layer_")) for layer in choice])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
+            why = f"a layer has no {error}" if isinstance(error, KeyError) else str(error)
             raise MoeProbeError(f"{file} has an entry {number} in router_data that cannot be read",
-                                f"{type(error).__name__}: {error}", '{"token_N": {"layer_L": {"selected_experts": [...], '
+                                why, '{"token_N": {"layer_L": {"selected_experts": [...], '
                                 '"selected_probs": [...]}}}') from error
-        for layer, (ids, odds) in chosen[-1].items() if chosen else ():
+        for layer, (ids, odds) in (item for one in chosen[len(chosen) - len(entry):] for item in one.items()):
             if len(ids) != len(odds):
                 raise MoeProbeError(f"entry {number} of router_data in {file} has lists of unequal length in layer {layer}",
                                     f"experts: {len(ids)}, weights: {len(odds)}", "one selected_probs per selected_experts")
@@ -164,6 +188,8 @@ def _numbers(values: Any, kind: type) -> list[Any]:
     """A list of numbers; experts must be whole and not negative."""
     if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
         raise ValueError(f"{str(values)[:60]} is no list of numbers")
-    if kind is int and any(not isinstance(v, int) or v < 0 for v in values):
+    if kind is float and any(isinstance(v, int) and abs(v) > 2**63 for v in values):
+        raise ValueError(f"{str(values)[:60]} are no gate weights")
+    if kind is int and any(not isinstance(v, int) or not 0 <= v < 2**31 for v in values):
         raise ValueError(f"{str(values)[:60]} are no expert ids")
     return values

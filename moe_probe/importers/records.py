@@ -18,6 +18,7 @@ from moe_probe.routing import dropped_id
 from moe_probe.schema import RESERVED_LABELS, CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.trace import Trace, TraceWriter
 from moe_probe.trace.checks import check_layers, id_past_end, repeated_expert
+from moe_probe.trace.files import check_place
 
 _MOST = 0.5  # a record that is constant for more than this share says nothing about a router
 _MENTION = 0.01  # a smaller share of constant routing (a row of equal signs) is no warm-up
@@ -129,6 +130,7 @@ def import_records(records: Callable[[], Iterator[TokenRecord]], path: str | Pat
         weights, positions that do not increase, a document that repeats. When most of the record is one and
         the same set of experts; when no layer holds routing; when the disk refuses, whole shards are kept.
     """
+    check_place(Path(path), mode)
     check_layers(recording.layers)
     texts = None if options.tokenizer is None else TokenTexts(options.tokenizer)
     survey = Survey(recording.layers)
@@ -157,8 +159,10 @@ def _unique(records: Iterator[TokenRecord]) -> Iterator[TokenRecord]:
     for record in records:
         name = record.labels.get("document", "")
         if name in seen:
-            raise MoeProbeError(f"document '{name}' comes back after another one",
-                                "the rows of a document have to follow each other", "sort by document and position")
+            where = f"{record.where(0)}: " if len(record.position) else ""
+            raise MoeProbeError(f"{where}document '{name}' comes a second time",
+                                "the rows of a document follow each other, and every answer is a document of its own",
+                                "rows sorted by document and position, or another name for the document")
         seen.add(name)
         yield record
 

@@ -24,6 +24,7 @@ from moe_probe.importers.answers import Answer, answers_of
 from moe_probe.importers.records import ImportOptions, Recording, import_records, some
 from moe_probe.importers.routed import Unshaped, decode_routed, is_missing
 from moe_probe.importers.survey import TokenRecord
+from moe_probe.text import label_text
 from moe_probe.textfiles import expand, read_json_rows
 from moe_probe.trace import Trace
 from moe_probe.trace.files import sha256_file
@@ -99,7 +100,7 @@ def import_responses(
     recording = Recording(named or range(n_columns), Path(path).name, digest, every_layer=True)
     trace = import_records(answers.records, out, recording, mode=mode,
                            options=replace(options, layers=None if layers is None or named else layers))
-    options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots()) if note)
+    options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots(), answers.shape_taken()) if note)
     return trace
 
 
@@ -112,6 +113,7 @@ class _Answers:
         self._slots: Counter[int] = Counter()
         self._without: list[str] = []
         self._columns: int | None = None
+        self._unshaped = False
 
     def named(self, n_columns: int) -> tuple[int, ...] | None:
         """Numbers of the columns, where --layers names every one of them rather than picking some."""
@@ -143,6 +145,12 @@ class _Answers:
         counts = ", ".join(f"{k} in {n:,} answers" for k, n in self._slots.most_common(5))
         return f"answers differ in experts per token ({counts}): are they of one model and one setting?"
 
+    def shape_taken(self) -> str:
+        """How strings without a shape were read, in a sentence; "" where there were none. A wrong --top-k may fit them too."""
+        return "" if not self._unshaped else (
+            f"the strings do not say their shape: with --top-k {self.top_k} they are {self._columns} layers of {self.top_k} "
+            f"experts per token; check both against the model's configuration")
+
     def _row(self, row: Any, file: Path, line: int) -> Iterator[TokenRecord]:
         where = f"{file}, line {line}"
         if not isinstance(row, Mapping):
@@ -153,10 +161,10 @@ class _Answers:
                                     "add it to the row; docs/formats.md describes the fields")
         labels = {k: row[k] for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
         for name, value in labels.items():
-            if isinstance(value, list | Mapping):
+            if label_text(value) is None:
                 raise MoeProbeError(f"{where} has a '{name}' that is a list or an object", "a label has one value per document",
                                     "a string or a number")
-        labels = {k: str(value) for k, value in labels.items()}
+        labels = {k: label_text(value) or "" for k, value in labels.items()}
         for answer in answers_of(row, where):
             named = labels
             if answer.number is not None:  # answers to one prompt are not independent
@@ -191,8 +199,18 @@ class _Answers:
         keep = known & routed
         position = position[keep]
         return TokenRecord(labels, answer.ids[position - answer.first], position,
-                           None if tokens is None else [str(tokens[p]) for p in position], experts[keep], None,
+                           None if tokens is None else self._texts(tokens, answer, position, where), experts[keep], None,
                            file=str(place[0]), unit="line", rows=np.full(len(position), place[1]))
+
+    @staticmethod
+    def _texts(tokens: list[Any], answer: Answer, position: np.ndarray, where: str) -> list[str]:
+        """Texts of the tokens at some positions; the id where an answer has null."""
+        texts = [label_text(tokens[p]) for p in position]
+        if None in texts:
+            raise MoeProbeError(f"{where} has tokens that are lists or objects", "a token is a text",
+                                "one string per token id in 'tokens'; or leave them out and pass --tokenizer")
+        return [str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
+                for p, text in zip(position, texts, strict=True)]
 
     def _experts(self, answer: Answer, where: str) -> tuple[np.ndarray, int]:
         """Routing of the sequence and the token at which it starts."""
@@ -208,6 +226,9 @@ class _Answers:
                                     "prompt_token_ids as the server returned them")
         apart = prompt is not None or (answer.split and said is None and answer.start is None)
         begin = n_prompt if apart else start
+        if begin > n_tokens:
+            raise MoeProbeError(f"{where} has {n_tokens} tokens and routing that starts at token {begin}", "",
+                                "token_ids of prompt and answer together, as the server routed them")
         expected = [n_tokens - 1 - begin, n_tokens - begin]
         if rest is not None:
             rest = self._shaped(rest, expected, where)
@@ -227,6 +248,7 @@ class _Answers:
     def _shaped(self, ids: np.ndarray | Unshaped, n_rows: Sequence[int], where: str) -> np.ndarray:
         if not isinstance(ids, Unshaped):
             return ids
+        self._unshaped = True
         out = ids.shaped(n_rows, self.layers, self.top_k, where).astype(np.int64)
         if out.shape[2] > 1:
             out[(out == 0).all(axis=(1, 2))] = -1

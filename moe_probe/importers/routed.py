@@ -7,6 +7,7 @@ import binascii
 import io
 import math
 from collections.abc import Mapping, Sequence
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,9 @@ def _npy(data: bytes, where: str) -> np.ndarray:
         _check_size(shape, dtype, len(data) - file.tell(), where)
         file.seek(0)
         return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise MoeProbeError(f"{where} has routed_experts that are no .npy file", str(error).splitlines()[0],
+    except (ValueError, EOFError, SyntaxError, TypeError, TokenError, RecursionError, MemoryError, OverflowError) as error:
+        raise MoeProbeError(f"{where} has routed_experts that are no .npy file", str(error).splitlines()[0] if
+                            isinstance(error, ValueError | EOFError) and str(error) else "its header is damaged",
                             "the string as the server returned it") from error
 
 
@@ -162,7 +164,7 @@ def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | 
         raise MoeProbeError(f"{where} has routed_experts of type {kind}", f"read are {', '.join(_KINDS)}",
                             "the array as the server returned it")
     shape, start = value["shape"], value.get("start")
-    if not isinstance(shape, list | tuple) or not (start is None or (isinstance(start, int) and start >= 0)):
+    if not isinstance(shape, list | tuple) or not (start is None or (type(start) is int and start >= 0)):
         raise MoeProbeError(f"{where} has routed_experts of shape {shape} from {start} on",
                             "expected three whole numbers, and a whole number", "the array as the server returned it")
     data, dtype = _base64(value["data"], where), np.dtype(kind).newbyteorder("<")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from moe_probe.errors import MoeProbeError
-from moe_probe.importers.columns import Place, label_values, lists, whole_numbers
+from moe_probe.importers.columns import Place, label_values, lists, token_texts, whole_numbers
 from moe_probe.importers.records import ImportOptions, Recording, import_records
 from moe_probe.importers.survey import TokenRecord
 from moe_probe.importers.tablefile import TableFile
@@ -86,7 +86,7 @@ class _Reader:
         names = dict.fromkeys(c for c in ("document", "topic", *_OPTIONAL, *self.options.labels) if c in piece.column_names)
         labels = {name: label_values(piece[name], name, place, needed=name in ("document", "topic")) for name in names}
         position, token_id = (whole_numbers(piece[name], name, place) for name in ("position", "token_id"))
-        tokens = [str(t) for t in piece["token"].to_pylist()] if "token" in piece.column_names else None
+        tokens = token_texts(piece["token"], token_id, place) if "token" in piece.column_names else None
         experts, weights = self._routing(table, piece, place)
         self._declare(table, piece, place)
         documents = np.asarray(labels["document"], dtype=object)
@@ -123,7 +123,8 @@ class _Reader:
                 if (values != before).any() or before < 1:
                     row = int((values != before).argmax())
                     raise MoeProbeError(f"{place.name(row)} gives layer {layer} {values[row]} experts",
-                                        f"the rows before give it {before}", "one number of experts per layer, 1 or more")
+                                        f"the rows before give it {before}" if values[row] != before else "",
+                                        "one number of experts per layer, 1 or more")
 
 
 def _stacked(parts: Sequence[np.ndarray], empty: float) -> np.ndarray:

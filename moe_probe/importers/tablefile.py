@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.importers.columns import Place, column_of
+from moe_probe.text import label_text
 from moe_probe.textfiles import format_of, read_json_rows, refuse_repeated
 from moe_probe.trace.checks import check_layers
 
@@ -132,7 +133,7 @@ class TableFile:
 def _plain(name: str, value: Any) -> Any:
     """Labels as strings, whatever JSON wrote them as; lists and objects stay, to be refused."""
     numeric = name in ("position", "token_id") or name.startswith(("experts_", "weights_", "num_experts_"))
-    return value if numeric or value is None or isinstance(value, list | dict) else str(value)
+    return value if numeric or value is None or isinstance(value, list | dict) else label_text(value)
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -124,7 +124,7 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
         if first["type"] == "missing":
             raise UsageError(f"no {name} was given", RunConfig.model_fields[name].description or "",
                              "moe-probe run MODEL --corpus FILE --out RUN") from error
-        raise UsageError(f"--{name.replace('_', '-')} {first['input']!r} does not do", first["msg"]) from error
+        raise UsageError(f"--{name.replace('_', '-')} {first['input']!r} is invalid", first["msg"]) from error
 
 
 def dump_config(config: RunConfig, path: Path) -> None:

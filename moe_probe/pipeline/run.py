@@ -17,7 +17,7 @@ from moe_probe.pipeline.config import RunConfig, check_labels, dump_config
 from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
 from moe_probe.results import Result
 from moe_probe.trace import Trace
-from moe_probe.trace.files import disk_errors, sha256_file
+from moe_probe.trace.files import check_place, disk_errors, sha256_file
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -161,6 +161,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
     need_corpus_extra(config.corpus)
+    check_place(Path(path), mode)
     corpus = open_corpus(config)
     for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it is noticed before the model loads
         say(f"note: {note}")

@@ -19,6 +19,8 @@ from moe_probe.sae.base import Sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.foreign import Parts, Tensors
 from moe_probe.sae.registry import make_sae
+from moe_probe.text import printable
+from moe_probe.textfiles import read_json
 from moe_probe.trace.files import disk_errors, write_whole
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -147,10 +149,7 @@ def _own_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "the folder as its program wrote it") from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise MoeProbeError(f"{path} is not a configuration", "a JSON object is expected",
                             "the folder as its program wrote it")
@@ -159,9 +158,19 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        return {name: _float32(tensor, name, path) for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise MoeProbeError(f"{path} cannot be read", str(error), "download it again") from error
+
+
+def _float32(tensor: Tensor, name: str, path: Path) -> Tensor:
+    try:
+        if not tensor.is_complex():
+            return tensor.float()
+    except (NotImplementedError, RuntimeError):  # packed types have no conversion
+        pass
+    raise MoeProbeError(f"{printable(name)} of {path} has the type {tensor.dtype}", "it cannot be read as float32",
+                        "weights in float32, bfloat16 or float16")
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ configurations, 5.5 (``sae_lens/sae.py``).
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from moe_probe.errors import MoeProbeError
 from moe_probe.sae.foreign import Fields, Parts, Refusal, Source, Tensors, gated_as_jumprelu, matrix_shape
 from moe_probe.text import printable
+from moe_probe.textfiles import read_json
 
 _SCALER = "activation_scaler.json"
 _READ = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
@@ -160,7 +160,7 @@ def _threshold(kind: str, tensors: Tensors, d_sae: int) -> Tensor:
 
 def _finetuned(source: Source, tensors: Tensors, d_sae: int) -> Tensor:
     """Factors of the decoder's rows (versions 1 to 5): reconstructions use ``codes * factor``, codes stay as they are."""
-    wanted = bool(source.config.get("finetuning_scaling_factor"))
+    wanted = bool(_flag(source, "finetuning_scaling_factor"))
     name = next((n for n in ("scaling_factor", "finetuning_scaling_factor") if n in tensors), None)
     if name is None:
         if wanted:
@@ -175,13 +175,21 @@ def _finetuned(source: Source, tensors: Tensors, d_sae: int) -> Tensor:
                         "that it is not used", "the folder as its program wrote it")
 
 
+def _flag(source: Source, name: str) -> bool | None:
+    """A field that is true, false or missing: the text "false" is neither."""
+    value = source.config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise source.refuse(name, value, "true or false is expected", "the folder as its program wrote it")
+    return value
+
+
 def _rescaled(source: Source, kind: str, parts: Parts) -> bool:
     """Whether codes are in units of the decoder's norm.
 
     SAELens takes a missing field for false at inference and for true in a training; versions before the option had neither.
     Where the file could be either, the norms decide whether the answer matters.
     """
-    value = source.config.get("rescale_acts_by_decoder_norm")
+    value = _flag(source, "rescale_acts_by_decoder_norm")
     if value and kind not in ("topk", *_BATCHED):
         raise source.refuse("rescale_acts_by_decoder_norm", value, f"{kind} SAEs have no such option",
                             "the folder as its program wrote it")
@@ -213,10 +221,10 @@ def _unscaled(source: Source, kind: str, parts: Parts) -> Parts:
 
 def _scaler(path: Path) -> float | None:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         factor = held.get("scaling_factor")
         return float(factor) if factor is not None and not held.get("has_whitening") and 0 < float(factor) < 1e30 else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (MoeProbeError, ValueError, TypeError, AttributeError):
         return None
 
 

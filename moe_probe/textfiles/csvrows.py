@@ -31,7 +31,7 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
         As :func:`moe_probe.textfiles.open_text`; and when the header cannot be read or names a column twice.
     """
     path = Path(path)
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the limit is a C long, which has 32 bits on Windows
     with open_text(path, newline="") as lines:
         # strict: without it a quote that is never closed swallows the rest of the file in silence
         reader = csv.reader(lines, delimiter=_delimiter(path), strict=True)
@@ -53,6 +53,7 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
             elif row:
                 names = row
                 refuse_repeated(path, names)
+                _refuse_other_delimiter(path, names)
 
 
 def read_csv(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -92,8 +93,20 @@ def _next(reader: Any, path: Path, line: int) -> list[str] | BadLine | None:
     return row
 
 
+def _refuse_other_delimiter(path: Path, names: list[str]) -> None:
+    """Refuse a header of one column that is several, separated by something else."""
+    sign, called = next(((s, c) for s, c in (("\t", "tabs"), (";", "semicolons"), (",", "commas"), ("|", "bars"))
+                         if len(names) == 1 and s in names[0]), ("", ""))
+    if sign:
+        raise MoeProbeError(f"the columns of {path} are separated by {called}", f"its header is {names[0][:80]!r}; .csv files "
+                            "are separated by commas, .tsv files by tabs",
+                            {"\t": "name the file NAME.tsv", ",": "name the file NAME.csv"}.get(sign, "convert the file"))
+
+
 def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
     """Refuse a table that names a column twice.
+
+    Columns without a name, such as spreadsheets leave at the end, may come several times: nobody can mean them.
 
     Raises
     ------
@@ -102,6 +115,6 @@ def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
     """
     names = list(names)
     for name in names:
-        if names.count(name) > 1:
+        if name and names.count(name) > 1:
             raise MoeProbeError(f"{path} has {names.count(name)} columns called '{name}'",
                                 "it is not known which of them is meant", "rename or remove the others")

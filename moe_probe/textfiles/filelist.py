@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +81,15 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
         When nothing exists at the path, or no file matches the glob.
     """
     path = Path(spec)
-    if path.is_dir():
-        return _files_below(path, endings)
-    if path.exists():
-        return FileList((path,))
+    if not str(spec):
+        raise MoeProbeError("the path is empty", "a variable of the shell may be unset", "the path of a file or folder")
+    try:
+        if path.is_dir():
+            return _files_below(path, endings)
+        if path.exists():
+            return FileList((path,))
+    except OSError as error:
+        raise MoeProbeError(f"{str(spec)[:200]} cannot be read", error.strerror or str(error), "check the path") from error
     if not _GLOB.search(str(spec)):
         raise MoeProbeError(f"there is nothing at {spec}", "no such file or folder", "check the path")
     matches = [Path(match) for match in sorted(glob.glob(str(spec), recursive=True))]  # noqa: PTH207 absolute globs too
@@ -100,8 +106,29 @@ def _files_below(root: Path, endings: Sequence[str]) -> FileList:
     taken: list[Path] = []
     left: list[Path] = []
     hidden: list[Path] = []
-    for file in sorted(root.rglob("*")):
-        if file.is_file():
+    for file in sorted(_walk(root)):
+        if file.is_file() or not file.exists():  # a link to nothing is an error when it is read, not a file fewer
             unseen = any(is_hidden(part) for part in file.relative_to(root).parts)
             (hidden if unseen else taken if not endings or format_of(file) in endings else left).append(file)
     return FileList(tuple(taken), tuple(left), tuple(hidden))
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files below a folder, also in folders that are links; a link to a folder above is not followed.
+
+    `above` holds the real paths of the folders on the way. A folder that cannot be listed is an error, unless it is hidden.
+    """
+    here = os.path.realpath(folder)
+    if any(f"{one}{os.sep}".startswith(f"{here.rstrip(os.sep)}{os.sep}") for one in above):
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        if above and is_hidden(folder):
+            return
+        raise MoeProbeError(f"{folder} cannot be read", error.strerror or str(error), "check its permissions") from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry, (*above, here))
+        else:
+            yield entry

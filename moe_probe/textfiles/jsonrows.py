@@ -27,7 +27,10 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     text = read_text(path).lstrip("\ufeff")
-    return _parse(text, path, 1)
+    try:
+        return _parse(text, path, 1)
+    except BadLine as error:  # its advice is for a value per line
+        raise MoeProbeError(error.what, error.why, "check the file") from error
 
 
 def read_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:

@@ -125,7 +125,11 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
 def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Text:
     unpacked = _unpack(path, packed)
     bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
-    _refuse_other_encodings(path, bytes_.peek(1024)[:1024], plain=unpacked is packed)
+    head = bytes_.peek(1024)[:1024]
+    if unpacked is not packed and (_is_gzip(head) or _is_zstd(head) or _other_packing(head)):
+        raise MoeProbeError(f"{path} is compressed more than once", "its unpacked content is an archive or compressed again",
+                            f"unpack it first: {'gunzip' if path.suffix.lower() == '.gz' else 'unzstd'} {path.name}")
+    _refuse_other_encodings(path, head, plain=unpacked is packed)
     return _Text(path, bytes_, newline)
 
 
@@ -143,14 +147,14 @@ def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
         head = packed.peek(8)[:8]
     except OSError as error:
         raise MoeProbeError(f"{path} cannot be read", str(error), "check the file and its permissions") from error
-    for magic, what, command in _OTHER_PACKING:
-        if head.startswith(magic):
-            raise MoeProbeError(f"{path} is {what}", "a text file is expected, plain or compressed with gzip or zstd",
-                                f"unpack it first: {command} {path.name}" if command else "name the file NAME.parquet")
-    if head.startswith(b"\x1f\x8b"):
+    other = _other_packing(head)
+    if other is not None:
+        what, command = other
+        raise MoeProbeError(f"{path} is {what}", "a text file is expected, plain or compressed with gzip or zstd",
+                            f"unpack it first: {command} {path.name}" if command else "name the file NAME.parquet")
+    if _is_gzip(head):
         return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
-    # a stream of frames may begin with a skippable one (pzstd writes them)
-    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5f):
+    if _is_zstd(head):
         import pyarrow as pa
 
         if not pa.Codec.is_available("zstd"):
@@ -158,6 +162,20 @@ def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
                                 f"unpack it first: unzstd {path.name}")
         return pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
     return packed
+
+
+def _other_packing(head: bytes) -> tuple[str, str | None] | None:
+    """What a file is that is neither text nor packed with gzip or zstd, and the command that unpacks it."""
+    return next(((what, command) for magic, what, command in _OTHER_PACKING if head.startswith(magic)), None)
+
+
+def _is_gzip(head: bytes) -> bool:
+    return head.startswith(b"\x1f\x8b\x08")
+
+
+def _is_zstd(head: bytes) -> bool:
+    # a stream of frames may begin with a skippable one (pzstd writes them)
+    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5f)
 
 
 def _refuse_other_encodings(path: Path, head: bytes, *, plain: bool) -> None:

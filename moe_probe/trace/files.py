@@ -38,6 +38,29 @@ def disk_errors(path: Path, *, keeps: str = "what was already written is kept") 
         raise MoeProbeError(f"{path} cannot be written", f"{error}; {keeps}", "--resume once that is mended") from error
 
 
+def check_place(root: Path, mode: str) -> None:
+    """Refuse, before anything is computed, a folder that a trace cannot be written to.
+
+    Parameters
+    ----------
+    mode : {"new", "resume", "force"}
+        A new trace needs an empty folder, or none.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is a file at the path or above it, or other files in the folder.
+    """
+    with disk_errors(root):
+        there = next((place for place in (root, *root.parents) if place.exists()), root)
+        if there.exists() and not there.is_dir():
+            raise MoeProbeError(f"{root} cannot be written", f"{there} is a file; a trace is a folder", "another --out")
+        if mode == "new" and there == root and any(root.iterdir()):
+            what = "a trace" if (root / MANIFEST).exists() else "other files"
+            raise MoeProbeError(f"{root} already holds {what}", "nothing is overwritten unasked",
+                                "--resume to go on with it, --force to start over, or another folder")
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a partial file, flush it to the disk, then give it its name in one step."""
     partial = path.with_name(path.name + ".partial")

@@ -30,6 +30,7 @@ from moe_probe.trace.files import (
     PARTS,
     TOKENS,
     USAGE,
+    check_place,
     disk_errors,
     file_entry,
     read_manifest,
@@ -67,11 +68,8 @@ class TraceWriter:
         """
         root = Path(path)
         check_layers([layer.layer for layer in manifest.layers])
+        check_place(root, "new")
         with disk_errors(root):
-            if root.exists() and any(root.iterdir()):
-                what = "a trace" if (root / MANIFEST).exists() else "other files"
-                raise MoeProbeError(f"{root} already holds {what}", "nothing is overwritten unasked",
-                                    "--resume to go on with it, --force to start over, or another folder")
             root.mkdir(parents=True, exist_ok=True)
             manifest = manifest.model_copy(update={"status": "writing"})
             write_manifest(root, manifest)
