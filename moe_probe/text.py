@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Joiners of characters and emoji: without them Persian and Hindi words and families of emoji fall apart.
 _JOINERS = "\u200c\u200d"
+_SKIN_TONES = "".join(map(chr, range(0x1f3fb, 0x1f400)))
+#: Two of these are drawn as one flag.
+_FLAG_LETTERS = "".join(map(chr, range(0x1f1e6, 0x1f200)))
 
 
 def printable(text: str) -> str:
@@ -60,8 +63,10 @@ def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
     """Lines of at most `width` columns; those after the first begin with `indent`."""
     if cells(text) == len(text) and not any(map(unspaced, text)):
         return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-    first, *rest = flow(text, width - len(indent))
-    return [first, *(indent + line for line in rest)]
+    words = text.lstrip(" ")
+    lead = " " * (len(text) - len(words))
+    first, *rest = flow(words, width - max(len(indent), len(lead)))
+    return [lead + first, *(indent + line for line in rest)]
 
 
 def flow(line: str, width: int) -> list[str]:
@@ -121,10 +126,11 @@ def _parts(word: str) -> list[str]:
 
 
 def _signs(text: str) -> list[str]:
-    """Characters with the accents, joiners and variants behind them."""
+    """Characters with the accents, joiners, variants and skin tones behind them; two letters that are a flag together."""
     out: list[str] = []
     for c in text:
-        if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"):
+        if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"
+                    or c in _SKIN_TONES or (c in _FLAG_LETTERS and len(out[-1]) == 1 and out[-1] in _FLAG_LETTERS)):
             out[-1] += c
         else:
             out.append(c)
@@ -132,7 +138,7 @@ def _signs(text: str) -> list[str]:
 
 
 def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
-    """A table for a terminal, wide characters counted as such.
+    """A table for a terminal, wide characters counted as such, a dash where there is no value.
 
     Parameters
     ----------
@@ -143,7 +149,7 @@ def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
     import pandas as pd
 
     with pd.option_context("display.unicode.east_asian_width", True):
-        return str(table.to_string(index=False, max_colwidth=most))
+        return str(table.to_string(index=False, max_colwidth=most, na_rep="–"))
 
 
 def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:

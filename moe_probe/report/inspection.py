@@ -61,7 +61,7 @@ def _text(one: Inspection, index: int) -> dict[str, Any]:
     call, shades = one.call, one.shades()
     parts = [{"text": _shown(text), "tokens": " ".join(str(i) for i in range(rows.start, rows.stop)),
               "shade": int(shades[rows].max()), "special": bool(call.special[rows].all()),
-              "generated": bool(call.generated[rows].all())} for text, rows in one.decoded.segments()]
+              "generated": bool(call.generated[rows].any())} for text, rows in one.decoded.segments()]
     units = [*_feature_units(one), *_expert_units(one)]
     if one.shade is not None and one.shade.name not in {u["key"] for u in units}:
         units.insert(0, _unit(one, one.shade, title=one.shade.name, group="Chosen", facts="", topic=""))
