@@ -64,7 +64,7 @@ class SubjectsOf:
         self.said = ""
         self.known = trace.documents[settings.by].replace("", np.nan).nunique() > 1 if settings.by in trace.documents else False
         if not self.known:
-            warnings.append(f"The tree was not held against subjects: documents have fewer than two values of {settings.by}.")
+            warnings.append(f"The tree was not compared with subjects: documents have fewer than two values of {settings.by}.")
         self._warnings = warnings
         self._made: dict[tuple[str, int], Subjects] = {}
         self._documents: pd.DataFrame | None = None
@@ -103,7 +103,7 @@ class SubjectsOf:
             value = one_value_per_group(labels[keep], names[keep], what=self.settings.finer)
             codes = np.unique([f"{t}/{value[g]}" for t, g in zip(topic.codes, groups, strict=True)], return_inverse=True)[1]
         except (MoeProbeError, KeyError):
-            self._warnings.append(f"The tree was held against {self.settings.by} only: not every document has one "
+            self._warnings.append(f"The tree was compared with {self.settings.by} only: not every document has one "
                                   f"{self.settings.finer}.")
             return None
         return Labelling(codes, int(codes.max()) + 1)

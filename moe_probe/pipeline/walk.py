@@ -45,8 +45,8 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
     edges = Result.load(run / "results", "tree").table
     rows = occurrences(trace, word, regex=regex)
     if not len(rows):
-        raise MoeProbeError(f"'{word}' does not occur in the corpus of {run}", "the walk looks at its tokens there",
-                            "another word, or --walk FOLDER:FEATURE")
+        raise MoeProbeError(f"'{word}' does not occur in the corpus of {run} as whole words",
+                            "the walk looks at its tokens there", "another word, or --walk FOLDER:FEATURE")
     facts = facts_of(run)
     documents = np.unique(trace.tokens(["document"])["document"].to_numpy()[rows])[:_MOST_DOCUMENTS]
     steps: list[dict[str, Any]] = []

@@ -83,7 +83,7 @@ def human_lines(results: Mapping[str, Result]) -> str:
     return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
             f"siblings, from different documents, are about one topic "
             f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
-            f"({figure(best['expected'], '.1%')} for features hung up at random, "
+            f"({figure(best['expected'], '.1%')} for features placed at random in the tree, "
             f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
             f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
