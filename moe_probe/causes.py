@@ -166,8 +166,8 @@ def knock_out(
         topic's held-out documents), ``ci_low, ci_high, kind, members, sae, how, held_to`` (the unit was put forward for
         this topic), ``control_nats`` (mean rise without its controls), ``beyond_control`` and ``beyond_others`` (rise less
         the controls'; less the mean rise on the other topics of two groups or more), each with ``_low, _high``,
-        ``confirmed`` (all three intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation` gives it). Intervals
-        are NaN for topics of one group of documents, and ``control_nats`` and ``beyond_control`` without controls.
+        ``confirmed`` (all three intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation`
+        gives it). Intervals are NaN for topics of one group of documents, and ``control_nats`` and ``beyond_control`` without controls.
     """
     import pandas as pd
 
