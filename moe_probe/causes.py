@@ -167,7 +167,8 @@ def knock_out(
         this topic), ``control_nats`` (mean rise without its controls), ``beyond_control`` and ``beyond_others`` (rise less
         the controls'; less the mean rise on the other topics of two groups or more), each with ``_low, _high``,
         ``confirmed`` (all three intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation`
-        gives it). Intervals are NaN for topics of one group of documents, and ``control_nats`` and ``beyond_control`` without controls.
+        gives it). Intervals are NaN for topics of one group of documents, ``control_nats`` and ``beyond_control`` without
+        controls.
     """
     import pandas as pd
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.pieces import unspaced
+from moe_probe.pieces import MARK, unspaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 #: Joiners of characters and emoji: without them Persian and Hindi words and families of emoji fall apart.
 _JOINERS = "\u200c\u200d"
 _SKIN_TONES = "".join(map(chr, range(0x1f3fb, 0x1f400)))
+_BYTES_OR_ONE = re.compile(f"{MARK.pattern.replace('(', '(?:')}|.", re.DOTALL)
 #: Two of these are drawn as one flag.
 _FLAG_LETTERS = "".join(map(chr, range(0x1f1e6, 0x1f200)))
 
@@ -125,11 +127,25 @@ def _parts(word: str) -> list[str]:
     return out
 
 
+def clipped(text: str, size: int) -> str:
+    """A text of at most `size` characters, with an ellipsis where some is left out; signs and marked bytes stay whole."""
+    if len(text) <= size:
+        return text
+    out = ""
+    for sign in _signs(text[: size + 8]):
+        if len(out) + len(sign) >= size:
+            break
+        out += sign
+    return out.rstrip(" ,“") + "…"
+
+
 def _signs(text: str) -> list[str]:
-    """Characters with the accents, joiners, variants and skin tones behind them; two letters that are a flag together."""
+    """Characters with the accents, joiners, variants and skin tones behind them; two letters that are a flag, and bytes that are
+    marked (``⟨b2⟩``), together.
+    """
     out: list[str] = []
-    for c in text:
-        if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"
+    for c in _BYTES_OR_ONE.findall(text):
+        if out and len(c) == 1 and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"
                     or c in _SKIN_TONES or (c in _FLAG_LETTERS and len(out[-1]) == 1 and out[-1] in _FLAG_LETTERS)):
             out[-1] += c
         else:

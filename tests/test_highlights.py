@@ -18,7 +18,7 @@ from moe_probe.report.content import Passage
 from moe_probe.report.features import _by_sae
 from moe_probe.report.maps import _tokens
 from moe_probe.report.units import _beyond_words
-from moe_probe.text import cells, cut_to, wrapped
+from moe_probe.text import cells, clipped, cut_to, wrapped
 
 
 def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:
@@ -55,6 +55,10 @@ def test_lines_with_wide_characters_keep_their_indentation() -> None:
 
 def test_flags_and_skin_tones_are_not_cut() -> None:
     assert cut_to("🇩🇪🇫🇷🇮🇹", 4) == "🇩🇪…" and cut_to("👍🏽👍🏽👍🏽", 4) == "👍🏽…"
+    assert [clipped("e\u0301e\u0301e\u0301", n) for n in (3, 4, 5, 6)] == ["e\u0301…", "e\u0301…", "e\u0301e\u0301…",
+                                                                           "e\u0301" * 3]
+    assert clipped("the piece “⟨d0⟩”, “⟨b2⟩”", 21) == "the piece “⟨d0⟩”…" and cut_to("ab⟨b2⟩c", 5) == "ab…"
+    assert clipped("x" * 80, 60) == "x" * 59 + "…" and clipped("👩\u200d🔬" * 9, 8) == "👩\u200d🔬" * 2 + "…"
 
 
 def view(strings: tuple[str, ...], generated: list[bool]) -> str:

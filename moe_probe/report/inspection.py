@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.inspecting.watch import Watched, strengths, unit_values
 from moe_probe.report.content import number
-from moe_probe.text import printable
+from moe_probe.text import clipped, printable
 from moe_probe.trace.files import disk_errors, write_whole
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _TITLE else f"{text[: _TITLE - 1]}…"
+    return clipped(text, _TITLE)
 
 
 def _expert_units(one: Inspection) -> list[dict[str, Any]]:
