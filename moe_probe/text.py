@@ -154,18 +154,28 @@ def _signs(text: str) -> list[str]:
 
 
 def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
-    """A table for a terminal, wide characters counted as such, a dash where there is no value.
+    """A table for a terminal, every character as wide as it is shown, a dash where there is no value.
 
     Parameters
     ----------
     table : pandas.DataFrame
     most : int, optional
-        Characters of a cell that are shown.
+        Columns that a cell takes at most.
     """
-    import pandas as pd
-
-    with pd.option_context("display.unicode.east_asian_width", True):
-        return str(table.to_string(index=False, max_colwidth=most, na_rep="–"))
+    if table.empty:
+        return "no rows"
+    columns = []
+    for i, name in enumerate(table.columns):
+        column = table.iloc[:, i]
+        if column.dtype.kind in "iuf":  # as many decimals in every row
+            values = [v.strip() for v in column.to_string(index=False, header=False).split("\n")]
+        else:
+            values = [str(v).replace("\n", "\\n") for v in column]
+        values = ["–" if is_missing(v) else text for v, text in zip(column, values, strict=True)]
+        shown = [str(name), *(v if most is None else cut_to(v, most) for v in values)]
+        width = max(map(cells, shown))
+        columns.append([" " * (width - cells(v)) + v for v in shown])
+    return "\n".join(" ".join(row) for row in zip(*columns, strict=True))
 
 
 def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:

@@ -381,6 +381,12 @@ def test_spaces_and_joiners_are_shown_as_they_are() -> None:
 def test_wide_characters_align_in_tables() -> None:
     lines = table_text(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]})).split("\n")
     assert len({cells(line) for line in lines}) == 1
+    table = pd.DataFrame({"topic": ["化学", "e\u0301te\u0301", "الكِتَابُ", "a\nb", None], "n": [1.5, 2, np.nan, 4, 5],
+                          "i": pd.array([0, 1, 2, None, 4], dtype="Int64")})
+    lines = table_text(table).split("\n")
+    assert len({cells(line) for line in lines}) == 1 and len(lines) == 6
+    assert lines[1].split() == ["化学", "1.5", "0"] and lines[3].split()[1:] == ["–", "2"] and lines[5].split()[0] == "–"
+    assert "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_text(table, most=4).split("\n")[0]) < cells(lines[0])
 
 
 def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:
