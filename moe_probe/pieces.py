@@ -108,9 +108,9 @@ class Decoded:
         token = self.tokens[row]
         bare = token.strip() or token
         if not MARK.search(token):
-            return bare
+            return standing(bare)
         text = self.text[self.starts[row]:self.ends[row]].strip()
-        return bare if text == bare else f"{bare} ({text})"
+        return bare if text == bare else f"{bare} ({standing(text)})"
 
 
 def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
@@ -217,7 +217,17 @@ def carries_spaces(tokenizer: Any) -> bool:
 
 def in_word(character: str) -> bool:
     """Whether a sign is a part of words: characters, digits, accents and vowel signs, joiners."""
-    return character.isalnum() or character in "\u200c\u200d" or unicodedata.category(character).startswith("M")
+    return character.isalnum() or character in "\u200c\u200d" or is_mark(character)
+
+
+def is_mark(character: str) -> bool:
+    """Whether a sign stands on the character before it: an accent, a vowel sign."""
+    return unicodedata.category(character).startswith("M")
+
+
+def standing(text: str) -> str:
+    """Text as it is shown by itself: an accent at its beginning stands on a dotted circle, not on the sign before it."""
+    return f"◌{text}" if text and is_mark(text[0]) else text
 
 
 @lru_cache(maxsize=50_000)

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from moe_probe.cards import UnitCard
+from moe_probe.features.factors import _words
 from moe_probe.features.find import Found, occurrences
 from moe_probe.inspecting.words import Style, _text
-from moe_probe.pieces import decode, marked
+from moe_probe.pieces import decode, marked, standing
 from moe_probe.report.build import _environment
 from moe_probe.report.content import Passage
 from moe_probe.report.features import _by_sae
@@ -91,6 +92,13 @@ def test_tips_of_a_map_are_the_text_as_it_is() -> None:
     tips = _tokens(trace, {}, part)
     assert "ки»с«лота" in tips[0] and " »и« соль" in tips[1] and "соль»化«学" in tips[2]
     assert tips[3] == tips[0]
+
+
+def test_accents_join_the_word_before_them_and_stand_on_a_circle_alone() -> None:
+    tokens = np.array([" cafe", "\u0301.", " is", " हिन", "\u094d", "द", "\u0940।"], dtype=object)
+    number, words = _words(tokens, np.arange(7) == 0)
+    assert words == ["cafe\u0301", "is", "हिन\u094dद\u0940"] and number.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    assert decode([" cafe", "\u0301."]).name(1) == "◌\u0301." and standing("é") == "é" and standing("") == ""
 
 
 def test_missing_numbers_are_a_dash_in_a_terminal() -> None:
