@@ -409,6 +409,11 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
         def tokens(self, columns: list[str]) -> pd.DataFrame:
             return pd.DataFrame({"document": [0] * 6, "token": ["the", " area", " x", "2", " of", " cafe"], "special": False})
 
+        def changed(self, *tokens: str) -> Any:
+            self.tokens = lambda columns: pd.DataFrame(  # type: ignore[method-assign]
+                {"document": 0, "token": list(tokens), "special": False})
+            return self
+
         def texts(self) -> list[str]:
             return [self.text]
 
@@ -416,6 +421,9 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
     assert occurrences(fake, "x²").tolist() == [2, 3] and occurrences(fake, "café").tolist() == [5]
     fake.text = "the area x2 of cafe"  # then x² is not in the corpus, and x2 is something else
     assert not len(occurrences(fake, "x²"))
+    fake.text = "science 👩\u200d🔬 e\u0301"  # tokenizers that clean texts drop joiners
+    assert occurrences(fake.changed("science", " 👩🔬", " e"), "👩\u200d🔬").tolist() == [1]
+    assert not len(occurrences(fake, "\u0301")), "an accent that was dropped is nowhere"
 
 
 def test_figures_have_the_characters_of_their_labels() -> None:
