@@ -104,7 +104,8 @@ def _compiled(query: str) -> re.Pattern[str]:
 
 def _patterns(query: str, *, loose: bool, changed: Callable[[], bool]) -> Iterator[re.Pattern[str]]:
     """The query as it is written, with composed or decomposed accents; then, where the tokenizer changes texts, as it may have
-    been changed: in compatible characters, without accents and joiners. Vocabularies without spaces (`loose`) belong to such tokenizers.
+    been changed: in compatible characters, without accents and joiners. Vocabularies without spaces (`loose`) belong to such
+    tokenizers.
     """
     forms = [query, *(unicodedata.normalize(form, query) for form in ("NFC", "NFD"))]
     yield _either(forms, loose=loose)
