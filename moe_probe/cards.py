@@ -43,7 +43,8 @@ class UnitCard:
         lines = [f"### {safe(self.title)}", "", *(f"- **{safe(name)}**: {safe(said)}" for name, said in self.facts)]
         for passage in self.passages:
             lines += ["", f"{safe(passage.name)}:", "", "> " + "".join(
-                f"**{safe(text)}**" if strength >= 2 and text.strip() == text and text else safe(text)
+                # ** would not be read as bold within a word, nor beside a space or a sign
+                f"<b>{safe(text)}</b>" if strength >= 2 else safe(text)
                 for text, strength in passage.pieces)]
         return "\n".join(lines) + "\n"
 

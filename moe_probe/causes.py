@@ -165,9 +165,10 @@ def knock_out(
         ``ablation``, a row per unit and topic: ``layer, unit, topic, delta_nats`` (rise of the mean next-token loss on the
         topic's held-out documents), ``ci_low, ci_high, kind, members, sae, how, held_to`` (the unit was put forward for
         this topic), ``control_nats`` (mean rise without its controls), ``beyond_control`` and ``beyond_others`` (rise less
-        the controls'; less the mean rise on the other topics), each with ``_low, _high``, ``confirmed`` (all three
-        intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation` gives it). Intervals
-        are NaN for topics of one group of documents, and ``control_nats`` and ``beyond_control`` without controls.
+        the controls'; less the mean rise on the other topics of two groups or more), each with ``_low, _high``,
+        ``confirmed`` (all three intervals above 0), ``n_controls, n_documents``, ``confirmation`` (in words, as `confirmation`
+        gives it). Intervals are NaN for topics of one group of documents, ``control_nats`` and ``beyond_control`` without
+        controls.
     """
     import pandas as pd
 
@@ -248,11 +249,19 @@ class _Comparison:
         return out
 
     def _beyond_others(self, own: np.ndarray, t: int) -> Interval:
-        """Rise on a topic less the mean rise on the others, which are drawn independently of each other."""
-        rest = np.delete(own, t, axis=0).mean(0)
-        shares = np.where(np.arange(len(own)) == t, 1.0, 1 / (len(own) - 1))
+        """Rise on a topic less the mean rise on the others, which are drawn independently of each other.
+
+        Topics of one group are none of the others where there are larger ones: nothing is known of how much they vary, and
+        resamples would take them for certain.
+        """
+        others = np.arange(len(own)) != t
+        large = others & (self.freedom >= 1)
+        rest = own[large if large.any() else others].mean(0)
+        if not large.any() or self.freedom[t] < 1:
+            return student_interval(own[t] - rest, 0.0)
+        shares = np.where(large, 1 / large.sum(), np.arange(len(own)) == t)
         df = satterthwaite(np.square(spread(own[:, 1:].T) * shares), self.freedom)
-        return student_interval(own[t] - rest, float(df) if self.freedom[t] >= 1 else 0.0)
+        return student_interval(own[t] - rest, float(df))
 
 
 def matched_controls(unit: Unit, load: np.ndarray, *, n: int, avoid: frozenset[int] = frozenset(), seed: int = 0) -> list[Unit]:

@@ -184,7 +184,8 @@ def confirmation(row: Mapping[str, Any]) -> str:
     Parameters
     ----------
     row : mapping
-        ``confirmed, n_controls, ci_low``; of results without `n_controls` nothing is said about controls.
+        ``confirmed, n_controls, ci_low, beyond_others_low``; of results without the second or the last nothing is said about
+        controls or other topics.
 
     Returns
     -------
@@ -198,6 +199,8 @@ def confirmation(row: Mapping[str, Any]) -> str:
         return f"{UNCONFIRMABLE} (one group of documents)"
     if row.get("n_controls") == 0:
         return f"{UNCONFIRMABLE} (no control units)"
+    if is_missing(row.get("beyond_others_low", 0.0)):
+        return f"{UNCONFIRMABLE} (every other topic has one group of documents)"
     return NOT_CONFIRMED
 
 

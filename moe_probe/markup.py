@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from moe_probe.text import printable
+from moe_probe.text import clipped, printable
 
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 
@@ -54,7 +54,7 @@ def shown(value: object) -> str:
     if isinstance(value, float) or type(value).__name__ in ("float32", "float64"):
         return "–" if value != value else f"{value:.4g}"
     if isinstance(value, str):
-        return value if len(value) <= 80 else value[:79] + "…"
+        return clipped(value, 80)
     if isinstance(value, Iterable):  # tokens and weights of an excerpt
         items = [shown(v) for v in value]
         return ", ".join(items[:4]) + (f" … ({len(items)})" if len(items) > 4 else "")

@@ -56,6 +56,7 @@ def marked(data: bytes) -> str:
     return _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", data.decode("utf-8", "surrogateescape"))
 
 
+@lru_cache(maxsize=200_000)
 def _raw(token: str) -> bytes:
     """Bytes of a token: the inverse of `marked`."""
     parts = MARK.split(token)
@@ -72,7 +73,8 @@ class Decoded:
     text : str
         Bytes that make no character with their neighbours either stay marked.
     starts, ends : ndarray of int64, shape (n_tokens,)
-        Characters of the text that each token covers; tokens of one character cover the same character.
+        Characters of the text that each token covers; tokens of one character cover the same character, also one without
+        text that stands between them. Both never fall from one token to the next.
     """
 
     tokens: tuple[str, ...]
@@ -106,9 +108,9 @@ class Decoded:
         token = self.tokens[row]
         bare = token.strip() or token
         if not MARK.search(token):
-            return bare
+            return standing(bare)
         text = self.text[self.starts[row]:self.ends[row]].strip()
-        return bare if text == bare else f"{bare} ({text})"
+        return bare if text == bare else f"{bare} ({standing(text)})"
 
 
 def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
@@ -142,7 +144,8 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     ends = np.cumsum([len(p) for p in pieces], dtype=np.int64)
     starts = ends - np.fromiter(map(len, pieces), np.int64, len(pieces))
     first = np.searchsorted(last_byte, starts, side="right")
-    last = np.where(ends > starts, np.searchsorted(last_byte, ends - 1, side="right") + 1, first)
+    within = starts > np.concatenate([[0], last_byte])[first]  # of a character that began before
+    last = np.where(ends > starts, np.searchsorted(last_byte, ends - 1, side="right") + 1, first + within)
     return Decoded(tokens, _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", text), last_sign[first], last_sign[last])
 
 
@@ -214,7 +217,17 @@ def carries_spaces(tokenizer: Any) -> bool:
 
 def in_word(character: str) -> bool:
     """Whether a sign is a part of words: characters, digits, accents and vowel signs, joiners."""
-    return character.isalnum() or character in "\u200c\u200d" or unicodedata.category(character).startswith("M")
+    return character.isalnum() or character in "\u200c\u200d" or is_mark(character)
+
+
+def is_mark(character: str) -> bool:
+    """Whether a sign stands on the character before it: an accent, a vowel sign."""
+    return unicodedata.category(character).startswith("M")
+
+
+def standing(text: str) -> str:
+    """Text as it is shown by itself: an accent at its beginning stands on a dotted circle, not on the sign before it."""
+    return f"◌{text}" if text and is_mark(text[0]) else text
 
 
 @lru_cache(maxsize=50_000)

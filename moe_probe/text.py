@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.pieces import unspaced
+from moe_probe.pieces import MARK, unspaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 _JOINERS = "\u200c\u200d"
 #: Whole numbers up to this size have one way of writing, as int or as float.
 _EXACT = 2.0**53
+_SKIN_TONES = "".join(map(chr, range(0x1f3fb, 0x1f400)))
+_BYTES_OR_ONE = re.compile(f"{MARK.pattern.replace('(', '(?:')}|.", re.DOTALL)
+#: Two of these are drawn as one flag.
+_FLAG_LETTERS = "".join(map(chr, range(0x1f1e6, 0x1f200)))
 
 
 def printable(text: str) -> str:
@@ -62,8 +67,10 @@ def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
     """Lines of at most `width` columns; those after the first begin with `indent`."""
     if cells(text) == len(text) and not any(map(unspaced, text)):
         return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-    first, *rest = flow(text, width - len(indent))
-    return [first, *(indent + line for line in rest)]
+    words = text.lstrip(" ")
+    lead = " " * (len(text) - len(words))
+    first, *rest = flow(words, width - max(len(indent), len(lead)))
+    return [lead + first, *(indent + line for line in rest)]
 
 
 def flow(line: str, width: int) -> list[str]:
@@ -122,11 +129,26 @@ def _parts(word: str) -> list[str]:
     return out
 
 
+def clipped(text: str, size: int) -> str:
+    """A text of at most `size` characters, with an ellipsis where some is left out; signs and marked bytes stay whole."""
+    if len(text) <= size:
+        return text
+    out = ""
+    for sign in _signs(text[: size + 8]):
+        if len(out) + len(sign) >= size:
+            break
+        out += sign
+    return out.rstrip(" ,“") + "…"
+
+
 def _signs(text: str) -> list[str]:
-    """Characters with the accents, joiners and variants behind them."""
+    """Characters with the accents, joiners, variants and skin tones behind them; two letters that are a flag, and bytes that are
+    marked (``⟨b2⟩``), together.
+    """
     out: list[str] = []
-    for c in text:
-        if out and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"):
+    for c in _BYTES_OR_ONE.findall(text):
+        if out and len(c) == 1 and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"
+                    or c in _SKIN_TONES or (c in _FLAG_LETTERS and len(out[-1]) == 1 and out[-1] in _FLAG_LETTERS)):
             out[-1] += c
         else:
             out.append(c)
@@ -134,18 +156,28 @@ def _signs(text: str) -> list[str]:
 
 
 def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
-    """A table for a terminal, wide characters counted as such.
+    """A table for a terminal, every character as wide as it is shown, a dash where there is no value.
 
     Parameters
     ----------
     table : pandas.DataFrame
     most : int, optional
-        Characters of a cell that are shown.
+        Columns that a cell takes at most.
     """
-    import pandas as pd
-
-    with pd.option_context("display.unicode.east_asian_width", True):
-        return str(table.to_string(index=False, max_colwidth=most))
+    if table.empty:
+        return "no rows"
+    columns = []
+    for i, name in enumerate(table.columns):
+        column = table.iloc[:, i]
+        if column.dtype.kind in "iuf":  # as many decimals in every row
+            values = [v.strip() for v in column.to_string(index=False, header=False).split("\n")]
+        else:
+            values = [str(v).replace("\n", "\\n") for v in column]
+        values = ["–" if is_missing(v) else text for v, text in zip(column, values, strict=True)]
+        shown = [str(name), *(v if most is None else cut_to(v, most) for v in values)]
+        width = max(map(cells, shown))
+        columns.append([" " * (width - cells(v)) + v for v in shown])
+    return "\n".join(" ".join(row) for row in zip(*columns, strict=True))
 
 
 def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:

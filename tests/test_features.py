@@ -172,6 +172,7 @@ def test_rules_are_tried_on_documents_of_other_sources() -> None:
         spaced = staticmethod(with_spaces)
         documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,
                                   "group": [f"source {i // 2}" for i in range(24)]})
+        spaced = staticmethod(with_spaces)
 
         def tokens(self, columns):
             return pd.DataFrame({"document": np.repeat(np.arange(24), 5), "position": np.tile(np.arange(5), 24),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,21 @@ def test_one_document_confirms_nothing() -> None:
     row = compare.rows(Unit("expert", 0, (0,)), np.full(TOPICS, 0.1) + np.arange(TOPICS)[::-1], [np.zeros(TOPICS)], "mask")[0]
     assert np.isnan(row["ci_low"]) and not row["confirmed"]
     assert row["confirmation"] == "cannot be confirmed (one group of documents)"
+
+
+def test_a_topic_of_one_group_is_not_taken_for_certain() -> None:
+    """The rise on topic-3, of one group, lies far off by chance: the comparison with other topics leaves it out."""
+    made = bench(6)
+    made = replace(made, group=np.where(made.topic == 3, made.group.max(), made.group))
+    rng = np.random.default_rng(0)
+    rise = np.where(made.topic == 3, -9.0, rng.normal(0.1, 0.05, TOPICS * 6))
+    rows = _Comparison(made, 200, 0).rows(Unit("expert", 0, (0,)), rise, [np.zeros(TOPICS * 6)], "mask")
+    assert all(abs(row["beyond_others"]) < 0.2 and not row["confirmed"] for row in rows[:3])
+    assert rows[3]["confirmation"] == "cannot be confirmed (one group of documents)"
+    alone = replace(made, group=np.where(made.topic == 0, made.group, 100 + made.topic))
+    row = _Comparison(alone, 200, 0).rows(Unit("expert", 0, (0,)), rise + 9, [np.zeros(TOPICS * 6)], "mask")[0]
+    assert np.isnan(row["beyond_others_low"]) and row["ci_low"] > 0
+    assert row["confirmation"] == "cannot be confirmed (every other topic has one group of documents)"
 
 
 def side(rng: np.random.Generator, n: int, apart: float) -> Side:

@@ -272,6 +272,9 @@ def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:
     assert pairs is not None
     found = purity(bound, pairs, permutations=99)
     assert found.tree.p_labels == 1 and (found.p_value == 1).all()
+    power = node_power(bound, pairs, found)
+    assert not bound.exchangeable and made.exchangeable
+    assert not power.judged.any() and np.isnan(power.power).all(), "that none is found says nothing"
 
 
 def test_no_node_with_two_parts_is_no_test() -> None:
@@ -327,6 +330,8 @@ def test_the_answer_counts_the_nodes_that_could_be_judged() -> None:
     none = said(nodes=50, judged=0, found_beside=0, **dict.fromkeys(KINDS, np.nan))
     assert none.startswith("To some degree") and "None of 50 nodes that split could be judged" in none and "nan" not in none
     assert "moe-probe tree RUN" in said(nodes=50), "a table of an earlier version has counted them all"
+    untested = said(nodes=50, judged=0, found_beside=0, p_value=np.nan, **dict.fromkeys(KINDS, np.nan))
+    assert untested.startswith("Not testable") and "no labels can be exchanged" in untested and "nan" not in untested
 
 
 @given(st.integers(1, 200), st.integers(0, 100))

@@ -212,7 +212,7 @@ def test_commands_read_and_show_characters(run: Path, trace: Trace, tmp_path: Pa
 
 def test_a_report_reads_as_the_corpus_does(run: Path) -> None:
     page, markdown = (p.read_text(encoding="utf-8") for p in write_report(run) if p.suffix in (".html", ".md"))
-    for text in (re.sub("<[^>]*>", "", page), re.sub(r"[*⟨⟩]{3}", "", markdown)):
+    for text in (re.sub("<[^>]*>", "", page), re.sub("</?b>", "", markdown)):
         assert all(topic in text for topic in TOPICS)
         assert "Ð" not in text and "Ñ" not in text and "Ġ" not in text
         assert sum(any(s[i:i + 5] in text for i in range(len(s) - 5)) for s in (*SENTENCES[:3], SENTENCES[0].lower())) >= 2
@@ -352,7 +352,7 @@ def test_excerpts_for_a_language_model_mark_characters() -> None:
 
 def test_cards_show_characters() -> None:
     card = UnitCard("t", (), (Passage("strongest", _pieces(["x⟨c2⟩", "⟨b2⟩", " ä"], [0.0, 0.9, 0.0])),))
-    assert "**²**" in card.markdown() and "x[²] ä" in str(card) and "<span>x</span>" in card._repr_html_()
+    assert "<b>²</b>" in card.markdown() and "x[²] ä" in str(card) and "<span>x</span>" in card._repr_html_()
 
 
 def test_widths_of_characters() -> None:
@@ -381,6 +381,12 @@ def test_spaces_and_joiners_are_shown_as_they_are() -> None:
 def test_wide_characters_align_in_tables() -> None:
     lines = table_text(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]})).split("\n")
     assert len({cells(line) for line in lines}) == 1
+    table = pd.DataFrame({"topic": ["化学", "e\u0301te\u0301", "الكِتَابُ", "a\nb", None], "n": [1.5, 2, np.nan, 4, 5],
+                          "i": pd.array([0, 1, 2, None, 4], dtype="Int64")})
+    lines = table_text(table).split("\n")
+    assert len({cells(line) for line in lines}) == 1 and len(lines) == 6
+    assert lines[1].split() == ["化学", "1.5", "0"] and lines[3].split()[1:] == ["–", "2"] and lines[5].split()[0] == "–"
+    assert "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_text(table, most=4).split("\n")[0]) < cells(lines[0])
 
 
 def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:
@@ -403,6 +409,11 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
         def tokens(self, columns: list[str]) -> pd.DataFrame:
             return pd.DataFrame({"document": [0] * 6, "token": ["the", " area", " x", "2", " of", " cafe"], "special": False})
 
+        def changed(self, *tokens: str) -> Any:
+            self.tokens = lambda columns: pd.DataFrame(  # type: ignore[method-assign]
+                {"document": 0, "token": list(tokens), "special": False})
+            return self
+
         def texts(self) -> list[str]:
             return [self.text]
 
@@ -410,6 +421,9 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
     assert occurrences(fake, "x²").tolist() == [2, 3] and occurrences(fake, "café").tolist() == [5]
     fake.text = "the area x2 of cafe"  # then x² is not in the corpus, and x2 is something else
     assert not len(occurrences(fake, "x²"))
+    fake.text = "science 👩\u200d🔬 e\u0301"  # tokenizers that clean texts drop joiners
+    assert occurrences(fake.changed("science", " 👩🔬", " e"), "👩\u200d🔬").tolist() == [1]
+    assert not len(occurrences(fake, "\u0301")), "an accent that was dropped is nowhere"
 
 
 def test_figures_have_the_characters_of_their_labels() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.pipeline.levels import Dictionary, places
 from moe_probe.pipeline.strata import choose_strata
-from moe_probe.report.splitting import splitting_section
+from moe_probe.report.splitting import human_lines, splitting_section
 from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, make_sae
 from moe_probe.trace import Trace
@@ -223,7 +223,9 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
     code, _, err = moe_probe("tree", copy, "--no-null", "--strata", "source")
     tested = Result.load(copy / "results", "tree_subjects").table
     assert code == 0 and "no labels can be exchanged" in " ".join(err.split()), "every source has one topic"
-    assert (tested.loc[tested["nodes"] > 0, "p_labels"] == 1).all()
+    assert tested[["p_labels", "p_value"]].isna().all(axis=None), "not tested is not p 1"
+    assert (tested["judged"] == 0).all() and human_lines({"tree_subjects": Result("tree_subjects", tested)}).startswith(
+        ("Not testable", "No node"))
     code, _, err = moe_probe("label", copy, "--strata", "source")
     assert code == 0 and "every stratum holds a single topic" in " ".join(err.split())
     assert (Result.load(copy / "results", "features").table["topic"] == "").all()

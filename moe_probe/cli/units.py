@@ -11,7 +11,7 @@ import typer
 from moe_probe.cli.features import ModelOption, RunPath, Strata, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
 from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.text import table_text
+from moe_probe.text import clipped, table_text
 
 if TYPE_CHECKING:
     from moe_probe.trace import Trace
@@ -194,7 +194,7 @@ def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, wid
         result.save(run / "results")
     compared, found = results
     shown = found.table[found.table["mine"] & found.table["good"]].sort_values("label_score", ascending=False)
-    best = [f"  {r.path}:{r.feature} {r.label[:70]} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
+    best = [f"  {r.path}:{r.feature} {clipped(r.label, 70)} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
     console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params},
                    "\n".join([f"{compared.params['subject']}, from {compared.params['root']}",
                               table_text(compared.table.round(4)), *best,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.explain.classes import token_class
-from moe_probe.pieces import SPACE_MARKS, decode, in_word, unspaced
+from moe_probe.pieces import SPACE_MARKS, decode, in_word, is_mark, unspaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,12 +151,14 @@ def _words(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, list[str]
         wordlike = bool(bare) and (in_word(bare[0]) or (bare[0] in "'’-" and any(c.isalpha() for c in bare)))
         goes_on = open_word and wordlike and bare == token and not first[i]
         goes_on = goes_on and not unspaced(bare[0]) and not unspaced(words[-1][-1])
+        open_word = wordlike and in_word(bare[-1])
+        if wordlike and is_mark(bare[0]):  # tokenizers put accents and vowel signs together with the full stop behind them
+            bare = "".join(itertools.takewhile(in_word, bare))
         if goes_on:
             words[-1] += bare
         else:
             words.append(bare if wordlike else "")
         number[i] = len(words) - 1
-        open_word = wordlike and in_word(bare[-1])
     return number, [w.lower().strip() for w in words]
 
 

@@ -104,12 +104,14 @@ def _compiled(query: str) -> re.Pattern[str]:
 
 def _patterns(query: str, *, loose: bool, changed: Callable[[], bool]) -> Iterator[re.Pattern[str]]:
     """The query as it is written, with composed or decomposed accents; then, where the tokenizer changes texts, as it may have
-    been changed: in compatible characters, without accents. Vocabularies without spaces (`loose`) belong to such tokenizers.
+    been changed: in compatible characters, without accents and joiners. Vocabularies without spaces (`loose`) belong to such
+    tokenizers.
     """
     forms = [query, *(unicodedata.normalize(form, query) for form in ("NFC", "NFD"))]
     yield _either(forms, loose=loose)
     if loose or changed():
-        bare = "".join(c for c in unicodedata.normalize("NFKD", query) if not unicodedata.combining(c))
+        bare = "".join(c for c in unicodedata.normalize("NFKD", query)
+                       if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
         yield _either([unicodedata.normalize("NFKC", query), unicodedata.normalize("NFC", bare)], loose=loose)
 
 
@@ -122,7 +124,7 @@ def _in_texts(trace: Trace, query: str) -> bool:
 
 
 def _either(forms: list[str], *, loose: bool) -> re.Pattern[str]:
-    return re.compile("|".join(_loosely(f) if loose else re.escape(f) for f in dict.fromkeys(forms)), re.IGNORECASE)
+    return re.compile("|".join(_loosely(f) if loose else re.escape(f) for f in dict.fromkeys(filter(None, forms))), re.IGNORECASE)
 
 
 def _loosely(query: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from moe_probe.corpus.splits import DISCOVERY, assign_halves
 from moe_probe.errors import MoeProbeError
 from moe_probe.features.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
+from moe_probe.pieces import standing
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -189,5 +190,5 @@ def describe(rules: RuleSet, text: Surroundings, *, bare: bool = False) -> list[
     if bare:
         return ["  ".join(names) for names in lists]
     phrase = _PHRASE.get(rules.factor, f"{rules.factor}: {{}}")
-    joined = [", ".join(f"“{n}”" if quoted else n for n in names) for names in lists]
+    joined = [", ".join(f"“{standing(n)}”" if quoted else n for n in names) for names in lists]
     return [phrase.format(j) if j else "" for j in joined]

@@ -111,14 +111,16 @@ def _wrapped(text: str, style: Style, indent: str = "  ") -> list[str]:
 def _text(seen: Inspection, style: Style) -> list[str]:
     call, shades = seen.call, seen.shades()
     parts: list[str] = []
+    before = False
     for string, rows in seen.decoded.segments():
-        i = rows.start
-        if i >= _SHOWN_TOKENS:
+        if rows.start >= _SHOWN_TOKENS:
             break
-        if call.generated[i] and not (i and call.generated[i - 1]):
+        generated = bool(call.generated[rows].any())  # also a character that the text began and the model ended
+        if generated and not before:
             parts.append(" ▸")
-        parts.append(style.token(printable(string), shade=int(shades[rows].max()), generated=bool(call.generated[i]),
-                                 special=bool(call.special[i])))
+        before = generated
+        parts.append(style.token(printable(string), shade=int(shades[rows].max()), generated=generated,
+                                 special=bool(call.special[rows.start])))
     text = "".join(parts).strip("\n").lstrip(" ")
     out = [f"  {line}" for piece in text.split("\n") for line in flow(piece, style.width - 2)]
     if len(call.strings) > _SHOWN_TOKENS:

@@ -61,7 +61,8 @@ def find_units(
     if regex:
         raise MoeProbeError(f"'{query}' matches nothing in the corpus", "a regular expression cannot be run through a model",
                             "another expression, or a word")
-    say(f"'{query}' does not occur in the corpus; it is run through the model by itself")
+    say(f"'{query}' does not occur in the corpus as whole words (--regex finds parts of words); it is run through the model by "
+        "itself")
     with tempfile.TemporaryDirectory() as folder:
         made = _trace_of([query], trace, _needed(load), Path(folder))
         return _by_itself(run, made, trace, names, query=query, limit=limit)
@@ -154,7 +155,7 @@ def _by_itself(run: Path, made: Trace, trace: Trace, names: pd.DataFrame | None,
         features = features.assign(score=features["rate"] * np.log2(np.maximum(features["lift"], 1)))
     text = np.flatnonzero(~made.tokens(["special"])["special"].to_numpy())
     experts = rank_experts(made, expert_shares(made, text), expert_shares(trace, np.arange(trace.n_tokens)), n)
-    source = f"'{query}' does not occur in the corpus: {n} tokens of it were run through the model by themselves"
+    source = f"'{query}' does not occur in the corpus as whole words: {n} tokens of it were run through the model by themselves"
     return Found(source, n, _best(features, "score", limit).drop(columns=["score", "f1"], errors="ignore"), experts.head(limit))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.errors import MoeProbeError
+from moe_probe.pieces import standing
 from moe_probe.pipeline.features import opened_saes
 from moe_probe.pipeline.saes import saes_of
 from moe_probe.progress import track
@@ -264,7 +265,7 @@ def _token_texts(trace: Trace) -> dict[tuple[str, int], str]:
     """Text of every token id, as the label of a unit that is a token."""
     from moe_probe.matching.carriers import TOKENS
 
-    return {(TOKENS, number): f"“{text}”" for number, text in trace.token_strings().items()}
+    return {(TOKENS, number): f"“{standing(text)}”" for number, text in trace.token_strings().items()}
 
 
 def _labels(run: Path) -> Mapping[tuple[str, int], str]:

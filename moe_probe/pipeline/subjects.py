@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moe_probe.features.firing import Firings
     from moe_probe.pipeline.tree import TreeSettings
     from moe_probe.trace import Trace
-    from moe_probe.tree import NodePower, Purity, Sample, Subjects
+    from moe_probe.tree import NodePower, Purity, Sample, Subjects, Verdict
 
 #: Topic and label of a feature, by its SAE and number.
 Facts = Mapping[tuple[str, int], tuple[str, str]]
@@ -64,7 +64,7 @@ class SubjectsOf:
         self.said = ""
         self.known = trace.documents[settings.by].replace("", np.nan).nunique() > 1 if settings.by in trace.documents else False
         if not self.known:
-            warnings.append(f"The tree was not held against subjects: documents have fewer than two values of {settings.by}.")
+            warnings.append(f"The tree was not compared with subjects: documents have fewer than two values of {settings.by}.")
         self._warnings = warnings
         self._made: dict[tuple[str, int], Subjects] = {}
         self._documents: pd.DataFrame | None = None
@@ -87,10 +87,11 @@ class SubjectsOf:
         found = group_rates(self._documents, self.document, firings, label=self.settings.by, strata=self.settings.strata)
         self._topics = found.topics
         topic = Labelling(found.topic, len(found.topics))
-        if found.strata is not None and not _exchangeable(topic.codes, found.strata):
+        made = Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic), found.strata)
+        if found.strata is not None and not made.exchangeable:
             self._warnings.append(f"Nothing can be claimed of {self.settings.by}: every {self.settings.strata} has one only, so "
                                   "that no labels can be exchanged (--strata none exchanges them among all documents).")
-        return Subjects(found.rates.astype(np.float32), firings.counts, topic, self._finer(found.groups, topic), found.strata)
+        return made
 
     def _finer(self, groups: Sequence[str], topic: Any) -> Any:
         """Subtopics of the groups; None, with a warning, where not every group has exactly one."""
@@ -102,7 +103,7 @@ class SubjectsOf:
             value = one_value_per_group(labels[keep], names[keep], what=self.settings.finer)
             codes = np.unique([f"{t}/{value[g]}" for t, g in zip(topic.codes, groups, strict=True)], return_inverse=True)[1]
         except (MoeProbeError, KeyError):
-            self._warnings.append(f"The tree was held against {self.settings.by} only: not every document has one "
+            self._warnings.append(f"The tree was compared with {self.settings.by} only: not every document has one "
                                   f"{self.settings.finer}.")
             return None
         return Labelling(codes, int(codes.max()) + 1)
@@ -150,8 +151,7 @@ class SubjectsOf:
         shares = {kind: float((known == kind).mean()) for kind in KINDS}  # NaN where no node could be judged
         row = {"nodes": len(pairs.parents), "judged": len(known), "found_beside": int((one & ~able).sum()),
                "purity": found.tree.observed, "expected": found.tree.expected, "ceiling": found.ceiling,
-               "shared": found.shared, "p_labels": found.tree.p_labels,
-               "p_features": found.tree.p_features, "p_value": found.tree.p_value}
+               "shared": found.shared, **_p_values(found.tree, subjects)}
         return where | row | shares, nodes
 
     def _nodes(self, where: dict[str, Any], edges: pd.DataFrame, pairs: Any, tested: _OfNodes, parent: Dictionary,
@@ -197,8 +197,7 @@ class SubjectsOf:
             if found is not None:
                 rows.append({"layer": leaves.sae.config.layer, "width": leaves.width, "siblings": found.siblings,
                              "cousins": found.cousins, "strangers": found.strangers, "correlation": found.test.observed,
-                             "expected": found.test.expected, "p_labels": found.test.p_labels,
-                             "p_features": found.test.p_features, "p_value": found.test.p_value, "sae": leaves.name})
+                             "expected": found.test.expected, **_p_values(found.test, self.of(leaves)), "sae": leaves.name})
         return rows
 
     def concepts(self, level: Dictionary) -> pd.DataFrame:
@@ -234,6 +233,13 @@ class SubjectsOf:
         return Sample(x, firings.matrix[chosen], np.zeros(len(rows), dtype=bool)), of
 
 
+def _p_values(test: Verdict, subjects: Subjects) -> dict[str, float]:
+    """p-values of a test; NaN for what needs labels to be exchanged, where none can be."""
+    if subjects.exchangeable:
+        return {"p_labels": test.p_labels, "p_features": test.p_features, "p_value": test.p_value}
+    return {"p_labels": np.nan, "p_features": test.p_features, "p_value": np.nan}
+
+
 def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
     """The topic that the firings of a node's children are mostly from, topics counting alike."""
     from moe_probe.tree import SameLabel
@@ -243,11 +249,6 @@ def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
     for side in (pairs.first, pairs.second):
         np.add.at(total, pairs.node, by_topic.T[side])
     return np.asarray(total.argmax(1))
-
-
-def _exchangeable(topic: np.ndarray, strata: np.ndarray) -> bool:
-    """Whether some stratum has groups of two topics."""
-    return any(len(np.unique(topic[strata == stratum])) > 1 for stratum in np.unique(strata))
 
 
 def _adjusted(p_value: np.ndarray) -> np.ndarray:

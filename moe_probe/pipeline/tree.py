@@ -15,7 +15,7 @@ from moe_probe.errors import MoeProbeError, UsageError
 from moe_probe.pipeline.levels import Dictionary, Place, activations, places
 from moe_probe.progress import track
 from moe_probe.results import Result
-from moe_probe.text import figure, table_text
+from moe_probe.text import clipped, figure, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +277,7 @@ def walk(run: Path, sae: str, feature: int, *, depth: int = 4) -> list[str]:
 
     def below(name: str, number: int, level: int, said: str) -> Iterator[str]:
         topic, label = facts.get((name, number), ("", ""))
-        text = label if len(label) <= 70 else label[:69].rstrip(" ,“") + "…"
+        text = clipped(label, 70)
         yield f"{'  ' * level}{name}:{number} {text}{f' [{topic}]' if topic else ''}{said}"
         if level == depth:
             return

@@ -10,7 +10,7 @@ import numpy as np
 from moe_probe.errors import MoeProbeError
 from moe_probe.pipeline.tree import facts_of
 from moe_probe.results import Result
-from moe_probe.text import figure
+from moe_probe.text import clipped, figure
 
 if TYPE_CHECKING:
 
@@ -45,8 +45,8 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
     edges = Result.load(run / "results", "tree").table
     rows = occurrences(trace, word, regex=regex)
     if not len(rows):
-        raise MoeProbeError(f"'{word}' does not occur in the corpus of {run}", "the walk looks at its tokens there",
-                            "another word, or --walk FOLDER:FEATURE")
+        raise MoeProbeError(f"'{word}' does not occur in the corpus of {run} as whole words",
+                            "the walk looks at its tokens there", "another word, or --walk FOLDER:FEATURE")
     facts = facts_of(run)
     documents = np.unique(trace.tokens(["document"])["document"].to_numpy()[rows])[:_MOST_DOCUMENTS]
     steps: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def walk_lines(word: str, steps: list[dict[str, Any]]) -> list[str]:
     for step in steps:
         if step["depth"] == 0:
             lines.append(f"layer {step['layer']}: “{word}”")
-        label = step["label"] if len(step["label"]) <= 70 else step["label"][:69].rstrip(" ,“") + "…"
+        label = clipped(step["label"], 70)
         edge = "" if np.isnan(step["share"]) else f", takes {step['share']:.0%} of its parent's tokens"
         lines.append(f"{'  ' * (step['depth'] + 1)}{step['sae']}:{step['feature']} {label or 'no label'}"
                      f"{' [' + step['topic'] + ']' if step['topic'] else ''}  (fires on "

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.text import clipped
+
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
@@ -243,4 +245,4 @@ def sae_name(path: str) -> str:
 
 def cut(text: str, size: int = 60) -> str:
     """Text of at most `size` characters."""
-    return text if len(text) <= size else text[: size - 1].rstrip(" ,“") + "…"
+    return clipped(text, size)

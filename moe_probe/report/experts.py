@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.evidence import rise_text
 from moe_probe.matching.carriers import effective_number
-from moe_probe.pieces import decode
+from moe_probe.pieces import decode, standing
 from moe_probe.report.content import (
     Block,
     Card,
@@ -154,7 +154,7 @@ class _Facts:
             return ""
         if mine.empty:
             return "none beyond its share"
-        return ", ".join(f"“{_visible(r.token)}” {r.lift:.1f}×" for r in mine.sort_values("rank").itertuples())
+        return ", ".join(f"“{standing(_visible(r.token))}” {r.lift:.1f}×" for r in mine.sort_values("rank").itertuples())
 
     def _positions(self, layer: int, expert: int) -> str:
         mine = self.of("expert_positions", layer, expert)

@@ -80,11 +80,11 @@ def _by_sae(table: pd.DataFrame, params: Mapping[str, Any]) -> Table:
     rows = []
     for name, part in table.groupby("sae", sort=False):
         living = part[part["density"] > 0]
-        scored = living["label_score"].dropna()
+        scored, tested, measured = (living[living[column].notna()] for column in ("label_score", "topic_q", "auroc_topic"))
         rows.append((_name({"sae": name}), number(len(living)), f"{len(living) / len(part):.0%}",
-                     figure(living['good'].mean(), '.0%', '–'), number(float(scored.median())),
-                     figure((living['topic'] != '').mean(), '.0%', '–'),
-                     figure((living['auroc_topic'] >= 0.9).mean(), '.1%', '–')))
+                     figure(living['good'].mean(), '.0%', '–'), number(float(scored["label_score"].median())),
+                     figure((tested['topic'] != '').mean(), '.0%', '–'),
+                     figure((measured['auroc_topic'] >= 0.9).mean(), '.1%', '–')))
     return Table(("SAE", "living features", "of all", "good label", "median label score", f"fire more for a {params['by']}",
                   f"tell a {params['by']}'s documents (AUROC ≥ 0.9)"), tuple(rows),
                  note=f"Good: balanced accuracy of at least {params['good_score']:g} on held-out tokens, and "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.inspecting.watch import Watched, strengths, unit_values
 from moe_probe.report.content import number
-from moe_probe.text import printable
+from moe_probe.text import clipped, printable
 from moe_probe.trace.files import disk_errors, write_whole
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _text(one: Inspection, index: int) -> dict[str, Any]:
     call, shades = one.call, one.shades()
     parts = [{"text": _shown(text), "tokens": " ".join(str(i) for i in range(rows.start, rows.stop)),
               "shade": int(shades[rows].max()), "special": bool(call.special[rows].all()),
-              "generated": bool(call.generated[rows].all())} for text, rows in one.decoded.segments()]
+              "generated": bool(call.generated[rows].any())} for text, rows in one.decoded.segments()]
     units = [*_feature_units(one), *_expert_units(one)]
     if one.shade is not None and one.shade.name not in {u["key"] for u in units}:
         units.insert(0, _unit(one, one.shade, title=one.shade.name, group="Chosen", facts="", topic=""))
@@ -108,7 +108,7 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _TITLE else f"{text[: _TITLE - 1]}…"
+    return clipped(text, _TITLE)
 
 
 def _expert_units(one: Inspection) -> list[dict[str, Any]]:

@@ -119,8 +119,10 @@ def _tokens(trace: Trace, results: Mapping[str, Result], part: pd.DataFrame) -> 
             low, high = whole_characters(strings, max(ends[0], i - _AROUND), min(ends[1], i + _AROUND + 1),
                                       within=(ends[0], ends[1]))
             text = decode(strings[low:high])
-            one = slice(int(text.starts[i - low]), int(text.ends[i - low]))
-            found[wanted[place]] = f"{text.text[:one.start]} »{text.text[one].strip()}«{text.text[one.stop:]}"
+            left, right = int(text.starts[i - low]), int(text.ends[i - low])
+            word = text.text[left:right].lstrip(" ")
+            left = right - len(word) if word else left  # the space in front of a word is not marked
+            found[wanted[place]] = f"{text.text[:left]}»{text.text[left:right]}«{text.text[right:]}"
             place += 1
     return [f"…{cut(found[int(r.id)].replace(chr(10), ' '), 140)}… ({r.label})" for r in part.itertuples()]
 

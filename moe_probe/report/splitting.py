@@ -74,26 +74,29 @@ def human_lines(results: Mapping[str, Result]) -> str:
     best, passes = own.iloc[place], p_values <= 0.05
     judged = int(own["judged"].sum()) if "judged" in own else 0
     human = float((own[list(_ORDER[:2])].sum(axis=1) * own["judged"]).sum() / judged) if judged else float("nan")
-    lead = "No" if not passes.any() else "Partly" if human > 0.5 else "Hardly" if human <= 0.5 else "To some degree"
+    tested = bool(np.isfinite(p_values).any())
+    lead = "Partly" if human > 0.5 else "Hardly" if human <= 0.5 else "To some degree"
+    lead = lead if passes.any() else "No" if tested else "Not testable"
     shared = "" if best["shared"] != best["shared"] else (
         f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
     holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
     return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
             f"siblings, from different documents, are about one topic "
             f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
-            f"({figure(best['expected'], '.1%')} for features hung up at random, "
+            f"({figure(best['expected'], '.1%')} for features placed at random in the tree, "
             f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
             f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
             f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
-            f"{_kinds_line(own)}")
+            f"{_kinds_line(own, tested=tested)}")
 
 
-def _kinds_line(own: pd.DataFrame) -> str:
+def _kinds_line(own: pd.DataFrame, *, tested: bool) -> str:
     """Shares of the nodes that could be judged, beside how many could not."""
     if "judged" not in own:
         return "Nodes were counted without asking which could be judged: moe-probe tree RUN makes the table anew."
     nodes, judged, beside = (int(own[column].sum()) for column in ("nodes", "judged", "found_beside"))
-    why = "the test would have missed a node of one subject with so few children, or children that fire so rarely"
+    why = ("the test would have missed a node of one subject with so few children, or children that fire so rarely" if tested
+           else "every stratum has one topic, so that no labels can be exchanged")
     all_the_same = f"; {beside:,} of them keep to one subject all the same" if beside else ""
     if not judged:
         return f"None of {nodes:,} nodes that split could be judged one by one ({why}){all_the_same}."

@@ -64,14 +64,20 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
 
 
 def _beyond_words(feature: pd.DataFrame) -> str:
-    """How many features do better than words; "" where the table has no words."""
+    """How many features do better than words, of those that could be compared with words; "" where none could be."""
     if "log2_beyond_words_low" not in feature:
         return ""
-    lower = ("beyond_token_document_low", "beyond_tokens_document_low", "log2_beyond_words_low")
-    low = feature[[c for c in lower if c in feature]]
-    n = int((low.isna() | (low > 0)).all(axis=1).sum())
-    return (f" {n} of these {len(feature)} features do better than words: than the best set of up to 8 tokens, and than "
-            "their own tokens predict.")
+    judged = feature[feature["log2_beyond_words_low"].notna()]
+    if judged.empty:
+        return " None of these features could be compared with words."
+    better = judged["log2_beyond_words_low"] > 0
+    for rival in ("beyond_token_document", "beyond_tokens_document"):
+        if rival in judged:  # without a difference there is no such rival: no token, or no set that is better than one token
+            better &= judged[rival].isna() | (judged[f"{rival}_low"] > 0)
+    left = len(feature) - len(judged)
+    more = f" {left} more could not be compared with words." if left else ""
+    return (f" {int(better.sum())} of {len(judged)} features do better than words: than the best set of up to 8 tokens, and than "
+            f"their own tokens predict.{more}")
 
 
 def _against_words(row: Any) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def node_power(subjects: Subjects, pairs: Pairs, found: Purity, *, alpha: float 
     firings are from. It has as many children as the node, which fire about as often, and is tested under the node's own
     nulls, at the p-value that one node more would need to pass beside those that passed. That a node was not found says
     something about it only where pure nodes are found as a rule, and where it is less pure than they are: otherwise it could
-    not be judged.
+    not be judged. Where no labels can be exchanged (every stratum has one topic), no node can be.
 
     Parameters
     ----------
@@ -67,6 +67,8 @@ def node_power(subjects: Subjects, pairs: Pairs, found: Purity, *, alpha: float 
     rng = np.random.default_rng(seed)
     n_nodes = len(pairs.parents)
     passed = found.q_value <= alpha
+    if not subjects.exchangeable:
+        return NodePower(np.full(n_nodes, np.nan), np.full(n_nodes, np.nan), passed)
     enough = alpha * (int(passed.sum()) + 1) / n_nodes
     counts = np.log(np.maximum(subjects.counts[pairs.features], 1).astype(float))
     by_topic, same = _topical(subjects, pairs, alpha, rng)

@@ -43,6 +43,13 @@ class Subjects:
     subtopic: Labelling | None
     strata: np.ndarray | None = None
 
+    @property
+    def exchangeable(self) -> bool:
+        """Whether topics can be exchanged at all: some stratum has groups of two."""
+        if self.strata is None:
+            return len(np.unique(self.topic.codes)) > 1
+        return any(len(np.unique(self.topic.codes[self.strata == stratum])) > 1 for stratum in np.unique(self.strata))
+
 
 class Verdict(NamedTuple):
     """One statistic of a tree against both nulls.
