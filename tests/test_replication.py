@@ -59,6 +59,21 @@ def test_replication_by_the_corpus_own_halves_goes_one_way() -> None:
     assert one.log2_lift[2, 4] == pytest.approx(other.log2_lift[2, 4], abs=1e-3)
 
 
+def test_experts_of_a_stratum_do_not_take_the_places_of_a_topics_own() -> None:
+    """Twenty experts of a register that one topic prefers stand before its own expert, unless strata are taken away."""
+    topic, hits = np.repeat(np.arange(5), 40), 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        strata = np.where(rng.random(200) < np.where(topic == 1, 0.8, 0.2), 1, 0)
+        shares = rng.normal(0.05 + 0.1 * strata[:, None], 0.03, (200, 21)).clip(0)
+        shares[:, 20] = rng.normal(0.05 + 0.03 * (topic == 1), 0.03).clip(0)
+        sample = LabelledShares(shares, topic, 5, np.full((5, 21), 1e-4), strata)
+        p = replicate(sample, draw_divisions(topic, strata, seed=seed), permutations=199, seed=seed).p_value
+        hits += bool(p[1, 20] <= 0.05)
+        assert (p[:, :20] > 0.05).all()
+    assert hits >= 4
+
+
 def test_divisions_are_halves_within_topic_and_stratum() -> None:
     topic, strata = np.repeat([0, 1, 2], [9, 8, 7]), np.arange(24) % 2
     divisions = draw_divisions(topic, strata, seed=0)

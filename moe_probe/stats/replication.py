@@ -104,7 +104,7 @@ def replicate(
 ) -> Replication:
     """Choose on one half and test on the other, in every division, and combine the p-values.
 
-    The discovery half ranks a topic's columns by Welch's t, those of more and of less usage apart. A topic whose best
+    The discovery half ranks a topic's columns by Welch's t (within strata), those of more and of less usage apart. A topic whose best
     column would be expected more than once by chance (Student's p times the number of columns above 1) proposes none.
     The confirmation half tests the candidates one-sided under permuted labels, in their order, each only if those
     before it passed: an order fixed beforehand needs no correction for its length (Maurer, Hothorn and Lehmacher 1995,
@@ -145,12 +145,13 @@ def replicate(
 def _propose(sample: LabelledShares) -> list[_Candidates]:
     from scipy.stats import t as student
 
-    mean, error, sizes = topic_moments(sample.shares, sample.topic, n_topics=sample.n_topics)
-    total, n_columns = sample.shares.shape
-    summed, squares = sample.shares.sum(0), (sample.shares**2).sum(0)
+    shares = sample.shares if sample.strata is None else _centred(sample.shares, sample.strata)
+    mean, error, sizes = topic_moments(shares, sample.topic, n_topics=sample.n_topics)
+    total, n_columns = shares.shape
+    summed, squares = shares.sum(0), np.einsum("gc,gc->c", shares, shares)
     out = []
     for topic in np.flatnonzero((sizes > 1) & (total - sizes > 1)):
-        inside = sample.shares[sample.topic == topic]
+        inside = shares[sample.topic == topic]
         rest = total - sizes[topic]
         rest_mean = (summed - inside.sum(0)) / rest
         rest_error = np.maximum((squares - (inside**2).sum(0)) / rest - rest_mean**2, 0) / (rest - 1)
@@ -165,6 +166,15 @@ def _propose(sample: LabelledShares) -> list[_Candidates]:
             order = order[p[order] < 1.0]
             if len(order) and p[order[0]] * n_columns <= 1.0:
                 out.append(_Candidates(int(topic), direction, order))
+    return out
+
+
+def _centred(shares: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Less the mean of the stratum: what differs between strata is not tested, and must not take the candidates' places."""
+    out = shares.copy()
+    for stratum in np.unique(strata):
+        rows = strata == stratum
+        out[rows] -= shares[rows].mean(0)
     return out
 
 
