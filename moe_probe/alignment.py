@@ -80,8 +80,8 @@ def expert_topics(
         log2_lift), ``p_value, q_value`` (false discovery rate, or the family-wise p where that is smaller);
         ``significant`` (q at most alpha, lying in a layer whose omnibus test passes; test and lift of one direction);
         ``replicated`` (proposed by half of the groups and confirmed by the other half, over several divisions:
-        ``p_replication`` at most alpha, see `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``, ``log2_lift_replication`` (on the halves that did not
-        choose the pair: free of the winner's curse),
+        ``p_replication`` at most alpha, see `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``,
+        ``log2_lift_replication`` (on the halves that did not choose the pair: free of the winner's curse),
         ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
         pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
 

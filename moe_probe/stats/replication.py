@@ -104,8 +104,9 @@ def replicate(
 ) -> Replication:
     """Choose on one half and test on the other, in every division, and combine the p-values.
 
-    The discovery half ranks a topic's columns by Welch's t (within strata), those of more and of less usage apart. A topic whose best
-    column would be expected more than once by chance (Student's p times the number of columns above 1) proposes none.
+    The discovery half ranks a topic's columns by Welch's t (within strata), those of more and of less usage apart. A
+    topic whose best column would be expected more than once by chance (Student's p times the number of columns above 1)
+    proposes none.
     The confirmation half tests the candidates one-sided under permuted labels, in their order, each only if those
     before it passed: an order fixed beforehand needs no correction for its length (Maurer, Hothorn and Lehmacher 1995,
     in: Vollmar, Biometrie in der chemisch-pharmazeutischen Industrie; Westfall and Krishen 2001, DOI
