@@ -195,10 +195,10 @@ def _caption(how: str, boost: float) -> str:
     raised = f" by {boost:g}" if how == "steer" else ""
     return (f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
             "features: their share of the activation taken away. Intervals: 95 %, bootstrap of documents within topics, "
-            "Student's t. Confirmed: the rise on the unit's own topic is above 0, above that of other units of the same kind "
-            "and load (controls), and above the mean rise on the other topics, each by its interval. Without controls nothing "
-            "can be confirmed. A unit that another can stand in for may matter and show no rise; one that all text needs "
-            "shows a rise on every topic.")
+            "Student's t (92 to 94 % where the rises of up to 12 documents have a heavy tail). Confirmed: the rise on the unit's "
+            "own topic is above 0, above that of other units of the same kind and load (controls), and above the mean rise on "
+            "the other topics, each by its interval. Without controls nothing can be confirmed. A unit that another can stand "
+            "in for may matter and show no rise; one that all text needs shows a rise on every topic.")
 
 
 def _weights(bench: Bench) -> np.ndarray:

@@ -236,7 +236,7 @@ def rows() -> list[Rows]:
     for apart in ((1.0, 0.5), (2.2, 1.0), (3.4, 2.2)):
         names = tuple(name for unit, (one, other) in true_areas(apart).items() for name in (
             f"AUROC of {unit}s, {one:.3f}", f"AUROC of {unit}s, {one:.3f} less {other:.3f}"))
-        out.append(Rows(names, per_topic, partial(areas_cover, apart=apart), "feature only (documents)"))
+        out.append(Rows(names, per_topic, partial(areas_cover, apart=apart), "feature only"))
     out.append(Rows(("AUROC of a set of features for an expert's tokens",), altogether, set_covers))
     out += [Rows((f"compare: difference of log2 lifts, {text}",), per_topic, partial(comparison_covers, paired=paired))
             for text, paired in (("same documents", True), ("other documents", False))]
@@ -257,7 +257,8 @@ def main() -> None:
         rates = np.array([lines.measure(np.random.default_rng([asked.seed, place, n]), n, asked.simulations).reshape(
             asked.simulations, -1).mean(0) for n in DOCUMENTS])
         for i, name in enumerate(lines.intervals):
-            print(f"| {name} | {lines.decides} | {lines.documents} | " + " | ".join(f"{r:.3f}" for r in rates[:, i]) + " |",
+            decides = "" if "tokens" in name else lines.decides
+            print(f"| {name} | {decides} | {lines.documents} | " + " | ".join(f"{r:.3f}" for r in rates[:, i]) + " |",
                   flush=True)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.explain.stacking import Prediction, Stack, position_bins, shared_pairs
+from moe_probe.explain.stacking import Prediction, Stack, position_octaves, shared_pairs
 from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import Resamples, ratio_interval
@@ -92,7 +92,7 @@ def explain_routing(
 def factor_keys(sample: TokenSample) -> dict[str, np.ndarray]:
     """Values of every factor at every token; "previous token" after "token" is the pair of both."""
     return {
-        "token": sample.token, "previous token": sample.previous, "position": position_bins(sample.position),
+        "token": sample.token, "previous token": sample.previous, "position": position_octaves(sample.position),
         "topic": sample.topic[sample.group], "pair": shared_pairs(sample.previous, sample.token, sample.group),
         "sense": shared_pairs(sample.token, sample.topic[sample.group], sample.group),
     }
