@@ -19,6 +19,7 @@ from moe_probe.stats import (
     auroc,
     benjamini_hochberg,
     draw_divisions,
+    group_names,
     group_usage,
     half_selection,
     log2_lift,
@@ -223,8 +224,7 @@ def split_halves(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[np.nda
     """
     documents = usage.documents
     if "split" in documents and set(documents["split"]) == {DISCOVERY, REPLICATION}:
-        names = documents["group"].where(documents["group"].str.len() > 0, documents["document"])
-        half_of = one_value_per_group(documents["split"].to_numpy(), names.to_numpy(), what="split")
+        half_of = one_value_per_group(documents["split"].to_numpy(), group_names(documents), what="split")
         return np.array([half_of[name] for name in groups.groups]), "the corpus's own split"
     topics = [groups.topics[t] for t in groups.topic]
     if groups.strata is not None:  # halves without one of the strata would leave nothing to exchange

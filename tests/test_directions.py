@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from moe_probe.alignment import align
+from moe_probe.alignment import align, expert_topics
 from moe_probe.stats import GroupUsage, draw_divisions
+from moe_probe.testing import planted_routing
 
 
 def aligned(usage: np.ndarray, topic: np.ndarray, strata: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
@@ -38,3 +41,10 @@ def test_more_by_its_register_but_less_within_registers_is_no_claim() -> None:
     row = aligned(usage, topic, register, rng).loc["t1"]
     assert row["log2_lift"] > 1 and row["q_value"] <= 0.05
     assert not row["significant"]
+
+
+def test_the_corpus_own_halves_need_no_groups() -> None:
+    usage = planted_routing(topics=3, documents_per_topic=8, tokens=40, n_layers=1, num_experts=6, lift=1.5, seed=0).usage()
+    documents = usage.documents.drop(columns="group").assign(split=["discovery", "replication"] * 12)
+    result = expert_topics(replace(usage, documents=documents), permutations=99)
+    assert result.params["halves"] == "the corpus's own split" and result.table["p_replication"].notna().all()
