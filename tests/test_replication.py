@@ -50,6 +50,18 @@ def test_replication_finds_again_what_is_there_and_nothing_else() -> None:
     assert wrong <= 4  # two families at 0.05 each
 
 
+def test_one_expert_among_many_is_proposed() -> None:
+    """1,000 experts of skewed usage, 12 documents a topic: one of lift 3 is not lost behind the luckiest of the others."""
+    topic, hits = np.repeat(np.arange(6), 12), 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        mean = 0.02 * rng.lognormal(0, 0.5, 1000) * rng.lognormal(0, 0.58, (72, 1000))
+        mean[topic == 1, 7] *= 5  # five times as much as elsewhere is three times the mean over topics
+        sample = LabelledShares(rng.poisson(300 * mean) / 300, topic, 6, np.full((6, 1000), 1e-4))
+        hits += bool(replicate(sample, draw_divisions(topic, seed=seed), permutations=199, seed=seed).p_value[1, 7] <= 0.05)
+    assert hits >= 4
+
+
 def test_replication_by_the_corpus_own_halves_goes_one_way() -> None:
     sample = labelled(np.random.default_rng(2), 1.0)
     first = np.arange(60) % 2 == 0
