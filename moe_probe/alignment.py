@@ -19,6 +19,7 @@ from moe_probe.stats import (
     auroc,
     benjamini_hochberg,
     draw_divisions,
+    group_names,
     group_usage,
     half_selection,
     log2_lift,
@@ -78,10 +79,10 @@ def expert_topics(
     Result
         ``expert_topics``: ``layer, expert, topic, share, lift, log2_lift, ci_low, ci_high`` (95 %, of
         log2_lift), ``p_value, q_value`` (false discovery rate, or the family-wise p where that is smaller);
-        ``significant`` (q at most alpha, lying in a layer whose omnibus test passes); ``replicated`` (proposed by half
-        of the groups and confirmed by the other half, over several divisions: ``p_replication`` at most alpha, see
-        `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``, ``log2_lift_replication`` (on the halves that did not
-        choose the pair: free of the winner's curse),
+        ``significant`` (q at most alpha, lying in a layer whose omnibus test passes; test and lift of one direction);
+        ``replicated`` (proposed by half of the groups and confirmed by the other half, over several divisions:
+        ``p_replication`` at most alpha, see `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``,
+        ``log2_lift_replication`` (on the halves that did not choose the pair: free of the winner's curse),
         ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
         pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
 
@@ -136,9 +137,13 @@ def align(
     # the pooled tail cannot resolve a lone perfect expert among many topics; the family-wise p, which bounds the
     # chance of any false claim, can
     q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
-    significant = (q_values <= alpha) & (test.layer_p <= alpha)[groups.layer_index]
+    effect = _effects(groups)
+    # the test compares with the rest's groups (within strata), the lift with the mean over topics: where topics differ in
+    # size or in strata one can be above and the other below, and neither claim would be meant
+    agrees = np.sign(test.t) == np.sign(effect.log2_lift)
+    significant = (q_values <= alpha) & (test.layer_p <= alpha)[groups.layer_index] & agrees
     second = _replicate(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
-    table = _table(groups, test, q_values, significant, second, alpha=alpha)
+    table = _table(groups, test, effect, q_values, significant, second, alpha=alpha)
     return Alignment(table, test, (*groups.warnings, *_size_warnings(groups), *second.warnings))
 
 
@@ -219,8 +224,7 @@ def split_halves(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[np.nda
     """
     documents = usage.documents
     if "split" in documents and set(documents["split"]) == {DISCOVERY, REPLICATION}:
-        names = documents["group"].where(documents["group"].str.len() > 0, documents["document"])
-        half_of = one_value_per_group(documents["split"].to_numpy(), names.to_numpy(), what="split")
+        half_of = one_value_per_group(documents["split"].to_numpy(), group_names(documents), what="split")
         return np.array([half_of[name] for name in groups.groups]), "the corpus's own split"
     topics = [groups.topics[t] for t in groups.topic]
     if groups.strata is not None:  # halves without one of the strata would leave nothing to exchange
@@ -269,11 +273,10 @@ def _effects(groups: GroupUsage) -> Lift:
     return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=_pseudo(groups))
 
 
-def _table(groups: GroupUsage, test: PermutationTest, q_values: np.ndarray, significant: np.ndarray,
+def _table(groups: GroupUsage, test: PermutationTest, effect: Lift, q_values: np.ndarray, significant: np.ndarray,
            second: _Replication, *, alpha: float) -> pd.DataFrame:
     import pandas as pd
 
-    effect = _effects(groups)
     n_topics, n_columns = q_values.shape
     area = auroc(groups.shares, groups.topic, n_topics=n_topics)
     critical = test.critical_values(alpha)[:, None]

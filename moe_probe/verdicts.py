@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,7 +125,9 @@ def topic_verdicts(
         table = _with_rival(table, given.get(rival.result), rival.column, rules)
     group_table = None if groups is None else groups.table
     topics = sorted(table["topic"].unique())
-    rows = [_Judge(topic, table[table["topic"] == topic], rules, len(topics)).judge(group_table) for topic in topics]
+    replicable = _replicable(table, rules)
+    rows = [_Judge(topic, table[table["topic"] == topic], rules, len(topics), replicable[topic]).judge(group_table)
+            for topic in topics]
     out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
@@ -136,6 +139,20 @@ def topic_verdicts(
 def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
     """Used more for the topic, more than chance allows and again on other documents."""
     return table["significant"] & table["replicated"] & (table["q_value"] <= rules.alpha) & (table["log2_lift"] > 0)
+
+
+def _replicable(table: pd.DataFrame, rules: Rules) -> dict[str, bool]:
+    """Whether a topic's groups are enough to replicate at least a perfect expert on half of them.
+
+    Its p in one half is one over the number of ways to deal the topic's labels there, and twice that counts
+    (`moe_probe.stats.replicate`): with two topics it takes eight groups of each, with three six.
+    """
+    if "n_groups" not in table:
+        return dict.fromkeys(table["topic"], True)
+    sizes = table.groupby("topic")["n_groups"].first()
+    ways = {topic: math.comb(int(sizes.sum()) // 2, int(n) // 2) for topic, n in sizes.items()}
+    tried = table["p_replication"].notna().groupby(table["topic"]).any()
+    return {topic: bool(tried[topic]) and int(sizes[topic]) // 2 >= 2 and 2 / ways[topic] <= rules.alpha for topic in ways}
 
 
 def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Rules) -> pd.DataFrame:
@@ -173,8 +190,8 @@ def _caption(rules: Rules, tested: bool) -> str:
 class _Judge:
     """Judges one topic: `table` holds its experts, with all rivals beside them."""
 
-    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int) -> None:
-        self.topic, self.rules, self.n_topics = topic, rules, n_topics
+    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int, replicable: bool) -> None:
+        self.topic, self.rules, self.n_topics, self.replicable = topic, rules, n_topics, replicable
         self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
         self.judged = [r for r in _RIVALS if self._coverage(r) >= rules.min_coverage]
         self.typical = _typical(self.table)
@@ -193,6 +210,9 @@ class _Judge:
             group = self._best_group(groups[groups["topic"] == self.topic])
             if group is not None:
                 return row | self._of_group(group)
+        if not real.any() and not self.replicable:
+            return row | {"reason": "Nothing can be said: too few independent documents of this topic. Half of them could not "
+                          "even confirm a perfect expert."}
         weak = real & self._beyond(self.table, ratio=0.0)
         significant = self.table["significant"] & (self.table["log2_lift"] > 0)
         if not significant.any() and self.typical >= np.log2(self.n_topics):
@@ -290,7 +310,8 @@ class _Judge:
         return f"A typical expert of lift {2**self.typical:.2f} or more would have been found with probability 0.8."
 
     def _failed_tests(self, best: pd.Series) -> list[str]:
-        failed = [] if best["significant"] else [f"is not significant (q {best['q_value']:.2g})"]
+        sure = best["significant"] and best["q_value"] <= self.rules.alpha
+        failed = [] if sure else [f"is not significant (q {best['q_value']:.2g})"]
         return failed if best["replicated"] else [*failed, "was not replicated on held-out documents"]
 
     def _failed_sizes(self, best: pd.Series) -> list[str]:

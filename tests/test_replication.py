@@ -50,6 +50,18 @@ def test_replication_finds_again_what_is_there_and_nothing_else() -> None:
     assert wrong <= 4  # two families at 0.05 each
 
 
+def test_one_expert_among_many_is_proposed() -> None:
+    """1,000 experts of skewed usage, 12 documents a topic: one of lift 3 is not lost behind the luckiest of the others."""
+    topic, hits = np.repeat(np.arange(6), 12), 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        mean = 0.02 * rng.lognormal(0, 0.5, 1000) * rng.lognormal(0, 0.58, (72, 1000))
+        mean[topic == 1, 7] *= 5  # five times as much as elsewhere is three times the mean over topics
+        sample = LabelledShares(rng.poisson(300 * mean) / 300, topic, 6, np.full((6, 1000), 1e-4))
+        hits += bool(replicate(sample, draw_divisions(topic, seed=seed), permutations=199, seed=seed).p_value[1, 7] <= 0.05)
+    assert hits >= 4
+
+
 def test_replication_by_the_corpus_own_halves_goes_one_way() -> None:
     sample = labelled(np.random.default_rng(2), 1.0)
     first = np.arange(60) % 2 == 0
@@ -57,6 +69,21 @@ def test_replication_by_the_corpus_own_halves_goes_one_way() -> None:
     assert one.p_value[2, 4] <= 0.05
     other = log2_lift(sample.shares[~first], sample.topic[~first], n_topics=5)
     assert one.log2_lift[2, 4] == pytest.approx(other.log2_lift[2, 4], abs=1e-3)
+
+
+def test_experts_of_a_stratum_do_not_take_the_places_of_a_topics_own() -> None:
+    """Twenty experts of a register that one topic prefers stand before its own expert, unless strata are taken away."""
+    topic, hits = np.repeat(np.arange(5), 40), 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        strata = np.where(rng.random(200) < np.where(topic == 1, 0.8, 0.2), 1, 0)
+        shares = rng.normal(0.05 + 0.1 * strata[:, None], 0.03, (200, 21)).clip(0)
+        shares[:, 20] = rng.normal(0.05 + 0.03 * (topic == 1), 0.03).clip(0)
+        sample = LabelledShares(shares, topic, 5, np.full((5, 21), 1e-4), strata)
+        p = replicate(sample, draw_divisions(topic, strata, seed=seed), permutations=199, seed=seed).p_value
+        hits += bool(p[1, 20] <= 0.05)
+        assert (p[:, :20] > 0.05).all()
+    assert hits >= 4
 
 
 def test_divisions_are_halves_within_topic_and_stratum() -> None:

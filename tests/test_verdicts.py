@@ -173,6 +173,22 @@ def test_untestable_is_not_no() -> None:
     assert set(topic_verdicts(powered).table["grade"]) == {"none"}
 
 
+@pytest.mark.parametrize(("topics", "documents", "grade"), [(3, 3, "untested"), (3, 5, "untested"), (3, 6, "none")])
+def test_what_no_half_can_confirm_is_untested(topics: int, documents: int, grade: str) -> None:
+    """Five documents of three topics: even an expert of AUROC 1 has p of 1/21 on half of them, and twice that counts."""
+    usage = planted_routing(planted=(PlantedExpert(0, 3, "topic", 1),), topics=topics, documents_per_topic=documents, tokens=60,
+                            lift=2.8, n_layers=1, num_experts=8, group_effect=0.1, document_effect=0.1, seed=0).usage()
+    row = topic_verdicts(expert_topics(usage, permutations=499)).table.set_index("topic").loc["topic-2"]
+    assert (row["verdict"], row["grade"]) == ("none", grade)
+    assert row["reason"].startswith("Nothing can be said") == (grade == "untested")
+
+
+def test_a_stricter_rate_than_the_tests_had_is_a_reason() -> None:
+    rules = Rules(alpha=0.001)
+    reason = topic_verdicts(alignment(), beyond=rivals(), rules=rules).table.set_index("topic").loc["chemistry", "reason"]
+    assert "is not significant (q 0.01)" in reason
+
+
 def test_experts_and_groups_are_counted_apart() -> None:
     table = pd.DataFrame({
         "topic": ["art", "biology", "chemistry", "law", "music", "physics"],

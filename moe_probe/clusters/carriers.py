@@ -14,6 +14,7 @@ from moe_probe.explain.tokens import map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import (
     GroupUsage,
+    Lift,
     benjamini_hochberg,
     group_usage,
     half_selection,
@@ -91,7 +92,7 @@ def expert_groups(
     if min(len(first.groups), len(other.groups)) < 4:
         raise MoeProbeError("there are too few documents to choose experts on half of them and measure on the rest",
                             f"the halves have {len(first.groups)} and {len(other.groups)} groups", "a larger corpus")
-    candidates = [c for c in (_choose(first, t) for t in range(len(groups.topics))) if c is not None]
+    candidates = _choose(first)
     columns = ["layer", "experts", "topic", "n_experts", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
                "p_holm", "q_value", "replicated", "best_member", "best_member_ci_low", "gain", "least_member_ci_low",
                "largest_member_share"]
@@ -116,26 +117,35 @@ def expert_groups(
         "the group less that of its best member, both on that other half.")
 
 
-def _choose(groups: GroupUsage, topic: int) -> _Candidate | None:
-    """Best group of two experts or more over the layers, by the lower bound on this half."""
-    n_topics = len(groups.topics)
-    if groups.groups_per_topic[topic] < 2:
-        return None
+def _choose(groups: GroupUsage) -> list[_Candidate]:
+    """Best group of two experts or more over the layers for every topic that has one, by the lower bound on this half."""
     pseudo = _pseudo(groups)
-    lifts = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=pseudo)
-    single = lifts.ci_low[topic]
-    best: tuple[float, np.ndarray] = (0.0, np.empty(0, dtype=int))
+    lifts = log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=pseudo)
+    out = []
+    for topic in np.flatnonzero(groups.groups_per_topic >= 2):
+        columns = _best_columns(groups, int(topic), lifts, pseudo)
+        if len(columns):
+            out.append(_Candidate(int(topic), columns))
+    return out
+
+
+def _best_columns(groups: GroupUsage, topic: int, lifts: Lift, pseudo: np.ndarray) -> np.ndarray:
+    """Columns of the best group of a topic; none where no group surpasses its best member."""
+    ranked = []
     for layer in range(groups.n_layers):
         members = np.flatnonzero((groups.layer_index == layer) & (lifts.log2_lift[topic] > 0))
-        ranked = members[np.argsort(-lifts.log2_lift[topic, members], kind="stable")][:_LARGEST]
-        if len(ranked) < 2:
-            continue
-        sums = np.cumsum(groups.shares[:, ranked], axis=1)
-        low = log2_lift(sums, groups.topic, n_topics=n_topics, pseudo=pseudo[:, ranked]).ci_low[topic]
+        first = members[np.argsort(-lifts.log2_lift[topic, members], kind="stable")][:_LARGEST]
+        ranked += [first] if len(first) > 1 else []
+    if not ranked:
+        return np.empty(0, dtype=int)
+    sums = np.concatenate([np.cumsum(groups.shares[:, r], axis=1) for r in ranked], axis=1)
+    lows = log2_lift(sums, groups.topic, n_topics=len(groups.topics), pseudo=pseudo[:, np.concatenate(ranked)]).ci_low[topic]
+    best: tuple[float, np.ndarray] = (0.0, np.empty(0, dtype=int))
+    for members, low in zip(ranked, np.split(lows, np.cumsum([len(r) for r in ranked])[:-1]), strict=True):
         size = int(np.nan_to_num(low[1:], nan=-np.inf).argmax()) + 2
-        if low[size - 1] > max(best[0], float(np.nanmax(single[ranked[:size]]))):
-            best = (float(low[size - 1]), ranked[:size])
-    return _Candidate(topic, np.sort(best[1])) if len(best[1]) else None
+        if low[size - 1] > max(best[0], float(np.nanmax(lifts.ci_low[topic, members[:size]]))):
+            best = (float(low[size - 1]), members[:size])
+    return np.sort(best[1])
 
 
 def _pseudo(groups: GroupUsage) -> np.ndarray:

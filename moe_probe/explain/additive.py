@@ -22,25 +22,32 @@ class AdditiveContexts:
     in length, words and positions go together, and the sum of what each predicts alone would count the same thing twice.
     Cross-fitted: a group is predicted from the folds that it is not in.
 
+    Tokens that are learnt from are more than those that are measured: of a word that one document has 30 times and
+    another once, only the one can be predicted, and only from the 30.
+
     Parameters
     ----------
     code, bins : ndarray of int, shape (n_tokens,)
         Context and bin of positions of every token; -1 in both for tokens that take no part.
     sample : TokenSample
+    measured : ndarray of bool, shape (n_tokens,), optional
+        Tokens whose usage is observed and predicted; the others are only learnt from. All when left out.
     seed : int
         Chooses the groups that positions are learnt from.
     """
 
-    def __init__(self, code: np.ndarray, bins: np.ndarray, sample: TokenSample, *, seed: int = 0) -> None:
+    def __init__(self, code: np.ndarray, bins: np.ndarray, sample: TokenSample, *, measured: np.ndarray | None = None,
+                 seed: int = 0) -> None:
         self.sample, self.used = sample, np.flatnonzero(code >= 0)
         self.code, self.bins = code[self.used], bins[self.used]
+        self.measured = np.ones(len(self.used), dtype=bool) if measured is None else measured[self.used]
         self.group, self.fold = sample.group[self.used], sample.token_fold[self.used]
         self.n_codes, self.n_bins = int(self.code.max()) + 1, int(self.bins.max()) + 1
         self._few = self._some_groups(seed)
 
     def measure(self, item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observed and expected shares of one layer, (n_groups, n_experts) each, and selections, (n_groups,)."""
-        counts = self._selections(item, self.group, len(self.sample.groups))
+        counts = self._selections(item, self.group, len(self.sample.groups), self.measured)
         total = counts.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.nan_to_num(counts / total[:, None])
@@ -77,7 +84,7 @@ class AdditiveContexts:
             len(self.used), dtype=bool)
 
     def _selections(self, item: LayerSelections, unit: np.ndarray, n_units: int, few: np.ndarray | None = None) -> np.ndarray:
-        """Selections by unit of the used tokens and expert, shape (n_units, n_experts)."""
+        """Selections by unit of the used tokens (or a few of them) and expert, shape (n_units, n_experts)."""
         of_token = np.full(len(item.slots), -1)
         keep = self.used if few is None else self.used[few]
         of_token[keep] = unit if few is None else unit[few]
@@ -115,7 +122,9 @@ class AdditiveContexts:
         return self._of_groups(self.bins, self.n_bins)
 
     def _of_groups(self, key: np.ndarray, n_keys: int) -> sparse.csr_array:
-        return sparse.csr_array((np.ones(len(key)), (self.group, key)), shape=(len(self.sample.groups), n_keys))
+        rows = self.measured
+        return sparse.csr_array((np.ones(int(rows.sum())), (self.group[rows], key[rows])),
+                                shape=(len(self.sample.groups), n_keys))
 
 
 def _positions(by_code: np.ndarray, by_bin: np.ndarray, joint: sparse.csr_array) -> np.ndarray:

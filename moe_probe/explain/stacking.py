@@ -170,7 +170,7 @@ def position_octaves(position: np.ndarray) -> np.ndarray:
 def position_bins(position: np.ndarray, *, min_tokens: int = 64) -> np.ndarray:
     """Bins of positions as fine as the data bear, for comparing documents at equal positions.
 
-    Every position for itself up to 31, then bins of a sixteenth of an octave or less; neighbours are joined until each
+    Every position for itself up to 63, then bins of a sixteenth of an octave or less; neighbours are joined until each
     holds `min_tokens` tokens. Octaves are too coarse: an expert of positions 24 to 47 lies in two of them, and topics
     whose documents end within one differ in it by their length alone.
 

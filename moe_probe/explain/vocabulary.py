@@ -86,11 +86,9 @@ def expected_usage(
         raise MoeProbeError(f"no {given} occurs {min_count} times in other documents",
                             "what words predict must be learnt on documents other than those it is compared with",
                             "a larger corpus")
-    code = np.full(len(key), -1)
-    code[known] = np.unique(key[known], return_inverse=True)[1]
-    bins = position_bins(sample.position)
-    bins = np.where(known, bins, -1)
-    predictor = AdditiveContexts(code, bins, sample, seed=seed)
+    code = _codes(key, known)
+    bins = np.where(code >= 0, position_bins(sample.position), -1)
+    predictor = AdditiveContexts(code, bins, sample, measured=known, seed=seed)
 
     observed, expected, totals = zip(*map_layers(trace, sample, predictor.measure), strict=True)
     layers = trace.layers
@@ -200,6 +198,18 @@ def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, al
         "share": flat(ratio.share), "expected_share": flat(ratio.expected), "log2_ratio": flat(ratio.log2),
         "ci_low": flat(ratio.ci_low), "ci_high": flat(ratio.ci_high), "p_value": flat(p), "q_value": flat(q),
         "beyond": flat((q <= alpha) & (ratio.log2 > 0)), "coverage": np.tile(coverage, len(usage.layer))})
+
+
+def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Number the contexts that are known somewhere, at all of their tokens; -1 elsewhere.
+
+    A token that cannot be predicted itself, its context being too rare in other folds, is what others are predicted from.
+    """
+    contexts, code = np.unique(key, return_inverse=True)
+    number = np.full(len(contexts), -1)
+    somewhere = np.unique(code[known])
+    number[somewhere] = np.arange(len(somewhere))
+    return np.asarray(number[code])
 
 
 def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:

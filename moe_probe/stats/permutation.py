@@ -25,6 +25,8 @@ from moe_probe.stats.tail import PooledTail
 
 #: Relative slack within which a float32 permuted statistic counts as large as the observed one.
 TIE_TOLERANCE = 1e-5
+#: Values of chosen columns that are picked at a time: 4 MB.
+_PICKED = 2**20
 #: Smallest squared standard error, as a share of what independent labels would give.
 SE_FLOOR = 1e-6
 
@@ -285,8 +287,9 @@ def chosen_p_values(
         observed = np.where(testable, observed, np.nan)
         tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
         given = orders[:, permuter.slots_of(number)]
-        for size in np.split(given, range(200, permutations, 200)):
-            tail.add(statistic(size))
+        step = max(200, _PICKED // max(1, int(sizes[number]) * len(wanted)))
+        for start in range(0, permutations, step):
+            tail.add(statistic(given[start : start + step]))
         out.append(tail.p_values()[0])
     return out
 

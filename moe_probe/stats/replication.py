@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.stats.effects import log2_lift, topic_moments
+from moe_probe.stats.effects import log2_lift
 from moe_probe.stats.permutation import SE_FLOOR as _SE_FLOOR
 from moe_probe.stats.permutation import chosen_p_values
 
@@ -105,8 +105,9 @@ def replicate(
 ) -> Replication:
     """Choose on one half and test on the other, in every division, and combine the p-values.
 
-    The discovery half ranks a topic's columns by Welch's t, those of more and of less usage apart. A topic whose best
-    column would be expected more than once by chance (Student's p times the number of columns above 1) proposes none.
+    The discovery half ranks a topic's columns by Student's t of square roots of shares, topic against rest (within
+    strata), those of more and of less usage apart. A topic whose best column would be expected more than once by chance
+    (Student's p times the number of columns above 1) proposes none.
     The confirmation half tests the candidates one-sided under permuted labels, in their order, each only if those
     before it passed: an order fixed beforehand needs no correction for its length (Maurer, Hothorn and Lehmacher 1995,
     in: Vollmar, Biometrie in der chemisch-pharmazeutischen Industrie; Westfall and Krishen 2001, DOI
@@ -146,28 +147,39 @@ def replicate(
 def _propose(sample: LabelledShares) -> list[_Candidates]:
     from scipy.stats import t as student
 
-    mean, error, sizes = topic_moments(sample.shares, sample.topic, n_topics=sample.n_topics)
-    total, n_columns = sample.shares.shape
-    summed, squares = sample.shares.sum(0), (sample.shares**2).sum(0)
+    # square roots make the spread alike, so that one of all groups serves: Welch's own of a few groups is so uncertain that
+    # of thousands of columns the luckiest small ones would be proposed
+    shares = np.sqrt(np.maximum(sample.shares, 0))
+    shares = shares if sample.strata is None else _centred(shares, sample.strata)
+    total, n_columns = shares.shape
+    sizes = np.bincount(sample.topic, minlength=sample.n_topics)
+    summed, squares = shares.sum(0), np.einsum("gc,gc->c", shares, shares)
     out = []
     for topic in np.flatnonzero((sizes > 1) & (total - sizes > 1)):
-        inside = sample.shares[sample.topic == topic]
-        rest = total - sizes[topic]
-        rest_mean = (summed - inside.sum(0)) / rest
-        rest_error = np.maximum((squares - (inside**2).sum(0)) / rest - rest_mean**2, 0) / (rest - 1)
-        # without spread inside and outside, as between a perfect expert's topic and the rest, the floor of `welch_t` decides
-        floor = _SE_FLOOR * (1 / sizes[topic] + 1 / rest) * np.maximum(squares / total - (summed / total) ** 2, 0)
-        both = np.maximum(error[topic] + rest_error, floor)
+        inside = shares[sample.topic == topic]
+        n, rest = len(inside), total - len(inside)
+        own, other = inside.mean(0), (summed - inside.sum(0)) / rest
+        within = np.maximum(squares - n * own**2 - rest * other**2, 0) / (total - 2)
+        # without spread within, as between a perfect expert's topic and the rest, a floor takes its place, as in `welch_t`
+        within = np.maximum(within, _SE_FLOOR * np.maximum(squares / total - (summed / total) ** 2, 0)) * (1 / n + 1 / rest)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(both > 0, (mean[topic] - rest_mean) / np.sqrt(both), 0.0)
-            freedom = both**2 / (error[topic] ** 2 / (sizes[topic] - 1) + rest_error**2 / (rest - 1))
-        chance = student.sf(np.abs(t), np.clip(np.nan_to_num(freedom, nan=1.0, posinf=total - 2), 1.0, total - 2))
+            t = np.where(within > 0, (own - other) / np.sqrt(within), 0.0)
+        chance = student.sf(np.abs(t), total - 2)
         for direction in (1, -1):
             p = np.where(t * direction > 0, chance, 1.0)
             order = np.lexsort((-np.abs(t), p))[:CANDIDATES]
             order = order[p[order] < 1.0]
             if len(order) and p[order[0]] * n_columns <= 1.0:
                 out.append(_Candidates(int(topic), direction, order))
+    return out
+
+
+def _centred(shares: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Less the mean of the stratum: what differs between strata is not tested, and must not take the candidates' places."""
+    out = shares.copy()
+    for stratum in np.unique(strata):
+        rows = strata == stratum
+        out[rows] -= shares[rows].mean(0)
     return out
 
 
