@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg
+from moe_probe.verdict_rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption, grades
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: How sure, and how large, in the column ``grade``; the last two go with the verdict "none".
-CLEAR, LIKELY, NEAR, WEAK, NOTHING, UNTESTED = "clear", "likely", "near the threshold", "weak", "none", "untested"
+__all__ = ["CLEAR", "LIKELY", "NEAR", "NOTHING", "UNTESTED", "WEAK", "Rules", "grades", "topic_verdicts"]
 
 
 class _Rival(NamedTuple):
@@ -36,45 +35,6 @@ _COLUMNS = ("topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_hi
             "auroc_feature", "ablation_delta_nats", "reason", "grade", "experts", "share", "log2_lift_replication",
             *(f"{what}_beyond_{rival.column}" for rival in _RIVALS for what in ("log2", "q")), "pairs_coverage",
             "detectable_log2_lift")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What it takes to be called a topic's expert. All must hold.
-
-    Attributes
-    ----------
-    alpha : float
-        Largest q of the lift, and of usage beyond what words, previous tokens and pairs of tokens predict.
-    min_log2_lift : float
-        The threshold of the log2 lift. The interval must reach it.
-    tolerance : float
-        A measured log2 lift may lie this far below the threshold; within it on either side the grade is "near the
-        threshold", so that no answer turns on the last digit.
-    min_lower_bound : float
-        Smallest lower end of the 95 % interval of the log2 lift.
-    min_share : float
-        Smallest share of the topic's selections.
-    min_log2_beyond : float
-        Smallest log2 ratio of the usage to what each rival predicts.
-    min_coverage : float
-        A rival is judged where at least this share of the topic's tokens have a context that other documents know.
-    min_group_gain : float
-        By how much the lower end of a group's interval must surpass that of its best member; or else
-    min_group_share : float
-        How many times the share of its largest member a group must take, of the topic's selections, with a lower end no
-        further than `tolerance` below the best member's, and every member's own above `min_lower_bound`.
-    """
-
-    alpha: float = 0.05
-    min_log2_lift: float = 1.0
-    tolerance: float = 0.15
-    min_lower_bound: float = 0.5
-    min_share: float = 0.02
-    min_log2_beyond: float = 0.25
-    min_coverage: float = 0.2
-    min_group_gain: float = 0.1
-    min_group_share: float = 1.5
 
 
 def topic_verdicts(
@@ -117,7 +77,7 @@ def topic_verdicts(
     """
     import pandas as pd
 
-    rules = rules or Rules()
+    rules = (rules or Rules()).for_topics(int(expert_topics.table["topic"].nunique()))
     given = {r.name: r for r in ((beyond,) if isinstance(beyond, Result) else beyond)}
     table = expert_topics.table
     table = table.assign(real=_real(table, rules))
@@ -132,7 +92,7 @@ def topic_verdicts(
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
     return Result("verdicts", out, params=dict(vars(rules)), seed=expert_topics.seed,
-                  warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,), caption=_caption(rules, bool(given)),
+                  warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,), caption=caption(rules, bool(given)),
                   citations=tuple(citations))
 
 
@@ -168,23 +128,6 @@ def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Ru
     table = table.merge(result.table[[*keys, *columns]].rename(columns=columns), on=keys, how="left", validate="1:1")
     asked = table["real"] & (table[f"{name}_coverage"] >= rules.min_coverage)
     return table.assign(**{f"q_beyond_{name}": benjamini_hochberg(table[f"p_beyond_{name}"].where(asked).to_numpy())})
-
-
-def _caption(rules: Rules, tested: bool) -> str:
-    words = (f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
-             f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
-             f"{rules.min_coverage:.0%} of the topic's tokens)" if tested else "")
-    return (f"\"expert\" needs all of: q at most {rules.alpha:g} in a layer whose omnibus test passes, replicated on held-out "
-            f"documents, at least {rules.min_share:.0%} of the topic's selections{words}; a lift whose 95 % interval lies "
-            f"above {2**rules.min_lower_bound:.2f} and reaches {2**rules.min_log2_lift:g}, measured no lower than "
-            f"{2**(rules.min_log2_lift - rules.tolerance):.2f}. Grades: clear, the whole interval is above "
-            f"{2**rules.min_log2_lift:g}; near the threshold, measured between "
-            f"{2**(rules.min_log2_lift - rules.tolerance):.2f} and {2**(rules.min_log2_lift + rules.tolerance):.2f}; likely, "
-            "above that; weak, real by every test but smaller. \"group\": the same for some experts of one layer together, "
-            "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
-            f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
-            "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes with "
-            "the highest lower bound, or else the nearest candidate.")
 
 
 class _Judge:
@@ -343,17 +286,6 @@ def _typical(table: pd.DataFrame) -> float:
         return float(table["detectable_log2_lift"].median()) if len(table) else np.nan
     half = known["share"].cumsum() >= known["share"].sum() / 2
     return float(known.loc[half.idxmax(), "detectable_log2_lift"])
-
-
-def grades(verdicts: pd.DataFrame) -> pd.Series:
-    """Grade of every row, also of verdicts that an earlier version wrote without."""
-    import pandas as pd
-
-    if "grade" in verdicts:
-        return verdicts["grade"]
-    known = verdicts["log2_lift"].notna()
-    grade = np.where(verdicts["verdict"].isin(["expert", "group", "feature only"]), LIKELY, np.where(known, NOTHING, UNTESTED))
-    return pd.Series(grade, index=verdicts.index)
 
 
 def _listed(items: Sequence[str]) -> str:

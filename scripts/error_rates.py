@@ -69,6 +69,9 @@ DESIGNS = {
                         {"lengths": (40, 60, 80, 100, 150, 190), "positions": (24, 47)}),
     "strata": Design("two register experts, strata by register", (
         PlantedExpert(0, 7, "register", 1), PlantedExpert(0, 2, "register", 1)), 40, 3.0, WRONG, strata="register"),
+    "strata expert": Design("a topic expert beside nine register experts, strata by register", (
+        PlantedExpert(1, 2, "topic", 2), *(PlantedExpert(0, e, "register", 2) for e in range(9))), 40, 3.0, NAMED,
+        strata="register"),
     "many": Design("40 topics of 8 documents, two experts of one topic each", (
         PlantedExpert(0, 7, "topic", 1), PlantedExpert(1, 2, "topic", 22)), 8, 20.0, NAMED,
         {"topics": 40, "vocabulary": 900}),
@@ -79,6 +82,8 @@ DESIGNS = {
     "30 at 2.5": Design("topic experts of lift 2.5, 30 documents a topic", TOPIC, 30, 2.5, NAMED | GRADES),
     "30 at 3": Design("topic experts of lift 3, 30 documents a topic", TOPIC, 30, 3.0, NAMED | GRADES),
     "12 at 3": Design("topic experts of lift 3, 12 documents a topic", TOPIC, 12, 3.0, NAMED | GRADES),
+    "wide": Design("topic experts of lift 3, 12 documents a topic, 6 layers of 64 experts, top-4", TOPIC, 12, 3.0, NAMED,
+                   {"n_layers": 6, "num_experts": 64, "top_k": 4}),
     "40 at 2": Design("topic experts of lift 2, 40 documents a topic", TOPIC, 40, 2.0, NAMED | GRADES),
     "40 at 1.5": Design("topic experts of lift 1.5, 40 documents a topic", TOPIC, 40, 1.5, NAMED | GRADES),
 }
@@ -146,7 +151,8 @@ def main() -> None:
             design = DESIGNS[name]
             counts = sum(pool.map(partial(simulate, design=design), range(options.simulations), chunksize=5), Counter())
             for claim, text in design.claims.items():
-                trials = options.simulations * (len(design.planted) if "(of those planted)" in text else 1)
+                true = sum(item.kind == "topic" for item in design.planted)
+                trials = options.simulations * (true if "(of those planted)" in text else 1)
                 print(f"| {design.text} | {text.removesuffix(' (of those planted)')} | {rate(counts[claim], trials)} |",
                       flush=True)
 

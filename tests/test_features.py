@@ -169,7 +169,6 @@ def test_rules_are_tried_on_documents_of_other_sources() -> None:
     from moe_probe.features.labels import _first_half
 
     class Fake:
-        spaced = staticmethod(with_spaces)
         documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,
                                   "group": [f"source {i // 2}" for i in range(24)]})
         spaced = staticmethod(with_spaces)

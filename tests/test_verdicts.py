@@ -122,12 +122,12 @@ def alignment(**columns: Any) -> Result:
            "log2_lift_replication": 1.4, "detectable_log2_lift": 0.5} | columns
     other = row | {"topic": "law", "log2_lift": 0.0, "ci_low": -0.2, "ci_high": 0.2, "significant": False, "replicated": False,
                    "q_value": 0.9}
-    return Result("expert_topics", pd.DataFrame([row, other, row | other | {"topic": "art"}]))
+    return Result("expert_topics", pd.DataFrame([row, *(other | {"topic": topic} for topic in ("law", "art", "music", "logic"))]))
 
 
 def rivals(**columns: Any) -> list[Result]:
     row = {"layer": 3, "expert": 7, "log2_ratio": 0.8, "p_value": 1e-4, "q_value": 0.01, "coverage": 0.6} | columns
-    table = pd.DataFrame([row | {"topic": topic} for topic in ("chemistry", "law", "art")])
+    table = pd.DataFrame([row | {"topic": topic} for topic in ("chemistry", "law", "art", "music", "logic")])
     return [Result(name, table) for name in CONTEXTS.values()]
 
 
@@ -165,8 +165,8 @@ def test_untestable_is_not_no() -> None:
     empty.table[["ci_low", "q_value"]] = np.nan
     table = topic_verdicts(empty).table
     assert set(table["grade"]) == {"untested"}
-    assert count_sentence(table) == ("Nothing can be said: none of 3 topics has enough independent documents to be tested.")
-    # documents enough to compute, too few to find anything: an expert used for one of three topics alone has lift 3
+    assert count_sentence(table) == ("Nothing can be said: none of 5 topics has enough independent documents to be tested.")
+    # documents enough to compute, too few to find anything: an expert used for one of five topics alone has lift 5
     weak = alignment(significant=False, q_value=0.4, detectable_log2_lift=2.5)
     assert set(topic_verdicts(weak).table["grade"]) == {"untested"}
     powered = alignment(significant=False, q_value=0.4, detectable_log2_lift=0.5)
@@ -202,3 +202,15 @@ def test_experts_and_groups_are_counted_apart() -> None:
     assert question(table[table["topic"] != "chemistry"]) == "Do topics have experts of their own?"
     old = table.drop(columns="grade")
     assert grades(old).tolist() == ["likely", "likely", "likely", "none", "none", "none"]
+
+
+def test_few_topics_have_a_threshold_that_can_be_reached() -> None:
+    """An expert used twenty times as much for one of two topics has a lift of 1.9: the largest possible is 2."""
+    for n, lift in ((2, 1.5), (3, 1.8), (4, 2.0), (12, 2.0)):
+        assert 2 ** Rules().for_topics(n).min_log2_lift == pytest.approx(lift)
+    assert Rules(min_log2_lift=0.1).for_topics(2).min_log2_lift == 0.1
+    table = alignment(log2_lift=0.92, ci_low=0.9, ci_high=0.94).table
+    two = Result("expert_topics", table[table["topic"].isin(["chemistry", "law"])])
+    beyond = [Result(r.name, r.table[r.table["topic"].isin(["chemistry", "law"])]) for r in rivals()]
+    row = topic_verdicts(two, beyond=beyond).table.set_index("topic").loc["chemistry"]
+    assert (row["verdict"], row["grade"]) == ("expert", "clear")
