@@ -34,7 +34,7 @@ class Rules:
     min_share : float
         Smallest share of the topic's selections.
     min_log2_beyond : float
-        Smallest log2 ratio of the usage to what each rival predicts.
+        Smallest log2 ratio of the usage to what each rival predicts; half of it for the grade "weak".
     min_coverage : float
         A rival is judged where at least this share of the topic's tokens have a context that other documents know.
     min_group_gain : float

@@ -156,7 +156,7 @@ class _Judge:
         if not real.any() and not self.replicable:
             return row | {"reason": "Nothing can be said: too few independent documents of this topic. Half of them could not "
                           "even confirm a perfect expert."}
-        weak = real & self._beyond(self.table, ratio=0.0)
+        weak = real & self._beyond(self.table, ratio=self.rules.min_log2_beyond / 2)
         significant = self.table["significant"] & (self.table["log2_lift"] > 0)
         if not significant.any() and self.typical >= np.log2(self.n_topics):
             return row | {"reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "

@@ -38,7 +38,7 @@ def _marked(topic: int) -> slice:
     return slice(first, first + MARKERS[topic])
 
 
-def write_corpus(path: Path, *, documents: int = 40, length: int = 100, seed: int = 0) -> Path:
+def write_corpus(path: Path, *, documents: int = 48, length: int = 100, seed: int = 0) -> Path:
     """Documents of every topic; every document of a topic begins with one of its markers."""
     rng = np.random.default_rng(seed)
     with path.open("w", encoding="utf-8") as file:
@@ -96,7 +96,7 @@ def _embed(weight: torch.Tensor) -> None:
 
 
 def _route(weight: torch.Tensor) -> None:
-    generator = torch.Generator().manual_seed(21)
+    generator = torch.Generator().manual_seed(1204)
     weight[4:, HASH:] = torch.randn(EXPERTS - 4, WIDTH - HASH, generator=generator) * 0.7
     weight[0, CONTEXT + 0] = 6
     weight[1, EMBEDDED + 1] = 4

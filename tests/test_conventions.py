@@ -16,15 +16,13 @@ import moe_probe
 PACKAGE = Path(moe_probe.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: The way of the data: a module imports from its own layer or below.
-LAYERS = {"errors": 0, "schema": 0, "routing": 0, "stats": 0, "text": 0, "pieces": 0, "markup": 0, "progress": 0, "match": 0,
-          "extras": 0, "duplicates": 3,
-          "results": 1, "textfiles": 1, "trace": 1, "corpus": 1, "models": 2,
+LAYERS = {"errors": 0, "schema": 0, "routing": 0, "stats": 0, "text": 0, "pieces": 0, "markup": 0, "progress": 0,
+          "match": 0, "extras": 0, "duplicates": 3, "results": 1, "textfiles": 1, "trace": 1, "corpus": 1, "models": 2,
           "collect": 2, "importers": 2, "usage": 3, "alignment": 3, "explain": 3, "clusters": 3, "published": 3,
-          "features": 3, "matching": 3, "causes": 3, "cost": 3, "tree": 3, "sae": 2, "verdicts": 3, "verdict_rules": 3, "evidence": 3,
-          "contexts": 3,
-          "inspecting": 3, "compare": 3, "drawing": 4, "fonts": 4, "plots": 4, "plots_maps": 4, "plots_units": 4, "plots_tree": 4,
-          "plots_compare": 4, "notebook": 4, "report": 4, "cards": 5, "rundir": 5,
-          "pipeline": 4, "cli": 5, "testing": 3, "__main__": 5, "__init__": 5}
+          "features": 3, "matching": 3, "causes": 3, "cost": 3, "tree": 3, "sae": 2, "verdicts": 3, "verdict_rules": 3,
+          "evidence": 3, "contexts": 3, "inspecting": 3, "compare": 3, "drawing": 4, "fonts": 4, "plots": 4,
+          "plots_maps": 4, "plots_units": 4, "plots_tree": 4, "plots_compare": 4, "notebook": 4, "report": 4, "cards": 5,
+          "rundir": 5, "pipeline": 4, "cli": 5, "testing": 3, "__main__": 5, "__init__": 5}
 
 
 def name_of(path: Path) -> str:
