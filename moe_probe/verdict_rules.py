@@ -76,8 +76,8 @@ def caption(rules: Rules, tested: bool) -> str:
             "above that; weak, real by every test but smaller. \"group\": the same for some experts of one layer together, "
             "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
             f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
-            "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes with "
-            "the highest lower bound, or else the nearest candidate.")
+            "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes and "
+            "sets the topic most apart (share times lower end, in bits), or else the nearest candidate.")
 
 
 def grades(verdicts: pd.DataFrame) -> pd.Series:
