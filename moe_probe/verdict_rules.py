@@ -28,7 +28,8 @@ class Rules:
         (`for_topics`); from four topics on that is 2 or more.
     tolerance : float
         A measured log2 lift may lie this far below the threshold; within it on either side the grade is "near the
-        threshold", so that no answer turns on the last digit.
+        threshold", so that no answer turns on the last digit. The grade is the same where usage is less than this above what
+        `min_log2_beyond` asks for.
     min_lower_bound : float
         Smallest lower end of the 95 % interval of the log2 lift.
     min_share : float

@@ -191,10 +191,15 @@ class _Judge:
         return holds
 
     def _grade(self, best: pd.Series) -> str:
-        if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance:
+        if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance or self._near_a_rival(best):
             return NEAR
         every = len(self.judged) == len(_RIVALS)
         return CLEAR if every and best["ci_low"] >= self.rules.min_log2_lift else LIKELY
+
+    def _near_a_rival(self, best: pd.Series) -> bool:
+        """Whether some rival predicts nearly as much as would speak against the verdict."""
+        least = self.rules.min_log2_beyond + self.rules.tolerance
+        return any(best[f"log2_beyond_{r.column}"] < least for r in self.judged)
 
     def _best_group(self, groups: pd.DataFrame) -> pd.Series | None:
         rules = self.rules
@@ -236,7 +241,9 @@ class _Judge:
     def _why(self, best: pd.Series, n_passing: int) -> str:
         more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
         near = (f"The lift is near the threshold of {2 ** self.rules.min_log2_lift:g}, and this corpus cannot say on which "
-                "side it lies. " if self._grade(best) == NEAR else "")
+                "side it lies. " if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance else
+                f"Tokens explain nearly all of it: a verdict asks for {2 ** self.rules.min_log2_beyond:.2f} times what they "
+                "predict. " if self._near_a_rival(best) else "")
         return (f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
                 f"{self._rivals(best)}{more}")
 

@@ -214,3 +214,11 @@ def test_few_topics_have_a_threshold_that_can_be_reached() -> None:
     beyond = [Result(r.name, r.table[r.table["topic"].isin(["chemistry", "law"])]) for r in rivals()]
     row = topic_verdicts(two, beyond=beyond).table.set_index("topic").loc["chemistry"]
     assert (row["verdict"], row["grade"]) == ("expert", "clear")
+
+
+def test_a_rival_that_explains_nearly_all_makes_an_answer_near() -> None:
+    for ratio, verdict, grade in ((0.2, "none", "weak"), (0.3, "expert", "near the threshold"), (0.5, "expert", "clear")):
+        row = topic_verdicts(alignment(), beyond=rivals(log2_ratio=ratio)).table.set_index("topic").loc["chemistry"]
+        assert (row["verdict"], row["grade"]) == (verdict, grade)
+    row = topic_verdicts(alignment(), beyond=rivals(log2_ratio=0.3)).table.set_index("topic").loc["chemistry"]
+    assert row["reason"].startswith("Tokens explain nearly all of it")

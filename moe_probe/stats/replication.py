@@ -13,7 +13,9 @@ from moe_probe.stats.permutation import SE_FLOOR as _SE_FLOOR
 from moe_probe.stats.permutation import chosen_p_values
 
 #: Candidates of a topic and direction that one half may send to the other.
-CANDIDATES = 8
+CANDIDATES = 32
+#: Largest p on the discovery half of a candidate that is worth testing (or one by chance among all columns).
+_WORTH_TESTING = 0.01
 #: Divisions into halves, each used both ways; fewer (at least 3) for corpora whose halves are large anyway.
 DIVISIONS, _GROUPS_AT_ALL_DIVISIONS = 10, 800
 
@@ -168,7 +170,7 @@ def _propose(sample: LabelledShares) -> list[_Candidates]:
         for direction in (1, -1):
             p = np.where(t * direction > 0, chance, 1.0)
             order = np.lexsort((-np.abs(t), p))[:CANDIDATES]
-            order = order[p[order] < 1.0]
+            order = order[p[order] <= max(_WORTH_TESTING, 1 / n_columns)]
             if len(order) and p[order[0]] * n_columns <= 1.0:
                 out.append(_Candidates(int(topic), direction, order))
     return out
