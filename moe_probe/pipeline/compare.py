@@ -118,6 +118,7 @@ def open_side(
 
 def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
+    from moe_probe.explain import CONTEXTS
     from moe_probe.pipeline.analyze import ANALYSES, Context, Settings
 
     if label not in trace.documents.columns:
@@ -130,7 +131,7 @@ def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say
     context = Context(trace, settings)
     started = time.monotonic()
     for analysis in ANALYSES:
-        if analysis.name not in ("layers", "expert_topics", "beyond_vocabulary", "expert_groups", "verdicts"):
+        if analysis.name not in ("layers", "expert_topics", *CONTEXTS.values(), "expert_groups", "verdicts"):
             continue
         if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
             continue
