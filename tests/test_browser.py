@@ -107,19 +107,19 @@ def test_headers_sort_by_mouse_and_by_keyboard(chrome: Chrome) -> None:
     from selenium.webdriver.common.keys import Keys
 
     def numbers() -> list[float]:
-        return [float(re.match(r"[\d.]+", text)[0]) for text in column(chrome, 3)]  # type: ignore[index]
+        return [float(re.match(r"[\d.]+", text)[0]) for text in column(chrome, 4)]  # type: ignore[index]
 
     buttons = chrome.find_elements(By.CSS_SELECTOR, "table.verdicts th button")
     before = numbers()
     assert len(before) == 9 and before != sorted(before)
     stories = chrome.execute_script("return [...document.querySelectorAll('tr.more')].map(r => r.innerText)")
-    buttons[3].click()
+    buttons[4].click()
     assert numbers() == sorted(before)
-    buttons[3].send_keys(Keys.ENTER)
+    buttons[4].send_keys(Keys.ENTER)
     assert numbers() == sorted(before, reverse=True)
     heads = chrome.find_elements(By.CSS_SELECTOR, "table.verdicts th")
     assert [h.get_attribute("aria-sort") for h in heads].count("descending") == 1
-    assert heads[3].get_attribute("aria-sort") == "descending"
+    assert heads[4].get_attribute("aria-sort") == "descending"
     # every story still stands under its own row
     buttons[0].click()
     assert chrome.execute_script("return [...document.querySelectorAll('tr.more')].map(r => r.innerText)") == stories
