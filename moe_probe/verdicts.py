@@ -242,8 +242,8 @@ class _Judge:
         more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
         near = (f"The lift is near the threshold of {2 ** self.rules.min_log2_lift:g}, and this corpus cannot say on which "
                 "side it lies. " if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance else
-                f"Tokens explain nearly all of it: a verdict asks for {2 ** self.rules.min_log2_beyond:.2f} times what they "
-                "predict. " if self._near_a_rival(best) else "")
+                f"Near the threshold because tokens predict nearly as much: a verdict asks for "
+                f"{2 ** self.rules.min_log2_beyond:.2f} times what they predict. " if self._near_a_rival(best) else "")
         return (f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
                 f"{self._rivals(best)}{more}")
 

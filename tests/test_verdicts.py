@@ -221,4 +221,4 @@ def test_a_rival_that_explains_nearly_all_makes_an_answer_near() -> None:
         row = topic_verdicts(alignment(), beyond=rivals(log2_ratio=ratio)).table.set_index("topic").loc["chemistry"]
         assert (row["verdict"], row["grade"]) == (verdict, grade)
     row = topic_verdicts(alignment(), beyond=rivals(log2_ratio=0.3)).table.set_index("topic").loc["chemistry"]
-    assert row["reason"].startswith("Tokens explain nearly all of it")
+    assert row["reason"].startswith("Near the threshold because tokens predict nearly as much")
