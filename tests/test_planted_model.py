@@ -234,3 +234,13 @@ def test_the_report_tells_it(run: Path) -> None:
     both = {str(f) for f in cards["feature"]} & set(ablated.loc[ablated["sae"] != "", "members"])
     assert both
     assert text.count("nats \\[") > 0
+
+
+def test_analyzing_again_keeps_what_features_and_causes_said(run: Path, verdicts: pd.DataFrame, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again, symlinks=True)
+    code, _, err = moe_probe("analyze", again, "--permutations", 499)
+    assert code == 0, err
+    table = Result.load(again / "results", "verdicts").table.set_index("topic")
+    assert table["causal"].tolist() == verdicts["causal"].tolist() and "confirmed" in set(table["causal"])
+    pd.testing.assert_series_equal(table["auroc_feature"], verdicts["auroc_feature"])

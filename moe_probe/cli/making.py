@@ -193,6 +193,7 @@ def analyze(
     """Compute the result tables of a trace."""
     from moe_probe.pipeline.analyze import Settings
     from moe_probe.pipeline.analyze import analyze as analyze_trace
+    from moe_probe.pipeline.causes import update_verdicts
     from moe_probe.pipeline.model import dtype_of
     from moe_probe.trace import Trace
     from moe_probe.trace.files import disk_errors
@@ -207,6 +208,7 @@ def analyze(
     settings = Settings(by=by, strata=strata, permutations=permutations, alpha=alpha, seed=seed, model=model,
                         revision=revision, dtype=dtype_of(root), trust_remote_code=trust_remote_code)
     results = analyze_trace(trace, root / "results", settings=settings, say=console.say)
+    update_verdicts(root)  # what features and causes said of this run before stays in its verdicts
     if trace.root.resolve() != (root / "trace").resolve():
         _remember_trace(root, trace.root)
     console.result({"results": {name: str(root / "results" / f"{name}.parquet") for name in results}},
