@@ -130,5 +130,5 @@ def _installed() -> tuple[Any, ...]:
         try:
             new.append(ttfFontProperty(FT2Font(path)))
         except (OSError, RuntimeError, NotImplementedError, KeyError):
-            continue
+            continue  # not a font that matplotlib can read: bitmaps, unknown tables, no permission; others may have the letters
     return (*fontManager.ttflist, *new)
