@@ -21,7 +21,6 @@ from moe_probe.stats import (
     draw_divisions,
     group_names,
     group_usage,
-    half_selection,
     log2_lift,
     one_value_per_group,
     permutation_test,
@@ -253,7 +252,7 @@ def _replicate(
     if min(first.discovery.sum(), first.confirmation.sum()) < 4:
         return _Replication(np.full(shape, np.nan), np.full(shape, np.nan),
                             ("Too few documents to look again on held-out ones: nothing can count as replicated.",))
-    sample = LabelledShares(groups.shares, groups.topic, len(groups.topics), _pseudo(groups), groups.strata)
+    sample = LabelledShares(groups.shares, groups.topic, len(groups.topics), groups.half_selections(), groups.strata)
     try:
         again = replicate(sample, divisions, permutations=permutations, seed=seed + 1)
     except MoeProbeError as error:  # strata may leave a half without labels to exchange
@@ -264,13 +263,8 @@ def _replicate(
                                                 again.log2_lift))
 
 
-def _pseudo(groups: GroupUsage) -> np.ndarray:
-    summed = half_selection(groups.selections, groups.topic, n_topics=len(groups.topics))
-    return np.asarray(summed[:, groups.layer_index])
-
-
 def _effects(groups: GroupUsage) -> Lift:
-    return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=_pseudo(groups))
+    return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=groups.half_selections())
 
 
 def _table(groups: GroupUsage, test: PermutationTest, effect: Lift, q_values: np.ndarray, significant: np.ndarray,

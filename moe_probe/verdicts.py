@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.explain.rivals import RIVALS, Rival
 from moe_probe.results import Result
 from moe_probe.stats import benjamini_hochberg
 from moe_probe.verdict_rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption, grades
@@ -17,24 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CLEAR", "LIKELY", "NEAR", "NOTHING", "UNTESTED", "WEAK", "Rules", "grades", "topic_verdicts"]
 
-
-class _Rival(NamedTuple):
-    """What else may explain an expert: the result that tests it, suffix of its columns, and its name in sentences."""
-
-    result: str
-    column: str
-    name: str
-
-
-_RIVALS = (_Rival("beyond_vocabulary", "words", "words"),
-           _Rival("beyond_previous_token", "previous", "previous tokens"),
-           _Rival("beyond_token_pairs", "pairs", "pairs of tokens"))
+_PAIRS = RIVALS[-1]
 _NOT_TESTED = ("Vocabulary was not ruled out: an expert counted here may respond to a topic's words rather than to its "
                "subject.")
 _COLUMNS = ("topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_high", "q_value", "auroc_expert",
             "auroc_feature", "ablation_delta_nats", "reason", "grade", "experts", "share", "log2_lift_replication",
-            *(f"{what}_beyond_{rival.column}" for rival in _RIVALS for what in ("log2", "q")), "pairs_coverage",
-            "detectable_log2_lift")
+            *(f"{what}_beyond_{rival.column}" for rival in RIVALS for what in ("log2", "q")),
+            *(f"{rival.column}_coverage" for rival in RIVALS), "detectable_log2_lift")
 
 
 def topic_verdicts(
@@ -72,8 +62,8 @@ def topic_verdicts(
         auroc_feature, ablation_delta_nats`` (the last two NaN: not measured), ``reason`` (sentences), ``grade``,
         ``experts`` (as text: several for a group), ``share, log2_lift_replication``; for every rival (``words``,
         ``previous``, ``pairs``) ``log2_beyond_RIVAL`` and ``q_beyond_RIVAL`` (over the pairs of expert and topic that are
-        significant and replicated; NaN for others); ``pairs_coverage`` (share of the topic's tokens
-        that the test of pairs could see), ``detectable_log2_lift``.
+        significant and replicated; NaN for others) and ``RIVAL_coverage`` (share of the topic's tokens
+        that its test could see), ``detectable_log2_lift``.
     """
     import pandas as pd
 
@@ -81,7 +71,7 @@ def topic_verdicts(
     given = {r.name: r for r in ((beyond,) if isinstance(beyond, Result) else beyond)}
     table = expert_topics.table
     table = table.assign(real=_real(table, rules))
-    for rival in _RIVALS:
+    for rival in RIVALS:
         table = _with_rival(table, given.get(rival.result), rival.column, rules)
     group_table = None if groups is None else groups.table
     topics = sorted(table["topic"].unique())
@@ -136,7 +126,7 @@ class _Judge:
     def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int, replicable: bool) -> None:
         self.topic, self.rules, self.n_topics, self.replicable = topic, rules, n_topics, replicable
         self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
-        self.judged = [r for r in _RIVALS if self._coverage(r) >= rules.min_coverage]
+        self.judged = [r for r in RIVALS if self._coverage(r) >= rules.min_coverage]
         self.typical = _typical(self.table)
 
     def judge(self, groups: pd.DataFrame | None) -> dict[str, Any]:
@@ -170,7 +160,7 @@ class _Judge:
             return row | {"verdict": "expert", "grade": self._grade(best), "reason": self._why(best, int(passes.sum()))}
         return row | {"grade": WEAK if weak.any() else NOTHING, "reason": self._why_not(best, weak=bool(weak.any()))}
 
-    def _coverage(self, rival: _Rival) -> float:
+    def _coverage(self, rival: Rival) -> float:
         known = self.table[f"{rival.column}_coverage"].dropna()
         return float(known.iloc[0]) if len(known) else np.nan
 
@@ -193,7 +183,7 @@ class _Judge:
     def _grade(self, best: pd.Series) -> str:
         if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance or self._near_a_rival(best):
             return NEAR
-        every = len(self.judged) == len(_RIVALS)
+        every = len(self.judged) == len(RIVALS)
         return CLEAR if every and best["ci_low"] >= self.rules.min_log2_lift else LIKELY
 
     def _near_a_rival(self, best: pd.Series) -> bool:
@@ -216,7 +206,7 @@ class _Judge:
         row = {name: group[name] for name in _COLUMNS if name in group.index and name != "topic"}
         return row | {
             "verdict": "group", "grade": self._grade(group), "layer": int(group["layer"]), "expert": None,
-            "log2_lift_replication": group["log2_lift"], "pairs_coverage": self._coverage(_RIVALS[2]),
+            "log2_lift_replication": group["log2_lift"], **{f"{r.column}_coverage": self._coverage(r) for r in RIVALS},
             "reason": f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
             f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
             f"average topic, {self._better(group)}. {self._rivals(group)}"}
@@ -231,9 +221,9 @@ class _Judge:
         """What the rivals predict, and which could not be judged."""
         said = [f"{2 ** row[f'log2_beyond_{r.column}']:.2f} times as much as {r.name} predict" for r in self.judged]
         text = f"Usage is {_listed(said)}." if said else ""
-        missing = [r for r in _RIVALS if r not in self.judged]
+        missing = [r for r in RIVALS if r not in self.judged]
         if not missing:
-            return f"{text} Pairs could be judged on {self._coverage(_RIVALS[2]):.0%} of the topic's tokens."
+            return f"{text} Pairs could be judged on {self._coverage(_PAIRS):.0%} of the topic's tokens."
         unseen = _listed([r.name + (f" ({self._coverage(r):.0%} of the topic's tokens can be compared)"
                                     if np.isfinite(self._coverage(r)) else " (not tested)") for r in missing])
         return f"{text} Not ruled out: {unseen}.".strip()

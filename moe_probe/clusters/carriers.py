@@ -10,6 +10,7 @@ import numpy as np
 from moe_probe.alignment import align, divide, split_halves
 from moe_probe.corpus.splits import DISCOVERY, REPLICATION
 from moe_probe.errors import MoeProbeError
+from moe_probe.explain.rivals import RIVALS
 from moe_probe.explain.tokens import map_layers, sample_tokens
 from moe_probe.results import Result
 from moe_probe.stats import (
@@ -17,7 +18,6 @@ from moe_probe.stats import (
     Lift,
     benjamini_hochberg,
     group_usage,
-    half_selection,
     holm,
     log2_lift,
     permutation_test,
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from moe_probe.trace import Trace
 
 _LARGEST = 6  # experts in a group
-#: Contexts that a group's usage is compared with, and the suffix of their columns.
-RIVALS = {"token": "words", "previous token": "previous", "token pair": "pairs"}
+_COLUMN_OF = {rival.given: rival.column for rival in RIVALS}
 _CITATIONS = (
     "Holm 1979, one candidate a topic, https://www.jstor.org/stable/4615733",
     "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
@@ -96,14 +95,14 @@ def expert_groups(
     columns = ["layer", "experts", "topic", "n_experts", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
                "p_holm", "q_value", "replicated", "best_member", "best_member_ci_low", "gain", "least_member_ci_low",
                "largest_member_share"]
-    columns += [f"{what}_beyond_{rival}" for rival in RIVALS.values() for what in ("log2", "q")]
+    columns += [f"{what}_beyond_{rival}" for rival in _COLUMN_OF.values() for what in ("log2", "q")]
     table = pd.DataFrame(_measure(other, candidates, permutations=permutations, seed=seed + 2), columns=columns)
     if candidates:
         table["p_holm"] = holm(table["p_value"].to_numpy())
         table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
         table["replicated"] = table["p_holm"] <= alpha
         for known in expected:
-            rival = RIVALS[known.given]
+            rival = _COLUMN_OF[known.given]
             within = strata_of_groups(usage.documents, known.sample.groups, column=strata)
             ratio, p = _beyond(known, other, candidates, within, permutations=permutations, seed=seed + 3)
             table[f"log2_beyond_{rival}"], table[f"q_beyond_{rival}"] = ratio, benjamini_hochberg(p)
@@ -119,7 +118,7 @@ def expert_groups(
 
 def _choose(groups: GroupUsage) -> list[_Candidate]:
     """Best group of two experts or more over the layers for every topic that has one, by the lower bound on this half."""
-    pseudo = _pseudo(groups)
+    pseudo = groups.half_selections()
     lifts = log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=pseudo)
     out = []
     for topic in np.flatnonzero(groups.groups_per_topic >= 2):
@@ -148,11 +147,6 @@ def _best_columns(groups: GroupUsage, topic: int, lifts: Lift, pseudo: np.ndarra
     return np.sort(best[1])
 
 
-def _pseudo(groups: GroupUsage) -> np.ndarray:
-    summed = half_selection(groups.selections, groups.topic, n_topics=len(groups.topics))
-    return np.asarray(summed[:, groups.layer_index])
-
-
 def _summed(values: np.ndarray, candidates: list[_Candidate]) -> np.ndarray:
     return np.stack([values[:, c.columns].sum(1) for c in candidates], axis=1)
 
@@ -162,7 +156,7 @@ def _measure(groups: GroupUsage, candidates: list[_Candidate], *, permutations: 
         return []
     n_topics = len(groups.topics)
     sums = _summed(groups.shares, candidates)
-    every = _pseudo(groups)
+    every = groups.half_selections()
     effect = log2_lift(sums, groups.topic, n_topics=n_topics,
                        pseudo=np.stack([every[:, c.columns[0]] for c in candidates], axis=1))
     alone = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=every)

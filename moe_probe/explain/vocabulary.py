@@ -8,6 +8,7 @@ import numpy as np
 
 from moe_probe.errors import MoeProbeError
 from moe_probe.explain.additive import AdditiveContexts
+from moe_probe.explain.rivals import CONTEXTS
 from moe_probe.explain.stacking import position_bins, shared_pairs
 from moe_probe.explain.tokens import TokenSample, map_layers, sample_tokens
 from moe_probe.results import Result
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from moe_probe.trace import Trace
 
-#: What usage can be compared with: the token's id, the id of the token before it, or both ids together.
-CONTEXTS = {"token": "beyond_vocabulary", "previous token": "beyond_previous_token", "token pair": "beyond_token_pairs"}
 _CITATIONS = (
     "Robinson 1988, regression on what the rival leaves over, DOI 10.2307/1912705",
     "Chernozhukov et al. 2018, cross-fitting, DOI 10.1111/ectj.12097",

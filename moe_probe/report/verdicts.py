@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.explain.rivals import RIVALS
 from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name, some
 from moe_probe.verdicts import NEAR, UNTESTED, WEAK, grades
 
@@ -132,9 +133,10 @@ def _beyond(row: Any, least: float) -> float:
     """Smallest ratio to what a rival predicts, over the rivals that could be judged."""
     import pandas as pd
 
-    coverage = row.get("pairs_coverage", float("nan"))
-    names = ["log2_beyond_words", "log2_beyond_previous", *(["log2_beyond_pairs"] if coverage >= least else [])]
-    return float(pd.Series([row.get(name, float("nan")) for name in names], dtype=float).min())
+    judged = [r.column for r in RIVALS if row.get(f"{r.column}_coverage", float("nan")) >= least]
+    if not judged and "words_coverage" not in row:  # a table of an earlier version
+        judged = ["words"]
+    return float(pd.Series([row.get(f"log2_beyond_{name}", float("nan")) for name in judged], dtype=float).min())
 
 
 def _times(log2: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.errors import MoeProbeError, did_you_mean
+from moe_probe.stats.effects import half_selection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,11 @@ class GroupUsage:
     def groups_per_topic(self) -> np.ndarray:
         """Number of groups of every topic, shape (n_topics,)."""
         return np.bincount(self.topic, minlength=len(self.topics))
+
+    def half_selections(self) -> np.ndarray:
+        """Half a selection as a share of a topic's selections (`half_selection`), shape (n_topics, n_columns)."""
+        summed = half_selection(self.selections, self.topic, n_topics=len(self.topics))
+        return np.asarray(summed[:, self.layer_index])
 
     def select(self, rows: np.ndarray) -> GroupUsage:
         """Keep some groups (boolean mask or indices); topics keep their numbers."""
