@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.results import Result
+from moe_probe.stats import group_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +88,7 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
 
     documents = trace.documents
     names = documents["document"].astype(str)
-    given = documents["group"].fillna("").astype(str) if "group" in documents else names
-    groups, group = np.unique(given.where(given.str.len() > 0, names), return_inverse=True)
+    groups, group = np.unique(group_names(documents).astype(str), return_inverse=True)
     found = _read(trace, len(documents), max_passages)
     overlap, other, common, counted = _compare(found, group, len(groups))
     copied = np.flatnonzero(overlap > COPIED)
