@@ -142,3 +142,21 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
     assert said == ["note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
                     "Try: more documents."]
     assert not list((runs[1] / "results").glob("ablation.*"))
+
+
+def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
+    """Documents whose group is missing or empty are no single source: none held out as one, no alert of few documents."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from moe_probe.features.firing import held_out_documents
+    from moe_probe.report.alerts import _few
+    from moe_probe.stats import group_names
+
+    documents = pd.DataFrame({"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24,
+                              "group": [None] * 24 + [""] * 24})
+    trace: Any = SimpleNamespace(documents=documents)
+    assert group_names(documents).tolist() == documents["document"].tolist()
+    held_out = held_out_documents(trace)
+    assert held_out.sum() == 12 and held_out[documents["topic"] == "a"].sum() == 6
+    assert _few(trace, {}) == ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_probe.explain.classes import token_class
 from moe_probe.pieces import SPACE_MARKS, decode, in_word, is_mark, unspaced
+from moe_probe.stats import group_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,10 +111,10 @@ def _groups(documents: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Group and topic of every document, as text."""
     import pandas as pd
 
-    names = (documents["document"] if "document" in documents else documents.index.to_series()).astype(str)
-    group = documents["group"].fillna("").astype(str) if "group" in documents else names
+    if "document" not in documents:
+        documents = documents.assign(document=documents.index.astype(str))
     topic = documents["topic"].fillna("").astype(str) if "topic" in documents else pd.Series("", index=documents.index)
-    return group.where(group != "", names).to_numpy(dtype=object), topic.to_numpy(dtype=object)
+    return group_names(documents), topic.to_numpy(dtype=object)
 
 
 def _characters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:

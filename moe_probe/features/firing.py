@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_probe.corpus.splits import stratified_split
 from moe_probe.errors import MoeProbeError
+from moe_probe.stats import group_names
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -60,9 +61,7 @@ def held_out_documents(trace: Trace, *, share: float = HELD_OUT_SHARE, seed: int
         When there are too few documents to hold any out.
     """
     documents = trace.documents
-    names = documents["document"].astype(str)
-    groups = documents["group"].astype(str)
-    groups = groups.where(groups.str.len() > 0, names).to_numpy()
+    groups = group_names(documents)
     topics = documents["topic"].astype(str).to_numpy()
     if len(set(groups)) < 2:
         raise MoeProbeError("a single document (or group of documents) cannot be divided",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from moe_probe.report.content import Block, Facts, Section, listed, number, sae_name, some
+from moe_probe.stats import group_names
 
 if TYPE_CHECKING:
     from moe_probe.results import Result
@@ -43,7 +44,7 @@ def alerts_section(trace: Trace, results: Mapping[str, Result]) -> Section:
 
 
 def _few(trace: Trace, results: Mapping[str, Result]) -> str:
-    groups = trace.documents.groupby("topic")["group"].nunique()
+    groups = trace.documents.assign(group=group_names(trace.documents)).groupby("topic")["group"].nunique()
     few = groups[groups < _FEW_GROUPS]
     if few.empty:
         return ""
