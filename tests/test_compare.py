@@ -20,6 +20,7 @@ from moe_probe.compare import (
     compare_layers,
     compare_sides,
     compare_topics,
+    compare_verdicts,
     pair_sides,
     sae_differences,
     sae_values,
@@ -311,3 +312,14 @@ def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path
     assert status == 1 and said.strip() == ("moe-probe: notebooks need the package nbclient: not installed. Try: pip install "
                                             "'moe-probe[notebook]', or --no-notebook.")
     assert not (tmp_path / "out").exists()
+
+
+def test_verdicts_are_told_with_their_grade_and_the_rivals_that_were_tested(sides: dict[str, Side]) -> None:
+    verdicts = sides["added"].result("verdicts")
+    near = replace(verdicts, table=verdicts.table.assign(grade="near the threshold", verdict="expert", layer=0, experts="3"))
+    tested = replace(sides["added"], results={**sides["added"].results, "verdicts": near,
+                                              "beyond_vocabulary": sides["added"].results["expert_topics"]})
+    found = compare_verdicts([sides["plain"], tested])
+    table = found.table[found.table["side"] == tested.name]
+    assert set(table["told"]) == {"expert (near the threshold): layer 0, 3"} and set(table["grade"]) == {"near the threshold"}
+    assert any("rivals tested (" in text and "words" in text for text in found.warnings)

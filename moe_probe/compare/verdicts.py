@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.compare.sides import Side
 from moe_probe.errors import MoeProbeError
+from moe_probe.explain.rivals import RIVALS
 from moe_probe.results import Result
 from moe_probe.text import figure
+from moe_probe.verdicts import NEAR, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ("verdict", "layer", "experts", "log2_lift", "ci_low", "ci_high", "q_value", "reason")
+_COLUMNS = ("verdict", "grade", "layer", "experts", "log2_lift", "ci_low", "ci_high", "q_value", "reason")
 _OWN = ("expert", "group")
 _SAME = {"expert": "an expert", "group": "a group of experts", "feature only": "a feature only", "none": "none"}
 
@@ -47,8 +49,9 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
     Returns
     -------
     Result
-        ``comparison_verdicts``: ``side, label, topic, verdict, told`` (with the place of its expert), ``layer, experts,
-        log2_lift, ci_low, ci_high, q_value, reason``. Verdicts are by usage alone where only some sides know of SAE features.
+        ``comparison_verdicts``: ``side, label, topic, verdict, told`` (with its grade and the place of its expert), ``grade,
+        layer, experts, log2_lift, ci_low, ci_high, q_value, reason``. Verdicts are by usage alone where only some sides know
+        of SAE features.
 
     Raises
     ------
@@ -69,6 +72,7 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
     parts = []
     for side in sides:
         table = verdict_result(side, features=all(known)).table
+        table = table.assign(grade=grades(table))
         parts.append(table[["topic", *_COLUMNS]].assign(side=side.name, label=side.label, told=_told(table)))
     table = pd.concat(parts, ignore_index=True)[["side", "label", "topic", "verdict", "told", *_COLUMNS[1:]]]
     return Result("comparison_verdicts", table, warnings=tuple(warnings), params={"features": all(known)},
@@ -76,7 +80,8 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
 
 
 def _told(verdicts: pd.DataFrame) -> list[str]:
-    return [str(row.verdict) + (f": layer {row.layer}, {str(row.experts).replace('+', ', ')}" if row.verdict in _OWN else "")
+    return [str(row.verdict) + (f" ({row.grade})" if row.grade in (NEAR, WEAK) else "")
+            + (f": layer {row.layer}, {str(row.experts).replace('+', ', ')}" if row.verdict in _OWN else "")
             for row in verdicts.itertuples()]
 
 
@@ -87,7 +92,7 @@ def _conditions(sides: Sequence[Side]) -> dict[str, list[str]]:
     # two labels cannot be exchanged within the same strata
     if len({s.label for s in sides}) > 1:
         out.pop("strata")
-    return out | {"vocabulary ruled out": ["yes" if "beyond_vocabulary" in s.results else "no" for s in sides]}
+    return out | {"rivals tested": [", ".join(r.name for r in RIVALS if r.result in s.results) or "none" for s in sides]}
 
 
 def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned: Result | None = None) -> Result:
