@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.pipeline.analyze import ANALYSES, Settings, analyze
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.experts.analyze import ANALYSES, Settings, analyze
+from moe_probe.recording.trace import Trace
 from moe_probe.testing import PlantedExpert, planted_trace
-from moe_probe.trace import Trace
 
 
 def arguments() -> argparse.Namespace:

@@ -30,8 +30,8 @@ def batches(loaded, corpus) -> list:
     """The batches that collecting makes of the corpus, as inputs of the model."""
     import torch
 
-    from moe_probe.collect import Encoder
     from moe_probe.models import forward_inputs
+    from moe_probe.recording.collect import Encoder
 
     encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlap=loaded.max_length // 8)
     out, shard, n = [], [], 0
@@ -63,9 +63,9 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
     """Medians over rounds, and the bytes that a routed slot takes on disk."""
     import torch
 
-    from moe_probe.collect import collect_trace
-    from moe_probe.corpus import Corpus
     from moe_probe.models import RoutingCapture, load_model
+    from moe_probe.recording.collect import collect_trace
+    from moe_probe.recording.corpus import Corpus
 
     loaded, corpus = load_model(model, progress=False), Corpus(corpus_path)
     inputs = batches(loaded, corpus)
@@ -103,7 +103,7 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
         order = list(works) if number % 2 == 0 else list(works)[::-1]
         for name in order:
             times[name].append(timed(works[name]))
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
     def ratio(work: str, base: str) -> float:
         return statistics.median(w / b for w, b in zip(times[work], times[base], strict=True))
@@ -126,9 +126,9 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
 
 def collect_times(model: str, corpus_path: str, times: int) -> None:
     """Collect the corpus `times` over under new ids and print the peak resident set in MiB."""
-    from moe_probe.collect import collect_trace
-    from moe_probe.corpus import Corpus
     from moe_probe.models import load_model
+    from moe_probe.recording.collect import collect_trace
+    from moe_probe.recording.corpus import Corpus
 
     folder = Path(tempfile.mkdtemp())
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:

@@ -31,10 +31,10 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from moe_probe.collect import Window
-    from moe_probe.inspecting.overhead import measure_overhead
     from moe_probe.models import load_model
+    from moe_probe.recording.collect import Window
     from moe_probe.sae import SaeConfig, make_sae
+    from moe_probe.studies.inspect.overhead import measure_overhead
 
     loaded = load_model(options.model, progress=False)
     layer, d_in = loaded.sites[-1].info.layer, loaded.model.config.get_text_config().hidden_size

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from scipy import sparse
 
-from moe_probe.match import best_pairs, one_to_one, score_pairs
+from moe_probe.features.matching.counts import best_pairs, one_to_one, score_pairs
 
 
 def drawn(rng: np.random.Generator, n_tokens: int, n_units: int, per_token: int) -> sparse.csr_array:

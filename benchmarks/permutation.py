@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from moe_probe.stats import permutation_test
-from moe_probe.stats.labels import LabelPermuter, for_each_column_block, n_threads, permutation_blocks
+from moe_probe.core.stats import permutation_test
+from moe_probe.core.stats.labels import LabelPermuter, for_each_column_block, n_threads, permutation_blocks
 
 
 def arguments() -> argparse.Namespace:

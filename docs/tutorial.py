@@ -30,8 +30,7 @@ import numpy as np
 import pandas as pd
 
 import moe_probe
-from moe_probe import plots
-
+from moe_probe.report.plots import routing as plots
 pd.set_option("display.max_colwidth", None)
 run = moe_probe.open(RUN)
 run
@@ -122,7 +121,7 @@ run.card(best["sae"], int(best["feature"]))
 # topic], and how much of its parent it takes.
 
 # %%
-from moe_probe.pipeline.tree import walk
+from moe_probe.features.tree.build import walk
 
 if "tree" in run.results:
     edges = run.results.tree.table
@@ -144,7 +143,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from moe_probe.collect import CollectOptions
+from moe_probe.recording.collect import CollectOptions
 
 texts = [
     ("algebra", "Let x be an integer with x squared equal to 49. Then x is 7 or -7, because (x - 7)(x + 7) = 0."),

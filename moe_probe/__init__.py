@@ -18,28 +18,36 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "MoeProbeError": "errors", "Result": "results", "Trace": "trace", "TraceWriter": "trace", "verify": "trace",
-    "Corpus": "corpus", "Columns": "corpus", "load_model": "models", "self_check": "models",
-    "find_moe_layers": "models", "RoutingCapture": "models", "collect_trace": "collect", "CollectOptions": "collect",
-    "import_table": "importers", "import_responses": "importers", "layer_usage": "usage", "expert_usage": "usage",
-    "coactivation_table": "usage", "expert_topics": "alignment", "topic_verdicts": "verdicts", "write_report": "report",
-    "expert_labels": "alignment", "explain_routing": "explain", "topic_beyond_vocabulary": "explain",
-    "expert_token_classes": "explain", "expert_tokens": "explain", "expert_positions": "explain",
-    "vocabulary_baseline": "explain", "cluster_routing": "clusters",
-    "near_duplicates": "duplicates", "combinations": "clusters", "expert_groups": "clusters", "expert_similarity": "clusters",
-    "weight_similarity": "clusters", "published_metrics": "published", "router_saturation": "published",
-    "import_fingerprints": "importers", "Rules": "verdicts",
-    "Run": "rundir", "Results": "results", "expert_card": "cards", "feature_card": "cards",
-    "compare_runs": "pipeline.compare", "Comparison": "compare",
+#: Public names by the module they are in; a name is imported when it is first used.
+_PUBLIC = {
+    "core.errors": ("MoeProbeError",),
+    "core.results": ("Result", "Results"),
+    "recording.trace": ("Trace", "TraceWriter", "verify"),
+    "recording.corpus": ("Corpus", "Columns"),
+    "models": ("load_model", "self_check", "find_moe_layers", "RoutingCapture"),
+    "recording.collect": ("collect_trace", "CollectOptions"),
+    "recording.importers": ("import_table", "import_responses", "import_fingerprints"),
+    "experts.usage": ("layer_usage", "expert_usage", "coactivation_table"),
+    "experts.topics": ("expert_topics", "expert_labels"),
+    "studies.verdicts.verdicts": ("topic_verdicts", "Rules"),
+    "report": ("write_report",),
+    "experts.explain": ("explain_routing", "topic_beyond_vocabulary", "expert_token_classes", "expert_tokens", "expert_positions", "vocabulary_baseline"),
+    "experts.clusters": ("cluster_routing", "combinations", "expert_groups", "expert_similarity", "weight_similarity"),
+    "experts.duplicates": ("near_duplicates",),
+    "experts.published": ("published_metrics", "router_saturation"),
+    "runs.run": ("Run",),
+    "report.unit_card": ("expert_card", "feature_card"),
+    "studies.compare.runs": ("compare_runs",),
+    "studies.compare": ("Comparison",),
 }
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ["open", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moe_probe.rundir import Run
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.runs.run import Run
 
 
 def open(path: str | Path) -> Trace | Run:
@@ -52,8 +60,8 @@ def open(path: str | Path) -> Trace | Run:
     """
     from pathlib import Path
 
-    from moe_probe.rundir import Run
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.runs.run import Run
 
     root = Path(path)
     if not (root / "trace.json").exists() and (root / "trace" / "trace.json").exists():

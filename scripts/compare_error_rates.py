@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from moe_probe.alignment import expert_topics
-from moe_probe.compare import Side, align_experts, compare_layers, compare_topics, pair_sides, verdict_changes
-from moe_probe.compare.intervals import from_draws
-from moe_probe.compare.verdicts import compare_verdicts
-from moe_probe.stats import GroupUsage, Resamples, group_usage
+from moe_probe.core.stats import GroupUsage, Resamples, group_usage
+from moe_probe.experts.topics import expert_topics
+from moe_probe.experts.usage import layer_usage
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.compare import Side, align_experts, compare_layers, compare_topics, pair_sides, verdict_changes
+from moe_probe.studies.compare.intervals import from_draws
+from moe_probe.studies.compare.verdicts import compare_verdicts
+from moe_probe.studies.verdicts.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing
-from moe_probe.trace import Trace
-from moe_probe.usage import layer_usage
-from moe_probe.verdicts import topic_verdicts
 
 SHAPE = {"topics": 6, "documents_per_topic": 20, "tokens": 150, "n_layers": 3, "num_experts": 16, "group_size": 1}
 

@@ -19,11 +19,11 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
 
-from moe_probe.causes import Bench, Unit, _Comparison
-from moe_probe.compare.intervals import from_draws
-from moe_probe.features.losses import LossSample
-from moe_probe.matching.carriers import Side, measure_unit
-from moe_probe.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
+from moe_probe.core.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
+from moe_probe.features.matching.carriers import Side, measure_unit
+from moe_probe.features.spliced_loss import LossSample
+from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
+from moe_probe.studies.compare.intervals import from_draws
 
 DOCUMENTS = (5, 8, 12, 20, 40)
 TOPICS, HABIT, RESAMPLES = 6, 0.58, 200

@@ -22,11 +22,11 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from moe_probe.alignment import expert_topics
-from moe_probe.clusters import expert_groups
-from moe_probe.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
+from moe_probe.experts.clusters import expert_groups
+from moe_probe.experts.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
+from moe_probe.experts.topics import expert_topics
+from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
-from moe_probe.verdicts import Rules, topic_verdicts
 
 _PERMUTATIONS = 499
 

@@ -69,7 +69,7 @@ AFTERWARDS = {
 INTRO = """# Mixture-of-experts families
 
 Written by `scripts/family_table.py` with transformers {transformers} and torch {torch}: {n} families, each
-as a tiny random model in float32 on the CPU. `tests/test_families.py` fails when a family is missing here.
+as a tiny random model in float32 on the CPU. `tests/models/test_families.py` fails when a family is missing here.
 
 - **captured**: `experts-input` reads what the experts module is called with (hidden states, expert ids, gate
   weights); the other names are adapters in `moe_probe/models/`.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from moe_probe.notebook import write_notebook
+from moe_probe.report.notebook import write_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {

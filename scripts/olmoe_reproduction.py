@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_probe.published import domain_specialisation
+from moe_probe.experts.published import domain_specialisation
 
 #: What the paper's figures show: (choices, layer) -> percent of the most specialised pair.
 PUBLISHED = {("top_k", 0): 97.7, ("top_k", 7): 84.8, ("top_k", 15): 93.7, ("top_1", 0): 51.6, ("top_1", 7): 51.9,

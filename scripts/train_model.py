@@ -36,7 +36,7 @@ from ngram import ngram_losses
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
-from moe_probe.corpus import Columns, Corpus, stratified_split
+from moe_probe.recording.corpus import Columns, Corpus, stratified_split
 
 BOS, PAD = "<|endoftext|>", "<|padding|>"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from moe_probe.tree import Labelling, Subjects, node_power, parts_of_subject, purity, sibling_pairs, tree_distance
+from moe_probe.features.tree import Labelling, Subjects, node_power, parts_of_subject, purity, sibling_pairs, tree_distance
 
 TOPICS, SUBTOPICS, DOCUMENTS, NODES, PARTS = 4, 3, 6, 20, 3
 GROUPS = TOPICS * SUBTOPICS * DOCUMENTS

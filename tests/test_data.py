@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_probe.corpus import Columns, Corpus
+from moe_probe.recording.corpus import Columns, Corpus
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TOPICS = {"chemistry", "physics", "astronomy", "biology", "mathematics", "programming", "history", "economics",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
 
 if TYPE_CHECKING:
-    from moe_probe.compare import Comparison
+    from moe_probe.studies.compare import Comparison
 
 
 def register(app: typer.Typer) -> None:
@@ -36,13 +36,13 @@ def compare(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
-    from moe_probe.compare import TABLES
-    from moe_probe.pipeline.compare import compare_runs
-    from moe_probe.trace.files import disk_errors
+    from moe_probe.recording.trace.files import disk_errors
+    from moe_probe.studies.compare import TABLES
+    from moe_probe.studies.compare.runs import compare_runs
 
     console = Console(quiet=quiet, as_json=as_json)
     if notebook:
-        from moe_probe.notebook import need_notebook
+        from moe_probe.report.notebook import need_notebook
 
         need_notebook()  # before anything is computed
     written = [out / f"{name}.{ending}" for name in TABLES for ending in ("parquet", "json")]
@@ -77,7 +77,7 @@ def _notebook(found: Comparison, runs: list[Path], by: tuple[str, ...], names: l
               console: Console) -> list[Path]:
     import os
 
-    from moe_probe.notebook import write_notebook
+    from moe_probe.report.notebook import write_notebook
 
     template = ("compare_labels" if "comparison_experts" in found else
                 "compare_runs" if "comparison_changes" in found else "compare_saes")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, guarded
-from moe_probe.errors import UsageError, did_you_mean
+from moe_probe.core.errors import UsageError, did_you_mean
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +45,8 @@ def cost(
     data: dict[str, Any] = {}
     lines: list[str] = []
     if run is not None:
-        from moe_probe.pipeline.costs import measure_cost, save_cost
-        from moe_probe.trace import Trace
+        from moe_probe.recording.trace import Trace
+        from moe_probe.studies.cost.measure import measure_cost, save_cost
 
         data["run"] = measure_cost(run, Trace.open(run), model=model, train_tokens=train_tokens, say=console.say)
         lines += [*_run_lines(data["run"]), f"Table: {save_cost(run, data['run'])[0]}", ""]
@@ -77,7 +77,7 @@ def _run_lines(found: dict[str, Any]) -> list[str]:
 
 def _sizes(preset: str | None, params: float | None, active: float | None, tokens: float | None, d_model: int | None,
            ) -> dict[str, Any]:
-    from moe_probe.cost import PRESETS
+    from moe_probe.studies.cost import PRESETS
 
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"--preset {preset} is not known", did_you_mean(preset, list(PRESETS)), ", ".join(PRESETS))
@@ -94,7 +94,7 @@ def _sizes(preset: str | None, params: float | None, active: float | None, token
 
 def _projection(sizes: dict[str, Any], *, layers: int, width: int, sae_tokens: float, labeller: float,
                 ) -> tuple[dict[str, Any], list[str]]:
-    from moe_probe.cost import growth, project
+    from moe_probe.studies.cost import growth, project
 
     found = project(active=sizes["active"], tokens=sizes["tokens"], d_model=sizes["d_model"], layers=layers, width=width,
                     sae_tokens=sae_tokens, labeller=labeller)

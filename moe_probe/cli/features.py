@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.extras import need_extra
-from moe_probe.text import table_text
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.extras import need_extra
+from moe_probe.core.text import table_text
 
 if TYPE_CHECKING:
+    from moe_probe.core.results import Result
     from moe_probe.models import LoadedModel
-    from moe_probe.results import Result
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The trace's model [default: that of run.yaml].",
@@ -61,9 +61,9 @@ def train(
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
-    from moe_probe.pipeline.saes import SaeSettings
-    from moe_probe.pipeline.saes import train as train_all
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.sae.store import SaeSettings
+    from moe_probe.sae.store import train as train_all
 
     console = Console(quiet=quiet, as_json=as_json)
     if precision not in ("auto", "float32", "bfloat16"):
@@ -89,8 +89,8 @@ def load(
     as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Bring an SAE that was trained elsewhere into a run."""
-    from moe_probe.pipeline.saes import LoadSettings, load_into
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.sae.store import LoadSettings, load_into
 
     console = Console(quiet=quiet, as_json=as_json)
     settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
@@ -104,8 +104,8 @@ def evaluate(
     trust_remote_code: Trust = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Measure SAEs on held-out documents: variance, sparsity, dead latents, loss with reconstructions spliced in."""
-    from moe_probe.pipeline.features import evaluate as measure
-    from moe_probe.trace import Trace
+    from moe_probe.features.evaluate import evaluate as measure
+    from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
@@ -122,7 +122,7 @@ def evaluate(
 def model_of(run: Path, name: str | None, *, trust: bool, console: Console, without: str = "losses are not measured",
              ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
-    from moe_probe.pipeline.model import load_model_of
+    from moe_probe.runs.model import load_model_of
 
     loaded = load_model_of(run, name, trust_remote_code=trust)
     if loaded is None and without:
@@ -148,9 +148,9 @@ def label(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Label features by rules that are scored on held-out text; by a language model or by hand if asked."""
-    from moe_probe.pipeline.features import label as label_all
-    from moe_probe.pipeline.strata import choose_strata
-    from moe_probe.trace import Trace
+    from moe_probe.experts.strata import choose_strata
+    from moe_probe.features.evaluate import label as label_all
+    from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
@@ -163,7 +163,7 @@ def label(
         features = _label_by_llm(run, trace, features, excerpts, url=llm_url, model=llm_model, key_env=llm_key_env,
                                  price=llm_price, yes=yes, seed=seed, console=console)
     if labels is not None:
-        from moe_probe.pipeline.human import apply_labels
+        from moe_probe.features.labels.human import apply_labels
 
         features = apply_labels(run, trace, features, labels)
     for result in (features, excerpts):
@@ -191,8 +191,8 @@ def _label_by_llm(run: Path, trace: Any, features: Result, excerpts: Result, *, 
     """Estimate, ask, then label the features that have cards."""
     import os
 
-    from moe_probe.features.llm import Endpoint
-    from moe_probe.pipeline.llm import estimate_cost, label_by_llm
+    from moe_probe.features.labels.llm import Endpoint
+    from moe_probe.features.labels.run_llm import estimate_cost, label_by_llm
 
     endpoint = Endpoint(base_url=url, model=model, api_key=os.environ.get(key_env, ""),
                         price_in=price[0] or None, price_out=price[1] or None)
@@ -215,8 +215,8 @@ def find(
     as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Find features and experts by a word, a phrase, a regular expression, or a pair of contrast files."""
-    from moe_probe.pipeline.find import find_units
-    from moe_probe.trace import Trace
+    from moe_probe.features.find_units import find_units
+    from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     if bool(query) == (contrast is not None):

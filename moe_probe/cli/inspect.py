@@ -12,12 +12,12 @@ import typer
 
 from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.text import some_of
-from moe_probe.textfiles import read_stdin, read_text
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.text import some_of
+from moe_probe.core.textfiles import read_stdin, read_text
 
 if TYPE_CHECKING:
-    from moe_probe.inspecting import Inspection
+    from moe_probe.studies.inspect import Inspection
 
 
 def register(app: typer.Typer) -> None:
@@ -59,8 +59,8 @@ def inspect(
     trust_remote_code: Trust = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Show which experts and features single outputs use, what the run knows of these, and whether watched ones fire."""
-    from moe_probe.pipeline.inspect import Inspector, Look
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.studies.inspect.inspector import Inspector, Look
 
     console = Console(quiet=quiet, as_json=as_json)
     named = [*((f"text {i + 1}" if len(texts or ()) > 1 else "text", text) for i, text in enumerate(texts or ())),
@@ -96,7 +96,7 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _show(seen: list[Inspection], *, run: Path, top: int, html: Path | None, colour: bool | None, console: Console) -> None:
-    from moe_probe.inspecting.words import Style, lines_of
+    from moe_probe.studies.inspect.words import Style, lines_of
 
     if console.as_json:
         console.result({"run": str(run), "texts": [s.as_dict() for s in seen]}, "")

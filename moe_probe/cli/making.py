@@ -9,7 +9,7 @@ import typer
 
 from moe_probe.cli.settings import with_settings
 from moe_probe.cli.shell import Console, Debug, Force, Json, Quiet, Resume, Seed, guarded, mode_of, need_label
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
 CorpusPath = Annotated[str, typer.Option("--corpus", help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet "
@@ -66,8 +66,8 @@ def run(
 
 
 def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
-    from moe_probe.pipeline.config import load_config
-    from moe_probe.pipeline.run import run as run_pipeline
+    from moe_probe.runs.config import load_config
+    from moe_probe.runs.pipeline import run as run_pipeline
 
     outcome = run_pipeline(load_config(config, settings), out, mode=mode, say=console.say, progress=console.progress)
     console.result({"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)},
@@ -79,8 +79,8 @@ def collect(
     settings: dict[str, Any], seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Run a corpus through a model and record its routing as a trace."""
-    from moe_probe.pipeline.config import load_config
-    from moe_probe.pipeline.run import collect_as_configured
+    from moe_probe.runs.config import load_config
+    from moe_probe.runs.pipeline import collect_as_configured
 
     console = Console(quiet=quiet, as_json=as_json)
     config = load_config(None, settings | {"model": model, "corpus": corpus, "seed": seed})
@@ -118,7 +118,7 @@ def import_(
     resume: Resume = False, force: Force = False, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Make a trace from routing that was recorded elsewhere."""
-    from moe_probe.importers import ImportOptions, import_fingerprints, import_responses, import_table
+    from moe_probe.recording.importers import ImportOptions, import_fingerprints, import_responses, import_table
 
     console = Console(quiet=quiet, as_json=as_json)
     if format_ not in ("table", "vllm", "sglang", "fingerprints"):
@@ -191,12 +191,12 @@ def analyze(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Compute the result tables of a trace."""
-    from moe_probe.pipeline.analyze import Settings
-    from moe_probe.pipeline.analyze import analyze as analyze_trace
-    from moe_probe.pipeline.causes import update_verdicts
-    from moe_probe.pipeline.model import dtype_of
-    from moe_probe.trace import Trace
-    from moe_probe.trace.files import disk_errors
+    from moe_probe.experts.analyze import Settings
+    from moe_probe.experts.analyze import analyze as analyze_trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.recording.trace.files import disk_errors
+    from moe_probe.runs.model import dtype_of
+    from moe_probe.studies.ablation.ablate import update_verdicts
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 if TYPE_CHECKING:
     from moe_probe.models import CheckReport, LoadedModel
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
@@ -112,7 +112,7 @@ def info(
     *, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Say what a trace holds and where it came from."""
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
@@ -153,7 +153,7 @@ def verify(
     *, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Check every byte of a trace against its checksums."""
-    from moe_probe.trace import verify as verify_trace
+    from moe_probe.recording.trace import verify as verify_trace
 
     console = Console(quiet=quiet, as_json=as_json)
     problems = verify_trace(path)
@@ -169,8 +169,8 @@ def cite(
     as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """List the sources of the methods that a run's results used."""
-    from moe_probe.report.sources import all_citations, bibtex
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
+    from moe_probe.report.sections.sources import all_citations, bibtex
 
     console = Console(quiet=quiet, as_json=as_json)
     names = sorted(p.stem for p in (run_path / "results").glob("*.parquet"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moe_probe.pipeline.config import RunConfig
+from moe_probe.runs.config import RunConfig
 
 #: Settings with a place of their own in the commands.
 _OWN = {"model", "corpus", "seed"}

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.unexpected import sentence_of
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.progress import heeding_interrupts, say_above, showing
-from moe_probe.text import printable, some_of
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.progress import heeding_interrupts, say_above, showing
+from moe_probe.core.text import printable, some_of
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _COMMON = "Common"
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel=_COMMON)]

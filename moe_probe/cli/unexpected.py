@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 #: Arguments of commands that name a run.
 _RUNS = ("run", "run_path", "path", "out")

@@ -10,11 +10,11 @@ import typer
 
 from moe_probe.cli.features import ModelOption, RunPath, Strata, Trust, model_of
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.text import clipped, table_text
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.text import clipped, table_text
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
@@ -33,10 +33,10 @@ def match(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
-    from moe_probe.matching.carriers import TOKENS
-    from moe_probe.pipeline.causes import update_verdicts
-    from moe_probe.pipeline.matching import match as match_all
-    from moe_probe.trace import Trace
+    from moe_probe.features.matching.carriers import TOKENS
+    from moe_probe.features.matching.match import match as match_all
+    from moe_probe.recording.trace import Trace
+    from moe_probe.studies.ablation.ablate import update_verdicts
 
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
@@ -81,9 +81,9 @@ def ablate(
 ) -> None:
     """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
     from moe_probe.models.intervene import HOW
-    from moe_probe.pipeline.causes import AblationSettings, parse_units, summary_lines, update_verdicts
-    from moe_probe.pipeline.causes import ablate as ablate_all
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
+    from moe_probe.studies.ablation.ablate import AblationSettings, parse_units, summary_lines, update_verdicts
+    from moe_probe.studies.ablation.ablate import ablate as ablate_all
 
     console = Console(quiet=quiet, as_json=as_json)
     if how not in HOW:
@@ -140,24 +140,24 @@ def tree(
     seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)
     if walk is not None:
         return _walk(run, walk, console)
     if word is not None:
-        from moe_probe.pipeline.walk import walk_lines, walk_word
+        from moe_probe.features.tree.walk import walk_lines, walk_word
 
         steps = walk_word(run, Trace.open(run), word)
         return console.result({"word": word, "steps": steps}, "\n".join(walk_lines(word, steps)))
-    from moe_probe.pipeline.strata import choose_strata
+    from moe_probe.experts.strata import choose_strata
 
     trace = Trace.open(run)
     within = choose_strata(run, trace, by=by, given=strata)
     if depth_first is not None or topic is not None:
         return _depth_first(run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within,
                             console=console)
-    from moe_probe.pipeline.tree import TreeSettings, build_tree, tree_lines
+    from moe_probe.features.tree.build import TreeSettings, build_tree, tree_lines
 
     settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed, strata=within)
     results = build_tree(run, trace, settings=settings, say=console.say)
@@ -172,7 +172,7 @@ def tree(
 
 
 def _walk(run: Path, start: str, console: Console) -> None:
-    from moe_probe.pipeline.tree import walk
+    from moe_probe.features.tree.build import walk
 
     name, _, number = start.rpartition(":")
     if not number.isdigit():
@@ -183,9 +183,9 @@ def _walk(run: Path, start: str, console: Console) -> None:
 
 def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, width: int, depth: int, seed: int,
                  strata: str | None, console: Console) -> None:
-    from moe_probe.pipeline.depth import depth_first
-    from moe_probe.trace import Trace
-    from moe_probe.tree import DepthOptions
+    from moe_probe.features.tree import DepthOptions
+    from moe_probe.features.tree.depth_first import depth_first
+    from moe_probe.recording.trace import Trace
 
     options = DepthOptions(width=width, depth=depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=seed)
     results = depth_first(run, Trace.open(run), feature=None if root in (None, "auto") else root, topic=topic, options=options,

@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from moe_probe.errors import UsageError
-from moe_probe.text import printable
+from moe_probe.core.errors import UsageError
+from moe_probe.core.text import printable
 
 
 def run_app(app: typer.Typer) -> int:

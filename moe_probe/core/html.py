@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from moe_probe.text import clipped, printable
+from moe_probe.core.text import clipped, printable
 
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from moe_probe.text import printable
+from moe_probe.core.text import printable
 
 Item = TypeVar("Item")
 
@@ -32,7 +32,7 @@ def showing(on: bool = True) -> Iterator[None]:
 
     Examples
     --------
-    >>> with moe_probe.progress.showing():
+    >>> with moe_probe.core.progress.showing():
     ...     moe_probe.expert_topics(trace)
     """
     before = _shown.set(on)

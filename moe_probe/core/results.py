@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.markup import card_html, escaped, facts_html, folded_html, shown, table_html
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shown, table_html
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.schema import MoeLayer
+    from moe_probe.core.schema import MoeLayer
 
 _BLOCK = 1 << 16  # tokens turned into a 0/1 matrix at a time
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.pieces import MARK, unspaced
+from moe_probe.core.pieces import MARK, unspaced
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.progress import track
-from moe_probe.results import Result
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
-    from moe_probe.explain import ExpectedUsage
-    from moe_probe.trace import Trace
+    from moe_probe.experts.explain import ExpectedUsage
+    from moe_probe.recording.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Context:
 
     def expected(self, given: str) -> ExpectedUsage:
         """What words predict of usage: two analyses need it, and it is the same for both."""
-        from moe_probe.explain import expected_usage
+        from moe_probe.experts.explain import expected_usage
 
         if given not in self._expected:
             # pairs of tokens are many; the two further opinions may rest on part of a large corpus
@@ -72,47 +72,47 @@ class Analysis:
 
 
 def _explained(c: Context) -> tuple[Result, ...]:
-    from moe_probe.explain import explain_routing
+    from moe_probe.experts.explain import explain_routing
 
     found = explain_routing(c.trace, label=c.settings.by, seed=c.settings.seed)
     return found.layers, found.experts
 
 
 def _layers(c: Context) -> Result:
-    from moe_probe.usage import layer_usage
+    from moe_probe.experts.usage import layer_usage
 
     return layer_usage(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
                        seed=c.settings.seed, explained=c.done.get("explained"))
 
 
 def _experts(c: Context) -> Result:
-    from moe_probe.usage import expert_usage
+    from moe_probe.experts.usage import expert_usage
 
     return expert_usage(c.trace, explained=c.done.get("explained_experts"))
 
 
 def _coactivation(c: Context) -> Result:
-    from moe_probe.usage import coactivation_table
+    from moe_probe.experts.usage import coactivation_table
 
     return coactivation_table(c.trace)
 
 
 def _expert_topics(c: Context) -> Result:
-    from moe_probe.alignment import expert_topics
+    from moe_probe.experts.topics import expert_topics
 
     return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
                          alpha=c.settings.alpha, seed=c.settings.seed)
 
 
 def _gate_mass(c: Context) -> Result:
-    from moe_probe.alignment import expert_topics
+    from moe_probe.experts.topics import expert_topics
 
     return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
                          alpha=c.settings.alpha, seed=c.settings.seed, measure="gate_mass")
 
 
 def _expert_labels(c: Context) -> Result:
-    from moe_probe.alignment import expert_labels, other_labels
+    from moe_probe.experts.topics import expert_labels, other_labels
 
     usage = c.trace.usage()
     return expert_labels(usage, other_labels(usage, label=c.settings.by), permutations=c.settings.permutations,
@@ -121,7 +121,7 @@ def _expert_labels(c: Context) -> Result:
 
 def _beyond(given: str) -> Compute:
     def compute(c: Context) -> Result:
-        from moe_probe.explain import topic_beyond_vocabulary
+        from moe_probe.experts.explain import topic_beyond_vocabulary
 
         return topic_beyond_vocabulary(
             c.trace, label=c.settings.by, given=given, permutations=c.settings.permutations, alpha=c.settings.alpha,
@@ -131,13 +131,13 @@ def _beyond(given: str) -> Compute:
 
 
 def _vocabulary_baseline(c: Context) -> Result:
-    from moe_probe.explain import vocabulary_baseline
+    from moe_probe.experts.explain import vocabulary_baseline
 
     return vocabulary_baseline(c.trace, label=c.settings.by, seed=c.settings.seed)
 
 
 def _token_classes(c: Context) -> Result:
-    from moe_probe.explain import expert_token_classes
+    from moe_probe.experts.explain import expert_token_classes
 
     return expert_token_classes(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
 
@@ -146,9 +146,9 @@ def _weights(c: Context) -> Result:
     if c.settings.model is None:
         raise MoeProbeError("experts cannot be compared by their weights", "no model was named",
                             "moe-probe analyze RUN --model MODEL")
-    from moe_probe.clusters import weight_similarity
+    from moe_probe.core.schema import need_same_weights, stored_dtype
+    from moe_probe.experts.clusters import weight_similarity
     from moe_probe.models import load_model
-    from moe_probe.schema import need_same_weights, stored_dtype
 
     made_by = c.trace.manifest.model
     dtype = c.settings.dtype if c.settings.dtype != "auto" else stored_dtype(made_by)
@@ -159,42 +159,42 @@ def _weights(c: Context) -> Result:
 
 
 def _similarity(c: Context) -> tuple[Result, ...]:
-    from moe_probe.clusters import expert_similarity
+    from moe_probe.experts.clusters import expert_similarity
 
     return tuple(expert_similarity(c.trace, label=c.settings.by, coactivation=c.done.get("coactivation"),
                                    weights=c.done.get("weight_similarity"), seed=c.settings.seed))
 
 
 def _clusters(c: Context) -> tuple[Result, ...]:
-    from moe_probe.alignment import other_labels
-    from moe_probe.clusters import cluster_routing
+    from moe_probe.experts.clusters import cluster_routing
+    from moe_probe.experts.topics import other_labels
 
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
     return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata))
 
 
 def _combinations(c: Context) -> Result:
-    from moe_probe.clusters import combinations
+    from moe_probe.experts.clusters import combinations
 
     return combinations(c.trace, label=c.settings.by, permutations=c.settings.permutations, alpha=c.settings.alpha,
                         strata=c.settings.strata, seed=c.settings.seed)
 
 
 def _expert_tokens(c: Context) -> Result:
-    from moe_probe.explain import expert_tokens
+    from moe_probe.experts.explain import expert_tokens
 
     return expert_tokens(c.trace, label=c.settings.by, seed=c.settings.seed)
 
 
 def _expert_positions(c: Context) -> Result:
-    from moe_probe.explain import expert_positions
+    from moe_probe.experts.explain import expert_positions
 
     return expert_positions(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
 
 
 def _expert_groups(c: Context) -> Result:
-    from moe_probe.clusters import expert_groups
-    from moe_probe.explain import CONTEXTS
+    from moe_probe.experts.clusters import expert_groups
+    from moe_probe.experts.explain import CONTEXTS
 
     # a test that is missing was left out: the corpus is too small, or the trace too bare, to say what words predict
     expected = [c.expected(given) for given, name in CONTEXTS.items() if name in c.done]
@@ -203,7 +203,7 @@ def _expert_groups(c: Context) -> Result:
 
 
 def _contexts(c: Context) -> Result:
-    from moe_probe.contexts import expert_contexts
+    from moe_probe.experts.contexts import expert_contexts
 
     if not c.trace.manifest.has_text:
         raise MoeProbeError("no contexts of experts", "the trace was collected without its text", "collect without "
@@ -212,7 +212,7 @@ def _contexts(c: Context) -> Result:
 
 
 def _published(c: Context) -> Result:
-    from moe_probe.published import published_metrics
+    from moe_probe.experts.published import published_metrics
 
     return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"), seed=c.settings.seed)
 
@@ -220,9 +220,9 @@ def _published(c: Context) -> Result:
 def _verdicts(c: Context) -> tuple[Result, ...]:
     from dataclasses import replace
 
-    from moe_probe.evidence import complete_verdicts
-    from moe_probe.explain import CONTEXTS
-    from moe_probe.verdicts import Rules, topic_verdicts
+    from moe_probe.experts.explain import CONTEXTS
+    from moe_probe.studies.verdicts.evidence import complete_verdicts
+    from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
 
     found = topic_verdicts(c.done["expert_topics"], groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha),
                            beyond=[c.done[name] for name in CONTEXTS.values() if name in c.done])
@@ -231,7 +231,7 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
 
 
 def _near_duplicates(c: Context) -> Result:
-    from moe_probe.duplicates import near_duplicates
+    from moe_probe.experts.duplicates import near_duplicates
 
     return near_duplicates(c.trace, label=c.settings.by)
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.pieces import whole_characters
-from moe_probe.results import Result
+from moe_probe.core.pieces import whole_characters
+from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Tokens shown before and behind the one in question.
 BEFORE, BEHIND = 16, 6
@@ -33,7 +33,7 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     -------
     Result
         ``expert_contexts``: ``layer, expert, rank, document, topic, position, weight`` (gate weight of the token in
-        question), ``tokens, weights`` (lists: the text around it, as `moe_probe.pieces` writes tokens; the expert's gate
+        question), ``tokens, weights`` (lists: the text around it, as `moe_probe.core.pieces` writes tokens; the expert's gate
         weight on each, 0 where it was not chosen).
     """
     import pandas as pd

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.results import Result
-from moe_probe.stats import group_names
+from moe_probe.core.results import Result
+from moe_probe.core.stats import group_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Tokens of a passage: long enough that independent texts share next to none, short enough that a copy with one token in ten
 #: replaced keeps 0.9^8 = 43 % of them.

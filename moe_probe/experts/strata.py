@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.errors import UsageError, did_you_mean
-from moe_probe.results import Result
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: What asks for permutations among all documents, whatever the run was analysed with.
 NO_STRATA = "none"

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.corpus.splits import DISCOVERY, REPLICATION, assign_halves
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.stats import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import (
     Division,
     GroupUsage,
     LabelledShares,
@@ -26,13 +25,14 @@ from moe_probe.stats import (
     permutation_test,
     replicate,
 )
-from moe_probe.text import some_of
+from moe_probe.core.text import some_of
+from moe_probe.recording.corpus.splits import DISCOVERY, REPLICATION, assign_halves
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.recording.trace import Trace
 
 #: Standard normal quantile of 0.8, for the smallest lift found with that power.
 _Z_POWER = 0.8416212335729143
@@ -80,7 +80,7 @@ def expert_topics(
         log2_lift), ``p_value, q_value`` (false discovery rate, or the family-wise p where that is smaller);
         ``significant`` (q at most alpha, lying in a layer whose omnibus test passes; test and lift of one direction);
         ``replicated`` (proposed by half of the groups and confirmed by the other half, over several divisions:
-        ``p_replication`` at most alpha, see `moe_probe.stats.replicate`); ``p_familywise``, ``auroc``,
+        ``p_replication`` at most alpha, see `moe_probe.core.stats.replicate`); ``p_familywise``, ``auroc``,
         ``log2_lift_replication`` (on the halves that did not choose the pair: free of the winner's curse),
         ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
         pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.

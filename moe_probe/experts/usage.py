@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.routing import coactivation, effective_experts, entropy_bits, load_cv
-from moe_probe.stats import GroupUsage, group_usage, macro_mutual_information
-from moe_probe.stats.labels import n_threads
-from moe_probe.text import some_of
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.routing import coactivation, effective_experts, entropy_bits, load_cv
+from moe_probe.core.stats import GroupUsage, group_usage, macro_mutual_information
+from moe_probe.core.stats.labels import n_threads
+from moe_probe.core.text import some_of
 
 if TYPE_CHECKING:
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.recording.trace import Trace
 
 _FOLDS = 5
 
@@ -36,7 +36,7 @@ def layer_usage(
     strata : str, optional
         Column within whose values labels are exchanged.
     explained : Result, optional
-        ``layers`` of `moe_probe.explain.explain_routing`, for the two columns of tokens.
+        ``layers`` of `moe_probe.experts.explain.explain_routing`, for the two columns of tokens.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Re
     ----------
     trace : Trace or Usage
     explained : Result, optional
-        ``experts`` of `moe_probe.explain.explain_routing`, whose columns are added.
+        ``experts`` of `moe_probe.experts.explain.explain_routing`, whose columns are added.
 
     Returns
     -------

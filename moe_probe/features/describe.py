@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.features.excerpts import Excerpts
-from moe_probe.features.labels import Labels, label_by_rules, nearest
-from moe_probe.features.topics import Enrichment, enrich, group_rates
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.features.labels.excerpts import Excerpts
+from moe_probe.features.labels.rule_labels import Labels, label_by_rules, nearest
+from moe_probe.features.topic_enrichment import Enrichment, enrich, group_rates
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.factors import Surroundings
     from moe_probe.features.firing import Firings
+    from moe_probe.features.labels.factors import Surroundings
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-    from moe_probe.trace import Trace
 
 #: A label is called good from these held-out balanced accuracies on: against any silent tokens, and against tokens
 #: on which the feature of nearest direction fires.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.stats import group_names
+from moe_probe.core.text import figure
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
-from moe_probe.pipeline.saes import readers, saes_of
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.stats import group_names
-from moe_probe.text import figure
+from moe_probe.sae.store import readers, saes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from moe_probe.features.firing import Firings
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
 _QUALITY_SOURCES = (
@@ -156,8 +156,8 @@ class _Losses:
     def of(self, item: _Opened, warnings: list[str]) -> dict[str, float]:
         import numpy as np
 
-        from moe_probe.features.losses import loss_sample, losses
         from moe_probe.features.quality import ablated_losses, loss_recovered
+        from moe_probe.features.spliced_loss import loss_sample, losses
 
         names = ("ce_model", "ce_spliced", "ce_zero", "ce_mean", "ce_recovered", "ce_recovered_low", "ce_recovered_high",
                  "ce_recovered_mean")
@@ -198,7 +198,7 @@ def _mean(reader: ActivationReader) -> Any:
 
 
 def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
-    from moe_probe.schema import need_same_weights
+    from moe_probe.core.schema import need_same_weights
 
     if loaded is not None:
         need_same_weights(loaded.info, trace.manifest.model)
@@ -230,9 +230,9 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     """
     import pandas as pd
 
-    from moe_probe.alignment import other_labels
+    from moe_probe.experts.topics import other_labels
     from moe_probe.features.describe import describe_features
-    from moe_probe.features.factors import surroundings
+    from moe_probe.features.labels.factors import surroundings
 
     spoken = tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)]))
     finer = finer if finer in spoken else None

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.features.find import Found, expert_shares, occurrences, rank_experts, rank_features
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.textfiles import read_text
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.textfiles import read_text
+from moe_probe.features.search import Found, expert_shares, occurrences, rank_experts, rank_features
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.models import LoadedModel
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Documents that are encoded for a query: of a common word a part is enough.
 _MOST_DOCUMENTS = 200
@@ -85,9 +85,9 @@ def _needed(load: Callable[[], LoadedModel | None]) -> LoadedModel:
 
 def _trace_of(texts: list[str], trace: Trace, loaded: LoadedModel, folder: Path) -> Trace:
     """Texts run through the model, kept like the corpus."""
-    from moe_probe.collect import CollectOptions, collect_trace
-    from moe_probe.corpus import Corpus
-    from moe_probe.schema import need_same_weights
+    from moe_probe.core.schema import need_same_weights
+    from moe_probe.recording.collect import CollectOptions, collect_trace
+    from moe_probe.recording.corpus import Corpus
 
     need_same_weights(loaded.info, trace.manifest.model)
     path = folder / "texts.jsonl"
@@ -104,8 +104,8 @@ def _features(run: Path, made: Trace, names: pd.DataFrame | None, rank: Callable
     import pandas as pd
 
     from moe_probe.features.firing import fire
-    from moe_probe.pipeline.saes import saes_of
     from moe_probe.sae import ActivationReader, load_sae
+    from moe_probe.sae.store import saes_of
 
     if names is None:
         return pd.DataFrame()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.corpus.splits import stratified_split
-from moe_probe.errors import MoeProbeError
-from moe_probe.stats import group_names
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.stats import group_names
+from moe_probe.recording.corpus.splits import stratified_split
 
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.trace import Trace
 
 TRAIN, HELD_OUT = "train", "held-out"
 #: Share of documents that SAEs and labels never see.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.features.losses import LossSample, Splice, losses
-from moe_probe.stats import Interval, Resamples, ratio_interval
+from moe_probe.core.stats import Interval, Resamples, ratio_interval
+from moe_probe.features.spliced_loss import LossSample, Splice, losses
 
 if TYPE_CHECKING:
     import torch

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import UsageError
-from moe_probe.pieces import decode, in_word, unspaced
-from moe_probe.routing import dropped_id
-from moe_probe.text import table_text
+from moe_probe.core.errors import UsageError
+from moe_probe.core.pieces import decode, in_word, unspaced
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.text import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.splice import spliced
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.models.prefix import PrefixCache
     from moe_probe.models.suffix import SuffixCache
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 
 @dataclass(frozen=True)

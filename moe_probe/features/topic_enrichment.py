@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.stats import (
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.stats import (
     auroc,
     benjamini_hochberg,
     labelled_documents,

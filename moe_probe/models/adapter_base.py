@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.schema import MoeLayer
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import MoeLayer
 
 _INDEX_NAME = re.compile(r"top_?k_ind|router_ind|selected_expert|expert_ind|expert_ids|topk_ids")
 _WEIGHT_NAME = re.compile(r"weight|scores|probs|gates")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.models.adapter_base import MoeSite, Observation, Sink
 from moe_probe.models.adapters import ADAPTERS
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 
 @contextmanager

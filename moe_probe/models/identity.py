@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapter_base import MoeSite
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.discover import unwrap

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapter_base import MoeSite
 from moe_probe.models.capture import enclosing_layer
 
@@ -20,7 +20,7 @@ class PrefixCache:
     From the second time on, the layers below hand their input through and the last of them hands over what it gave the
     first time; so do those parts of the site's own layer that run once and before the site (attention, norms). That is right
     only where nothing else passes between layers, and where nothing is written in place into what was handed over; whoever
-    uses it has to compare passes with a plain one (`moe_probe.causes` does, and goes without the cache where they differ).
+    uses it has to compare passes with a plain one (`knock_out` does, and goes without the cache where they differ).
 
     Parameters
     ----------

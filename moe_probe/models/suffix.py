@@ -17,7 +17,7 @@ class SuffixCache:
 
     The head maps every token by itself, so that tokens which read the same are predicted the same. Whoever uses it has to
     keep the losses of the first pass, and to compare a pass with some tokens forced to be predicted anew with it
-    (`moe_probe.causes` does): a model may do more with its predictions than one token at a time.
+    (`moe_probe.studies.ablation.knock_out` does): a model may do more with its predictions than one token at a time.
 
     Parameters
     ----------

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from moe_probe.drawing import figure_of
-from moe_probe.errors import MoeProbeError
-from moe_probe.progress import track
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.text import printable
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.files import disk_errors, write_whole
 from moe_probe.report import svg
+from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
-from moe_probe.report.sections import compose
-from moe_probe.results import Result
-from moe_probe.text import printable
-from moe_probe.trace import Trace
-from moe_probe.trace.files import disk_errors, write_whole
+from moe_probe.report.plots.drawing import figure_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -75,7 +75,7 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
 
 
 def _png(picture: Picture) -> bytes:
-    from moe_probe.fonts import quiet_glyphs
+    from moe_probe.report.plots.fonts import quiet_glyphs
 
     buffer = io.BytesIO()
     # no date and no version inside: the same results make the same bytes

@@ -7,26 +7,26 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from moe_probe.report.alerts import alerts_section
-from moe_probe.report.answers import answers
-from moe_probe.report.card import card_section, files_section, short_name
 from moe_probe.report.content import Report, Section
-from moe_probe.report.costs import costs_section
-from moe_probe.report.experts import experts_section
-from moe_probe.report.features import features_section, sae_section
-from moe_probe.report.layers import coactivation_section, layers_section
-from moe_probe.report.maps import clusters_section
-from moe_probe.report.rivals import classes_section, explained_section, labels_section
-from moe_probe.report.sources import methods_section
-from moe_probe.report.splitting import splitting_section
-from moe_probe.report.together import combinations_section, published_section
-from moe_probe.report.topics import topics_section
-from moe_probe.report.units import carriers_section, causes_section, matches_section, predicted_section
-from moe_probe.report.verdicts import verdicts_section
+from moe_probe.report.sections.alerts import alerts_section
+from moe_probe.report.sections.answers import answers
+from moe_probe.report.sections.costs import costs_section
+from moe_probe.report.sections.experts import experts_section
+from moe_probe.report.sections.features import features_section, sae_section
+from moe_probe.report.sections.layers import coactivation_section, layers_section
+from moe_probe.report.sections.maps import clusters_section
+from moe_probe.report.sections.model_card import card_section, files_section, short_name
+from moe_probe.report.sections.rivals import classes_section, explained_section, labels_section
+from moe_probe.report.sections.sources import methods_section
+from moe_probe.report.sections.splitting import splitting_section
+from moe_probe.report.sections.together import combinations_section, published_section
+from moe_probe.report.sections.topics import topics_section
+from moe_probe.report.sections.units import carriers_section, causes_section, matches_section, predicted_section
+from moe_probe.report.sections.verdicts import verdicts_section
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 
 class _Place(NamedTuple):

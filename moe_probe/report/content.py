@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.text import clipped
+from moe_probe.core.text import clipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +159,7 @@ class Section:
     how, limits : str
         How it was computed; how it can mislead.
     key, short : str
-        Anchor and name in the table of contents, given by `moe_probe.report.sections.compose`.
+        Anchor and name in the table of contents, given by `moe_probe.report.compose.compose`.
     """
 
     title: str

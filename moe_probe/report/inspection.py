@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.inspecting.watch import Watched, strengths, unit_values
+from moe_probe.core.text import clipped, printable
+from moe_probe.recording.trace.files import disk_errors, write_whole
 from moe_probe.report.content import number
-from moe_probe.text import clipped, printable
-from moe_probe.trace.files import disk_errors, write_whole
+from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
 
 if TYPE_CHECKING:
-    from moe_probe.inspecting import Inspection
+    from moe_probe.studies.inspect import Inspection
 
 #: Features of an SAE that a page lists at most.
 _LISTED = 400

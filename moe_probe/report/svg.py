@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.plots_maps import DIVERGING, PALETTE, SHAPES
-from moe_probe.text import cells, printable
+from moe_probe.core.text import cells, printable
+from moe_probe.report.plots.maps import DIVERGING, PALETTE, SHAPES
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Bar

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.errors import UsageError, did_you_mean
-from moe_probe.markup import card_html, escaped, facts_html, folded_html, shaded_html
-from moe_probe.results import Results
-from moe_probe.text import printable, some_of
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shaded_html
+from moe_probe.core.results import Results
+from moe_probe.core.text import printable, some_of
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Card, Passage
-    from moe_probe.rundir import Run
+    from moe_probe.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:
     MoeProbeError
         When the run was not analysed.
     """
-    from moe_probe.report.experts import card_of_expert
+    from moe_probe.report.sections.experts import card_of_expert
 
     results = _results(run)
     table = results["experts"].table
@@ -116,7 +116,7 @@ def feature_card(run: Run | str | Path, sae: str, feature: int) -> UnitCard:
     MoeProbeError
         When the features of the run were not labelled.
     """
-    from moe_probe.report.features import card_of_feature
+    from moe_probe.report.sections.features import card_of_feature
 
     results = _results(run)
     table = results["features"].table

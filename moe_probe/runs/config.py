@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.textfiles import read_text
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.textfiles import read_text
 
 _MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
     "Model", "Corpus", "What is recorded", "Statistics", "Sparse autoencoders", "Causes")

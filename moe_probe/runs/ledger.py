@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import expand
-from moe_probe.trace.files import sha256_file
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import expand
+from moe_probe.recording.trace.files import sha256_file
 
 
 def stage_key(*parts: Any) -> str:

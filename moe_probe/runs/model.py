@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.schema import stored_dtype
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import stored_dtype
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
-    from moe_probe.pipeline.config import RunConfig
+    from moe_probe.runs.config import RunConfig
 
 
 def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool = False) -> LoadedModel | None:
@@ -48,7 +48,7 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
 
 def dtype_of(run: Path, config: RunConfig | None = None) -> str:
     """Type of weights that a run's trace was collected in, as `load_model` takes it: ``auto`` where that is not known."""
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
     if config is None:
         config = _config(run, needed=False)
@@ -61,7 +61,7 @@ def dtype_of(run: Path, config: RunConfig | None = None) -> str:
 
 
 def _config(run: Path, *, needed: bool) -> RunConfig | None:
-    from moe_probe.pipeline.config import load_config
+    from moe_probe.runs.config import load_config
 
     if not (run / "run.yaml").exists():
         return None

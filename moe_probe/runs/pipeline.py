@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.corpus import Columns, Corpus
-from moe_probe.errors import MoeProbeError
-from moe_probe.extras import need_corpus_extra
-from moe_probe.pipeline.analyze import Settings, analyze
-from moe_probe.pipeline.config import RunConfig, check_labels, dump_config
-from moe_probe.pipeline.ledger import Ledger, source_state, stage_key
-from moe_probe.results import Result
-from moe_probe.trace import Trace
-from moe_probe.trace.files import check_place, disk_errors, sha256_file
+from moe_probe.recording.corpus import Columns, Corpus
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.extras import need_corpus_extra
+from moe_probe.experts.analyze import Settings, analyze
+from moe_probe.runs.config import RunConfig, check_labels, dump_config
+from moe_probe.runs.ledger import Ledger, source_state, stage_key
+from moe_probe.core.results import Result
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.files import check_place, disk_errors, sha256_file
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
-    from moe_probe.pipeline.saes import SaeSettings
+    from moe_probe.sae.store import SaeSettings
 
 #: Everything a run writes at its top level; --force removes these and nothing else.
 WRITTEN = ("run.yaml", "trace", "sae", "results", "figures", "report.html", "report.md", "logs")
@@ -153,7 +153,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     MoeProbeError
         As `load_model`, `CheckReport.raise_if_failed` and `collect_trace` do.
     """
-    from moe_probe.collect import CollectOptions, collect_trace
+    from moe_probe.recording.collect import CollectOptions, collect_trace
     from moe_probe.models import load_model, self_check
 
     options = CollectOptions(
@@ -201,7 +201,7 @@ def _analyze_key(config: RunConfig, root: Path) -> str:
 def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
     results = analyze(Trace.open(root), root / "results", settings=_settings(config), say=say)
     if "usage_verdicts" in results:
-        from moe_probe.pipeline.causes import update_verdicts
+        from moe_probe.studies.ablation.ablate import update_verdicts
 
         update_verdicts(root)
     # what features and causes add to the verdicts later is no damage to this stage
@@ -209,7 +209,7 @@ def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> li
 
 
 def _sae_settings(config: RunConfig) -> SaeSettings:
-    from moe_probe.pipeline.saes import SaeSettings
+    from moe_probe.sae.store import SaeSettings
 
     return SaeSettings(layers=config.sae_layers, widths=config.sae_widths, architecture=config.sae_architecture,
                        k=config.sae_k, hook=config.sae_hook, epochs=config.sae_epochs, seed=config.seed, device=config.device)
@@ -222,7 +222,7 @@ def _sae_key(config: RunConfig, root: Path) -> str:
 
 
 def _train_saes(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
-    from moe_probe.pipeline.saes import train
+    from moe_probe.sae.store import train
 
     folders = train(Trace.open(root), root, _sae_settings(config), mode="resume", say=say, progress=progress)
     return [folder / name for folder in folders for name in ("cfg.json", "sae_weights.safetensors")]
@@ -233,13 +233,13 @@ def _features_key(config: RunConfig, root: Path) -> str:
 
 
 def _sae_files(root: Path) -> list[Path]:
-    from moe_probe.pipeline.saes import saes_of
+    from moe_probe.sae.store import saes_of
 
     return [folder / "cfg.json" for folder in saes_of(root)]
 
 
 def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.pipeline.features import evaluate, label
+    from moe_probe.features.evaluate import evaluate, label
 
     trace = Trace.open(root)
     results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
@@ -255,8 +255,8 @@ def _match_key(config: RunConfig, root: Path) -> str:
 
 
 def _match(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.pipeline.causes import update_verdicts
-    from moe_probe.pipeline.matching import match
+    from moe_probe.studies.ablation.ablate import update_verdicts
+    from moe_probe.features.matching.match import match
 
     results = match(root, Trace.open(root), by=config.by, alpha=config.alpha, loaded=_model(config), seed=config.seed, say=say)
     for result in results:
@@ -270,9 +270,9 @@ def _tree_key(config: RunConfig, root: Path) -> str:
 
 
 def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.pipeline.depth import depth_first
-    from moe_probe.pipeline.levels import places
-    from moe_probe.pipeline.tree import TreeSettings, build_tree
+    from moe_probe.features.tree.depth_first import depth_first
+    from moe_probe.features.tree.levels import places
+    from moe_probe.features.tree.build import TreeSettings, build_tree
 
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))
@@ -298,7 +298,7 @@ def _cost_key(config: RunConfig, root: Path) -> str:
 
 
 def _cost(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.pipeline.costs import measure_cost, save_cost
+    from moe_probe.studies.cost.measure import measure_cost, save_cost
 
     found = measure_cost(root, Trace.open(root), model=config.model, revision=config.revision, say=say)
     return save_cost(root, found)
@@ -310,7 +310,7 @@ def _ablate_key(config: RunConfig, root: Path) -> str:
 
 
 def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.pipeline.causes import AblationSettings, ablate, update_verdicts
+    from moe_probe.studies.ablation.ablate import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)
     loaded, files = _model(config), _result_files(root, ["ablation"])

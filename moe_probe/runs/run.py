@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.cards import UnitCard, expert_card, feature_card
-from moe_probe.errors import UsageError, did_you_mean
-from moe_probe.markup import card_html, facts_html
-from moe_probe.results import Result, Results
-from moe_probe.trace import Trace
+from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.html import card_html, facts_html
+from moe_probe.core.results import Result, Results
+from moe_probe.recording.trace import Trace
 
 if TYPE_CHECKING:
     from moe_probe.sae import Sae
@@ -136,6 +136,6 @@ class Run(Trace):
                 "see .verdicts, .results, .saes(), .card(), .report(), .trace)")
 
     def _repr_html_(self) -> str:
-        from moe_probe.trace.facts import trace_facts
+        from moe_probe.recording.trace.facts import trace_facts
 
         return card_html(f"Run {self.path}: {self.manifest.model.id}", facts_html([*trace_facts(self), *self._held()]))

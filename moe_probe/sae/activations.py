@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.routing import dropped_id
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.routing import dropped_id
+from moe_probe.recording.trace.files import inside
 from moe_probe.sae.config import FOLDER_OF, HOOKS, KEEP_OF, SaeConfig
-from moe_probe.trace.files import inside
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 class Batch(NamedTuple):
     """Activations of some tokens.

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.progress import Bar
-from moe_probe.text import figure, printable, some_of
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.progress import Bar
+from moe_probe.core.text import figure, printable, some_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Progress, Sae, SaeConfig, Trained
-    from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
 #: Names of SAEs: part of a folder's name, and of references such as ``layer_05/width_01024_NAME:334``.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.schema import CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
 from moe_probe.testing.planted import planted_routing
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _KINDS = ("word", "topic", "before", "noise")
 
@@ -73,7 +73,7 @@ def planted_activations(
     """
     import torch
 
-    from moe_probe.trace import TraceWriter
+    from moe_probe.recording.trace import TraceWriter
 
     if any(f.kind not in _KINDS for f in features):
         raise MoeProbeError(f"{features} cannot be planted", "one kind is not known", f"kinds are {', '.join(_KINDS)}")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.routing import Usage, count_selections
-from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import Usage, count_selections
+from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _WORDS_PER_TOPIC = 0.05  # of the vocabulary
 _KINDS = ("topic", "token", "previous", "pair", "position", "register")
@@ -271,7 +271,7 @@ def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -
     MoeProbeError
         As `TraceWriter.create` does.
     """
-    from moe_probe.trace import TraceWriter
+    from moe_probe.recording.trace import TraceWriter
 
     known = {"document", "topic", "subtopic", "group", "split", "n_tokens"}
     corpus = CorpusInfo(name="planted", n_documents=len(routing.documents),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.results import Result
+from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _CLASSES = ("word start", "word inside", "number", "punctuation", "space", "code", "other script")
 _KINDS = ("topics", "documents", "coactivation", "router", "weights")
@@ -50,8 +50,8 @@ def planted_results(
     -------
     list of Result
     """
-    from moe_probe.evidence import complete_verdicts
-    from moe_probe.verdicts import topic_verdicts
+    from moe_probe.studies.verdicts.evidence import complete_verdicts
+    from moe_probe.studies.verdicts.verdicts import topic_verdicts
 
     rng = np.random.default_rng(seed)
     experts = np.array([(m.layer, e) for m in trace.layers for e in range(m.num_experts)])

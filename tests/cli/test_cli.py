@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support.corpora import write_corpus
 
 from moe_probe.cli import main
 from moe_probe.testing import PlantedExpert, planted_trace
-
-from .conftest import write_corpus
 
 
 class Outcome:
@@ -137,7 +136,7 @@ def test_mistakes_get_one_sentence(call, checkpoint: Path, corpus_file: Path, tm
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from moe_probe.errors import MoeProbeError
+    from moe_probe.core.errors import MoeProbeError
 
     monkeypatch.setattr(sys, "argv", ["moe-probe", "info", str(tmp_path), "--debug"])
     with pytest.raises(MoeProbeError):

@@ -32,7 +32,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*words: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("moe_probe.pipeline.analyze.analyze", fail)
+    monkeypatch.setattr("moe_probe.experts.analyze.analyze", fail)
 
 
 ERRORS = [SafetensorError("header too large"), pa.ArrowInvalid("Parquet magic bytes not found"), RecursionError("too deep"),
@@ -57,7 +57,7 @@ def test_without_a_run_the_log_is_a_temporary_file(tmp_path: Path, monkeypatch: 
     def fail(*words: object, **options: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("moe_probe.importers.import_table", fail)
+    monkeypatch.setattr("moe_probe.recording.importers.import_table", fail)
     done = CliRunner().invoke(app, ["import", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "trace")])
     assert done.exit_code == 1 and len(list(tmp_path.glob("moe-probe-error-*.log"))) == 1
     assert not (tmp_path / "trace").exists()

@@ -16,7 +16,7 @@ import typer
 
 from moe_probe.cli import app, main
 from moe_probe.cli.usage import commands, example_of
-from moe_probe.results import Result
+from moe_probe.core.results import Result
 from moe_probe.testing import planted_trace
 
 ROOT = typer.main.get_command(app)

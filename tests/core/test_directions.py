@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from moe_probe.alignment import align, expert_topics
-from moe_probe.stats import GroupUsage, draw_divisions
+from moe_probe.core.stats import GroupUsage, draw_divisions
+from moe_probe.experts.topics import align, expert_topics
 from moe_probe.testing import planted_routing
 
 

@@ -10,8 +10,8 @@ import transformers
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.errors import MoeProbeError
-from moe_probe.extras import EXTRAS, need_extra
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.extras import EXTRAS, need_extra
 from moe_probe.models import diagnose, load_model
 
 
@@ -33,7 +33,7 @@ def test_the_extras_are_those_of_the_distribution() -> None:
     import re
     import tomllib
 
-    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         given = tomllib.load(file)["project"]["optional-dependencies"]
     assert {name: tuple(re.match(r"[\w-]+", need)[0] for need in given[name]) for name in EXTRAS} == EXTRAS
 

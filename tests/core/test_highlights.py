@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.cards import UnitCard
-from moe_probe.features.factors import _words
-from moe_probe.features.find import Found, occurrences
-from moe_probe.inspecting.words import Style, _text
-from moe_probe.pieces import decode, marked, standing
+from moe_probe.core.pieces import decode, marked, standing
+from moe_probe.core.text import cells, clipped, cut_to, wrapped
+from moe_probe.features.labels.factors import _words
+from moe_probe.features.search import Found, occurrences
 from moe_probe.report.build import _environment
 from moe_probe.report.content import Passage
-from moe_probe.report.features import _by_sae
-from moe_probe.report.maps import _tokens
-from moe_probe.report.units import _beyond_words
-from moe_probe.text import cells, clipped, cut_to, wrapped
+from moe_probe.report.sections.features import _by_sae
+from moe_probe.report.sections.maps import _tokens
+from moe_probe.report.sections.units import _beyond_words
+from moe_probe.report.unit_card import UnitCard
+from moe_probe.studies.inspect.words import Style, _text
 
 
 def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:

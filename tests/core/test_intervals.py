@@ -11,17 +11,8 @@ import pytest
 from scipy import sparse, stats
 from scipy.optimize import brentq
 
-from moe_probe.causes import Bench, Unit, _Comparison
-from moe_probe.evidence import complete_verdicts, confirmation
-from moe_probe.explain.bits import _bits
-from moe_probe.features import quality
-from moe_probe.features.losses import LossSample
-from moe_probe.matching.carriers import Side, measure_unit
-from moe_probe.matching.prediction import Predicted
-from moe_probe.pipeline.causes import summary_lines
-from moe_probe.report import write_report
-from moe_probe.results import Result
-from moe_probe.stats import (
+from moe_probe.core.results import Result
+from moe_probe.core.stats import (
     Resamples,
     auroc_interval,
     half_selection,
@@ -30,7 +21,16 @@ from moe_probe.stats import (
     ratio_interval,
     student_interval,
 )
-from moe_probe.stats.bootstrap import satterthwaite
+from moe_probe.core.stats.bootstrap import satterthwaite
+from moe_probe.experts.explain.bits import _bits
+from moe_probe.features import quality
+from moe_probe.features.matching.carriers import Side, measure_unit
+from moe_probe.features.matching.prediction import Predicted
+from moe_probe.features.spliced_loss import LossSample
+from moe_probe.report import write_report
+from moe_probe.studies.ablation.ablate import summary_lines
+from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
+from moe_probe.studies.verdicts.evidence import complete_verdicts, confirmation
 from moe_probe.testing import planted_trace
 from moe_probe.testing.results import planted_results
 

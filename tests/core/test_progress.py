@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from moe_probe import progress
-from moe_probe.progress import Bar, duration, showing, track
+from moe_probe.core import progress
+from moe_probe.core.progress import Bar, duration, showing, track
 
 
 class Terminal(io.StringIO):

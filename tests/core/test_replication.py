@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_probe.stats import Division, LabelledShares, draw_divisions, log2_lift, permutation_test, replicate
-from moe_probe.stats.permutation import chosen_p_values, permutation_p_values
+from moe_probe.core.stats import Division, LabelledShares, draw_divisions, log2_lift, permutation_test, replicate
+from moe_probe.core.stats.permutation import chosen_p_values, permutation_p_values
 
 
 def test_chosen_p_values_are_those_of_the_whole_test() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.alignment import _size_warnings
-from moe_probe.evidence import _sentence
-from moe_probe.pipeline.causes import summary_lines
-from moe_probe.results import Result
-from moe_probe.stats import GroupUsage
-from moe_probe.text import figure, is_missing, some_of
+from moe_probe.core.results import Result
+from moe_probe.core.stats import GroupUsage
+from moe_probe.core.text import figure, is_missing, some_of
+from moe_probe.experts.topics import _size_warnings
+from moe_probe.studies.ablation.ablate import summary_lines
+from moe_probe.studies.verdicts.evidence import _sentence
 
 
 def test_long_enumerations_are_a_count_and_five_examples() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.stats import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.stats import (
     LabelPermuter,
     Resamples,
     StepDownMax,
@@ -202,7 +202,7 @@ def test_welch_equals_a_robust_regression() -> None:
     """statsmodels: OLS of shares on membership with HC2 errors is Welch's t, exactly."""
     import statsmodels.api as sm
 
-    from moe_probe.stats import permutation_test
+    from moe_probe.core.stats import permutation_test
 
     rng = np.random.default_rng(8)
     shares, topic = rng.dirichlet(np.ones(5), size=60), np.repeat([0, 1, 2], 20)
@@ -217,7 +217,7 @@ def test_group_means_equal_a_cluster_robust_regression() -> None:
     """Documents in groups: the same regression with errors clustered by group has the t of group means (groups alike)."""
     import statsmodels.api as sm
 
-    from moe_probe.stats import permutation_test
+    from moe_probe.core.stats import permutation_test
 
     rng = np.random.default_rng(9)
     group = np.repeat(np.arange(30), 4)
@@ -234,7 +234,7 @@ def test_group_means_equal_a_cluster_robust_regression() -> None:
 def test_benjamini_hochberg_equals_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 
-    from moe_probe.stats import benjamini_hochberg, holm
+    from moe_probe.core.stats import benjamini_hochberg, holm
 
     p = np.random.default_rng(1).uniform(size=200) ** 3
     assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1], abs=1e-12)

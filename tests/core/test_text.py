@@ -15,27 +15,27 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from moe_probe.cards import UnitCard
 from moe_probe.cli import app
-from moe_probe.collect import CollectOptions, collect_trace
-from moe_probe.contexts import expert_contexts
-from moe_probe.corpus import Corpus
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain import expert_tokens
-from moe_probe.explain.classes import token_class
-from moe_probe.features.excerpts import Excerpt
-from moe_probe.features.factors import _words, surroundings
-from moe_probe.features.find import occurrences
-from moe_probe.features.llm import _shown
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.pieces import byte_alphabet, decode, marked, token_text, whole_characters, with_spaces
+from moe_probe.core.text import cells, cut_to, flow, padded, printable, table_text, wrapped
+from moe_probe.experts.contexts import expert_contexts
+from moe_probe.experts.explain import expert_tokens
+from moe_probe.experts.explain.classes import token_class
+from moe_probe.features.labels.excerpts import Excerpt
+from moe_probe.features.labels.factors import _words, surroundings
+from moe_probe.features.labels.llm import _shown
+from moe_probe.features.search import occurrences
 from moe_probe.models import LoadedModel, load_model
-from moe_probe.pieces import byte_alphabet, decode, marked, token_text, whole_characters, with_spaces
+from moe_probe.recording.collect import CollectOptions, collect_trace
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.recording.trace.stored import readable
 from moe_probe.report import write_report
 from moe_probe.report.content import Passage
-from moe_probe.report.experts import _pieces
+from moe_probe.report.sections.experts import _pieces
+from moe_probe.report.unit_card import UnitCard
 from moe_probe.testing import planted_results
-from moe_probe.text import cells, cut_to, flow, padded, printable, table_text, wrapped
-from moe_probe.trace import Trace, TraceWriter
-from moe_probe.trace.stored import readable
 
 SENTENCES = ("Привет, мир! Наука о веществах называется химией, а соль растворяется в воде.",
              "有机化学是研究碳化合物的科学。量子力学描述微观粒子。", "الكيمياء هي علم المادة وتفاعلاتها",
@@ -429,8 +429,8 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
 def test_figures_have_the_characters_of_their_labels() -> None:
     from matplotlib.text import Text
 
-    from moe_probe import fonts
-    from moe_probe.drawing import new_figure
+    from moe_probe.report.plots import fonts
+    from moe_probe.report.plots.drawing import new_figure
 
     fonts._warn.cache_clear()
     figure = new_figure(3, 2)
@@ -455,8 +455,8 @@ def test_figures_have_the_characters_of_their_labels() -> None:
 
 
 def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe import fonts
-    from moe_probe.drawing import new_figure
+    from moe_probe.report.plots import fonts
+    from moe_probe.report.plots.drawing import new_figure
 
     monkeypatch.setattr(fonts, "font_with", lambda character: None)
     fonts._warn.cache_clear()
@@ -469,8 +469,7 @@ def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_says_once_that_a_font_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe import fonts
-
+    from moe_probe.report.plots import fonts
     monkeypatch.setattr(fonts, "font_with", lambda character: None)
     fonts._warn.cache_clear()
     done = CliRunner().invoke(app, ["report", str(run)])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import (
     BadLine,
     expand,
     format_of,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_probe.explain import expected_usage
+from moe_probe.experts.explain import expected_usage
 from moe_probe.testing import planted_routing, write_routing
 
 

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_measure_score
 
-from moe_probe.alignment import expert_topics
-from moe_probe.clusters import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.experts.clusters import (
     agreement,
     cluster_routing,
     cluster_units,
@@ -24,14 +24,14 @@ from moe_probe.clusters import (
     stability,
     weight_similarity,
 )
-from moe_probe.clusters.carriers import _expected
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain import expected_usage, topic_beyond_vocabulary
-from moe_probe.explain.tokens import layer_selections
+from moe_probe.experts.clusters.carriers import _expected
+from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
+from moe_probe.experts.explain.tokens import layer_selections
+from moe_probe.experts.topics import expert_topics
+from moe_probe.experts.usage import coactivation_table
+from moe_probe.studies.verdicts.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 from moe_probe.testing.planted import write_routing
-from moe_probe.usage import coactivation_table
-from moe_probe.verdicts import topic_verdicts
 
 SMALL = {"topics": 4, "documents_per_topic": 20, "tokens": 60, "n_layers": 2, "num_experts": 8}
 #: One topic is carried by three experts, each with less than a fiftieth of the selections.

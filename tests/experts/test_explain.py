@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from support.routing import write
 
-from moe_probe.alignment import expert_labels, expert_topics, other_labels
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.experts.explain import (
     expected_usage,
     expert_positions,
     expert_token_classes,
@@ -23,11 +23,12 @@ from moe_probe.explain import (
     topic_beyond_vocabulary,
     vocabulary_baseline,
 )
-from moe_probe.explain.stacking import SHRINKAGE, Stack, compact, position_bins, position_octaves, shared_pairs
-from moe_probe.explain.tokens import load_layer, sample_tokens
+from moe_probe.experts.explain.stacking import SHRINKAGE, Stack, compact, position_bins, position_octaves, shared_pairs
+from moe_probe.experts.explain.tokens import load_layer, sample_tokens
+from moe_probe.experts.topics import expert_labels, expert_topics, other_labels
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
-from moe_probe.trace import Trace
-from moe_probe.verdicts import Rules, topic_verdicts
 
 TOPIC, TOKEN, POSITION = PlantedExpert(0, 1, "topic", 0), PlantedExpert(0, 2, "token", 1), PlantedExpert(1, 3, "position")
 SMALL = {"topics": 5, "documents_per_topic": 40, "tokens": 120, "n_layers": 2, "num_experts": 12}
@@ -151,20 +152,6 @@ def test_short_documents_do_not_make_a_position_expert_a_topic_expert(tmp_path: 
     assert not beyond.loc[(3, "topic-2"), "beyond"]
 
 
-def write(path: Path, routing, keep: np.ndarray) -> Trace:
-    from moe_probe.schema import CorpusInfo, Manifest, ModelInfo
-    from moe_probe.trace import TraceWriter
-
-    writer = TraceWriter.create(path, Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"),
-                                               layers=routing.layers, has_text=False))
-    writer.append(documents=routing.documents.drop(columns="n_tokens").to_dict("records"),
-                  tokens={"document": routing.document[keep], "position": routing.position[keep],
-                          "token_id": routing.token_id[keep], "token": [f" w{i}" for i in routing.token_id[keep]],
-                          "special": np.zeros(int(keep.sum()), dtype=bool)},
-                  experts=routing.experts[keep], weights=routing.weights[keep])
-    return writer.seal()
-
-
 def test_expected_usage_is_unbiased_for_a_token_router(tmp_path: Path) -> None:
     """A router that is a function of the token: observed and expected differ by nothing at all."""
     routing = planted_routing(seed=4, topics=3, documents_per_topic=20, tokens=100, n_layers=1, num_experts=8)
@@ -197,7 +184,7 @@ def test_token_class(text: str, kind: str) -> None:
 
 @given(st.text(max_size=8))
 def test_every_text_has_a_class(text: str) -> None:
-    from moe_probe.explain import TOKEN_CLASSES
+    from moe_probe.experts.explain import TOKEN_CLASSES
 
     assert token_class(text) in TOKEN_CLASSES
 
@@ -217,8 +204,8 @@ def test_token_classes_find_an_expert_of_a_class(tmp_path: Path) -> None:
 
 
 def write_spelled(path: Path, routing) -> Trace:
-    from moe_probe.schema import CorpusInfo, Manifest, ModelInfo
-    from moe_probe.trace import TraceWriter
+    from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
+    from moe_probe.recording.trace import TraceWriter
 
     writer = TraceWriter.create(path, Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"),
                                                layers=routing.layers, has_text=False))

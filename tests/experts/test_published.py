@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.published import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.experts.published import (
     consecutive_repetition,
     domain_specialisation,
     esft_scores,
@@ -26,11 +26,11 @@ from moe_probe.published import (
     vocabulary_experts,
     vocabulary_specialisation,
 )
-from moe_probe.published.domains import domain_table
-from moe_probe.published.sequences import sampled_documents
-from moe_probe.report.together import published_section
+from moe_probe.experts.published.domains import domain_table
+from moe_probe.experts.published.sequences import sampled_documents
+from moe_probe.recording.trace import Trace
+from moe_probe.report.sections.together import published_section
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
-from moe_probe.trace import Trace
 
 SMALL = {"topics": 3, "documents_per_topic": 8, "tokens": 60, "n_layers": 2, "num_experts": 8, "top_k": 2}
 
@@ -139,7 +139,7 @@ def test_pairs_must_be_complete(trace: Trace) -> None:
 
 def test_vocabulary_of_a_token_router(tmp_path: Path) -> None:
     """A router that is a function of the token is fully context independent; one that ignores it is not."""
-    from .test_explain import write
+    from support.routing import write
 
     routing = planted_routing(seed=0, topics=3, documents_per_topic=20, tokens=100, n_layers=1, num_experts=8)
     object.__setattr__(routing, "experts", (routing.token_id % 8).astype(np.uint8)[:, None, None])
@@ -177,11 +177,11 @@ def test_saliency_needs_norms(trace: Trace) -> None:
 
 
 def test_saliency_of_a_collected_trace(checkpoint: Path, tmp_path: Path) -> None:
-    from moe_probe.collect import CollectOptions, collect_trace
-    from moe_probe.corpus import Corpus
-    from moe_probe.models import load_model
+    from support.corpora import write_corpus
 
-    from .conftest import write_corpus
+    from moe_probe.models import load_model
+    from moe_probe.recording.collect import CollectOptions, collect_trace
+    from moe_probe.recording.corpus import Corpus
 
     trace = collect_trace(load_model(checkpoint, progress=False), Corpus(write_corpus(tmp_path / "c.jsonl")), tmp_path / "t",
                           options=CollectOptions(keep=("routing", "expert_output_norms")))
@@ -259,7 +259,7 @@ def test_first_choices_of_domains(trace: Trace) -> None:
 
 
 def rewritten(path: Path, routing, **changes: object) -> Trace:
-    from .test_explain import write
+    from support.routing import write
 
     for name, value in changes.items():
         object.__setattr__(routing, name, value)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.cost import sae_encode_flops, sae_train_flops
-from moe_probe.results import Result
-from moe_probe.tree import DepthOptions, Sample, grow, split_of_concept, stitched_change, telling_words
-
-from .conftest import write_corpus
+from moe_probe.core.results import Result
+from moe_probe.features.tree import DepthOptions, Sample, grow, split_of_concept, stitched_change, telling_words
+from moe_probe.studies.cost import sae_encode_flops, sae_train_flops
 
 BASE: dict[str, object] = {"layer": 0, "hook": "router_input"}
 
@@ -182,9 +181,9 @@ def test_a_corpus_of_one_topic_has_a_tree_without_subjects(checkpoint: Path, tmp
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents=40)
     text = corpus.read_text().replace("topic-1", "topic-0").replace("topic-2", "topic-0")
     corpus.write_text(text)
-    from moe_probe.pipeline.subjects import SubjectsOf
-    from moe_probe.pipeline.tree import TreeSettings
-    from moe_probe.trace import Trace
+    from moe_probe.features.tree.build import TreeSettings
+    from moe_probe.features.tree.subject_tests import SubjectsOf
+    from moe_probe.recording.trace import Trace
 
     code, _, err = moe_probe("collect", checkpoint, "--corpus", corpus, "--out", tmp_path / "trace")
     assert code == 0, err

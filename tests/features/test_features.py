@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.pieces import with_spaces
 from moe_probe.features.describe import GOOD_SCORE, FeatureTables, describe_features
-from moe_probe.features.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
-from moe_probe.features.factors import Factor, surroundings
-from moe_probe.features.find import occurrences
 from moe_probe.features.firing import Firings, fire, held_out_documents
-from moe_probe.features.labels import label_by_rules, nearest, strongest
+from moe_probe.features.labels.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
+from moe_probe.features.labels.factors import Factor, surroundings
+from moe_probe.features.labels.rule_labels import label_by_rules, nearest, strongest
+from moe_probe.features.labels.rules import MAX_VALUES, detect, make_rules
 from moe_probe.features.quality import decoder_redundancy, quality_row
-from moe_probe.features.rules import MAX_VALUES, detect, make_rules
-from moe_probe.features.topics import enrich, group_rates
-from moe_probe.pieces import with_spaces
+from moe_probe.features.search import occurrences
+from moe_probe.features.topic_enrichment import enrich, group_rates
 from moe_probe.sae import ActivationReader, SaeConfig, make_sae
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
@@ -166,7 +166,7 @@ def test_words_are_put_together_from_pieces() -> None:
 
 def test_rules_are_tried_on_documents_of_other_sources() -> None:
     """Two documents of each source stand one behind the other: by the parity of rows every source would be on both sides."""
-    from moe_probe.features.labels import _first_half
+    from moe_probe.features.labels.rule_labels import _first_half
 
     class Fake:
         documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,

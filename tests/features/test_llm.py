@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.features import endpoint as http
-from moe_probe.features.excerpts import Excerpt
-from moe_probe.features.llm import Endpoint, Evidence, estimate, explanation, label_features
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.features.labels import endpoint as http
+from moe_probe.features.labels.excerpts import Excerpt
+from moe_probe.features.labels.llm import Endpoint, Evidence, estimate, explanation, label_features
 
 KEY = "sk-very-secret"
 

@@ -10,7 +10,15 @@ from scipy import sparse
 from scipy.stats import kstest
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from moe_probe.match import Pairs, best_pairs, better_than, count_blocks, mutual_information, one_to_one, score_pairs
+from moe_probe.features.matching.counts import (
+    Pairs,
+    best_pairs,
+    better_than,
+    count_blocks,
+    mutual_information,
+    one_to_one,
+    score_pairs,
+)
 
 
 def noise(n: int, experts: int, features: int, *, groups: int = 40, seed: int = 0):

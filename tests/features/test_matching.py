@@ -11,14 +11,14 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from moe_probe.evidence import complete_verdicts
-from moe_probe.matching.carriers import Side, choose_units, effective_number, measure_unit, weighted_auroc
-from moe_probe.matching.pairs import beyond_random
-from moe_probe.matching.prediction import predict
-from moe_probe.matching.signals import shuffled
-from moe_probe.matching.through import experts_through
-from moe_probe.results import Result
-from moe_probe.stats import Resamples
+from moe_probe.core.results import Result
+from moe_probe.core.stats import Resamples
+from moe_probe.features.matching.carriers import Side, choose_units, effective_number, measure_unit, weighted_auroc
+from moe_probe.features.matching.pairs import beyond_random
+from moe_probe.features.matching.prediction import predict
+from moe_probe.features.matching.signals import shuffled
+from moe_probe.features.matching.through import experts_through
+from moe_probe.studies.verdicts.evidence import complete_verdicts
 
 
 @settings(max_examples=40, deadline=None)
@@ -142,8 +142,8 @@ def test_a_feature_of_words_is_none_with_the_reason() -> None:
 def carriers_of(fires: np.ndarray, words: np.ndarray, topic: np.ndarray, group: np.ndarray) -> pd.DataFrame:
     """Table of carriers where features fire as given; experts at random; every fourth group of a topic is held out."""
     from moe_probe.features.firing import Firings
-    from moe_probe.matching.carriers import Carriers
-    from moe_probe.matching.signals import Choices, Tokens
+    from moe_probe.features.matching.carriers import Carriers
+    from moe_probe.features.matching.signals import Choices, Tokens
 
     rng = np.random.default_rng(7)
     names = tuple(f"topic-{i}" for i in range(int(topic.max()) + 1))
@@ -217,9 +217,9 @@ def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:
 
 def test_an_expert_of_two_features_is_told_better_by_both() -> None:
     from moe_probe.features.firing import Firings
-    from moe_probe.matching.pairs import Halves
-    from moe_probe.matching.sets import feature_sets
-    from moe_probe.matching.signals import Choices, Tokens
+    from moe_probe.features.matching.pairs import Halves
+    from moe_probe.features.matching.sets import feature_sets
+    from moe_probe.features.matching.signals import Choices, Tokens
 
     rng = np.random.default_rng(0)
     features = (rng.random((4000, 12)) < 0.1) * rng.random((4000, 12)).astype(np.float32)

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moe_probe.report.splitting import human_lines
-from moe_probe.results import Result
-from moe_probe.tree import (
+from moe_probe.core.results import Result
+from moe_probe.features.tree import (
     KINDS,
     UNJUDGED,
     Labelling,
@@ -26,7 +25,8 @@ from moe_probe.tree import (
     sibling_pairs,
     tree_distance,
 )
-from moe_probe.tree.subjects import rate_strata, shuffled_within
+from moe_probe.features.tree.subjects import rate_strata, shuffled_within
+from moe_probe.report.sections.splitting import human_lines
 
 TOPICS, SUBTOPICS, DOCUMENTS = 4, 3, 6
 GROUPS = TOPICS * SUBTOPICS * DOCUMENTS

@@ -10,18 +10,17 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse, stats
+from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.pipeline.levels import Dictionary, places
-from moe_probe.pipeline.strata import choose_strata
-from moe_probe.report.splitting import human_lines, splitting_section
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.experts.strata import choose_strata
+from moe_probe.features.tree import Labelling, Level, Subjects, agreement, join, purity, sibling_pairs, splitting
+from moe_probe.features.tree.levels import Dictionary, places
+from moe_probe.recording.trace import Trace
+from moe_probe.report.sections.splitting import human_lines, splitting_section
 from moe_probe.sae import SaeConfig, make_sae
-from moe_probe.trace import Trace
-from moe_probe.tree import Labelling, Level, Subjects, agreement, join, purity, sibling_pairs, splitting
-
-from .conftest import write_corpus
 
 COARSE, PARTS, D = 10, 4, 48
 

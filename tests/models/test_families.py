@@ -19,7 +19,7 @@ from moe_probe.testing import moe_families, tiny_moe
 #: Families that cannot be captured, with the reason. A family that begins to work fails the test.
 UNSUPPORTED: dict[str, str] = {}
 
-DOC = Path(__file__).parents[1] / "docs" / "families.md"
+DOC = Path(__file__).parents[2] / "docs" / "families.md"
 FAMILIES = [
     pytest.param(name, marks=pytest.mark.xfail(reason=UNSUPPORTED[name], strict=True))
     if name in UNSUPPORTED

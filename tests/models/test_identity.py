@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 import torch
 import transformers
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models import find_moe_layers, fingerprint, tokenizer_hash
 from moe_probe.testing import tiny_moe
 

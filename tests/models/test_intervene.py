@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.features.losses import LossSample, first_losses, losses
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.features.spliced_loss import LossSample, first_losses, losses
 from moe_probe.models import ADAPTERS, RoutingCapture, find_moe_layers, forward_inputs
 from moe_probe.models.intervene import Intervention, intervened, mean_outputs
 from moe_probe.models.prefix import PrefixCache

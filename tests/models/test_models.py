@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.models import (
     RoutingCapture,
     estimate,

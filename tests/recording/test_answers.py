@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers import ImportOptions, import_responses
-from moe_probe.trace import Trace
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.recording.importers import ImportOptions, import_responses
+from moe_probe.recording.trace import Trace
 
 N_LAYERS, K, N_EXPERTS, PROMPT, ANSWER = 3, 4, 32, 7, 5
 ROWS = PROMPT + ANSWER - 1
@@ -386,7 +386,7 @@ def test_spoilt_answers_are_read_or_refused(tmp_path: Path, form: Callable[[int]
 
 
 def test_the_examples_of_the_docs_are_read(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     text = text.split("## Answers of serving engines")[1].split("## Fingerprint files")[0]
     blocks = [part.split("```")[0] for part in text.split("```json\n")[1:]]
     path = tmp_path / "a.jsonl"

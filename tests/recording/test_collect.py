@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from moe_probe.collect import CollectOptions, Encoder, collect_trace
-from moe_probe.corpus import Corpus, Document
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.models import LoadedModel, RoutingCapture, load_model
-from moe_probe.trace import Trace, verify
+from moe_probe.recording.collect import CollectOptions, Encoder, collect_trace
+from moe_probe.recording.corpus import Corpus, Document
+from moe_probe.recording.trace import Trace, verify
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_usage_alone(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> 
 
 COMMAND = """
 import sys
-from moe_probe.collect import CollectOptions, collect_trace
-from moe_probe.corpus import Corpus
+from moe_probe.recording.collect import CollectOptions, collect_trace
+from moe_probe.recording.corpus import Corpus
 from moe_probe.models import load_model
 collect_trace(load_model(sys.argv[1]), Corpus(sys.argv[2]), sys.argv[3], options=CollectOptions(shard_tokens=60),
               mode=sys.argv[4], progress=False)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_probe.corpus import Columns, Corpus, assign_halves, stratified_split
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.recording.corpus import Columns, Corpus, assign_halves, stratified_split
 
 ROWS = [{"id": "a", "topic": "chemistry", "subtopic": "acids", "text": "salt, “and” acid\nsecond line"},
         {"id": "b", "topic": "law", "subtopic": "", "text": "a court"}]

@@ -15,12 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.corpus import Columns, Corpus
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.config import load_config
-from moe_probe.pipeline.human import read_labels
-from moe_probe.pipeline.ledger import source_state
-from moe_probe.schema import RESERVED_LABELS
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.schema import RESERVED_LABELS
+from moe_probe.features.labels.human import read_labels
+from moe_probe.recording.corpus import Columns, Corpus
+from moe_probe.runs.config import load_config
+from moe_probe.runs.ledger import source_state
 
 BOM = b"\xef\xbb\xbf"
 

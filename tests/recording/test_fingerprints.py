@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.importers import ImportOptions, import_fingerprints
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.recording.importers import ImportOptions, import_fingerprints
 
 
 def answer(path: Path, *, category: str, prompt: str, tokens: list[str], first: int = 3, layers: int = 2) -> Path:

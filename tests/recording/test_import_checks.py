@@ -17,11 +17,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers import ImportOptions, Recording, TokenRecord, import_fingerprints, import_records, import_table
-from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
-from moe_probe.trace import Trace, TraceWriter
-from moe_probe.trace.checks import check_order, check_repeats, check_weights, first_repeat
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
+from moe_probe.recording.importers import (
+    ImportOptions,
+    Recording,
+    TokenRecord,
+    import_fingerprints,
+    import_records,
+    import_table,
+)
+from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.recording.trace.checks import check_order, check_repeats, check_weights, first_repeat
 
 DOCUMENTS, TOKENS = 6, 9
 
@@ -72,7 +79,7 @@ def test_the_row_is_named(tmp_path: Path, name: str, value: Any, message: str, k
 
 
 def test_rows_are_counted_over_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moe_probe.importers.tablefile._ROWS", 7)
+    monkeypatch.setattr("moe_probe.recording.importers.tablefile._ROWS", 7)
     table = columns()
     table["experts_0"][40] = [3, 3]
     with pytest.raises(MoeProbeError, match="row 41 of"):

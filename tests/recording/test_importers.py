@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers import ImportOptions, decode_sglang, import_responses, import_table
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.recording.importers import ImportOptions, decode_sglang, import_responses, import_table
+from moe_probe.recording.trace import Trace, verify
 from moe_probe.testing import planted_routing
-from moe_probe.trace import Trace, verify
 
 ROUTING = planted_routing(topics=3, documents_per_topic=4, tokens=30, n_layers=2, num_experts=8, lift=1.0)
 LAYERS = (1, 3)  # a model whose first and third blocks are dense
@@ -154,7 +154,7 @@ def test_more_tokens_than_routing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_interrupted_import_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    from moe_probe.trace import TraceWriter
+    from moe_probe.recording.trace import TraceWriter
 
     path, options = write(tmp_path / "t.parquet", table()), ImportOptions(num_experts=8, shard_tokens=60)
     append, calls = TraceWriter.append, []

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.importers import ImportOptions, Recording, TokenRecord, import_records
-from moe_probe.pipeline import analyze as pipeline
-from moe_probe.pipeline.analyze import Settings, analyze
+from moe_probe.experts import analyze as pipeline
+from moe_probe.experts.analyze import Settings, analyze
+from moe_probe.recording.importers import ImportOptions, Recording, TokenRecord, import_records
+from moe_probe.recording.trace import Trace
 from moe_probe.report import write_report
-from moe_probe.trace import Trace
 
 N_EXPERTS = {0: 1, 2: 8, 5: 64}
 TOP_K = {0: 1, 2: 2, 5: 8}
@@ -92,7 +92,7 @@ def test_the_report_is_written(run: Path) -> None:
 
 
 def test_experts_that_all_tokens_use_are_no_finding(tmp_path: Path) -> None:
-    from moe_probe.explain import expected_usage, topic_beyond_vocabulary
+    from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
 
     made = [every_expert(record) for record in records(1)]
     trace = import_records(lambda: iter(made), tmp_path / "t", Recording([0], "all", ""), options=ImportOptions(num_experts=2))

@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.cli.shell import _refused
-from moe_probe.corpus import Corpus
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.extras import need_corpus_extra
-from moe_probe.importers import ImportOptions, import_fingerprints, import_responses, import_table
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.extras import need_corpus_extra
+from moe_probe.core.text import label_text
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.importers import ImportOptions, import_fingerprints, import_responses, import_table
+from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, make_sae
-from moe_probe.sae.io import load_sae, save_sae
-from moe_probe.text import label_text
-from moe_probe.trace import Trace
+from moe_probe.sae.formats.io import load_sae, save_sae
 
 ROWS = [{"id": f"d{i}", "topic": "law" if i % 2 else "chemistry", "text": f"text {i}"} for i in range(6)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -139,7 +139,7 @@ def test_names_that_the_system_refuses_are_a_sentence() -> None:
 
 
 def test_a_saved_data_set_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moe_probe.extras._found", lambda name: False)
+    monkeypatch.setattr("moe_probe.core.extras._found", lambda name: False)
     with pytest.raises(MoeProbeError, match="not installed"):
         need_corpus_extra(f"datasets:{tmp_path}")
     (tmp_path / "state.json").write_text("{}")

@@ -10,11 +10,11 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from moe_probe.collect import CollectOptions, Encoder, collect_trace
-from moe_probe.collect.windows import special_ids
-from moe_probe.corpus import Corpus, Document
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models import load_model
+from moe_probe.recording.collect import CollectOptions, Encoder, collect_trace
+from moe_probe.recording.collect.windows import special_ids
+from moe_probe.recording.corpus import Corpus, Document
 
 TEXTS = ["salt and acid react in water", "a court heard the case", "the acid of the court is salt"]
 

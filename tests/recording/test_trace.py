@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.routing import count_selections
-from moe_probe.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
-from moe_probe.trace import Trace, TraceWriter, verify
-from moe_probe.trace import writer as writer_module
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import count_selections
+from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
+from moe_probe.recording.trace import Trace, TraceWriter, verify
+from moe_probe.recording.trace import writer as writer_module
 
 N_LAYERS, N_EXPERTS, K = 3, 8, 2
 
@@ -101,7 +101,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 import test_trace as t
-from moe_probe.trace import TraceWriter, files, writer
+from moe_probe.recording.trace import TraceWriter, files, writer
 calls = 0
 real = os.replace
 def replace(a, b):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.report import write_report
 from moe_probe.testing import planted_results, planted_routing, planted_trace
-from moe_probe.trace import Trace, TraceWriter
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

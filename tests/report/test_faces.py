@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 import moe_probe
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.evidence import complete_verdicts
-from moe_probe.results import Result, Results
-from moe_probe.rundir import Run
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.results import Result, Results
+from moe_probe.recording.trace import Trace
+from moe_probe.runs.run import Run
+from moe_probe.studies.verdicts.evidence import complete_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
-from moe_probe.trace import Trace
 
 EVIL = '<script>alert(1)</script>" onload="x\x1b[31m'
 

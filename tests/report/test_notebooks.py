@@ -12,16 +12,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from support.compared_runs import ADDED, add_saes, routing, write_run
 
-from moe_probe import plots_compare as plots
 from moe_probe.cli import main
-from moe_probe.compare import Comparison
-from moe_probe.errors import MoeProbeError
-from moe_probe.notebook import TEMPLATES, make_notebook, show, write_notebook
-from moe_probe.notebook.show import escaped
-from moe_probe.pipeline.compare import compare_runs
-
-from .compared_runs import ADDED, add_saes, routing, write_run
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.report.notebook import TEMPLATES, make_notebook, show, write_notebook
+from moe_probe.report.notebook.show import escaped
+from moe_probe.report.plots import compare as plots
+from moe_probe.studies.compare import Comparison
+from moe_probe.studies.compare.runs import compare_runs
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m'
 NAMES = {"compare_runs": (["plain", "added"], []), "compare_labels": (["added"], ["topic", "mood"]),

@@ -12,8 +12,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moe_probe import plots, plots_maps, plots_tree, plots_units
-from moe_probe.drawing import figure_of, new_figure
+from moe_probe.report.plots import maps as plots_maps
+from moe_probe.report.plots import routing as plots
+from moe_probe.report.plots import tree as plots_tree
+from moe_probe.report.plots import units as plots_units
+from moe_probe.report.plots.drawing import figure_of, new_figure
 
 EVIL = "evil\x1b[31m"
 LAYERS, EXPERTS, TOPICS = (2, 5), range(4), ("art", EVIL, "law")

@@ -12,10 +12,10 @@ import typer
 import moe_probe
 from moe_probe.cli import app
 from moe_probe.cli.usage import commands
-from moe_probe.compare import TABLES
-from moe_probe.errors import MoeProbeError
-from moe_probe.pipeline.analyze import _FURTHER, ANALYSES
-from moe_probe.results import _MADE_BY, Result, Results, command_for
+from moe_probe.studies.compare import TABLES
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.experts.analyze import _FURTHER, ANALYSES
+from moe_probe.core.results import _MADE_BY, Result, Results, command_for
 
 PACKAGE = Path(moe_probe.__file__).parent
 #: Files in which results are made that a command stores, and the command.

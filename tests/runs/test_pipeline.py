@@ -13,11 +13,11 @@ import yaml
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.config import RunConfig, load_config
-from moe_probe.pipeline.run import run
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.runs.config import RunConfig, load_config
+from moe_probe.runs.pipeline import run
 
-from .conftest import write_corpus
+from support.corpora import write_corpus
 
 
 def config(checkpoint: Path, corpus: Path, **more: object) -> RunConfig:

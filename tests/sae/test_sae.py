@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae import ARCHITECTURES, SaeConfig, TrainOptions, make_sae, train_saes
-from moe_probe.sae.io import load_sae, save_sae
-from moe_probe.sae.ops import decode, encode_chosen, sum_rows
-from moe_probe.sae.steps import Training
+from moe_probe.sae.architectures.ops import decode, encode_chosen, sum_rows
+from moe_probe.sae.formats.io import load_sae, save_sae
+from moe_probe.sae.training.steps import Training
 
 D, M, N, ACTIVE = 32, 48, 1024, 3
 SETTINGS = {"topk": {}, "batchtopk": {}, "matryoshka": {"nested": (24, 48)}, "standard": {"sparsity": 0.08},

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae import Sae, load_sae, save_sae
 
 D, M, K = 12, 40, 4
@@ -365,7 +365,7 @@ def test_broken_metadata_is_one_sentence(tmp_path: Path) -> None:
     ("layer_02/width_01024-residual-k4", "layer 2, width 1,024 (residual, k4)")])
 def test_named_folders_are_said_and_found_in_sentences(folder: str, says: str) -> None:
     from moe_probe.report.content import sae_name
-    from moe_probe.report.verdicts import feature_name, readable
+    from moe_probe.report.sections.verdicts import feature_name, readable
 
     assert sae_name(folder) == says and feature_name(f"{folder}:7") == f"feature 7 of the SAE of {says}"
     assert readable(f"Best: {folder} feature 7, of {folder}.") == f"Best: feature 7 of the SAE of {says}, of the SAE of {says}."
@@ -374,7 +374,7 @@ def test_named_folders_are_said_and_found_in_sentences(folder: str, says: str) -
 def test_inputs_of_saes_of_one_width_are_told_apart() -> None:
     import pandas as pd
 
-    from moe_probe.plots_units import input_names, prediction_bars
+    from moe_probe.report.plots.units import input_names, prediction_bars
 
     table = pd.DataFrame({"layer": 2, "sae": ["", "layer_02/width_01024", "layer_02/width_01024-k4_a"], "width": [0, 1024, 1024],
                           "inputs": ["topic", "features", "features"], "recall": 0.5, "recall_low": 0.4, "recall_high": 0.6})

@@ -10,21 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.collect import CollectOptions, collect_trace
-from moe_probe.corpus import Corpus
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.features.firing import held_out_documents
-from moe_probe.features.losses import Splice, loss_sample, losses
 from moe_probe.features.quality import ablated_losses, loss_recovered
+from moe_probe.features.spliced_loss import Splice, loss_sample, losses
 from moe_probe.models import LoadedModel, load_model
 from moe_probe.models.splice import spliced
+from moe_probe.recording.collect import CollectOptions, collect_trace
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.trace import Trace
 from moe_probe.sae import HOOKS, SaeConfig, load_sae, make_sae, save_sae
-from moe_probe.trace import Trace
-
-from .conftest import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +137,8 @@ def bare(run: Path, tmp_path: Path) -> Path:
 
 
 def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> None:
-    from moe_probe.pipeline.causes import parse_units
-    from moe_probe.pipeline.inspect import widths_of
+    from moe_probe.studies.ablation.ablate import parse_units
+    from moe_probe.studies.inspect.inspector import widths_of
 
     sources = [save_sae(make_sae(SaeConfig(d_in=32, d_sae=20, seed=seed, k=3)), tmp_path / str(seed)) for seed in (0, 0, 1)]
     load = ("sae", "load", bare, "--layer", 0, "--hook", "residual")
@@ -317,9 +316,9 @@ EVIL = '<script>alert(1)</script></style>|*x*\x1b[31m'
 def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path: Path) -> None:
     import shutil
 
-    from moe_probe.pipeline.analyze import Settings, analyze
+    from moe_probe.core.results import Result
+    from moe_probe.experts.analyze import Settings, analyze
     from moe_probe.report import write_report
-    from moe_probe.results import Result
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

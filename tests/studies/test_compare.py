@@ -11,9 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
+from support.compared_runs import ADDED, add_saes, permuted, routing, side, write_run
 
 from moe_probe.cli import main
-from moe_probe.compare import (
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.stats import Resamples
+from moe_probe.studies.compare import (
     Comparison,
     Side,
     align_experts,
@@ -25,13 +28,9 @@ from moe_probe.compare import (
     sae_differences,
     sae_values,
 )
-from moe_probe.compare.facts import short_name
-from moe_probe.compare.saes import wilson
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.compare import compare_runs
-from moe_probe.stats import Resamples
-
-from .compared_runs import ADDED, add_saes, permuted, routing, side, write_run
+from moe_probe.studies.compare.facts import short_name
+from moe_probe.studies.compare.runs import compare_runs
+from moe_probe.studies.compare.saes import wilson
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.corpora import write_corpus
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.cost import PRESETS, growth, project, sae_encode_flops, sae_train_flops, shape_of, training_flops
-from moe_probe.cost.project import break_even_nodes, depth_first_fraction
-from moe_probe.errors import UsageError
+from moe_probe.core.errors import UsageError
 from moe_probe.models import load_model
+from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, TrainOptions, make_sae, train_saes
-from moe_probe.trace import Trace
+from moe_probe.studies.cost import PRESETS, growth, project, sae_encode_flops, sae_train_flops, shape_of, training_flops
+from moe_probe.studies.cost.project import break_even_nodes, depth_first_fraction
 
-from .conftest import write_corpus
-
-SHIPPED = Path(__file__).parents[1] / "data" / "model" / "final"
+SHIPPED = Path(__file__).parents[2] / "data" / "model" / "final"
 
 
 @pytest.mark.parametrize("length", [64, 512])

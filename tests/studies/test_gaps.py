@@ -9,25 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from support.compared_runs import results_of
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.collect import CollectOptions, collect_trace
-from moe_probe.corpus import Corpus
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import auroc
 from moe_probe.features.describe import choose_cards
 from moe_probe.features.firing import Firings
-from moe_probe.features.topics import GroupRates, enrich, group_rates
-from moe_probe.matching.carriers import Carriers
-from moe_probe.matching.signals import Choices, Tokens
+from moe_probe.features.matching.carriers import Carriers
+from moe_probe.features.matching.signals import Choices, Tokens
+from moe_probe.features.topic_enrichment import GroupRates, enrich, group_rates
 from moe_probe.models import load_model
-from moe_probe.pipeline.compare import compare_runs
-from moe_probe.report.units import carriers_section
-from moe_probe.results import Result
-from moe_probe.stats import auroc
-from moe_probe.trace import Trace
-
-from .compared_runs import results_of
+from moe_probe.recording.collect import CollectOptions, collect_trace
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.trace import Trace
+from moe_probe.report.sections.units import carriers_section
+from moe_probe.studies.compare.runs import compare_runs
 
 
 def rates(topics: list[str], seed: int) -> GroupRates:
@@ -126,8 +125,8 @@ def test_saes_on_one_side_only(runs: tuple[Path, Path]) -> None:
 
 
 def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe.pipeline import run as stages
-    from moe_probe.pipeline.config import load_config
+    from moe_probe.runs import pipeline as stages
+    from moe_probe.runs.config import load_config
 
     Result("ablation", pd.DataFrame({"topic": ["a"]})).save(runs[1] / "results")  # of other settings
     monkeypatch.setattr(stages, "_model", lambda config: None)
@@ -137,7 +136,7 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
     def refuse(*given: object, **options: object) -> None:
         raise MoeProbeError("the held-out documents have one topic", "there is nothing to compare it with", "more documents")
 
-    monkeypatch.setattr("moe_probe.pipeline.causes.ablate", refuse)
+    monkeypatch.setattr("moe_probe.studies.ablation.ablate.ablate", refuse)
     assert stages._ablate(config, runs[1], say=said.append) == []
     assert said == ["note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
                     "Try: more documents."]
@@ -149,9 +148,9 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     from types import SimpleNamespace
     from typing import Any
 
+    from moe_probe.core.stats import group_names
     from moe_probe.features.firing import held_out_documents
-    from moe_probe.report.alerts import _few
-    from moe_probe.stats import group_names
+    from moe_probe.report.sections.alerts import _few
 
     documents = pd.DataFrame({"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24,
                               "group": [None] * 24 + [""] * 24})

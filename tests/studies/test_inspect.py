@@ -14,26 +14,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import planted_model
+from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.collect import CollectOptions, collect_trace
-from moe_probe.corpus import Corpus
-from moe_probe.cost.counts import sae_encode_flops, shape_of
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.results import Result
 from moe_probe.features.firing import held_out_documents
-from moe_probe.inspecting.reference import piece_length
-from moe_probe.inspecting.watch import strengths
-from moe_probe.inspecting.words import Style, lines_of
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
-from moe_probe.pipeline.inspect import Inspector, Look, inspect_text
+from moe_probe.core.flops import sae_encode_flops, shape_of
+from moe_probe.recording.collect import CollectOptions, collect_trace
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.trace import Trace
 from moe_probe.report.inspection import render_inspections
-from moe_probe.results import Result
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
-from moe_probe.trace import Trace
-
-from . import planted_model
-from .conftest import write_corpus
+from moe_probe.studies.inspect.inspector import Inspector, Look, inspect_text
+from moe_probe.studies.inspect.reference import piece_length
+from moe_probe.studies.inspect.watch import strengths
+from moe_probe.studies.inspect.words import Style, lines_of
 
 EVIL = "<script>alert(1)</script> \x1b[31mred &amp; {{ 7*7 }}"
 QUIET = Look(timing=False)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 import torch
+from support import planted_model
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.results import Result
-from moe_probe.trace import Trace
-
-from . import planted_model
+from moe_probe.core.results import Result
+from moe_probe.recording.trace import Trace
 
 if TYPE_CHECKING:
     from moe_probe.sae import Sae
@@ -120,7 +119,7 @@ def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
 
 def dictionary(run: Path, rows: torch.Tensor | None, *, seed: int = 0) -> Sae:
     """An SAE of the router's input whose directions are these rows, or drawn at random."""
-    from moe_probe.matching.signals import random_dictionary
+    from moe_probe.features.matching.signals import random_dictionary
     from moe_probe.sae import load_sae, make_sae
 
     model = load_sae(run / "sae" / "layer_00" / "width_00024")
@@ -169,9 +168,9 @@ def test_random_dictionaries_match_nothing_and_router_rows_do(run: Path, tmp_pat
 def test_shuffled_pairs_match_nothing(run: Path) -> None:
     """Firings of other documents tell no expert; the same firings in their own places do."""
     from moe_probe.features.firing import Firings, held_out_documents
-    from moe_probe.matching.pairs import Halves, best_of_each, match_features, rival_scores
-    from moe_probe.matching.signals import fired, random_dictionary, read_choices, read_tokens, shuffled
-    from moe_probe.pipeline.saes import readers
+    from moe_probe.features.matching.pairs import Halves, best_of_each, match_features, rival_scores
+    from moe_probe.features.matching.signals import fired, random_dictionary, read_choices, read_tokens, shuffled
+    from moe_probe.sae.store import readers
 
     trace = Trace.open(run)
     sae = dictionary(run, router_rows(run))

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.alignment import expert_topics
-from moe_probe.clusters import combinations, expert_groups
-from moe_probe.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
-from moe_probe.report.verdicts import count_sentence, question
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.experts.clusters import combinations, expert_groups
+from moe_probe.experts.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
+from moe_probe.experts.topics import expert_topics
+from moe_probe.recording.trace import Trace
+from moe_probe.report.sections.verdicts import count_sentence, question
+from moe_probe.studies.verdicts.verdicts import Rules, grades, topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace, write_routing
-from moe_probe.trace import Trace
-from moe_probe.verdicts import Rules, grades, topic_verdicts
 
 SMALL = {"topics": 5, "documents_per_topic": 30, "tokens": 120, "n_layers": 2, "num_experts": 8}
 #: Thresholds of effect taken away: what is left are the tests.

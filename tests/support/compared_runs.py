@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_probe.alignment import expert_topics
-from moe_probe.compare import Side
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.experts.topics import expert_topics
+from moe_probe.experts.usage import layer_usage
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.compare import Side
+from moe_probe.studies.verdicts.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
-from moe_probe.trace import Trace
-from moe_probe.usage import layer_usage
-from moe_probe.verdicts import topic_verdicts
 
 ADDED = PlantedExpert(1, 5, "topic", 2)
 

@@ -6,9 +6,16 @@ which error rates were measured.
 
 from __future__ import annotations
 
-from moe_probe.stats.bootstrap import Interval, Resamples, auroc_difference, auroc_interval, ratio_interval, student_interval
-from moe_probe.stats.effects import Lift, LogRatio, auroc, half_selection, log2_lift, log2_ratio, topic_moments
-from moe_probe.stats.groups import (
+from moe_probe.core.stats.bootstrap import (
+    Interval,
+    Resamples,
+    auroc_difference,
+    auroc_interval,
+    ratio_interval,
+    student_interval,
+)
+from moe_probe.core.stats.effects import Lift, LogRatio, auroc, half_selection, log2_lift, log2_ratio, topic_moments
+from moe_probe.core.stats.groups import (
     GroupUsage,
     group_names,
     group_usage,
@@ -16,12 +23,12 @@ from moe_probe.stats.groups import (
     one_value_per_group,
     strata_of_groups,
 )
-from moe_probe.stats.information import MutualInformation, macro_mutual_information
-from moe_probe.stats.labels import LabelPermuter
-from moe_probe.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
-from moe_probe.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
-from moe_probe.stats.replication import Division, LabelledShares, Replication, draw_divisions, replicate
-from moe_probe.stats.tail import PooledTail
+from moe_probe.core.stats.information import MutualInformation, macro_mutual_information
+from moe_probe.core.stats.labels import LabelPermuter
+from moe_probe.core.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
+from moe_probe.core.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
+from moe_probe.core.stats.replication import Division, LabelledShares, Replication, draw_divisions, replicate
+from moe_probe.core.stats.tail import PooledTail
 
 __all__ = [
     "Division", "GroupUsage", "Interval", "LabelPermuter", "LabelledShares", "Lift", "LogRatio", "MutualInformation",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.stats.bootstrap import stretched
+from moe_probe.core.stats.bootstrap import stretched
 
 _BLOCK = 512  # columns worked on at a time
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.stats.effects import half_selection
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.stats.effects import half_selection
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.routing import Usage
+    from moe_probe.core.routing import Usage
 
 
 @dataclass(frozen=True)

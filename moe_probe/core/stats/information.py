@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.stats.labels import LabelPermuter, for_each_column_block, n_threads, permutation_blocks
-from moe_probe.stats.multiplicity import permutation_p
+from moe_probe.core.stats.labels import LabelPermuter, for_each_column_block, n_threads, permutation_blocks
+from moe_probe.core.stats.multiplicity import permutation_p
 
 _TIES = 1e-6  # relative slack for float32 sums
 

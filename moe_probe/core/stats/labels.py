@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy import sparse
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 #: Columns multiplied at a time: a block of this width stays in the second-level cache.
 COLUMN_BLOCK = 64

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_probe.stats.labels import (
+from moe_probe.core.stats.labels import (
     LabelPermuter,
     centre_and_scale,
     for_each_column_block,
     n_threads,
     permutation_blocks,
 )
-from moe_probe.stats.multiplicity import StepDownMax, permutation_p
-from moe_probe.stats.tail import PooledTail
+from moe_probe.core.stats.multiplicity import StepDownMax, permutation_p
+from moe_probe.core.stats.tail import PooledTail
 
 #: Relative slack within which a float32 permuted statistic counts as large as the observed one.
 TIE_TOLERANCE = 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_probe.stats.multiplicity import permutation_p
+from moe_probe.core.stats.multiplicity import permutation_p
 
 #: Number of largest permuted statistics that every test keeps; beyond them the tail is pooled.
 TAIL_SIZE = 10

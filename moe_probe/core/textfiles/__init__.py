@@ -6,10 +6,10 @@ in a sentence that names file, line and byte. Zstandard is read by pyarrow, whic
 anyway; the standard library has it from Python 3.14 on only.
 """
 
-from moe_probe.textfiles.csvrows import read_csv, refuse_repeated, scan_csv_rows
-from moe_probe.textfiles.filelist import FileList, expand, format_of, is_hidden
-from moe_probe.textfiles.jsonrows import is_unwritable, read_json, read_json_rows, scan_json_rows
-from moe_probe.textfiles.opener import BadLine, open_text, read_stdin, read_text
+from moe_probe.core.textfiles.csvrows import read_csv, refuse_repeated, scan_csv_rows
+from moe_probe.core.textfiles.filelist import FileList, expand, format_of, is_hidden
+from moe_probe.core.textfiles.jsonrows import is_unwritable, read_json, read_json_rows, scan_json_rows
+from moe_probe.core.textfiles.opener import BadLine, open_text, read_stdin, read_text
 
 __all__ = ["BadLine", "FileList", "expand", "format_of", "is_hidden", "is_unwritable", "open_text", "read_csv",
            "read_json", "read_json_rows", "read_stdin", "read_text", "refuse_repeated", "scan_csv_rows", "scan_json_rows"]

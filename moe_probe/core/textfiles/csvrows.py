@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles.filelist import format_of
-from moe_probe.textfiles.jsonrows import is_unwritable
-from moe_probe.textfiles.opener import BadLine, open_text
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles.filelist import format_of
+from moe_probe.core.textfiles.jsonrows import is_unwritable
+from moe_probe.core.textfiles.opener import BadLine, open_text
 
 
 def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -28,7 +28,7 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
     Raises
     ------
     MoeProbeError
-        As :func:`moe_probe.textfiles.open_text`; and when the header cannot be read or names a column twice.
+        As :func:`moe_probe.core.textfiles.open_text`; and when the header cannot be read or names a column twice.
     """
     path = Path(path)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the limit is a C long, which has 32 bits on Windows

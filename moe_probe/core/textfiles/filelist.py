@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 #: Endings that say how a file is compressed, not what is in it.
 COMPRESSED = (".gz", ".gzip", ".zst", ".zstd")

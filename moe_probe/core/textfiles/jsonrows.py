@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles.filelist import format_of
-from moe_probe.textfiles.opener import BadLine, open_text, read_text
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles.filelist import format_of
+from moe_probe.core.textfiles.opener import BadLine, open_text, read_text
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: What a JSON source must contain for its strings to hold NUL or a surrogate: only then are they searched.

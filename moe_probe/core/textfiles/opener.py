@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles.filelist import COMPRESSED
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles.filelist import COMPRESSED
 
 _OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-compressed", "bunzip2"),
                   (b"\xfd7zXZ\x00", "xz-compressed", "unxz"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),

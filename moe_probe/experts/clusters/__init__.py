@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from moe_probe.clusters.carriers import combinations, expert_groups
-from moe_probe.clusters.partition import Agreement, Partition, agreement, cluster_units, stability
-from moe_probe.clusters.similarity import Similarity, expert_similarity, mantel
-from moe_probe.clusters.units import Clusters, cluster_routing
-from moe_probe.clusters.weights import weight_similarity
+from moe_probe.experts.clusters.carriers import combinations, expert_groups
+from moe_probe.experts.clusters.partition import Agreement, Partition, agreement, cluster_units, stability
+from moe_probe.experts.clusters.similarity import Similarity, expert_similarity, mantel
+from moe_probe.experts.clusters.units import Clusters, cluster_routing
+from moe_probe.experts.clusters.weights import weight_similarity
 
 __all__ = [
     "Agreement", "Clusters", "Partition", "Similarity", "agreement", "cluster_routing", "cluster_units", "combinations",

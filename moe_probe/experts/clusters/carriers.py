@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.alignment import align, divide, split_halves
-from moe_probe.corpus.splits import DISCOVERY, REPLICATION
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain.rivals import RIVALS
-from moe_probe.explain.tokens import map_layers, sample_tokens
-from moe_probe.results import Result
-from moe_probe.stats import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import (
     GroupUsage,
     Lift,
     benjamini_hochberg,
@@ -23,11 +19,15 @@ from moe_probe.stats import (
     permutation_test,
     strata_of_groups,
 )
+from moe_probe.experts.explain.rivals import RIVALS
+from moe_probe.experts.explain.tokens import map_layers, sample_tokens
+from moe_probe.experts.topics import align, divide, split_halves
+from moe_probe.recording.corpus.splits import DISCOVERY, REPLICATION
 
 if TYPE_CHECKING:
-    from moe_probe.explain.vocabulary import ExpectedUsage
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.experts.explain.vocabulary import ExpectedUsage
+    from moe_probe.recording.trace import Trace
 
 _LARGEST = 6  # experts in a group
 _COLUMN_OF = {rival.given: rival.column for rival in RIVALS}
@@ -62,7 +62,7 @@ def expert_groups(
     trace : Trace or Usage
     label : str
     expected : sequence of ExpectedUsage, optional
-        From `moe_probe.explain.expected_usage`, one a context: the group is then also tested against what these predict.
+        From `moe_probe.experts.explain.expected_usage`, one a context: the group is then also tested against what these predict.
     strata : str, optional
         Column within whose values labels are exchanged.
     permutations, alpha, seed

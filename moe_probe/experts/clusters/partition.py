@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 #: Candidate numbers of clusters.
 K_RANGE = (2, 3, 4, 6, 8, 12, 16, 24)

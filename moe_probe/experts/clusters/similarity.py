@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.stats import group_usage, permutation_p, topic_moments
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import group_usage, permutation_p, topic_moments
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.recording.trace import Trace
 
 
 class Similarity(NamedTuple):
@@ -36,9 +36,9 @@ def expert_similarity(
     label : str
         For topic profiles.
     coactivation : Result, optional
-        From `moe_probe.usage.coactivation_table`.
+        From `moe_probe.experts.usage.coactivation_table`.
     weights : Result, optional
-        From `moe_probe.clusters.weight_similarity`.
+        From `moe_probe.experts.clusters.weight_similarity`.
     permutations : int
         Permutations of experts in each Mantel test.
     seed : int

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.clusters.partition import agreement, cluster_units, leading_components, stability
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.explain.classes import token_class
-from moe_probe.explain.tokens import LayerSelections, map_layers, sample_tokens
-from moe_probe.results import Result
-from moe_probe.stats import group_usage, labelled_documents, topic_moments
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.results import Result
+from moe_probe.core.stats import group_usage, labelled_documents, topic_moments
+from moe_probe.experts.clusters.partition import agreement, cluster_units, leading_components, stability
+from moe_probe.experts.explain.classes import token_class
+from moe_probe.experts.explain.tokens import LayerSelections, map_layers, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _MAPPED = 600  # units of a kind that are laid out: a picture of more is a blot
 _FLOOR = 0.1  # an expert used less than this share of its even load has no profile to speak of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.results import Result
+from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from moe_probe.explain.tokens import LayerSelections, TokenSample
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample
 
 #: Rounds of backfitting, and how many tokens of other folds positions are learnt from: they have few values.
 _ROUNDS, _POSITION_TOKENS = 5, 200_000

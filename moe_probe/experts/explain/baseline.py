@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 
 class _Association(NamedTuple):

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.explain.stacking import Prediction, Stack, position_octaves, shared_pairs
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
-from moe_probe.results import Result
-from moe_probe.stats import Resamples, ratio_interval
-from moe_probe.stats.bootstrap import BOOTSTRAP
+from moe_probe.core.results import Result
+from moe_probe.core.stats import Resamples, ratio_interval
+from moe_probe.core.stats.bootstrap import BOOTSTRAP
+from moe_probe.experts.explain.stacking import Prediction, Stack, position_octaves, shared_pairs
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Factors in the order of the two chains; "features" joins them where an SAE is there.
 LOCAL_FIRST = ("token", "previous token", "position", "topic")

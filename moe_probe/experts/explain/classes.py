@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
-from moe_probe.pieces import MARK, SPACE_MARKS
-from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg, log2_ratio
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.pieces import MARK, SPACE_MARKS
+from moe_probe.core.results import Result
+from moe_probe.core.stats import benjamini_hochberg, log2_ratio
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Every token is of exactly one class.
 TOKEN_CLASSES = ("word start", "capitalised word", "word continuation", "digits", "punctuation", "symbol", "line break",

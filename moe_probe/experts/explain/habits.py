@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain.classes import paired_shares
-from moe_probe.explain.stacking import position_octaves
-from moe_probe.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
-from moe_probe.results import Result
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.experts.explain.classes import paired_shares
+from moe_probe.experts.explain.stacking import position_octaves
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Groups of documents that a token must occur in to be listed: one document's names say nothing of an expert.
 MIN_GROUPS = 3
@@ -35,7 +35,7 @@ def expert_tokens(
     ----------
     trace : Trace
     label, max_tokens, seed
-        As `moe_probe.explain.tokens.sample_tokens`.
+        As `moe_probe.experts.explain.tokens.sample_tokens`.
     per_expert : int
 
     Returns
@@ -107,7 +107,7 @@ def expert_positions(
     ----------
     trace : Trace
     label, max_tokens, seed
-        As `moe_probe.explain.tokens.sample_tokens`.
+        As `moe_probe.experts.explain.tokens.sample_tokens`.
     alpha : float
 
     Returns

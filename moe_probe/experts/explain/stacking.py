@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_probe.explain.tokens import LayerSelections, TokenSample
+from moe_probe.experts.explain.tokens import LayerSelections, TokenSample
 
 #: Pseudo-selections by which a correction is drawn towards 1; the best on the other folds is taken.
 SHRINKAGE = (2.0, 16.0, 128.0, 1024.0)

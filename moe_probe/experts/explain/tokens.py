@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.corpus.splits import stratified_split
-from moe_probe.errors import MoeProbeError
-from moe_probe.routing import dropped_id
-from moe_probe.stats import labelled_documents, one_value_per_group
-from moe_probe.stats.labels import n_threads
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.stats import labelled_documents, one_value_per_group
+from moe_probe.core.stats.labels import n_threads
+from moe_probe.recording.corpus.splits import stratified_split
 
 if TYPE_CHECKING:
-    from moe_probe.schema import MoeLayer
-    from moe_probe.trace import Trace
+    from moe_probe.core.schema import MoeLayer
+    from moe_probe.recording.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain.additive import AdditiveContexts
-from moe_probe.explain.rivals import CONTEXTS
-from moe_probe.explain.stacking import position_bins, shared_pairs
-from moe_probe.explain.tokens import TokenSample, map_layers, sample_tokens
-from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test, strata_of_groups
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test, strata_of_groups
+from moe_probe.experts.explain.additive import AdditiveContexts
+from moe_probe.experts.explain.rivals import CONTEXTS
+from moe_probe.experts.explain.stacking import position_bins, shared_pairs
+from moe_probe.experts.explain.tokens import TokenSample, map_layers, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _CITATIONS = (
     "Robinson 1988, regression on what the rival leaves over, DOI 10.2307/1912705",
@@ -56,7 +56,7 @@ def expected_usage(
     without shrinkage it is unbiased, so that an expert which goes by words alone differs from its
     expectation by nothing but noise, however rare the words. Only tokens are used (in observation and
     expectation) whose context occurred at least `min_count` times in other folds. What positions add is learnt
-    jointly (`moe_probe.explain.additive`), so that topics of short documents do not look special.
+    jointly (`moe_probe.experts.explain.additive`), so that topics of short documents do not look special.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def topic_beyond_vocabulary(
     Parameters
     ----------
     label, permutations, alpha, seed
-        As `moe_probe.alignment.expert_topics`.
+        As `moe_probe.experts.topics.expert_topics`.
     given : {"token", "previous token", "token pair"}
     usage : ExpectedUsage, optional
         From `expected_usage` with the same label and context, where it is there already.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from moe_probe.published.domains import domain_specialisation, domain_table, esft_scores, risk_difference, smallest_set
-from moe_probe.published.sequences import (
+from moe_probe.experts.published.domains import (
+    domain_specialisation,
+    domain_table,
+    esft_scores,
+    risk_difference,
+    smallest_set,
+)
+from moe_probe.experts.published.sequences import (
     consecutive_repetition,
     first_choices,
     random_repetition,
     router_saturation,
     saliency,
 )
-from moe_probe.published.summary import published_metrics
-from moe_probe.published.vocabulary import vocabulary_experts, vocabulary_specialisation
+from moe_probe.experts.published.summary import published_metrics
+from moe_probe.experts.published.vocabulary import vocabulary_experts, vocabulary_specialisation
 
 __all__ = [
     "consecutive_repetition", "domain_specialisation", "domain_table", "esft_scores", "first_choices",

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.published.sequences import NO_WEIGHTS, first_choices
-from moe_probe.results import Result
-from moe_probe.routing import count_selections
-from moe_probe.stats import labelled_documents
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.results import Result
+from moe_probe.core.routing import count_selections
+from moe_probe.core.stats import labelled_documents
+from moe_probe.experts.published.sequences import NO_WEIGHTS, first_choices
 
 if TYPE_CHECKING:
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.recording.trace import Trace
 
 _OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
 _ESFT = "Wang et al. 2024 (ESFT), arXiv:2407.01906"
@@ -88,7 +88,7 @@ def domain_table(trace: Trace | Usage, *, label: str = "topic", first: bool = Fa
 def _first_choice_counts(
     trace: Trace | Usage, of_document: np.ndarray, n: int
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    from moe_probe.routing import Usage
+    from moe_probe.core.routing import Usage
 
     if isinstance(trace, Usage):
         raise MoeProbeError("first choices cannot be counted", "usage holds all choices of a document together",

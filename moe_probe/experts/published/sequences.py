@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.routing import dropped_id
-from moe_probe.stats import labelled_documents
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.stats import labelled_documents
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
 #: Tokens of the sample on which what is costly is measured.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.published.domains import domain_table, esft_scores
-from moe_probe.published.sequences import SAMPLE_TOKENS, consecutive_repetition, saliency, sampled_documents
-from moe_probe.published.vocabulary import OPENMOE, vocabulary_specialisation
-from moe_probe.results import Result
-from moe_probe.usage import layer_usage
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.experts.published.domains import domain_table, esft_scores
+from moe_probe.experts.published.sequences import SAMPLE_TOKENS, consecutive_repetition, saliency, sampled_documents
+from moe_probe.experts.published.vocabulary import OPENMOE, vocabulary_specialisation
+from moe_probe.experts.usage import layer_usage
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Results that are measured on a sample of a large corpus.
 _SAMPLED = ("consecutive_repetition", "vocabulary_specialisation")
@@ -33,7 +33,7 @@ def published_metrics(
     label : str
         What counts as a domain.
     layers : Result, optional
-        From `moe_probe.usage.layer_usage`, for load balance.
+        From `moe_probe.experts.usage.layer_usage`, for load balance.
     top : int, default 1
         How many of a layer's most specialised pairs of expert and domain to list.
     seed : int, default 0

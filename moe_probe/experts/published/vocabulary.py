@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.published.sequences import NO_WEIGHTS, SAMPLE_TOKENS, first_choices, sampled_documents
-from moe_probe.results import Result
-from moe_probe.routing import dropped_id, entropy_bits
-from moe_probe.stats.labels import n_threads
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.routing import dropped_id, entropy_bits
+from moe_probe.core.stats.labels import n_threads
+from moe_probe.experts.published.sequences import NO_WEIGHTS, SAMPLE_TOKENS, first_choices, sampled_documents
 
 if TYPE_CHECKING:
-    from moe_probe.schema import MoeLayer
-    from moe_probe.trace import Trace
+    from moe_probe.core.schema import MoeLayer
+    from moe_probe.recording.trace import Trace
 
 _OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
 OPENMOE = "Xue et al. 2024 (OpenMoE), arXiv:2402.01739"

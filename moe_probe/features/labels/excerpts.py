@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.pieces import whole_characters
+from moe_probe.core.pieces import whole_characters
 
 if TYPE_CHECKING:
     from scipy import sparse
 
     from moe_probe.features.firing import Firings
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Tokens shown before and behind the one in question.
 BEFORE, BEHIND = 20, 8
@@ -24,7 +24,7 @@ TOP, FIFTHS, HARD, SILENT = "strongest", ("fifth 5", "fifth 4", "fifth 3", "fift
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some tokens of a document, with a feature's activation on each (0: silent); `moe_probe.pieces.decode` gives their text.
+    """Some tokens of a document, with a feature's activation on each (0: silent); `pieces.decode` gives their text.
 
     ``part`` says how it was drawn: the strongest firings, a fifth of the firings by strength (5 is the
     strongest), a token on which only the feature of nearest direction fires, or any silent token.

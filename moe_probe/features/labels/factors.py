@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.explain.classes import token_class
-from moe_probe.pieces import SPACE_MARKS, decode, in_word, is_mark, unspaced
-from moe_probe.stats import group_names
+from moe_probe.core.pieces import SPACE_MARKS, decode, in_word, is_mark, unspaced
+from moe_probe.core.stats import group_names
+from moe_probe.experts.explain.classes import token_class
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Words behind a token that count as near, the token's own among them.
 WINDOW = 12

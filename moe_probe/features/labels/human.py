@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.text import some_of
+from moe_probe.core.textfiles import read_csv
 from moe_probe.features.describe import GOOD_SCORE
-from moe_probe.features.find import occurrences
+from moe_probe.features.evaluate import opened_saes
 from moe_probe.features.firing import fire
-from moe_probe.pipeline.features import opened_saes
-from moe_probe.pipeline.saes import saes_of
-from moe_probe.progress import track
-from moe_probe.text import some_of
-from moe_probe.textfiles import read_csv
+from moe_probe.features.search import occurrences
+from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moe_probe.core.results import Result
     from moe_probe.features.firing import Firings
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _NEEDED = ("sae", "feature", "label")
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.extras import need_extra
-from moe_probe.features.endpoint import Cache, Client, Endpoint, Unanswered
-from moe_probe.features.excerpts import Excerpt
-from moe_probe.pieces import decode
-from moe_probe.progress import track
+from moe_probe.core.extras import need_extra
+from moe_probe.core.pieces import decode
+from moe_probe.core.progress import track
+from moe_probe.features.labels.endpoint import Cache, Client, Endpoint, Unanswered
+from moe_probe.features.labels.excerpts import Excerpt
 
 #: Excerpts a detection request asks about (delphi's five).
 PER_REQUEST = 5

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.corpus.splits import DISCOVERY, assign_halves
-from moe_probe.errors import MoeProbeError
-from moe_probe.features.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
-from moe_probe.pieces import standing
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.pieces import standing
+from moe_probe.features.labels.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
+from moe_probe.recording.corpus.splits import DISCOVERY, assign_halves
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.features.factors import Surroundings
     from moe_probe.features.firing import Firings
+    from moe_probe.features.labels.factors import Surroundings
 
 #: Firing tokens below which nothing is said of a feature.
 MIN_FIRINGS = 20

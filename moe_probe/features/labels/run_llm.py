@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.features.describe import GOOD_SCORE
-from moe_probe.features.excerpts import SILENT, Excerpts
+from moe_probe.features.evaluate import opened_saes
 from moe_probe.features.firing import fire
-from moe_probe.features.llm import Endpoint, Estimate, Evidence, estimate, label_features
-from moe_probe.pipeline.features import opened_saes
-from moe_probe.pipeline.saes import saes_of
-from moe_probe.progress import track
+from moe_probe.features.labels.excerpts import SILENT, Excerpts
+from moe_probe.features.labels.llm import Endpoint, Estimate, Evidence, estimate, label_features
+from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 #: Excerpts: to explain a feature by, and held-out ones, firing and silent, to try the label on.
 _EXPLAIN, _TRY = 20, 15

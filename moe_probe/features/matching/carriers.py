@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
-from moe_probe.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval, student_interval
-from moe_probe.stats.bootstrap import correlation_of
+from moe_probe.core.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval, student_interval
+from moe_probe.core.stats.bootstrap import correlation_of
+from moe_probe.features.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
     from moe_probe.features.firing import Firings
-    from moe_probe.matching.signals import Choices, Tokens
+    from moe_probe.features.matching.signals import Choices, Tokens
 
 #: Sizes up to which groups of experts and sets of features grow, as long as a member adds `_WORTH` to the AUROC.
 MAX_EXPERTS, MAX_FEATURES = 4, 8

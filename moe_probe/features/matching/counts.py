@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.stats.labels import n_threads
+from moe_probe.core.stats.labels import n_threads
 
 if TYPE_CHECKING:
     from scipy import sparse

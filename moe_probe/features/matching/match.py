@@ -7,26 +7,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.pieces import standing
-from moe_probe.pipeline.features import opened_saes
-from moe_probe.pipeline.saes import saes_of
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.stats.bootstrap import AUROC, BOOTSTRAP
-from moe_probe.text import figure
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.pieces import standing
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.stats.bootstrap import AUROC, BOOTSTRAP
+from moe_probe.core.text import figure
+from moe_probe.features.evaluate import opened_saes
+from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from moe_probe.features.evaluate import _Opened
     from moe_probe.features.firing import Firings
-    from moe_probe.match import Scores
-    from moe_probe.matching.pairs import Halves
+    from moe_probe.features.matching.counts import Scores
+    from moe_probe.features.matching.pairs import Halves
     from moe_probe.models import LoadedModel
-    from moe_probe.pipeline.features import _Opened
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-    from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
 _SOURCES = (
@@ -67,11 +67,11 @@ def match(run: Path, trace: Trace, *, by: str = "topic", per_expert: int = 8, al
     """
     import pandas as pd
 
-    from moe_probe.matching.carriers import Carriers
-    from moe_probe.matching.pairs import Halves, match_features, rival_scores
-    from moe_probe.matching.sets import feature_sets
-    from moe_probe.matching.signals import read_choices, read_tokens
-    from moe_probe.matching.through import experts_through
+    from moe_probe.features.matching.carriers import Carriers
+    from moe_probe.features.matching.pairs import Halves, match_features, rival_scores
+    from moe_probe.features.matching.sets import feature_sets
+    from moe_probe.features.matching.signals import read_choices, read_tokens
+    from moe_probe.features.matching.through import experts_through
 
     choices, tokens = read_choices(trace), read_tokens(trace, label=by)
     halves: Halves | None = None
@@ -179,8 +179,8 @@ _CARRIERS = (
 def _random_scores(halves: Halves, item: _Opened, train: Firings, *, n: int, seed: int,
                    ) -> tuple[list[Scores], tuple[Firings, Firings]]:
     """Scores of every expert's best direction in random dictionaries as sparse as the SAE, and the firings of the first."""
-    from moe_probe.matching.pairs import best_of_each
-    from moe_probe.matching.signals import fired, random_dictionary
+    from moe_probe.features.matching.pairs import best_of_each
+    from moe_probe.features.matching.signals import fired, random_dictionary
 
     scores: list[Scores] = []
     for i in range(n):
@@ -215,8 +215,8 @@ def _predictions(halves: Halves, sae: Sae, name: str, train: Firings, held_out: 
     """Predict the SAE's own layer from its features, from random directions, and once a layer from what else there is."""
     from scipy import sparse
 
-    from moe_probe.matching.prediction import predict
-    from moe_probe.matching.signals import one_hot, pair_codes
+    from moe_probe.features.matching.prediction import predict
+    from moe_probe.features.matching.signals import one_hot, pair_codes
 
     layer, tokens = sae.config.layer, halves.tokens
     chosen = halves.choices.of_layer(layer)
@@ -263,7 +263,7 @@ def _cosines(sae: Sae, loaded: LoadedModel | None, choices: Any) -> np.ndarray |
 
 def _token_texts(trace: Trace) -> dict[tuple[str, int], str]:
     """Text of every token id, as the label of a unit that is a token."""
-    from moe_probe.matching.carriers import TOKENS
+    from moe_probe.features.matching.carriers import TOKENS
 
     return {(TOKENS, number): f"“{standing(text)}”" for number, text in trace.token_strings().items()}
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.match import Pairs, Scores, best_pairs, one_to_one, score_pairs
-from moe_probe.matching.signals import Choices, Tokens, one_hot, pair_codes, shuffled
-from moe_probe.stats import benjamini_hochberg
+from moe_probe.core.stats import benjamini_hochberg
+from moe_probe.features.matching.counts import Pairs, Scores, best_pairs, one_to_one, score_pairs
+from moe_probe.features.matching.signals import Choices, Tokens, one_hot, pair_codes, shuffled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.stats import Resamples, ratio_interval
+from moe_probe.core.stats import Resamples, ratio_interval
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ class Predicted:
 
     ``hits`` are chosen experts among the k likeliest, ``bits`` saved over the base rate, ``selections`` chosen experts.
     ``expert_bits``, (n_experts,): bits saved per selection of each expert (Poisson log likelihood ratio, which adds up to the
-    layer's bits, as in `moe_probe.explain`); NaN for those never chosen.
+    layer's bits, as in `moe_probe.experts.explain`); NaN for those never chosen.
     """
 
     hits: np.ndarray

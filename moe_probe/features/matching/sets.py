@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.match import Pairs
-from moe_probe.matching.carriers import weighted_auroc
-from moe_probe.stats import Resamples, auroc_difference, auroc_interval
-from moe_probe.stats.bootstrap import correlation_of
+from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
+from moe_probe.core.stats.bootstrap import correlation_of
+from moe_probe.features.matching.carriers import weighted_auroc
+from moe_probe.features.matching.counts import Pairs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.matching.pairs import Halves
+    from moe_probe.features.matching.pairs import Halves
 
 MAX_MEMBERS = 4
 #: Tokens that regressions are fitted on, and the inverse strength of their penalty.
@@ -36,7 +36,7 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
     Parameters
     ----------
     pairs : Pairs
-        Candidates, from `moe_probe.match.best_pairs`.
+        Candidates, from `moe_probe.features.matching.counts.best_pairs`.
     layer : int
         The SAE's own layer.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.stats import labelled_documents
 from moe_probe.features.firing import Firings
-from moe_probe.stats import labelled_documents
 
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.match import count_blocks
+from moe_probe.features.matching.counts import count_blocks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.matching.signals import Tokens
+    from moe_probe.features.matching.signals import Tokens
 
 #: Training tokens that an id needs to be a candidate, and to say how often a feature fires on it.
 AT_LEAST = 5
@@ -26,7 +26,7 @@ def frequent_tokens(tokens: Tokens, rows: np.ndarray) -> np.ndarray:
 
 def token_signals(tokens: Tokens, rows: np.ndarray, codes: np.ndarray) -> sparse.csr_array:
     """One column per id, 1 where the token has it, shape (n_rows, n_codes)."""
-    from moe_probe.matching.signals import one_hot
+    from moe_probe.features.matching.signals import one_hot
 
     column = np.full(int(tokens.token.max()) + 1, -1)
     column[codes] = np.arange(len(codes))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from moe_probe.tree.concepts import ConceptSplit, Sample, split_of_concept
-from moe_probe.tree.depth import DepthOptions, Grown, grow
-from moe_probe.tree.distance import Distances, tree_distance
-from moe_probe.tree.examples import KINDS, UNJUDGED, choose_examples, kind_of_node, telling_words
-from moe_probe.tree.join import Level, Splitting, agreement, join, splitting
-from moe_probe.tree.power import POWER, NodePower, node_power
-from moe_probe.tree.stitching import stitched_change
-from moe_probe.tree.subjects import Labelling, SameLabel, bundled
-from moe_probe.tree.taxonomy import (
+from moe_probe.features.tree.concepts import ConceptSplit, Sample, split_of_concept
+from moe_probe.features.tree.depth import DepthOptions, Grown, grow
+from moe_probe.features.tree.distance import Distances, tree_distance
+from moe_probe.features.tree.examples import KINDS, UNJUDGED, choose_examples, kind_of_node, telling_words
+from moe_probe.features.tree.join import Level, Splitting, agreement, join, splitting
+from moe_probe.features.tree.power import POWER, NodePower, node_power
+from moe_probe.features.tree.stitching import stitched_change
+from moe_probe.features.tree.subjects import Labelling, SameLabel, bundled
+from moe_probe.features.tree.taxonomy import (
     Pairs,
     Purity,
     Subjects,

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pipeline.levels import Dictionary, Place, activations, places
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.text import clipped, figure, table_text
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.text import clipped, figure, table_text
+from moe_probe.features.tree.levels import Dictionary, Place, activations, places
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 Say = Callable[[str], None]
 #: Held-out tokens that stitching is measured on: their activations are held in memory.
@@ -96,7 +96,7 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
     ----------
     settings : TreeSettings
     found : sequence of (Place, list of Dictionary), optional
-        From `moe_probe.pipeline.levels.places`, where it was called already.
+        From `moe_probe.features.tree.levels.places`, where it was called already.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
                Result("splitting", pd.DataFrame(tables.splitting), citations=_SOURCES, params=params, caption=_SPLITTING,
                       warnings=told)]
     if tables.nodes:
-        from moe_probe.pipeline.subjects import show_examples
+        from moe_probe.features.tree.subject_tests import show_examples
 
         nodes = pd.concat(tables.nodes, ignore_index=True)
         more: dict[str, Any] = {"params": params, "seed": settings.seed, "citations": _SUBJECT_SOURCES}
@@ -149,8 +149,8 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
 
 def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: Mapping[tuple[str, int], tuple[str, str]],
                  settings: TreeSettings, tables: _Tables, say: Say) -> None:
-    from moe_probe.pipeline.subjects import SubjectsOf
-    from moe_probe.tree import join, splitting
+    from moe_probe.features.tree import join, splitting
+    from moe_probe.features.tree.subject_tests import SubjectsOf
 
     subjects = SubjectsOf(trace, settings, tables.warnings)
     joins = []
@@ -193,7 +193,7 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
 
 def _stitched(parent: Dictionary, child: Dictionary) -> float:
     """Share of the wider dictionary's living latents that lower the narrower one's error when they are added to it."""
-    from moe_probe.tree import stitched_change
+    from moe_probe.features.tree import stitched_change
 
     if parent.name == child.name:
         return float("nan")  # nested parts were trained to add up: adding one says nothing
@@ -212,7 +212,7 @@ def _stitched(parent: Dictionary, child: Dictionary) -> float:
 
 def _against_another_seed(other: Dictionary, parent: Dictionary, child: Dictionary, edges: pd.DataFrame) -> dict[str, float]:
     """The same width from another seed: are the children grouped alike, are features there again, and does it "split" too?"""
-    from moe_probe.tree import agreement, join, splitting
+    from moe_probe.features.tree import agreement, join, splitting
 
     same = join(parent.level, other.level)
     found = splitting(parent.level, other.level, same)
@@ -242,7 +242,7 @@ def _named(edges: pd.DataFrame, facts: Mapping[tuple[str, int], tuple[str, str]]
 
 def tree_lines(results: Sequence[Result]) -> list[str]:
     """What a reader wants first: how much splits, and whether along human lines."""
-    from moe_probe.tree import UNJUDGED
+    from moe_probe.features.tree import UNJUDGED
 
     tables = {r.name: r.table for r in results}
     columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "stitched_novel", "seed_agreement", "seed_same",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.cost.counts import sae_encode_flops, sae_train_flops
+from moe_probe.core.flops import sae_encode_flops, sae_train_flops
 
 if TYPE_CHECKING:
     import torch

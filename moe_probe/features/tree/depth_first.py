@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.cost.counts import sae_encode_flops, sae_train_flops
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.pipeline.levels import Dictionary, Place, activations, places
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.text import some_of
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.text import some_of
+from moe_probe.features.tree.levels import Dictionary, Place, activations, places
+from moe_probe.core.flops import sae_encode_flops, sae_train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.factors import Surroundings
     from moe_probe.features.firing import Firings
-    from moe_probe.trace import Trace
-    from moe_probe.tree import DepthOptions, Grown
+    from moe_probe.features.labels.factors import Surroundings
+    from moe_probe.features.tree import DepthOptions, Grown
+    from moe_probe.recording.trace import Trace
 
 Say = Callable[[str], None]
 #: Decoder rows closer than this are one feature (Paulo and Belrose 2025, arXiv:2501.16615).
@@ -132,9 +132,9 @@ def depth_first(run: Path, trace: Trace, *, feature: str | None = None, topic: s
     """
     import pandas as pd
 
-    from moe_probe.alignment import other_labels
-    from moe_probe.features.factors import surroundings
-    from moe_probe.tree import DepthOptions
+    from moe_probe.experts.topics import other_labels
+    from moe_probe.features.labels.factors import surroundings
+    from moe_probe.features.tree import DepthOptions
 
     options = options or DepthOptions(seed=seed)
     known = list(places(run, trace)) if found is None else found
@@ -179,7 +179,7 @@ def _caption(subject: str, root: Dictionary, number: int) -> str:
 def _go_down(root: Dictionary, number: int, options: DepthOptions) -> tuple[list[Grown], Found, list[str]]:
     import torch
 
-    from moe_probe.tree import grow
+    from moe_probe.features.tree import grow
 
     place = number - root.first
     rows, x = [], []
@@ -230,8 +230,8 @@ class _Judge:
         import pandas as pd
 
         from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
-        from moe_probe.features.labels import label_by_rules
-        from moe_probe.features.topics import enrich, group_rates
+        from moe_probe.features.labels.rule_labels import label_by_rules
+        from moe_probe.features.topic_enrichment import enrich, group_rates
 
         labels = label_by_rules(self.text, found.train, found.held_out, decoder=found.directions)
         rates = [group_rates(self.trace.documents, self.text.document, f, label=self.by, strata=self.strata)

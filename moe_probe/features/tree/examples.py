@@ -63,7 +63,7 @@ def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha
     topics : sequence of str
         Topic that each child is enriched for, "" where none passes.
     judged : bool
-        Whether the test would have found a node of one subject, from `moe_probe.tree.node_power`: where it would not, that it
+        Whether the test would have found a node of one subject, from `node_power`: where it would not, that it
         found none says nothing.
     """
     if q_value <= alpha:

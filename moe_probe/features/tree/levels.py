@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moe_probe.pipeline.features import opened_saes
-from moe_probe.pipeline.saes import saes_of
-from moe_probe.progress import track
+from moe_probe.core.progress import track
+from moe_probe.features.evaluate import opened_saes
+from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from moe_probe.features.firing import Firings
+    from moe_probe.features.tree import Level
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae, SaeConfig
-    from moe_probe.trace import Trace
-    from moe_probe.tree import Level
 
 
 class Place(NamedTuple):
@@ -106,7 +106,7 @@ def places(run: Path, trace: Trace) -> Iterator[tuple[Place, list[Dictionary]]]:
     Of several SAEs of one width the plain one (TopK, the run's seed) is taken, or the first.
     """
     from moe_probe.sae import read_trained_config, read_training
-    from moe_probe.sae.matryoshka import nested_widths
+    from moe_probe.sae.architectures.matryoshka import nested_widths
 
     groups: dict[Place, dict[int, Dictionary]] = {}
     for item in track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs"):
@@ -143,8 +143,8 @@ def activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np.ndar
 
 def _plain(name: str, sae: Sae, train: ActivationReader, held_out: ActivationReader, told: dict[str, Any], origin: SaeConfig,
            ) -> Dictionary:
-    from moe_probe.matching.signals import fired
-    from moe_probe.tree import Level
+    from moe_probe.features.matching.signals import fired
+    from moe_probe.features.tree import Level
 
     found = fired(sae, held_out)
     return Dictionary(name, sae.config.d_sae, 0, sae, Level(_rows(sae), found.matrix), found, fired(sae, train),
@@ -154,8 +154,8 @@ def _plain(name: str, sae: Sae, train: ActivationReader, held_out: ActivationRea
 def _nested(whole: Dictionary) -> Iterator[Dictionary]:
     """Every nested part that a Matryoshka SAE adds is a level: what is new in it hangs below what came before."""
     from moe_probe.features.firing import Firings
-    from moe_probe.sae.matryoshka import nested_widths
-    from moe_probe.tree import Level
+    from moe_probe.features.tree import Level
+    from moe_probe.sae.architectures.matryoshka import nested_widths
 
     start = 0
     for width in nested_widths(whole.origin):

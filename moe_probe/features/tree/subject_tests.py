@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.pipeline.levels import Dictionary, Place, activations
-from moe_probe.text import figure
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import figure
+from moe_probe.features.tree.levels import Dictionary, Place, activations
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.pipeline.tree import TreeSettings
-    from moe_probe.trace import Trace
-    from moe_probe.tree import NodePower, Purity, Sample, Subjects, Verdict
+    from moe_probe.features.tree import NodePower, Purity, Sample, Subjects, Verdict
+    from moe_probe.features.tree.build import TreeSettings
+    from moe_probe.recording.trace import Trace
 
 #: Topic and label of a feature, by its SAE and number.
 Facts = Mapping[tuple[str, int], tuple[str, str]]
@@ -78,8 +78,8 @@ class SubjectsOf:
         return self._made[key]
 
     def _subjects(self, firings: Firings) -> Subjects:
-        from moe_probe.features.topics import group_rates
-        from moe_probe.tree import Labelling, Subjects, bundled
+        from moe_probe.features.topic_enrichment import group_rates
+        from moe_probe.features.tree import Labelling, Subjects, bundled
 
         if self._documents is None:
             self._documents = bundled(self.trace.documents, by=self.settings.by, finer=self.settings.finer,
@@ -95,8 +95,8 @@ class SubjectsOf:
 
     def _finer(self, groups: Sequence[str], topic: Any) -> Any:
         """Subtopics of the groups; None, with a warning, where not every group has exactly one."""
-        from moe_probe.stats import labelled_documents, one_value_per_group
-        from moe_probe.tree import Labelling
+        from moe_probe.core.stats import labelled_documents, one_value_per_group
+        from moe_probe.features.tree import Labelling
 
         try:
             keep, labels, names = labelled_documents(self._documents, label=self.settings.finer)
@@ -112,7 +112,7 @@ class SubjectsOf:
         """Test the tree of one pair of widths, and beside it those of another seed."""
         import pandas as pd
 
-        from moe_probe.tree import join
+        from moe_probe.features.tree import join
 
         where = {"layer": parent.sae.config.layer, "parent_width": parent.width, "child_width": child.width}
         row, nodes = self._one(where | {"tree": "this run"}, edges, child, facts, self.settings.permutations, parent)
@@ -130,7 +130,7 @@ class SubjectsOf:
 
     def _one(self, where: dict[str, Any], edges: pd.DataFrame, child: Dictionary, facts: Facts, permutations: int,
              parent: Dictionary) -> tuple[dict[str, Any], pd.DataFrame | None]:
-        from moe_probe.tree import KINDS, POWER, UNJUDGED, node_power, parts_of_subject, purity, sibling_pairs
+        from moe_probe.features.tree import KINDS, POWER, UNJUDGED, node_power, parts_of_subject, purity, sibling_pairs
 
         subjects = self.of(child)
         pairs = sibling_pairs(edges, np.bincount(child.level.firings.indices, minlength=child.level.firings.shape[1]),
@@ -158,7 +158,7 @@ class SubjectsOf:
                child: Dictionary, facts: Facts) -> pd.DataFrame:
         import pandas as pd
 
-        from moe_probe.tree import best_parents, kind_of_node
+        from moe_probe.features.tree import best_parents, kind_of_node
 
         parts = best_parents(edges)
         children_of = {int(p): np.sort(mine["child"].to_numpy()) for p, mine in parts.groupby("parent")}
@@ -182,7 +182,7 @@ class SubjectsOf:
 
     def distances(self, joins: Sequence[tuple[Dictionary, Dictionary, pd.DataFrame]]) -> list[dict[str, Any]]:
         """Hold distances in the tree of three or more widths against those in the taxonomy; nothing with two widths."""
-        from moe_probe.tree import best_parents, tree_distance
+        from moe_probe.features.tree import best_parents, tree_distance
 
         rows = []
         for (_, middle, upper), (_, leaves, lower) in pairwise(joins):
@@ -204,7 +204,7 @@ class SubjectsOf:
         """Features that every topic takes, and absorption, in one dictionary."""
         import pandas as pd
 
-        from moe_probe.tree import split_of_concept
+        from moe_probe.features.tree import split_of_concept
 
         labels = self.trace.documents[self.settings.by].fillna("").astype(str).to_numpy()
         rng = np.random.default_rng(self.settings.seed)
@@ -221,7 +221,7 @@ class SubjectsOf:
         return pd.DataFrame(rows)
 
     def _sample(self, level: Dictionary, side: int, labels: np.ndarray, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
-        from moe_probe.tree import Sample
+        from moe_probe.features.tree import Sample
 
         firings = (level.train, level.held_out)[side]
         known = np.flatnonzero(labels[self.document[firings.rows]] != "")  # without a label it may be of any topic
@@ -242,7 +242,7 @@ def _p_values(test: Verdict, subjects: Subjects) -> dict[str, float]:
 
 def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
     """The topic that the firings of a node's children are mostly from, topics counting alike."""
-    from moe_probe.tree import SameLabel
+    from moe_probe.features.tree import SameLabel
 
     by_topic = subjects.topic.one_hot() @ SameLabel(subjects.rates[:, pairs.features], subjects.topic).shares
     total = np.zeros((len(pairs.parents), subjects.topic.n))
@@ -252,7 +252,7 @@ def _topic_of_nodes(subjects: Subjects, pairs: Any) -> np.ndarray:
 
 
 def _adjusted(p_value: np.ndarray) -> np.ndarray:
-    from moe_probe.stats import benjamini_hochberg
+    from moe_probe.core.stats import benjamini_hochberg
 
     out = np.full(len(p_value), np.nan)
     known = ~np.isnan(p_value)
@@ -273,9 +273,9 @@ def show_examples(trace: Trace, found: Sequence[tuple[Place, list[Dictionary]]],
     """
     import pandas as pd
 
-    from moe_probe.features.excerpts import Excerpts
-    from moe_probe.features.factors import surroundings
-    from moe_probe.tree import choose_examples, telling_words
+    from moe_probe.features.labels.excerpts import Excerpts
+    from moe_probe.features.labels.factors import surroundings
+    from moe_probe.features.tree import choose_examples, telling_words
 
     chosen = [(kind, nodes.loc[i]) for _, mine in nodes.groupby("layer") for kind, i in choose_examples(mine, edges)]
     needed = {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")}

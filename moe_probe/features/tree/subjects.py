@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.stats import labelled_documents
+from moe_probe.core.stats import labelled_documents
 
 if TYPE_CHECKING:
     import pandas as pd

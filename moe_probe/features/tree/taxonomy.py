@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.stats import benjamini_hochberg
-from moe_probe.tree.nulls import PooledNull, one_sided_p
-from moe_probe.tree.subjects import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
+from moe_probe.core.stats import benjamini_hochberg
+from moe_probe.features.tree.nulls import PooledNull, one_sided_p
+from moe_probe.features.tree.subjects import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def sibling_pairs(edges: pd.DataFrame, counts: np.ndarray, *, seed: int = 0) -> 
     Parameters
     ----------
     edges : pandas.DataFrame
-        From `moe_probe.tree.join`.
+        From `moe_probe.features.tree.join`.
     counts : ndarray of int, shape (n_children,)
         Firings of the children's level.
     """

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.pipeline.tree import facts_of
-from moe_probe.results import Result
-from moe_probe.text import clipped, figure
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.text import clipped, figure
+from moe_probe.features.tree.build import facts_of
 
 if TYPE_CHECKING:
 
     from moe_probe.features.firing import Firings
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 #: Documents with the word that are encoded: of a common word a part is enough.
 _MOST_DOCUMENTS = 200
@@ -40,7 +40,7 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
     MoeProbeError
         When the run has no tree, or the word is not in the corpus.
     """
-    from moe_probe.features.find import occurrences
+    from moe_probe.features.search import occurrences
 
     edges = Result.load(run / "results", "tree").table
     rows = occurrences(trace, word, regex=regex)
@@ -93,7 +93,7 @@ class _On:
 
 
 def _firings(run: Path, trace: Trace, sae_name: str, documents: np.ndarray) -> Firings:
-    from moe_probe.matching.signals import fired
+    from moe_probe.features.matching.signals import fired
     from moe_probe.sae import ActivationReader, load_sae
 
     sae = load_sae(run / "sae" / sae_name)

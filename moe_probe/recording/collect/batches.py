@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from moe_probe.collect.windows import EncodedDocument, Window
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import dropped_id
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
-from moe_probe.routing import dropped_id
+from moe_probe.recording.collect.windows import EncodedDocument, Window
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel

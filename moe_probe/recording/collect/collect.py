@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.collect.windows import EncodedDocument, Encoder
-from moe_probe.corpus import Corpus
-from moe_probe.errors import UsageError, did_you_mean
-from moe_probe.progress import Bar
-from moe_probe.schema import KEEPABLE, CorpusInfo, Manifest, Windowing
-from moe_probe.trace import Trace, TraceWriter
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.progress import Bar
+from moe_probe.core.schema import KEEPABLE, CorpusInfo, Manifest, Windowing
+from moe_probe.recording.collect.windows import EncodedDocument, Encoder
+from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.trace import Trace, TraceWriter
 
 if TYPE_CHECKING:
-    from moe_probe.collect.batches import ShardArrays
-    from moe_probe.corpus import CorpusSummary
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.collect.batches import ShardArrays
+    from moe_probe.recording.corpus import CorpusSummary
 
 _CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "residual": "residual",
                  "expert_output_norms": "expert_output_norms", "expert_outputs": "expert_outputs"}
@@ -36,7 +36,7 @@ class CollectOptions:
     Attributes
     ----------
     keep : tuple of str
-        Any of `moe_probe.schema.KEEPABLE`; ``("usage",)`` keeps counts per document only.
+        Any of `moe_probe.core.schema.KEEPABLE`; ``("usage",)`` keeps counts per document only.
     hidden_share : float
         Share of tokens whose hidden states, residual stream and expert outputs are kept (0 to 1), drawn by seed.
     hidden_layers : tuple of int
@@ -119,8 +119,8 @@ def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, w
                    options: CollectOptions, *, n_documents: int, progress: bool) -> None:
     import torch
 
-    from moe_probe.collect.batches import ShardArrays, run_shard
     from moe_probe.models import RoutingCapture
+    from moe_probe.recording.collect.batches import ShardArrays, run_shard
 
     parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
     done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.pieces import carries_spaces, token_text
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.pieces import carries_spaces, token_text
 
 if TYPE_CHECKING:
-    from moe_probe.corpus import Document
+    from moe_probe.recording.corpus import Document
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Encoder:
         return tuple(windows)
 
     def string(self, token_id: int) -> str:
-        """Text of a token, as `moe_probe.pieces.token_text` gives it: parts of characters are marked."""
+        """Text of a token, as `moe_probe.core.pieces.token_text` gives it: parts of characters are marked."""
         if token_id not in self._strings:
             self._strings[token_id] = token_text(self.tokenizer, token_id)
         return self._strings[token_id]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.schema import RESERVED_LABELS
-from moe_probe.text import label_text, some_of
-from moe_probe.textfiles import is_unwritable
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.schema import RESERVED_LABELS
+from moe_probe.core.text import label_text, some_of
+from moe_probe.core.textfiles import is_unwritable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.corpus.document import BadRow
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
+from moe_probe.recording.corpus.document import BadRow
 
 if TYPE_CHECKING:
     import pyarrow as pa

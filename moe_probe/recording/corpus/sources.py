@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from moe_probe.corpus.document import BadRow
-from moe_probe.corpus.readers import TABLES, Row, named_classes, read_rows
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import expand, format_of, read_json, read_text
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import expand, format_of, read_json, read_text
+from moe_probe.recording.corpus.document import BadRow
+from moe_probe.recording.corpus.readers import TABLES, Row, named_classes, read_rows
 
 #: Files in which `datasets` describes what it saved.
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from moe_probe.errors import UsageError
+from moe_probe.core.errors import UsageError
 
 DISCOVERY, REPLICATION = "discovery", "replication"
 

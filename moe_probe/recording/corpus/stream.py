@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_probe.corpus.document import BadRow, Columns, Document, document_from_row
-from moe_probe.corpus.sources import open_source
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.progress import track
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import track
+from moe_probe.recording.corpus.document import BadRow, Columns, Document, document_from_row
+from moe_probe.recording.corpus.sources import open_source
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Corpus:
     Parameters
     ----------
     source : str or Path
-        See :func:`moe_probe.corpus.sources.open_source`.
+        See :func:`moe_probe.recording.corpus.sources.open_source`.
     columns : Columns
         Which column holds what.
     skip_bad : bool

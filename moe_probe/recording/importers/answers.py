@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 _START = ("routed_experts_start_len", "routed_experts_prompt_start", "start_len")
 _PROMPT_IDS = ("prompt_token_ids", "input_ids", "prompt_ids")

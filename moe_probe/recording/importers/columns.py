@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.text import label_text
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import label_text
 
 _EXACT = 2.0**53  # whole numbers up to this size are exact as floats
 _LARGEST = np.iinfo(np.int64).max

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers.records import ImportOptions, Recording, import_records
-from moe_probe.importers.survey import TokenRecord
-from moe_probe.text import label_text
-from moe_probe.textfiles import expand, read_csv, read_json
-from moe_probe.trace import Trace
-from moe_probe.trace.checks import check_layers
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.text import label_text
+from moe_probe.core.textfiles import expand, read_csv, read_json
+from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
+from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.checks import check_layers
 
 _ENDING = re.compile(r"_examples\.json(\.gz|\.gzip|\.zst|\.zstd)?$", re.IGNORECASE)
 _FIELDS = ("dataset", "category", "original_prompt", "full_text", "router_data")

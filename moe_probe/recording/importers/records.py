@@ -10,15 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.importers.survey import LayerSurvey, Survey, TokenRecord
-from moe_probe.importers.tokens import TokenTexts
-from moe_probe.progress import track
-from moe_probe.routing import dropped_id
-from moe_probe.schema import RESERVED_LABELS, CorpusInfo, Manifest, ModelInfo, MoeLayer
-from moe_probe.trace import Trace, TraceWriter
-from moe_probe.trace.checks import check_layers, id_past_end, repeated_expert
-from moe_probe.trace.files import check_place
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import track
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.schema import RESERVED_LABELS, CorpusInfo, Manifest, ModelInfo, MoeLayer
+from moe_probe.recording.importers.survey import LayerSurvey, Survey, TokenRecord
+from moe_probe.recording.importers.tokens import TokenTexts
+from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.recording.trace.checks import check_layers, id_past_end, repeated_expert
+from moe_probe.recording.trace.files import check_place
 
 _MOST = 0.5  # a record that is constant for more than this share says nothing about a router
 _MENTION = 0.01  # a smaller share of constant routing (a row of equal signs) is no warm-up

@@ -2,8 +2,8 @@
 
 vLLM (``--enable-return-routed-experts``) and SGLang (``--enable-return-routed-experts``, and
 ``return_routed_experts`` in the request) return a row for every token but the last, and in it one for every
-hidden layer: dense layers hold zeros. `moe_probe.importers.answers` finds the fields of each version,
-`moe_probe.importers.routed` decodes the arrays.
+hidden layer: dense layers hold zeros. `moe_probe.recording.importers.answers` finds the fields of each version,
+`moe_probe.recording.importers.routed` decodes the arrays.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.importers.answers import Answer, answers_of
-from moe_probe.importers.records import ImportOptions, Recording, import_records, some
-from moe_probe.importers.routed import Unshaped, decode_routed, is_missing
-from moe_probe.importers.survey import TokenRecord
-from moe_probe.text import label_text
-from moe_probe.textfiles import expand, read_json_rows
-from moe_probe.trace import Trace
-from moe_probe.trace.files import sha256_file
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import label_text
+from moe_probe.core.textfiles import expand, read_json_rows
+from moe_probe.recording.importers.answers import Answer, answers_of
+from moe_probe.recording.importers.records import ImportOptions, Recording, import_records, some
+from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_missing
+from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.files import sha256_file
 
 _LABELS = ("document", "topic", "subtopic", "group", "split")
 

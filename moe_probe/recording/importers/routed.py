@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
 
 _MAGIC = b"\x93NUMPY"
 _KINDS = ("uint8", "uint16", "uint32", "int16", "int32", "int64")

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.textfiles import is_unwritable
-from moe_probe.trace.checks import check_order, check_topics, check_weights, first_repeat
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import is_unwritable
+from moe_probe.recording.trace.checks import check_order, check_topics, check_weights, first_repeat
 
 _RUN = 8  # tokens in a row with the same experts in every layer: no router of a trained model does that to a text
 _PATTERNS = 4096  # sets of experts counted at a time

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.importers.columns import Place, label_values, lists, token_texts, whole_numbers
-from moe_probe.importers.records import ImportOptions, Recording, import_records
-from moe_probe.importers.survey import TokenRecord
-from moe_probe.importers.tablefile import TableFile
-from moe_probe.textfiles import expand
-from moe_probe.trace import Trace
-from moe_probe.trace.files import sha256_file
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import expand
+from moe_probe.recording.importers.columns import Place, label_values, lists, token_texts, whole_numbers
+from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
+from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.importers.tablefile import TableFile
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.files import sha256_file
 
 _OPTIONAL = ("subtopic", "group", "split")
 

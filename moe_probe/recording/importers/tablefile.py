@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.importers.columns import Place, column_of
-from moe_probe.text import label_text
-from moe_probe.textfiles import format_of, read_json_rows, refuse_repeated
-from moe_probe.trace.checks import check_layers
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import label_text
+from moe_probe.core.textfiles import format_of, read_json_rows, refuse_repeated
+from moe_probe.recording.importers.columns import Place, column_of
+from moe_probe.recording.trace.checks import check_layers
 
 _REQUIRED = ("document", "topic", "position", "token_id")
 _ROWS = 16384

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.importers.survey import TokenRecord
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.recording.importers.survey import TokenRecord
 
 
 class TokenTexts:
@@ -27,8 +27,8 @@ class TokenTexts:
     def __init__(self, path: Path) -> None:
         from transformers import AutoTokenizer
 
-        from moe_probe.collect.windows import Encoder
         from moe_probe.models import tokenizer_hash
+        from moe_probe.recording.collect.windows import Encoder
 
         if not path.is_dir():
             raise MoeProbeError(f"there is no tokenizer at {path}", "no such folder",

@@ -4,8 +4,8 @@
 `verify` finds damage. The format is described in docs/formats.md.
 """
 
-from moe_probe.trace.reader import RoutingChunk, Trace
-from moe_probe.trace.verify import verify
-from moe_probe.trace.writer import TraceWriter
+from moe_probe.recording.trace.reader import RoutingChunk, Trace
+from moe_probe.recording.trace.verify import verify
+from moe_probe.recording.trace.writer import TraceWriter
 
 __all__ = ["RoutingChunk", "Trace", "TraceWriter", "verify"]

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import UsageError
-from moe_probe.extras import need_extra
-from moe_probe.routing import dropped_id
+from moe_probe.core.errors import UsageError
+from moe_probe.core.extras import need_extra
+from moe_probe.core.routing import dropped_id
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
-    from moe_probe.trace.reader import Trace
+    from moe_probe.recording.trace.reader import Trace
 
 
 def to_anndata(trace: Trace, *, of: str, layer: int | None) -> AnnData:

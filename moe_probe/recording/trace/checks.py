@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 #: Gate weights are stored as float16; a larger value becomes infinite.
 LARGEST_WEIGHT = float(np.finfo(np.float16).max)

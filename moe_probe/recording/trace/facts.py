@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moe_probe.trace.reader import Trace
+    from moe_probe.recording.trace.reader import Trace
 
 #: Topics that are named one by one.
 _TOPICS = 24

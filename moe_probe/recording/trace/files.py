@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.schema import FileEntry, Manifest
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import FileEntry, Manifest
 
 MANIFEST, CHECKSUM = "trace.json", "trace.json.sha256"
 DOCUMENTS, TOKENS, USAGE = "documents.parquet", "tokens.parquet", "usage.parquet"

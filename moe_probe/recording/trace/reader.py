@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.markup import card_html, facts_html
-from moe_probe.pieces import SPACE_MARKS, with_spaces
-from moe_probe.routing import Usage, dropped_id
-from moe_probe.schema import Manifest, MoeLayer, ShardEntry
-from moe_probe.text import some_of
-from moe_probe.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
-from moe_probe.trace.stored import readable
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.html import card_html, facts_html
+from moe_probe.core.pieces import SPACE_MARKS, with_spaces
+from moe_probe.core.routing import Usage, dropped_id
+from moe_probe.core.schema import Manifest, MoeLayer, ShardEntry
+from moe_probe.core.text import some_of
+from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
+from moe_probe.recording.trace.stored import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ class Trace:
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Token table, or some of its columns: ``document, position, token_id, token, special``.
 
-        ``token`` is text as `moe_probe.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
+        ``token`` is text as `core.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
         """
         import pyarrow.parquet as pq
 
@@ -305,12 +305,12 @@ class Trace:
         MoeProbeError
             Without the extra ``anndata``, without such a layer, or of tokens where only counts were kept.
         """
-        from moe_probe.trace.annotated import to_anndata
+        from moe_probe.recording.trace.annotated import to_anndata
 
         return to_anndata(self, of=of, layer=layer)
 
     def _repr_html_(self) -> str:
-        from moe_probe.trace.facts import trace_facts
+        from moe_probe.recording.trace.facts import trace_facts
 
         return card_html(f"Trace of {self.manifest.model.id}", facts_html(trace_facts(self)))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.pieces import MARK, byte_alphabet, byte_fallback, byte_level, decode, marked
+from moe_probe.core.pieces import MARK, byte_alphabet, byte_fallback, byte_level, decode, marked
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.progress import track
-from moe_probe.trace.files import CHECKSUM, MANIFEST, inside, read_manifest, sha256_file
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.recording.trace.files import CHECKSUM, MANIFEST, inside, read_manifest, sha256_file
 
 
 def verify(path: str | Path) -> list[str]:

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.routing import count_selections, dropped_id
-from moe_probe.schema import Manifest, ShardEntry
-from moe_probe.trace.checks import check_ids, check_layers, check_order, check_repeats, check_topics, check_weights
-from moe_probe.trace.files import (
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import count_selections, dropped_id
+from moe_probe.core.schema import Manifest, ShardEntry
+from moe_probe.recording.trace.checks import check_ids, check_layers, check_order, check_repeats, check_topics, check_weights
+from moe_probe.recording.trace.files import (
     CHECKSUM,
     DOCUMENTS,
     MANIFEST,
@@ -39,7 +39,7 @@ from moe_probe.trace.files import (
 )
 
 if TYPE_CHECKING:
-    from moe_probe.trace.reader import Trace
+    from moe_probe.recording.trace.reader import Trace
 
 DOCUMENT_COLUMNS = ("document", "topic", "subtopic", "group", "split")
 #: What must be equal for a trace to be gone on with: field of the manifest, and how to call it.
@@ -172,7 +172,7 @@ class TraceWriter:
         MoeProbeError
             When no document was written, or the disk refuses; sealing can then be repeated.
         """
-        from moe_probe.trace.reader import Trace
+        from moe_probe.recording.trace.reader import Trace
 
         if not self.sealed:
             if not self.shards:

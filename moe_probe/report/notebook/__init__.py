@@ -6,8 +6,8 @@ run with, so that papermill can run the notebooks again with other values.
 
 from __future__ import annotations
 
-from moe_probe.notebook.build import TEMPLATES, execute, export_html, make_notebook, need_notebook, write_notebook
-from moe_probe.notebook.show import Picture, Shown, picture, sentences, show, wide
+from moe_probe.report.notebook.build import TEMPLATES, execute, export_html, make_notebook, need_notebook, write_notebook
+from moe_probe.report.notebook.show import Picture, Shown, picture, sentences, show, wide
 
 __all__ = ["TEMPLATES", "Picture", "Shown", "execute", "export_html", "make_notebook", "need_notebook", "picture", "sentences",
            "show", "wide", "write_notebook"]

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.extras import need_extra
-from moe_probe.trace.files import disk_errors, write_whole
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.extras import need_extra
+from moe_probe.recording.trace.files import disk_errors, write_whole
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-_FOLDER = Path(__file__).resolve().parents[1] / "report" / "templates"
+_FOLDER = Path(__file__).resolve().parents[1] / "templates"
 #: Names of the templates.
 TEMPLATES = ("compare_runs", "compare_labels", "compare_saes")
 
@@ -144,7 +144,7 @@ def _client(notebook: NotebookNode, sockets: str, *, folder: str | Path, timeout
 def _forget_paths(output: Any, folder: Path) -> None:
     """Cut folders of this machine out of what was printed: warnings name the file they come from."""
     if output.get("output_type") == "stream":
-        for known in (folder, Path(__file__).resolve().parents[2], Path.home()):
+        for known in (folder, Path(__file__).resolve().parents[3], Path.home()):
             output["text"] = output["text"].replace(f"{known}/", "")
         output["text"] = re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "", output["text"])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.text import printable
+from moe_probe.core.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ class Picture:
         self.figure, self.alt = figure, alt
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-        from moe_probe.fonts import quiet_glyphs
+        from moe_probe.report.plots.fonts import quiet_glyphs
 
         buffer = io.BytesIO()
         with quiet_glyphs():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.compare.summary import MEASURES
-from moe_probe.text import printable
+from moe_probe.core.text import printable
+from moe_probe.studies.compare.summary import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd

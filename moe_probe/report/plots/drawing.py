@@ -22,7 +22,7 @@ def new_figure(width: float, height: float) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from moe_probe.fonts import FittedLayout
+    from moe_probe.report.plots.fonts import FittedLayout
 
     size: Any = {"figsize": (width, height), "layout": FittedLayout(), "dpi": 110}
     if matplotlib.is_interactive() and "matplotlib.pyplot" in sys.modules:

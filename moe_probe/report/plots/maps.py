@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from moe_probe.drawing import new_figure as _figure
-from moe_probe.text import printable
+from moe_probe.core.text import printable
+from moe_probe.report.plots.drawing import new_figure as _figure
 
 if TYPE_CHECKING:
     import pandas as pd

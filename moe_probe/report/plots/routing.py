@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.drawing import new_figure as _figure
-from moe_probe.drawing import panel
-from moe_probe.plots_maps import DIVERGING
-from moe_probe.text import printable
+from moe_probe.core.text import printable
+from moe_probe.report.plots.drawing import new_figure as _figure
+from moe_probe.report.plots.drawing import panel
+from moe_probe.report.plots.maps import DIVERGING
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.drawing import panel
-from moe_probe.text import printable
+from moe_probe.core.text import printable
+from moe_probe.report.plots.drawing import panel
 
 if TYPE_CHECKING:
     import pandas as pd

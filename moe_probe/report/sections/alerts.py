@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.core.stats import group_names
 from moe_probe.report.content import Block, Facts, Section, listed, number, sae_name, some
-from moe_probe.stats import group_names
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 #: Groups of documents under which a topic's own expert is easily missed.
 _FEW_GROUPS = 20

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.evidence import UNCONFIRMABLE
+from moe_probe.core.text import figure
 from moe_probe.report.content import Answer, listed, number, some
-from moe_probe.report.verdicts import count_sentence, question, where
-from moe_probe.text import figure
-from moe_probe.verdicts import NEAR, grades
+from moe_probe.report.sections.verdicts import count_sentence, question, where
+from moe_probe.studies.verdicts.evidence import UNCONFIRMABLE
+from moe_probe.studies.verdicts.verdicts import NEAR, grades
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: A maker of the answer to one question; None where the analysis was not made.
 Maker = Callable[[Mapping[str, "Result"]], str | None]
@@ -113,14 +113,14 @@ def features_say(results: Mapping[str, Result]) -> str | None:
 
 def splits(results: Mapping[str, Result]) -> str | None:
     """Whether the tree of features follows the corpus's own subjects."""
-    from moe_probe.report.splitting import human_lines
+    from moe_probe.report.sections.splitting import human_lines
 
     return human_lines(results) or None
 
 
 def cost(results: Mapping[str, Result]) -> str | None:
     """What SAEs and labels cost beside training the model, and what is paid again."""
-    from moe_probe.report.costs import finding
+    from moe_probe.report.sections.costs import finding
 
     return finding(results) if "costs" in results else None
 

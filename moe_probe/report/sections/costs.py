@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.report.content import Block, Section, Table, number
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -89,7 +89,7 @@ def _projected(result: Result) -> list[Block]:
 
 
 def _break_even(result: Result) -> str:
-    from moe_probe.cost.project import break_even_nodes
+    from moe_probe.studies.cost.project import break_even_nodes
 
     root_share, small = float(result.params["root_share"]), int(result.params["width"])
     wide = int(result.table[result.table["way"] == "breadth first"]["width"].max())

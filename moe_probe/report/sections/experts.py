@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.evidence import rise_text
-from moe_probe.matching.carriers import effective_number
-from moe_probe.pieces import decode, standing
+from moe_probe.core.pieces import decode, standing
+from moe_probe.core.text import figure, some_of
+from moe_probe.features.matching.carriers import effective_number
 from moe_probe.report.content import (
     Block,
     Card,
@@ -21,12 +21,12 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
-from moe_probe.text import figure, some_of
+from moe_probe.studies.verdicts.evidence import rise_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: Cards of experts that no verdict names: those with the strongest lift for any topic.
 _FURTHER = 16

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe import plots
-from moe_probe.evidence import rise_text
-from moe_probe.pieces import decode
+from moe_probe.core.pieces import decode
+from moe_probe.core.text import bracket, figure, some_of
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
-from moe_probe.text import bracket, figure, some_of
+from moe_probe.report.plots import routing as plots
+from moe_probe.studies.verdicts.evidence import rise_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 _FEATURES = "What do the features say?"
 _SHOWN = 6

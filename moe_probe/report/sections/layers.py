@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe import plots
 from moe_probe.report import svg
 from moe_probe.report.content import Block, Picture, Section, Table, number, probability
+from moe_probe.report.plots import routing as plots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: Layers drawn one panel each; a model with more shows those where pairs differ most.
 _PANELS = 9

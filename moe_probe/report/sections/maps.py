@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe import plots_maps
-from moe_probe.pieces import decode, whole_characters
+from moe_probe.core.pieces import decode, whole_characters
 from moe_probe.report import svg
 from moe_probe.report.content import Block, Picture, Section, Table, cut, listed, number, probability
+from moe_probe.report.plots import maps as plots_maps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 #: Points of one kind that are drawn inside the page, so that it stays small; of more, an even choice.
 _POINTS = 1000

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from moe_probe.report.content import Facts, Section, Table, number, probability
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
-    from moe_probe.schema import Manifest
+    from moe_probe.core.results import Result
+    from moe_probe.core.schema import Manifest
 
 
 def short_name(name: str) -> str:

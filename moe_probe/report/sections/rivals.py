@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe import plots
 from moe_probe.report.content import Block, Picture, Section, Table, lift_text, listed, number, probability
+from moe_probe.report.plots import routing as plots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 _ROWS = 20
 

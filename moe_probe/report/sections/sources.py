@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moe_probe.report.content import Block, Facts, Section, Verbatim
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: What is measured, by the result that needs it: name and formula in plain signs.
 _FORMULAS: tuple[tuple[str, str, str], ...] = (

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe import plots_tree
+from moe_probe.core.stats import holm
+from moe_probe.core.text import figure
+from moe_probe.features.tree import KINDS, UNJUDGED
 from moe_probe.report.content import Block, Node, Passage, Picture, Section, Table, Tree, number, probability
-from moe_probe.stats import holm
-from moe_probe.text import figure
-from moe_probe.tree import KINDS, UNJUDGED
+from moe_probe.report.plots import tree as plots_tree
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: Parents shown in the foldable tree, and children of each.
 _PARENTS, _CHILDREN = 24, 8
@@ -177,7 +177,7 @@ def _examples(table: pd.DataFrame) -> Tree:
 
 
 def _example(part: pd.DataFrame, *, words: bool) -> Node:
-    from moe_probe.report.features import pieces, shortened
+    from moe_probe.report.sections.features import pieces, shortened
 
     row = part.iloc[0]
     facts = [f"topic: {row['topic']}" if row["topic"] else "no topic passes"]
@@ -228,7 +228,7 @@ def _below(sae: str, feature: int, by_parent: Mapping[Any, pd.DataFrame], kinds:
 
 
 def _title(sae: str, feature: int, label: str, topic: str) -> str:
-    from moe_probe.report.features import shortened
+    from moe_probe.report.sections.features import shortened
 
     return f"{sae}:{feature} {shortened(str(label)) or 'no label'}{f' [{topic}]' if topic else ''}"
 
@@ -243,7 +243,7 @@ def _concepts(result: Result) -> Table:
 
 
 def _depth(result: Result, features: pd.DataFrame) -> list[Block]:
-    from moe_probe.report.costs import amount
+    from moe_probe.report.sections.costs import amount
 
     rows = tuple((str(r["way"]), number(int(r["width"])), amount(r["operations"]), number(int(r["features"])),
                   number(int(r["subject"])), number(int(r["good"])), number(int(r["distinct"])),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.published.summary import sample_sentence
+from moe_probe.core.text import figure
+from moe_probe.experts.published.summary import sample_sentence
 from moe_probe.report.content import Block, Section, Table, lift_text, number, probability
-from moe_probe.text import figure
 
 if TYPE_CHECKING:
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 
 def combinations_section(results: Mapping[str, Result]) -> Section:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe import plots, plots_maps
 from moe_probe.report import svg
 from moe_probe.report.content import Block, Picture, Section, Table, lift_text, number, probability
+from moe_probe.report.plots import maps as plots_maps
+from moe_probe.report.plots import routing as plots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 _ROWS = 40
 #: Topics drawn; of more, those whose experts stand out most.

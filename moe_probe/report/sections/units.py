@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe import plots_units
-from moe_probe.evidence import confirmation
-from moe_probe.matching.carriers import TOKENS, topics_served
+from moe_probe.core.text import bracket, figure
+from moe_probe.features.matching.carriers import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
-from moe_probe.report.verdicts import readable
-from moe_probe.text import bracket, figure
+from moe_probe.report.plots import units as plots_units
+from moe_probe.report.sections.verdicts import readable
+from moe_probe.studies.verdicts.evidence import confirmation
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 _ROWS = 25
 _CONFIRMED = {"confirmed": "yes", "not confirmed": "no"}

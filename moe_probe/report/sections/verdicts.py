@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.explain.rivals import RIVALS
+from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name, some
-from moe_probe.verdicts import NEAR, UNTESTED, WEAK, grades
+from moe_probe.studies.verdicts.verdicts import NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
+    from moe_probe.core.results import Result
 
 #: Log2 lifts that the drawn line spans at least; an interval that starts below is cut there, the number beside is not.
 _ENDS = (-0.5, 2.0)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.sae.architectures.ops import decode
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.ops import decode
 
 #: Tokens whose pre-activations are held at once on a CPU.
 _CHUNK = 512

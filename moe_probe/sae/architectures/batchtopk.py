@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.architectures.base import Sae, Sparse
+from moe_probe.sae.architectures.ops import decode, encode_chosen
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.ops import decode, encode_chosen
 
 #: Latents that one token can have active, in multiples of k: bounds the rectangle that holds them.
 _SLOTS = 4

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_probe.sae.base import Sparse
+from moe_probe.sae.architectures.base import Sparse
+from moe_probe.sae.architectures.standard import Standard
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.standard import Standard
 
 #: Width of the kernel through which thresholds get gradients (their appendix; in units of normalised activations).
 _BANDWIDTH = 0.03

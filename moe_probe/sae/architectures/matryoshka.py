@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.sae.base import Sparse
-from moe_probe.sae.batchtopk import BatchTopK
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.sae.architectures.base import Sparse
+from moe_probe.sae.architectures.batchtopk import BatchTopK
+from moe_probe.sae.architectures.ops import decode
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.ops import decode
 
 
 def nested_widths(config: SaeConfig) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from moe_probe.errors import MoeProbeError, did_you_mean
-from moe_probe.sae.base import Sae
-from moe_probe.sae.batchtopk import BatchTopK
+from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.sae.architectures.base import Sae
+from moe_probe.sae.architectures.batchtopk import BatchTopK
+from moe_probe.sae.architectures.jumprelu import JumpReLU
+from moe_probe.sae.architectures.matryoshka import Matryoshka
+from moe_probe.sae.architectures.standard import Standard
+from moe_probe.sae.architectures.topk import TopK
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.jumprelu import JumpReLU
-from moe_probe.sae.matryoshka import Matryoshka
-from moe_probe.sae.standard import Standard
-from moe_probe.sae.topk import TopK
 
 ARCHITECTURES: dict[str, type[Sae]] = {
     "topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU, "standard": Standard, "matryoshka": Matryoshka}

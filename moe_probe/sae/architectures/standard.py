@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe_probe.sae.base import Sae, Sparse
+from moe_probe.sae.architectures.base import Sae, Sparse
 
 
 class Standard(Sae):

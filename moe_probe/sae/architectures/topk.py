@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from moe_probe.sae.base import Sae, Sparse
-from moe_probe.sae.ops import encode_chosen
+from moe_probe.sae.architectures.base import Sae, Sparse
+from moe_probe.sae.architectures.ops import encode_chosen
 
 
 class TopK(Sae):

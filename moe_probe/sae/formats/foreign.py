@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.text import printable
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import printable
 
 #: Values that say "off" in every one of the libraries.
 _OFF: tuple[object, ...] = (None, False, "", "none", "None", [], {})

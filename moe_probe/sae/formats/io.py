@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.sae import dictionaries, saelens, sparsify
-from moe_probe.sae.base import Sae
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import printable
+from moe_probe.core.textfiles import read_json
+from moe_probe.recording.trace.files import disk_errors, write_whole
+from moe_probe.sae.architectures.base import Sae
+from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.foreign import Parts, Tensors
-from moe_probe.sae.registry import make_sae
-from moe_probe.text import printable
-from moe_probe.textfiles import read_json
-from moe_probe.trace.files import disk_errors, write_whole
+from moe_probe.sae.formats import dictionaries, saelens, sparsify
+from moe_probe.sae.formats.foreign import Parts, Tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: Written as jumprelu with one threshold, as SAELens does with what it trained by batches.

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.sae.foreign import Fields, Parts, Refusal, Source, Tensors, gated_as_jumprelu, matrix_shape
-from moe_probe.text import printable
-from moe_probe.textfiles import read_json
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import printable
+from moe_probe.core.textfiles import read_json
+from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensors, gated_as_jumprelu, matrix_shape
 
 _SCALER = "activation_scaler.json"
 _READ = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")

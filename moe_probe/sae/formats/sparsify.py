@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.sae.foreign import Fields, Parts, Refusal, Source, Tensors, matrix_shape
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensors, matrix_shape
 
 _NO_TRANSCODER = "a sparse autoencoder, no transcoder"
 

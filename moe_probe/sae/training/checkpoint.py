@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.sae.steps import Progress, Training
-from moe_probe.trace.files import disk_errors, write_whole
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.recording.trace.files import disk_errors, write_whole
+from moe_probe.sae.training.steps import Progress, Training
 
 _TENSORS = "state.safetensors"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae.activations import ActivationReader, select
-from moe_probe.sae.base import Sae
-from moe_probe.sae.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.steps import SAY_EVERY, Progress, Training, TrainOptions
+from moe_probe.sae.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from moe_probe.sae.training.steps import SAY_EVERY, Progress, Training, TrainOptions
 
 Say = Callable[[Progress], None]
 

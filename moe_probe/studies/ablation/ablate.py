@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.causes import Unit, knock_out, make_bench, matched_controls
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.evidence import NOT_CONFIRMED, confirmation, rise_text
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.results import Result
 from moe_probe.features.firing import held_out_documents
-from moe_probe.results import Result
+from moe_probe.studies.ablation.knock_out import Unit, knock_out, make_bench, matched_controls
+from moe_probe.studies.verdicts.evidence import NOT_CONFIRMED, confirmation, rise_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-    from moe_probe.trace import Trace
 
 Say = Callable[[str], None]
 
@@ -66,7 +66,7 @@ def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit
     Returns
     -------
     Result
-        ``ablation``, as `moe_probe.causes.knock_out` gives it.
+        ``ablation``, as `moe_probe.studies.ablation.knock_out.knock_out` gives it.
 
     Raises
     ------
@@ -168,8 +168,8 @@ def _rivals(unit: Unit, units: Sequence[Unit]) -> frozenset[int]:
 
 
 def _held_out_seed(run: Path) -> int:
-    from moe_probe.pipeline.saes import saes_of
     from moe_probe.sae import read_training
+    from moe_probe.sae.store import saes_of
 
     folders = saes_of(run) if (run / "sae").exists() else []
     return int(read_training(folders[0]).get("held_out_seed", 0)) if folders else 0
@@ -196,8 +196,8 @@ class _Loads:
 
     def _of_features(self, name: str) -> np.ndarray:
         from moe_probe.features.firing import fire
-        from moe_probe.pipeline.saes import readers
         from moe_probe.sae import load_sae
+        from moe_probe.sae.store import readers
 
         if (self.run / "results" / "features.parquet").exists():
             table = Result.load(self.run / "results", "features").table
@@ -217,7 +217,7 @@ def update_verdicts(run: Path) -> Result | None:
     Result or None
         None where the run has no verdicts yet.
     """
-    from moe_probe.evidence import complete_verdicts
+    from moe_probe.studies.verdicts.evidence import complete_verdicts
 
     folder = run / "results"
 

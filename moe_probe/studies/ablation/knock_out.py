@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.evidence import confirmation
-from moe_probe.features.losses import LossSample, Suffix, first_losses, loss_sample, losses, site_of
-from moe_probe.features.removal import Remover
-from moe_probe.progress import track
-from moe_probe.results import Result
-from moe_probe.stats import Interval, Resamples, labelled_documents, student_interval
-from moe_probe.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
+from moe_probe.core.results import Result
+from moe_probe.core.stats import Interval, Resamples, labelled_documents, student_interval
+from moe_probe.core.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
+from moe_probe.features.spliced_loss import LossSample, Suffix, first_losses, loss_sample, losses, site_of
+from moe_probe.studies.ablation.removal import Remover
+from moe_probe.studies.verdicts.evidence import confirmation
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.models.prefix import PrefixCache
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-    from moe_probe.trace import Trace
 
 _SOURCES = (
     "Meng et al. 2022, causal interventions on activations, arXiv:2202.05262",
@@ -122,7 +122,7 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
     MoeProbeError
         When the model is not the trace's, or fewer than two topics have documents.
     """
-    from moe_probe.schema import need_same_weights
+    from moe_probe.core.schema import need_same_weights
 
     need_same_weights(loaded.info, trace.manifest.model)
     keep, labels, names = labelled_documents(trace.documents, label=label)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe_probe.features.losses import Splice
+from moe_probe.features.spliced_loss import Splice
 
 if TYPE_CHECKING:
     import torch
 
     from moe_probe.sae import Sae
-    from moe_probe.sae.base import Sparse
+    from moe_probe.sae.architectures.base import Sparse
 
 #: Bytes of activations whose latents are remembered.
 _ROOM = 2**28

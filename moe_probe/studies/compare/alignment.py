@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.compare.pairing import Pairing, pair_sides
-from moe_probe.compare.sides import Side, matched_layers, same_shape
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.routing import count_selections, dropped_id
-from moe_probe.stats import permutation_p
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.routing import count_selections, dropped_id
+from moe_probe.core.stats import permutation_p
+from moe_probe.studies.compare.pairing import Pairing, pair_sides
+from moe_probe.studies.compare.sides import Side, matched_layers, same_shape
 
 if TYPE_CHECKING:
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 _SOURCES = ("Kuhn 1955, the assignment problem, DOI 10.1002/nav.3800020109",
             "Jaccard 1912, overlap of two sets, DOI 10.1111/j.1469-8137.1912.tb05611.x",

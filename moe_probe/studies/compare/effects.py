@@ -6,16 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.compare.intervals import COLUMNS, SOURCES, Difference, from_draws, from_intervals, no_difference, with_q
-from moe_probe.compare.pairing import Pairing, pair_sides, resample
-from moe_probe.compare.sides import Side, matched_layers
-from moe_probe.compare.verdicts import best_units
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.routing import entropy_bits, load_cv
-from moe_probe.stats import GroupUsage, Resamples, half_selection
-from moe_probe.text import is_missing
-from moe_probe.usage import layer_usage, topics_told
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.routing import entropy_bits, load_cv
+from moe_probe.core.stats import GroupUsage, Resamples, half_selection
+from moe_probe.core.text import is_missing
+from moe_probe.experts.usage import layer_usage, topics_told
+from moe_probe.studies.compare.intervals import (
+    COLUMNS,
+    SOURCES,
+    Difference,
+    from_draws,
+    from_intervals,
+    no_difference,
+    with_q,
+)
+from moe_probe.studies.compare.pairing import Pairing, pair_sides, resample
+from moe_probe.studies.compare.sides import Side, matched_layers
+from moe_probe.studies.compare.verdicts import best_units
 
 if TYPE_CHECKING:
     import pandas as pd

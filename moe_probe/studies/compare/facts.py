@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from moe_probe.compare.sides import Side
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.studies.compare.sides import Side
 
 
 def compare_runs_table(sides: Sequence[Side]) -> Result:

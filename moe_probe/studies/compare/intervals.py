@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_probe.stats import benjamini_hochberg
-from moe_probe.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
+from moe_probe.core.stats import benjamini_hochberg
+from moe_probe.core.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
 
 SOURCES = (
     *BOOTSTRAP,

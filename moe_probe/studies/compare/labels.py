@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from moe_probe.compare.intervals import COLUMNS, SOURCES, from_draws, with_q
-from moe_probe.compare.pairing import Pairing, pair_sides, resample
-from moe_probe.compare.sides import Side
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.stats import GroupUsage, Resamples
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.stats import GroupUsage, Resamples
+from moe_probe.studies.compare.intervals import COLUMNS, SOURCES, from_draws, with_q
+from moe_probe.studies.compare.pairing import Pairing, pair_sides, resample
+from moe_probe.studies.compare.sides import Side
 
 _EPSILON = "Kelley 1935, an unbiased correlation ratio (epsilon squared), DOI 10.1073/pnas.21.9.554"
 

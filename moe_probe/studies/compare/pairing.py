@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.compare.sides import Shared, Side, shared_documents
-from moe_probe.errors import MoeProbeError
-from moe_probe.stats import GroupUsage, Resamples, group_usage, labelled_documents
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.stats import GroupUsage, Resamples, group_usage, labelled_documents
+from moe_probe.studies.compare.sides import Shared, Side, shared_documents
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.routing import Usage
+    from moe_probe.core.routing import Usage
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_probe.compare import Comparison, Side, compare_sides
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.results import Result
-from moe_probe.trace import Trace
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.results import Result
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.compare import Comparison, Side, compare_sides
 
 #: Settings of run.yaml that decide numbers and are not known from elsewhere.
 _SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
@@ -32,7 +32,7 @@ def compare_runs(
     names : sequence of str
         What the sides are called; default: the folders, the labels, or both.
     resamples, permutations, seed : int
-        As `moe_probe.compare.compare_sides`.
+        As `moe_probe.studies.compare.compare_sides`.
     say : callable
         Told, in a sentence, what is being done.
 
@@ -118,8 +118,8 @@ def open_side(
 
 def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
-    from moe_probe.explain import CONTEXTS
-    from moe_probe.pipeline.analyze import ANALYSES, Context, Settings
+    from moe_probe.experts.analyze import ANALYSES, Context, Settings
+    from moe_probe.experts.explain import CONTEXTS
 
     if label not in trace.documents.columns:
         raise MoeProbeError(f"documents have no column '{label}'", did_you_mean(label, list(trace.documents.columns)),

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.compare.intervals import COLUMNS, SOURCES, Difference, from_error, from_intervals, no_difference, with_q
-from moe_probe.compare.sides import Side
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.studies.compare.intervals import (
+    COLUMNS,
+    SOURCES,
+    Difference,
+    from_error,
+    from_intervals,
+    no_difference,
+    with_q,
+)
+from moe_probe.studies.compare.sides import Side
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError
-from moe_probe.results import Result
-from moe_probe.schema import Manifest
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.schema import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.routing import Usage
-    from moe_probe.trace import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.recording.trace import Trace
 
 #: Fewer shared documents than this say too little to be worth pairing.
 FEWEST_SHARED = 8

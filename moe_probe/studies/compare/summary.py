@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.results import Result
-from moe_probe.text import bracket, figure, some_of
+from moe_probe.core.results import Result
+from moe_probe.core.text import bracket, figure, some_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.compare.sides import Side
-from moe_probe.errors import MoeProbeError
-from moe_probe.explain.rivals import RIVALS
-from moe_probe.results import Result
-from moe_probe.text import figure
-from moe_probe.verdicts import NEAR, WEAK, grades
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
+from moe_probe.core.text import figure
+from moe_probe.experts.explain.rivals import RIVALS
+from moe_probe.studies.compare.sides import Side
+from moe_probe.studies.verdicts.verdicts import NEAR, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.compare.alignment import align_experts
-from moe_probe.compare.effects import compare_layers, compare_topics
-from moe_probe.compare.facts import compare_runs_table
-from moe_probe.compare.labels import compare_labels
-from moe_probe.compare.pairing import Pairing, pair_sides
-from moe_probe.compare.saes import sae_differences, sae_values
-from moe_probe.compare.sides import Side, same_shape
-from moe_probe.compare.summary import all_differences, headlines
-from moe_probe.compare.verdicts import compare_verdicts, verdict_changes
-from moe_probe.errors import MoeProbeError, UsageError
-from moe_probe.results import Result
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.results import Result
+from moe_probe.studies.compare.alignment import align_experts
+from moe_probe.studies.compare.effects import compare_layers, compare_topics
+from moe_probe.studies.compare.facts import compare_runs_table
+from moe_probe.studies.compare.labels import compare_labels
+from moe_probe.studies.compare.pairing import Pairing, pair_sides
+from moe_probe.studies.compare.saes import sae_differences, sae_values
+from moe_probe.studies.compare.sides import Side, same_shape
+from moe_probe.studies.compare.summary import all_differences, headlines
+from moe_probe.studies.compare.verdicts import compare_verdicts, verdict_changes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,7 +184,7 @@ def _compare_pair(a: Side, b: Side, verdicts: Result, *, resamples: int, permuta
 
 
 def _saturation(a: Side, b: Side, pairing: Pairing | None) -> Result:
-    from moe_probe.published import router_saturation
+    from moe_probe.experts.published import router_saturation
 
     if not same_shape(a, b) or a.trace is None or b.trace is None or pairing is None or pairing.shared.no_tokens:
         why = pairing.shared.no_tokens if pairing is not None and pairing.shared.no_tokens else "they have other layers, or " \

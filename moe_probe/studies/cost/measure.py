@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.cost import PRESETS, growth, project, shape_of
-from moe_probe.cost.counts import match_operations, sae_encode_flops, sae_train_flops
-from moe_probe.cost.project import EXPLAIN_TOKENS, SCORE_TOKENS
-from moe_probe.results import Result
+from moe_probe.core.results import Result
+from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops
+from moe_probe.studies.cost import PRESETS, growth, project, shape_of
+from moe_probe.studies.cost.project import EXPLAIN_TOKENS, SCORE_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.trace import Trace
+    from moe_probe.recording.trace import Trace
 
 Say = Callable[[str], None]
 #: Parameters of a language model that labels; width and training tokens of the SAEs that are projected.
@@ -82,8 +82,8 @@ def _step(name: str, tokens: float, flops: float | None, seconds: float | None, 
 
 
 def _sae_steps(run: Path, trace: Trace, seconds: dict[str, float], known: dict[str, Any]) -> list[dict[str, Any]]:
-    from moe_probe.pipeline.saes import saes_of
     from moe_probe.sae import load_sae, read_training
+    from moe_probe.sae.store import saes_of
 
     folders = saes_of(run) if (run / "sae").exists() else []
     if not folders:
@@ -137,7 +137,7 @@ def _model(run: Path, model: str | None, revision: str | None, train_tokens: flo
     names = ("forward_flops", "forward_flops_no_logits", "training_flops", "train_tokens")
     nothing: dict[str, Any] = {"name": model} | dict.fromkeys(names)
     if model is None and (run / "run.yaml").exists():
-        from moe_probe.pipeline.config import load_config
+        from moe_probe.runs.config import load_config
 
         config = load_config(run / "run.yaml", {})
         model, revision = config.model, config.revision

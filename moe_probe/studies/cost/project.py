@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.cost.counts import sae_encode_flops, sae_train_flops, training_flops
-from moe_probe.errors import UsageError
+from moe_probe.core.errors import UsageError
+from moe_probe.core.flops import sae_encode_flops, sae_train_flops, training_flops
 
 if TYPE_CHECKING:
     import pandas as pd

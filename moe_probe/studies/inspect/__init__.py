@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from moe_probe.inspecting.inspection import Inspection
+from moe_probe.studies.inspect.inspection import Inspection
 
 __all__ = ["Inspection"]

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.inspecting.watch import Watched, strengths, unit_values
-from moe_probe.pieces import Decoded, decode
+from moe_probe.core.pieces import Decoded, decode
+from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.inspecting.overhead import Overhead
-    from moe_probe.inspecting.record import Call
-    from moe_probe.inspecting.topics import Guess
-    from moe_probe.inspecting.watch import Alarm
+    from moe_probe.studies.inspect.overhead import Overhead
+    from moe_probe.studies.inspect.record import Call
+    from moe_probe.studies.inspect.topics import Guess
+    from moe_probe.studies.inspect.watch import Alarm
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Inspection:
         Of the weights that ran.
     call : Call
     experts : pandas.DataFrame
-        As `moe_probe.inspecting.units.expert_table` gives it.
+        As `moe_probe.studies.inspect.units.expert_table` gives it.
     features : mapping of str to pandas.DataFrame
-        By SAE folder, as `moe_probe.inspecting.units.feature_table` gives it.
+        By SAE folder, as `moe_probe.studies.inspect.units.feature_table` gives it.
     guesses : tuple of Guess
         Topics of the text, from experts and from the features of each SAE.
     decoding : tuple of (int, float, float) or None

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.inspecting.inspection import Inspection
-from moe_probe.inspecting.known import TABLES, Known
-from moe_probe.inspecting.weights import check_weights
-from moe_probe.results import Result
-from moe_probe.trace import Trace
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.results import Result
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.inspect.inspection import Inspection
+from moe_probe.studies.inspect.known import TABLES, Known
+from moe_probe.studies.inspect.weights import check_weights
 
 if TYPE_CHECKING:
-    from moe_probe.collect import EncodedDocument
-    from moe_probe.inspecting.record import Call
-    from moe_probe.inspecting.reference import Reference
-    from moe_probe.inspecting.topics import Guess, UsageDecoder
-    from moe_probe.inspecting.watch import Watched
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.collect import EncodedDocument
     from moe_probe.sae import Sae
+    from moe_probe.studies.inspect.record import Call
+    from moe_probe.studies.inspect.reference import Reference
+    from moe_probe.studies.inspect.topics import Guess, UsageDecoder
+    from moe_probe.studies.inspect.watch import Watched
 
 _WIDTH = re.compile(r"layer_(\d+)/width_(\d+)")
 
@@ -96,7 +96,7 @@ def inspect_text(run: str | Path, text: str, *, model: LoadedModel | str | None 
 
 
 def _load(run: Path, name: str | None) -> LoadedModel:
-    from moe_probe.pipeline.model import load_model_of
+    from moe_probe.runs.model import load_model_of
 
     loaded = load_model_of(run, name)
     if loaded is None:
@@ -147,12 +147,12 @@ class Inspector:
         self._decoders: dict[int, UsageDecoder] = {}
 
     def _watched(self, widths: Mapping[str, int], shown: Mapping[str, int], experts: Mapping[int, int]) -> list[Watched]:
-        from moe_probe.inspecting.watch import parse_watch
+        from moe_probe.studies.inspect.watch import parse_watch
 
         return [parse_watch(text, self.known, widths, shown, experts) for text in self.look.watch]
 
     def _shade(self, widths: Mapping[str, int], experts: Mapping[int, int]) -> Watched | None:
-        from moe_probe.inspecting.watch import parse_unit
+        from moe_probe.studies.inspect.watch import parse_unit
 
         if self.look.shade is None:
             return None
@@ -175,10 +175,10 @@ class Inspector:
         MoeProbeError
             When it is empty, does not fit with its continuation into the model's context, or a threshold is missing.
         """
-        from moe_probe.inspecting.overhead import measure_overhead
-        from moe_probe.inspecting.record import record_call
-        from moe_probe.inspecting.units import expert_table, feature_table
-        from moe_probe.inspecting.watch import Watched, check
+        from moe_probe.studies.inspect.overhead import measure_overhead
+        from moe_probe.studies.inspect.record import record_call
+        from moe_probe.studies.inspect.units import expert_table, feature_table
+        from moe_probe.studies.inspect.watch import Watched, check
 
         encoded, strings, generated = self._encoded(text, name)
         call = record_call(self.loaded, encoded, self.saes, strings=strings, generated=generated)
@@ -200,10 +200,10 @@ class Inspector:
 
     def _encoded(self, text: str, name: str) -> tuple[EncodedDocument, list[str], np.ndarray]:
         """Tokens and windows of a text and of its continuation, and which tokens were generated."""
-        from moe_probe.collect import EncodedDocument, Encoder, Window
-        from moe_probe.corpus import Document
-        from moe_probe.inspecting.record import continuation
-        from moe_probe.pieces import with_spaces
+        from moe_probe.core.pieces import with_spaces
+        from moe_probe.recording.collect import EncodedDocument, Encoder, Window
+        from moe_probe.recording.corpus import Document
+        from moe_probe.studies.inspect.record import continuation
 
         # half pairs, as broken bytes on a command line become, have no encoding
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -230,7 +230,7 @@ class Inspector:
 
     def _reference(self, n_tokens: int) -> Reference | None:
         """The run's documents in pieces as long as a text; None where it does not keep them token by token."""
-        from moe_probe.inspecting.reference import piece_length
+        from moe_probe.studies.inspect.reference import piece_length
 
         length = piece_length(n_tokens)
         if length not in self._references:
@@ -241,8 +241,8 @@ class Inspector:
 
     def _made(self, length: int, saes: Mapping[str, Sae]) -> Reference | None:
         from moe_probe.features.firing import held_out_documents
-        from moe_probe.inspecting.reference import Reference
         from moe_probe.sae import read_training
+        from moe_probe.studies.inspect.reference import Reference
 
         try:
             seed = int(read_training(self.run / "sae" / next(iter(saes))).get("held_out_seed", 0)) if saes else 0
@@ -254,7 +254,7 @@ class Inspector:
         return made
 
     def _guesses(self, call: Call, reference: Reference | None) -> tuple[Guess, ...]:
-        from moe_probe.inspecting.topics import UsageDecoder, guess_from_features
+        from moe_probe.studies.inspect.topics import UsageDecoder, guess_from_features
 
         guesses: list[Guess | None] = []
         if reference is not None:

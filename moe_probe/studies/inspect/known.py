@@ -12,8 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.results import Result
-    from moe_probe.trace import Trace
+    from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 #: Tables of RUN/results that are looked at; each may be missing.
 TABLES = ("expert_topics", "experts", "features", "verdicts", "layers")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe_probe.cost.counts import sae_encode_flops, shape_of
-from moe_probe.errors import MoeProbeError
-from moe_probe.inspecting.record import capture_for, read_by, run_window
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.models import forward_inputs, input_device
+from moe_probe.core.flops import sae_encode_flops, shape_of
+from moe_probe.studies.inspect.record import capture_for, read_by, run_window
 
 if TYPE_CHECKING:
-    from moe_probe.collect import Window
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.collect import Window
     from moe_probe.sae import Sae
 
 

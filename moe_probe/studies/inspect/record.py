@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from moe_probe.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.text import some_of
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
-from moe_probe.text import some_of
 
 if TYPE_CHECKING:
-    from moe_probe.collect import EncodedDocument, Window
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.collect import EncodedDocument, Window
     from moe_probe.sae import Sae
 
 #: What is recorded of a site for an SAE of each hook.

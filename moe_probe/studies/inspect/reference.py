@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.routing import dropped_id
-from moe_probe.stats import labelled_documents
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.stats import labelled_documents
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.inspecting.watch import Watched
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.trace import Trace
+    from moe_probe.studies.inspect.watch import Watched
 
 #: Pieces a document gives at most, and all documents together.
 _PER_DOCUMENT, _MOST = 4, 3000

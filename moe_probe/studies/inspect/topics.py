@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.inspecting.reference import shares
+from moe_probe.studies.inspect.reference import shares
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.inspecting.known import Known
-    from moe_probe.inspecting.record import Call
-    from moe_probe.inspecting.reference import Reference
+    from moe_probe.studies.inspect.known import Known
+    from moe_probe.studies.inspect.record import Call
+    from moe_probe.studies.inspect.reference import Reference
 
 _FOLDS = 5
 #: Inverse strength of the penalty; 0.01 to 1 give unseen pieces of 16 to 256 tokens the same accuracy within 3 points.

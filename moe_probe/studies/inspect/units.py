@@ -9,8 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.inspecting.known import Known
-    from moe_probe.inspecting.record import Call
+    from moe_probe.studies.inspect.known import Known
+    from moe_probe.studies.inspect.record import Call
 
 #: Shares of a corpus below this many tokens are taken for this many: a feature never seen has no infinite lift.
 _HALF = 0.5

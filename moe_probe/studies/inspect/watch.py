@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.errors import UsageError, did_you_mean
-from moe_probe.text import some_of
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.text import some_of
 
 if TYPE_CHECKING:
-    from moe_probe.inspecting.known import Known
-    from moe_probe.inspecting.record import Call
-    from moe_probe.inspecting.reference import Reference
+    from moe_probe.studies.inspect.known import Known
+    from moe_probe.studies.inspect.record import Call
+    from moe_probe.studies.inspect.reference import Reference
 
 #: Share of pieces of other text that may lie above a threshold which nobody gave.
 FALSE_ALARMS = 0.05

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-    from moe_probe.trace import Trace
 
 
 def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *, force: bool) -> list[str]:

@@ -6,15 +6,15 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.text import cut_to, flow, padded, printable, wrapped
+from moe_probe.core.text import cut_to, flow, padded, printable, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.inspecting.inspection import Inspection
-    from moe_probe.inspecting.overhead import Overhead
-    from moe_probe.inspecting.topics import Guess
-    from moe_probe.inspecting.watch import Alarm
+    from moe_probe.studies.inspect.inspection import Inspection
+    from moe_probe.studies.inspect.overhead import Overhead
+    from moe_probe.studies.inspect.topics import Guess
+    from moe_probe.studies.inspect.watch import Alarm
 
 #: Tokens that a terminal is shown; the HTML view has all.
 _SHOWN_TOKENS = 400

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.results import Result
-from moe_probe.text import figure, is_missing
-from moe_probe.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
+from moe_probe.core.results import Result
+from moe_probe.core.text import figure, is_missing
+from moe_probe.studies.verdicts.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +68,12 @@ def complete_verdicts(
     Parameters
     ----------
     verdicts : Result
-        From `moe_probe.verdicts.topic_verdicts`.
+        From `moe_probe.studies.verdicts.verdicts.topic_verdicts`.
     carriers : Result, optional
-        From `moe_probe.pipeline.matching.match`.
+        From `moe_probe.features.matching.match.match`.
     features : Result, optional
     ablation : Result, optional
-        From `moe_probe.causes.knock_out`.
+        From `moe_probe.studies.ablation.knock_out.knock_out`.
 
     Returns
     -------

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.explain.rivals import RIVALS, Rival
-from moe_probe.results import Result
-from moe_probe.stats import benjamini_hochberg
-from moe_probe.verdict_rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption, grades
+from moe_probe.core.results import Result
+from moe_probe.core.stats import benjamini_hochberg
+from moe_probe.experts.explain.rivals import RIVALS, Rival
+from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,12 +47,12 @@ def topic_verdicts(
     Parameters
     ----------
     expert_topics : Result
-        From `moe_probe.alignment.expert_topics`.
+        From `moe_probe.experts.topics.expert_topics`.
     beyond : Result or sequence of Result, optional
-        From `moe_probe.explain.topic_beyond_vocabulary`, for one or several contexts; what is missing is not ruled out,
+        From `moe_probe.experts.explain.topic_beyond_vocabulary`, for one or several contexts; what is missing is not ruled out,
         and the result says so.
     groups : Result, optional
-        From `moe_probe.clusters.expert_groups`: candidates chosen on half of the documents, measured on the other.
+        From `moe_probe.experts.clusters.expert_groups`: candidates chosen on half of the documents, measured on the other.
     rules : Rules, optional
 
     Returns
@@ -95,7 +95,7 @@ def _replicable(table: pd.DataFrame, rules: Rules) -> dict[str, bool]:
     """Whether a topic's groups are enough to replicate at least a perfect expert on half of them.
 
     Its p in one half is one over the number of ways to deal the topic's labels there, and twice that counts
-    (`moe_probe.stats.replicate`): with two topics it takes eight groups of each, with three six.
+    (`moe_probe.core.stats.replicate`): with two topics it takes eight groups of each, with three six.
     """
     if "n_groups" not in table or "p_replication" not in table:  # results of an earlier version
         return dict.fromkeys(table["topic"], True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moe_probe.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError
 
 
 @dataclass(frozen=True)

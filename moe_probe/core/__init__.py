@@ -1,0 +1,1 @@
+"""What every room stands on: errors, names of a trace, text, files, results, statistics. No torch."""

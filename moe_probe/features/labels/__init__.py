@@ -1,0 +1,1 @@
+"""Labels of features: by rules, by a language model, by a person."""

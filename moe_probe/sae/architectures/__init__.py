@@ -1,0 +1,1 @@
+"""The SAE architectures: encoders, decoders and their losses."""

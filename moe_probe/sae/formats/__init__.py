@@ -1,0 +1,1 @@
+"""SAE folders on disk: our own (SAELens) and those of other libraries."""

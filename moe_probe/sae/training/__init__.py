@@ -1,0 +1,1 @@
+"""SAE training: steps, batches, checkpoints."""

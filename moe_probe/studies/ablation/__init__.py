@@ -1,0 +1,1 @@
+"""Knock-outs: what the loss of a topic does without an expert or a feature."""

@@ -1,0 +1,1 @@
+"""Helpers of the tests: corpora, traces, runs and a model whose truth is known."""
