@@ -38,9 +38,16 @@ def open_trace(options: argparse.Namespace, folder: Path) -> Trace:
     except MoeProbeError:
         planted = (PlantedExpert(3, 5, "topic", 2), PlantedExpert(7, 9, "token", 4), PlantedExpert(11, 1, "position"))
         return planted_trace(
-            folder / "trace", planted=planted, topics=options.topics,
-            documents_per_topic=options.documents // options.topics, tokens=options.tokens, n_layers=options.layers,
-            num_experts=options.experts, top_k=options.top_k, vocabulary=30_000)
+            folder / "trace",
+            planted=planted,
+            topics=options.topics,
+            documents_per_topic=options.documents // options.topics,
+            tokens=options.tokens,
+            n_layers=options.layers,
+            num_experts=options.experts,
+            top_k=options.top_k,
+            vocabulary=30_000,
+        )
 
 
 def main() -> None:

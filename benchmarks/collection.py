@@ -115,11 +115,15 @@ def overhead(model: str, corpus_path: str, rounds: int) -> dict[str, float]:
     other = sum(f.size for f in trace.manifest.files) - table
     shutil.rmtree(folder)
     return {
-        "tokens": trace.n_tokens, "plain_s": statistics.median(times["plain"]),
+        "tokens": trace.n_tokens,
+        "plain_s": statistics.median(times["plain"]),
         "plain_tokens_per_s": trace.n_tokens / statistics.median(times["plain"]),
-        "hooks_over_plain": ratio("hooks", "plain"), "collect_over_plain": ratio("collect", "plain"),
-        "no_logits_over_plain": ratio("no_logits", "plain"), "collect_over_no_logits": ratio("collect", "no_logits"),
-        "bytes_per_slot": routing / slots, "token_table_bytes_per_token": table / trace.n_tokens,
+        "hooks_over_plain": ratio("hooks", "plain"),
+        "collect_over_plain": ratio("collect", "plain"),
+        "no_logits_over_plain": ratio("no_logits", "plain"),
+        "collect_over_no_logits": ratio("collect", "no_logits"),
+        "bytes_per_slot": routing / slots,
+        "token_table_bytes_per_token": table / trace.n_tokens,
         "documents_and_usage_bytes_per_token": other / trace.n_tokens,
     }
 
@@ -136,8 +140,9 @@ def collect_times(model: str, corpus_path: str, times: int) -> None:
             for line in Path(corpus_path).read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
                 file.write(json.dumps(row | {"id": f"{number}/{row['id']}"}) + "\n")
-    trace = collect_trace(load_model(model, progress=False), Corpus(folder / "corpus.jsonl"), folder / "trace",
-                          progress=False)
+    trace = collect_trace(
+        load_model(model, progress=False), Corpus(folder / "corpus.jsonl"), folder / "trace", progress=False
+    )
     shutil.rmtree(folder)
     print(json.dumps({"tokens": trace.n_tokens, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 

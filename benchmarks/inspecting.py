@@ -24,8 +24,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128, 512])
-    parser.add_argument("--cpu-time", action="store_true", help="seconds of this process's CPU time, where others use the "
-                        "machine too (with OMP_NUM_THREADS=1)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="seconds of this process's CPU time, where others use the machine too (with OMP_NUM_THREADS=1)",
+    )
     options = parser.parse_args()
 
     import numpy as np
@@ -38,20 +41,35 @@ def main() -> None:
 
     loaded = load_model(options.model, progress=False)
     layer, d_in = loaded.sites[-1].info.layer, loaded.model.config.get_text_config().hidden_size
-    sae = make_sae(SaeConfig(architecture="topk", d_in=d_in, d_sae=options.width, k=16, hook="router_input", layer=layer)).eval()
+    sae = make_sae(
+        SaeConfig(architecture="topk", d_in=d_in, d_sae=options.width, k=16, hook="router_input", layer=layer)
+    ).eval()
     texts = "\n".join(json.loads(line)["text"] for line in options.corpus.read_text(encoding="utf-8").splitlines()[:20])
     ids = np.asarray(loaded.tokenizer(texts, verbose=False)["input_ids"], dtype=np.int64)
-    print(f"{loaded.info.dtype} weights, {torch.get_num_threads()} threads, one SAE of width {options.width:,}, "
-          f"{options.rounds} rounds{', CPU time' if options.cpu_time else ''}\n")
-    print("| tokens | forward, µs a token | with hooks | with hooks and encoding | quartiles | operations, encoder over model |")
+    print(
+        f"{loaded.info.dtype} weights, {torch.get_num_threads()} threads, one SAE of width {options.width:,}, "
+        f"{options.rounds} rounds{', CPU time' if options.cpu_time else ''}\n"
+    )
+    print(
+        "| tokens | forward, µs a token | with hooks | with hooks and encoding | quartiles | operations, encoder over model |"
+    )
     print("|---|---|---|---|---|---|")
     for n in options.tokens:
-        cost = measure_overhead(loaded, Window(ids[:n], slice(0, n)), {"sae": sae}, rounds=options.rounds, least=options.rounds,
-                                clock=time.process_time if options.cpu_time else time.perf_counter)
+        cost = measure_overhead(
+            loaded,
+            Window(ids[:n], slice(0, n)),
+            {"sae": sae},
+            rounds=options.rounds,
+            least=options.rounds,
+            clock=time.process_time if options.cpu_time else time.perf_counter,
+        )
         share = "not counted" if cost.forward_flops is None else f"{cost.encode_flops / cost.forward_flops:.0%}"
         low, high = cost.encoding_quartiles
-        print(f"| {n} | {1e6 * cost.forward / n:,.0f} | {cost.hooks_ratio:.3f} | {cost.encoding_ratio:.3f} | "
-              f"{low:.3f} to {high:.3f} | {share} |", flush=True)
+        print(
+            f"| {n} | {1e6 * cost.forward / n:,.0f} | {cost.hooks_ratio:.3f} | {cost.encoding_ratio:.3f} | "
+            f"{low:.3f} to {high:.3f} | {share} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

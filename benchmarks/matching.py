@@ -25,12 +25,15 @@ def drawn(rng: np.random.Generator, n_tokens: int, n_units: int, per_token: int)
     indices = np.empty((n_tokens, per_token), dtype=np.int32)
     for i in range(per_token):  # column by column: no second matrix of the same size
         indices[:, i] = rng.integers(edges[i], edges[i + 1], n_tokens, dtype=np.int32)
-    return sparse.csr_array((np.ones(indices.size, dtype=np.int8), indices.ravel(),
-                             np.arange(0, indices.size + 1, per_token, dtype=np.int32)), shape=(n_tokens, n_units))
+    return sparse.csr_array(
+        (np.ones(indices.size, dtype=np.int8), indices.ravel(), np.arange(0, indices.size + 1, per_token, dtype=np.int32)),
+        shape=(n_tokens, n_units),
+    )
 
 
-def plant(rng: np.random.Generator, experts: sparse.csr_array, features: sparse.csr_array, n: int) -> tuple[sparse.csr_array,
-                                                                                                        np.ndarray, np.ndarray]:
+def plant(
+    rng: np.random.Generator, experts: sparse.csr_array, features: sparse.csr_array, n: int
+) -> tuple[sparse.csr_array, np.ndarray, np.ndarray]:
     """Let n features fire where n experts are chosen."""
     chosen = experts.tocsc()
     which = rng.choice(experts.shape[1], n, replace=False)
@@ -59,13 +62,17 @@ def main() -> None:
     half = o.tokens // 2
     held_experts, held_features, held_group = experts[half:], features[half:], group[half:] - group[half]
     experts, features = experts[:half], features[:half]
-    print(f"{o.experts:,} experts ({o.top_k} chosen a token), {o.features:,} features ({o.active} firing), {o.tokens:,} tokens\n")
+    print(
+        f"{o.experts:,} experts ({o.top_k} chosen a token), {o.features:,} features ({o.active} firing), {o.tokens:,} tokens\n"
+    )
     per_token = np.diff(experts.indptr).astype(float) @ np.diff(features.indptr)
     started = time.perf_counter()
     pairs = best_pairs(experts, features, per_expert=8)
     chosen_in = time.perf_counter() - started
     started = time.perf_counter()
-    scores = score_pairs(held_experts, held_features, pairs.expert, pairs.feature, held_group, n_groups=int(held_group.max()) + 1)
+    scores = score_pairs(
+        held_experts, held_features, pairs.expert, pairs.feature, held_group, n_groups=int(held_group.max()) + 1
+    )
     scored_in = time.perf_counter() - started
     started = time.perf_counter()
     one_to_one(pairs, n_features=o.features)
@@ -77,12 +84,16 @@ def main() -> None:
     noise = scores.auroc[first][~planted]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("| step | seconds | |\n|---|---|---|")
-    print(f"| choose on one half | {chosen_in:.1f} | {per_token / 1e9:.1f} G additions, {per_token / chosen_in / 1e6:,.0f} M/s |")
+    print(
+        f"| choose on one half | {chosen_in:.1f} | {per_token / 1e9:.1f} G additions, {per_token / chosen_in / 1e6:,.0f} M/s |"
+    )
     print(f"| score {len(pairs.expert):,} pairs on the other | {scored_in:.1f} | |")
     print(f"| one-to-one assignment | {assigned_in:.1f} | |")
     print(f"| **all** | **{chosen_in + scored_in + assigned_in:.1f}** | peak memory {peak:.1f} GiB, data included |\n")
-    print(f"planted pairs found: {found} of 100; held-out AUROC of the best of noise: mean {noise.mean():.4f}, "
-          f"largest {noise.max():.4f}; chosen at {pairs.auroc[first][~planted].mean():.4f}")
+    print(
+        f"planted pairs found: {found} of 100; held-out AUROC of the best of noise: mean {noise.mean():.4f}, "
+        f"largest {noise.max():.4f}; chosen at {pairs.auroc[first][~planted].mean():.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -54,8 +54,14 @@ def scipy_seconds(shares: np.ndarray, topic: np.ndarray, permutations: int) -> f
         return inside - (values * (1 - chosen)).sum(axis) / (1 - chosen).sum(axis)
 
     started = time.perf_counter()
-    peer((shares[:, 0], (topic == 0).astype(float)), statistic, permutation_type="pairings", n_resamples=permutations,
-         vectorized=True, rng=np.random.default_rng(0))
+    peer(
+        (shares[:, 0], (topic == 0).astype(float)),
+        statistic,
+        permutation_type="pairings",
+        n_resamples=permutations,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
     return time.perf_counter() - started
 
 
@@ -69,21 +75,26 @@ def main() -> None:
     topic = np.arange(o.documents) % o.topics
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     started = time.perf_counter()
-    permutation_test(shares, topic, n_topics=o.topics, layer_index=np.repeat(np.arange(o.layers), o.experts),
-                     permutations=o.permutations)
+    permutation_test(
+        shares, topic, n_topics=o.topics, layer_index=np.repeat(np.arange(o.layers), o.experts), permutations=o.permutations
+    )
     engine = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     floor = products(shares, topic, o.topics, o.permutations)
     dense = 2.0 * o.permutations * o.topics * o.documents * 2 * shares.shape[1]
     one = scipy_seconds(shares, topic, o.permutations)
     tests = shares.shape[1] * o.topics
-    print(f"{o.documents:,} documents, {shares.shape[1]:,} experts, {o.topics} topics, {o.permutations:,} permutations, "
-          f"{n_threads()} threads\n\n| measure | value |\n|---|---|")
+    print(
+        f"{o.documents:,} documents, {shares.shape[1]:,} experts, {o.topics} topics, {o.permutations:,} permutations, "
+        f"{n_threads()} threads\n\n| measure | value |\n|---|---|"
+    )
     print(f"| engine | {engine:.1f} s |\n| its matrix products alone | {floor:.1f} s |\n| ratio | {engine / floor:.2f} |")
     print(f"| operations of dense products of that size | {dense / 1e12:.1f} TFLOP |")
     print(f"| peak memory | {peak:.2f} GiB ({before:.2f} before) |")
-    print(f"| scipy.stats.permutation_test, one of {tests:,} tests | {one:.2f} s (all, extrapolated: "
-          f"{one * tests / 3600:,.0f} h) |")
+    print(
+        f"| scipy.stats.permutation_test, one of {tests:,} tests | {one:.2f} s (all, extrapolated: "
+        f"{one * tests / 3600:,.0f} h) |"
+    )
 
 
 if __name__ == "__main__":

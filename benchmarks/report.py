@@ -36,9 +36,15 @@ def main() -> None:
         run = options.dir or Path(temporary)
         if not (run / "results").is_dir():
             trace = planted_trace(
-                run / "trace", planted=(PlantedExpert(3, 5, "topic", 2),), topics=options.topics,
-                documents_per_topic=options.documents, tokens=options.tokens, n_layers=options.layers,
-                num_experts=options.experts, top_k=options.top_k)
+                run / "trace",
+                planted=(PlantedExpert(3, 5, "topic", 2),),
+                topics=options.topics,
+                documents_per_topic=options.documents,
+                tokens=options.tokens,
+                n_layers=options.layers,
+                num_experts=options.experts,
+                top_k=options.top_k,
+            )
             planted_results(trace, run / "results", width=1024)
         started = time.perf_counter(), time.process_time()
         files = write_report(run)
@@ -46,9 +52,18 @@ def main() -> None:
         size = {path.name: path.stat().st_size / 1e6 for path in files}
         images = sum(v for name, v in size.items() if name.endswith(".png"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        row = {"layers": options.layers, "experts": options.experts, "topics": options.topics, "seconds": f"{seconds:.1f}",
-               "of CPU": f"{cpu:.1f}", "HTML, MB": f"{size['report.html']:.2f}", "Markdown, MB": f"{size['report.md']:.2f}",
-               "figures, MB": f"{images:.2f}", "peak, GiB": f"{peak:.1f}", "torch loaded": "torch" in sys.modules}
+        row = {
+            "layers": options.layers,
+            "experts": options.experts,
+            "topics": options.topics,
+            "seconds": f"{seconds:.1f}",
+            "of CPU": f"{cpu:.1f}",
+            "HTML, MB": f"{size['report.html']:.2f}",
+            "Markdown, MB": f"{size['report.md']:.2f}",
+            "figures, MB": f"{images:.2f}",
+            "peak, GiB": f"{peak:.1f}",
+            "torch loaded": "torch" in sys.modules,
+        }
         for cells in (row, ["---"] * len(row), row.values()):
             print(f"| {' | '.join(str(c) for c in cells)} |")
 

@@ -80,8 +80,15 @@ def sae_lens(batches: list[Tensor], o: argparse.Namespace, *, centred: bool) -> 
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=o.d_in, d_sae=o.width, k=o.k))
     steps = len(batches)
     config = SAETrainerConfig(
-        total_training_samples=steps * o.batch, train_batch_size_samples=o.batch, lr=RATE, lr_end=RATE / 10,
-        lr_warm_up_steps=steps // 20, lr_decay_steps=steps // 5, dead_feature_window=50, n_batches_for_norm_estimate=1)
+        total_training_samples=steps * o.batch,
+        train_batch_size_samples=o.batch,
+        lr=RATE,
+        lr_end=RATE / 10,
+        lr_warm_up_steps=steps // 20,
+        lr_decay_steps=steps // 5,
+        dead_feature_window=50,
+        n_batches_for_norm_estimate=1,
+    )
 
     def stream() -> Iterator[Tensor]:
         yield from (b - mean for b in batches)
@@ -103,9 +110,20 @@ def dictionary_learning(batches: list[Tensor], o: argparse.Namespace) -> Callabl
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     steps = len(batches)
-    trainer = TopKTrainer(steps=steps, activation_dim=o.d_in, dict_size=o.width, k=o.k, layer=0, lm_name="none", lr=RATE,
-                          warmup_steps=steps // 20, decay_start=steps - steps // 5, threshold_start_step=steps + 1, seed=0,
-                          device="cpu")
+    trainer = TopKTrainer(
+        steps=steps,
+        activation_dim=o.d_in,
+        dict_size=o.width,
+        k=o.k,
+        layer=0,
+        lm_name="none",
+        lr=RATE,
+        warmup_steps=steps // 20,
+        decay_start=steps - steps // 5,
+        threshold_start_step=steps + 1,
+        seed=0,
+        device="cpu",
+    )
     for step, batch in enumerate(batches):
         trainer.update(step, batch)
     ae = trainer.ae
@@ -185,8 +203,10 @@ def experts_in_one_pass(o: argparse.Namespace, batches: list[Tensor], n: int = 1
         train_saes(batches, [config], options=options)
     apart = time.perf_counter() - started
     tokens = n * len(batches) * o.batch
-    print(f"\n{n} SAEs of width 512: {tokens / together:,.0f} SAE-tokens/s in one pass, {tokens / apart:,.0f} one after the "
-          "other (activations in memory; from disk they are read once instead of 16 times)")
+    print(
+        f"\n{n} SAEs of width 512: {tokens / together:,.0f} SAE-tokens/s in one pass, {tokens / apart:,.0f} one after the "
+        "other (activations in memory; from disk they are read once instead of 16 times)"
+    )
 
 
 def main() -> None:
@@ -211,10 +231,14 @@ def main() -> None:
             if name not in outcomes:
                 with torch.no_grad():
                     outcomes[name] = trained(held_out)
-    print(f"{tokens:,} tokens, d_in {o.d_in}, width {o.width:,}, k {o.k}, {torch.get_num_threads()} threads, median of "
-          f"{o.repeats} rounds\n")
-    print("| trainer | tokens/s | tokens/CPU-second | times slower than moe_probe topk | held-out FVU | true features found "
-          "(cosine > 0.9) | L0 |\n|---|---|---|---|---|---|---|")
+    print(
+        f"{tokens:,} tokens, d_in {o.d_in}, width {o.width:,}, k {o.k}, {torch.get_num_threads()} threads, median of "
+        f"{o.repeats} rounds\n"
+    )
+    print(
+        "| trainer | tokens/s | tokens/CPU-second | times slower than moe_probe topk | held-out FVU | true features found "
+        "(cosine > 0.9) | L0 |\n|---|---|---|---|---|---|---|"
+    )
     print(f"| floor: encoder's product and top-k | {tokens / statistics.median(floors):,.0f} | | | | | |")
     mine = statistics.median(s for s, _ in seconds["moe_probe topk"])
     spread = (held_out - held_out.mean(0)).square().sum()
@@ -223,8 +247,11 @@ def main() -> None:
         found, rows, l0 = outcomes[name]
         unit = torch.nn.functional.normalize(rows, dim=1)
         share = float(((data.truth @ unit.T).max(1).values > 0.9).float().mean())
-        print(f"| {name} | {tokens / wall:,.0f} | {tokens / cpu:,.0f} | {wall / mine:.2f} | "
-              f"{float((held_out - found).square().sum() / spread):.3f} | {share:.0%} | {l0:.1f} |", flush=True)
+        print(
+            f"| {name} | {tokens / wall:,.0f} | {tokens / cpu:,.0f} | {wall / mine:.2f} | "
+            f"{float((held_out - found).square().sum() / spread):.3f} | {share:.0%} | {l0:.1f} |",
+            flush=True,
+        )
     if not o.only:
         experts_in_one_pass(o, batches[: max(10, o.steps // 8)])
 

@@ -44,17 +44,31 @@ def lifts(groups: GroupUsage, drawn: Resamples, column: int) -> np.ndarray:
 
 def coverage(n: int) -> dict[str, tuple[int, int]]:
     """How many intervals of the difference of a planted expert's lifts hold the population's, paired and not."""
-    whole = [group_usage(planted_routing(planted=(PlantedExpert(0, 1, "topic", 0),), lift=lift, documents_per_topic=500,
-                                         tokens=100, n_layers=1, seed=4).usage()) for lift in (3.0, 2.0)]
+    whole = [
+        group_usage(
+            planted_routing(
+                planted=(PlantedExpert(0, 1, "topic", 0),),
+                lift=lift,
+                documents_per_topic=500,
+                tokens=100,
+                n_layers=1,
+                seed=4,
+            ).usage()
+        )
+        for lift in (3.0, 2.0)
+    ]
     truth = [float(lifts(g, Resamples(g.topic, n=0, seed=0), 1)[0]) for g in whole]
     rng, held = np.random.default_rng(0), {"paired": 0, "independent": 0}
     for i in range(n):
         for kind in held:
-            rows = [np.concatenate([rng.choice(np.flatnonzero(whole[0].topic == t), 20, replace=False) for t in range(6)])
-                    for _ in range(2)]
+            rows = [
+                np.concatenate([rng.choice(np.flatnonzero(whole[0].topic == t), 20, replace=False) for t in range(6)])
+                for _ in range(2)
+            ]
             parts = [g.select(rows[0 if kind == "paired" else k]) for k, g in enumerate(whole)]
-            draws = [lifts(g, Resamples(g.topic, n=1000, seed=[i, 0 if kind == "paired" else k]), 1)
-                     for k, g in enumerate(parts)]
+            draws = [
+                lifts(g, Resamples(g.topic, n=1000, seed=[i, 0 if kind == "paired" else k]), 1) for k, g in enumerate(parts)
+            ]
             found = from_draws(draws[0][0], draws[1][0], draws[0][1:], draws[1][1:], paired=kind == "paired", df=(19, 19))
             held[kind] += found.ci_low <= truth[1] - truth[0] <= found.ci_high
     return {kind: (k, n) for kind, k in held.items()}
@@ -65,9 +79,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=200)
     n = parser.parse_args().simulations
-    hits = dict.fromkeys([(p, c) for p in ("paired", "independent") for c in (
-        "an interval of a topic misses 0", "any topic beyond chance", "an interval of a layer misses 0",
-        "share of false among layers beyond chance", "any verdict changed", "any layer aligned (Bonferroni)")], (0, 0))
+    hits = dict.fromkeys(
+        [
+            (p, c)
+            for p in ("paired", "independent")
+            for c in (
+                "an interval of a topic misses 0",
+                "any topic beyond chance",
+                "an interval of a layer misses 0",
+                "share of false among layers beyond chance",
+                "any verdict changed",
+                "any layer aligned (Bonferroni)",
+            )
+        ],
+        (0, 0),
+    )
 
     def count(paired: str, claim: str, found: int, of: int) -> None:
         before = hits[paired, claim]
@@ -76,26 +102,45 @@ def main() -> None:
     for i in range(n):
         paired = "paired" if i % 2 else "independent"
         with tempfile.TemporaryDirectory() as folder:
-            a, b = (side(null_trace(Path(folder) / name, seed=10_000 + 2 * i + k, **SHAPE), name, seed=i,
-                         corpus="same" if paired == "paired" else name) for k, name in enumerate("ab"))
+            a, b = (
+                side(
+                    null_trace(Path(folder) / name, seed=10_000 + 2 * i + k, **SHAPE),
+                    name,
+                    seed=i,
+                    corpus="same" if paired == "paired" else name,
+                )
+                for k, name in enumerate("ab")
+            )
             pairing = pair_sides(a, b)
             assert pairing.paired == (paired == "paired")
             topics = compare_topics(a, b, pairing=pairing, seed=i)
             layers = compare_layers(a, b, pairing=pairing, seed=i)
-            bits = layers.table[layers.table["measure"].isin(["decode_accuracy", "mi_bits"])]  # the loads of two noises do differ
+            bits = layers.table[
+                layers.table["measure"].isin(["decode_accuracy", "mi_bits"])
+            ]  # the loads of two noises do differ
             count(paired, "an interval of a topic misses 0", int((topics.table["p_value"] < 0.05).sum()), len(topics.table))
             count(paired, "any topic beyond chance", int(topics.table["beyond"].any()), 1)
             count(paired, "an interval of a layer misses 0", int((bits["p_value"] < 0.05).sum()), len(bits))
-            count(paired, "share of false among layers beyond chance", int(bits["beyond"].sum()),
-                  int(layers.table["beyond"].sum()))
-            count(paired, "any verdict changed",
-                  int(verdict_changes(a, b, compare_verdicts([a, b]), topics).table["changed"].any()), 1)
+            count(
+                paired,
+                "share of false among layers beyond chance",
+                int(bits["beyond"].sum()),
+                int(layers.table["beyond"].sum()),
+            )
+            count(
+                paired,
+                "any verdict changed",
+                int(verdict_changes(a, b, compare_verdicts([a, b]), topics).table["changed"].any()),
+                1,
+            )
             if pairing.paired:
                 found = align_experts(a, b, pairing=pairing, seed=i, permutations=99).layers.table
                 mine = found[found["measure"] == "documents"]
                 count(paired, "any layer aligned (Bonferroni)", int((mine["p_value"] <= 0.05 / len(mine)).any()), 1)
-    hits |= {(kind, "an interval of a planted lift's difference holds the truth"): found
-             for kind, found in coverage(5 * n).items()}
+    hits |= {
+        (kind, "an interval of a planted lift's difference holds the truth"): found
+        for kind, found in coverage(5 * n).items()
+    }
     print("| documents | claim | rate [95 %] |\n|---|---|---|")
     for (paired, claim), (found, of) in hits.items():
         if of:

@@ -45,8 +45,14 @@ def inside(low: np.ndarray, high: np.ndarray, truth: float) -> np.ndarray:
     return np.asarray((low <= truth + 1e-9) & (truth <= high + 1e-9))
 
 
-def usage(rng: np.random.Generator, n: int, share: np.ndarray, *, columns: int, habit: float,
-          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def usage(
+    rng: np.random.Generator,
+    n: int,
+    share: np.ndarray,
+    *,
+    columns: int,
+    habit: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Usage shares of documents, their selections, (topics n, columns) each, and topics; expected shares by topic."""
     topic = np.repeat(np.arange(TOPICS), n)
     selections = np.maximum(rng.lognormal(np.log(300), 0.4, (len(topic), columns)), 40).astype(int)
@@ -61,8 +67,15 @@ def shares_of(base: float, lift: float) -> np.ndarray:
     return share
 
 
-def lift_covers(rng: np.random.Generator, n: int, simulations: int, *, base: float, lift: float, habit: float = HABIT,
-                ) -> np.ndarray:
+def lift_covers(
+    rng: np.random.Generator,
+    n: int,
+    simulations: int,
+    *,
+    base: float,
+    lift: float,
+    habit: float = HABIT,
+) -> np.ndarray:
     share = shares_of(base, lift)
     values, selections, topic = usage(rng, n, share, columns=simulations, habit=habit)
     half = half_selection(selections, topic, n_topics=TOPICS)
@@ -70,8 +83,15 @@ def lift_covers(rng: np.random.Generator, n: int, simulations: int, *, base: flo
     return inside(found.ci_low[0], found.ci_high[0], float(np.log2(share[0] / share.mean())))
 
 
-def words_cover(rng: np.random.Generator, n: int, simulations: int, *, share: float, ratio: float, selections: int,
-                ) -> np.ndarray:
+def words_cover(
+    rng: np.random.Generator,
+    n: int,
+    simulations: int,
+    *,
+    share: float,
+    ratio: float,
+    selections: int,
+) -> np.ndarray:
     """Observed usage over what words predict: both vary with the document's words, the observed one with habits besides."""
     predicted = share * np.exp(rng.normal(0, 0.4, (n, simulations)) - 0.08)
     chance = ratio * predicted * np.exp(rng.normal(0, HABIT, predicted.shape) - HABIT**2 / 2)
@@ -141,8 +161,10 @@ def true_areas(apart: tuple[float, float]) -> dict[str, np.ndarray]:
         ranks, m = rankdata(score), int(own.sum())
         return float((ranks[own].sum() - m * (m + 1) / 2) / (m * (len(own) - m)))
 
-    return {"document": np.array([area(rates[:, i], topic == 0) for i in (0, 1)]),
-            "token": np.array([area(np.asarray(side.signals[:, [i]].todense()).ravel(), side.topic == 0) for i in (0, 1)])}
+    return {
+        "document": np.array([area(rates[:, i], topic == 0) for i in (0, 1)]),
+        "token": np.array([area(np.asarray(side.signals[:, [i]].todense()).ravel(), side.topic == 0) for i in (0, 1)]),
+    }
 
 
 def areas_cover(rng: np.random.Generator, n: int, simulations: int, *, apart: tuple[float, float]) -> np.ndarray:
@@ -153,13 +175,22 @@ def areas_cover(rng: np.random.Generator, n: int, simulations: int, *, apart: tu
         side = firing(rng, n, apart)
         drawn = Resamples(side.rates()[1], n=RESAMPLES, seed=i)
         first, second = (measure_unit(side, (k,), 0, drawn) for k in (0, 1))
-        held.append([inside(found.low, found.high, float(value)) for unit in ("document", "token") for found, value in (
-            (getattr(first, unit), truth[unit][0]), (first.less(second, unit), truth[unit][0] - truth[unit][1]))])
+        held.append(
+            [
+                inside(found.low, found.high, float(value))
+                for unit in ("document", "token")
+                for found, value in (
+                    (getattr(first, unit), truth[unit][0]),
+                    (first.less(second, unit), truth[unit][0] - truth[unit][1]),
+                )
+            ]
+        )
     return np.array(held)
 
 
 def set_covers(rng: np.random.Generator, n: int, simulations: int) -> np.ndarray:
     """AUROC of a score for the tokens of an expert, over documents with habits of their own in score and choice."""
+
     def areas(documents: int) -> tuple[np.ndarray, np.ndarray]:
         habit = rng.normal(0, 0.5, (documents, 1))
         chosen = rng.random((documents, 100)) < 1 / (1 + np.exp(1.5 - habit))
@@ -174,8 +205,10 @@ def set_covers(rng: np.random.Generator, n: int, simulations: int) -> np.ndarray
         chosen, score = areas(n)
         weights = Resamples(np.zeros(n, dtype=int), n=RESAMPLES, seed=i).weights
         bins = np.searchsorted(np.quantile(score, np.linspace(0, 1, 64)), score)
-        hits, misses = (np.stack([np.bincount(b[c == k], minlength=65) for b, c in zip(bins, chosen, strict=True)])
-                        for k in (True, False))
+        hits, misses = (
+            np.stack([np.bincount(b[c == k], minlength=65) for b, c in zip(bins, chosen, strict=True)])
+            for k in (True, False)
+        )
         above, below = weights @ hits, weights @ misses
         draws = (above * (np.cumsum(below, 1) - below / 2)).sum(1) / (above.sum(1) * below.sum(1))
         found = auroc_interval(float(draws[0]), n, n, draws=draws)
@@ -193,8 +226,11 @@ def comparison_covers(rng: np.random.Generator, n: int, simulations: int, *, pai
         common, draws = rng.normal(0, HABIT, len(topic)), []
         drawn = [Resamples(topic, n=RESAMPLES, seed=[i, 0 if paired else k]) for k in (0, 1)]
         for k in (0, 1):
-            habit = np.sqrt(0.7) * common + np.sqrt(0.3) * rng.normal(0, HABIT, len(topic)) if paired else (
-                rng.normal(0, HABIT, len(topic)))
+            habit = (
+                np.sqrt(0.7) * common + np.sqrt(0.3) * rng.normal(0, HABIT, len(topic))
+                if paired
+                else (rng.normal(0, HABIT, len(topic)))
+            )
             values = rng.binomial(300, np.minimum(share[k][topic] * np.exp(habit - HABIT**2 / 2), 0.95)) / 300
             means = np.stack([drawn[k].means(values, np.flatnonzero(topic == t)) for t in range(TOPICS)])
             draws.append(np.log2((means[0] + 1 / 600 / n) / (means.mean(0) + 1 / 600 / n)))
@@ -219,27 +255,59 @@ def decoding_covers(rng: np.random.Generator, n: int, simulations: int) -> np.nd
 
 def rows() -> list[Rows]:
     per_topic, altogether = "a topic", "in all"
-    out = [Rows((f"log2 lift, {text}",), per_topic, partial(lift_covers, base=base, lift=lift, habit=habit), "expert, group")
-           for text, base, lift, habit in (
-               ("6 % of selections, lift 1", 0.06, 1.0, HABIT), ("6 %, lift 3", 0.06, 3.0, HABIT),
-               ("0.2 %, lift 1", 0.002, 1.0, HABIT), ("0.2 %, lift 3", 0.002, 3.0, HABIT),
-               ("1 %, lift 3, documents differ more (1.0)", 0.01, 3.0, 1.0))]
-    out += [Rows((f"log2 usage over expected, {text}",), per_topic, partial(words_cover, share=s, ratio=r, selections=300))
-            for text, s, r in (("6 %, ratio 1.3", 0.06, 1.3), ("0.5 %, ratio 1", 0.005, 1.0))]
-    out.append(Rows(("log2 lift of a kind of token (1 token in 10)",), altogether,
-                    partial(words_cover, share=0.06, ratio=2.0, selections=30)))
-    out += [Rows((f"bits, recall, loss recovered: ratio of sums, skewness {text}",), altogether,
-                 partial(ratio_covers, shape=shape)) for text, shape in (("1", 4.0), ("2", 1.0))]
-    out += [Rows(tuple(f"ablation: {text}, skewness {skewness:g}" for text in (
-        "rise", "rise less controls", "rise less other topics")), per_topic, partial(ablation_covers, skewness=skewness),
-        "confirmed") for skewness in (1.0, 2.0)]
+    out = [
+        Rows((f"log2 lift, {text}",), per_topic, partial(lift_covers, base=base, lift=lift, habit=habit), "expert, group")
+        for text, base, lift, habit in (
+            ("6 % of selections, lift 1", 0.06, 1.0, HABIT),
+            ("6 %, lift 3", 0.06, 3.0, HABIT),
+            ("0.2 %, lift 1", 0.002, 1.0, HABIT),
+            ("0.2 %, lift 3", 0.002, 3.0, HABIT),
+            ("1 %, lift 3, documents differ more (1.0)", 0.01, 3.0, 1.0),
+        )
+    ]
+    out += [
+        Rows((f"log2 usage over expected, {text}",), per_topic, partial(words_cover, share=s, ratio=r, selections=300))
+        for text, s, r in (("6 %, ratio 1.3", 0.06, 1.3), ("0.5 %, ratio 1", 0.005, 1.0))
+    ]
+    out.append(
+        Rows(
+            ("log2 lift of a kind of token (1 token in 10)",),
+            altogether,
+            partial(words_cover, share=0.06, ratio=2.0, selections=30),
+        )
+    )
+    out += [
+        Rows(
+            (f"bits, recall, loss recovered: ratio of sums, skewness {text}",),
+            altogether,
+            partial(ratio_covers, shape=shape),
+        )
+        for text, shape in (("1", 4.0), ("2", 1.0))
+    ]
+    out += [
+        Rows(
+            tuple(
+                f"ablation: {text}, skewness {skewness:g}"
+                for text in ("rise", "rise less controls", "rise less other topics")
+            ),
+            per_topic,
+            partial(ablation_covers, skewness=skewness),
+            "confirmed",
+        )
+        for skewness in (1.0, 2.0)
+    ]
     for apart in ((1.0, 0.5), (2.2, 1.0), (3.4, 2.2)):
-        names = tuple(name for unit, (one, other) in true_areas(apart).items() for name in (
-            f"AUROC of {unit}s, {one:.3f}", f"AUROC of {unit}s, {one:.3f} less {other:.3f}"))
+        names = tuple(
+            name
+            for unit, (one, other) in true_areas(apart).items()
+            for name in (f"AUROC of {unit}s, {one:.3f}", f"AUROC of {unit}s, {one:.3f} less {other:.3f}")
+        )
         out.append(Rows(names, per_topic, partial(areas_cover, apart=apart), "feature only"))
     out.append(Rows(("AUROC of a set of features for an expert's tokens",), altogether, set_covers))
-    out += [Rows((f"compare: difference of log2 lifts, {text}",), per_topic, partial(comparison_covers, paired=paired))
-            for text, paired in (("same documents", True), ("other documents", False))]
+    out += [
+        Rows((f"compare: difference of log2 lifts, {text}",), per_topic, partial(comparison_covers, paired=paired))
+        for text, paired in (("same documents", True), ("other documents", False))
+    ]
     return [*out, Rows(("compare: difference of decoding accuracy",), per_topic, decoding_covers)]
 
 
@@ -254,12 +322,20 @@ def main() -> None:
     for place, lines in enumerate(rows()):
         if not any(asked.only in name for name in lines.intervals):
             continue
-        rates = np.array([lines.measure(np.random.default_rng([asked.seed, place, n]), n, asked.simulations).reshape(
-            asked.simulations, -1).mean(0) for n in DOCUMENTS])
+        rates = np.array(
+            [
+                lines.measure(np.random.default_rng([asked.seed, place, n]), n, asked.simulations)
+                .reshape(asked.simulations, -1)
+                .mean(0)
+                for n in DOCUMENTS
+            ]
+        )
         for i, name in enumerate(lines.intervals):
             decides = "" if "tokens" in name else lines.decides
-            print(f"| {name} | {decides} | {lines.documents} | " + " | ".join(f"{r:.3f}" for r in rates[:, i]) + " |",
-                  flush=True)
+            print(
+                f"| {name} | {decides} | {lines.documents} | " + " | ".join(f"{r:.3f}" for r in rates[:, i]) + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

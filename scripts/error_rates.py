@@ -49,41 +49,99 @@ def _planted(kind: str) -> tuple[PlantedExpert, ...]:
 
 
 TOPIC = _planted("topic")
-WRONG = {"wrong_expert": "any verdict \"expert\"", "wrong_group": "any verdict \"group\"",
-         "wrong_weak": "any grade \"weak\""}
-NAMED = {"named": "named: verdict, layer and expert (of those planted)", "significant_true": "significant (of those planted)",
-         "wrong_expert": "any other verdict \"expert\"", "wrong_group": "any verdict \"group\""}
-GRADES = {f"grade {name}": f"grade \"{name}\" (of those planted)" for name in
-          ("clear", "likely", "near the threshold", "weak", "none")}
+WRONG = {"wrong_expert": 'any verdict "expert"', "wrong_group": 'any verdict "group"', "wrong_weak": 'any grade "weak"'}
+NAMED = {
+    "named": "named: verdict, layer and expert (of those planted)",
+    "significant_true": "significant (of those planted)",
+    "wrong_expert": 'any other verdict "expert"',
+    "wrong_group": 'any verdict "group"',
+}
+GRADES = {
+    f"grade {name}": f'grade "{name}" (of those planted)'
+    for name in ("clear", "likely", "near the threshold", "weak", "none")
+}
 DESIGNS = {
-    "noise": Design("noise", (), 20, 2.0, {
-        "any_significant": "any pair of expert and topic significant",
-        "familywise": "any pair with family-wise p ≤ 0.05", "replicated": "any pair replicated",
-        "beyond": "any pair beyond words", "group_test": "any group of experts replicated", **WRONG}),
-    "tokens": Design("token and position experts", (*_planted("token"), PlantedExpert(1, 5, "position")), 40, 2.5, {
-        "beyond_rival": "such an expert is beyond words", "wrong_by_tests": "called topic expert by the tests alone, without "
-        "thresholds of effect", **WRONG}),
+    "noise": Design(
+        "noise",
+        (),
+        20,
+        2.0,
+        {
+            "any_significant": "any pair of expert and topic significant",
+            "familywise": "any pair with family-wise p ≤ 0.05",
+            "replicated": "any pair replicated",
+            "beyond": "any pair beyond words",
+            "group_test": "any group of experts replicated",
+            **WRONG,
+        },
+    ),
+    "tokens": Design(
+        "token and position experts",
+        (*_planted("token"), PlantedExpert(1, 5, "position")),
+        40,
+        2.5,
+        {
+            "beyond_rival": "such an expert is beyond words",
+            "wrong_by_tests": "called topic expert by the tests alone, without thresholds of effect",
+            **WRONG,
+        },
+    ),
     "previous": Design("experts of the previous token", _planted("previous"), 40, 2.5, WRONG),
     "pairs": Design("experts of a pair of tokens", _planted("pair"), 40, 2.5, WRONG),
-    "positions": Design("experts of positions 24 to 47, topics of 40 to 190 tokens", _planted("position"), 40, 2.5, WRONG,
-                        {"lengths": (40, 60, 80, 100, 150, 190), "positions": (24, 47)}),
-    "strata": Design("two register experts, strata by register", (
-        PlantedExpert(0, 7, "register", 1), PlantedExpert(0, 2, "register", 1)), 40, 3.0, WRONG, strata="register"),
-    "strata expert": Design("a topic expert beside nine register experts, strata by register", (
-        PlantedExpert(1, 2, "topic", 2), *(PlantedExpert(0, e, "register", 2) for e in range(9))), 40, 3.0, NAMED,
-        strata="register"),
-    "many": Design("40 topics of 8 documents, two experts of one topic each", (
-        PlantedExpert(0, 7, "topic", 1), PlantedExpert(1, 2, "topic", 22)), 8, 20.0, NAMED,
-        {"topics": 40, "vocabulary": 900}),
-    "many noise": Design("40 topics of 8 documents, noise", (), 8, 2.0, WRONG | {
-        "any_significant": "any pair of expert and topic significant"}, {"topics": 40, "vocabulary": 900}),
-    "bystander": Design("one expert a topic, 9 sources of 5 documents a topic", TOPIC, 45, 3.0, NAMED, {
-        "group_size": 5, "topics": 4}),
+    "positions": Design(
+        "experts of positions 24 to 47, topics of 40 to 190 tokens",
+        _planted("position"),
+        40,
+        2.5,
+        WRONG,
+        {"lengths": (40, 60, 80, 100, 150, 190), "positions": (24, 47)},
+    ),
+    "strata": Design(
+        "two register experts, strata by register",
+        (PlantedExpert(0, 7, "register", 1), PlantedExpert(0, 2, "register", 1)),
+        40,
+        3.0,
+        WRONG,
+        strata="register",
+    ),
+    "strata expert": Design(
+        "a topic expert beside nine register experts, strata by register",
+        (PlantedExpert(1, 2, "topic", 2), *(PlantedExpert(0, e, "register", 2) for e in range(9))),
+        40,
+        3.0,
+        NAMED,
+        strata="register",
+    ),
+    "many": Design(
+        "40 topics of 8 documents, two experts of one topic each",
+        (PlantedExpert(0, 7, "topic", 1), PlantedExpert(1, 2, "topic", 22)),
+        8,
+        20.0,
+        NAMED,
+        {"topics": 40, "vocabulary": 900},
+    ),
+    "many noise": Design(
+        "40 topics of 8 documents, noise",
+        (),
+        8,
+        2.0,
+        WRONG | {"any_significant": "any pair of expert and topic significant"},
+        {"topics": 40, "vocabulary": 900},
+    ),
+    "bystander": Design(
+        "one expert a topic, 9 sources of 5 documents a topic", TOPIC, 45, 3.0, NAMED, {"group_size": 5, "topics": 4}
+    ),
     "30 at 2.5": Design("topic experts of lift 2.5, 30 documents a topic", TOPIC, 30, 2.5, NAMED | GRADES),
     "30 at 3": Design("topic experts of lift 3, 30 documents a topic", TOPIC, 30, 3.0, NAMED | GRADES),
     "12 at 3": Design("topic experts of lift 3, 12 documents a topic", TOPIC, 12, 3.0, NAMED | GRADES),
-    "wide": Design("topic experts of lift 3, 12 documents a topic, 6 layers of 64 experts, top-4", TOPIC, 12, 3.0, NAMED,
-                   {"n_layers": 6, "num_experts": 64, "top_k": 4}),
+    "wide": Design(
+        "topic experts of lift 3, 12 documents a topic, 6 layers of 64 experts, top-4",
+        TOPIC,
+        12,
+        3.0,
+        NAMED,
+        {"n_layers": 6, "num_experts": 64, "top_k": 4},
+    ),
     "40 at 2": Design("topic experts of lift 2, 40 documents a topic", TOPIC, 40, 2.0, NAMED | GRADES),
     "40 at 1.5": Design("topic experts of lift 1.5, 40 documents a topic", TOPIC, 40, 1.5, NAMED | GRADES),
 }
@@ -95,8 +153,14 @@ def simulate(seed: int, design: Design) -> Counter[str]:
     """One trace: what was claimed, by kind of claim."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"topics": 6, "tokens": 150} | dict(design.settings)
-        trace = planted_trace(Path(folder) / "trace", planted=design.planted, documents_per_topic=design.documents,
-                              lift=design.lift, seed=seed, **settings)
+        trace = planted_trace(
+            Path(folder) / "trace",
+            planted=design.planted,
+            documents_per_topic=design.documents,
+            lift=design.lift,
+            seed=seed,
+            **settings,
+        )
         options = {"permutations": _PERMUTATIONS, "seed": seed, "strata": design.strata}
         usage = expert_topics(trace, **options)
         expected = [expected_usage(trace, given=given, seed=seed) for given in CONTEXTS]
@@ -112,15 +176,25 @@ def simulate(seed: int, design: Design) -> Counter[str]:
     called = {(r.layer, r.expert, r.topic) for r in verdicts.itertuples() if r.verdict == "expert"}
     grades = verdicts.set_index("topic")["grade"]
     rows = usage.table.set_index(["layer", "expert", "topic"])
-    return Counter({
-        "any_significant": int(rows["significant"].any()), "familywise": int((rows["p_familywise"] <= 0.05).any()),
-        "replicated": int(rows["replicated"].any()), "beyond": int(beyond[0].table["beyond"].any()),
-        "beyond_rival": int(any((r.layer, r.expert) in rivals for r in beyond[0].table[beyond[0].table["beyond"]].itertuples())),
-        "group_test": int(groups.table["replicated"].any()), "wrong_group": int((verdicts["verdict"] == "group").any()),
-        "wrong_expert": int(bool(called - true)), "wrong_by_tests": int(bool(by_tests & rivals)),
-        "wrong_weak": int(grades.drop([t for *_, t in true]).eq("weak").any()),
-        "significant_true": int(sum(rows.loc[key, "significant"] for key in true)), "named": len(called & true),
-        **Counter(f"grade {grades[topic]}" for *_, topic in true)})
+    return Counter(
+        {
+            "any_significant": int(rows["significant"].any()),
+            "familywise": int((rows["p_familywise"] <= 0.05).any()),
+            "replicated": int(rows["replicated"].any()),
+            "beyond": int(beyond[0].table["beyond"].any()),
+            "beyond_rival": int(
+                any((r.layer, r.expert) in rivals for r in beyond[0].table[beyond[0].table["beyond"]].itertuples())
+            ),
+            "group_test": int(groups.table["replicated"].any()),
+            "wrong_group": int((verdicts["verdict"] == "group").any()),
+            "wrong_expert": int(bool(called - true)),
+            "wrong_by_tests": int(bool(by_tests & rivals)),
+            "wrong_weak": int(grades.drop([t for *_, t in true]).eq("weak").any()),
+            "significant_true": int(sum(rows.loc[key, "significant"] for key in true)),
+            "named": len(called & true),
+            **Counter(f"grade {grades[topic]}" for *_, topic in true),
+        }
+    )
 
 
 def one_core(workers: multiprocessing.Queue[int]) -> None:
@@ -153,8 +227,10 @@ def main() -> None:
             for claim, text in design.claims.items():
                 true = sum(item.kind == "topic" for item in design.planted)
                 trials = options.simulations * (true if "(of those planted)" in text else 1)
-                print(f"| {design.text} | {text.removesuffix(' (of those planted)')} | {rate(counts[claim], trials)} |",
-                      flush=True)
+                print(
+                    f"| {design.text} | {text.removesuffix(' (of those planted)')} | {rate(counts[claim], trials)} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

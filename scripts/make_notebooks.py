@@ -15,8 +15,18 @@ from moe_probe.report.notebook import write_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
-    "runs/early": ("run", "data/model/early", "--corpus", "data/probe_corpus.jsonl", "--label", "register", "--strata",
-                   "register", "--dtype", "float32"),
+    "runs/early": (
+        "run",
+        "data/model/early",
+        "--corpus",
+        "data/probe_corpus.jsonl",
+        "--label",
+        "register",
+        "--strata",
+        "register",
+        "--dtype",
+        "float32",
+    ),
     "runs/demo": ("demo",),
 }
 NOTEBOOKS = {

@@ -17,8 +17,14 @@ import numpy as np
 from moe_probe.experts.published import domain_specialisation
 
 #: What the paper's figures show: (choices, layer) -> percent of the most specialised pair.
-PUBLISHED = {("top_k", 0): 97.7, ("top_k", 7): 84.8, ("top_k", 15): 93.7, ("top_1", 0): 51.6, ("top_1", 7): 51.9,
-             ("top_1", 15): 57.3}
+PUBLISHED = {
+    ("top_k", 0): 97.7,
+    ("top_k", 7): 84.8,
+    ("top_k", 15): 93.7,
+    ("top_1", 0): 51.6,
+    ("top_1", 7): 51.9,
+    ("top_1", 15): 57.3,
+}
 
 
 def main() -> None:
@@ -30,8 +36,10 @@ def main() -> None:
         per_token = data["k"] if choices == "top_k" else 1
         value = domain_specialisation(counts, counts.sum(1) / per_token)
         domain, expert = np.unravel_index(value.argmax(), value.shape)
-        print(f"| {choices} | {layer} | {expert} | {data['domains'][domain]} | {published} % | "
-              f"{100 * value[domain, expert]:.1f} % |")
+        print(
+            f"| {choices} | {layer} | {expert} | {data['domains'][domain]} | {published} % | "
+            f"{100 * value[domain, expert]:.1f} % |"
+        )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,11 @@ from pathlib import Path
 
 # glibc returns every large tensor to the system and page-faults it back in: worth a quarter of the speed.
 if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736",
-                   "MALLOC_TOP_PAD_": "268435456"}
+    os.environ |= {
+        "MALLOC_MMAP_THRESHOLD_": "4294967296",
+        "MALLOC_TRIM_THRESHOLD_": "68719476736",
+        "MALLOC_TOP_PAD_": "268435456",
+    }
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np
@@ -58,7 +61,7 @@ class Settings:
     weight_decay: float = 0.1
     warmup_steps: int = 100
     decay_share: float = 0.2
-    balance: float = 0.01   # load-balancing loss, per layer (Switch Transformer, arXiv:2101.03961, eq. 4)
+    balance: float = 0.01  # load-balancing loss, per layer (Switch Transformer, arXiv:2101.03961, eq. 4)
     router_z: float = 1e-3  # router z-loss (ST-MoE, arXiv:2202.08906, eq. 5)
     seed: int = 0
 
@@ -69,8 +72,11 @@ def split_documents(corpus: Corpus, seed: int) -> dict[str, list[str]]:
     if {"train", "val"} <= {d.split for d in documents}:
         parts = [d.split for d in documents]
     else:
-        parts = list(stratified_split([d.topic for d in documents], [d.group for d in documents],
-                                      shares={"train": 0.95, "val": 0.05}, seed=seed))
+        parts = list(
+            stratified_split(
+                [d.topic for d in documents], [d.group for d in documents], shares={"train": 0.95, "val": 0.05}, seed=seed
+            )
+        )
     texts: dict[str, list[str]] = {}
     for document, part in zip(documents, parts, strict=True):
         texts.setdefault(part, []).append(document.text)
@@ -81,15 +87,29 @@ def train_tokenizer(texts: list[str], settings: Settings) -> PreTrainedTokenizer
     """Byte-level BPE: any text can be written with it, digits stand alone, a start mark is put in front."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=settings.vocab_size, special_tokens=[BOS, PAD], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=settings.vocab_size,
+            special_tokens=[BOS, PAD],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=PAD,
-                                   model_max_length=settings.context, clean_up_tokenization_spaces=False)
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=BOS,
+        pad_token=PAD,
+        model_max_length=settings.context,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def encode_corpus(corpus: Corpus, out: Path, settings: Settings) -> PreTrainedTokenizerFast:
@@ -114,12 +134,23 @@ def encode_corpus(corpus: Corpus, out: Path, settings: Settings) -> PreTrainedTo
 def build_model(settings: Settings) -> OlmoeForCausalLM:
     """OLMoE with tied embeddings; top-2 weights are not renormalised, as in the published models."""
     config = OlmoeConfig(
-        vocab_size=settings.vocab_size, hidden_size=settings.hidden_size, intermediate_size=settings.expert_size,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads, num_experts=settings.experts, num_experts_per_tok=settings.top_k,
-        max_position_embeddings=settings.context, tie_word_embeddings=True, norm_topk_prob=False,
-        router_aux_loss_coef=settings.balance, bos_token_id=0, eos_token_id=0, pad_token_id=1,
-        experts_implementation="grouped_mm")
+        vocab_size=settings.vocab_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.expert_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        num_experts=settings.experts,
+        num_experts_per_tok=settings.top_k,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        norm_topk_prob=False,
+        router_aux_loss_coef=settings.balance,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+        experts_implementation="grouped_mm",
+    )
     torch.manual_seed(settings.seed)
     return OlmoeForCausalLM(config)
 
@@ -139,12 +170,13 @@ class Batches:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.starts) - 1)
-            self._stream = np.concatenate([self.ids[self.starts[d]:self.starts[d + 1]] for d in order])
+            self._stream = np.concatenate([self.ids[self.starts[d] : self.starts[d + 1]] for d in order])
             self._epoch = epoch
         size = self.rows * self.context
-        window = self._stream[place * size:(place + 1) * size + 1].astype(np.int64)
-        return torch.stack([torch.from_numpy(window[r * self.context:(r + 1) * self.context + 1])
-                            for r in range(self.rows)])
+        window = self._stream[place * size : (place + 1) * size + 1].astype(np.int64)
+        return torch.stack(
+            [torch.from_numpy(window[r * self.context : (r + 1) * self.context + 1]) for r in range(self.rows)]
+        )
 
 
 class RouterLosses:
@@ -182,10 +214,10 @@ def held_out_loss(model: OlmoeForCausalLM, folder: Path, part: str, *, limit: in
     device, total, count = next(model.parameters()).device, 0.0, 0
     model.eval()
     for start in range(0, len(ids) - 1, 8 * context):
-        stretch = ids[start:start + 8 * context + 1]
+        stretch = ids[start : start + 8 * context + 1]
         for length in {min(context, len(stretch) - 1)}:
             rows = (len(stretch) - 1) // length
-            x = torch.from_numpy(np.stack([stretch[r * length:(r + 1) * length + 1] for r in range(rows)])).to(device)
+            x = torch.from_numpy(np.stack([stretch[r * length : (r + 1) * length + 1] for r in range(rows)])).to(device)
             logits = model(x[:, :-1], use_cache=False).logits.float()
             total += F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten(), reduction="sum").item()
             count += rows * length
@@ -220,9 +252,12 @@ def optimizer_for(model: OlmoeForCausalLM, settings: Settings) -> torch.optim.Ad
     """AdamW, no decay on norms, embeddings among the decayed."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW([{"params": decay, "weight_decay": settings.weight_decay},
-                              {"params": plain, "weight_decay": 0.0}],
-                             lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(
+        [{"params": decay, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
 
 
 def train(out: Path, tokenizer: PreTrainedTokenizerFast, settings: Settings, *, n_tokens: int, early: int) -> None:
@@ -259,9 +294,15 @@ def train(out: Path, tokenizer: PreTrainedTokenizerFast, settings: Settings, *, 
             seconds = time.time() - started
             mean = np.mean(running, 0)
             running = []
-            row = {"step": step, "tokens": step * settings.batch_tokens, "loss": round(float(mean[0]), 4),
-                   "balance": round(float(mean[1]), 4), "grad_norm": round(float(mean[2]), 3),
-                   "lr": optimizer.param_groups[0]["lr"], "seconds": round(seconds, 1)}
+            row = {
+                "step": step,
+                "tokens": step * settings.batch_tokens,
+                "loss": round(float(mean[0]), 4),
+                "balance": round(float(mean[1]), 4),
+                "grad_norm": round(float(mean[2]), 3),
+                "lr": optimizer.param_groups[0]["lr"],
+                "seconds": round(seconds, 1),
+            }
             if step % 500 == 0 or step == n_steps:
                 row["val_loss"] = round(held_out_loss(model, out / "tokens", "val", limit=100_000), 4)
                 router.take()
@@ -276,14 +317,27 @@ def train(out: Path, tokenizer: PreTrainedTokenizerFast, settings: Settings, *, 
     finish(model, router, tokenizer, out, "final", settings, step)
 
 
-def finish(model: OlmoeForCausalLM, router: RouterLosses, tokenizer: PreTrainedTokenizerFast, out: Path,
-           name: str, settings: Settings, step: int) -> None:
+def finish(
+    model: OlmoeForCausalLM,
+    router: RouterLosses,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    name: str,
+    settings: Settings,
+    step: int,
+) -> None:
     """Write a checkpoint with its held-out losses beside those of the n-gram models."""
     folder = out / "tokens"
     train_ids = np.load(folder / "train.npy")
-    record: dict = {"settings": asdict(settings), "step": step, "tokens_seen": step * settings.batch_tokens,
-                    "epochs": round(step * settings.batch_tokens / len(train_ids), 2),
-                    "train_tokens": len(train_ids), "parameters": model.num_parameters(), "held_out": {}}
+    record: dict = {
+        "settings": asdict(settings),
+        "step": step,
+        "tokens_seen": step * settings.batch_tokens,
+        "epochs": round(step * settings.batch_tokens / len(train_ids), 2),
+        "train_tokens": len(train_ids),
+        "parameters": model.num_parameters(),
+        "held_out": {},
+    }
     for part in ("val", "test"):
         if (folder / f"{part}.npy").exists():
             ids = np.load(folder / f"{part}.npy")
@@ -291,9 +345,11 @@ def finish(model: OlmoeForCausalLM, router: RouterLosses, tokenizer: PreTrainedT
             router.take() if router.outputs else None
             n_bytes = json.loads((folder / f"{part}.json").read_text())["bytes"]
             record["held_out"][part] = {
-                "tokens": len(ids), "model": round(loss, 4),
+                "tokens": len(ids),
+                "model": round(loss, 4),
                 "bits_per_byte": round(loss / math.log(2) * len(ids) / n_bytes, 4),
-                **{k: round(v, 4) for k, v in ngram_losses(train_ids, ids, vocab_size=settings.vocab_size).items()}}
+                **{k: round(v, 4) for k, v in ngram_losses(train_ids, ids, vocab_size=settings.vocab_size).items()},
+            }
     save_checkpoint(model, tokenizer, out / name, record)
     print(name, json.dumps(record["held_out"]), flush=True)
 

@@ -48,10 +48,16 @@ def simulate(kind: str, seed: int, permutations: int) -> Counter[str]:
     found = purity(made, pairs, permutations=permutations, seed=seed)
     far = tree_distance(made, PARENT, PARENT // 5, permutations=permutations, seed=seed, most=200)
     parts = parts_of_subject(made, pairs, pairs.parents % TOPICS, permutations=permutations, seed=seed)
-    return Counter({
-        "tree": int(found.tree.p_value <= 0.05), "distance": int(far is not None and far.test.p_value <= 0.05),
-        "nodes": int((found.p_value <= 0.05).sum()), "any node": int((found.q_value <= 0.05).any()),
-        "nodes found": int((found.q_value <= 0.05).sum()), "parts": int((parts <= 0.05).sum())})
+    return Counter(
+        {
+            "tree": int(found.tree.p_value <= 0.05),
+            "distance": int(far is not None and far.test.p_value <= 0.05),
+            "nodes": int((found.p_value <= 0.05).sum()),
+            "any node": int((found.q_value <= 0.05).any()),
+            "nodes found": int((found.q_value <= 0.05).sum()),
+            "parts": int((parts <= 0.05).sum()),
+        }
+    )
 
 
 def nodes_of(children: int, seed: int) -> Counter[str]:
@@ -66,8 +72,15 @@ def nodes_of(children: int, seed: int) -> Counter[str]:
         raise AssertionError("every node has two parts or more")
     found = purity(made, pairs, permutations=99, seed=seed)
     power, passed = node_power(made, pairs, found, seed=seed), found.q_value <= 0.05
-    return Counter({"nodes": len(passed), "found": int(passed.sum()), "wrong": int((power.judged & ~passed).sum()),
-                    "open": int((~power.judged).sum()), "power": round(float(np.nan_to_num(power.power).sum()))})
+    return Counter(
+        {
+            "nodes": len(passed),
+            "found": int(passed.sum()),
+            "wrong": int((power.judged & ~passed).sum()),
+            "open": int((~power.judged).sum()),
+            "power": round(float(np.nan_to_num(power.power).sum())),
+        }
+    )
 
 
 def rate(k: int, n: int) -> str:
@@ -81,24 +94,34 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=400)
     n = parser.parse_args().simulations
     print("| simulated | claim | rate [95 %] |\n|---|---|---|")
-    for kind, name, permutations in (("noise", "noise", 99), ("hung", "topical, hung at random", 99),
-                                     ("hung", "topical, hung at random, 20 permutations", 20)):
+    for kind, name, permutations in (
+        ("noise", "noise", 99),
+        ("hung", "topical, hung at random", 99),
+        ("hung", "topical, hung at random, 20 permutations", 20),
+    ):
         found = sum((simulate(kind, s, permutations) for s in range(n)), Counter())
-        for claim, text in (("tree", "the tree follows topics (p ≤ 0.05)"), ("distance", "distances agree (p ≤ 0.05)"),
-                            ("any node", "any node of one subject (q ≤ 0.05)")):
+        for claim, text in (
+            ("tree", "the tree follows topics (p ≤ 0.05)"),
+            ("distance", "distances agree (p ≤ 0.05)"),
+            ("any node", "any node of one subject (q ≤ 0.05)"),
+        ):
             print(f"| {name} | {text} | {rate(found[claim], n)} |")
         print(f"| {name} | a node (p ≤ 0.05, uncorrected) | {rate(found['nodes'], n * NODES)} |")
         print(f"| {name} | a node's parts are subtopics (p ≤ 0.05, uncorrected) | {rate(found['parts'], n * NODES)} |")
     found = sum((simulate("tree", s, 99) for s in range(n // 4)), Counter())
     print(f"| along subjects | power: the tree follows topics | {rate(found['tree'], n // 4)} |")
     print(f"| along subjects | power: a node of one subject (q ≤ 0.05) | {rate(found['nodes found'], n // 4 * NODES)} |")
-    print("\n| children of a node | found | power said | judged not to be of one subject | could not be judged |\n"
-          "|---|---|---|---|---|")
+    print(
+        "\n| children of a node | found | power said | judged not to be of one subject | could not be judged |\n"
+        "|---|---|---|---|---|"
+    )
     for children in (2, 3, 4, 5, 8):
         found = sum((nodes_of(children, s) for s in range(n // 4)), Counter())
         total = found["nodes"]
-        print(f"| {children} | {rate(found['found'], total)} | {found['power'] / total:.2f} | {rate(found['wrong'], total)} | "
-              f"{found['open'] / total:.3f} |")
+        print(
+            f"| {children} | {rate(found['found'], total)} | {found['power'] / total:.2f} | {rate(found['wrong'], total)} | "
+            f"{found['open'] / total:.3f} |"
+        )
 
 
 if __name__ == "__main__":

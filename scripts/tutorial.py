@@ -44,7 +44,8 @@ def build(run: Path, out: Path, *, model: Path = ROOT / "data" / "model" / "fina
     # a remark of tqdm's on notebooks without widgets, which transformers brings up
     environment = os.environ | {"PYTHONWARNINGS": "ignore:IProgress not found"}
     NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute(
-        env=environment)
+        env=environment
+    )
     parameters.source = plain
     for cell in notebook.cells:
         cell.pop("id", None)  # drawn at random
@@ -60,6 +61,7 @@ def build(run: Path, out: Path, *, model: Path = ROOT / "data" / "model" / "fina
 
 def _anonymous(output: Any, run: Path) -> None:
     """Paths as the reader will have them, in place of those of this machine."""
+
     def said(text: Any) -> Any:
         if not isinstance(text, str):
             return text

@@ -24,13 +24,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<bos>", pad_token="<pad>", unk_token="<unk>", model_max_length=32,
+        tokenizer_object=core,
+        bos_token="<bos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=32,
     ).save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.OlmoeConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
-        num_experts=8, num_experts_per_tok=2, max_position_embeddings=32, pad_token_id=1, bos_token_id=0,
-        eos_token_id=None)
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_experts=8,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=None,
+    )
     transformers.OlmoeForCausalLM(config).save_pretrained(folder)
     return folder
 

@@ -18,7 +18,9 @@ PACKAGE = Path(moe_probe.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: The way of the data: a room imports from itself and from those before it; `__init__` and `__main__` stand above all.
 ROOMS = ("core", "models", "recording", "experts", "sae", "features", "studies", "report", "runs", "cli", "testing")
-MODULES = {".".join(("moe_probe", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES}
+MODULES = {
+    ".".join(("moe_probe", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
+}
 
 
 def room_of(module: str) -> str:
@@ -58,15 +60,23 @@ def test_no_circles() -> None:
 def test_core_needs_no_models() -> None:
     for module, path in MODULES.items():
         if room_of(module) == "core":
-            tops = {(n.module or "").split(".")[0] if isinstance(n, ast.ImportFrom) else n.names[0].name.split(".")[0]
-                    for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)}
+            tops = {
+                (n.module or "").split(".")[0] if isinstance(n, ast.ImportFrom) else n.names[0].name.split(".")[0]
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Import | ast.ImportFrom)
+            }
             assert not tops & {"torch", "transformers", "sklearn", "matplotlib"}, path
 
 
-@pytest.mark.parametrize("command", [
-    "import moe_probe", "import moe_probe.recording.trace, moe_probe.report, moe_probe.experts.topics",
-    "import sys, contextlib; sys.argv = ['moe-probe', '--help']\nfrom moe_probe.cli import main\n"
-    "with contextlib.suppress(SystemExit): main()"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "import moe_probe",
+        "import moe_probe.recording.trace, moe_probe.report, moe_probe.experts.topics",
+        "import sys, contextlib; sys.argv = ['moe-probe', '--help']\nfrom moe_probe.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()",
+    ],
+)
 def test_nothing_heavy_is_imported(command: str) -> None:
     code = command + "\nimport sys; print([m for m in ('torch', 'umap', 'transformers', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -76,11 +86,15 @@ def test_nothing_heavy_is_imported(command: str) -> None:
 def public_objects() -> list[tuple[str, object]]:
     out = []
     for path in FILES:
-        module = importlib.import_module("moe_probe." + ".".join(
-            path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"))
+        module = importlib.import_module(
+            "moe_probe." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        )
         for name, item in vars(module).items():
-            if not name.startswith("_") and getattr(item, "__module__", None) == module.__name__ and (
-                    inspect.isfunction(item) or inspect.isclass(item)):
+            if (
+                not name.startswith("_")
+                and getattr(item, "__module__", None) == module.__name__
+                and (inspect.isfunction(item) or inspect.isclass(item))
+            ):
                 out.append((f"{module.__name__}.{name}", item))
     return out
 
@@ -92,8 +106,9 @@ OBJECTS = [(name, item) for name, item in public_objects() if name != "moe_probe
 def test_public_things_are_documented(name: str, item: object) -> None:
     assert inspect.getdoc(item), name
     if inspect.isfunction(item):
-        positional = [p for p in inspect.signature(item).parameters.values()
-                      if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional = [
+            p for p in inspect.signature(item).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         assert len(positional) <= 5, name
 
 

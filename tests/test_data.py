@@ -13,8 +13,20 @@ import pytest
 from moe_probe.recording.corpus import Columns, Corpus
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-TOPICS = {"chemistry", "physics", "astronomy", "biology", "mathematics", "programming", "history", "economics",
-          "law and government", "psychology", "philosophy", "medicine"}
+TOPICS = {
+    "chemistry",
+    "physics",
+    "astronomy",
+    "biology",
+    "mathematics",
+    "programming",
+    "history",
+    "economics",
+    "law and government",
+    "psychology",
+    "philosophy",
+    "medicine",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +59,7 @@ def test_no_two_documents_are_near_duplicates(documents: list) -> None:
     rows, columns = [], []
     for row, document in enumerate(documents):
         words = re.findall(r"\w+", document.text.lower())
-        for run in {tuple(words[i:i + 4]) for i in range(len(words) - 3)}:
+        for run in {tuple(words[i : i + 4]) for i in range(len(words) - 3)}:
             rows.append(row)
             columns.append(runs.setdefault(run, len(runs)))
     matrix = sparse.csr_array((np.ones(len(rows), dtype=np.int32), (rows, columns)))

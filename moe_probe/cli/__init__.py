@@ -13,8 +13,12 @@ from moe_probe.cli import compare, costs, features, inspect, making, reading, un
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
-    name="moe-probe", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
-    rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
+    name="moe-probe",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
     "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
     epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "

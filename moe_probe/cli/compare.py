@@ -16,24 +16,50 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("compare", epilog="Example: moe-probe compare runs/early runs/demo --out runs/compared\n\nTwo labels of "
-                "one run: moe-probe compare runs/demo --by topic --by register --out runs/labels\n\nSAEs of several widths: "
-                "moe-probe compare runs/demo --out runs/saes")(guarded(compare))
+    app.command(
+        "compare",
+        epilog="Example: moe-probe compare runs/early runs/demo --out runs/compared\n\nTwo labels of "
+        "one run: moe-probe compare runs/demo --by topic --by register --out runs/labels\n\nSAEs of several widths: "
+        "moe-probe compare runs/demo --out runs/saes",
+    )(guarded(compare))
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; the first is what the others are held "
-                                               "against.", show_default=False)],
-    *, out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
-    by: Annotated[list[str] | None, typer.Option("--by", help="Label of the documents (repeat to hold two against each other) "
-                                                 "[default: the one that the runs were made for].", show_default=False)] = None,
-    labels: Annotated[str, typer.Option("--labels", help="Names for what is compared, separated by commas [default: the "
-                                        "folders, or the labels].", show_default=False)] = "",
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run directories; the first is what the others are held against.", show_default=False
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            help="Label of the documents (repeat to hold two against each other) "
+            "[default: the one that the runs were made for].",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            help="Names for what is compared, separated by commas [default: the folders, or the labels].",
+            show_default=False,
+        ),
+    ] = "",
     notebook: Annotated[bool, typer.Option("--notebook/--no-notebook", help="Write compare.ipynb and compare.html.")] = True,
     resamples: Annotated[int, typer.Option("--resamples", min=99, help="Bootstrap resamples.")] = 1000,
-    permutations: Annotated[int, typer.Option("--permutations", min=19, help="Permutations behind the null of matching.")] = 199,
+    permutations: Annotated[
+        int, typer.Option("--permutations", min=19, help="Permutations behind the null of matching.")
+    ] = 199,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier comparison.")] = False,
-    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
     from moe_probe.recording.trace.files import disk_errors
@@ -49,8 +75,9 @@ def compare(
     written += [out / "compare.ipynb", out / "compare.html"]
     _prepare(out, written, force=force)
     names = [name.strip() for name in labels.split(",")] if labels else []
-    found = compare_runs(runs, by=tuple(by or ()), names=names, resamples=resamples, permutations=permutations, seed=seed,
-                         say=console.say)
+    found = compare_runs(
+        runs, by=tuple(by or ()), names=names, resamples=resamples, permutations=permutations, seed=seed, say=console.say
+    )
     with disk_errors(out):
         if force:
             for path in written:
@@ -67,20 +94,29 @@ def _prepare(out: Path, written: list[Path], *, force: bool) -> None:
         raise MoeProbeError(f"{out} is a file", "a comparison is a folder", "another --out")
     if out.exists() and any(out.iterdir()) and not force:
         ours = any(path.exists() for path in written)
-        raise MoeProbeError(f"{out} already holds {'a comparison' if ours else 'other files'}", "nothing is overwritten unasked",
-                            "--force to replace it, or another --out" if ours else "another --out")
+        raise MoeProbeError(
+            f"{out} already holds {'a comparison' if ours else 'other files'}",
+            "nothing is overwritten unasked",
+            "--force to replace it, or another --out" if ours else "another --out",
+        )
     if (out / "run.yaml").exists():
         raise UsageError(f"{out} is a run", "its results would be mixed with a comparison", "another --out")
 
 
-def _notebook(found: Comparison, runs: list[Path], by: tuple[str, ...], names: list[str], out: Path, *, seed: int,
-              console: Console) -> list[Path]:
+def _notebook(
+    found: Comparison, runs: list[Path], by: tuple[str, ...], names: list[str], out: Path, *, seed: int, console: Console
+) -> list[Path]:
     import os
 
     from moe_probe.report.notebook import write_notebook
 
-    template = ("compare_labels" if "comparison_experts" in found else
-                "compare_runs" if "comparison_changes" in found else "compare_saes")
+    template = (
+        "compare_labels"
+        if "comparison_experts" in found
+        else "compare_runs"
+        if "comparison_changes" in found
+        else "compare_saes"
+    )
     places = [Path(os.path.relpath(run, out)).as_posix() for run in runs]  # paths of this machine stay out of it
     console.say("running the notebook")
     values: dict[str, Any] = {"root": ".", "runs": places, "by": list(by), "names": names, "tables": ".", "seed": seed}
@@ -90,9 +126,14 @@ def _notebook(found: Comparison, runs: list[Path], by: tuple[str, ...], names: l
 def _tell(found: Comparison, out: Path, files: list[Path], console: Console) -> None:
     changed = found.table("comparison_changes").query("changed") if "comparison_changes" in found else None
     differences = found.table("comparison_differences")
-    data = {"sides": found.sides, "headlines": found.headlines, "notes": found.notes, "files": [str(f) for f in files],
-            "changed": [] if changed is None else changed.to_dict("records"),
-            "differences": differences[differences["beyond"]].to_dict("records")}
+    data = {
+        "sides": found.sides,
+        "headlines": found.headlines,
+        "notes": found.notes,
+        "files": [str(f) for f in files],
+        "changed": [] if changed is None else changed.to_dict("records"),
+        "differences": differences[differences["beyond"]].to_dict("records"),
+    }
     page = out / "compare.html"
     last = f"Page: {page}. Tables: {out}" if page in files else f"Tables: {out}/comparison_*.parquet"
     notes = [f"note: {note}" for note in found.notes]

@@ -22,58 +22,117 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("inspect", epilog='Example: moe-probe inspect runs/mine "The derivative of x squared" --generate 20 '
-                                  "--watch mathematics")(guarded(inspect))
+    app.command(
+        "inspect",
+        epilog='Example: moe-probe inspect runs/mine "The derivative of x squared" --generate 20 --watch mathematics',
+    )(guarded(inspect))
 
 
 def inspect(
-    run: RunPath, texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, one call each.",
-                                                                    show_default=False)] = None,
-    *, file: Annotated[list[Path] | None, typer.Option("--file", help="A text from a file, - for stdin (repeat for more).",
-                                                       show_default=False)] = None,
-    generate: Annotated[int, typer.Option("--generate", min=0, metavar="N", help="Let the model continue every text by up to N "
-                                          "tokens, and inspect the whole.")] = 0,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="Of drawn tokens; 0 takes the likeliest.")] = 0.0,
-    sae: Annotated[list[str] | None, typer.Option("--sae", metavar="FOLDER", help="As layer_05/width_04096 (repeat for more) "
-                                                  "[default: the widest of the last layer].", show_default=False)] = None,
+    run: RunPath,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, one call each.", show_default=False)
+    ] = None,
+    *,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="A text from a file, - for stdin (repeat for more).", show_default=False),
+    ] = None,
+    generate: Annotated[
+        int,
+        typer.Option(
+            "--generate",
+            min=0,
+            metavar="N",
+            help="Let the model continue every text by up to N tokens, and inspect the whole.",
+        ),
+    ] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="Of drawn tokens; 0 takes the likeliest.")
+    ] = 0.0,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sae",
+            metavar="FOLDER",
+            help="As layer_05/width_04096 (repeat for more) [default: the widest of the last layer].",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Features of each SAE to list (--html and --json have all).")] = 8,
-    shade: Annotated[str | None, typer.Option("--shade", metavar="UNIT", help="Shade tokens by a feature (FOLDER:FEATURE) or "
-                                              "expert (LAYER:EXPERT) [default: the first feature listed].",
-                                              show_default=False)] = None,
-    watch: Annotated[list[str] | None, typer.Option("--watch", metavar="WHAT", help="FOLDER:FEATURE, LAYER:EXPERT or a topic "
-                                                    "(repeat for more): exit status 3 when it fires.",
-                                                    show_default=False)] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", help="What is watched fires above it: activation of a "
-                                                    "feature, share of the tokens that choose an expert, units of a topic "
-                                                    "active a token [default: 0 for a feature; else what 5 % of the run's "
-                                                    "held-out texts about other things, as long, exceed].",
-                                                    show_default=False)] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with shaded tokens; it fetches "
-                                              "nothing.", show_default=False)] = None,
-    timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Measure the overhead over the bare forward pass.")] = True,
-    colour: Annotated[bool | None, typer.Option("--color/--no-color", help="Shade by colour [default: on a terminal].",
-                                                show_default=False)] = None,
+    shade: Annotated[
+        str | None,
+        typer.Option(
+            "--shade",
+            metavar="UNIT",
+            help="Shade tokens by a feature (FOLDER:FEATURE) or expert (LAYER:EXPERT) [default: the first feature listed].",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--watch",
+            metavar="WHAT",
+            help="FOLDER:FEATURE, LAYER:EXPERT or a topic (repeat for more): exit status 3 when it fires.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="What is watched fires above it: activation of a "
+            "feature, share of the tokens that choose an expert, units of a topic "
+            "active a token [default: 0 for a feature; else what 5 % of the run's "
+            "held-out texts about other things, as long, exceed].",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page with shaded tokens; it fetches nothing.", show_default=False
+        ),
+    ] = None,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Measure the overhead over the bare forward pass.")
+    ] = True,
+    colour: Annotated[
+        bool | None, typer.Option("--color/--no-color", help="Shade by colour [default: on a terminal].", show_default=False)
+    ] = None,
     model: ModelOption = None,
-    force_weights: Annotated[bool, typer.Option("--force-weights", help="Go on with weights that trace or SAEs were not made "
-                                                "from; the view says so.")] = False,
-    trust_remote_code: Trust = False, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    force_weights: Annotated[
+        bool,
+        typer.Option("--force-weights", help="Go on with weights that trace or SAEs were not made from; the view says so."),
+    ] = False,
+    trust_remote_code: Trust = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Show which experts and features single outputs use, what the run knows of these, and whether watched ones fire."""
     from moe_probe.recording.trace import Trace
     from moe_probe.studies.inspect.inspector import Inspector, Look
 
     console = Console(quiet=quiet, as_json=as_json)
-    named = [*((f"text {i + 1}" if len(texts or ()) > 1 else "text", text) for i, text in enumerate(texts or ())),
-             *(_read(path) for path in file or ())]
+    named = [
+        *((f"text {i + 1}" if len(texts or ()) > 1 else "text", text) for i, text in enumerate(texts or ())),
+        *(_read(path) for path in file or ()),
+    ]
     if not named:
-        raise UsageError("there is nothing to inspect", "no TEXT and no --file was given", 'moe-probe inspect RUN "some text"')
+        raise UsageError(
+            "there is nothing to inspect", "no TEXT and no --file was given", 'moe-probe inspect RUN "some text"'
+        )
     Trace.open(run)  # what is wrong with the run is said before a model is loaded
     console.say("loading the model")
     loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
     if loaded is None:
         raise MoeProbeError("nothing can be run", "no model was named and the run has no run.yaml", "--model MODEL")
-    look = Look(generate=generate, temperature=temperature, watch=tuple(watch or ()), threshold=threshold, shade=shade,
-                timing=timing)
+    look = Look(
+        generate=generate, temperature=temperature, watch=tuple(watch or ()), threshold=threshold, shade=shade, timing=timing
+    )
     inspector = Inspector(run, loaded, saes=sae or (), look=look, force_weights=force_weights, seed=seed)
     seen = [inspector(text, name=name) for name, text in named]
     if html is not None:
@@ -108,5 +167,8 @@ def _show(seen: list[Inspection], *, run: Path, top: int, html: Path | None, col
         # not console.result, which would escape the colours too: what is not ours was escaped word by word
         typer.echo("\n".join(lines_of(one, top=top, style=style)), color=colour)
         typer.echo()
-    typer.echo(f"Page: {html}" if html is not None else
-               f"Next: moe-probe inspect {run} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3")
+    typer.echo(
+        f"Page: {html}"
+        if html is not None
+        else f"Next: moe-probe inspect {run} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3"
+    )

@@ -25,30 +25,40 @@ def register(app: typer.Typer) -> None:
 
 def check(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)],
-    *, tokens: Annotated[float, typer.Option("--tokens", help="Corpus size for the estimates.")] = 1e6,
+    *,
+    tokens: Annotated[float, typer.Option("--tokens", help="Corpus size for the estimates.")] = 1e6,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the checkpoint.")] =
-    False,
-    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the checkpoint.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Prove that a model's routing can be recorded, and say what a corpus would cost."""
     from moe_probe.models import estimate, load_model, self_check
 
     console = Console(quiet=quiet, as_json=as_json)
     console.say(f"loading {model}")
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
-                        progress=console.progress)
+    loaded = load_model(
+        model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code, progress=console.progress
+    )
     found = self_check(loaded)
     rate = _tokens_per_second(loaded)
     size = estimate(loaded.sites, int(tokens))
     data: dict[str, Any] = {
-        "model": loaded.info.model_dump(), "ok": found.ok, "outputs_unchanged": found.outputs_unchanged,
-        "layers": [site.info.model_dump() | {"relative_error": one.relative_error, "ok": one.ok,
-                                             "top_logits_share": one.top_logits_share}
-                   for site, one in zip(loaded.sites, found.sites, strict=True)],
-        "tokens": int(tokens), "tokens_per_second": rate, "seconds": tokens / rate, "routing_bytes": size,
+        "model": loaded.info.model_dump(),
+        "ok": found.ok,
+        "outputs_unchanged": found.outputs_unchanged,
+        "layers": [
+            site.info.model_dump()
+            | {"relative_error": one.relative_error, "ok": one.ok, "top_logits_share": one.top_logits_share}
+            for site, one in zip(loaded.sites, found.sites, strict=True)
+        ],
+        "tokens": int(tokens),
+        "tokens_per_second": rate,
+        "seconds": tokens / rate,
+        "routing_bytes": size,
     }
     console.result(data, _check_text(loaded, found, tokens, rate, size))
     found.raise_if_failed()
@@ -86,15 +96,21 @@ def _check_text(loaded: LoadedModel, found: CheckReport, tokens: float, rate: fl
     for site, one in zip(loaded.sites, found.sites, strict=True):
         item = site.info
         share = "-" if one.top_logits_share != one.top_logits_share else f"{one.top_logits_share:.0%}"
-        lines.append(f"{item.layer:>5}  {item.num_experts:>7}  {item.top_k:>5}  {item.shared_experts:>6}  "
-                     f"{item.capture:<16} {one.relative_error:>8.1e}  {share:>15}  {item.router}"
-                     + (f"  ({item.note})" if item.note else ""))
+        lines.append(
+            f"{item.layer:>5}  {item.num_experts:>7}  {item.top_k:>5}  {item.shared_experts:>6}  "
+            f"{item.capture:<16} {one.relative_error:>8.1e}  {share:>15}  {item.router}"
+            + (f"  ({item.note})" if item.note else "")
+        )
     if found.outputs_unchanged:
         lines.append("outputs are the same, bit for bit, with and without recording")
-    lines.append("error: gate weights x recomputed expert outputs against the block's own output"
-                 + ("; all within rounding" if found.ok else ""))
-    lines.append(f"{tokens:,.0f} tokens: about {_duration(tokens / rate)} here ({rate:,.0f} tokens/s) and "
-                 f"{size / 1e6:,.1f} MB of routing, before the token table")
+    lines.append(
+        "error: gate weights x recomputed expert outputs against the block's own output"
+        + ("; all within rounding" if found.ok else "")
+    )
+    lines.append(
+        f"{tokens:,.0f} tokens: about {_duration(tokens / rate)} here ({rate:,.0f} tokens/s) and "
+        f"{size / 1e6:,.1f} MB of routing, before the token table"
+    )
     if found.ok:
         lines.append(f"Next: moe-probe run {info.id} --corpus FILE --out RUN")
     return "\n".join(lines)
@@ -109,7 +125,11 @@ def _duration(seconds: float) -> str:
 
 def info(
     path: Annotated[Path, typer.Argument(help="Trace or run directory.", show_default=False)],
-    *, seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    *,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Say what a trace holds and where it came from."""
     from moe_probe.recording.trace import Trace
@@ -118,7 +138,10 @@ def info(
     trace = Trace.open(path)
     topics = trace.documents["topic"].value_counts(sort=False).to_dict()
     data = trace.manifest.model_dump(mode="json", exclude={"shards", "files"}) | {
-        "n_shards": len(trace.manifest.shards), "topics": topics, "bytes": _size(trace)}
+        "n_shards": len(trace.manifest.shards),
+        "topics": topics,
+        "bytes": _size(trace),
+    }
     console.result(data, _info_text(trace, topics))
 
 
@@ -150,23 +173,31 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
 
 def verify(
     path: Annotated[Path, typer.Argument(help="Trace or run directory.", show_default=False)],
-    *, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Check every byte of a trace against its checksums."""
     from moe_probe.recording.trace import verify as verify_trace
 
     console = Console(quiet=quiet, as_json=as_json)
     problems = verify_trace(path)
-    console.result({"trace": str(path), "ok": not problems, "problems": problems},
-                   "\n".join(problems) if problems else f"{path} is whole")
+    console.result(
+        {"trace": str(path), "ok": not problems, "problems": problems},
+        "\n".join(problems) if problems else f"{path} is whole",
+    )
     if problems:
         raise MoeProbeError(f"{path} is damaged", problems[0], "a copy, or collect again with --force")
 
 
 def cite(
     run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
-    *, as_bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
-    as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    *,
+    as_bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """List the sources of the methods that a run's results used."""
     from moe_probe.core.results import Result

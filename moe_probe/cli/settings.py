@@ -28,8 +28,11 @@ def with_settings(function: Callable[..., None], *, leave_out: Collection[str] =
         Settings, or help panels, that do not concern the command.
     """
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "settings"]
-    options = [_option(name) for name, field in RunConfig.model_fields.items()
-               if name not in _OWN and name not in leave_out and _panel(name) not in leave_out]
+    options = [
+        _option(name)
+        for name, field in RunConfig.model_fields.items()
+        if name not in _OWN and name not in leave_out and _panel(name) not in leave_out
+    ]
 
     @wraps(function)
     def command(**given: Any) -> None:

@@ -84,8 +84,9 @@ def mode_of(*, resume: bool, force: bool) -> str:
         When both are given.
     """
     if resume and force:
-        raise MoeProbeError("--resume and --force exclude each other", "one goes on, the other starts over",
-                            "one of the two", exit_code=2)
+        raise MoeProbeError(
+            "--resume and --force exclude each other", "one goes on, the other starts over", "one of the two", exit_code=2
+        )
     return "resume" if resume else "force" if force else "new"
 
 
@@ -99,8 +100,11 @@ def need_label(trace: Trace, name: str | None, option: str) -> None:
     """
     labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
     if name is not None and name not in labels:
-        raise UsageError(f"{option} {name} names no label of the documents", did_you_mean(name, labels),
-                         f"{option} with one of {some_of(labels, 12)}")
+        raise UsageError(
+            f"{option} {name} names no label of the documents",
+            did_you_mean(name, labels),
+            f"{option} with one of {some_of(labels, 12)}",
+        )
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -139,7 +143,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def _meant(error: BaseException) -> bool:
     """Whether somebody ends the program by this: a system exit, or what typer raises for wrong usage and refusals."""
-    return (isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort) or hasattr(error, "format_message"))
+    return isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
 @contextmanager
@@ -164,11 +168,15 @@ def _refused(error: OSError) -> MoeProbeError | None:
     """What the disk refused, wherever a command was writing or reading; None for anything else."""
     where = str(error.filename) if error.filename else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MoeProbeError(f"no space is left for {where}", "the disk is full; what was already written is kept",
-                             "free some space, then run the command again")
+        return MoeProbeError(
+            f"no space is left for {where}",
+            "the disk is full; what was already written is kept",
+            "free some space, then run the command again",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MoeProbeError(f"{where} cannot be read or written", str(error.strerror),
-                             "another folder, or change its permissions")
+        return MoeProbeError(
+            f"{where} cannot be read or written", str(error.strerror), "another folder, or change its permissions"
+        )
     if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
         return MoeProbeError(f"{where[:200]} cannot be read or written", str(error.strerror), "check the path")
     return None

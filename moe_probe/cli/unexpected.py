@@ -42,8 +42,11 @@ def _in_words(error: BaseException) -> str:
 
 def _hint(error: BaseException, options: Mapping[str, Any]) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        smaller = "a smaller --batch-tokens, or " if "batch_tokens" in options or "batch_tokens" in options.get("settings", {}) \
+        smaller = (
+            "a smaller --batch-tokens, or "
+            if "batch_tokens" in options or "batch_tokens" in options.get("settings", {})
             else ""
+        )
         return f"{smaller}a machine with more memory"
     if isinstance(error, UnicodeDecodeError):
         return "check that every text file is in UTF-8"
@@ -53,10 +56,14 @@ def _hint(error: BaseException, options: Mapping[str, Any]) -> str:
 def _report(error: BaseException) -> str:
     from moe_probe import __version__
 
-    lines = [f"command: {shlex.join(['moe-probe', *sys.argv[1:]])}",
-             f"moe-probe {__version__}, Python {platform.python_version()}, {platform.platform()}"]
+    lines = [
+        f"command: {shlex.join(['moe-probe', *sys.argv[1:]])}",
+        f"moe-probe {__version__}, Python {platform.python_version()}, {platform.platform()}",
+    ]
     loaded = {name: sys.modules.get(name) for name in ("torch", "transformers", "numpy", "pandas", "pyarrow", "safetensors")}
-    lines += [f"{name} {getattr(module, '__version__', '')}".rstrip() for name, module in loaded.items() if module is not None]
+    lines += [
+        f"{name} {getattr(module, '__version__', '')}".rstrip() for name, module in loaded.items() if module is not None
+    ]
     return "\n".join([*lines, "", "".join(traceback.format_exception(error))])
 
 

@@ -21,16 +21,23 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("match", epilog="Example: moe-probe match runs/mine")(guarded(match))
     app.command("ablate", epilog="Example: moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(
-        guarded(ablate))
+        guarded(ablate)
+    )
     app.command("tree", epilog="Example: moe-probe tree runs/mine --word anthrax")(guarded(tree))
 
 
 def match(
-    run: RunPath, *, by: Annotated[str, typer.Option("--by", help="Label whose carriers are compared.")] = "topic",
+    run: RunPath,
+    *,
+    by: Annotated[str, typer.Option("--by", help="Label whose carriers are compared.")] = "topic",
     per_expert: Annotated[int, typer.Option("--per-expert", min=1, help="Features kept of every expert and SAE.")] = 8,
     alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
-    model: ModelOption = None, trust_remote_code: Trust = False,
-    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    model: ModelOption = None,
+    trust_remote_code: Trust = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
     from moe_probe.features.matching.carriers import TOKENS
@@ -41,9 +48,16 @@ def match(
     console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(run)
     need_label(trace, by, "--by")
-    results = match_all(run, trace, by=by, per_expert=per_expert, alpha=alpha, seed=seed, say=console.say,
-                        loaded=model_of(run, model, trust=trust_remote_code, console=console,
-                                        without="router rows are not compared"))
+    results = match_all(
+        run,
+        trace,
+        by=by,
+        per_expert=per_expert,
+        alpha=alpha,
+        seed=seed,
+        say=console.say,
+        loaded=model_of(run, model, trust=trust_remote_code, console=console, without="router rows are not compared"),
+    )
     for result in results:
         result.save(run / "results")
         for warning in result.warnings:
@@ -54,30 +68,47 @@ def match(
     columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]
     columns += [c for c in ("beyond_tokens_document", "log2_beyond_words") if c in carriers]
     shown = carriers.assign(members=readable)[columns].round(3)
-    console.result({r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
-                   f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
-                   f"Next: moe-probe ablate {run}")
+    console.result(
+        {r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
+        f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
+        f"Next: moe-probe ablate {run}",
+    )
 
 
 def ablate(
-    run: RunPath, *,
-    expert: Annotated[list[str] | None, typer.Option("--expert", help="LAYER:EXPERT, or a group LAYER:EXPERT+EXPERT "
-                                                                      "(repeat for "
-                                                     "more) [default: those of the verdicts].", show_default=False)] = None,
-    feature: Annotated[list[str] | None, typer.Option("--feature", help="FOLDER:FEATURE, as layer_05/width_01024:334 "
-                                                                        "(repeat for "
-                                                      "more).", show_default=False)] = None,
-    topic: Annotated[list[str] | None, typer.Option("--topic", help="Topic that these are held to (repeat for more).",
-                                                    show_default=False)] = None,
-    how: Annotated[str, typer.Option("--how", help="Experts: mask (router cannot choose them), zero, mean, "
-                                                   "steer.")] = "mask",
+    run: RunPath,
+    *,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expert",
+            help="LAYER:EXPERT, or a group LAYER:EXPERT+EXPERT (repeat for more) [default: those of the verdicts].",
+            show_default=False,
+        ),
+    ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--feature", help="FOLDER:FEATURE, as layer_05/width_01024:334 (repeat for more).", show_default=False),
+    ] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option("--topic", help="Topic that these are held to (repeat for more).", show_default=False)
+    ] = None,
+    how: Annotated[
+        str, typer.Option("--how", help="Experts: mask (router cannot choose them), zero, mean, steer.")
+    ] = "mask",
     boost: Annotated[float, typer.Option("--boost", help="Added to the experts' logits (steer).")] = 1.0,
     by: Annotated[str, typer.Option("--by", help="Label that losses are compared over.")] = "topic",
     tokens: Annotated[int, typer.Option("--tokens", min=256, help="Tokens of held-out documents.")] = 24_576,
-    controls: Annotated[int, typer.Option("--controls", min=0, help="Units of the same load to compare each with. 0: "
-                                                                 "nothing can be confirmed.")] = 2,
-    model: ModelOption = None, trust_remote_code: Trust = False,
-    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    controls: Annotated[
+        int,
+        typer.Option("--controls", min=0, help="Units of the same load to compare each with. 0: nothing can be confirmed."),
+    ] = 2,
+    model: ModelOption = None,
+    trust_remote_code: Trust = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
     from moe_probe.models.intervene import HOW
@@ -102,8 +133,10 @@ def ablate(
     where = result.save(run / "results" if of_verdicts else run / "results" / "asked")
     if of_verdicts:
         update_verdicts(run)
-    console.result({"ablation": result.table.to_dict("records"), "table": str(where)},
-                   "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]))
+    console.result(
+        {"ablation": result.table.to_dict("records"), "table": str(where)},
+        "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]),
+    )
 
 
 def _need_topics(trace: Trace, by: str, topics: Sequence[str], *, named: bool) -> None:
@@ -111,33 +144,65 @@ def _need_topics(trace: Trace, by: str, topics: Sequence[str], *, named: bool) -
     known = sorted({str(value) for value in trace.documents[by].dropna()})
     for topic in topics:
         if topic not in known:
-            raise UsageError(f"--topic {topic} names no {by} of the documents", did_you_mean(topic, known),
-                             "moe-probe info RUN lists them")
+            raise UsageError(
+                f"--topic {topic} names no {by} of the documents",
+                did_you_mean(topic, known),
+                "moe-probe info RUN lists them",
+            )
     if topics and not named:
-        raise UsageError("--topic was given without a unit", "it says what an --expert or --feature is held to",
-                         "--expert LAYER:EXPERT --topic TOPIC")
+        raise UsageError(
+            "--topic was given without a unit",
+            "it says what an --expert or --feature is held to",
+            "--expert LAYER:EXPERT --topic TOPIC",
+        )
 
 
 def tree(
-    run: RunPath, *, null: Annotated[bool, typer.Option(
-        "--null/--no-null", help="Train each narrower SAE again from another seed, to see if it groups features alike.")] = True,
+    run: RunPath,
+    *,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null/--no-null", help="Train each narrower SAE again from another seed, to see if it groups features alike."
+        ),
+    ] = True,
     by: Annotated[str, typer.Option("--by", help="Label of subjects that the tree is held against.")] = "topic",
     strata: Strata = None,
     permutations: Annotated[int, typer.Option("--permutations", min=99, help="Behind every p-value.")] = 300,
-    walk: Annotated[str | None, typer.Option(
-        "--walk", metavar="FOLDER:FEATURE", help="Only print the tree below a feature, as layer_05/width_00256:12.",
-        show_default=False)] = None,
-    word: Annotated[str | None, typer.Option(
-        "--word", help="Only follow a word of the corpus from the coarsest feature that answers to it to the finest.",
-        show_default=False)] = None,
-    depth_first: Annotated[str | None, typer.Option(
-        "--depth-first", metavar="FOLDER:FEATURE|auto", help="Only train small dictionaries where a coarse feature fires, and "
-        "again where theirs do, and compare with dictionaries on all tokens; auto takes the clearest feature (of --topic).",
-        show_default=False)] = None,
+    walk: Annotated[
+        str | None,
+        typer.Option(
+            "--walk",
+            metavar="FOLDER:FEATURE",
+            help="Only print the tree below a feature, as layer_05/width_00256:12.",
+            show_default=False,
+        ),
+    ] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(
+            "--word",
+            help="Only follow a word of the corpus from the coarsest feature that answers to it to the finest.",
+            show_default=False,
+        ),
+    ] = None,
+    depth_first: Annotated[
+        str | None,
+        typer.Option(
+            "--depth-first",
+            metavar="FOLDER:FEATURE|auto",
+            help="Only train small dictionaries where a coarse feature fires, and "
+            "again where theirs do, and compare with dictionaries on all tokens; auto takes the clearest feature (of --topic).",
+            show_default=False,
+        ),
+    ] = None,
     topic: Annotated[str | None, typer.Option("--topic", help="Subject of --depth-first.", show_default=False)] = None,
     depth_width: Annotated[int, typer.Option("--depth-width", min=2, help="Latents of a small dictionary.")] = 32,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Levels of small dictionaries.")] = 3,
-    seed: Seed = 0, as_json: Json = False, quiet: Quiet = False, debug: Debug = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
     from moe_probe.recording.trace import Trace
@@ -155,8 +220,9 @@ def tree(
     trace = Trace.open(run)
     within = choose_strata(run, trace, by=by, given=strata)
     if depth_first is not None or topic is not None:
-        return _depth_first(run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within,
-                            console=console)
+        return _depth_first(
+            run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within, console=console
+        )
     from moe_probe.features.tree.build import TreeSettings, build_tree, tree_lines
 
     settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed, strata=within)
@@ -166,9 +232,16 @@ def tree(
         for warning in result.warnings:
             console.say(f"note: {warning}")
     data = {r.name: r.table.to_dict("records") for r in results if r.name in ("splitting", "tree_subjects", "tree_distance")}
-    return console.result(data | {"edges": len(results[0].table)}, "\n".join([
-        *tree_lines(results), f"{len(results[0].table):,} edges: {run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} "
-        "--word WORD, --depth-first auto, or moe-probe report " + str(run)]))
+    return console.result(
+        data | {"edges": len(results[0].table)},
+        "\n".join(
+            [
+                *tree_lines(results),
+                f"{len(results[0].table):,} edges: {run / 'results' / 'tree.parquet'}. Next: moe-probe tree {run} "
+                "--word WORD, --depth-first auto, or moe-probe report " + str(run),
+            ]
+        ),
+    )
 
 
 def _walk(run: Path, start: str, console: Console) -> None:
@@ -181,21 +254,49 @@ def _walk(run: Path, start: str, console: Console) -> None:
     console.result({"walk": lines}, "\n".join(lines))
 
 
-def _depth_first(run: Path, root: str | None, topic: str | None, *, by: str, width: int, depth: int, seed: int,
-                 strata: str | None, console: Console) -> None:
+def _depth_first(
+    run: Path,
+    root: str | None,
+    topic: str | None,
+    *,
+    by: str,
+    width: int,
+    depth: int,
+    seed: int,
+    strata: str | None,
+    console: Console,
+) -> None:
     from moe_probe.features.tree import DepthOptions
     from moe_probe.features.tree.depth_first import depth_first
     from moe_probe.recording.trace import Trace
 
     options = DepthOptions(width=width, depth=depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=seed)
-    results = depth_first(run, Trace.open(run), feature=None if root in (None, "auto") else root, topic=topic, options=options,
-                          by=by, seed=seed, strata=strata, say=console.say)
+    results = depth_first(
+        run,
+        Trace.open(run),
+        feature=None if root in (None, "auto") else root,
+        topic=topic,
+        options=options,
+        by=by,
+        seed=seed,
+        strata=strata,
+        say=console.say,
+    )
     for result in results:
         result.save(run / "results")
     compared, found = results
     shown = found.table[found.table["mine"] & found.table["good"]].sort_values("label_score", ascending=False)
-    best = [f"  {r.path}:{r.feature} {clipped(r.label, 70)} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()]
-    console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params},
-                   "\n".join([f"{compared.params['subject']}, from {compared.params['root']}",
-                              table_text(compared.table.round(4)), *best,
-                              f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}"]))
+    best = [
+        f"  {r.path}:{r.feature} {clipped(r.label, 70)} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()
+    ]
+    console.result(
+        {"depth_first": compared.table.to_dict("records"), "params": compared.params},
+        "\n".join(
+            [
+                f"{compared.params['subject']}, from {compared.params['root']}",
+                table_text(compared.table.round(4)),
+                *best,
+                f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}",
+            ]
+        ),
+    )

@@ -45,11 +45,13 @@ def usage_sentence(error: Any, root: Any) -> str:
     message = error.format_message().splitlines()[0]
     if type(error).__name__ == "NoSuchOption":
         known = [o for p in context.command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
-        return str(UsageError(f"{path} has no option {error.option_name}", _meant(error.option_name, known), f"{path} --help"))
+        return str(
+            UsageError(f"{path} has no option {error.option_name}", _meant(error.option_name, known), f"{path} --help")
+        )
     if message.startswith("No such command '"):
         group = tuple(path.split()[1:])
         word = " ".join((*group, message.split("'")[1]))
-        inside = [" ".join(words) for words, _ in commands(root) if words[:len(group)] == group]
+        inside = [" ".join(words) for words, _ in commands(root) if words[: len(group)] == group]
         return str(UsageError(f"there is no command '{word}'", _meant(word, inside), f"{path} --help"))
     missing = type(error).__name__ == "MissingParameter"
     example = example_of(context.command) if missing and context is not None else ""
@@ -87,8 +89,10 @@ def document_exit_status(app: typer.Typer) -> None:
         names = inspect.signature(info.callback).parameters if info.callback is not None else {}
         gate = ", 3 gate failed" if "fail_under" in names else ""
         resumes = " (--resume goes on)" if "resume" in names else ""
-        info.epilog = (f"{info.epilog or ''}\n\nExit status: 0 done, 1 it could not be done, 2 wrong usage{gate}, "
-                       f"130 interrupted{resumes}.")
+        info.epilog = (
+            f"{info.epilog or ''}\n\nExit status: 0 done, 1 it could not be done, 2 wrong usage{gate}, "
+            f"130 interrupted{resumes}."
+        )
     for group in app.registered_groups:
         if group.typer_instance is not None:
             document_exit_status(group.typer_instance)

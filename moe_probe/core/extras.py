@@ -36,8 +36,11 @@ def need_extra(extra: str, what: str, *, instead: str = "") -> None:
     """
     missing = [name for name in EXTRAS[extra] if not _found(name)]
     if missing:
-        raise MoeProbeError(f"{what} need the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}", "not installed",
-                            f"pip install 'moe-probe[{extra}]'{f', or {instead}' if instead else ''}")
+        raise MoeProbeError(
+            f"{what} need the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            "not installed",
+            f"pip install 'moe-probe[{extra}]'{f', or {instead}' if instead else ''}",
+        )
 
 
 def need_corpus_extra(corpus: str) -> None:

@@ -58,8 +58,12 @@ class ModelShape:
         experts = 2 * d * self.n_experts + 2 * matrices * d * (self.top_k * self.d_expert + self.d_shared)
         dense = 2 * matrices * d * self.d_dense
         sparse_layers = self.n_layers - self.n_dense_layers
-        return float(self.n_layers * attention + sparse_layers * experts + self.n_dense_layers * dense
-                     + (2 * d * self.vocabulary if logits else 0))
+        return float(
+            self.n_layers * attention
+            + sparse_layers * experts
+            + self.n_dense_layers * dense
+            + (2 * d * self.vocabulary if logits else 0)
+        )
 
 
 def shape_of(config: Any) -> ModelShape:
@@ -77,8 +81,11 @@ def shape_of(config: Any) -> ModelShape:
             if isinstance(value := getattr(text, name, None), int):
                 return value
         if default is None:
-            raise MoeProbeError(f"the configuration of {getattr(text, 'model_type', 'this model')} names no {names[0]}",
-                                "operations cannot be counted", "name --params, --active and --tokens")
+            raise MoeProbeError(
+                f"the configuration of {getattr(text, 'model_type', 'this model')} names no {names[0]}",
+                "operations cannot be counted",
+                "name --params, --active and --tokens",
+            )
         return default
 
     d, heads = size("hidden_size"), size("num_attention_heads")
@@ -86,11 +93,19 @@ def shape_of(config: Any) -> ModelShape:
     shared = size("shared_expert_intermediate_size", default=0) or size("n_shared_experts", default=0) * inner
     layers, dense = size("num_hidden_layers"), size("first_k_dense_replace", default=0)
     return ModelShape(
-        d_model=d, n_layers=layers, n_heads=heads, n_kv_heads=size("num_key_value_heads", default=heads),
-        head_dim=size("head_dim", default=d // heads), vocabulary=size("vocab_size"),
+        d_model=d,
+        n_layers=layers,
+        n_heads=heads,
+        n_kv_heads=size("num_key_value_heads", default=heads),
+        head_dim=size("head_dim", default=d // heads),
+        vocabulary=size("vocab_size"),
         n_experts=size("num_experts", "num_local_experts", "n_routed_experts"),
-        top_k=size("num_experts_per_tok", "num_experts_per_token", "moe_top_k"), d_expert=inner, d_shared=shared,
-        n_dense_layers=dense, d_dense=size("intermediate_size") if dense else 0)
+        top_k=size("num_experts_per_tok", "num_experts_per_token", "moe_top_k"),
+        d_expert=inner,
+        d_shared=shared,
+        n_dense_layers=dense,
+        d_dense=size("intermediate_size") if dense else 0,
+    )
 
 
 def training_flops(active_parameters: float, tokens: float) -> float:

@@ -24,8 +24,9 @@ def table_html(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> s
 
 def facts_html(facts: Iterable[tuple[object, object]]) -> str:
     """Names and what is said of them, a line each."""
-    rows = "".join(f'<tr><th style="{_CELL}">{escaped(name)}</th><td style="{_CELL}">{escaped(said)}</td></tr>'
-                   for name, said in facts)
+    rows = "".join(
+        f'<tr><th style="{_CELL}">{escaped(name)}</th><td style="{_CELL}">{escaped(said)}</td></tr>' for name, said in facts
+    )
     return f'<table style="border-collapse:collapse"><tbody>{rows}</tbody></table>'
 
 
@@ -36,8 +37,10 @@ def folded_html(summary: object, inside: str) -> str:
 
 def card_html(title: object, *parts: str) -> str:
     """A frame with a title (text) around markup."""
-    return ('<div style="border:1px solid #8888;border-radius:6px;padding:8px 12px;margin:4px 0;max-width:70em">'
-            f'<div style="font-weight:bold;margin-bottom:4px">{escaped(title)}</div>{"".join(parts)}</div>')
+    return (
+        '<div style="border:1px solid #8888;border-radius:6px;padding:8px 12px;margin:4px 0;max-width:70em">'
+        f'<div style="font-weight:bold;margin-bottom:4px">{escaped(title)}</div>{"".join(parts)}</div>'
+    )
 
 
 def shaded_html(pieces: Iterable[tuple[str, int]]) -> str:

@@ -24,8 +24,22 @@ SPACE_MARKS = (" ", "Ġ", "▁")
 _FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 #: Scripts that are written without spaces between words, by the first word of a character's name in Unicode.
-_UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR",
-                       "TIBETAN", "IDEOGRAPHIC", "FULLWIDTH"})
+_UNSPACED = frozenset(
+    {
+        "CJK",
+        "HIRAGANA",
+        "KATAKANA",
+        "KATAKANA-HIRAGANA",
+        "BOPOMOFO",
+        "THAI",
+        "LAO",
+        "KHMER",
+        "MYANMAR",
+        "TIBETAN",
+        "IDEOGRAPHIC",
+        "FULLWIDTH",
+    }
+)
 _CLOSING, _OPENING = frozenset(",.;:!?)]}%»”’"), frozenset("([{«“‘")
 
 
@@ -34,7 +48,7 @@ def byte_alphabet() -> dict[str, int]:
     """The characters with which byte-level vocabularies write bytes (GPT-2's encoder: printable bytes as themselves, others from
     U+0100 on).
     """
-    printed = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printed)]
     return {chr(b): b for b in printed} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
@@ -53,7 +67,7 @@ def byte_fallback(piece: str) -> bytes | None:
 
 def marked(data: bytes) -> str:
     """Bytes as text, those that are no whole character marked."""
-    return _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", data.decode("utf-8", "surrogateescape"))
+    return _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xDC00:02x}⟩", data.decode("utf-8", "surrogateescape"))
 
 
 @lru_cache(maxsize=200_000)
@@ -86,13 +100,15 @@ class Decoded:
         """The text dealt out to the tokens: a character goes to the first of its tokens, the others of it get none."""
         taken, out = 0, []
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
-            out.append(self.text[max(start, taken):end])
+            out.append(self.text[max(start, taken) : end])
             taken = max(taken, end)
         return out
 
     def rows(self, start: int, end: int) -> slice:
         """Tokens that cover characters `start` to `end`."""
-        return slice(int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left")))
+        return slice(
+            int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left"))
+        )
 
     def segments(self) -> list[tuple[str, slice]]:
         """The text cut wherever a token begins or ends, each part with the tokens that it belongs to."""
@@ -109,7 +125,7 @@ class Decoded:
         bare = token.strip() or token
         if not MARK.search(token):
             return standing(bare)
-        text = self.text[self.starts[row]:self.ends[row]].strip()
+        text = self.text[self.starts[row] : self.ends[row]].strip()
         return bare if text == bare else f"{bare} ({standing(text)})"
 
 
@@ -138,7 +154,7 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     pieces = [_raw(t) for t in tokens]
     text = b"".join(pieces).decode("utf-8", "surrogateescape")
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    escaped = (codes >= 0xdc80) & (codes <= 0xdcff)
+    escaped = (codes >= 0xDC80) & (codes <= 0xDCFF)
     n_bytes = np.where(escaped, 1, 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000))
     last_byte, last_sign = np.cumsum(n_bytes), np.concatenate([[0], np.cumsum(np.where(escaped, 4, 1))])
     ends = np.cumsum([len(p) for p in pieces], dtype=np.int64)
@@ -146,7 +162,7 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     first = np.searchsorted(last_byte, starts, side="right")
     within = starts > np.concatenate([[0], last_byte])[first]  # of a character that began before
     last = np.where(ends > starts, np.searchsorted(last_byte, ends - 1, side="right") + 1, first + within)
-    return Decoded(tokens, _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xdc00:02x}⟩", text), last_sign[first], last_sign[last])
+    return Decoded(tokens, _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xDC00:02x}⟩", text), last_sign[first], last_sign[last])
 
 
 def whole_characters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *, within: tuple[int, int]) -> tuple[int, int]:
@@ -202,7 +218,9 @@ def _decoder(tokenizer: Any) -> str:
     if hasattr(tokenizer, "byte_decoder"):  # written in Python
         return "ByteLevel"
     core = getattr(tokenizer, "backend_tokenizer", None)
-    state = getattr(core.decoder, "__getstate__", lambda: b"{}")() if core is not None and core.decoder is not None else b"{}"
+    state = (
+        getattr(core.decoder, "__getstate__", lambda: b"{}")() if core is not None and core.decoder is not None else b"{}"
+    )
     parts = json.loads(state)
     return "ByteLevel" if any(p.get("type") == "ByteLevel" for p in (parts, *parts.get("decoders", ()))) else ""
 
@@ -234,7 +252,8 @@ def standing(text: str) -> str:
 def unspaced(character: str) -> bool:
     """Whether a character is of a script that is written without spaces between words (Chinese, Japanese, Thai ...)."""
     return "\u3000" <= character <= "\u303f" or (
-        character > "\u0dff" and unicodedata.name(character, "").split(" ")[0] in _UNSPACED)
+        character > "\u0dff" and unicodedata.name(character, "").split(" ")[0] in _UNSPACED
+    )
 
 
 def with_spaces(tokens: np.ndarray) -> np.ndarray:

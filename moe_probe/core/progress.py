@@ -91,21 +91,32 @@ class Bar:
         As `showing` says when left out.
     """
 
-    def __init__(self, text: str, *, total: int | None = None, unit: str = "steps", initial: int = 0,
-                 shown: bool | None = None) -> None:
+    def __init__(
+        self, text: str, *, total: int | None = None, unit: str = "steps", initial: int = 0, shown: bool | None = None
+    ) -> None:
         self.text, self.total, self.unit, self.n, self.note = printable(text), total, unit, initial, ""
         self._began, self._initial, self._closed = time.monotonic(), initial, threading.Event()
         self._bar: Any = None
         self._said = 0
-        self._beat = threading.Thread(target=self._beats, daemon=True) if (_shown.get() if shown is None else shown) else None
+        self._beat = (
+            threading.Thread(target=self._beats, daemon=True) if (_shown.get() if shown is None else shown) else None
+        )
 
     def __enter__(self) -> Bar:
         if self._beat is not None:
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                self._bar = tqdm(desc=self.text, total=self.total, initial=self.n, unit=f" {self.unit}", delay=_PATIENCE,
-                                 file=sys.stderr, leave=False, **_width())
+                self._bar = tqdm(
+                    desc=self.text,
+                    total=self.total,
+                    initial=self.n,
+                    unit=f" {self.unit}",
+                    delay=_PATIENCE,
+                    file=sys.stderr,
+                    leave=False,
+                    **_width(),
+                )
             self._beat.start()
         return self
 
@@ -164,8 +175,14 @@ class Bar:
                 wait = max(_BETWEEN_LINES, (time.monotonic() - self._began) / 20)
 
 
-def track(items: Iterable[Item], text: str, *, total: int | None = None, unit: str = "steps",
-          name: Callable[[Item], str] | None = None) -> Iterator[Item]:
+def track(
+    items: Iterable[Item],
+    text: str,
+    *,
+    total: int | None = None,
+    unit: str = "steps",
+    name: Callable[[Item], str] | None = None,
+) -> Iterator[Item]:
     """Go through `items` with a `Bar`.
 
     Parameters

@@ -21,16 +21,34 @@ _SHOWN = 10
 _MADE_BY = {
     "sae eval {run}": ("sae_quality",),
     "label {run}": ("features", "feature_cards"),
-    "match {run}": ("matches", "match_baselines", "match_sets", "routing_predicted", "experts_predicted", "feature_experts",
-                    "carriers"),
+    "match {run}": (
+        "matches",
+        "match_baselines",
+        "match_sets",
+        "routing_predicted",
+        "experts_predicted",
+        "feature_experts",
+        "carriers",
+    ),
     "ablate {run}": ("ablation",),
     "tree {run}": ("tree", "splitting", "tree_subjects", "tree_nodes", "tree_distance", "tree_examples", "concepts"),
     "tree {run} --depth-first auto": ("depth_first", "depth_features"),
     "cost {run}": ("costs", "cost_projected"),
     "compare RUN RUN --out {folder} --force": (
-        "comparison_runs", "comparison_verdicts", "comparison_changes", "comparison_topics", "comparison_layers",
-        "comparison_experts", "comparison_saturation", "comparison_saes", "comparison_sae_differences", "comparison_left_out",
-        "comparison_differences", "aligned_layers", "aligned_experts"),
+        "comparison_runs",
+        "comparison_verdicts",
+        "comparison_changes",
+        "comparison_topics",
+        "comparison_layers",
+        "comparison_experts",
+        "comparison_saturation",
+        "comparison_saes",
+        "comparison_sae_differences",
+        "comparison_left_out",
+        "comparison_differences",
+        "aligned_layers",
+        "aligned_experts",
+    ),
 }
 
 
@@ -86,9 +104,14 @@ class Result:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.name}.parquet"
         meta = {
-            "name": self.name, "params": self.params, "seed": self.seed, "caption": self.caption,
-            "warnings": list(self.warnings), "citations": list(self.citations),
-            "columns": [str(c) for c in self.table.columns], "rows": len(self.table),
+            "name": self.name,
+            "params": self.params,
+            "seed": self.seed,
+            "caption": self.caption,
+            "warnings": list(self.warnings),
+            "citations": list(self.citations),
+            "columns": [str(c) for c in self.table.columns],
+            "rows": len(self.table),
         }
         partial = path.with_suffix(".parquet.partial")
         self.table.to_parquet(partial, index=False)
@@ -115,16 +138,24 @@ class Result:
             table = pd.read_parquet(path)
         except FileNotFoundError as error:
             raise MoeProbeError(
-                f"no result '{name}' in {directory}", f"{error.filename} is missing",
+                f"no result '{name}' in {directory}",
+                f"{error.filename} is missing",
                 command_for(name, directory),
             ) from error
         except (ValueError, OSError) as error:
             raise MoeProbeError(
-                f"result '{name}' in {directory} cannot be read", str(error), command_for(name, directory),
+                f"result '{name}' in {directory} cannot be read",
+                str(error),
+                command_for(name, directory),
             ) from error
         return cls(
-            name=meta["name"], table=table, params=meta["params"], seed=meta["seed"], caption=meta["caption"],
-            warnings=tuple(meta["warnings"]), citations=tuple(meta["citations"]),
+            name=meta["name"],
+            table=table,
+            params=meta["params"],
+            seed=meta["seed"],
+            caption=meta["caption"],
+            warnings=tuple(meta["warnings"]),
+            citations=tuple(meta["citations"]),
         )
 
     def __repr__(self) -> str:
@@ -132,8 +163,13 @@ class Result:
 
     def _repr_html_(self) -> str:
         rows = [[shown(value) for value in row] for row in self.table.head(_SHOWN).itertuples(index=False)]
-        parts = [f"<p>{escaped(self.caption)}</p>", *(f"<p><b>Note</b>: {escaped(w)}</p>" for w in self.warnings),
-                 '<div style="overflow-x:auto">', table_html(list(self.table.columns), rows), "</div>"]
+        parts = [
+            f"<p>{escaped(self.caption)}</p>",
+            *(f"<p><b>Note</b>: {escaped(w)}</p>" for w in self.warnings),
+            '<div style="overflow-x:auto">',
+            table_html(list(self.table.columns), rows),
+            "</div>",
+        ]
         if len(self.table) > _SHOWN:
             parts.append(f"<p>{_SHOWN} of {len(self.table):,} rows; all are in <code>.table</code></p>")
         made = [*self.params.items(), *([] if self.seed is None else [("seed", self.seed)])]
@@ -170,9 +206,11 @@ class Results(Mapping[str, Result]):
     def __getitem__(self, name: str) -> Result:
         if name not in self:
             known = list(self)
-            raise NoSuchResult(f"there is no result '{name}' in {self._directory}",
-                               did_you_mean(str(name), known) if known else "it holds none",
-                               command_for(str(name), self._directory))
+            raise NoSuchResult(
+                f"there is no result '{name}' in {self._directory}",
+                did_you_mean(str(name), known) if known else "it holds none",
+                command_for(str(name), self._directory),
+            )
         changed = (self._directory / f"{name}.parquet").stat().st_mtime_ns
         if name not in self._read or self._read[name][0] != changed:
             self._read[name] = changed, Result.load(self._directory, name)
@@ -180,8 +218,11 @@ class Results(Mapping[str, Result]):
 
     def __getattr__(self, name: str) -> Result:
         if name.startswith("_") or name not in self:
-            raise AttributeError(f"no result '{name}' in {self._directory}" if name.startswith("_") else
-                                 f"no result '{name}' in {self._directory}: {did_you_mean(name, list(self))}")
+            raise AttributeError(
+                f"no result '{name}' in {self._directory}"
+                if name.startswith("_")
+                else f"no result '{name}' in {self._directory}: {did_you_mean(name, list(self))}"
+            )
         return self[name]
 
     def __contains__(self, name: object) -> bool:

@@ -22,8 +22,9 @@ KEEPABLE = ("routing", "usage", "logits", "hidden", "residual", "expert_output_n
 
 
 #: Columns that tables of a trace have anyway: a label of the same name would replace one of them.
-RESERVED_LABELS = frozenset({"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id",
-                             "token", "special"})
+RESERVED_LABELS = frozenset(
+    {"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id", "token", "special"}
+)
 
 
 class _Model(BaseModel):
@@ -152,8 +153,9 @@ def need_same_weights(loaded: ModelInfo, made_by: ModelInfo) -> None:
     why = "its routers and experts have other weights"
     if made_by.dtype and loaded.dtype and made_by.dtype != loaded.dtype:
         why = f"its weights were loaded as {loaded.dtype}, those of the trace as {made_by.dtype}"
-    raise MoeProbeError(f"{loaded.id} is not the model of this trace", why,
-                        "--model with the one that the trace was collected from")
+    raise MoeProbeError(
+        f"{loaded.id} is not the model of this trace", why, "--model with the one that the trace was collected from"
+    )
 
 
 def stored_dtype(made_by: ModelInfo) -> str:

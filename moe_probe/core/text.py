@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _JOINERS = "\u200c\u200d"
 #: Whole numbers up to this size have one way of writing, as int or as float.
 _EXACT = 2.0**53
-_SKIN_TONES = "".join(map(chr, range(0x1f3fb, 0x1f400)))
+_SKIN_TONES = "".join(map(chr, range(0x1F3FB, 0x1F400)))
 _BYTES_OR_ONE = re.compile(f"{MARK.pattern.replace('(', '(?:')}|.", re.DOTALL)
 #: Two of these are drawn as one flag.
-_FLAG_LETTERS = "".join(map(chr, range(0x1f1e6, 0x1f200)))
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 def printable(text: str) -> str:
@@ -30,8 +30,10 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" or c in _JOINERS or unicodedata.category(c) == "Zs"
-                   else f"\\x{ord(c):02x}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or c in _JOINERS or unicodedata.category(c) == "Zs" else f"\\x{ord(c):02x}"
+        for c in text
+    )
 
 
 def cells(text: str) -> int:
@@ -147,8 +149,17 @@ def _signs(text: str) -> list[str]:
     """
     out: list[str] = []
     for c in _BYTES_OR_ONE.findall(text):
-        if out and len(c) == 1 and (unicodedata.category(c) in ("Mn", "Me", "Mc") or c in _JOINERS or out[-1][-1] == "\u200d"
-                    or c in _SKIN_TONES or (c in _FLAG_LETTERS and len(out[-1]) == 1 and out[-1] in _FLAG_LETTERS)):
+        if (
+            out
+            and len(c) == 1
+            and (
+                unicodedata.category(c) in ("Mn", "Me", "Mc")
+                or c in _JOINERS
+                or out[-1][-1] == "\u200d"
+                or c in _SKIN_TONES
+                or (c in _FLAG_LETTERS and len(out[-1]) == 1 and out[-1] in _FLAG_LETTERS)
+            )
+        ):
             out[-1] += c
         else:
             out.append(c)

@@ -50,8 +50,12 @@ class Context:
         if given not in self._expected:
             # pairs of tokens are many; the two further opinions may rest on part of a large corpus
             self._expected[given] = expected_usage(
-                self.trace, label=self.settings.by, given=given, seed=self.settings.seed,
-                max_tokens=10_000_000 if given == "token" else 500_000)
+                self.trace,
+                label=self.settings.by,
+                given=given,
+                seed=self.settings.seed,
+                max_tokens=10_000_000 if given == "token" else 500_000,
+            )
         return self._expected[given]
 
 
@@ -81,8 +85,14 @@ def _explained(c: Context) -> tuple[Result, ...]:
 def _layers(c: Context) -> Result:
     from moe_probe.experts.usage import layer_usage
 
-    return layer_usage(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
-                       seed=c.settings.seed, explained=c.done.get("explained"))
+    return layer_usage(
+        c.trace,
+        label=c.settings.by,
+        permutations=c.settings.permutations,
+        strata=c.settings.strata,
+        seed=c.settings.seed,
+        explained=c.done.get("explained"),
+    )
 
 
 def _experts(c: Context) -> Result:
@@ -100,23 +110,42 @@ def _coactivation(c: Context) -> Result:
 def _expert_topics(c: Context) -> Result:
     from moe_probe.experts.topics import expert_topics
 
-    return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
-                         alpha=c.settings.alpha, seed=c.settings.seed)
+    return expert_topics(
+        c.trace,
+        label=c.settings.by,
+        permutations=c.settings.permutations,
+        strata=c.settings.strata,
+        alpha=c.settings.alpha,
+        seed=c.settings.seed,
+    )
 
 
 def _gate_mass(c: Context) -> Result:
     from moe_probe.experts.topics import expert_topics
 
-    return expert_topics(c.trace, label=c.settings.by, permutations=c.settings.permutations, strata=c.settings.strata,
-                         alpha=c.settings.alpha, seed=c.settings.seed, measure="gate_mass")
+    return expert_topics(
+        c.trace,
+        label=c.settings.by,
+        permutations=c.settings.permutations,
+        strata=c.settings.strata,
+        alpha=c.settings.alpha,
+        seed=c.settings.seed,
+        measure="gate_mass",
+    )
 
 
 def _expert_labels(c: Context) -> Result:
     from moe_probe.experts.topics import expert_labels, other_labels
 
     usage = c.trace.usage()
-    return expert_labels(usage, other_labels(usage, label=c.settings.by), permutations=c.settings.permutations,
-                         seed=c.settings.seed, alpha=c.settings.alpha, strata=c.settings.strata)
+    return expert_labels(
+        usage,
+        other_labels(usage, label=c.settings.by),
+        permutations=c.settings.permutations,
+        seed=c.settings.seed,
+        alpha=c.settings.alpha,
+        strata=c.settings.strata,
+    )
 
 
 def _beyond(given: str) -> Compute:
@@ -124,8 +153,15 @@ def _beyond(given: str) -> Compute:
         from moe_probe.experts.explain import topic_beyond_vocabulary
 
         return topic_beyond_vocabulary(
-            c.trace, label=c.settings.by, given=given, permutations=c.settings.permutations, alpha=c.settings.alpha,
-            strata=c.settings.strata, seed=c.settings.seed, usage=c.expected(given))
+            c.trace,
+            label=c.settings.by,
+            given=given,
+            permutations=c.settings.permutations,
+            alpha=c.settings.alpha,
+            strata=c.settings.strata,
+            seed=c.settings.seed,
+            usage=c.expected(given),
+        )
 
     return compute
 
@@ -144,16 +180,22 @@ def _token_classes(c: Context) -> Result:
 
 def _weights(c: Context) -> Result:
     if c.settings.model is None:
-        raise MoeProbeError("experts cannot be compared by their weights", "no model was named",
-                            "moe-probe analyze RUN --model MODEL")
+        raise MoeProbeError(
+            "experts cannot be compared by their weights", "no model was named", "moe-probe analyze RUN --model MODEL"
+        )
     from moe_probe.core.schema import need_same_weights, stored_dtype
     from moe_probe.experts.clusters import weight_similarity
     from moe_probe.models import load_model
 
     made_by = c.trace.manifest.model
     dtype = c.settings.dtype if c.settings.dtype != "auto" else stored_dtype(made_by)
-    loaded = load_model(c.settings.model, revision=c.settings.revision, dtype=dtype,
-                        trust_remote_code=c.settings.trust_remote_code, progress=False)
+    loaded = load_model(
+        c.settings.model,
+        revision=c.settings.revision,
+        dtype=dtype,
+        trust_remote_code=c.settings.trust_remote_code,
+        progress=False,
+    )
     need_same_weights(loaded.info, made_by)
     return weight_similarity(loaded)
 
@@ -161,8 +203,15 @@ def _weights(c: Context) -> Result:
 def _similarity(c: Context) -> tuple[Result, ...]:
     from moe_probe.experts.clusters import expert_similarity
 
-    return tuple(expert_similarity(c.trace, label=c.settings.by, coactivation=c.done.get("coactivation"),
-                                   weights=c.done.get("weight_similarity"), seed=c.settings.seed))
+    return tuple(
+        expert_similarity(
+            c.trace,
+            label=c.settings.by,
+            coactivation=c.done.get("coactivation"),
+            weights=c.done.get("weight_similarity"),
+            seed=c.settings.seed,
+        )
+    )
 
 
 def _clusters(c: Context) -> tuple[Result, ...]:
@@ -170,14 +219,22 @@ def _clusters(c: Context) -> tuple[Result, ...]:
     from moe_probe.experts.topics import other_labels
 
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
-    return tuple(cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata))
+    return tuple(
+        cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata)
+    )
 
 
 def _combinations(c: Context) -> Result:
     from moe_probe.experts.clusters import combinations
 
-    return combinations(c.trace, label=c.settings.by, permutations=c.settings.permutations, alpha=c.settings.alpha,
-                        strata=c.settings.strata, seed=c.settings.seed)
+    return combinations(
+        c.trace,
+        label=c.settings.by,
+        permutations=c.settings.permutations,
+        alpha=c.settings.alpha,
+        strata=c.settings.strata,
+        seed=c.settings.seed,
+    )
 
 
 def _expert_tokens(c: Context) -> Result:
@@ -198,16 +255,24 @@ def _expert_groups(c: Context) -> Result:
 
     # a test that is missing was left out: the corpus is too small, or the trace too bare, to say what words predict
     expected = [c.expected(given) for given, name in CONTEXTS.items() if name in c.done]
-    return expert_groups(c.trace, label=c.settings.by, expected=expected, strata=c.settings.strata,
-                         permutations=c.settings.permutations, alpha=c.settings.alpha, seed=c.settings.seed)
+    return expert_groups(
+        c.trace,
+        label=c.settings.by,
+        expected=expected,
+        strata=c.settings.strata,
+        permutations=c.settings.permutations,
+        alpha=c.settings.alpha,
+        seed=c.settings.seed,
+    )
 
 
 def _contexts(c: Context) -> Result:
     from moe_probe.experts.contexts import expert_contexts
 
     if not c.trace.manifest.has_text:
-        raise MoeProbeError("no contexts of experts", "the trace was collected without its text", "collect without "
-                                                                                                  "--no-text")
+        raise MoeProbeError(
+            "no contexts of experts", "the trace was collected without its text", "collect without --no-text"
+        )
     return expert_contexts(c.trace)
 
 
@@ -224,8 +289,12 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
     from moe_probe.studies.verdicts.evidence import complete_verdicts
     from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
 
-    found = topic_verdicts(c.done["expert_topics"], groups=c.done.get("expert_groups"), rules=Rules(alpha=c.settings.alpha),
-                           beyond=[c.done[name] for name in CONTEXTS.values() if name in c.done])
+    found = topic_verdicts(
+        c.done["expert_topics"],
+        groups=c.done.get("expert_groups"),
+        rules=Rules(alpha=c.settings.alpha),
+        beyond=[c.done[name] for name in CONTEXTS.values() if name in c.done],
+    )
     # the first stays as it is, whatever features and causes will say
     return replace(found, name="usage_verdicts"), complete_verdicts(found)
 
@@ -263,12 +332,22 @@ ANALYSES = (
     Analysis("near_duplicates", "routing", _near_duplicates),  # last, so that its warning ends what the terminal shows
 )
 #: Results that are written with another analysis, or only where something was left out.
-_FURTHER = ("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps", "left_out",
-            "usage_verdicts")
+_FURTHER = (
+    "explained_experts",
+    "similarity_agreement",
+    "cluster_summary",
+    "cluster_agreement",
+    "maps",
+    "left_out",
+    "usage_verdicts",
+)
 
 
 def analyze(
-    trace: Trace, directory: str | Path, *, settings: Settings | None = None,
+    trace: Trace,
+    directory: str | Path,
+    *,
+    settings: Settings | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Result]:
     """Run every analysis that the trace allows and save its table.

@@ -57,17 +57,31 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
             order = pool[np.lexsort((pool, -mine[pool]))]
             for rank, token in enumerate(_spread(order, document, per_expert), start=1):
                 ends = tuple(int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
-                first, last = whole_characters(text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]),
-                                            within=(ends[0], ends[1]))
-                rows.append({"layer": item.layer, "expert": expert, "rank": rank, "document": names[document[token]],
-                             "topic": topics[document[token]], "position": int(position[token]),
-                             "weight": float(mine[token]), "tokens": text[first:last].tolist(),
-                             "weights": mine[first:last].astype(float).tolist()})
+                first, last = whole_characters(
+                    text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]), within=(ends[0], ends[1])
+                )
+                rows.append(
+                    {
+                        "layer": item.layer,
+                        "expert": expert,
+                        "rank": rank,
+                        "document": names[document[token]],
+                        "topic": topics[document[token]],
+                        "position": int(position[token]),
+                        "weight": float(mine[token]),
+                        "tokens": text[first:last].tolist(),
+                        "weights": mine[first:last].astype(float).tolist(),
+                    }
+                )
     columns = ["layer", "expert", "rank", "document", "topic", "position", "weight", "tokens", "weights"]
-    return Result("expert_contexts", pd.DataFrame(rows, columns=columns), params={"per_expert": per_expert},
-                  warnings=() if step == 1 else (f"Contexts of every {step}th layer only, to save room.",),
-                  caption="Tokens that each expert was given with its highest gate weights, one a document as far as "
-                  "possible. The highest weights are the expert's clearest cases, not its typical ones.")
+    return Result(
+        "expert_contexts",
+        pd.DataFrame(rows, columns=columns),
+        params={"per_expert": per_expert},
+        warnings=() if step == 1 else (f"Contexts of every {step}th layer only, to save room.",),
+        caption="Tokens that each expert was given with its highest gate weights, one a document as far as "
+        "possible. The highest weights are the expert's clearest cases, not its typical ones.",
+    )
 
 
 def _spread(order: np.ndarray, document: np.ndarray, n: int) -> list[int]:

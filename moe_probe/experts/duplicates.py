@@ -97,19 +97,39 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
     labels = documents[label].fillna("").astype(str).to_numpy() if label in documents else np.full(len(documents), "")
     partner = np.where(other >= 0, other, 0)
     same = labels == labels[partner]
-    table = pd.DataFrame({
-        "document": names.to_numpy()[listed], "other": _where(names, partner, other, listed),
-        "group": groups[group[listed]], "other_group": np.where(other[listed] >= 0, groups[group[partner[listed]]], ""),
-        "overlap": overlap[listed], "common": common[listed], "passages": counted[listed], "same_label": same[listed]})
+    table = pd.DataFrame(
+        {
+            "document": names.to_numpy()[listed],
+            "other": _where(names, partner, other, listed),
+            "group": groups[group[listed]],
+            "other_group": np.where(other[listed] >= 0, groups[group[partner[listed]]], ""),
+            "overlap": overlap[listed],
+            "common": common[listed],
+            "passages": counted[listed],
+            "same_label": same[listed],
+        }
+    )
     facts: dict[str, Any] = {
-        "label": label, "documents": len(documents), "copied": len(copied), "common": len(listed) - len(copied),
-        "copied_across_labels": int((~same[copied]).sum()), "groups": len(groups),
-        "groups_if_joined": _joined(group, copied, other, len(groups)), "hashed_share": found.share}
-    return Result("near_duplicates", table.head(_LISTED), params=facts, warnings=_warnings(facts), citations=_CITATIONS,
-                  caption=f"Documents that share passages of {PASSAGE} tokens with documents of another group. Overlap: share of "
-                  "the document's passages that one other document has too; common: that any document of another group has. "
-                  "Passages that more than half of all groups have are left out. Sources can also be alike without sharing "
-                  "text, as chapters of one book are: only a declared group tells of that.")
+        "label": label,
+        "documents": len(documents),
+        "copied": len(copied),
+        "common": len(listed) - len(copied),
+        "copied_across_labels": int((~same[copied]).sum()),
+        "groups": len(groups),
+        "groups_if_joined": _joined(group, copied, other, len(groups)),
+        "hashed_share": found.share,
+    }
+    return Result(
+        "near_duplicates",
+        table.head(_LISTED),
+        params=facts,
+        warnings=_warnings(facts),
+        citations=_CITATIONS,
+        caption=f"Documents that share passages of {PASSAGE} tokens with documents of another group. Overlap: share of "
+        "the document's passages that one other document has too; common: that any document of another group has. "
+        "Passages that more than half of all groups have are left out. Sources can also be alike without sharing "
+        "text, as chapters of one book are: only a declared group tells of that.",
+    )
 
 
 def _where(names: pd.Series, partner: np.ndarray, other: np.ndarray, listed: np.ndarray) -> np.ndarray:
@@ -122,17 +142,30 @@ def _warnings(facts: dict[str, Any]) -> tuple[str, ...]:
     if facts["copied"]:
         said.append(f"{facts['copied']:,} {of_all} a quarter {passages} one document of another group")
     if facts["common"] > (0 if said else _COMMON_FROM * facts["documents"]):
-        said.append(f"{facts['common']:,} further ones share over a tenth with documents of other groups" if said else
-                    f"{facts['common']:,} {of_all} a tenth {passages} documents of other groups")
+        said.append(
+            f"{facts['common']:,} further ones share over a tenth with documents of other groups"
+            if said
+            else f"{facts['common']:,} {of_all} a tenth {passages} documents of other groups"
+        )
     if not said:
         return ()
-    across = "" if not facts["copied_across_labels"] else (
-        f" {facts['copied_across_labels']:,} of them have another {facts['label']} than their copy: remove one of the two, since "
-        f"a group lies in one {facts['label']}.")
-    joined = "" if facts["groups"] == facts["groups_if_joined"] else (
-        f" Joined, copies would leave {facts['groups_if_joined']:,} of {facts['groups']:,} groups.")
-    return (f"{'; '.join(said)}. The tests count them as independent, so that p-values may be too small.{joined}{across} "
-            "Collect again with --group-column naming a column of sources, or without the copies.",)
+    across = (
+        ""
+        if not facts["copied_across_labels"]
+        else (
+            f" {facts['copied_across_labels']:,} of them have another {facts['label']} than their copy: remove one of the two, since "
+            f"a group lies in one {facts['label']}."
+        )
+    )
+    joined = (
+        ""
+        if facts["groups"] == facts["groups_if_joined"]
+        else (f" Joined, copies would leave {facts['groups_if_joined']:,} of {facts['groups']:,} groups.")
+    )
+    return (
+        f"{'; '.join(said)}. The tests count them as independent, so that p-values may be too small.{joined}{across} "
+        "Collect again with --group-column naming a column of sources, or without the copies.",
+    )
 
 
 def _read(trace: Trace, n_documents: int, most: int) -> _Passages:
@@ -149,7 +182,7 @@ def _read(trace: Trace, n_documents: int, most: int) -> _Passages:
         ids = _mixed(chunk.columns["token_id"][plain].astype(np.int64).astype(np.uint64))
         _note_beginnings(document, ids, seen, short)
         document, ids = np.concatenate([tail_of, document]), np.concatenate([tail, ids])
-        tail_of, tail = document[-PASSAGE + 1:], ids[-PASSAGE + 1:]
+        tail_of, tail = document[-PASSAGE + 1 :], ids[-PASSAGE + 1 :]
         n = len(ids) - PASSAGE + 1
         if n < 1:
             continue

@@ -43,9 +43,15 @@ def choose_strata(run: Path, trace: Trace, *, by: str, given: str | None = None)
         return own if own in trace.documents.columns and own != by else None
     labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
     if given not in labels:
-        raise UsageError(f"--strata {given} names no label of the documents", did_you_mean(given, labels),
-                         f"--strata with one of {', '.join(labels)}, or --strata {NO_STRATA}")
+        raise UsageError(
+            f"--strata {given} names no label of the documents",
+            did_you_mean(given, labels),
+            f"--strata with one of {', '.join(labels)}, or --strata {NO_STRATA}",
+        )
     if given == by:
-        raise UsageError(f"--strata {given} is the label that is tested", "within one value of it there is nothing to exchange",
-                         f"another label, or --strata {NO_STRATA}")
+        raise UsageError(
+            f"--strata {given} is the label that is tested",
+            "within one value of it there is nothing to exchange",
+            f"another label, or --strata {NO_STRATA}",
+        )
     return given

@@ -49,8 +49,14 @@ _CITATIONS = (
 
 
 def expert_topics(
-    trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
-    strata: str | None = None, measure: str = "selections",
+    trace: Trace | Usage,
+    *,
+    label: str = "topic",
+    permutations: int = 1000,
+    seed: int = 0,
+    alpha: float = 0.05,
+    strata: str | None = None,
+    measure: str = "selections",
 ) -> Result:
     """Measure how much more each expert is used for each topic, and which of it is more than chance.
 
@@ -93,17 +99,33 @@ def expert_topics(
     usage = trace.usage()
     groups = group_usage(usage, label=label, strata=strata, measure=measure)
     if len(groups.topics) < 2:
-        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
-                            "experts are compared between topics", "a corpus of two topics or more, or another --by")
+        raise MoeProbeError(
+            f"all documents have the {label} '{groups.topics[0]}'",
+            "experts are compared between topics",
+            "a corpus of two topics or more, or another --by",
+        )
     divisions, halves_from = divide(usage, groups, seed=seed)
     found = align(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     return Result(
-        "expert_topics" if measure == "selections" else f"expert_topics_{measure}", found.table, seed=seed,
-        warnings=found.warnings, citations=_CITATIONS,
-        params={"label": label, "measure": measure, "strata": strata, "permutations": permutations, "alpha": alpha,
-                "groups": len(groups.groups), "topics": len(groups.topics), "halves": halves_from,
-                "model_p": found.test.model_p, "layer_p": [float(p) for p in found.test.layer_p]},
-        caption=_caption(groups, label, strata, permutations, alpha, measure))
+        "expert_topics" if measure == "selections" else f"expert_topics_{measure}",
+        found.table,
+        seed=seed,
+        warnings=found.warnings,
+        citations=_CITATIONS,
+        params={
+            "label": label,
+            "measure": measure,
+            "strata": strata,
+            "permutations": permutations,
+            "alpha": alpha,
+            "groups": len(groups.groups),
+            "topics": len(groups.topics),
+            "halves": halves_from,
+            "model_p": found.test.model_p,
+            "layer_p": [float(p) for p in found.test.layer_p],
+        },
+        caption=_caption(groups, label, strata, permutations, alpha, measure),
+    )
 
 
 class Alignment(NamedTuple):
@@ -147,7 +169,12 @@ def align(
 
 
 def expert_labels(
-    trace: Trace | Usage, labels: Sequence[str], *, permutations: int = 1000, seed: int = 0, alpha: float = 0.05,
+    trace: Trace | Usage,
+    labels: Sequence[str],
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+    alpha: float = 0.05,
     strata: str | None = None,
 ) -> Result:
     """Do for other label columns (subtopic, register, language ...) what `expert_topics` does for topics.
@@ -177,30 +204,66 @@ def expert_labels(
     parts, warnings, params = [], [], {}
     for label in labels:
         try:
-            result = expert_topics(usage, label=label, permutations=permutations, seed=seed, alpha=alpha,
-                                   strata=None if label == strata else strata)
+            result = expert_topics(
+                usage,
+                label=label,
+                permutations=permutations,
+                seed=seed,
+                alpha=alpha,
+                strata=None if label == strata else strata,
+            )
         except MoeProbeError as error:
             warnings.append(f"{label} was left out: {error}")
             continue
         parts.append(result.table.rename(columns={"topic": "value"}).assign(label=label))
-        params[label] = {"model_p": result.params["model_p"], "groups": result.params["groups"],
-                         "values": result.params["topics"]}
+        params[label] = {
+            "model_p": result.params["model_p"],
+            "groups": result.params["groups"],
+            "values": result.params["topics"],
+        }
         warnings += [f"{label}: {warning}" for warning in result.warnings]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(
-        columns=["label", "layer", "expert", "value", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
-                 "q_value", "replicated", "significant"])
+    table = (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(
+            columns=[
+                "label",
+                "layer",
+                "expert",
+                "value",
+                "share",
+                "lift",
+                "log2_lift",
+                "ci_low",
+                "ci_high",
+                "p_value",
+                "q_value",
+                "replicated",
+                "significant",
+            ]
+        )
+    )
     table = table[["label", *(c for c in table.columns if c != "label")]]
-    return Result("expert_labels", table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
-                  params={"labels": params, "permutations": permutations, "alpha": alpha, "strata": strata},
-                  caption="As for topics, for every other label of the documents; each label is a family of its own.")
+    return Result(
+        "expert_labels",
+        table,
+        seed=seed,
+        warnings=tuple(warnings),
+        citations=_CITATIONS,
+        params={"labels": params, "permutations": permutations, "alpha": alpha, "strata": strata},
+        caption="As for topics, for every other label of the documents; each label is a family of its own.",
+    )
 
 
 def other_labels(usage: Usage, *, label: str = "topic") -> list[str]:
     """Label columns of the documents other than `label` that hold at least two values."""
     administrative = {"document", "group", "split", "n_tokens", label}
     documents = usage.documents
-    return [column for column in documents.columns if column not in administrative
-            and documents[column].dropna().astype(str).replace("", None).nunique() > 1]
+    return [
+        column
+        for column in documents.columns
+        if column not in administrative and documents[column].dropna().astype(str).replace("", None).nunique() > 1
+    ]
 
 
 class _Replication(NamedTuple):
@@ -212,8 +275,16 @@ class _Replication(NamedTuple):
 
 
 def _test(groups: GroupUsage, *, permutations: int, seed: int, sign: np.ndarray | None = None) -> PermutationTest:
-    return permutation_test(groups.shares, groups.topic, n_topics=len(groups.topics), layer_index=groups.layer_index,
-                            permutations=permutations, seed=seed, strata=groups.strata, sign=sign)
+    return permutation_test(
+        groups.shares,
+        groups.topic,
+        n_topics=len(groups.topics),
+        layer_index=groups.layer_index,
+        permutations=permutations,
+        seed=seed,
+        strata=groups.strata,
+        sign=sign,
+    )
 
 
 def split_halves(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[np.ndarray, str]:
@@ -250,25 +321,40 @@ def _replicate(
     shape = (len(groups.topics), groups.shares.shape[1])
     first = divisions[0]
     if min(first.discovery.sum(), first.confirmation.sum()) < 4:
-        return _Replication(np.full(shape, np.nan), np.full(shape, np.nan),
-                            ("Too few documents to look again on held-out ones: nothing can count as replicated.",))
+        return _Replication(
+            np.full(shape, np.nan),
+            np.full(shape, np.nan),
+            ("Too few documents to look again on held-out ones: nothing can count as replicated.",),
+        )
     sample = LabelledShares(groups.shares, groups.topic, len(groups.topics), groups.half_selections(), groups.strata)
     try:
         again = replicate(sample, divisions, permutations=permutations, seed=seed + 1)
     except MoeProbeError as error:  # strata may leave a half without labels to exchange
-        return _Replication(np.full(shape, np.nan), np.full(shape, np.nan),
-                            (f"Nothing can count as replicated: in half of the documents, {error}",))
+        return _Replication(
+            np.full(shape, np.nan),
+            np.full(shape, np.nan),
+            (f"Nothing can count as replicated: in half of the documents, {error}",),
+        )
     never_chosen = np.isnan(again.log2_lift)
-    return _Replication(again.p_value, np.where(never_chosen, _effects(groups.select(first.confirmation)).log2_lift,
-                                                again.log2_lift))
+    return _Replication(
+        again.p_value, np.where(never_chosen, _effects(groups.select(first.confirmation)).log2_lift, again.log2_lift)
+    )
 
 
 def _effects(groups: GroupUsage) -> Lift:
     return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=groups.half_selections())
 
 
-def _table(groups: GroupUsage, test: PermutationTest, effect: Lift, q_values: np.ndarray, significant: np.ndarray,
-           second: _Replication, *, alpha: float) -> pd.DataFrame:
+def _table(
+    groups: GroupUsage,
+    test: PermutationTest,
+    effect: Lift,
+    q_values: np.ndarray,
+    significant: np.ndarray,
+    second: _Replication,
+    *,
+    alpha: float,
+) -> pd.DataFrame:
     import pandas as pd
 
     n_topics, n_columns = q_values.shape
@@ -278,30 +364,41 @@ def _table(groups: GroupUsage, test: PermutationTest, effect: Lift, q_values: np
     def flat(values: np.ndarray) -> np.ndarray:
         return np.asarray(values).T.ravel()  # [topic, column] -> rows by column, then topic
 
-    return pd.DataFrame({
-        "layer": np.repeat(groups.layer, n_topics), "expert": np.repeat(groups.expert, n_topics),
-        "topic": np.tile(np.array(groups.topics, dtype=object), n_columns),
-        "share": flat(effect.share), "lift": flat(effect.lift), "log2_lift": flat(effect.log2_lift),
-        "ci_low": flat(effect.ci_low), "ci_high": flat(effect.ci_high),
-        "p_value": flat(test.p_value), "q_value": flat(q_values), "replicated": flat(second.p_value <= alpha),
-        "significant": flat(significant), "p_familywise": flat(test.p_familywise), "auroc": flat(area),
-        "log2_lift_replication": flat(second.log2_lift), "p_replication": flat(second.p_value),
-        "detectable_log2_lift": flat((critical + _Z_POWER) * effect.se),
-        "n_groups": np.tile(groups.groups_per_topic, n_columns),
-    })
+    return pd.DataFrame(
+        {
+            "layer": np.repeat(groups.layer, n_topics),
+            "expert": np.repeat(groups.expert, n_topics),
+            "topic": np.tile(np.array(groups.topics, dtype=object), n_columns),
+            "share": flat(effect.share),
+            "lift": flat(effect.lift),
+            "log2_lift": flat(effect.log2_lift),
+            "ci_low": flat(effect.ci_low),
+            "ci_high": flat(effect.ci_high),
+            "p_value": flat(test.p_value),
+            "q_value": flat(q_values),
+            "replicated": flat(second.p_value <= alpha),
+            "significant": flat(significant),
+            "p_familywise": flat(test.p_familywise),
+            "auroc": flat(area),
+            "log2_lift_replication": flat(second.log2_lift),
+            "p_replication": flat(second.p_value),
+            "detectable_log2_lift": flat((critical + _Z_POWER) * effect.se),
+            "n_groups": np.tile(groups.groups_per_topic, n_columns),
+        }
+    )
 
 
 def _size_warnings(groups: GroupUsage) -> list[str]:
     alone = [groups.topics[t] for t in np.flatnonzero(groups.groups_per_topic < 2)]
     if not alone:
         return []
-    return [f"Nothing can be claimed for {some_of(alone)}: a single independent group of documents has no spread to "
-            "compare with."]
+    return [
+        f"Nothing can be claimed for {some_of(alone)}: a single independent group of documents has no spread to "
+        "compare with."
+    ]
 
 
-def _caption(
-    groups: GroupUsage, label: str, strata: str | None, permutations: int, alpha: float, measure: str
-) -> str:
+def _caption(groups: GroupUsage, label: str, strata: str | None, permutations: int, alpha: float, measure: str) -> str:
     what = "selections that go" if measure == "selections" else "gate weight that goes"
     within, n_groups = f" within {strata}" if strata else "", len(groups.groups)
     return (
@@ -311,4 +408,5 @@ def _caption(
         f"q: Benjamini-Hochberg over all layers, experts and {label}s, at most the family-wise p (Westfall-Young). "
         f"Significant: q at most {alpha:g} in a layer whose omnibus test passes. Replicated: proposed by half of the groups "
         "and confirmed one-sided by the other half, over several divisions (twice the median p). Intervals: 95 %, "
-        "jackknife over groups.")
+        "jackknife over groups."
+    )

@@ -22,7 +22,12 @@ _FOLDS = 5
 
 
 def layer_usage(
-    trace: Trace | Usage, *, label: str = "topic", permutations: int = 1000, strata: str | None = None, seed: int = 0,
+    trace: Trace | Usage,
+    *,
+    label: str = "topic",
+    permutations: int = 1000,
+    strata: str | None = None,
+    seed: int = 0,
     explained: Result | None = None,
 ) -> Result:
     """Balance of every layer, and how much its routing tells of the topic.
@@ -60,11 +65,20 @@ def layer_usage(
     usage = trace.usage()
     groups = group_usage(usage, label=label, strata=strata)
     if len(groups.topics) < 2:
-        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'",
-                            "routing is compared between topics", "a corpus of two topics or more, or another --by")
+        raise MoeProbeError(
+            f"all documents have the {label} '{groups.topics[0]}'",
+            "routing is compared between topics",
+            "a corpus of two topics or more, or another --by",
+        )
     information = macro_mutual_information(
-        groups.shares, groups.topic, n_topics=len(groups.topics), layer_index=groups.layer_index,
-        permutations=permutations, seed=seed, strata=groups.strata)
+        groups.shares,
+        groups.topic,
+        n_topics=len(groups.topics),
+        layer_index=groups.layer_index,
+        permutations=permutations,
+        seed=seed,
+        strata=groups.strata,
+    )
     rows = []
     warnings = list(groups.warnings)
     decodable = _decodable(groups, warnings)
@@ -72,26 +86,46 @@ def layer_usage(
         load = usage.selections[:, place, : layer.num_experts].sum(0)
         accuracy, baseline, majority = _decode(decodable, place, seed=seed)
         mean = load.mean()
-        rows.append({
-            "layer": layer.layer, "entropy_bits": float(entropy_bits(load)),
-            "effective_experts": float(effective_experts(load)), "load_cv": float(load_cv(load)),
-            "max_over_mean": float(load.max() / mean) if mean else np.nan, "dead_experts": int((load == 0).sum()),
-            "mi_topic_bits": information.plugin[place] - information.null[place],
-            "mi_topic_null_bits": information.null[place], "mi_topic_p": information.p_value[place],
-            "mi_token_bits": _bits_of(explained, layer.layer, "alone", "token"),
-            "mi_topic_given_token_bits": _bits_of(explained, layer.layer, "beyond token", "topic"),
-            "decode_accuracy": accuracy, "decode_baseline": baseline, "decode_majority": majority,
-        })
+        rows.append(
+            {
+                "layer": layer.layer,
+                "entropy_bits": float(entropy_bits(load)),
+                "effective_experts": float(effective_experts(load)),
+                "load_cv": float(load_cv(load)),
+                "max_over_mean": float(load.max() / mean) if mean else np.nan,
+                "dead_experts": int((load == 0).sum()),
+                "mi_topic_bits": information.plugin[place] - information.null[place],
+                "mi_topic_null_bits": information.null[place],
+                "mi_topic_p": information.p_value[place],
+                "mi_token_bits": _bits_of(explained, layer.layer, "alone", "token"),
+                "mi_topic_given_token_bits": _bits_of(explained, layer.layer, "beyond token", "topic"),
+                "decode_accuracy": accuracy,
+                "decode_baseline": baseline,
+                "decode_majority": majority,
+            }
+        )
     return Result(
-        "layers", pd.DataFrame(rows), seed=seed, warnings=tuple(warnings),
-        params={"label": label, "strata": strata, "permutations": permutations, "folds": _FOLDS,
-                "groups": len(groups.groups), "topics": len(groups.topics)},
+        "layers",
+        pd.DataFrame(rows),
+        seed=seed,
+        warnings=tuple(warnings),
+        params={
+            "label": label,
+            "strata": strata,
+            "permutations": permutations,
+            "folds": _FOLDS,
+            "groups": len(groups.groups),
+            "topics": len(groups.topics),
+        },
         caption="Load: selections of each expert over the corpus, special tokens left out; entropy and its equivalent "
         "number of equally used experts, coefficient of variation. Bits: Jensen-Shannon divergence of the topics' mean "
         f"usage, less its mean under {permutations:,} permutations of topics over groups. Decoding: multinomial logistic "
         "regression on square roots of usage shares, each group guessed by a model that did not see it.",
-        citations=("Lin 1991, Jensen-Shannon divergence, DOI 10.1109/18.61115",
-                   "Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538"))
+        citations=(
+            "Lin 1991, Jensen-Shannon divergence, DOI 10.1109/18.61115",
+            "Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538",
+        ),
+    )
 
 
 def _bits_of(explained: Result | None, layer: int, order: str, factor: str) -> float:
@@ -127,8 +161,11 @@ def _decode(groups: GroupUsage | None, place: int, *, seed: int) -> tuple[float,
         rows = np.flatnonzero(strata == stratum)
         shuffled[rows] = rng.permutation(shuffled[rows])
     majority = float(np.bincount(groups.topic).max() / len(groups.topic))
-    return (float(_told(features, groups.topic, seed=seed).mean()), float(_told(features, shuffled, seed=seed).mean()),
-            majority)
+    return (
+        float(_told(features, groups.topic, seed=seed).mean()),
+        float(_told(features, shuffled, seed=seed).mean()),
+        majority,
+    )
 
 
 def topics_told(groups: GroupUsage, place: int, *, seed: int = 0) -> np.ndarray:
@@ -195,22 +232,41 @@ def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Re
     parts = []
     for place, layer in enumerate(usage.layers):
         counts = usage.selections[:, place, : layer.num_experts].sum(0)
-        mass = np.full(layer.num_experts, np.nan) if usage.gate_mass is None else (
-            usage.gate_mass[:, place, : layer.num_experts].sum(0))
+        mass = (
+            np.full(layer.num_experts, np.nan)
+            if usage.gate_mass is None
+            else (usage.gate_mass[:, place, : layer.num_experts].sum(0))
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
-            parts.append(pd.DataFrame({
-                "layer": layer.layer, "expert": np.arange(layer.num_experts),
-                "load": counts / max(counts.sum(), 1), "selections": counts,
-                "gate_mass_share": mass / mass.sum(), "mean_gate_weight": mass / counts, "dead": counts == 0}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer.layer,
+                        "expert": np.arange(layer.num_experts),
+                        "load": counts / max(counts.sum(), 1),
+                        "selections": counts,
+                        "gate_mass_share": mass / mass.sum(),
+                        "mean_gate_weight": mass / counts,
+                        "dead": counts == 0,
+                    }
+                )
+            )
     table = pd.concat(parts, ignore_index=True)
-    caption = ("Share of a layer's selections (load) and of its gate weights that each expert takes over the whole corpus, "
-               "special tokens left out.")
+    caption = (
+        "Share of a layer's selections (load) and of its gate weights that each expert takes over the whole corpus, "
+        "special tokens left out."
+    )
     if explained is None:
         return Result("experts", table, caption=caption)
     return Result(
-        "experts", table.merge(explained.table, on=["layer", "expert"], how="left", validate="1:1"), seed=explained.seed,
-        params=explained.params, warnings=explained.warnings, citations=explained.citations,
-        caption=f"{caption} {explained.caption}")
+        "experts",
+        table.merge(explained.table, on=["layer", "expert"], how="left", validate="1:1"),
+        seed=explained.seed,
+        params=explained.params,
+        warnings=explained.warnings,
+        citations=explained.citations,
+        caption=f"{caption} {explained.caption}",
+    )
 
 
 def coactivation_table(trace: Trace) -> Result:
@@ -237,8 +293,10 @@ def coactivation_table(trace: Trace) -> Result:
         n_tokens += int(text.sum())
         chosen = chunk.experts[text]
         with ThreadPoolExecutor(n_threads()) as pool:
-            found = pool.map(lambda place, chosen=chosen: coactivation(
-                chosen[:, place], num_experts=trace.layers[place].num_experts), range(len(counts)))
+            found = pool.map(
+                lambda place, chosen=chosen: coactivation(chosen[:, place], num_experts=trace.layers[place].num_experts),
+                range(len(counts)),
+            )
             for place, part in enumerate(found):
                 counts[place] += part
     parts = []
@@ -246,10 +304,24 @@ def coactivation_table(trace: Trace) -> Result:
         a, b = np.triu_indices(layer.num_experts, k=1)
         both, single = pairs[a, b], np.diag(pairs)
         with np.errstate(invalid="ignore", divide="ignore"):
-            parts.append(pd.DataFrame({
-                "layer": layer.layer, "expert_a": a, "expert_b": b, "tokens": both, "share_of_a": both / single[a],
-                "share_of_b": both / single[b], "lift": both * n_tokens / (single[a] * single[b].astype(float))}))
-    return Result("coactivation", pd.concat(parts, ignore_index=True), params={"tokens": n_tokens},
-                  caption="Tokens that chose both experts of a pair, over the number expected if the two were chosen "
-                  "independently of each other at their own rates.",
-                  citations=("OLMoE, expert co-activation, arXiv:2409.02060",))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer.layer,
+                        "expert_a": a,
+                        "expert_b": b,
+                        "tokens": both,
+                        "share_of_a": both / single[a],
+                        "share_of_b": both / single[b],
+                        "lift": both * n_tokens / (single[a] * single[b].astype(float)),
+                    }
+                )
+            )
+    return Result(
+        "coactivation",
+        pd.concat(parts, ignore_index=True),
+        params={"tokens": n_tokens},
+        caption="Tokens that chose both experts of a pair, over the number expected if the two were chosen "
+        "independently of each other at their own rates.",
+        citations=("OLMoE, expert co-activation, arXiv:2409.02060",),
+    )

@@ -35,8 +35,18 @@ class FeatureTables:
 
 
 def describe_features(
-    trace: Trace, sae: Sae, text: Surroundings, *, train: Firings, held_out: Firings, label: str = "topic",
-    finer: str | None = "subtopic", cards: int = 8, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
+    trace: Trace,
+    sae: Sae,
+    text: Surroundings,
+    *,
+    train: Firings,
+    held_out: Firings,
+    label: str = "topic",
+    finer: str | None = "subtopic",
+    cards: int = 8,
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    seed: int = 0,
     strata: str | None = None,
 ) -> FeatureTables:
     """Label all features of an SAE, score the labels on held-out text, and draw excerpts.
@@ -79,13 +89,20 @@ def describe_features(
     options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed, "strata": strata}
     topics = _topics(trace, text, (train, held_out), label, options, warnings)
     subtopics = _topics(trace, text, (train, held_out), finer, options, warnings) if finer else None
-    table = _table(sae, labels, topics, subtopics, train=train, held_out=held_out, neighbour=neighbour, decoder=decoder,
-                   finer=finer)
+    table = _table(
+        sae, labels, topics, subtopics, train=train, held_out=held_out, neighbour=neighbour, decoder=decoder, finer=finer
+    )
     return FeatureTables(table, _cards(trace, table, held_out, neighbour, n=cards, seed=seed), tuple(warnings))
 
 
-def _topics(trace: Trace, text: Surroundings, parts: tuple[Firings, Firings], label: str, options: dict[str, Any],
-            warnings: list[str]) -> Enrichment | None:
+def _topics(
+    trace: Trace,
+    text: Surroundings,
+    parts: tuple[Firings, Firings],
+    label: str,
+    options: dict[str, Any],
+    warnings: list[str],
+) -> Enrichment | None:
     options = dict(options)
     strata = options.pop("strata")
     strata = None if strata == label else strata
@@ -97,8 +114,18 @@ def _topics(trace: Trace, text: Surroundings, parts: tuple[Firings, Firings], la
         return None
 
 
-def _table(sae: Sae, labels: Labels, topics: Enrichment | None, subtopics: Enrichment | None, *, train: Firings,
-           held_out: Firings, neighbour: np.ndarray, decoder: np.ndarray, finer: str | None) -> pd.DataFrame:
+def _table(
+    sae: Sae,
+    labels: Labels,
+    topics: Enrichment | None,
+    subtopics: Enrichment | None,
+    *,
+    train: Firings,
+    held_out: Firings,
+    neighbour: np.ndarray,
+    decoder: np.ndarray,
+    finer: str | None,
+) -> pd.DataFrame:
     import pandas as pd
 
     n = sae.config.d_sae
@@ -106,22 +133,45 @@ def _table(sae: Sae, labels: Labels, topics: Enrichment | None, subtopics: Enric
     with np.errstate(invalid="ignore"):
         good = (detection.score >= GOOD_SCORE) & ~(detection.hard_score < GOOD_HARD_SCORE)
     unit = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
-    table = pd.DataFrame({
-        "layer": sae.config.layer, "width": n, "feature": np.arange(n), "label": labels.text,
-        "label_score": detection.score, "topic": "", "auroc_topic": np.nan, "density": train.counts / len(train.rows),
-        "top_tokens": labels.top_words, "label_rule": labels.rule,
-        "label_source": np.where(labels.rule == "", "none", "rule"), "label_precision": detection.precision,
-        "label_recall": detection.recall, "label_hard_score": detection.hard_score, "good": good,
-        "best_topic": "", "topic_log2_lift": np.nan, "topic_ci_low": np.nan, "topic_ci_high": np.nan, "topic_q": np.nan,
-        "nearest": neighbour, "nearest_cosine": (unit * unit[neighbour]).sum(1), "max_activation": _largest(train),
-        "n_firings": held_out.counts})
+    table = pd.DataFrame(
+        {
+            "layer": sae.config.layer,
+            "width": n,
+            "feature": np.arange(n),
+            "label": labels.text,
+            "label_score": detection.score,
+            "topic": "",
+            "auroc_topic": np.nan,
+            "density": train.counts / len(train.rows),
+            "top_tokens": labels.top_words,
+            "label_rule": labels.rule,
+            "label_source": np.where(labels.rule == "", "none", "rule"),
+            "label_precision": detection.precision,
+            "label_recall": detection.recall,
+            "label_hard_score": detection.hard_score,
+            "good": good,
+            "best_topic": "",
+            "topic_log2_lift": np.nan,
+            "topic_ci_low": np.nan,
+            "topic_ci_high": np.nan,
+            "topic_q": np.nan,
+            "nearest": neighbour,
+            "nearest_cosine": (unit * unit[neighbour]).sum(1),
+            "max_activation": _largest(train),
+            "n_firings": held_out.counts,
+        }
+    )
     alive = train.counts > 0
     if topics is not None:
         names = np.array([*topics.topics, ""], dtype=object)
         table["topic"], table["best_topic"] = names[topics.topic], np.where(alive, names[topics.best], "")
         table["auroc_topic"] = np.where(alive, topics.auroc, np.nan)
-        for column, values in (("topic_log2_lift", topics.log2_lift), ("topic_ci_low", topics.ci_low),
-                               ("topic_ci_high", topics.ci_high), ("topic_q", topics.q_value)):
+        for column, values in (
+            ("topic_log2_lift", topics.log2_lift),
+            ("topic_ci_low", topics.ci_low),
+            ("topic_ci_high", topics.ci_high),
+            ("topic_q", topics.q_value),
+        ):
             table[column] = values
     if subtopics is not None and finer:
         table[finer] = np.array([*subtopics.topics, ""], dtype=object)[subtopics.topic]
@@ -156,16 +206,27 @@ def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, s
     return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
 
 
-def _cards(trace: Trace, table: pd.DataFrame, held_out: Firings, neighbour: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
+def _cards(
+    trace: Trace, table: pd.DataFrame, held_out: Firings, neighbour: np.ndarray, *, n: int, seed: int
+) -> pd.DataFrame:
     import pandas as pd
 
     excerpts = Excerpts(trace, held_out, seed=seed)
     names = trace.documents["document"].to_numpy()
     rows = [
-        {"layer": int(table["layer"].iloc[0]), "width": len(table), "feature": feature,
-         "chosen": chosen, "part": e.part, "document": str(names[e.document]),
-         "row": e.row, "tokens": list(e.tokens), "activations": list(e.activations)}
+        {
+            "layer": int(table["layer"].iloc[0]),
+            "width": len(table),
+            "feature": feature,
+            "chosen": chosen,
+            "part": e.part,
+            "document": str(names[e.document]),
+            "row": e.row,
+            "tokens": list(e.tokens),
+            "activations": list(e.activations),
+        }
         for feature, chosen in choose_cards(table, n=n, seed=seed)
-        for e in excerpts.of(feature, neighbour=int(neighbour[feature]))]
+        for e in excerpts.of(feature, neighbour=int(neighbour[feature]))
+    ]
     columns = ["layer", "width", "feature", "chosen", "part", "document", "row", "tokens", "activations"]
     return pd.DataFrame(rows, columns=columns)

@@ -54,8 +54,14 @@ class _Opened:
         from moe_probe.features.firing import fire
 
         weights, trace = (self.folder / "sae_weights.safetensors").stat(), self.train.trace
-        key = (str(self.folder.resolve()), weights.st_mtime_ns, weights.st_size, str(trace.root.resolve()),
-               (trace.root / "trace.json").stat().st_mtime_ns, self.held.tobytes())
+        key = (
+            str(self.folder.resolve()),
+            weights.st_mtime_ns,
+            weights.st_size,
+            str(trace.root.resolve()),
+            (trace.root / "trace.json").stat().st_mtime_ns,
+            self.held.tobytes(),
+        )
         if key not in _FIRED:
             found = fire(self.sae, self.train), fire(self.sae, self.held_out)
             size = sum(f.matrix.data.nbytes + f.matrix.indices.nbytes + f.rows.nbytes for f in found)
@@ -90,8 +96,9 @@ def opened_saes(run: Path, trace: Trace) -> Iterator[_Opened]:
         yield _Opened(f"{folder.parent.name}/{folder.name}", folder, sae, first, second, held)
 
 
-def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, tokens: int = 8192, seed: int = 0,
-             say: Say = print) -> Result:
+def evaluate(
+    run: Path, trace: Trace, *, loaded: LoadedModel | None = None, tokens: int = 8192, seed: int = 0, say: Say = print
+) -> Result:
     """Measure all SAEs of a run on held-out documents.
 
     Parameters
@@ -125,24 +132,39 @@ def evaluate(run: Path, trace: Trace, *, loaded: LoadedModel | None = None, toke
     for item in track(opened_saes(run, trace), "measure SAEs", total=len(saes_of(run)), unit="SAEs"):
         started = time.monotonic()
         config, training = item.sae.config, read_training(item.folder)
-        row = {"sae": item.name, "layer": config.layer, "width": config.d_sae, "hook": config.hook,
-               "architecture": config.architecture, "k": config.k if training.get("k_known", True) else 0,
-               "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
-               **quality_row(item.sae, item.held_out, item.fired()[1]), **losses.of(item, warnings),
-               "train_tokens": training.get("tokens", 0), "train_seconds": training.get("seconds", float("nan"))}
+        row = {
+            "sae": item.name,
+            "layer": config.layer,
+            "width": config.d_sae,
+            "hook": config.hook,
+            "architecture": config.architecture,
+            "k": config.k if training.get("k_known", True) else 0,
+            "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
+            **quality_row(item.sae, item.held_out, item.fired()[1]),
+            **losses.of(item, warnings),
+            "train_tokens": training.get("tokens", 0),
+            "train_seconds": training.get("seconds", float("nan")),
+        }
         rows.append(row)
-        say(f"{item.name}: FVU {figure(row['fvu'], '.3f', 'unknown')}, L0 {row['l0']:.1f}, loss recovered "
+        say(
+            f"{item.name}: FVU {figure(row['fvu'], '.3f', 'unknown')}, L0 {row['l0']:.1f}, loss recovered "
             f"{figure(row['ce_recovered'], '.3f', 'not measured')} "
-            f"({time.monotonic() - started:.1f} s)")
+            f"({time.monotonic() - started:.1f} s)"
+        )
     return Result(
-        "sae_quality", pd.DataFrame(rows), seed=seed, warnings=tuple(dict.fromkeys(warnings)), citations=_QUALITY_SOURCES,
+        "sae_quality",
+        pd.DataFrame(rows),
+        seed=seed,
+        warnings=tuple(dict.fromkeys(warnings)),
+        citations=_QUALITY_SOURCES,
         params={"loss_tokens": losses.n_tokens, "loss_documents": losses.n_documents},
         caption="Held-out documents. FVU: fraction of variance unexplained. L0: active latents a token. Dead: share of "
         "latents that never fire; dense: that fire on more than a tenth of the tokens. Loss recovered: with the "
         "reconstruction in the place of the activation, over the loss that zeros there would cost (1: nothing is lost); "
         "95 % intervals from a bootstrap over groups of documents; the stricter version has the mean activation in the place of "
         "zeros. "
-        "Redundancy: mean over living latents of the largest cosine with another's decoder row.")
+        "Redundancy: mean over living latents of the largest cosine with another's decoder row.",
+    )
 
 
 class _Losses:
@@ -159,8 +181,16 @@ class _Losses:
         from moe_probe.features.quality import ablated_losses, loss_recovered
         from moe_probe.features.spliced_loss import loss_sample, losses
 
-        names = ("ce_model", "ce_spliced", "ce_zero", "ce_mean", "ce_recovered", "ce_recovered_low", "ce_recovered_high",
-                 "ce_recovered_mean")
+        names = (
+            "ce_model",
+            "ce_spliced",
+            "ce_zero",
+            "ce_mean",
+            "ce_recovered",
+            "ce_recovered_low",
+            "ce_recovered_high",
+            "ce_recovered_mean",
+        )
         nothing = dict.fromkeys(names, float("nan"))
         config = item.sae.config
         if self.loaded is None:
@@ -179,8 +209,15 @@ class _Losses:
             key = (held, config.layer, config.hook)
             if key not in self._kept:
                 self._kept[key] = ablated_losses(self.loaded, config.layer, config.hook, sample, mean=_mean(item.train))
-            found = loss_recovered(self.loaded, item.sae, sample, plain=plain, ablated=self._kept[key], seed=self.seed,
-                                   group=group_names(self.trace.documents)[list(sample.documents)])
+            found = loss_recovered(
+                self.loaded,
+                item.sae,
+                sample,
+                plain=plain,
+                ablated=self._kept[key],
+                seed=self.seed,
+                group=group_names(self.trace.documents)[list(sample.documents)],
+            )
         except MoeProbeError as error:
             warnings.append(f"Losses of {config.hook} were not measured: {error}")
             return nothing
@@ -204,9 +241,19 @@ def _same_model(loaded: LoadedModel | None, trace: Trace) -> None:
         need_same_weights(loaded.info, trace.manifest.model)
 
 
-def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "subtopic", permutations: int = 1000,
-          alpha: float = 0.05, cards: int = 8, seed: int = 0, strata: str | None = None, say: Say = print,
-          ) -> tuple[Result, Result]:
+def label(
+    run: Path,
+    trace: Trace,
+    *,
+    by: str = "topic",
+    finer: str | None = "subtopic",
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    cards: int = 8,
+    seed: int = 0,
+    strata: str | None = None,
+    say: Say = print,
+) -> tuple[Result, Result]:
     """Label the features of all SAEs of a run by rules, and score the labels on held-out documents.
 
     Parameters
@@ -243,31 +290,68 @@ def label(run: Path, trace: Trace, *, by: str = "topic", finer: str | None = "su
     for item in track(opened_saes(run, trace), "label features", total=len(saes_of(run)), unit="SAEs"):
         started = time.monotonic()
         train, held_out = item.fired()
-        found = describe_features(trace, item.sae, text, train=train, held_out=held_out, label=by, finer=finer, cards=cards,
-                                  permutations=permutations, alpha=alpha, seed=seed, strata=strata)
+        found = describe_features(
+            trace,
+            item.sae,
+            text,
+            train=train,
+            held_out=held_out,
+            label=by,
+            finer=finer,
+            cards=cards,
+            permutations=permutations,
+            alpha=alpha,
+            seed=seed,
+            strata=strata,
+        )
         tables.append(found.features.assign(sae=item.name))
         cards_of.append(found.cards.assign(sae=item.name))
         warnings += found.warnings
-        say(f"{item.name}: {int(found.features['good'].sum()):,} of {len(found.features):,} features have a good label "
-            f"({time.monotonic() - started:.1f} s)")
-    params = {"by": by, "finer": finer, "strata": strata, "permutations": permutations, "alpha": alpha,
-              "factors": [f.name for f in text.factors],
-              "good_score": GOOD_SCORE, "good_hard_score": GOOD_HARD_SCORE}
+        say(
+            f"{item.name}: {int(found.features['good'].sum()):,} of {len(found.features):,} features have a good label "
+            f"({time.monotonic() - started:.1f} s)"
+        )
+    params = {
+        "by": by,
+        "finer": finer,
+        "strata": strata,
+        "permutations": permutations,
+        "alpha": alpha,
+        "factors": [f.name for f in text.factors],
+        "good_score": GOOD_SCORE,
+        "good_hard_score": GOOD_HARD_SCORE,
+    }
     told = tuple(dict.fromkeys(warnings))
-    return (Result("features", pd.concat(tables, ignore_index=True), params=params, seed=seed, warnings=told,
-                   citations=_LABEL_SOURCES, caption=_caption(by, strata)),
-            Result("feature_cards", pd.concat(cards_of, ignore_index=True), params=params, seed=seed,
-                   caption="Excerpts of held-out documents around firings of all strengths, and around tokens where the "
-                   "feature is silent; activations per token."))
+    return (
+        Result(
+            "features",
+            pd.concat(tables, ignore_index=True),
+            params=params,
+            seed=seed,
+            warnings=told,
+            citations=_LABEL_SOURCES,
+            caption=_caption(by, strata),
+        ),
+        Result(
+            "feature_cards",
+            pd.concat(cards_of, ignore_index=True),
+            params=params,
+            seed=seed,
+            caption="Excerpts of held-out documents around firings of all strengths, and around tokens where the "
+            "feature is silent; activations per token.",
+        ),
+    )
 
 
 def _caption(by: str, strata: str | None) -> str:
     within = f" within each {strata}" if strata else ""
-    return ("Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is "
-            "made "
-            "on training documents and scored on held-out ones: the label score is the balanced accuracy of telling firing "
-            "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest "
-            "decoder "
-            f"direction fires for silent ones. Good: {GOOD_SCORE:g} and {GOOD_HARD_SCORE:g} or more. {by.capitalize()}: "
-            f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents{within}; "
-            "Benjamini-Hochberg over the features of an SAE. AUROC: of held-out documents.")
+    return (
+        "Each label is a rule (words, pieces, the word before, kinds of token, places, topics, words nearby) that is "
+        "made "
+        "on training documents and scored on held-out ones: the label score is the balanced accuracy of telling firing "
+        "tokens, of all strengths, from silent ones; the hard score has only tokens on which the feature of nearest "
+        "decoder "
+        f"direction fires for silent ones. Good: {GOOD_SCORE:g} and {GOOD_HARD_SCORE:g} or more. {by.capitalize()}: "
+        f"Welch's t of firing rates of documents, {by} against rest, labels permuted over groups of documents{within}; "
+        "Benjamini-Hochberg over the features of an SAE. AUROC: of held-out documents."
+    )

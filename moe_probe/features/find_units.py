@@ -27,8 +27,15 @@ _MOST_DOCUMENTS = 200
 
 
 def find_units(
-    run: Path, trace: Trace, query: str, *, regex: bool = False, contrast: tuple[Path, Path] | None = None, limit: int = 10,
-    load: Callable[[], LoadedModel | None], say: Callable[[str], None] = lambda text: None,
+    run: Path,
+    trace: Trace,
+    query: str,
+    *,
+    regex: bool = False,
+    contrast: tuple[Path, Path] | None = None,
+    limit: int = 10,
+    load: Callable[[], LoadedModel | None],
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Find features and experts that a word, phrase, regular expression or pair of texts belongs to.
 
@@ -59,10 +66,15 @@ def find_units(
     if len(rows):
         return _in_corpus(run, trace, rows, names, query=query, limit=limit)
     if regex:
-        raise MoeProbeError(f"'{query}' matches nothing in the corpus", "a regular expression cannot be run through a model",
-                            "another expression, or a word")
-    say(f"'{query}' does not occur in the corpus as whole words (--regex finds parts of words); it is run through the model by "
-        "itself")
+        raise MoeProbeError(
+            f"'{query}' matches nothing in the corpus",
+            "a regular expression cannot be run through a model",
+            "another expression, or a word",
+        )
+    say(
+        f"'{query}' does not occur in the corpus as whole words (--regex finds parts of words); it is run through the model by "
+        "itself"
+    )
     with tempfile.TemporaryDirectory() as folder:
         made = _trace_of([query], trace, _needed(load), Path(folder))
         return _by_itself(run, made, trace, names, query=query, limit=limit)
@@ -78,8 +90,9 @@ def _read(path: Path) -> str:
 def _needed(load: Callable[[], LoadedModel | None]) -> LoadedModel:
     loaded = load()
     if loaded is None:
-        raise MoeProbeError("the query is not in the corpus, and no model is known", "it has to be run through the model",
-                            "--model MODEL")
+        raise MoeProbeError(
+            "the query is not in the corpus, and no model is known", "it has to be run through the model", "--model MODEL"
+        )
     return loaded
 
 
@@ -91,15 +104,27 @@ def _trace_of(texts: list[str], trace: Trace, loaded: LoadedModel, folder: Path)
 
     need_same_weights(loaded.info, trace.manifest.model)
     path = folder / "texts.jsonl"
-    path.write_text("".join(json.dumps({"id": str(i), "text": text, "topic": str(i)}) + "\n" for i, text in enumerate(texts)),
-                    encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"id": str(i), "text": text, "topic": str(i)}) + "\n" for i, text in enumerate(texts)),
+        encoding="utf-8",
+    )
     keep = tuple(k for k in trace.manifest.kept if k not in ("usage", "logits", "expert_output_norms"))
-    return collect_trace(loaded, Corpus(str(path)), folder / "trace", progress=False,
-                         options=CollectOptions(keep=keep, hidden_share=1.0, text=False))
+    return collect_trace(
+        loaded,
+        Corpus(str(path)),
+        folder / "trace",
+        progress=False,
+        options=CollectOptions(keep=keep, hidden_share=1.0, text=False),
+    )
 
 
-def _features(run: Path, made: Trace, names: pd.DataFrame | None, rank: Callable[[pd.DataFrame, Any], pd.DataFrame],
-              documents: np.ndarray | None = None) -> pd.DataFrame:
+def _features(
+    run: Path,
+    made: Trace,
+    names: pd.DataFrame | None,
+    rank: Callable[[pd.DataFrame, Any], pd.DataFrame],
+    documents: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Ranked features over all SAEs of a run; `rank` gets an SAE's rows of ``features`` and its firings."""
     import pandas as pd
 
@@ -113,8 +138,11 @@ def _features(run: Path, made: Trace, names: pd.DataFrame | None, rank: Callable
     for folder in track(saes_of(run), "look at features", unit="SAEs"):
         mine = names[names["sae"] == f"{folder.parent.name}/{folder.name}"]
         if mine.empty:
-            raise MoeProbeError(f"the features of {folder.name} are not labelled", "the SAE is newer than the labels",
-                                f"moe-probe label {run}")
+            raise MoeProbeError(
+                f"the features of {folder.name} are not labelled",
+                "the SAE is newer than the labels",
+                f"moe-probe label {run}",
+            )
         sae = load_sae(folder)
         config = sae.config
         if config.experts is None:  # SAEs of some experts see some tokens only: their rates cannot be compared
@@ -133,8 +161,9 @@ def _in_corpus(run: Path, trace: Trace, rows: np.ndarray, names: pd.DataFrame | 
 
     def rank(table: pd.DataFrame, firings: Any) -> pd.DataFrame:
         inside = firings.select(np.isin(firings.rows, mine))
-        return rank_features(table, inside.counts, len(inside.rows), corpus_tokens=round(
-            trace.n_tokens * len(mine) / len(rows)))
+        return rank_features(
+            table, inside.counts, len(inside.rows), corpus_tokens=round(trace.n_tokens * len(mine) / len(rows))
+        )
 
     features = _features(run, trace, names, rank, chosen)
     base = expert_shares(trace, np.setdiff1d(np.arange(trace.n_tokens), rows))
@@ -155,8 +184,12 @@ def _by_itself(run: Path, made: Trace, trace: Trace, names: pd.DataFrame | None,
         features = features.assign(score=features["rate"] * np.log2(np.maximum(features["lift"], 1)))
     text = np.flatnonzero(~made.tokens(["special"])["special"].to_numpy())
     experts = rank_experts(made, expert_shares(made, text), expert_shares(trace, np.arange(trace.n_tokens)), n)
-    source = f"'{query}' does not occur in the corpus as whole words: {n} tokens of it were run through the model by themselves"
-    return Found(source, n, _best(features, "score", limit).drop(columns=["score", "f1"], errors="ignore"), experts.head(limit))
+    source = (
+        f"'{query}' does not occur in the corpus as whole words: {n} tokens of it were run through the model by themselves"
+    )
+    return Found(
+        source, n, _best(features, "score", limit).drop(columns=["score", "f1"], errors="ignore"), experts.head(limit)
+    )
 
 
 def _contrast(run: Path, made: Trace, names: pd.DataFrame | None, *, limit: int, files: tuple[Path, Path]) -> Found:
@@ -170,7 +203,8 @@ def _contrast(run: Path, made: Trace, names: pd.DataFrame | None, *, limit: int,
         odds = np.log(rate / (1 - rate)) - np.log(base / (1 - base))
         spread = np.sqrt(sum(1 / (c + 0.5) + 1 / (len(p) - c + 0.5) for c, p in zip(counts, (first, second), strict=True)))
         return rows[["sae", "feature", "label", "label_score", "topic"]].assign(
-            rate=counts[0] / len(first), base=counts[1] / len(second), lift=rate / base, z=odds / spread)
+            rate=counts[0] / len(first), base=counts[1] / len(second), lift=rate / base, z=odds / spread
+        )
 
     features = _features(run, made, names, rank)
     experts = rank_experts(made, expert_shares(made, first), expert_shares(made, second), len(first))

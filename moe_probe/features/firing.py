@@ -64,8 +64,11 @@ def held_out_documents(trace: Trace, *, share: float = HELD_OUT_SHARE, seed: int
     groups = group_names(documents)
     topics = documents["topic"].astype(str).to_numpy()
     if len(set(groups)) < 2:
-        raise MoeProbeError("a single document (or group of documents) cannot be divided",
-                            "features are measured on documents that they were not learnt from", "a corpus of more documents")
+        raise MoeProbeError(
+            "a single document (or group of documents) cannot be divided",
+            "features are measured on documents that they were not learnt from",
+            "a corpus of more documents",
+        )
     parts = {TRAIN: 1 - share, HELD_OUT: share}
     part = stratified_split(list(topics), list(groups), shares=parts, seed=seed)
     if len(set(part)) < 2:  # topics of one or two documents: divide without regard to topic
@@ -96,8 +99,11 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
     from moe_probe.sae.activations import Batch, select
 
     if sae.config.d_in != reader.d_in:
-        raise MoeProbeError(f"the SAE takes activations of width {sae.config.d_in}",
-                            f"the {reader.hook} of this trace has width {reader.d_in}", "an SAE of this model and hook")
+        raise MoeProbeError(
+            f"the SAE takes activations of width {sae.config.d_in}",
+            f"the {reader.hook} of this trace has width {reader.d_in}",
+            "an SAE of this model and hook",
+        )
     blocks, rows = [], []
     with torch.inference_mode():
         for batch in reader.in_order():
@@ -112,9 +118,13 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
             for piece in values.split(_CHUNK):
                 latents = sae.encode(piece)
                 token, slot = (latents.values > 0).nonzero(as_tuple=True)
-                blocks.append(sparse.csr_array(
-                    (latents.values[token, slot].numpy(), (token.numpy(), latents.indices[token, slot].numpy())),
-                    shape=(len(piece), sae.config.d_sae), dtype=np.float32))
+                blocks.append(
+                    sparse.csr_array(
+                        (latents.values[token, slot].numpy(), (token.numpy(), latents.indices[token, slot].numpy())),
+                        shape=(len(piece), sae.config.d_sae),
+                        dtype=np.float32,
+                    )
+                )
     matrix = sparse.vstack(blocks, format="csr")
     matrix.sort_indices()
     return Firings(matrix, np.concatenate(rows))

@@ -38,7 +38,7 @@ def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -
     error, squares, total, n = 0.0, 0.0, np.zeros(sae.config.d_in), 0
     for batch in reader.in_order():
         x = select(batch, sae.config).to(torch.float32).numpy()
-        found = (firings.matrix[n:n + len(x)] @ rows + offset) * float(sae.scale)
+        found = (firings.matrix[n : n + len(x)] @ rows + offset) * float(sae.scale)
         error += float(np.square(x - found, dtype=np.float64).sum())
         squares += float(np.square(x, dtype=np.float64).sum())
         total += x.sum(0, dtype=np.float64)
@@ -57,7 +57,7 @@ def decoder_redundancy(sae: Sae, alive: np.ndarray) -> tuple[float, float]:
             return float("nan"), float("nan")
         largest = []
         for start in range(0, len(rows), 2048):
-            cosine = rows[start:start + 2048] @ rows.T
+            cosine = rows[start : start + 2048] @ rows.T
             cosine[torch.arange(len(cosine)), start + torch.arange(len(cosine))] = -1
             largest.append(cosine.max(1).values)
         best = torch.cat(largest)
@@ -76,14 +76,26 @@ def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[st
     counts = firings.counts
     redundancy, duplicates = decoder_redundancy(sae, counts > 0)
     n = len(firings.rows)
-    return {"tokens": n, "fvu": variance_unexplained(sae, reader, firings), "l0": float(firings.matrix.nnz / max(n, 1)),
-            "dead": float((counts == 0).mean()), "dense": float((counts > DENSE * n).mean()),
-            "redundancy": redundancy, "duplicates": duplicates}
+    return {
+        "tokens": n,
+        "fvu": variance_unexplained(sae, reader, firings),
+        "l0": float(firings.matrix.nnz / max(n, 1)),
+        "dead": float((counts == 0).mean()),
+        "dense": float((counts > DENSE * n).mean()),
+        "redundancy": redundancy,
+        "duplicates": duplicates,
+    }
 
 
 def loss_recovered(
-    loaded: LoadedModel, sae: Sae, sample: LossSample, *, plain: np.ndarray, ablated: Mapping[str, np.ndarray],
-    group: np.ndarray | None = None, seed: int = 0,
+    loaded: LoadedModel,
+    sae: Sae,
+    sample: LossSample,
+    *,
+    plain: np.ndarray,
+    ablated: Mapping[str, np.ndarray],
+    group: np.ndarray | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Cross-entropy with the reconstruction spliced into the model at the SAE's hook point.
 
@@ -107,17 +119,31 @@ def loss_recovered(
     drawn = Resamples(np.zeros(number.max() + 1, dtype=int), n=1000, seed=seed)
 
     def recovered(floor: np.ndarray) -> Interval:
-        return ratio_interval(drawn, np.bincount(number, weight * (floor - ours)), np.bincount(number, weight * (floor - plain)))
+        return ratio_interval(
+            drawn, np.bincount(number, weight * (floor - ours)), np.bincount(number, weight * (floor - plain))
+        )
 
     mean = weight / weight.sum()
-    return {"ce_model": float(mean @ plain), "ce_spliced": float(mean @ ours), "ce_zero": float(mean @ ablated["zero"]),
-            "ce_mean": float(mean @ ablated["mean"]), **recovered(ablated["zero"]).row("ce_recovered", "ce_recovered"),
-            "ce_recovered_mean": float(recovered(ablated["mean"]).value)}
+    return {
+        "ce_model": float(mean @ plain),
+        "ce_spliced": float(mean @ ours),
+        "ce_zero": float(mean @ ablated["zero"]),
+        "ce_mean": float(mean @ ablated["mean"]),
+        **recovered(ablated["zero"]).row("ce_recovered", "ce_recovered"),
+        "ce_recovered_mean": float(recovered(ablated["mean"]).value),
+    }
 
 
-def ablated_losses(loaded: LoadedModel, layer: int, hook: str, sample: LossSample, *, mean: torch.Tensor,
-                   ) -> dict[str, np.ndarray]:
+def ablated_losses(
+    loaded: LoadedModel,
+    layer: int,
+    hook: str,
+    sample: LossSample,
+    *,
+    mean: torch.Tensor,
+) -> dict[str, np.ndarray]:
     """Losses with zeros, and with the mean activation, in the place of all activations at a hook point."""
+
     def put(value: torch.Tensor) -> Splice:
         return Splice(layer, hook, lambda x: value.to(x).expand_as(x))
 

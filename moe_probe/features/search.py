@@ -88,8 +88,11 @@ def occurrences(trace: Trace, query: str, *, regex: bool = False) -> np.ndarray:
     query = query if regex else query.strip()
     patterns = iter([_compiled(query)]) if regex else _patterns(query, loose=loose, changed=lambda: _in_texts(trace, query))
     for pattern in patterns if query else ():
-        rows = [first + np.r_[text.rows(*hit)] for first, text in documents
-                for hit in _hits(pattern, text.text, query=None if regex else query)]
+        rows = [
+            first + np.r_[text.rows(*hit)]
+            for first, text in documents
+            for hit in _hits(pattern, text.text, query=None if regex else query)
+        ]
         if rows:
             return np.setdiff1d(np.concatenate(rows), np.flatnonzero(special))
     return np.zeros(0, dtype=np.int64)
@@ -110,8 +113,11 @@ def _patterns(query: str, *, loose: bool, changed: Callable[[], bool]) -> Iterat
     forms = [query, *(unicodedata.normalize(form, query) for form in ("NFC", "NFD"))]
     yield _either(forms, loose=loose)
     if loose or changed():
-        bare = "".join(c for c in unicodedata.normalize("NFKD", query)
-                       if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+        bare = "".join(
+            c
+            for c in unicodedata.normalize("NFKD", query)
+            if not unicodedata.combining(c) and unicodedata.category(c) != "Cf"
+        )
         yield _either([unicodedata.normalize("NFKC", query), unicodedata.normalize("NFC", bare)], loose=loose)
 
 
@@ -124,7 +130,9 @@ def _in_texts(trace: Trace, query: str) -> bool:
 
 
 def _either(forms: list[str], *, loose: bool) -> re.Pattern[str]:
-    return re.compile("|".join(_loosely(f) if loose else re.escape(f) for f in dict.fromkeys(filter(None, forms))), re.IGNORECASE)
+    return re.compile(
+        "|".join(_loosely(f) if loose else re.escape(f) for f in dict.fromkeys(filter(None, forms))), re.IGNORECASE
+    )
 
 
 def _loosely(query: str) -> str:
@@ -181,8 +189,11 @@ def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, 
     rate = counts / max(n_tokens, 1)
     f1 = 2 * counts / np.maximum(n_tokens + np.maximum(base * corpus_tokens, counts), 1)
     half = 0.5 / max(n_tokens, 1)
-    return features[["sae", "feature", "label", "label_score", "topic"]].assign(
-        rate=rate, base=base, lift=rate / np.maximum(base, half), f1=f1).query("rate > 0")
+    return (
+        features[["sae", "feature", "label", "label_score", "topic"]]
+        .assign(rate=rate, base=base, lift=rate / np.maximum(base, half), f1=f1)
+        .query("rate > 0")
+    )
 
 
 def expert_shares(trace: Trace, rows: np.ndarray) -> list[np.ndarray]:
@@ -204,7 +215,16 @@ def rank_experts(trace: Trace, shares: list[np.ndarray], base: list[np.ndarray],
     import pandas as pd
 
     half = 0.5 / max(n_tokens, 1)
-    parts = [pd.DataFrame({"layer": item.layer, "expert": np.arange(item.num_experts), "rate": s, "base": b,
-                           "lift": (s + half) / (b + half)})
-             for item, s, b in zip(trace.layers, shares, base, strict=True)]
+    parts = [
+        pd.DataFrame(
+            {
+                "layer": item.layer,
+                "expert": np.arange(item.num_experts),
+                "rate": s,
+                "base": b,
+                "lift": (s + half) / (b + half),
+            }
+        )
+        for item, s, b in zip(trace.layers, shares, base, strict=True)
+    ]
     return pd.concat(parts, ignore_index=True).sort_values("lift", ascending=False, kind="stable")

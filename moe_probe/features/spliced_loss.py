@@ -53,8 +53,14 @@ class Suffix:
     tokens: dict[Hashable, torch.Tensor] = field(default_factory=dict)
 
 
-def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, cut: int | None = None, seed: int = 0,
-                ) -> LossSample:
+def loss_sample(
+    trace: Trace,
+    held_out: np.ndarray,
+    *,
+    max_tokens: int = 8192,
+    cut: int | None = None,
+    seed: int = 0,
+) -> LossSample:
     """Draw held-out documents, topics in turn, until about `max_tokens`.
 
     Documents longer than the trace's windows, or than `cut`, are cut.
@@ -82,8 +88,15 @@ def loss_sample(trace: Trace, held_out: np.ndarray, *, max_tokens: int = 8192, c
     return LossSample(tuple(ids[p] for p in parts), tuple(special[p] for p in parts), tuple(used))
 
 
-def losses(loaded: LoadedModel, sample: LossSample, splice: Splice | None = None, *, batch_tokens: int = 4096,
-           prefix: PrefixCache | None = None, suffix: Suffix | None = None) -> np.ndarray:
+def losses(
+    loaded: LoadedModel,
+    sample: LossSample,
+    splice: Splice | None = None,
+    *,
+    batch_tokens: int = 4096,
+    prefix: PrefixCache | None = None,
+    suffix: Suffix | None = None,
+) -> np.ndarray:
     """Mean next-token loss of every document, in nats, shape (n_documents,).
 
     Parameters
@@ -137,8 +150,14 @@ def first_losses(loaded: LoadedModel, sample: LossSample) -> tuple[np.ndarray, S
     return plain, suffix if np.allclose(again, plain, rtol=0, atol=1e-6) else None
 
 
-def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], splice: Splice | None,
-                  prefix: PrefixCache | None, suffix: Suffix | None) -> np.ndarray:
+def _batch_losses(
+    loaded: LoadedModel,
+    sample: LossSample,
+    batch: list[int],
+    splice: Splice | None,
+    prefix: PrefixCache | None,
+    suffix: Suffix | None,
+) -> np.ndarray:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -151,6 +170,7 @@ def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], spl
     wanted = torch.cat([real[:, 1:], torch.zeros(len(batch), 1, dtype=torch.bool)], dim=1)  # tokens with a next one
     with torch.inference_mode(), contextlib.ExitStack() as stack:
         if splice is not None:
+
             def replace(x: torch.Tensor) -> torch.Tensor:
                 return torch.where(text.reshape(-1, 1).to(x.device), splice.replace(x).to(x), x)
 
@@ -162,8 +182,11 @@ def _batch_losses(loaded: LoadedModel, sample: LossSample, batch: list[int], spl
         output = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device)))
         logits = getattr(output, "logits", None)
         if logits is None:
-            raise MoeProbeError(f"{type(loaded.model).__name__} predicts no tokens", "it has no prediction head here, so "
-                                "that there is no loss to compare", "a checkpoint of the whole language model")
+            raise MoeProbeError(
+                f"{type(loaded.model).__name__} predicts no tokens",
+                "it has no prediction head here, so that there is no loss to compare",
+                "a checkpoint of the whole language model",
+            )
         following = torch.cat([ids[:, 1:], torch.zeros(len(batch), 1, dtype=torch.long)], dim=1).to(device)
         changed = None if suffix is None else suffix.cache.changed
         if suffix is None or changed is None:
@@ -196,4 +219,6 @@ def site_of(loaded: LoadedModel, layer: int) -> Any:
     for site in loaded.sites:
         if site.info.layer == layer:
             return site
-    raise MoeProbeError(f"the model has no MoE layer {layer}", f"it has {[s.info.layer for s in loaded.sites]}", "one of those")
+    raise MoeProbeError(
+        f"the model has no MoE layer {layer}", f"it has {[s.info.layer for s in loaded.sites]}", "one of those"
+    )

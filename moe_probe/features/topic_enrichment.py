@@ -52,8 +52,14 @@ class Enrichment(NamedTuple):
     auroc: np.ndarray
 
 
-def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings, *, label: str, strata: str | None = None,
-                ) -> GroupRates:
+def group_rates(
+    documents: pd.DataFrame,
+    document: np.ndarray,
+    firings: Firings,
+    *,
+    label: str,
+    strata: str | None = None,
+) -> GroupRates:
     """Firing rates of groups of documents.
 
     Parameters
@@ -83,30 +89,48 @@ def group_rates(documents: pd.DataFrame, document: np.ndarray, firings: Firings,
     number = {name: i for i, name in enumerate(groups)}
     group_of = np.array([number.get(name, -1) if kept else -1 for name, kept in zip(names, keep, strict=True)])[mine]
     token = np.flatnonzero(group_of >= 0)
-    one_hot = sparse.csr_array((np.ones(len(token), dtype=np.float32), (group_of[token], token)),
-                               shape=(len(groups), len(mine)))
+    one_hot = sparse.csr_array(
+        (np.ones(len(token), dtype=np.float32), (group_of[token], token)), shape=(len(groups), len(mine))
+    )
     fired = firings.matrix.copy()
     fired.data = np.ones_like(fired.data)
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
     topic = np.array([topics.index(topic_of[g]) for g in groups], dtype=np.int64)
-    return GroupRates(rates, topic, topics, sizes, tuple(groups),
-                      None if strata is None else _strata(documents, used, names, groups, column=strata))
+    return GroupRates(
+        rates,
+        topic,
+        topics,
+        sizes,
+        tuple(groups),
+        None if strata is None else _strata(documents, used, names, groups, column=strata),
+    )
 
 
-def _strata(documents: pd.DataFrame, used: np.ndarray, names: np.ndarray, groups: Sequence[str], *, column: str) -> np.ndarray:
+def _strata(
+    documents: pd.DataFrame, used: np.ndarray, names: np.ndarray, groups: Sequence[str], *, column: str
+) -> np.ndarray:
     """Stratum of every group, as a code; every group lies in one."""
     if column not in documents.columns:
-        raise MoeProbeError(f"documents have no column '{column}' to stratify by",
-                            did_you_mean(column, list(documents.columns)), "--strata with a label column of the corpus")
+        raise MoeProbeError(
+            f"documents have no column '{column}' to stratify by",
+            did_you_mean(column, list(documents.columns)),
+            "--strata with a label column of the corpus",
+        )
     values = documents[column].fillna("").astype(str).to_numpy(dtype=object)
     value_of = one_value_per_group(values[used], names[used], what=column)
     return np.unique([value_of[g] for g in groups], return_inverse=True)[1]
 
 
-def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
-           ) -> Enrichment:
+def enrich(
+    train: GroupRates,
+    held_out: GroupRates,
+    *,
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> Enrichment:
     """Find the topic that each feature fires most for, and test it.
 
     Welch's t of firing rates, topic against rest, under permutation of topics over groups, within the strata of `train` where
@@ -120,13 +144,20 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     """
     n_topics = len(train.topics)
     if not n_topics:
-        raise MoeProbeError("no training document is labelled", "features are compared between topics of training documents",
-                            "label more documents")
+        raise MoeProbeError(
+            "no training document is labelled",
+            "features are compared between topics of training documents",
+            "label more documents",
+        )
     if n_topics < 2:
-        raise MoeProbeError(f"all documents are of one topic ('{train.topics[0]}')", "features are compared between topics",
-                            "a corpus of several topics")
-    t, p_values, familywise = permutation_p_values(train.rates, train.topic, n_topics=n_topics, permutations=permutations,
-                                                   seed=seed, strata=train.strata)
+        raise MoeProbeError(
+            f"all documents are of one topic ('{train.topics[0]}')",
+            "features are compared between topics",
+            "a corpus of several topics",
+        )
+    t, p_values, familywise = permutation_p_values(
+        train.rates, train.topic, n_topics=n_topics, permutations=permutations, seed=seed, strata=train.strata
+    )
     # few permutations cannot resolve a lone perfect feature among many topics; the family-wise p can
     q_values = np.fmin(benjamini_hochberg(p_values), familywise)
     half = 0.5 / np.maximum(np.bincount(train.topic, weights=train.n_tokens, minlength=n_topics), 1)
@@ -138,6 +169,13 @@ def enrich(train: GroupRates, held_out: GroupRates, *, permutations: int = 1000,
     number = {name: i for i, name in enumerate(train.topics)}
     theirs = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
     area = auroc(held_out.rates, theirs, n_topics=n_topics)
-    return Enrichment(train.topics, np.where(passes, best, -1), best, effect.log2_lift[best, columns],
-                      effect.ci_low[best, columns], effect.ci_high[best, columns], q_values[best, columns],
-                      area[best, columns])
+    return Enrichment(
+        train.topics,
+        np.where(passes, best, -1),
+        best,
+        effect.log2_lift[best, columns],
+        effect.ci_low[best, columns],
+        effect.ci_high[best, columns],
+        q_values[best, columns],
+        area[best, columns],
+    )

@@ -108,9 +108,7 @@ def is_experts_input(module: nn.Module) -> bool:
         len(parameters) >= 3
         and bool(_INDEX_NAME.search(parameters[1].name))
         and bool(_WEIGHT_NAME.search(parameters[2].name))
-        and all(
-            p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters[3:]
-        )
+        and all(p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters[3:])
     )
 
 
@@ -189,9 +187,7 @@ def execution_device(module: nn.Module) -> torch.device:
 def experts_of(site: MoeSite) -> nn.Module:
     """The experts module of a site whose adapter needs one."""
     if site.experts is None:
-        raise MoeProbeError(
-            f"{site.info.name} has no experts module", "its adapter does not fit", "report this model"
-        )
+        raise MoeProbeError(f"{site.info.name} has no experts module", "its adapter does not fit", "report this model")
     return site.experts
 
 
@@ -208,8 +204,7 @@ def checked(site: MoeSite, seen: Observation) -> Observation:
         return seen
     raise MoeProbeError(
         f"the experts of {site.info.name} are called in a way that is not understood",
-        f"ids {tuple(ids.shape)} {ids.dtype}, weights {tuple(weights.shape)}, "
-        f"{len(seen.expert_input)} tokens",
+        f"ids {tuple(ids.shape)} {ids.dtype}, weights {tuple(weights.shape)}, {len(seen.expert_input)} tokens",
         "a model of a family listed in docs/families.md, or report this one",
     )
 

@@ -108,9 +108,7 @@ def probe(experts: nn.Module, seen: Observation, *, slots: int) -> Tensor:
     ones = torch.zeros(len(ids), slots, dtype=seen.weights.dtype, device=seen.weights.device)
     ones[:, 0] = 1
     # .forward, not a call: hooks on the module must not see this pass.
-    out = experts.forward(
-        seen.expert_input.repeat_interleave(k, dim=0), ids.expand(-1, slots).contiguous(), ones
-    )
+    out = experts.forward(seen.expert_input.repeat_interleave(k, dim=0), ids.expand(-1, slots).contiguous(), ones)
     return rows(out).view(n_tokens, k, -1) * seen.weights.unsqueeze(-1)
 
 
@@ -122,13 +120,9 @@ class SwitchExperts(Adapter):
 
     def find(self, block: nn.Module) -> Found | None:
         experts, router = getattr(block, "experts", None), router_of(block)
-        if not (
-            isinstance(experts, nn.ModuleDict) and is_experts_input(experts) and hasattr(router, "classifier")
-        ):
+        if not (isinstance(experts, nn.ModuleDict) and is_experts_input(experts) and hasattr(router, "classifier")):
             return None
-        return Found(
-            block, router, experts, count_experts(experts), 1, "tokens over an expert's capacity are dropped"
-        )
+        return Found(block, router, experts, count_experts(experts), 1, "tokens over an expert's capacity are dropped")
 
     def attach(self, site: MoeSite, sink: Sink, *, router: bool = False) -> list[RemovableHandle]:
         pending: dict[str, Tensor] = {}
@@ -136,9 +130,7 @@ class SwitchExperts(Adapter):
         def before_experts(_module: nn.Module, args: tuple[Any, ...]) -> None:
             x, mask, probability = args
             weights = probability * mask.amax(dim=-1)
-            seen = Observation(
-                mask.argmax(dim=-1), weights, x, pending.pop("logits", None), pending.pop("x", None)
-            )
+            seen = Observation(mask.argmax(dim=-1), weights, x, pending.pop("logits", None), pending.pop("x", None))
             sink(checked(site, seen))
 
         handles = [experts_of(site).register_forward_pre_hook(before_experts)]
@@ -199,11 +191,7 @@ class NllbExperts(Adapter):
             second = gates * (1 - mask)
             ids = torch.stack([mask.argmax(dim=-1), second.argmax(dim=-1)], dim=-1)
             weights = torch.stack([(gates * mask).sum(dim=-1), second.amax(dim=-1)], dim=-1)
-            sink(
-                checked(
-                    site, Observation(ids, weights, x, pending.pop("logits", None), pending.pop("x", None))
-                )
-            )
+            sink(checked(site, Observation(ids, weights, x, pending.pop("logits", None), pending.pop("x", None))))
 
         handles = [experts_of(site).register_forward_pre_hook(before_experts)]
         return [*handles, watch_router(site, pending)] if router else handles
@@ -231,9 +219,7 @@ class Llama4Experts(Adapter):
 
     def find(self, block: nn.Module) -> Found | None:
         experts, router = getattr(block, "experts", None), getattr(block, "router", None)
-        if not (
-            isinstance(experts, nn.Module) and isinstance(router, nn.Linear) and hasattr(router, "top_k")
-        ):
+        if not (isinstance(experts, nn.Module) and isinstance(router, nn.Linear) and hasattr(router, "top_k")):
             return None
         if len(forward_parameters(experts)) != 1:
             return None

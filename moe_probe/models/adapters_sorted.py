@@ -46,9 +46,7 @@ def _routing(output: Any, *, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     order, _, gates, sizes, logits = output
     counts = torch.as_tensor(sizes, device=order.device)
-    sorted_ids = torch.repeat_interleave(
-        torch.arange(len(sizes), device=order.device), counts, output_size=len(order)
-    )
+    sorted_ids = torch.repeat_interleave(torch.arange(len(sizes), device=order.device), counts, output_size=len(order))
     return _unsorted(sorted_ids, order).view(-1, k), _unsorted(gates, order).view(-1, k), logits
 
 
@@ -150,10 +148,7 @@ class ProductKeys(Adapter):
     name = "product-keys"
 
     def find(self, block: nn.Module) -> Found | None:
-        if not all(
-            isinstance(getattr(block, name, None), nn.Module)
-            for name in ("router_gate", "down_embed", "up_embed")
-        ):
+        if not all(isinstance(getattr(block, name, None), nn.Module) for name in ("router_gate", "down_embed", "up_embed")):
             return None
         note = (
             "an expert is one pair of vectors, beside a dense network; "

@@ -88,16 +88,23 @@ class RoutingCapture:
     ...     records = capture.take()
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[MoeSite], *, keep: Collection[str] = (),
-                 keep_layers: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[MoeSite],
+        *,
+        keep: Collection[str] = (),
+        keep_layers: Collection[int] | None = None,
+    ) -> None:
         for part in keep:
             if part not in KEEPABLE_PARTS:
                 raise UsageError(f"'{part}' cannot be kept", did_you_mean(part, list(KEEPABLE_PARTS)))
         self.model = model
         self.sites = tuple(sites)
         self.keep = frozenset(keep)
-        self._keep_at = [self.keep if keep_layers is None or site.info.layer in keep_layers else frozenset[str]()
-                         for site in self.sites]
+        self._keep_at = [
+            self.keep if keep_layers is None or site.info.layer in keep_layers else frozenset[str]() for site in self.sites
+        ]
         self._residuals: list[list[Tensor]] = [[] for _ in self.sites]
         self._handles: list[RemovableHandle] = []
         self._calls: list[list[SiteRecord]] = [[] for _ in self.sites]
@@ -121,9 +128,7 @@ class RoutingCapture:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._remove()
 
     def _remove(self) -> None:
@@ -166,8 +171,10 @@ class RoutingCapture:
         records = (
             []
             if silent
-            else [_joined(site, calls)._replace(residual=torch.cat(seen) if seen else None)
-                  for site, calls, seen in zip(self.sites, self._calls, self._residuals, strict=True)]
+            else [
+                _joined(site, calls)._replace(residual=torch.cat(seen) if seen else None)
+                for site, calls, seen in zip(self.sites, self._calls, self._residuals, strict=True)
+            ]
         )
         self.clear()
         if silent:
@@ -199,8 +206,11 @@ def enclosing_layer(model: nn.Module, site: MoeSite) -> nn.Module:
     parts = site.info.name.split(".")
     numbered = [i for i, part in enumerate(parts[:-1]) if part.isdigit()]
     if not numbered:
-        raise MoeProbeError(f"{site.info.name} is not inside a numbered layer", "the residual stream behind it is unknown",
-                            "hidden (what the router reads) in its place")
+        raise MoeProbeError(
+            f"{site.info.name} is not inside a numbered layer",
+            "the residual stream behind it is unknown",
+            "hidden (what the router reads) in its place",
+        )
     return model.get_submodule(".".join(parts[: numbered[-1] + 1]))
 
 
@@ -231,9 +241,7 @@ def _valid(site: MoeSite, ids: Tensor, weights: Tensor) -> Tensor:
     return (weights != 0) & (ids >= 0) & (ids < site.info.num_experts)
 
 
-def _expert_outputs(
-    site: MoeSite, seen: Observation, *, keep: frozenset[str]
-) -> tuple[Tensor | None, Tensor | None]:
+def _expert_outputs(site: MoeSite, seen: Observation, *, keep: frozenset[str]) -> tuple[Tensor | None, Tensor | None]:
     """Weighted outputs (T, k, d) and their norms (T, k), as far as they are kept, in chunks of tokens."""
     if not keep & {"expert_outputs", "expert_output_norms"}:
         return None, None

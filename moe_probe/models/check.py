@@ -105,8 +105,9 @@ class CheckReport:
             if not site.ok:
                 raise MoeProbeError(
                     f"the recorded routing of {site.name} does not explain what it computed",
-                    "its layer recorded nothing" if is_missing(site.relative_error) else
-                    "gate weights times expert outputs differ from the block's output by "
+                    "its layer recorded nothing"
+                    if is_missing(site.relative_error)
+                    else "gate weights times expert outputs differ from the block's output by "
                     f"{site.relative_error:.2g} (relative; allowed {site.tolerance:.0e})",
                     "report this model: its blocks need an adapter",
                 )
@@ -196,9 +197,7 @@ def self_check(
 
 
 def _keep(sites: Sequence[MoeSite]) -> set[str]:
-    return (
-        {"expert_outputs", "logits"} if all(site.router is not None for site in sites) else {"expert_outputs"}
-    )
+    return {"expert_outputs", "logits"} if all(site.router is not None for site in sites) else {"expert_outputs"}
 
 
 def _arbitrary_tokens(model: nn.Module) -> Tensor:
@@ -233,8 +232,7 @@ def _site_check(site: MoeSite, record: SiteRecord, totals: list[Tensor]) -> Site
     return SiteCheck(
         layer=site.info.layer,
         name=site.info.name,
-        ids_in_range=record.experts.shape[1] == site.info.top_k
-        and bool((record.experts < site.info.num_experts).all()),
+        ids_in_range=record.experts.shape[1] == site.info.top_k and bool((record.experts < site.info.num_experts).all()),
         relative_error=error,
         tolerance=max(TOLERANCE.get(dtype, 1e-2) for dtype in precision | {totals[0].dtype}),
         dropped_share=float(dropped.double().mean()),

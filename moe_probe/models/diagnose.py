@@ -30,9 +30,7 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             "log in with `hf auth login`",
         )
     if "RevisionNotFoundError" in kinds:
-        return MoeProbeError(
-            f"{name} has no such revision", first, "leave the revision out, or give a commit"
-        )
+        return MoeProbeError(f"{name} has no such revision", first, "leave the revision out, or give a commit")
     if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"} or (
         "couldn't connect" in text or "connection error" in text
     ):
@@ -77,9 +75,7 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             first,
             "put tokenizer.json and tokenizer_config.json beside the weights",
         )
-    return MoeProbeError(
-        f"the {part} of {name} could not be read", first, "check that the files are complete"
-    )
+    return MoeProbeError(f"the {part} of {name} could not be read", first, "check that the files are complete")
 
 
 def _kinds(error: BaseException | None) -> set[str]:

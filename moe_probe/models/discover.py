@@ -42,9 +42,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else model
 
 
-def find_moe_layers(
-    model: nn.Module, *, stacks: Collection[str] = ("decoder", "encoder"), note: str = ""
-) -> list[MoeSite]:
+def find_moe_layers(model: nn.Module, *, stacks: Collection[str] = ("decoder", "encoder"), note: str = "") -> list[MoeSite]:
     """List the places of a model where a router sends tokens to experts.
 
     A block counts when one of its modules is *called* like experts (hidden states, expert ids, gate
@@ -133,11 +131,7 @@ def _shared_experts(model: nn.Module, name: str, block: nn.Module) -> int:
     parent = model.get_submodule(name.rpartition(".")[0])
     for holder in (block, parent):
         for child_name, child in holder.named_children():
-            if (
-                child_name.startswith("shared_")
-                and "gate" not in child_name
-                and any(True for _ in child.parameters())
-            ):
+            if child_name.startswith("shared_") and "gate" not in child_name and any(True for _ in child.parameters()):
                 return _first_int([block, *_text_configs(model)], _SHARED_NAMES) or 1
     return 0
 
@@ -184,9 +178,7 @@ def _nothing_found(model: nn.Module) -> MoeProbeError:
     config = getattr(model, "config", None)
     label = getattr(config, "_name_or_path", "") or getattr(config, "model_type", "") or type(model).__name__
     count = _first_int(_text_configs(model), _EXPERT_COUNTS)
-    lists = Counter(
-        name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.ModuleList)
-    )
+    lists = Counter(name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.ModuleList))
     if count > 1 or "experts" in lists:
         return MoeProbeError(
             f"the experts of {label} are not understood",

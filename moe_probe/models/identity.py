@@ -63,11 +63,7 @@ def _routing_tensors(model: nn.Module, sites: Sequence[MoeSite]) -> dict[str, Te
                 "the sites were found in another model",
                 "find_moe_layers(model) of the same model",
             )
-        tensors = [
-            (part, name, t)
-            for part in ADAPTERS[site.adapter].parts(site)
-            for name, t in _tensors(part, deep=True)
-        ]
+        tensors = [(part, name, t) for part in ADAPTERS[site.adapter].parts(site) for name, t in _tensors(part, deep=True)]
         tensors += [(site.block, name, t) for name, t in _tensors(site.block, deep=False)]
         found |= {f"{names[module]}.{name}": tensor for module, name, tensor in tensors}
     return found

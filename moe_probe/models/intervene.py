@@ -44,8 +44,9 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if self.how not in HOW:
-            raise UsageError(f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of "
-                                                                                                    f"{', '.join(HOW)}")
+            raise UsageError(
+                f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of {', '.join(HOW)}"
+            )
         if self.how == "mean" and self.means is None:
             raise UsageError("the experts' mean outputs are missing", "mean replaces by them", "mean_outputs(model, ...)")
 
@@ -70,13 +71,19 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
     n = site.info.num_experts
     wrong = [e for e in change.experts if not 0 <= e < n]
     if wrong or not change.experts:
-        raise MoeProbeError(f"layer {site.info.layer} has no expert {some_of(wrong) if wrong else '(none was named)'}",
-                            f"it has {n}", f"0 to {n - 1}")
+        raise MoeProbeError(
+            f"layer {site.info.layer} has no expert {some_of(wrong) if wrong else '(none was named)'}",
+            f"it has {n}",
+            f"0 to {n - 1}",
+        )
     with ExitStack() as stack:
         if change.how in ("mask", "steer"):
             if change.how == "mask" and n - len(set(change.experts)) < site.info.top_k:
-                raise MoeProbeError(f"{len(set(change.experts))} of {n} experts cannot be masked",
-                                    f"every token chooses {site.info.top_k}", "fewer experts, or their output zeroed")
+                raise MoeProbeError(
+                    f"{len(set(change.experts))} of {n} experts cannot be masked",
+                    f"every token chooses {site.info.top_k}",
+                    "fewer experts, or their output zeroed",
+                )
             stack.enter_context(_biased(site, change))
         else:
             for handle in _replace_outputs(site, change):
@@ -90,8 +97,15 @@ class _Bias(TorchFunctionMode):
     Further columns may follow: those of shared experts, or of a class that means "skip".
     """
 
-    _PRODUCTS = (nn.functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm,
-                 torch.addmm)
+    _PRODUCTS = (
+        nn.functional.linear,
+        torch.matmul,
+        torch.Tensor.matmul,
+        torch.Tensor.__matmul__,
+        torch.mm,
+        torch.Tensor.mm,
+        torch.addmm,
+    )
 
     def __init__(self, site: MoeSite, change: Intervention) -> None:
         super().__init__()
@@ -124,16 +138,21 @@ def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
         with _Bias(site, change) as mode:
             out = plain(*args, **kwargs)
         if not mode.found:
-            raise MoeProbeError(f"the router of {site.info.name} has no logit for every expert", "nothing can be added to "
-                                                                                                 "it",
-                                "how: zero or mean")
+            raise MoeProbeError(
+                f"the router of {site.info.name} has no logit for every expert",
+                "nothing can be added to it",
+                "how: zero or mean",
+            )
         return out
 
     def check(seen: Observation) -> None:
         masked = torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device))
         if bool((masked & (seen.weights != 0)).any()):
-            raise MoeProbeError(f"the router of {site.info.name} chose a masked expert",
-                                "its choice does not follow its logits", "how: zero or mean")
+            raise MoeProbeError(
+                f"the router of {site.info.name} chose a masked expert",
+                "its choice does not follow its logits",
+                "how: zero or mean",
+            )
 
     router.forward = forward  # type: ignore[method-assign]  # an attribute of this one object, removed below
     handles = ADAPTERS[site.adapter].attach(site, check) if change.how == "mask" else []

@@ -31,8 +31,22 @@ _AUTO_CLASSES = (
     "AutoModel",
 )
 #: Quantisations whose checkpoints transformers reads with the package accelerate only.
-_NEED_ACCELERATE = ("aqlm", "awq", "bitnet", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "eetq", "fbgemm_fp8",
-                    "fp8", "higgs", "mxfp4", "quanto", "spqr", "vptq")
+_NEED_ACCELERATE = (
+    "aqlm",
+    "awq",
+    "bitnet",
+    "bitsandbytes",
+    "bitsandbytes_4bit",
+    "bitsandbytes_8bit",
+    "eetq",
+    "fbgemm_fp8",
+    "fp8",
+    "higgs",
+    "mxfp4",
+    "quanto",
+    "spqr",
+    "vptq",
+)
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
 _HEADS = ("lm_head", "score", "classifier")
 
@@ -174,14 +188,10 @@ def _local_folder(name: str) -> Path | None:
     """The folder that is meant, checked for its configuration; None where a repository is meant."""
     folder = Path(name).expanduser()
     if folder.is_file():
-        raise MoeProbeError(
-            f"{name} is a file", "a model is a folder with config.json", f"give {folder.parent}"
-        )
+        raise MoeProbeError(f"{name} is a file", "a model is a folder with config.json", f"give {folder.parent}")
     if not folder.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise MoeProbeError(
-                f"there is no folder {name}", "it is not the name of a repository either", "check the path"
-            )
+            raise MoeProbeError(f"there is no folder {name}", "it is not the name of a repository either", "check the path")
         return None
     if not (folder / "config.json").is_file():
         raise MoeProbeError(
@@ -232,11 +242,7 @@ def _quantization(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any],
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None, {}, ""
-    method = (
-        settings.get("quant_method")
-        if isinstance(settings, dict)
-        else getattr(settings, "quant_method", None)
-    )
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
     kind = str(getattr(method, "value", method))
     if kind != "mxfp4":
         return kind, {}, ""
@@ -255,9 +261,7 @@ def _model_class(config: PreTrainedConfig, *, remote: bool) -> Any:
             if (cls := getattr(transformers, name, None)) is not None:
                 return cls
     for name in _AUTO_CLASSES[:-1]:
-        if type(config) in getattr(modeling_auto, name)._model_mapping or name in (
-            getattr(config, "auto_map", None) or {}
-        ):
+        if type(config) in getattr(modeling_auto, name)._model_mapping or name in (getattr(config, "auto_map", None) or {}):
             return getattr(transformers, name)
     return transformers.AutoModel
 

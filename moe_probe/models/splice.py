@@ -61,8 +61,11 @@ def _residual(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
 
 def _expert_output(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
     if site.experts is None or site.adapter != "experts-input":
-        raise MoeProbeError(f"what the experts of {site.info.name} add cannot be replaced",
-                            "they are not one module whose output is their weighted sum", "the router input or residual stream")
+        raise MoeProbeError(
+            f"what the experts of {site.info.name} add cannot be replaced",
+            "they are not one module whose output is their weighted sum",
+            "the router input or residual stream",
+        )
 
     def swap(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return _replaced(output, replace)
@@ -83,14 +86,22 @@ def _router_input(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any
     def arrives(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = rows(first_input(args, kwargs))
         if not seen or given.shape != rows(seen[0]).shape or not torch.equal(given, rows(seen[0])):
-            raise MoeProbeError(f"the router of {site.info.name} reads something else than its block is given",
-                                "a reconstruction put there would not reach it", "the residual stream")
+            raise MoeProbeError(
+                f"the router of {site.info.name} reads something else than its block is given",
+                "a reconstruction put there would not reach it",
+                "the residual stream",
+            )
 
     if site.router is None:
         raise MoeProbeError(f"{site.info.name} has no router module", "its input cannot be replaced", "the residual stream")
-    return [site.block.register_forward_pre_hook(swap, with_kwargs=True),
-            site.router.register_forward_pre_hook(arrives, with_kwargs=True)]
+    return [
+        site.block.register_forward_pre_hook(swap, with_kwargs=True),
+        site.router.register_forward_pre_hook(arrives, with_kwargs=True),
+    ]
 
 
 _HOOKS: dict[str, Callable[[nn.Module, MoeSite, Replace], list[Any]]] = {
-    "router_input": _router_input, "expert_output": _expert_output, "residual": _residual}
+    "router_input": _router_input,
+    "expert_output": _expert_output,
+    "residual": _residual,
+}

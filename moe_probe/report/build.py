@@ -94,7 +94,8 @@ def render_html(report: Report, images: dict[str, bytes]) -> str:
     # the browser runs and applies these very texts only: markup that slipped through would be dead
     hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in inside.items()}
     return environment.get_template("report.html.j2").render(
-        report=report, images=encoded, css=inside["css"], js=inside["js"], hashes=hashes)
+        report=report, images=encoded, css=inside["css"], js=inside["js"], hashes=hashes
+    )
 
 
 def render_markdown(report: Report) -> str:
@@ -107,8 +108,13 @@ def _environment(*, autoescape: bool) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=PackageLoader("moe_probe.report"), autoescape=autoescape,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("moe_probe.report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["md"] = markdown_text
     environment.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
     environment.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""

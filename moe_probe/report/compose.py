@@ -68,16 +68,23 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         # for reference
         _Place("published", "Published metrics", "published", published_section),
         _Place("methods", "Methods and sources", "", methods_section),
-        _Place("data", "Data files", "", files_section))
+        _Place("data", "Data files", "", files_section),
+    )
     made = ((place, place.maker(results)) for place in places if not place.needs or place.needs in results)
     sections = tuple(replace(section, key=place.key, short=place.short) for place, section in made if section is not None)
-    return Report(title=f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
-                  summary=_summary(trace, sections), sections=sections, answers=answers(results))
+    return Report(
+        title=f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
+        summary=_summary(trace, sections),
+        sections=sections,
+        answers=answers(results),
+    )
 
 
 def _summary(trace: Trace, sections: tuple[Section, ...]) -> tuple[str, ...]:
     m = trace.manifest
     layers = f"{len(m.layers)} mixture-of-experts layer{'s' if len(m.layers) > 1 else ''}"
     notes = next(s.finding for s in sections if s.key == "alerts")
-    return (f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were run "
-            f"through {layers}; every choice of the routers was recorded. {notes}",)
+    return (
+        f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were run "
+        f"through {layers}; every choice of the routers was recorded. {notes}",
+    )

@@ -42,10 +42,17 @@ class UnitCard:
 
         lines = [f"### {safe(self.title)}", "", *(f"- **{safe(name)}**: {safe(said)}" for name, said in self.facts)]
         for passage in self.passages:
-            lines += ["", f"{safe(passage.name)}:", "", "> " + "".join(
-                # ** would not be read as bold within a word, nor beside a space or a sign
-                f"<b>{safe(text)}</b>" if strength >= 2 else safe(text)
-                for text, strength in passage.pieces)]
+            lines += [
+                "",
+                f"{safe(passage.name)}:",
+                "",
+                "> "
+                + "".join(
+                    # ** would not be read as bold within a word, nor beside a space or a sign
+                    f"<b>{safe(text)}</b>" if strength >= 2 else safe(text)
+                    for text, strength in passage.pieces
+                ),
+            ]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
@@ -56,10 +63,12 @@ class UnitCard:
         return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
-        excerpts = "".join(f'<div style="margin-top:4px"><i>{escaped(p.name)}</i>{shaded_html(p.pieces)}</div>'
-                           for p in self.passages)
-        return card_html(self.title, facts_html(self.facts),
-                         folded_html(f"{len(self.passages)} excerpts", excerpts) if excerpts else "")
+        excerpts = "".join(
+            f'<div style="margin-top:4px"><i>{escaped(p.name)}</i>{shaded_html(p.pieces)}</div>' for p in self.passages
+        )
+        return card_html(
+            self.title, facts_html(self.facts), folded_html(f"{len(self.passages)} excerpts", excerpts) if excerpts else ""
+        )
 
 
 def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:

@@ -10,5 +10,21 @@ from moe_probe.sae.formats.io import load_sae, read_trained_config, read_trainin
 from moe_probe.sae.training.steps import Progress, TrainOptions
 from moe_probe.sae.training.train import Trained, train_on, train_saes
 
-__all__ = ["ARCHITECTURES", "HOOKS", "ActivationReader", "Progress", "Sae", "SaeConfig", "Sparse", "TrainOptions", "Trained",
-           "load_sae", "make_sae", "read_trained_config", "read_training", "save_sae", "train_on", "train_saes"]
+__all__ = [
+    "ARCHITECTURES",
+    "HOOKS",
+    "ActivationReader",
+    "Progress",
+    "Sae",
+    "SaeConfig",
+    "Sparse",
+    "TrainOptions",
+    "Trained",
+    "load_sae",
+    "make_sae",
+    "read_trained_config",
+    "read_training",
+    "save_sae",
+    "train_on",
+    "train_saes",
+]

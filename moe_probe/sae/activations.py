@@ -20,6 +20,7 @@ from moe_probe.sae.config import FOLDER_OF, HOOKS, KEEP_OF, SaeConfig
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
+
 class Batch(NamedTuple):
     """Activations of some tokens.
 
@@ -71,8 +72,16 @@ class ActivationReader:
     """
 
     def __init__(
-        self, trace: Trace, *, layer: int, hook: str = "router_input", documents: np.ndarray | None = None,
-        slots: bool = False, batch_tokens: int = 2048, pool_bytes: int = 2**30, seed: int = 0,
+        self,
+        trace: Trace,
+        *,
+        layer: int,
+        hook: str = "router_input",
+        documents: np.ndarray | None = None,
+        slots: bool = False,
+        batch_tokens: int = 2048,
+        pool_bytes: int = 2**30,
+        seed: int = 0,
     ) -> None:
         if hook not in HOOKS:
             raise MoeProbeError(f"'{hook}' is no hook", did_you_mean(hook, list(HOOKS)), f"one of {', '.join(HOOKS)}")
@@ -83,8 +92,11 @@ class ActivationReader:
         self._shards = self._scan(documents)
         self.n_tokens = sum(len(s.rows) for s in self._shards)
         if not self.n_tokens:
-            raise MoeProbeError(f"no token of layer {layer} has its {hook} kept", "the documents chosen hold none",
-                                "a larger --hidden-share, or more documents")
+            raise MoeProbeError(
+                f"no token of layer {layer} has its {hook} kept",
+                "the documents chosen hold none",
+                "a larger --hidden-share, or more documents",
+            )
         self._shape = self._value_shape()
         self.d_in = self._shape[-1]
         width = 2 * int(np.prod(self._shape)) if self.slots or hook != "expert_output" else 2 * self.d_in
@@ -98,14 +110,19 @@ class ActivationReader:
         for shard, tokens in self.trace.iter_tokens(["document", "special"]):
             named = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)
             if named is None:
-                raise MoeProbeError(f"the trace at {self.trace.root} holds no {folder}",
-                                    f"the {self.hook} of layer {self.layer} was not kept",
-                                    f"collect again with --keep {keep} (and --hidden-layers {self.layer})")
+                raise MoeProbeError(
+                    f"the trace at {self.trace.root} holds no {folder}",
+                    f"the {self.hook} of layer {self.layer} was not kept",
+                    f"collect again with --keep {keep} (and --hidden-layers {self.layer})",
+                )
             path = inside(self.trace.root, named)
             with safe_open(path, framework="pt") as file:
                 if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
-                    raise MoeProbeError(f"{path} holds no vectors", "only norms of expert outputs were kept",
-                                        f"collect again with --keep {keep}")
+                    raise MoeProbeError(
+                        f"{path} holds no vectors",
+                        "only norms of expert outputs were kept",
+                        f"collect again with --keep {keep}",
+                    )
                 rows = file.get_tensor("rows").numpy()
             local = rows - tokens.first
             use = ~tokens.columns["special"][local]
@@ -145,7 +162,7 @@ class ActivationReader:
             if passed + pieces > start:
                 pool = self._read(group)
                 order = torch.from_numpy(np.random.default_rng([self.seed, epoch, number]).permutation(len(pool.rows)))
-                for piece in torch.tensor_split(order, pieces)[max(0, start - passed):]:
+                for piece in torch.tensor_split(order, pieces)[max(0, start - passed) :]:
                     yield Batch(*(part[piece] for part in pool))
             passed += pieces
 
@@ -202,14 +219,15 @@ class ActivationReader:
         raise MoeProbeError(
             f"the {self.hook} of layer {self.layer} holds NaN or infinite numbers in {int(bad.sum())} tokens",
             f"the first is in document '{document}', position {position}; one such row would spoil every latent",
-            "collect in another precision (--dtype float32), or leave the document out of the corpus")
+            "collect in another precision (--dtype float32), or leave the document out of the corpus",
+        )
 
     def _experts(self, shard: _Shard) -> np.ndarray:
         """Experts chosen by a shard's tokens, shape (n, slots), -1 where a slot is empty."""
         entry = self.trace.manifest.shards[shard.index]
         path = next(f.path for f in entry.files if f.path.startswith("routing/"))
         with safe_open(inside(self.trace.root, path), framework="numpy") as file:
-            experts = file.get_slice("experts")[:, self._place:self._place + 1][:, 0]
+            experts = file.get_slice("experts")[:, self._place : self._place + 1][:, 0]
         first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
         chosen = experts[shard.rows - first].astype(np.int32)
         return np.where(chosen == dropped_id(experts.dtype), -1, chosen)

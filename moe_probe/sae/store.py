@@ -60,11 +60,18 @@ class SaeSettings:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for name, value in (("width", min(self.widths, default=0)), ("k", self.k), ("epochs", self.epochs),
-                            ("batch-tokens", self.batch_tokens)):
+        for name, value in (
+            ("width", min(self.widths, default=0)),
+            ("k", self.k),
+            ("epochs", self.epochs),
+            ("batch-tokens", self.batch_tokens),
+        ):
             if value < 1:
-                raise UsageError(f"a {name} of {value} is no SAE" if name == "width" else f"--{name} {value} is too small",
-                                 "it must be 1 or more", f"--{name} 1024" if name == "width" else f"a larger --{name}")
+                raise UsageError(
+                    f"a {name} of {value} is no SAE" if name == "width" else f"--{name} {value} is too small",
+                    "it must be 1 or more",
+                    f"--{name} 1024" if name == "width" else f"a larger --{name}",
+                )
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,11 @@ def check_name(name: str) -> None:
         When it could not be a part of a folder's name and of references to features.
     """
     if name and not _NAME.fullmatch(name):
-        raise UsageError(f"--name {printable(name)} cannot be the name of an SAE", "use up to 40 letters a to z, digits, '.', "
-                         "'_' and '-', with a letter or digit first and last", "--name pile-v2")
+        raise UsageError(
+            f"--name {printable(name)} cannot be the name of an SAE",
+            "use up to 40 letters a to z, digits, '.', '_' and '-', with a letter or digit first and last",
+            "--name pile-v2",
+        )
 
 
 def ending(name: str) -> str:
@@ -143,8 +153,15 @@ def saes_of(run: Path) -> list[Path]:
     return found
 
 
-def train(trace: Trace, run: Path, settings: SaeSettings, *, mode: str = "new", say: Say = print, progress: bool = False,
-          ) -> list[Path]:
+def train(
+    trace: Trace,
+    run: Path,
+    settings: SaeSettings,
+    *,
+    mode: str = "new",
+    say: Say = print,
+    progress: bool = False,
+) -> list[Path]:
     """Train SAEs on a trace's activations and save them below RUN/sae; all widths (and experts) of a layer in one pass.
 
     Parameters
@@ -169,21 +186,37 @@ def train(trace: Trace, run: Path, settings: SaeSettings, *, mode: str = "new", 
     return folders
 
 
-def _train_layer(trace: Trace, run: Path, settings: SaeSettings, layer: int, *, mode: str, say: Say, progress: bool,
-                 ) -> list[Path]:
+def _train_layer(
+    trace: Trace,
+    run: Path,
+    settings: SaeSettings,
+    layer: int,
+    *,
+    mode: str,
+    say: Say,
+    progress: bool,
+) -> list[Path]:
     from moe_probe.features.firing import held_out_documents
     from moe_probe.sae import ActivationReader, TrainOptions, train_on
 
     held = held_out_documents(trace, seed=settings.seed)
-    shared: dict[str, Any] = {"layer": layer, "hook": settings.hook, "slots": bool(settings.experts), "seed": settings.seed,
-                              "batch_tokens": settings.batch_tokens}
+    shared: dict[str, Any] = {
+        "layer": layer,
+        "hook": settings.hook,
+        "slots": bool(settings.experts),
+        "seed": settings.seed,
+        "batch_tokens": settings.batch_tokens,
+    }
     reader, other = (ActivationReader(trace, documents=which, **shared) for which in (~held, held))
     configs = _configs(trace, reader, settings, say)
     folders = [run / "sae" / (folder_name(c) + ending(settings.name)) for c in configs]
     there = [f for f in folders if (f / "cfg.json").exists()]
     if there and mode == "new":
-        raise MoeProbeError(f"{there[0]} is there already", "nothing is overwritten unasked",
-                            "--resume to train what is missing, --force to train anew, --name NAME to keep both")
+        raise MoeProbeError(
+            f"{there[0]} is there already",
+            "nothing is overwritten unasked",
+            "--resume to train what is missing, --force to train anew, --name NAME to keep both",
+        )
     checkpoint = run / "sae" / "training" / f"layer_{layer:02d}-{settings.hook}{ending(settings.name)}"
     if mode == "force":
         for folder in (*there, checkpoint):
@@ -192,10 +225,17 @@ def _train_layer(trace: Trace, run: Path, settings: SaeSettings, layer: int, *, 
     if not wanted:
         say(f"layer {layer}: all {len(folders)} SAEs are there")
         return folders
-    options = TrainOptions(epochs=settings.epochs, batch_tokens=settings.batch_tokens, learning_rate=settings.learning_rate,
-                           device=settings.device, precision=settings.precision)
+    options = TrainOptions(
+        epochs=settings.epochs,
+        batch_tokens=settings.batch_tokens,
+        learning_rate=settings.learning_rate,
+        device=settings.device,
+        precision=settings.precision,
+    )
     with _Bar(f"SAE layer {layer}", shown=progress) as bar:
-        trained = train_on(reader, [c for c, _ in wanted], held_out=other, options=options, checkpoint=checkpoint, say=bar.say)
+        trained = train_on(
+            reader, [c for c, _ in wanted], held_out=other, options=options, checkpoint=checkpoint, say=bar.say
+        )
     for made, (_, folder) in zip(trained, wanted, strict=True):
         _save(made, folder, trace, settings, say)
     return folders
@@ -205,14 +245,24 @@ def _save(made: Trained, folder: Path, trace: Trace, settings: SaeSettings, say:
     from moe_probe.features.firing import HELD_OUT_SHARE
     from moe_probe.sae import save_sae
 
-    training = {"tokens": made.progress.tokens, "steps": made.progress.steps, "seconds": round(made.seconds, 3),
-                "epochs": settings.epochs, "batch_tokens": settings.batch_tokens, "learning_rate": settings.learning_rate,
-                "fvu_last_batch": made.progress.fvu, "held_out_share": HELD_OUT_SHARE, "held_out_seed": settings.seed,
-                "corpus_hash": trace.manifest.corpus.hash}
+    training = {
+        "tokens": made.progress.tokens,
+        "steps": made.progress.steps,
+        "seconds": round(made.seconds, 3),
+        "epochs": settings.epochs,
+        "batch_tokens": settings.batch_tokens,
+        "learning_rate": settings.learning_rate,
+        "fvu_last_batch": made.progress.fvu,
+        "held_out_share": HELD_OUT_SHARE,
+        "held_out_seed": settings.seed,
+        "corpus_hash": trace.manifest.corpus.hash,
+    }
     save_sae(made.sae, folder, training=training)
     p = made.progress
-    say(f"{folder.parent.name}/{folder.name}: FVU {figure(p.fvu, '.3f', 'unknown')}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
-        f"{p.tokens / max(made.seconds, 1e-9):,.0f} tokens/s")
+    say(
+        f"{folder.parent.name}/{folder.name}: FVU {figure(p.fvu, '.3f', 'unknown')}, L0 {p.l0:.1f}, {p.dead:.0%} dead, "
+        f"{p.tokens / max(made.seconds, 1e-9):,.0f} tokens/s"
+    )
 
 
 class _Bar:
@@ -229,9 +279,11 @@ class _Bar:
         self.bar.__exit__(*error)
 
     def say(self, progress: Progress) -> None:
-        self.bar.update(max(0, progress.step - self.bar.n), total=max(self.bar.total or 0, progress.steps),
-                        note=f"width {progress.config.d_sae}: FVU {progress.fvu:.3f}, L0 {progress.l0:.1f}, "
-                        f"{progress.dead:.0%} dead")
+        self.bar.update(
+            max(0, progress.step - self.bar.n),
+            total=max(self.bar.total or 0, progress.steps),
+            note=f"width {progress.config.d_sae}: FVU {progress.fvu:.3f}, L0 {progress.l0:.1f}, {progress.dead:.0%} dead",
+        )
 
 
 def _three_layers(trace: Trace, hook: str) -> list[int]:
@@ -243,8 +295,11 @@ def _three_layers(trace: Trace, hook: str) -> list[int]:
     held = {f.path.rsplit("/", 1)[0] for f in trace.manifest.shards[0].files}
     layers = [item.layer for item in trace.layers if f"{folder}/layer_{item.layer:02d}" in held]
     if not layers:
-        raise MoeProbeError(f"the trace at {trace.root} holds no activations ({hook})", "SAEs learn from them",
-                            f"collect again with --keep {keep}")
+        raise MoeProbeError(
+            f"the trace at {trace.root} holds no activations ({hook})",
+            "SAEs learn from them",
+            f"collect again with --keep {keep}",
+        )
     return sorted({layers[0], layers[len(layers) // 2], layers[-1]})
 
 
@@ -252,9 +307,16 @@ def _configs(trace: Trace, reader: ActivationReader, settings: SaeSettings, say:
     from moe_probe.sae import SaeConfig
 
     shared: dict[str, Any] = {
-        "architecture": settings.architecture, "d_in": reader.d_in, "k": settings.k, "sparsity": settings.sparsity,
-        "hook": settings.hook, "layer": reader.layer, "seed": settings.seed, "model_id": trace.manifest.model.id,
-        "model_fingerprint": trace.manifest.model.fingerprint}
+        "architecture": settings.architecture,
+        "d_in": reader.d_in,
+        "k": settings.k,
+        "sparsity": settings.sparsity,
+        "hook": settings.hook,
+        "layer": reader.layer,
+        "seed": settings.seed,
+        "model_id": trace.manifest.model.id,
+        "model_fingerprint": trace.manifest.model.fingerprint,
+    }
     out = []
     for experts in _experts(settings.experts, reader, min(settings.widths), say):
         out += [SaeConfig(d_sae=width, experts=experts, **shared) for width in settings.widths]
@@ -268,11 +330,13 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
     if text == "all":
         scarce = [e for e, n in enumerate(counts) if n < width]
         if scarce:
-            say(f"layer {reader.layer}: experts {some_of(scarce)} have fewer than {width:,} tokens and get no "
-                f"SAE")
+            say(f"layer {reader.layer}: experts {some_of(scarce)} have fewer than {width:,} tokens and get no SAE")
         if len(scarce) == len(counts):
-            raise MoeProbeError(f"no expert of layer {reader.layer} has {width:,} tokens", "an SAE needs as many as latents",
-                                "a narrower SAE, or more documents")
+            raise MoeProbeError(
+                f"no expert of layer {reader.layer} has {width:,} tokens",
+                "an SAE needs as many as latents",
+                "a narrower SAE, or more documents",
+            )
         return [(e,) for e, n in enumerate(counts) if n >= width]
     try:
         groups = [tuple(sorted({int(e) for e in part.split("+")})) for part in text.split(",")]
@@ -280,9 +344,11 @@ def _experts(text: str, reader: ActivationReader, width: int, say: Say) -> Seque
         raise UsageError(f"--experts {text} cannot be read", "", "--experts all, --experts 3,5, or groups: 1+2,7") from error
     for group in groups:
         if group[0] < 0 or group[-1] >= len(counts):
-            raise UsageError(f"--experts {text} names an expert that is not there", f"layer {reader.layer} has "
-                                                                                    f"{len(counts)}",
-                             f"0 to {len(counts) - 1}")
+            raise UsageError(
+                f"--experts {text} names an expert that is not there",
+                f"layer {reader.layer} has {len(counts)}",
+                f"0 to {len(counts) - 1}",
+            )
     return groups
 
 
@@ -299,16 +365,23 @@ def load_into(run: Path, trace: Trace, source: Path, settings: LoadSettings, *, 
     from moe_probe.sae import ActivationReader, load_sae, save_sae
 
     reader = ActivationReader(trace, layer=settings.layer, hook=settings.hook)
-    sae: Sae = load_sae(source, d_in=reader.d_in, hook=settings.hook, ignore_fields=settings.ignore_fields,
-                        say=lambda note: say(f"note: {note}"))
+    sae: Sae = load_sae(
+        source,
+        d_in=reader.d_in,
+        hook=settings.hook,
+        ignore_fields=settings.ignore_fields,
+        say=lambda note: say(f"note: {note}"),
+    )
     k_known = "k" in sae.config.model_fields_set
     model = trace.manifest.model
-    sae.config = sae.config.model_copy(update={"layer": settings.layer, "hook": settings.hook, "model_id": model.id,
-                                               "model_fingerprint": model.fingerprint})
+    sae.config = sae.config.model_copy(
+        update={"layer": settings.layer, "hook": settings.hook, "model_id": model.id, "model_fingerprint": model.fingerprint}
+    )
     folder = run / "sae" / (folder_name(sae.config) + ending(settings.name))
     if folder.exists():
-        raise MoeProbeError(f"{folder} is there already", "nothing is overwritten unasked",
-                            "--name NAME to keep both, or remove that folder")
+        raise MoeProbeError(
+            f"{folder} is there already", "nothing is overwritten unasked", "--name NAME to keep both, or remove that folder"
+        )
     return save_sae(sae, folder, training={"loaded_from": source.resolve().name, "k_known": k_known})
 
 
@@ -324,8 +397,13 @@ def readers(trace: Trace, sae: Sae, held: np.ndarray) -> tuple[ActivationReader,
 
     config, made_by = sae.config, trace.manifest.model.fingerprint
     if config.model_fingerprint and made_by and config.model_fingerprint != made_by:
-        raise MoeProbeError(f"the SAE of layer {config.layer} was trained on another model",
-                            "routers and experts had other weights", "an SAE of this model")
-    first, second = (ActivationReader(trace, layer=config.layer, hook=config.hook, documents=which,
-                                      slots=config.experts is not None) for which in (~held, held))
+        raise MoeProbeError(
+            f"the SAE of layer {config.layer} was trained on another model",
+            "routers and experts had other weights",
+            "an SAE of this model",
+        )
+    first, second = (
+        ActivationReader(trace, layer=config.layer, hook=config.hook, documents=which, slots=config.experts is not None)
+        for which in (~held, held)
+    )
     return first, second

@@ -18,8 +18,18 @@ _WHERE = {
     "PlantedFeature": "activations",
     "planted_results": "results",
 }
-__all__ = ["PlantedExpert", "PlantedFeature", "moe_families", "null_trace", "planted_activations", "planted_results",
-           "planted_routing", "planted_trace", "tiny_moe", "write_routing"]
+__all__ = [
+    "PlantedExpert",
+    "PlantedFeature",
+    "moe_families",
+    "null_trace",
+    "planted_activations",
+    "planted_results",
+    "planted_routing",
+    "planted_trace",
+    "tiny_moe",
+    "write_routing",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,12 @@ class PlantedActivations:
 
 
 def planted_activations(
-    path: str | Path, *, features: tuple[PlantedFeature, ...], d_in: int = 32, noise: float = 0.02, seed: int = 0,
+    path: str | Path,
+    *,
+    features: tuple[PlantedFeature, ...],
+    d_in: int = 32,
+    noise: float = 0.02,
+    seed: int = 0,
     **settings: int | float,
 ) -> PlantedActivations:
     """Write a trace of one layer whose activations are sums of planted features, a mean and noise.
@@ -81,18 +86,31 @@ def planted_activations(
     rng = np.random.default_rng([seed, 3])
     topic = np.array([int(t.rsplit("-", 1)[1]) for t in routing.documents["topic"]])[routing.document]
     before = np.where(routing.position == 0, -1, np.roll(routing.token_id, 1))
-    fires = np.stack([
-        {"word": routing.token_id == f.target, "before": before == f.target,
-         "topic": (topic == f.target) & (rng.random(len(topic)) < 0.5), "noise": rng.random(len(topic)) < 0.05}[f.kind]
-        for f in features], axis=1)
+    fires = np.stack(
+        [
+            {
+                "word": routing.token_id == f.target,
+                "before": before == f.target,
+                "topic": (topic == f.target) & (rng.random(len(topic)) < 0.5),
+                "noise": rng.random(len(topic)) < 0.05,
+            }[f.kind]
+            for f in features
+        ],
+        axis=1,
+    )
     directions = rng.normal(size=(len(features), d_in))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     strength, mean = fires * rng.uniform(1, 2, fires.shape), rng.normal(size=d_in)
     hidden = strength @ directions + mean + noise * rng.normal(size=(len(topic), d_in))
     shares = routing.weights[:, 0].astype(np.float64)
     manifest = Manifest(
-        model=ModelInfo(id="planted", architecture="none: drawn at random"), kept=("routing", "hidden", "expert_outputs"),
-        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents)), layers=routing.layers, has_text=False, seed=seed)
+        model=ModelInfo(id="planted", architecture="none: drawn at random"),
+        kept=("routing", "hidden", "expert_outputs"),
+        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents)),
+        layers=routing.layers,
+        has_text=False,
+        seed=seed,
+    )
     writer = TraceWriter.create(path, manifest)
     pieces = np.array_split(np.arange(len(routing.documents)), 3)
     for piece in pieces:
@@ -101,11 +119,21 @@ def planted_activations(
         values = torch.from_numpy(hidden[inside]).to(torch.bfloat16)
         writer.append(
             documents=routing.documents.iloc[piece].drop(columns="n_tokens").to_dict("records"),
-            tokens={"document": routing.document[inside] - piece[0], "position": routing.position[inside],
-                    "token_id": routing.token_id[inside], "token": [f" word{i}" for i in routing.token_id[inside]],
-                    "special": np.zeros(int(inside.sum()), dtype=bool)},
-            experts=routing.experts[inside], weights=routing.weights[inside],
-            extras={"hidden/layer_00": {"values": values, "rows": rows},
-                    "expert_output/layer_00": {"rows": rows, "values": torch.from_numpy(
-                        hidden[inside][:, None] * shares[inside][..., None]).to(torch.bfloat16)}})
+            tokens={
+                "document": routing.document[inside] - piece[0],
+                "position": routing.position[inside],
+                "token_id": routing.token_id[inside],
+                "token": [f" word{i}" for i in routing.token_id[inside]],
+                "special": np.zeros(int(inside.sum()), dtype=bool),
+            },
+            experts=routing.experts[inside],
+            weights=routing.weights[inside],
+            extras={
+                "hidden/layer_00": {"values": values, "rows": rows},
+                "expert_output/layer_00": {
+                    "rows": rows,
+                    "values": torch.from_numpy(hidden[inside][:, None] * shares[inside][..., None]).to(torch.bfloat16),
+                },
+            },
+        )
     return PlantedActivations(writer.seal(), directions.astype(np.float32), fires, mean.astype(np.float32))

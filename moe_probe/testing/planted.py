@@ -73,17 +73,30 @@ class PlantedRouting:
         shape = (len(self.documents), len(self.layers), self.layers[0].num_experts)
         counts, mass = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         for place in range(shape[1]):
-            count = partial(count_selections, self.experts[:, place], unit=self.document, n_units=shape[0],
-                            num_experts=shape[2])
+            count = partial(
+                count_selections, self.experts[:, place], unit=self.document, n_units=shape[0], num_experts=shape[2]
+            )
             counts[:, place], mass[:, place] = count(), count(weights=self.weights[:, place])
         return Usage(counts, mass, self.layers, self.documents)
 
 
 def planted_routing(
-    *, planted: tuple[PlantedExpert, ...] = (), topics: int = 6, documents_per_topic: int = 40, tokens: int = 200,
-    n_layers: int = 3, num_experts: int = 16, top_k: int = 2, lift: float = 2.0, group_size: int = 1,
-    group_effect: float = 0.5, document_effect: float = 0.3, vocabulary: int = 400, seed: int = 0,
-    lengths: Sequence[int] | None = None, positions: tuple[int, int] | None = None,
+    *,
+    planted: tuple[PlantedExpert, ...] = (),
+    topics: int = 6,
+    documents_per_topic: int = 40,
+    tokens: int = 200,
+    n_layers: int = 3,
+    num_experts: int = 16,
+    top_k: int = 2,
+    lift: float = 2.0,
+    group_size: int = 1,
+    group_effect: float = 0.5,
+    document_effect: float = 0.3,
+    vocabulary: int = 400,
+    seed: int = 0,
+    lengths: Sequence[int] | None = None,
+    positions: tuple[int, int] | None = None,
 ) -> PlantedRouting:
     """Draw routing whose truth is known.
 
@@ -116,21 +129,26 @@ def planted_routing(
         When a planted expert does not exist or has an unknown kind.
     """
     for item in planted:
-        if item.kind not in _KINDS or not (0 <= item.layer < n_layers and 0 <= item.expert < num_experts
-                                           and 0 <= item.target < topics):
-            raise MoeProbeError(f"{item} cannot be planted", f"kinds are {', '.join(_KINDS)}",
-                                "layer, expert and target within range")
+        if item.kind not in _KINDS or not (
+            0 <= item.layer < n_layers and 0 <= item.expert < num_experts and 0 <= item.target < topics
+        ):
+            raise MoeProbeError(
+                f"{item} cannot be planted", f"kinds are {', '.join(_KINDS)}", "layer, expert and target within range"
+            )
     if not 1 <= lift < topics:
-        raise MoeProbeError(f"a lift of {lift} cannot be planted", "an expert used for one of T topics alone has lift T",
-                            f"between 1 and {topics}")
+        raise MoeProbeError(
+            f"a lift of {lift} cannot be planted",
+            "an expert used for one of T topics alone has lift T",
+            f"between 1 and {topics}",
+        )
     rng = np.random.default_rng(seed)
     n_documents = topics * documents_per_topic
     topic = np.repeat(np.arange(topics), documents_per_topic)
-    group = np.concatenate([t * documents_per_topic + np.arange(documents_per_topic) // group_size
-                            for t in range(topics)])
+    group = np.concatenate([t * documents_per_topic + np.arange(documents_per_topic) // group_size for t in range(topics)])
     base = rng.normal(0, 0.3, (n_layers, num_experts))
-    habits = (rng.normal(0, group_effect, (group.max() + 1, n_layers, num_experts))[group]
-              + rng.normal(0, document_effect, (n_documents, n_layers, num_experts)))
+    habits = rng.normal(0, group_effect, (group.max() + 1, n_layers, num_experts))[group] + rng.normal(
+        0, document_effect, (n_documents, n_layers, num_experts)
+    )
     of_document = np.asarray([tokens] * topics if lengths is None else lengths)[topic]
     document = np.repeat(np.arange(n_documents), of_document)
     position = np.concatenate([np.arange(n) for n in of_document])
@@ -146,12 +164,19 @@ def planted_routing(
     first, last = positions or (0, position.max() // 10 - 1)
     register = _registers(topic, group, planted, seed)
     reasons = {
-        "topic": topic[document], "token": own, "previous": before, "pair": pairing,
-        "position": (position >= first) & (position <= last), "register": (register == "a")[document]}
-    experts, weights = _route(rng, base, habits, document=document, reasons=reasons, planted=planted, top_k=top_k,
-                              boost=boost)
-    layers = tuple(MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted")
-                   for i in range(n_layers))
+        "topic": topic[document],
+        "token": own,
+        "previous": before,
+        "pair": pairing,
+        "position": (position >= first) & (position <= last),
+        "register": (register == "a")[document],
+    }
+    experts, weights = _route(
+        rng, base, habits, document=document, reasons=reasons, planted=planted, top_k=top_k, boost=boost
+    )
+    layers = tuple(
+        MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted") for i in range(n_layers)
+    )
     documents = _documents(topic, group, of_document)
     if any(item.kind == "register" for item in planted):
         documents["register"] = register
@@ -186,9 +211,7 @@ def _registers(topic: np.ndarray, group: np.ndarray, planted: tuple[PlantedExper
     return np.where(drawn < np.where(aimed, *_REGISTER_SHARES), "a", "b")
 
 
-def _draw_tokens(
-    rng: np.random.Generator, topic: np.ndarray, *, n_topics: int, vocabulary: int, words: int
-) -> np.ndarray:
+def _draw_tokens(rng: np.random.Generator, topic: np.ndarray, *, n_topics: int, vocabulary: int, words: int) -> np.ndarray:
     """Two tokens in three from a common vocabulary, one from the topic's own words (Zipf within each)."""
     own = rng.random(len(topic)) < 1 / 3
     common = vocabulary - n_topics * words
@@ -216,9 +239,17 @@ def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
     return high
 
 
-def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, document: np.ndarray,
-           reasons: dict[str, np.ndarray], planted: tuple[PlantedExpert, ...], top_k: int, boost: float,
-           ) -> tuple[np.ndarray, np.ndarray]:
+def _route(
+    rng: np.random.Generator,
+    base: np.ndarray,
+    habits: np.ndarray,
+    *,
+    document: np.ndarray,
+    reasons: dict[str, np.ndarray],
+    planted: tuple[PlantedExpert, ...],
+    top_k: int,
+    boost: float,
+) -> tuple[np.ndarray, np.ndarray]:
     n_layers, _ = base.shape
     experts = np.empty((len(document), n_layers, top_k), dtype=np.uint8)
     weights = np.empty(experts.shape, dtype=np.float16)
@@ -238,9 +269,16 @@ def _route(rng: np.random.Generator, base: np.ndarray, habits: np.ndarray, *, do
 def _documents(topic: np.ndarray, group: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({
-        "document": [f"document-{i:04d}" for i in range(len(topic))], "topic": [f"topic-{t}" for t in topic],
-        "subtopic": "", "group": [f"group-{g:04d}" for g in group], "split": "", "n_tokens": tokens})
+    return pd.DataFrame(
+        {
+            "document": [f"document-{i:04d}" for i in range(len(topic))],
+            "topic": [f"topic-{t}" for t in topic],
+            "subtopic": "",
+            "group": [f"group-{g:04d}" for g in group],
+            "split": "",
+            "n_tokens": tokens,
+        }
+    )
 
 
 def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **settings: Any) -> Trace:
@@ -274,21 +312,34 @@ def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -
     from moe_probe.recording.trace import TraceWriter
 
     known = {"document", "topic", "subtopic", "group", "split", "n_tokens"}
-    corpus = CorpusInfo(name="planted", n_documents=len(routing.documents),
-                        label_columns=tuple(c for c in routing.documents.columns if c not in known))
-    manifest = Manifest(model=ModelInfo(id="planted", architecture="none: drawn at random"), corpus=corpus,
-                        layers=routing.layers, has_text=False, seed=seed)
+    corpus = CorpusInfo(
+        name="planted",
+        n_documents=len(routing.documents),
+        label_columns=tuple(c for c in routing.documents.columns if c not in known),
+    )
+    manifest = Manifest(
+        model=ModelInfo(id="planted", architecture="none: drawn at random"),
+        corpus=corpus,
+        layers=routing.layers,
+        has_text=False,
+        seed=seed,
+    )
     writer = TraceWriter.create(path, manifest)
     half = len(routing.documents) // 2
     for rows in (slice(0, half), slice(half, len(routing.documents))):
         inside = (routing.document >= rows.start) & (routing.document < rows.stop)
         writer.append(
             documents=routing.documents.iloc[rows].drop(columns="n_tokens").to_dict("records"),
-            tokens={"document": routing.document[inside] - rows.start, "position": routing.position[inside],
-                    "token_id": routing.token_id[inside],
-                    "token": [f"{' ' if i % 2 else ''}word{i}" for i in routing.token_id[inside]],
-                    "special": np.zeros(int(inside.sum()), dtype=bool)},
-            experts=routing.experts[inside], weights=routing.weights[inside])
+            tokens={
+                "document": routing.document[inside] - rows.start,
+                "position": routing.position[inside],
+                "token_id": routing.token_id[inside],
+                "token": [f"{' ' if i % 2 else ''}word{i}" for i in routing.token_id[inside]],
+                "special": np.zeros(int(inside.sum()), dtype=bool),
+            },
+            experts=routing.experts[inside],
+            weights=routing.weights[inside],
+        )
     return writer.seal()
 
 

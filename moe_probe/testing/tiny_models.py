@@ -61,21 +61,13 @@ _SIZES: MappingProxyType[str, Any] = MappingProxyType(
             4,
         ),
         **dict.fromkeys(("num_key_value_heads", "num_global_key_value_heads", "kv_n_heads"), 4),
-        **dict.fromkeys(
-            ("head_dim", "global_head_dim", "d_kv", "kv_channels", "v_head_dim", "qk_nope_head_dim"), 8
-        ),
+        **dict.fromkeys(("head_dim", "global_head_dim", "d_kv", "kv_channels", "v_head_dim", "qk_nope_head_dim"), 8),
         **dict.fromkeys(("qk_rope_head_dim", "qk_head_dim"), 8),
         **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
-        **dict.fromkeys(
-            ("moe_hidden_size", "ssm_state_size", "mamba_d_state", "chunk_size", "mamba_chunk_size"), 16
-        ),
+        **dict.fromkeys(("moe_hidden_size", "ssm_state_size", "mamba_d_state", "chunk_size", "mamba_chunk_size"), 16),
         **dict.fromkeys(("mamba_num_heads", "mamba_n_heads", "mamba_head_dim"), 8),
-        **dict.fromkeys(
-            ("intermediate_size", "ffn_hidden_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 48
-        ),
-        **dict.fromkeys(
-            ("moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"), 24
-        ),
+        **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 48),
+        **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"), 24),
         **dict.fromkeys(("moe_shared_expert_intermediate_size", "shared_intermediate_size"), 24),
         "dense_intermediate_size": 48,
         **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 8),
@@ -98,9 +90,7 @@ _SIZES: MappingProxyType[str, Any] = MappingProxyType(
         **dict.fromkeys(("max_position_embeddings", "max_seq_len"), 128),
         "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
         **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
-        **dict.fromkeys(
-            ("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim", "index_head_dim"), 16
-        ),
+        **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim", "index_head_dim"), 16),
         **dict.fromkeys(("linear_num_heads", "linear_num_key_heads", "linear_num_value_heads"), 4),
         **dict.fromkeys(("bos_token_id", "pad_token_id"), 1),
         **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), 2),
@@ -131,9 +121,7 @@ _OVERRIDES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "dots3_note": {"layer_types": ["indexed_attention"] * 4, "index_n_heads": 4},
         "ernie4_5_vl_moe": {"moe_intermediate_size": [24, 24], "rope_parameters": _MROPE},
         "gemma4": {"enable_moe_block": True},
-        "glm4v_moe": {
-            "rope_parameters": {**_MROPE, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
-        },
+        "glm4v_moe": {"rope_parameters": {**_MROPE, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}},
         "glm5_next": {"qk_rope_head_dim": 0, "index_kpool": 2, "index_topk": 16},
         "granitemoehybrid": {"mamba_n_heads": 8},
         "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
@@ -216,9 +204,7 @@ def moe_families() -> MappingProxyType[str, Family]:
         config = path.with_name(path.name.replace("modeling_", "configuration_"))
         source = path.read_text(encoding="utf-8")
         settings = config.read_text(encoding="utf-8") if config.exists() else ""
-        if name in VISION_ONLY or not (
-            "Experts" in source or "moe" in source.lower() or "expert" in settings
-        ):
+        if name in VISION_ONLY or not ("Experts" in source or "moe" in source.lower() or "expert" in settings):
             continue
         classes = _experts_classes(source)
         if classes or ("expert" in settings and _names_experts(settings)):
@@ -243,14 +229,10 @@ def model_class(family: str) -> type[PreTrainedModel]:
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     names = [name for name in module.__all__ if hasattr(module, name)]
     for ending in _ENDINGS:
-        fitting = [
-            name for name in names if name.endswith(ending) and "Vision" not in name and "Audio" not in name
-        ]
+        fitting = [name for name in names if name.endswith(ending) and "Vision" not in name and "Audio" not in name]
         if fitting:
             return getattr(module, min(fitting, key=len))
-    raise MoeProbeError(
-        f"'{family}' has no class that can be built", f"it offers {', '.join(names)}", "report it"
-    )
+    raise MoeProbeError(f"'{family}' has no class that can be built", f"it offers {', '.join(names)}", "report it")
 
 
 def _small_config(cls: type[PreTrainedConfig], extra: dict[str, Any]) -> PreTrainedConfig:
@@ -258,11 +240,7 @@ def _small_config(cls: type[PreTrainedConfig], extra: dict[str, Any]) -> PreTrai
     fields = {field.name for field in dataclasses.fields(cls)}
     values = {name: value for name, value in _SIZES.items() if name in fields} | extra
     for name, sub in (cls.sub_configs or {}).items():
-        if (
-            name in fields
-            and values.get(name, {}) is not None
-            and getattr(sub, "model_type", None) is not None
-        ):
+        if name in fields and values.get(name, {}) is not None and getattr(sub, "model_type", None) is not None:
             values[name] = _small_config(sub, extra.get(name, {}))
     return cls(**values)
 

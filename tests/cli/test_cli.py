@@ -89,8 +89,10 @@ def test_check(call, checkpoint: Path) -> None:
 
 
 def test_import(call, tmp_path: Path) -> None:
-    rows = [{"document": f"d{i // 9}", "topic": f"t{i // 9 % 2}", "position": i % 9, "token_id": i,
-             "experts_0": [i % 3, 3]} for i in range(90)]
+    rows = [
+        {"document": f"d{i // 9}", "topic": f"t{i // 9 % 2}", "position": i % 9, "token_id": i, "experts_0": [i % 3, 3]}
+        for i in range(90)
+    ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     done = call("import", tmp_path / "t.jsonl", "--out", tmp_path / "a")
     assert done.status == 0 and "guessed" in done.err and "--num-experts" in done.err
@@ -100,16 +102,15 @@ def test_import(call, tmp_path: Path) -> None:
     assert call("import", tmp_path / "t.jsonl", "--out", tmp_path / "c", "--format", "csv").status == 2
 
 
-def test_analysis_of_usage_alone_leaves_out_pairs(call, checkpoint: Path, corpus_file: Path,
-                                                  tmp_path: Path) -> None:
-    done = call("run", checkpoint, "--corpus", corpus_file, "--out", tmp_path / "r", "--keep", "usage",
-                "--permutations", 99)
+def test_analysis_of_usage_alone_leaves_out_pairs(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    done = call("run", checkpoint, "--corpus", corpus_file, "--out", tmp_path / "r", "--keep", "usage", "--permutations", 99)
     assert done.status == 0 and "coactivation: left out" in done.err
     assert "work together" not in (tmp_path / "r" / "report.html").read_text()
 
 
 WRONG = [
-    (["run"], 2, "out"), (["run", "m", "--out", "{tmp}/x"], 2, "no corpus was given"),
+    (["run"], 2, "out"),
+    (["run", "m", "--out", "{tmp}/x"], 2, "no corpus was given"),
     (["run", "{tmp}/none", "--corpus", "{corpus}", "--out", "{tmp}/x"], 1, "there is no folder"),
     (["run", "{model}", "--corpus", "{tmp}/none.jsonl", "--out", "{tmp}/x"], 1, "there is no corpus"),
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--resume", "--force"], 2, "exclude each other"),
@@ -117,18 +118,23 @@ WRONG = [
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--permutations", "5"], 2, "--permutations 5"),
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--by", "mood"], 2, "--label mood"),
     (["run", "{model}", "--corpus", "{corpus}", "--out", "{tmp}/x", "--keep", "hiden"], 2, "did you mean 'hidden'"),
-    (["colect"], 2, "did you mean 'collect'"), (["info", "{tmp}"], 1, "there is no trace"),
-    (["verify", "{tmp}"], 1, "there is no trace"), (["report", "{tmp}/none"], 1, "there is no run"),
-    (["report", "{tmp}"], 1, "there is no trace"), (["cite", "{tmp}"], 1, "holds no results"),
-    (["check", "{tmp}/none"], 1, "there is no folder"), (["analyze", "{tmp}"], 1, "there is no trace"),
+    (["colect"], 2, "did you mean 'collect'"),
+    (["info", "{tmp}"], 1, "there is no trace"),
+    (["verify", "{tmp}"], 1, "there is no trace"),
+    (["report", "{tmp}/none"], 1, "there is no run"),
+    (["report", "{tmp}"], 1, "there is no trace"),
+    (["cite", "{tmp}"], 1, "holds no results"),
+    (["check", "{tmp}/none"], 1, "there is no folder"),
+    (["analyze", "{tmp}"], 1, "there is no trace"),
     (["import", "{tmp}/none.parquet", "--out", "{tmp}/x"], 1, "there is nothing at"),
     (["import", "{corpus}", "--out", "{tmp}/x", "--format", "sglang", "--layers", "a-b"], 2, "--layers a-b"),
 ]
 
 
 @pytest.mark.parametrize(("words", "status", "message"), WRONG)
-def test_mistakes_get_one_sentence(call, checkpoint: Path, corpus_file: Path, tmp_path: Path,
-                                   words: list[str], status: int, message: str) -> None:
+def test_mistakes_get_one_sentence(
+    call, checkpoint: Path, corpus_file: Path, tmp_path: Path, words: list[str], status: int, message: str
+) -> None:
     places = {"tmp": tmp_path, "model": checkpoint, "corpus": corpus_file}
     done = call(*(w.format(**places) for w in words))
     assert done.status == status, done.err
@@ -144,8 +150,16 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_hostile_names_do_not_reach_the_terminal(call, tmp_path: Path) -> None:
-    trace = planted_trace(tmp_path / "t", planted=(PlantedExpert(0, 0, "topic"),), topics=2, documents_per_topic=4,
-                          tokens=20, n_layers=1, num_experts=4, lift=1.5)
+    trace = planted_trace(
+        tmp_path / "t",
+        planted=(PlantedExpert(0, 0, "topic"),),
+        topics=2,
+        documents_per_topic=4,
+        tokens=20,
+        n_layers=1,
+        num_experts=4,
+        lift=1.5,
+    )
     text = (trace.root / "trace.json").read_text().replace('"id": "planted"', '"id": "evil\\u001b[31m"')
     (trace.root / "trace.json").write_text(text)
     said = call("info", trace.root).out
@@ -155,8 +169,21 @@ def test_hostile_names_do_not_reach_the_terminal(call, tmp_path: Path) -> None:
 def test_interrupted_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path) -> None:
     """Ctrl-C while collecting: status 130, the command to resume, and resuming finishes the run."""
     corpus = write_corpus(tmp_path / "c.jsonl", documents=600)
-    words = [sys.executable, "-m", "moe_probe", "run", str(checkpoint), "--corpus", str(corpus), "--out",
-             str(tmp_path / "r"), "--shard-tokens", "200", "--permutations", "99"]
+    words = [
+        sys.executable,
+        "-m",
+        "moe_probe",
+        "run",
+        str(checkpoint),
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(tmp_path / "r"),
+        "--shard-tokens",
+        "200",
+        "--permutations",
+        "99",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
     parts, deadline = tmp_path / "r" / "trace" / "parts", time.monotonic() + 120

@@ -35,10 +35,19 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr("moe_probe.experts.analyze.analyze", fail)
 
 
-ERRORS = [SafetensorError("header too large"), pa.ArrowInvalid("Parquet magic bytes not found"), RecursionError("too deep"),
-          MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), KeyError("layer"),
-          ValueError("two\nlines\x1b[2J"), OSError(5, "Input/output error"), PanicException("called `unwrap()`"),
-          AssertionError(), ModuleNotFoundError("No module named 'other'")]
+ERRORS = [
+    SafetensorError("header too large"),
+    pa.ArrowInvalid("Parquet magic bytes not found"),
+    RecursionError("too deep"),
+    MemoryError(),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    KeyError("layer"),
+    ValueError("two\nlines\x1b[2J"),
+    OSError(5, "Input/output error"),
+    PanicException("called `unwrap()`"),
+    AssertionError(),
+    ModuleNotFoundError("No module named 'other'"),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
@@ -63,7 +72,9 @@ def test_without_a_run_the_log_is_a_temporary_file(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_log_that_cannot_be_written_is_no_second_failure(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_is_no_second_failure(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failing(monkeypatch, ValueError("what"))
     (run / "logs").write_text("in the way")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none" / "below"))
@@ -79,7 +90,9 @@ def test_debug_shows_the_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (typer.Exit(3), 3), (SystemExit(4), 4)])
-def test_what_was_meant_stays_as_it_is(error: BaseException, status: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_meant_stays_as_it_is(
+    error: BaseException, status: int, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import signal
 
     failing(monkeypatch, error)

@@ -16,9 +16,16 @@ def aligned(usage: np.ndarray, topic: np.ndarray, strata: np.ndarray | None, rng
     """Expert 0 with the usage given; two others share the rest."""
     other = rng.uniform(0.2, 0.4, len(topic))
     groups = GroupUsage(
-        shares=np.stack([usage, other, 1 - usage - other], axis=1), layer=np.zeros(3, dtype=int), expert=np.arange(3),
-        layer_index=np.zeros(3, dtype=int), selections=np.full((len(topic), 1), 500.0), topic=topic,
-        topics=tuple(f"t{i}" for i in range(topic.max() + 1)), groups=tuple(map(str, range(len(topic)))), strata=strata)
+        shares=np.stack([usage, other, 1 - usage - other], axis=1),
+        layer=np.zeros(3, dtype=int),
+        expert=np.arange(3),
+        layer_index=np.zeros(3, dtype=int),
+        selections=np.full((len(topic), 1), 500.0),
+        topic=topic,
+        topics=tuple(f"t{i}" for i in range(topic.max() + 1)),
+        groups=tuple(map(str, range(len(topic)))),
+        strata=strata,
+    )
     table = align(groups, draw_divisions(topic, strata, seed=0), permutations=199).table
     return table[table["expert"] == 0].set_index("topic")
 

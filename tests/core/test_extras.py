@@ -40,7 +40,8 @@ def test_the_extras_are_those_of_the_distribution() -> None:
 
 @pytest.mark.parametrize("command", [["run", "MODEL"], ["collect", "MODEL"]])
 def test_a_data_set_without_its_package_is_refused_before_anything_is_written(
-        command: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without(monkeypatch, "datasets")
     monkeypatch.setattr("moe_probe.models.load_model", lambda *a, **b: pytest.fail("the model was loaded"))
     words = [str(checkpoint) if w == "MODEL" else w for w in command]
@@ -50,7 +51,8 @@ def test_a_data_set_without_its_package_is_refused_before_anything_is_written(
 
 
 def test_labels_by_a_model_need_their_package_before_features_are_labelled(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from moe_probe.cli.features import _check_sources
 
     without(monkeypatch, "httpx")
@@ -59,7 +61,8 @@ def test_labels_by_a_model_need_their_package_before_features_are_labelled(
 
 
 def test_a_quantised_checkpoint_needs_its_package_before_weights_are_read(
-        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without(monkeypatch, "accelerate")
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     config.quantization_config = {"quant_method": "mxfp4"}
@@ -70,5 +73,8 @@ def test_a_quantised_checkpoint_needs_its_package_before_weights_are_read(
 
 
 def test_what_asks_for_accelerate_while_reading_names_the_extra() -> None:
-    with pytest.raises(MoeProbeError, match=r"pip install 'moe-probe\[quantized\]'"), diagnose.explained("m", part="weights"):
+    with (
+        pytest.raises(MoeProbeError, match=r"pip install 'moe-probe\[quantized\]'"),
+        diagnose.explained("m", part="weights"),
+    ):
         raise ImportError("Loading this checkpoint requires Accelerate: `pip install accelerate`")

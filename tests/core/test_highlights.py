@@ -32,8 +32,9 @@ def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:
         manifest, spaced = SimpleNamespace(has_text=False), staticmethod(lambda tokens: tokens)
 
         def tokens(self, columns: list[str]) -> pd.DataFrame:
-            return pd.DataFrame({"document": [0] * 4, "token": ["x⟨c2⟩", "<s>", "⟨b2⟩", " y"],
-                                 "special": [False, True, False, False]})
+            return pd.DataFrame(
+                {"document": [0] * 4, "token": ["x⟨c2⟩", "<s>", "⟨b2⟩", " y"], "special": [False, True, False, False]}
+            )
 
     fake: Any = Fake()
     assert occurrences(fake, "x²").tolist() == [0, 2]
@@ -43,7 +44,7 @@ def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:
 def test_every_cut_of_bytes_has_rising_offsets(size: int) -> None:
     text = "Büchner: σ = ħ·ψ²/2, 化学 👩\u200d🔬 السلام cafe\u0301"
     data = text.encode()
-    made = decode([marked(data[i:i + size]) for i in range(0, len(data), size)])
+    made = decode([marked(data[i : i + size]) for i in range(0, len(data), size)])
     assert made.text == text and (np.diff(made.starts) >= 0).all() and (np.diff(made.ends) >= 0).all()
     assert "".join(part for part, _ in made.segments()) == text
 
@@ -56,8 +57,12 @@ def test_lines_with_wide_characters_keep_their_indentation() -> None:
 
 def test_flags_and_skin_tones_are_not_cut() -> None:
     assert cut_to("🇩🇪🇫🇷🇮🇹", 4) == "🇩🇪…" and cut_to("👍🏽👍🏽👍🏽", 4) == "👍🏽…"
-    assert [clipped("e\u0301e\u0301e\u0301", n) for n in (3, 4, 5, 6)] == ["e\u0301…", "e\u0301…", "e\u0301e\u0301…",
-                                                                           "e\u0301" * 3]
+    assert [clipped("e\u0301e\u0301e\u0301", n) for n in (3, 4, 5, 6)] == [
+        "e\u0301…",
+        "e\u0301…",
+        "e\u0301e\u0301…",
+        "e\u0301" * 3,
+    ]
     assert clipped("the piece “⟨d0⟩”, “⟨b2⟩”", 21) == "the piece “⟨d0⟩”…" and cut_to("ab⟨b2⟩c", 5) == "ab…"
     assert clipped("x" * 80, 60) == "x" * 59 + "…" and clipped("👩\u200d🔬" * 9, 8) == "👩\u200d🔬" * 2 + "…"
 
@@ -107,8 +112,14 @@ def test_missing_numbers_are_a_dash_in_a_terminal() -> None:
 
 
 def test_features_that_were_not_compared_with_words_do_not_count_as_better() -> None:
-    row = {"beyond_token_document": 0.2, "beyond_token_document_low": 0.1, "beyond_tokens_document": np.nan,
-           "beyond_tokens_document_low": np.nan, "log2_beyond_words": 1.0, "log2_beyond_words_low": 0.5}
+    row = {
+        "beyond_token_document": 0.2,
+        "beyond_token_document_low": 0.1,
+        "beyond_tokens_document": np.nan,
+        "beyond_tokens_document_low": np.nan,
+        "log2_beyond_words": 1.0,
+        "log2_beyond_words_low": 0.5,
+    }
     untested = dict.fromkeys(row, np.nan)
     unsure = row | {"beyond_tokens_document": 0.2}  # a set there is, but no interval
     said = _beyond_words(pd.DataFrame([row, untested, unsure]))
@@ -117,9 +128,17 @@ def test_features_that_were_not_compared_with_words_do_not_count_as_better() -> 
 
 
 def test_shares_are_of_features_that_were_tested() -> None:
-    table = pd.DataFrame({"sae": "layer_00/width_00004", "density": 0.1, "label_score": 0.8, "good": True,
-                          "topic": ["a", "", "", ""], "topic_q": [0.01, 0.5, np.nan, np.nan],
-                          "auroc_topic": [0.95, np.nan, np.nan, np.nan]})
+    table = pd.DataFrame(
+        {
+            "sae": "layer_00/width_00004",
+            "density": 0.1,
+            "label_score": 0.8,
+            "good": True,
+            "topic": ["a", "", "", ""],
+            "topic_q": [0.01, 0.5, np.nan, np.nan],
+            "auroc_topic": [0.95, np.nan, np.nan, np.nan],
+        }
+    )
     params = {"by": "topic", "good_score": 0.7, "good_hard_score": 0.6}
     assert _by_sae(table, params).rows[0][-2:] == ("50%", "100.0%")
     none = table.assign(topic="", topic_q=np.nan, auroc_topic=np.nan)

@@ -42,8 +42,15 @@ def bench(n: int) -> Bench:
     topic = np.repeat(np.arange(TOPICS), n)
     sizes = np.random.default_rng(n).integers(90, 111, len(topic))
     sample = LossSample(tuple(np.zeros(s, dtype=int) for s in sizes), (), tuple(range(len(sizes))))
-    return Bench(None, sample, np.zeros(len(topic)), topic, np.arange(len(topic)),  # type: ignore[arg-type]
-                 tuple(f"topic-{t}" for t in range(TOPICS)), None)
+    return Bench(
+        None,
+        sample,
+        np.zeros(len(topic)),
+        topic,
+        np.arange(len(topic)),  # type: ignore[arg-type]
+        tuple(f"topic-{t}" for t in range(TOPICS)),
+        None,
+    )
 
 
 @pytest.mark.parametrize("n", [5, 12])
@@ -61,7 +68,9 @@ def test_knock_outs_cover_from_five_documents_on(n: int) -> None:
 
 def test_one_document_confirms_nothing() -> None:
     compare = _Comparison(bench(1), 50, 0)
-    row = compare.rows(Unit("expert", 0, (0,)), np.full(TOPICS, 0.1) + np.arange(TOPICS)[::-1], [np.zeros(TOPICS)], "mask")[0]
+    row = compare.rows(Unit("expert", 0, (0,)), np.full(TOPICS, 0.1) + np.arange(TOPICS)[::-1], [np.zeros(TOPICS)], "mask")[
+        0
+    ]
     assert np.isnan(row["ci_low"]) and not row["confirmed"]
     assert row["confirmation"] == "cannot be confirmed (one group of documents)"
 
@@ -87,8 +96,9 @@ def side(rng: np.random.Generator, n: int, apart: float) -> Side:
     habit = rng.normal(size=(2, len(topic)))
     rate = np.clip(0.03 * np.exp(habit + np.array([[apart], [0.5]]) * (topic == 0)), 0, 0.95)
     active = rng.random((2, len(topic), 60)) < rate[:, :, None]
-    return Side(np.repeat(np.arange(len(topic)), 60), np.repeat(topic, 60),
-                sparse.csr_array(active.reshape(2, -1).T.astype(float)))
+    return Side(
+        np.repeat(np.arange(len(topic)), 60), np.repeat(topic, 60), sparse.csr_array(active.reshape(2, -1).T.astype(float))
+    )
 
 
 @pytest.mark.parametrize("n", [5, 12])
@@ -114,6 +124,7 @@ def test_areas_under_the_curve_cover_near_one(n: int) -> None:
 def test_an_area_of_one_may_be_less() -> None:
     """Against the equation of Newcombe's method 5, with Hanley and McNeil's Q1 and Q2, solved by scipy."""
     for area, m, n in ((1.0, 5, 25), (1.0, 8, 40), (0.9, 5, 25), (0.62, 20, 100)):
+
         def excess(x: float, sign: int, area: float = area, m: int = m, n: int = n) -> float:
             q1, q2 = x / (2 - x), 2 * x**2 / (1 + x)
             half = (m + n) / 2 - 1
@@ -182,8 +193,14 @@ def test_ratios_agree_with_scipys_bootstrap() -> None:
     rng = np.random.default_rng(1)
     below = rng.lognormal(3, 0.3, 80)
     above = below * rng.normal(1, 0.3, 80)
-    theirs = stats.bootstrap((above, below), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, n_resamples=4000,
-                             method="BCa", random_state=0).confidence_interval
+    theirs = stats.bootstrap(
+        (above, below),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        n_resamples=4000,
+        method="BCa",
+        random_state=0,
+    ).confidence_interval
     ours = ratio_interval(Resamples(np.zeros(80, dtype=int), n=4000, seed=0), above, below)
     assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.1)
     assert ours.low == pytest.approx(theirs.low, abs=0.01) and ours.high == pytest.approx(theirs.high, abs=0.01)
@@ -205,8 +222,10 @@ def test_loss_recovered_resamples_sources_not_documents(monkeypatch: pytest.Monk
     sample = LossSample(tuple(np.zeros(50, dtype=int) for _ in source), (), tuple(range(40)))
     sae = type("Sae", (), {"config": type("Config", (), {"layer": 0, "hook": "residual"})()})()
     ablated = {"zero": np.full(40, 6.0), "mean": np.full(40, 5.0)}
-    by_source, by_document = (quality.loss_recovered(None, sae, sample, plain=np.full(40, 3.0), ablated=ablated, group=group)
-                              for group in (source, None))
+    by_source, by_document = (
+        quality.loss_recovered(None, sae, sample, plain=np.full(40, 3.0), ablated=ablated, group=group)
+        for group in (source, None)
+    )
     width = by_source["ce_recovered_high"] - by_source["ce_recovered_low"]
     assert width > 1.7 * (by_document["ce_recovered_high"] - by_document["ce_recovered_low"])
     assert by_source["ce_recovered"] == pytest.approx(np.mean(6 - loss) / 3)

@@ -12,12 +12,16 @@ from moe_probe.report import write_report
 from moe_probe.testing import planted_results, planted_trace
 
 #: Columns that a small corpus leaves without a number.
-UNKNOWN = re.compile(r"_low$|_high$|^ci_|^p_|^q_|_q$|familywise|replication|auroc|_score$|^label_[pr]|^ce_|control|beyond|"
-                     r"redundancy|seconds|decode_|precision|recall|detectable|gate|stability|^lift$|random|cosine")
+UNKNOWN = re.compile(
+    r"_low$|_high$|^ci_|^p_|^q_|_q$|familywise|replication|auroc|_score$|^label_[pr]|^ce_|control|beyond|"
+    r"redundancy|seconds|decode_|precision|recall|detectable|gate|stability|^lift$|random|cosine"
+)
 
 
 def test_no_nan_in_a_report_of_a_corpus_too_small_for_its_numbers(tmp_path: Path) -> None:
-    trace = planted_trace(tmp_path / "trace", planted=(), topics=3, documents_per_topic=6, tokens=30, n_layers=2, num_experts=6)
+    trace = planted_trace(
+        tmp_path / "trace", planted=(), topics=3, documents_per_topic=6, tokens=30, n_layers=2, num_experts=6
+    )
     emptied = 0
     for result in planted_results(trace, tmp_path / "results"):
         table = result.table.copy()

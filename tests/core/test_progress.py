@@ -34,8 +34,9 @@ def slowly(n: int):
         yield i
 
 
-def test_nothing_is_shown_unasked_or_for_what_is_quick(impatient: None, capsys: pytest.CaptureFixture[str],
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_unasked_or_for_what_is_quick(
+    impatient: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert list(track(slowly(3), "work", total=3)) == [0, 1, 2]
     with showing(False):
         list(track(slowly(3), "work", total=3))
@@ -51,8 +52,9 @@ def test_lines_where_there_is_no_terminal(impatient: None, capsys: pytest.Captur
     said = capsys.readouterr().err
     lines = said.splitlines()
     assert "\x1b" not in said and "\r" not in said and len(lines) >= 3
-    assert any(re.fullmatch(r"label\\x1b: 2 of 4 SAEs \(50%\), [\d.]+ a second, \d+ s left; n\\x1b1", line)
-               for line in lines), lines
+    assert any(
+        re.fullmatch(r"label\\x1b: 2 of 4 SAEs \(50%\), [\d.]+ a second, \d+ s left; n\\x1b1", line) for line in lines
+    ), lines
     assert re.fullmatch(r"label\\x1b: 4 SAEs in \d+ s", lines[-1])
 
 

@@ -16,16 +16,31 @@ def test_chosen_p_values_are_those_of_the_whole_test() -> None:
     strata = np.tile([0, 1], 30)
     for within in (None, strata):
         whole = permutation_test(shares, topic, n_topics=6, permutations=600, seed=3, strata=within, sign=np.ones((6, 12)))
-        chosen = chosen_p_values(shares, topic, [(2, np.array([7, 1]), np.ones(2)), (0, np.array([3]), np.ones(1))], n_topics=6,
-                                 permutations=600, seed=3, strata=within)
+        chosen = chosen_p_values(
+            shares,
+            topic,
+            [(2, np.array([7, 1]), np.ones(2)), (0, np.array([3]), np.ones(1))],
+            n_topics=6,
+            permutations=600,
+            seed=3,
+            strata=within,
+        )
         # where the tail is not asked for, p-values are the same counts
         assert chosen[0] == pytest.approx(whole.p_value[2, [7, 1]])
         assert chosen[1] == pytest.approx(whole.p_value[0, [3]])
         assert whole.p_value[2, 5] < 0.01
-        assert chosen_p_values(shares, topic, [(2, np.array([5]), np.ones(1))], n_topics=6, permutations=600, seed=3,
-                               strata=within)[0][0] < 0.01
-        assert chosen_p_values(shares, topic, [(2, np.array([5]), -np.ones(1))], n_topics=6, permutations=600, seed=3,
-                               strata=within)[0][0] > 0.9
+        assert (
+            chosen_p_values(
+                shares, topic, [(2, np.array([5]), np.ones(1))], n_topics=6, permutations=600, seed=3, strata=within
+            )[0][0]
+            < 0.01
+        )
+        assert (
+            chosen_p_values(
+                shares, topic, [(2, np.array([5]), -np.ones(1))], n_topics=6, permutations=600, seed=3, strata=within
+            )[0][0]
+            > 0.9
+        )
 
 
 def labelled(rng: np.random.Generator, shift: float, n: int = 12) -> LabelledShares:
@@ -44,8 +59,9 @@ def test_replication_finds_again_what_is_there_and_nothing_else() -> None:
         p = replicate(sample, draw_divisions(sample.topic, seed=seed), permutations=199, seed=seed).p_value
         hits += int((p[2, [4, 9]] <= 0.05).sum())
         noise = labelled(rng, 0.0)
-        wrong += bool((replicate(noise, draw_divisions(noise.topic, seed=seed), permutations=199, seed=seed).p_value
-                       <= 0.05).any())
+        wrong += bool(
+            (replicate(noise, draw_divisions(noise.topic, seed=seed), permutations=199, seed=seed).p_value <= 0.05).any()
+        )
     assert hits >= 36
     assert wrong <= 4  # two families at 0.05 each
 

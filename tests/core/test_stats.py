@@ -48,8 +48,9 @@ def test_counts_match_a_plain_loop() -> None:
     permuter = LabelPermuter(topic, n_topics=4, seed=seed)
     exceed, maxima = np.zeros_like(found.t), []
     for matrix in permuter.draw(permutations).toarray().reshape(permutations, 4, -1):
-        t = np.array([scipy_stats.ttest_ind(shares[row == 1], shares[row == 0], equal_var=False).statistic
-                      for row in matrix])
+        t = np.array(
+            [scipy_stats.ttest_ind(shares[row == 1], shares[row == 0], equal_var=False).statistic for row in matrix]
+        )
         exceed += np.abs(t) >= np.abs(found.t) * (1 - 1e-5)
         maxima.append(np.abs(t).max())
     assert np.allclose(found.p_count, permutation_p(exceed, permutations), atol=2 / permutations)
@@ -193,8 +194,7 @@ def test_information_of_labels_that_mean_nothing_and_everything() -> None:
     assert (nothing.plugin < 2 * nothing.null).all() and (nothing.null > 0.001).all()  # the plug-in's bias shows
     certain = np.zeros((len(topic), 8))
     certain[np.arange(len(topic)), topic] = 1.0  # every topic has an expert of its own
-    everything = macro_mutual_information(certain, topic, n_topics=4, layer_index=np.zeros(8, int), permutations=99,
-                                          seed=0)
+    everything = macro_mutual_information(certain, topic, n_topics=4, layer_index=np.zeros(8, int), permutations=99, seed=0)
     assert everything.plugin[0] == pytest.approx(2.0)  # log2 of four topics
 
 
@@ -226,7 +226,8 @@ def test_group_means_equal_a_cluster_robust_regression() -> None:
     means = share.reshape(30, 4).mean(1)
     t = permutation_test(means[:, None], np.repeat([0, 1], 15), n_topics=2, permutations=99).t[1, 0]
     fit = sm.OLS(share, sm.add_constant(topic.astype(float))).fit(
-        cov_type="cluster", cov_kwds={"groups": group, "use_correction": False})
+        cov_type="cluster", cov_kwds={"groups": group, "use_correction": False}
+    )
     # the sandwich divides by n, Welch's variance by n - 1 in each of two samples of 15 groups
     assert t == pytest.approx(fit.tvalues[1] * np.sqrt(14 / 15), rel=1e-5)
 

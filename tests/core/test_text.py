@@ -37,9 +37,13 @@ from moe_probe.report.sections.experts import _pieces
 from moe_probe.report.unit_card import UnitCard
 from moe_probe.testing import planted_results
 
-SENTENCES = ("Привет, мир! Наука о веществах называется химией, а соль растворяется в воде.",
-             "有机化学是研究碳化合物的科学。量子力学描述微观粒子。", "الكيمياء هي علم المادة وتفاعلاتها",
-             "the ratio -μ)/σ and x² of Büchner are naïve", "science 🧪 is fun 👩‍🔬")
+SENTENCES = (
+    "Привет, мир! Наука о веществах называется химией, а соль растворяется в воде.",
+    "有机化学是研究碳化合物的科学。量子力学描述微观粒子。",
+    "الكيمياء هي علم المادة وتفاعلاتها",
+    "the ratio -μ)/σ and x² of Büchner are naïve",
+    "science 🧪 is fun 👩‍🔬",
+)
 TOPICS = ("химия", "化学", "كيمياء", "formulas", "🧪")
 KINDS = ("byte-level", "sentence-piece", "word pieces")
 
@@ -53,8 +57,15 @@ def tokenizer_of(kind: str, folder: Path) -> Any:
     if kind == "byte-level":
         core = Tokenizer(models.BPE())
         core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        core.train_from_iterator(SENTENCES, trainers.BpeTrainer(
-            vocab_size=310, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        core.train_from_iterator(
+            SENTENCES,
+            trainers.BpeTrainer(
+                vocab_size=310,
+                special_tokens=special,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            ),
+        )
     elif kind == "word pieces":
         core = Tokenizer(models.WordPiece(unk_token="<unk>"))
         core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
@@ -67,8 +78,14 @@ def tokenizer_of(kind: str, folder: Path) -> Any:
         corpus, prefix = folder / "sentences.txt", folder / "pieces"
         corpus.write_text("\n".join([SENTENCES[0], "the ratio and of are naive, science is fun"] * 3), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
-            input=str(corpus), model_prefix=str(prefix), vocab_size=330, byte_fallback=True, hard_vocab_limit=False,
-            normalization_rule_name="identity", minloglevel=2)
+            input=str(corpus),
+            model_prefix=str(prefix),
+            vocab_size=330,
+            byte_fallback=True,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            minloglevel=2,
+        )
         trained = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
         pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(len(trained))]
         core = Tokenizer(models.Unigram(pieces, unk_id=trained.unk_id(), byte_fallback=True))
@@ -87,17 +104,30 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     tokenizer = tokenizer_of(request.param, folder)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    transformers.OlmoeForCausalLM(transformers.OlmoeConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-        num_experts=4, num_experts_per_tok=2, max_position_embeddings=256, pad_token_id=1, bos_token_id=0,
-        eos_token_id=None)).save_pretrained(folder)
+    transformers.OlmoeForCausalLM(
+        transformers.OlmoeConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+            max_position_embeddings=256,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=None,
+        )
+    ).save_pretrained(folder)
     return load_model(str(folder), progress=False)
 
 
 def write_sentences(path: Path) -> Path:
     """Every sentence three times, as a topic of its own."""
-    path.write_text("".join(json.dumps({"id": f"d{i}", "topic": TOPICS[i % 5], "text": s}) + "\n"
-                            for i, s in enumerate(SENTENCES * 3)), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"id": f"d{i}", "topic": TOPICS[i % 5], "text": s}) + "\n" for i, s in enumerate(SENTENCES * 3)),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -128,16 +158,28 @@ def test_documents_read_as_they_were_written(trace: Trace) -> None:
         assert text_of(trace, 0).startswith("привет, мир! наука о веществах")
 
 
-@pytest.mark.parametrize(("query", "regex", "document"), [
-    ("Büchner", False, 3), ("x²", False, 3), ("-μ)/σ", False, 3), ("ХИМИЕЙ", False, 0), ("Наука о веществах", False, 0),
-    ("化学", False, 1), ("量子力学", False, 1), ("علم المادة", False, 2), ("🧪", False, 4), (r"раствор\w+", True, 0)])
+@pytest.mark.parametrize(
+    ("query", "regex", "document"),
+    [
+        ("Büchner", False, 3),
+        ("x²", False, 3),
+        ("-μ)/σ", False, 3),
+        ("ХИМИЕЙ", False, 0),
+        ("Наука о веществах", False, 0),
+        ("化学", False, 1),
+        ("量子力学", False, 1),
+        ("علم المادة", False, 2),
+        ("🧪", False, 4),
+        (r"раствор\w+", True, 0),
+    ],
+)
 def test_words_of_any_script_are_found(trace: Trace, query: str, regex: bool, document: int) -> None:
     rows = occurrences(trace, query, regex=regex)
     table = trace.tokens(["document", "token"])
     assert sorted(set(table["document"][rows] % 5)) == [document]
     tokens = trace.spaced(table["token"].to_numpy(dtype=object))
     one = rows[table["document"][rows] == document]
-    found = "".join(decode(tokens[one[0]:one[-1] + 1]).text.split()).lower()
+    found = "".join(decode(tokens[one[0] : one[-1] + 1]).text.split()).lower()
     if not is_word_piece(trace):  # the tokens cover the query and what else their characters belong to
         assert regex or query.lower().replace(" ", "") in found
         assert len(found) <= len(query) + 6
@@ -194,8 +236,17 @@ def moe_probe(*words: object) -> str:
 def test_commands_read_and_show_characters(run: Path, trace: Trace, tmp_path: Path) -> None:
     assert "'Büchner': " in (said := moe_probe("find", run, "Büchner", "--quiet")) and "in 3 documents" in said
     assert "in 3 documents of the corpus" in moe_probe("find", run, "量子力学", "--quiet")
-    view = moe_probe("inspect", run, "Привет, 有机化学! Büchner is fun 🧪", "--shade", "0:0", "--no-timing", "--html",
-                     tmp_path / "view.html", "--quiet")
+    view = moe_probe(
+        "inspect",
+        run,
+        "Привет, 有机化学! Büchner is fun 🧪",
+        "--shade",
+        "0:0",
+        "--no-timing",
+        "--html",
+        tmp_path / "view.html",
+        "--quiet",
+    )
     page = (tmp_path / "view.html").read_text(encoding="utf-8")
     plain = "".join(c for c in view.split("shaded:")[0] if c not in "«»‹›")
     inside = "".join(re.findall(r"<span data-i=[^>]*>([^<]*)</span>", page))
@@ -205,8 +256,11 @@ def test_commands_read_and_show_characters(run: Path, trace: Trace, tmp_path: Pa
         else:
             assert "Привет, 有机化学! Büchner is fun 🧪" in text
     parts = [list(map(int, tokens.split())) for tokens in re.findall(r'<span data-i="([^"]*)"', page)]
-    n = len(json.loads(moe_probe("inspect", run, "Привет, 有机化学! Büchner is fun 🧪", "--no-timing", "--json",
-                                 "--quiet"))["texts"][0]["tokens"])
+    n = len(
+        json.loads(moe_probe("inspect", run, "Привет, 有机化学! Büchner is fun 🧪", "--no-timing", "--json", "--quiet"))[
+            "texts"
+        ][0]["tokens"]
+    )
     assert sorted({i for part in parts for i in part}) == list(range(n))
 
 
@@ -215,7 +269,7 @@ def test_a_report_reads_as_the_corpus_does(run: Path) -> None:
     for text in (re.sub("<[^>]*>", "", page), re.sub("</?b>", "", markdown)):
         assert all(topic in text for topic in TOPICS)
         assert "Ð" not in text and "Ñ" not in text and "Ġ" not in text
-        assert sum(any(s[i:i + 5] in text for i in range(len(s) - 5)) for s in (*SENTENCES[:3], SENTENCES[0].lower())) >= 2
+        assert sum(any(s[i : i + 5] in text for i in range(len(s) - 5)) for s in (*SENTENCES[:3], SENTENCES[0].lower())) >= 2
 
 
 def test_words_of_ascii_are_as_before() -> None:
@@ -229,7 +283,14 @@ def test_words_of_ascii_are_as_before() -> None:
 def test_characters_of_several_tokens() -> None:
     text = decode(["x⟨c2⟩", "⟨b2⟩", " is", " ⟨f0⟩⟨9f⟩", "⟨98⟩", "⟨80⟩!"])
     assert text.text == "x² is 😀!"
-    assert list(zip(text.starts.tolist(), text.ends.tolist(), strict=True)) == [(0, 2), (1, 2), (2, 5), (5, 7), (6, 7), (6, 8)]
+    assert list(zip(text.starts.tolist(), text.ends.tolist(), strict=True)) == [
+        (0, 2),
+        (1, 2),
+        (2, 5),
+        (5, 7),
+        (6, 7),
+        (6, 8),
+    ]
     assert text.shares() == ["x²", "", " is", " 😀", "", "!"]
     assert text.shaded([1, 2, 0, 0, 3, 0]) == [("x", 1), ("²", 2), (" is", 0), (" ", 0), ("😀", 3), ("!", 0)]
     assert text.rows(1, 2) == slice(0, 2) and text.rows(7, 8) == slice(5, 6)
@@ -246,7 +307,10 @@ def test_bytes_that_are_no_character_stay_marked() -> None:
 def test_spans_are_widened_to_whole_characters() -> None:
     tokens = ["a", "⟨d0⟩", "⟨9f⟩", "⟨d1⟩", "⟨80⟩", "b"]
     assert whole_characters(tokens, 2, 4, within=(0, 6)) == (1, 5)
-    assert whole_characters(tokens, 0, 1, within=(0, 6)) == (0, 1) and whole_characters(tokens, 2, 3, within=(2, 3)) == (2, 3)
+    assert whole_characters(tokens, 0, 1, within=(0, 6)) == (0, 1) and whole_characters(tokens, 2, 3, within=(2, 3)) == (
+        2,
+        3,
+    )
 
 
 def test_text_of_word_pieces_stands_as_in_print() -> None:
@@ -281,9 +345,18 @@ def test_imported_sentence_pieces_are_read() -> None:
     assert as_read(["▁Привет", ",", "▁x", "<0xC2>", "<0xB2>", "▁", "化"]) == " Привет, x² 化"
 
 
-@pytest.mark.parametrize("tokens", [
-    ["naïve", " café", " Île", " ¼", " x", "Ã", "©"], ["māja", "ēka", "ģ", "ķ"], [" ▁▂▃", " plain"], ["Ãle", "é", "le"],
-    ["Привет", " мир"], ["<0xE2>x", "w1", "w2"], ["½", " of", "Ñ", "andú"]])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["naïve", " café", " Île", " ¼", " x", "Ã", "©"],
+        ["māja", "ēka", "ģ", "ķ"],
+        [" ▁▂▃", " plain"],
+        ["Ãle", "é", "le"],
+        ["Привет", " мир"],
+        ["<0xE2>x", "w1", "w2"],
+        ["½", " of", "Ñ", "andú"],
+    ],
+)
 def test_strings_that_are_text_stay_text(tokens: list[str]) -> None:
     assert as_read(tokens, "".join(tokens)) == "".join(tokens)
     if "©" not in tokens:  # Ã before © are also the bytes of é: only the document's own text can tell
@@ -292,8 +365,19 @@ def test_strings_that_are_text_stay_text(tokens: list[str]) -> None:
 
 def test_earlier_traces_are_read_by_the_company_a_string_keeps() -> None:
     # text where a token is text, pieces where it is a part of a character
-    mixed = ["the", " ratio", " -", *byte_pieces(b"\xce", b"\xbc"), ")/", *byte_pieces(b"\xcf", b"\x83", b" \xc2", b"\xb2"),
-             " ¼", " Îl", "e", " é", "ab"]
+    mixed = [
+        "the",
+        " ratio",
+        " -",
+        *byte_pieces(b"\xce", b"\xbc"),
+        ")/",
+        *byte_pieces(b"\xcf", b"\x83", b" \xc2", b"\xb2"),
+        " ¼",
+        " Îl",
+        "e",
+        " é",
+        "ab",
+    ]
     for text in (None, "the ratio -μ)/σ ² ¼ Île éab"):
         assert as_read(mixed, text) == "the ratio -μ)/σ ² ¼ Île éab"
     assert as_read([" the", "<0xE2>", "<0x82>", "<0xAC>", "▁", "1"]) == " the€ 1"
@@ -301,9 +385,16 @@ def test_earlier_traces_are_read_by_the_company_a_string_keeps() -> None:
 
 def test_traces_of_the_first_kind_stay_readable(trace: Trace, loaded: LoadedModel, tmp_path: Path) -> None:
     """The same documents, written as they were before: text, or the vocabulary's piece where that is a part of a character."""
-    manifest = trace.manifest.model_copy(update={
-        "status": "writing", "shards": (), "files": (), "n_documents": 0, "n_tokens": 0,
-        "settings": {k: v for k, v in trace.manifest.settings.items() if k != "token_text"}})
+    manifest = trace.manifest.model_copy(
+        update={
+            "status": "writing",
+            "shards": (),
+            "files": (),
+            "n_documents": 0,
+            "n_tokens": 0,
+            "settings": {k: v for k, v in trace.manifest.settings.items() if k != "token_text"},
+        }
+    )
     table, tokenizer = trace.tokens(), loaded.tokenizer
 
     def before(token_id: int) -> str:
@@ -315,10 +406,18 @@ def test_traces_of_the_first_kind_stay_readable(trace: Trace, loaded: LoadedMode
     writer = TraceWriter.create(tmp_path / "trace", manifest)
     documents = trace.documents.assign(text=trace.texts()).drop(columns="n_tokens").to_dict("records")
     chunk = next(trace.iter_routing())
-    writer.append(documents=documents, experts=chunk.experts, weights=chunk.weights, tokens={
-        "document": table["document"].to_numpy(), "position": table["position"].to_numpy(),
-        "token_id": table["token_id"].to_numpy(), "token": [before(i) for i in table["token_id"].tolist()],
-        "special": table["special"].to_numpy()})
+    writer.append(
+        documents=documents,
+        experts=chunk.experts,
+        weights=chunk.weights,
+        tokens={
+            "document": table["document"].to_numpy(),
+            "position": table["position"].to_numpy(),
+            "token_id": table["token_id"].to_numpy(),
+            "token": [before(i) for i in table["token_id"].tolist()],
+            "special": table["special"].to_numpy(),
+        },
+    )
     old = writer.seal()
     assert old.tokens(["token"])["token"].tolist() == table["token"].tolist()
     assert old.token_strings() == trace.token_strings()
@@ -369,7 +468,9 @@ def test_widths_of_characters() -> None:
 def test_colours_go_on_in_the_next_line() -> None:
     lines = flow("a \x1b[4m有机化学是研究\x1b[0m b", 6)
     assert all(line.count("\x1b[4m") == line.count("\x1b[0m") for line in lines) and len(lines) > 2
-    assert "".join(line.replace("\x1b[4m", "").replace("\x1b[0m", "") for line in lines).replace(" ", "") == "a有机化学是研究b"
+    assert (
+        "".join(line.replace("\x1b[4m", "").replace("\x1b[0m", "") for line in lines).replace(" ", "") == "a有机化学是研究b"
+    )
     assert flow("one two three", 9) == ["one two", "three"]
 
 
@@ -381,12 +482,19 @@ def test_spaces_and_joiners_are_shown_as_they_are() -> None:
 def test_wide_characters_align_in_tables() -> None:
     lines = table_text(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]})).split("\n")
     assert len({cells(line) for line in lines}) == 1
-    table = pd.DataFrame({"topic": ["化学", "e\u0301te\u0301", "الكِتَابُ", "a\nb", None], "n": [1.5, 2, np.nan, 4, 5],
-                          "i": pd.array([0, 1, 2, None, 4], dtype="Int64")})
+    table = pd.DataFrame(
+        {
+            "topic": ["化学", "e\u0301te\u0301", "الكِتَابُ", "a\nb", None],
+            "n": [1.5, 2, np.nan, 4, 5],
+            "i": pd.array([0, 1, 2, None, 4], dtype="Int64"),
+        }
+    )
     lines = table_text(table).split("\n")
     assert len({cells(line) for line in lines}) == 1 and len(lines) == 6
     assert lines[1].split() == ["化学", "1.5", "0"] and lines[3].split()[1:] == ["–", "2"] and lines[5].split()[0] == "–"
-    assert "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_text(table, most=4).split("\n")[0]) < cells(lines[0])
+    assert (
+        "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_text(table, most=4).split("\n")[0]) < cells(lines[0])
+    )
 
 
 def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:
@@ -407,11 +515,14 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
         text = "the area x² of Café"
 
         def tokens(self, columns: list[str]) -> pd.DataFrame:
-            return pd.DataFrame({"document": [0] * 6, "token": ["the", " area", " x", "2", " of", " cafe"], "special": False})
+            return pd.DataFrame(
+                {"document": [0] * 6, "token": ["the", " area", " x", "2", " of", " cafe"], "special": False}
+            )
 
         def changed(self, *tokens: str) -> Any:
             self.tokens = lambda columns: pd.DataFrame(  # type: ignore[method-assign]
-                {"document": 0, "token": list(tokens), "special": False})
+                {"document": 0, "token": list(tokens), "special": False}
+            )
             return self
 
         def texts(self) -> list[str]:
@@ -441,8 +552,15 @@ def test_figures_have_the_characters_of_their_labels() -> None:
         warnings.simplefilter("always")
         figure.draw_without_rendering()
         figure.draw_without_rendering()
-    lacking = {fonts._script(c) for label in labels for c in label if not c.isascii() and c.isprintable()
-               and c not in fonts._characters_of(("sans-serif",)) and fonts.font_with(c) is None}
+    lacking = {
+        fonts._script(c)
+        for label in labels
+        for c in label
+        if not c.isascii()
+        and c.isprintable()
+        and c not in fonts._characters_of(("sans-serif",))
+        and fonts.font_with(c) is None
+    }
     sentences = [str(w.message) for w in said if w.category is fonts.FontWarning]
     assert len(sentences) == len(lacking) and all("Install one" in s for s in sentences)
     for text in figure.findobj(Text):
@@ -462,7 +580,9 @@ def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -
     fonts._warn.cache_clear()
     figure = new_figure(3, 2)
     figure.subplots().set_title("有机化学")
-    with pytest.warns(fonts.FontWarning, match=r"^Figures show boxes in place of Chinese characters: .* apt-get install") as said:
+    with pytest.warns(
+        fonts.FontWarning, match=r"^Figures show boxes in place of Chinese characters: .* apt-get install"
+    ) as said:
         figure.draw_without_rendering()
         figure.draw_without_rendering()
     assert len(said) == 1
@@ -470,6 +590,7 @@ def test_a_script_without_a_font_is_said_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_command_says_once_that_a_font_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from moe_probe.report.plots import fonts
+
     monkeypatch.setattr(fonts, "font_with", lambda character: None)
     fonts._warn.cache_clear()
     done = CliRunner().invoke(app, ["report", str(run)])

@@ -53,10 +53,19 @@ def test_concatenated_members_and_their_marks(tmp_path: Path) -> None:
         assert [row for _, row in read_json_rows(path)] == ROWS
 
 
-@pytest.mark.parametrize("text", [
-    json.dumps(ROWS), json.dumps(ROWS, indent=2), json.dumps(ROWS, indent=2) + "\n\n", "[\n" + ",\n".join(map(json.dumps, ROWS))
-    + "]", "[" + json.dumps(ROWS[0]) + ",\n" + json.dumps(ROWS[1]) + "\n]", "\n".join(json.dumps(r, indent=1) for r in ROWS),
-    "\n\n" + LINES, "\ufeff" + json.dumps(ROWS)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        json.dumps(ROWS, indent=2) + "\n\n",
+        "[\n" + ",\n".join(map(json.dumps, ROWS)) + "]",
+        "[" + json.dumps(ROWS[0]) + ",\n" + json.dumps(ROWS[1]) + "\n]",
+        "\n".join(json.dumps(r, indent=1) for r in ROWS),
+        "\n\n" + LINES,
+        "\ufeff" + json.dumps(ROWS),
+    ],
+)
 @pytest.mark.parametrize("name", ["c.json", "c.json.gz", "c.jsonl"])
 def test_arrays_lines_and_pretty_printing_are_one(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -90,12 +99,18 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-BAD = [(b'{"a": "caf\xe9"}', "line 2, byte 11 is not UTF-8 text.*0xE9.*iconv -f WINDOWS-1252"),
-       (b"{nothing", "line 2 is not JSON"),
-       (rb'{"a": "\ud83d"}', "line 2 has characters that are not text.*in 'a'"), (rb'{"a": ["\u0000"]}', "line 2 has characters"),
-       (rb'{"\udc00": 1}', "name of a field"), (b'{"a": "x\x00"}', "line 2 is not JSON"),
-       (b"[" * 100_000, "line 2 is nested too deep"), (b'{"a": ' + b"9" * 5000 + b"}", "line 2 is not JSON"),
-       (b'{"a": 1, "b": 2, "a": 3}', "line 2 names the field 'a' twice"), (b'{"a": 1} {"a": 2}', "more text follows")]
+BAD = [
+    (b'{"a": "caf\xe9"}', "line 2, byte 11 is not UTF-8 text.*0xE9.*iconv -f WINDOWS-1252"),
+    (b"{nothing", "line 2 is not JSON"),
+    (rb'{"a": "\ud83d"}', "line 2 has characters that are not text.*in 'a'"),
+    (rb'{"a": ["\u0000"]}', "line 2 has characters"),
+    (rb'{"\udc00": 1}', "name of a field"),
+    (b'{"a": "x\x00"}', "line 2 is not JSON"),
+    (b"[" * 100_000, "line 2 is nested too deep"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "line 2 is not JSON"),
+    (b'{"a": 1, "b": 2, "a": 3}', "line 2 names the field 'a' twice"),
+    (b'{"a": 1} {"a": 2}', "more text follows"),
+]
 
 
 @pytest.mark.parametrize(("line", "message"), BAD)
@@ -161,13 +176,23 @@ def test_standard_input_is_a_file_like_any(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_to_type_is_quoted(tmp_path: Path) -> None:
     path = write(tmp_path / "my file.csv.gz", gzip.compress("a,b\n".encode("utf-16")))
-    with pytest.raises(MoeProbeError, match=r"unpack it, then iconv -f UTF-16 -t UTF-8 'my file\.csv' > 'utf8-my file\.csv'"):
+    with pytest.raises(
+        MoeProbeError, match=r"unpack it, then iconv -f UTF-16 -t UTF-8 'my file\.csv' > 'utf8-my file\.csv'"
+    ):
         read_text(path)
 
 
 def test_expansion(tmp_path: Path) -> None:
-    names = ["a.jsonl", "deep/b.JSONL.GZ", "deep/er/c.jsonl.zst", "deep/notes.md", ".hidden/x.jsonl", "__MACOSX/x.jsonl",
-             "deep/._b.jsonl", "__dunder__.jsonl"]
+    names = [
+        "a.jsonl",
+        "deep/b.JSONL.GZ",
+        "deep/er/c.jsonl.zst",
+        "deep/notes.md",
+        ".hidden/x.jsonl",
+        "__MACOSX/x.jsonl",
+        "deep/._b.jsonl",
+        "__dunder__.jsonl",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
@@ -176,7 +201,10 @@ def test_expansion(tmp_path: Path) -> None:
         files = expand(tmp_path / spec, endings)
         return tuple([str(f.relative_to(tmp_path)) for f in one] for one in (files.files, files.left_out))  # type: ignore
 
-    assert found("", ".jsonl") == (["__dunder__.jsonl", "a.jsonl", "deep/b.JSONL.GZ", "deep/er/c.jsonl.zst"], ["deep/notes.md"])
+    assert found("", ".jsonl") == (
+        ["__dunder__.jsonl", "a.jsonl", "deep/b.JSONL.GZ", "deep/er/c.jsonl.zst"],
+        ["deep/notes.md"],
+    )
     assert found("*.jsonl") == (["__dunder__.jsonl", "a.jsonl"], [])
     assert found("**/*.jsonl*", ".jsonl")[0] == ["__dunder__.jsonl", "a.jsonl", "deep/er/c.jsonl.zst"]
     assert found("d*", ".jsonl") == (["deep/b.JSONL.GZ", "deep/er/c.jsonl.zst"], ["deep/notes.md"])

@@ -88,8 +88,7 @@ def test_agreement_takes_groups_not_units_as_independent() -> None:
         label = rng.permutation(np.repeat([0, 1, 2], 4))[group]
         cluster = rng.integers(0, 3, 12)[group]
         by_group += agreement(cluster, label, group=group, permutations=39, seed=seed).ami_p <= 0.05
-        by_unit += agreement(cluster, label, group=np.arange(120), permutations=39,
-                             seed=seed).ami_p <= 0.05
+        by_unit += agreement(cluster, label, group=np.arange(120), permutations=39, seed=seed).ami_p <= 0.05
     assert by_unit > 10
     assert by_group <= scipy_stats.binom.ppf(0.999, 20, 0.05)
 
@@ -113,8 +112,9 @@ def test_agreement_within_strata_leaves_nothing_to_what_the_strata_explain() -> 
 
 def test_clusters_of_registers_claim_nothing_of_topics_within_registers(tmp_path: Path) -> None:
     planted = tuple(PlantedExpert(layer, e, "topic", t) for layer in (0, 1) for e, t in ((0, 0), (1, 0), (2, 1), (3, 1)))
-    routing = planted_routing(planted=planted, lift=1.8, seed=3, topics=2, documents_per_topic=40, tokens=60, n_layers=2,
-                              num_experts=8)
+    routing = planted_routing(
+        planted=planted, lift=1.8, seed=3, topics=2, documents_per_topic=40, tokens=60, n_layers=2, num_experts=8
+    )
     rng = np.random.default_rng(0)
     register = np.repeat([0, 1], 40)
     topic = np.where(rng.random(80) < 0.75, register, 1 - register)
@@ -128,7 +128,9 @@ def test_clusters_of_registers_claim_nothing_of_topics_within_registers(tmp_path
     assert found[None].loc[("document", "topic"), "ami_p"] == pytest.approx(0.01)
     assert found["register"].loc[("document", "topic"), "ami_p"] > 0.05
     assert found["register"].loc[("token", "topic"), "permuted_within"] == "register"
-    assert found["register"].loc[("document", "register"), "ami_p"] == pytest.approx(0.01), "it is not compared within itself"
+    assert found["register"].loc[("document", "register"), "ami_p"] == pytest.approx(0.01), (
+        "it is not compared within itself"
+    )
     assert found["register"].loc["expert", "permuted_within"].tolist() == ["", ""]
     with pytest.raises(MoeProbeError, match="no column 'source'"):
         cluster_routing(trace, max_tokens=300, maps=False, strata="source")
@@ -164,8 +166,11 @@ def test_a_topic_carried_by_several_experts_gets_a_group_verdict(tmp_path: Path)
         trace = planted_trace(tmp_path / str(seed), planted=CARRIERS, seed=seed, **WIDE)
         expected = expected_usage(trace)
         groups = expert_groups(trace, expected=[expected], permutations=499)
-        verdicts = topic_verdicts(expert_topics(trace, permutations=499), groups=groups, beyond=topic_beyond_vocabulary(
-            trace, usage=expected, permutations=499)).table.set_index("topic")
+        verdicts = topic_verdicts(
+            expert_topics(trace, permutations=499),
+            groups=groups,
+            beyond=topic_beyond_vocabulary(trace, usage=expected, permutations=499),
+        ).table.set_index("topic")
         assert (verdicts.drop("topic-1")["verdict"] == "none").all()
         row = verdicts.loc["topic-1"]
         if row["verdict"] == "group":
@@ -189,8 +194,12 @@ def test_groups_of_token_experts_are_held_back(tmp_path: Path) -> None:
 
 def test_groups_of_noise_stay_within_the_error_rate(tmp_path: Path) -> None:
     n = 30
-    wrong = sum(bool(expert_groups(planted_routing(seed=seed, **SMALL).usage(), permutations=199, seed=seed).table[
-        "replicated"].any()) for seed in range(n))
+    wrong = sum(
+        bool(
+            expert_groups(planted_routing(seed=seed, **SMALL).usage(), permutations=199, seed=seed).table["replicated"].any()
+        )
+        for seed in range(n)
+    )
     assert wrong <= scipy_stats.binom.ppf(0.999, n, 0.05)
 
 
@@ -223,8 +232,9 @@ def test_mantel_equals_brute_force() -> None:
 
 
 def test_senses_of_likeness(tmp_path: Path) -> None:
-    trace = planted_trace(tmp_path / "t", planted=tuple(PlantedExpert(0, e, "topic", 1) for e in (0, 1)), lift=3.0, seed=0,
-                          **SMALL)
+    trace = planted_trace(
+        tmp_path / "t", planted=tuple(PlantedExpert(0, e, "topic", 1) for e in (0, 1)), lift=3.0, seed=0, **SMALL
+    )
     found = expert_similarity(trace, coactivation=coactivation_table(trace))
     pairs = found.pairs.table
     assert list(pairs["kind"].unique()) == ["topics", "documents", "coactivation"]

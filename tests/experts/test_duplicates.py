@@ -83,7 +83,7 @@ def test_common_passages_are_counted_one_by_one(plain: PlantedRouting, tmp_path:
 def test_excerpts_are_contained_in_their_source_and_not_the_other_way_round(plain: PlantedRouting, tmp_path: Path) -> None:
     ids = ids_of(plain)
     of = np.repeat(np.arange(120), TOKENS)
-    of[:TOKENS * 6] = np.repeat(np.arange(6), [620, 20, 20, 20, 20, 20])
+    of[: TOKENS * 6] = np.repeat(np.arange(6), [620, 20, 20, 20, 20, 20])
     flat = ids.ravel()
     flat[620:720] = flat[:100]
     table = near_duplicates(write_routing(tmp_path, cut_anew(plain, flat, of))).table.set_index("document")
@@ -142,7 +142,8 @@ def test_a_sample_of_passages_finds_the_same_documents(plain: PlantedRouting, tm
 
 
 def test_the_warning_ends_the_analysis_and_is_an_alert(
-        plain: PlantedRouting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: PlantedRouting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert ANALYSES[-1].name == "near_duplicates"
     monkeypatch.setattr("moe_probe.experts.analyze.ANALYSES", [a for a in ANALYSES if a.essential or a is ANALYSES[-1]])
     ids = ids_of(plain)

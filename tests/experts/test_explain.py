@@ -123,7 +123,8 @@ def test_token_experts_are_not_called_topic_experts(tmp_path: Path) -> None:
         usage = expert_topics(trace, permutations=299)
         naive = topic_verdicts(usage, rules=rules).table.set_index("topic")
         strict = topic_verdicts(usage, beyond=topic_beyond_vocabulary(trace, permutations=299), rules=rules).table.set_index(
-            "topic")
+            "topic"
+        )
         fooled += naive.loc["topic-1", "verdict"] == "expert"
         wrong += int((strict.drop("topic-0")["verdict"] == "expert").sum())
         found += strict.loc["topic-0", "verdict"] == "expert"
@@ -134,16 +135,34 @@ def test_token_experts_are_not_called_topic_experts(tmp_path: Path) -> None:
 
 def test_noise_has_nothing_beyond_vocabulary(tmp_path: Path) -> None:
     n = 30
-    wrong = sum(bool(topic_beyond_vocabulary(null_trace(tmp_path / str(seed), seed=seed, topics=4, documents_per_topic=16,
-                                                        tokens=60, n_layers=2, num_experts=8),
-                                             permutations=199).table["beyond"].any()) for seed in range(n))
+    wrong = sum(
+        bool(
+            topic_beyond_vocabulary(
+                null_trace(
+                    tmp_path / str(seed), seed=seed, topics=4, documents_per_topic=16, tokens=60, n_layers=2, num_experts=8
+                ),
+                permutations=199,
+            )
+            .table["beyond"]
+            .any()
+        )
+        for seed in range(n)
+    )
     assert wrong <= scipy_stats.binom.ppf(0.999, n, 0.05)
 
 
 def test_short_documents_do_not_make_a_position_expert_a_topic_expert(tmp_path: Path) -> None:
     """One topic's documents are a third as long, so that its tokens are early; words alone would not see it."""
-    routing = planted_routing(planted=(PlantedExpert(0, 3, "position"),), lift=3.0, seed=2, topics=4, documents_per_topic=40,
-                              tokens=120, n_layers=1, num_experts=8)
+    routing = planted_routing(
+        planted=(PlantedExpert(0, 3, "position"),),
+        lift=3.0,
+        seed=2,
+        topics=4,
+        documents_per_topic=40,
+        tokens=120,
+        n_layers=1,
+        num_experts=8,
+    )
     short = (routing.documents["topic"] == "topic-2").to_numpy()[routing.document] & (routing.position >= 40)
     trace = write(tmp_path / "t", routing, keep=~short)
     plain = expert_topics(trace, permutations=299).table.set_index(["expert", "topic"])
@@ -172,12 +191,29 @@ def test_random_routers_show_what_words_show(mixed: Trace, noise: Trace) -> None
     pd.testing.assert_frame_equal(table.reset_index(), again)
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    (" the", "word start"), ("ing", "word continuation"), (" Paris", "capitalised word"), ("42", "digits"), (" 7", "digits"),
-    (",", "punctuation"), (" (", "punctuation"), ("+", "symbol"), ("\n\n", "line break"), ("Ċ", "line break"),
-    (" ", "space"),
-    ("Ġword", "word start"), ("▁word", "word start"), ("λ", "other script"), (" чай", "other script"), ("<|end|>", "marker"),
-    ("", "space"), ("iPhone", "word continuation")])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (" the", "word start"),
+        ("ing", "word continuation"),
+        (" Paris", "capitalised word"),
+        ("42", "digits"),
+        (" 7", "digits"),
+        (",", "punctuation"),
+        (" (", "punctuation"),
+        ("+", "symbol"),
+        ("\n\n", "line break"),
+        ("Ċ", "line break"),
+        (" ", "space"),
+        ("Ġword", "word start"),
+        ("▁word", "word start"),
+        ("λ", "other script"),
+        (" чай", "other script"),
+        ("<|end|>", "marker"),
+        ("", "space"),
+        ("iPhone", "word continuation"),
+    ],
+)
 def test_token_class(text: str, kind: str) -> None:
     assert token_class(text) == kind
 
@@ -207,13 +243,22 @@ def write_spelled(path: Path, routing) -> Trace:
     from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
     from moe_probe.recording.trace import TraceWriter
 
-    writer = TraceWriter.create(path, Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"),
-                                               layers=routing.layers, has_text=False))
-    writer.append(documents=routing.documents.drop(columns="n_tokens").to_dict("records"),
-                  tokens={"document": routing.document, "position": routing.position, "token_id": routing.token_id,
-                          "token": [f"{' ' if i % 2 else ''}w{'ab'[i % 2]}" for i in routing.token_id],
-                          "special": np.zeros(len(routing.document), dtype=bool)},
-                  experts=routing.experts, weights=routing.weights)
+    writer = TraceWriter.create(
+        path,
+        Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"), layers=routing.layers, has_text=False),
+    )
+    writer.append(
+        documents=routing.documents.drop(columns="n_tokens").to_dict("records"),
+        tokens={
+            "document": routing.document,
+            "position": routing.position,
+            "token_id": routing.token_id,
+            "token": [f"{' ' if i % 2 else ''}w{'ab'[i % 2]}" for i in routing.token_id],
+            "special": np.zeros(len(routing.document), dtype=bool),
+        },
+        experts=routing.experts,
+        weights=routing.weights,
+    )
     return writer.seal()
 
 
@@ -238,7 +283,9 @@ def test_the_tokens_and_positions_of_an_expert_are_listed(tmp_path: Path) -> Non
     assert first["lift"] > 2
     assert 10_001 not in set(tokens["token_id"])
     places = expert_positions(trace).table.set_index(["expert", "positions"])
-    assert all(places.loc[(2, where), "significant"] and places.loc[(2, where), "log2_lift"] > 1 for where in ("0", "1", "2–3"))
+    assert all(
+        places.loc[(2, where), "significant"] and places.loc[(2, where), "log2_lift"] > 1 for where in ("0", "1", "2–3")
+    )
     assert not (places.loc[7, "significant"] & (places.loc[7, "log2_lift"] > 0.5)).any()
 
 

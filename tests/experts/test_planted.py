@@ -37,8 +37,9 @@ def test_power_at_lift_two() -> None:
     """Forty documents a topic, lift 2: found in at least nine of ten corpora."""
     found = 0
     for seed in range(20):
-        table = expert_topics(small(seed, (CHEMIST,), lift=2.0, documents_per_topic=40).usage(), permutations=199,
-                              seed=seed).table
+        table = expert_topics(
+            small(seed, (CHEMIST,), lift=2.0, documents_per_topic=40).usage(), permutations=199, seed=seed
+        ).table
         row = table.set_index(["layer", "expert", "topic"]).loc[(1, 5, "topic-2")]
         found += bool(row["significant"])
     assert found >= 18
@@ -89,8 +90,12 @@ def test_relabelling_experts_permutes_results() -> None:
 def test_order_of_documents_does_not_matter() -> None:
     usage = small(1, (CHEMIST,), lift=3.0).usage()
     order = np.random.default_rng(0).permutation(len(usage.documents))
-    moved = replace(usage, selections=usage.selections[order], gate_mass=usage.gate_mass[order],
-                    documents=usage.documents.iloc[order].reset_index(drop=True))
+    moved = replace(
+        usage,
+        selections=usage.selections[order],
+        gate_mass=usage.gate_mass[order],
+        documents=usage.documents.iloc[order].reset_index(drop=True),
+    )
     pd.testing.assert_frame_equal(*(expert_topics(u, permutations=99, seed=4).table for u in (usage, moved)))
 
 
@@ -109,8 +114,11 @@ def test_groups_are_the_unit() -> None:
     """Every document twice, in one group: nothing is gained by repeating it."""
     usage = small(3, (CHEMIST,), lift=3.0).usage()
     doubled = replace(
-        usage, selections=np.repeat(usage.selections, 2, axis=0), gate_mass=None,
-        documents=usage.documents.loc[np.repeat(np.arange(len(usage.documents)), 2)].reset_index(drop=True))
+        usage,
+        selections=np.repeat(usage.selections, 2, axis=0),
+        gate_mass=None,
+        documents=usage.documents.loc[np.repeat(np.arange(len(usage.documents)), 2)].reset_index(drop=True),
+    )
     one, other = (expert_topics(u, permutations=99).table for u in (usage, doubled))
     assert np.allclose(one["p_value"], other["p_value"]) and (one["n_groups"] == other["n_groups"]).all()
 

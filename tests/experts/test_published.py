@@ -42,8 +42,12 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 
 def routing_of(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     chunks = list(trace.iter_routing())
-    return (np.concatenate([c.experts for c in chunks]), np.concatenate([c.weights for c in chunks]),
-            np.concatenate([c.document for c in chunks]), np.concatenate([c.token_id for c in chunks]))
+    return (
+        np.concatenate([c.experts for c in chunks]),
+        np.concatenate([c.weights for c in chunks]),
+        np.concatenate([c.document for c in chunks]),
+        np.concatenate([c.token_id for c in chunks]),
+    )
 
 
 def test_domain_specialisation_by_hand(trace: Trace) -> None:
@@ -183,10 +187,14 @@ def test_saliency_of_a_collected_trace(checkpoint: Path, tmp_path: Path) -> None
     from moe_probe.recording.collect import CollectOptions, collect_trace
     from moe_probe.recording.corpus import Corpus
 
-    trace = collect_trace(load_model(checkpoint, progress=False), Corpus(write_corpus(tmp_path / "c.jsonl")), tmp_path / "t",
-                          options=CollectOptions(keep=("routing", "expert_output_norms")))
+    trace = collect_trace(
+        load_model(checkpoint, progress=False),
+        Corpus(write_corpus(tmp_path / "c.jsonl")),
+        tmp_path / "t",
+        options=CollectOptions(keep=("routing", "expert_output_norms")),
+    )
     table = saliency(trace).table
-    assert (table["tokens"].sum() == trace.usage().selections.sum())
+    assert table["tokens"].sum() == trace.usage().selections.sum()
     assert (table["saliency"].dropna() > 0).all()
 
 
@@ -224,7 +232,8 @@ def test_vocabulary_equals_the_authors_loop(trace: Trace, min_count: int) -> Non
     assert row["topk"] == pytest.approx(authors_vocabulary(ids, experts[:, 1], min_count)[0])
     found = vocabulary_experts(trace, min_count=min_count).table.query("layer == 1 and ids == 'input'")
     assert dict(zip(found["expert"], found["specialisation"], strict=True)) == pytest.approx(
-        {e: per_expert.get(e, np.nan) for e in range(8)}, nan_ok=True)
+        {e: per_expert.get(e, np.nan) for e in range(8)}, nan_ok=True
+    )
     follows = np.flatnonzero(document[1:] == document[:-1])
     row = vocabulary_specialisation(trace, min_count=min_count).table.set_index(["layer", "ids"]).loc[(1, "output")]
     assert row["top1"] == pytest.approx(authors_vocabulary(ids[follows + 1], first[follows], min_count)[0])

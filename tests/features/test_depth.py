@@ -42,8 +42,11 @@ def test_going_down_finds_the_parts_of_every_feature() -> None:
         batch = min(2048, max(64, node.tokens // 16))
         expected = node.tokens * (20 * sae_train_flops(16, 8, 1, batch_tokens=batch) + sae_encode_flops(16, 8))
         assert node.flops == pytest.approx(expected)
-    found = {int(np.bincount(held_part[row[latent == f]]).argmax()) for row, latent, _ in (n.held_out for n in nodes[1:])
-             for f in np.unique(latent)}
+    found = {
+        int(np.bincount(held_part[row[latent == f]]).argmax())
+        for row, latent, _ in (n.held_out for n in nodes[1:])
+        for f in np.unique(latent)
+    }
     assert found == set(range(9))
 
 
@@ -62,7 +65,9 @@ def test_stitching_tells_what_is_new_from_what_is_there() -> None:
     z = sparse.csr_array(np.column_stack([np.ones(100), residual[:, 1]]))
     change = stitched_change(residual, z, d)
     assert change == pytest.approx([1.0, -np.square(residual[:, 1]).mean()])
-    by_hand = [np.square(residual - z.toarray()[:, [j]] * d[j]).sum(1).mean() - np.square(residual).sum(1).mean() for j in (0, 1)]
+    by_hand = [
+        np.square(residual - z.toarray()[:, [j]] * d[j]).sum(1).mean() - np.square(residual).sum(1).mean() for j in (0, 1)
+    ]
     assert change == pytest.approx(by_hand)
 
 
@@ -121,10 +126,37 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (root / "corpus.jsonl").open("w") as file:
         for i in range(60):
             words = rng.integers(30 * (i % 3), 30 * (i % 3) + 30, 60)
-            file.write(json.dumps({"id": f"d{i}", "topic": f"topic-{i % 3}", "subtopic": f"part-{i // 3 % 2}",
-                                   "text": " ".join(f"w{w}" for w in words)}) + "\n")
-    code, _, err = moe_probe("run", checkpoint, "--corpus", root / "corpus.jsonl", "--out", root / "run", "--permutations", 99,
-                             "--sae-widths", 16, "--sae-widths", 64, "--sae-layers", 1, "--sae-k", 3, "--hidden-share", 1.0)
+            file.write(
+                json.dumps(
+                    {
+                        "id": f"d{i}",
+                        "topic": f"topic-{i % 3}",
+                        "subtopic": f"part-{i // 3 % 2}",
+                        "text": " ".join(f"w{w}" for w in words),
+                    }
+                )
+                + "\n"
+            )
+    code, _, err = moe_probe(
+        "run",
+        checkpoint,
+        "--corpus",
+        root / "corpus.jsonl",
+        "--out",
+        root / "run",
+        "--permutations",
+        99,
+        "--sae-widths",
+        16,
+        "--sae-widths",
+        64,
+        "--sae-layers",
+        1,
+        "--sae-k",
+        3,
+        "--hidden-share",
+        1.0,
+    )
     assert code == 0, err
     return root / "run"
 
@@ -168,9 +200,15 @@ def test_a_word_is_followed_down(run: Path) -> None:
     assert any("layer_01/width_00064-k3:" in out for out in walks)
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["--word", "zebra"], "does not occur"), (["--depth-first", "layer_01/width_00016:99"], "names no feature"),
-    (["--topic", "topic-9"], "topic-"), (["--depth-first", "nonsense"], "names no feature")])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--word", "zebra"], "does not occur"),
+        (["--depth-first", "layer_01/width_00016:99"], "names no feature"),
+        (["--topic", "topic-9"], "topic-"),
+        (["--depth-first", "nonsense"], "names no feature"),
+    ],
+)
 def test_wrong_requests_get_a_sentence(run: Path, words: list[str], says: str) -> None:
     code, _, err = moe_probe("tree", run, *words)
     assert code in (1, 2)

@@ -26,14 +26,26 @@ from moe_probe.sae import ActivationReader, SaeConfig, make_sae
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
 
-FEATURES = (PlantedFeature("word", 2), PlantedFeature("topic", 1), PlantedFeature("before", 1),
-            *(PlantedFeature("noise"),) * 5)
+FEATURES = (
+    PlantedFeature("word", 2),
+    PlantedFeature("topic", 1),
+    PlantedFeature("before", 1),
+    *(PlantedFeature("noise"),) * 5,
+)
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> PlantedActivations:
-    return planted_activations(tmp_path_factory.mktemp("planted") / "trace", features=FEATURES, topics=4, d_in=128,
-                               documents_per_topic=30, tokens=60, num_experts=4, vocabulary=200)
+    return planted_activations(
+        tmp_path_factory.mktemp("planted") / "trace",
+        features=FEATURES,
+        topics=4,
+        d_in=128,
+        documents_per_topic=30,
+        tokens=60,
+        num_experts=4,
+        vocabulary=200,
+    )
 
 
 def perfect_sae(planted: PlantedActivations) -> Any:
@@ -57,8 +69,9 @@ def found(planted: PlantedActivations) -> tuple[Any, FeatureTables, Firings]:
     train, other = (ActivationReader(trace, layer=0, documents=d) for d in (~held, held))
     sae = perfect_sae(planted)
     firings = fire(sae, other)
-    tables = describe_features(trace, sae, surroundings(trace), train=fire(sae, train), held_out=firings, finer=None,
-                               permutations=199)
+    tables = describe_features(
+        trace, sae, surroundings(trace), train=fire(sae, train), held_out=firings, finer=None, permutations=199
+    )
     return sae, tables, firings
 
 
@@ -81,8 +94,17 @@ def test_noise_gets_no_topic_and_no_good_label(found) -> None:
 
 
 def test_columns_of_the_contract(found) -> None:
-    assert list(found[1].features.columns[:9]) == ["layer", "width", "feature", "label", "label_score", "topic", "auroc_topic",
-                                                   "density", "top_tokens"]
+    assert list(found[1].features.columns[:9]) == [
+        "layer",
+        "width",
+        "feature",
+        "label",
+        "label_score",
+        "topic",
+        "auroc_topic",
+        "density",
+        "top_tokens",
+    ]
 
 
 def test_shuffled_firings_claim_nothing(planted: PlantedActivations) -> None:
@@ -106,8 +128,14 @@ def brute_detection(rules, factor: Factor, fired: np.ndarray, rows: np.ndarray, 
     for f in range(fired.shape[1]):
         said = np.array([c >= 0 and members[c, f] for c in factor.codes[rows]])
         on, hard = fired[:, f], fired[:, neighbour[f]] & ~fired[:, f]
-        out.append([said[on].mean() if on.any() else np.nan, said[~on].mean(), said[hard].mean() if hard.any() else np.nan,
-                    on[said].mean() if said.any() else np.nan])
+        out.append(
+            [
+                said[on].mean() if on.any() else np.nan,
+                said[~on].mean(),
+                said[hard].mean() if hard.any() else np.nan,
+                on[said].mean() if said.any() else np.nan,
+            ]
+        )
     return np.array(out)
 
 
@@ -122,8 +150,9 @@ def test_detection_equals_a_loop(planted: PlantedActivations, seed: int) -> None
         rules = make_rules(text.factor(name), sparse.csr_array(fired.astype(np.float32)), rows)
         got = detect(rules, text, sparse.csr_array(fired.astype(np.float32)), rows, neighbour=neighbour)
         expected = brute_detection(rules, text.factor(name), fired, rows, neighbour)
-        assert np.allclose(np.stack([got.recall, got.false_alarms, got.hard_alarms, got.precision], 1), expected,
-                           equal_nan=True, atol=1e-6)
+        assert np.allclose(
+            np.stack([got.recall, got.false_alarms, got.hard_alarms, got.precision], 1), expected, equal_nan=True, atol=1e-6
+        )
         assert rules.members.sum(0).max() <= MAX_VALUES
         f1 = np.nan_to_num(2 * expected[:, 0] * expected[:, 3] / (expected[:, 0] + expected[:, 3]))
         assert np.allclose(rules.f1, f1, atol=1e-5)  # made and tried on the same tokens
@@ -161,7 +190,16 @@ def test_words_are_put_together_from_pieces() -> None:
     assert [before.values[c] if c >= 0 else None for c in before.codes][8:] == ["", "the", "the", None, None]
     place = text.factor("place")
     assert [place.values[c] if c >= 0 else "" for c in place.codes][:9] == [
-        "start of a document", "", "", "", "", "after a comma or bracket", "", "", "start of a line"]
+        "start of a document",
+        "",
+        "",
+        "",
+        "",
+        "after a comma or bracket",
+        "",
+        "",
+        "start of a line",
+    ]
 
 
 def test_rules_are_tried_on_documents_of_other_sources() -> None:
@@ -169,19 +207,26 @@ def test_rules_are_tried_on_documents_of_other_sources() -> None:
     from moe_probe.features.labels.rule_labels import _first_half
 
     class Fake:
-        documents = pd.DataFrame({"document": [f"d{i}" for i in range(24)], "topic": ["a"] * 12 + ["b"] * 12,
-                                  "group": [f"source {i // 2}" for i in range(24)]})
+        documents = pd.DataFrame(
+            {
+                "document": [f"d{i}" for i in range(24)],
+                "topic": ["a"] * 12 + ["b"] * 12,
+                "group": [f"source {i // 2}" for i in range(24)],
+            }
+        )
         spaced = staticmethod(with_spaces)
 
         def tokens(self, columns):
-            return pd.DataFrame({"document": np.repeat(np.arange(24), 5), "position": np.tile(np.arange(5), 24),
-                                 "token": [" word"] * 120})
+            return pd.DataFrame(
+                {"document": np.repeat(np.arange(24), 5), "position": np.tile(np.arange(5), 24), "token": [" word"] * 120}
+            )
 
     trace: Any = Fake()
     text = surroundings(trace)
     half = _first_half(text, np.arange(120))
-    by_group = pd.DataFrame({"group": np.repeat(Fake.documents["group"], 5), "topic": np.repeat(Fake.documents["topic"], 5),
-                             "half": half})
+    by_group = pd.DataFrame(
+        {"group": np.repeat(Fake.documents["group"], 5), "topic": np.repeat(Fake.documents["topic"], 5), "half": half}
+    )
     assert (by_group.groupby("group")["half"].nunique() == 1).all()
     assert by_group.groupby("topic")["half"].mean().tolist() == [0.5, 0.5]
     trace.documents = Fake.documents.assign(group="one source")  # nothing but documents is left to divide by
@@ -274,8 +319,9 @@ def test_features_of_registers_have_no_topic_within_registers(planted: PlantedAc
     n = len(planted.trace.documents)
     register = np.arange(n) % 2
     topic = np.where(rng.random(n) < 0.8, register, 1 - register)
-    documents = planted.trace.documents.assign(topic=np.array(["a", "b"])[topic], register=np.array(["prose", "table"])[register],
-                                               group=[f"g{i}" for i in range(n)])
+    documents = planted.trace.documents.assign(
+        topic=np.array(["a", "b"])[topic], register=np.array(["prose", "table"])[register], group=[f"g{i}" for i in range(n)]
+    )
     document = np.repeat(np.arange(n), 40)
     chance = np.stack([0.1 + 0.3 * register, 0.1 + 0.3 * topic], axis=1)[document]
     fired = rng.random(chance.shape) < chance

@@ -37,7 +37,7 @@ def side(seed: int, *, strength: float) -> Side:
     """Forty groups of two topics; unit 0 is active more on topic 1, units 1 to 9 follow habits of groups."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(40), 50)
-    topic = (group % 2)
+    topic = group % 2
     habits = np.clip(0.2 * rng.lognormal(0, 0.5, (40, 10)), 0, 0.9)
     habits[:, 0] *= np.where(np.arange(40) % 2 == 1, 1 + strength, 1)
     active = rng.random((2000, 10)) < np.clip(habits, 0, 0.95)[group]
@@ -59,8 +59,11 @@ def test_the_best_of_noise_is_at_chance_on_other_documents() -> None:
     for seed in range(20):
         unit = choose_units("feature", "sae", 0, side(seed, strength=0), 1, largest=5)[-1]
         assert unit.train_auroc > 0.5
-        areas.append(measure_unit(side(1000 + seed, strength=0), unit.members, 1,
-                                  Resamples(np.arange(40) % 2, n=2, seed=0)).document.value)
+        areas.append(
+            measure_unit(
+                side(1000 + seed, strength=0), unit.members, 1, Resamples(np.arange(40) % 2, n=2, seed=0)
+            ).document.value
+        )
     assert np.mean(areas) == pytest.approx(0.5, abs=0.06)
 
 
@@ -73,13 +76,15 @@ def test_predictions_agree_with_sklearn_and_noise_predicts_nothing() -> None:
     group = np.repeat(np.arange(60), 100)
     train, held = slice(0, 4000), slice(4000, 6000)
     features = sparse.csr_array(x.astype(np.float32))
-    found = predict(features[train], features[held], y[train], y[held], group=group[train],
-                    group_held_out=group[held], n_groups=60)
+    found = predict(
+        features[train], features[held], y[train], y[held], group=group[train], group_held_out=group[held], n_groups=60
+    )
     theirs = LogisticRegression(C=100, max_iter=500).fit(x[train], chosen[train])
     assert found.hits.sum() / found.selections.sum() == pytest.approx(theirs.score(x[held], chosen[held]), abs=0.015)
     noise = sparse.csr_array(((rng.random((6000, 30)) < 0.15) * 1.0).astype(np.float32))
-    empty = predict(noise[train], noise[held], y[train], y[held], group=group[train],
-                    group_held_out=group[held], n_groups=60)
+    empty = predict(
+        noise[train], noise[held], y[train], y[held], group=group[train], group_held_out=group[held], n_groups=60
+    )
     assert empty.bits.sum() / empty.selections.sum() < 0.01
     assert found.bits.sum() / found.selections.sum() > 0.5
     chosen_held = np.asarray(y[held].sum(0)).ravel()
@@ -99,23 +104,61 @@ def test_effective_numbers() -> None:
     assert effective_number(np.array([7, 0, 0])) == pytest.approx(1)
 
 
-VERDICT = {"topic": "chemistry", "verdict": "none", "layer": 3, "expert": 2, "log2_lift": 0.9, "ci_low": 0.7, "ci_high": 1.1,
-           "q_value": 0.001, "auroc_expert": 0.8, "auroc_feature": np.nan, "ablation_delta_nats": np.nan, "reason": "Near.",
-           "experts": "2", "share": 0.1, "log2_lift_replication": 0.9, "log2_beyond_words": 0.5, "q_beyond_words": 0.01,
-           "detectable_log2_lift": 0.3}
-CARRIER = {"topic": "chemistry", "kind": "feature", "source": "layer_03/width_00016", "members": "7", "auroc_document": 0.95,
-           "document_low": 0.9, "beyond_expert_document": 0.1, "beyond_expert_document_low": 0.02,
-           "beyond_token_document": 0.3, "beyond_token_document_low": 0.2, "beyond_tokens_document": 0.1,
-           "beyond_tokens_document_low": 0.01, "log2_beyond_words": 0.9, "log2_beyond_words_low": 0.5}
+VERDICT = {
+    "topic": "chemistry",
+    "verdict": "none",
+    "layer": 3,
+    "expert": 2,
+    "log2_lift": 0.9,
+    "ci_low": 0.7,
+    "ci_high": 1.1,
+    "q_value": 0.001,
+    "auroc_expert": 0.8,
+    "auroc_feature": np.nan,
+    "ablation_delta_nats": np.nan,
+    "reason": "Near.",
+    "experts": "2",
+    "share": 0.1,
+    "log2_lift_replication": 0.9,
+    "log2_beyond_words": 0.5,
+    "q_beyond_words": 0.01,
+    "detectable_log2_lift": 0.3,
+}
+CARRIER = {
+    "topic": "chemistry",
+    "kind": "feature",
+    "source": "layer_03/width_00016",
+    "members": "7",
+    "auroc_document": 0.95,
+    "document_low": 0.9,
+    "beyond_expert_document": 0.1,
+    "beyond_expert_document_low": 0.02,
+    "beyond_token_document": 0.3,
+    "beyond_token_document_low": 0.2,
+    "beyond_tokens_document": 0.1,
+    "beyond_tokens_document_low": 0.01,
+    "log2_beyond_words": 0.9,
+    "log2_beyond_words_low": 0.5,
+}
 FEATURE = {"sae": "layer_03/width_00016", "feature": 7, "topic": "chemistry", "topic_q": 0.01}
 
 
-@pytest.mark.parametrize(("change", "verdict"), [
-    ({}, "feature only"), ({"auroc_document": 0.87}, "none"), ({"document_low": 0.79}, "none"),
-    ({"beyond_expert_document_low": -0.01}, "none"), ({"topic_q": 0.2}, "none"),
-    ({"beyond_token_document_low": 0.0}, "none"), ({"beyond_tokens_document_low": -0.01}, "none"),
-    ({"log2_beyond_words": 0.2}, "none"), ({"log2_beyond_words_low": -0.1}, "none"), ({"log2_beyond_words": np.nan}, "none"),
-    ({"beyond_tokens_document": np.nan, "beyond_tokens_document_low": np.nan}, "feature only")])
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "feature only"),
+        ({"auroc_document": 0.87}, "none"),
+        ({"document_low": 0.79}, "none"),
+        ({"beyond_expert_document_low": -0.01}, "none"),
+        ({"topic_q": 0.2}, "none"),
+        ({"beyond_token_document_low": 0.0}, "none"),
+        ({"beyond_tokens_document_low": -0.01}, "none"),
+        ({"log2_beyond_words": 0.2}, "none"),
+        ({"log2_beyond_words_low": -0.1}, "none"),
+        ({"log2_beyond_words": np.nan}, "none"),
+        ({"beyond_tokens_document": np.nan, "beyond_tokens_document_low": np.nan}, "feature only"),
+    ],
+)
 def test_feature_only_needs_every_condition(change: dict[str, float], verdict: str) -> None:
     carriers = Result("carriers", pd.DataFrame([CARRIER | {k: v for k, v in change.items() if k in CARRIER}]))
     features = Result("features", pd.DataFrame([FEATURE | {k: v for k, v in change.items() if k in FEATURE}]))
@@ -126,16 +169,20 @@ def test_feature_only_needs_every_condition(change: dict[str, float], verdict: s
 
 
 def test_a_feature_of_words_is_none_with_the_reason() -> None:
-    for change, said in (({"beyond_token_document_low": 0.0}, "best single token (AUROC 0.65)"),
-                         ({"beyond_tokens_document_low": 0.0}, "set of up to 8 tokens (AUROC 0.85)"),
-                         ({"log2_beyond_words": 0.0}, "1.00 times as much as the topic's words alone predict")):
-        done = complete_verdicts(Result("verdicts", pd.DataFrame([VERDICT])), carriers=Result(
-            "carriers", pd.DataFrame([CARRIER | change]))).table.iloc[0]
+    for change, said in (
+        ({"beyond_token_document_low": 0.0}, "best single token (AUROC 0.65)"),
+        ({"beyond_tokens_document_low": 0.0}, "set of up to 8 tokens (AUROC 0.85)"),
+        ({"log2_beyond_words": 0.0}, "1.00 times as much as the topic's words alone predict"),
+    ):
+        done = complete_verdicts(
+            Result("verdicts", pd.DataFrame([VERDICT])), carriers=Result("carriers", pd.DataFrame([CARRIER | change]))
+        ).table.iloc[0]
         assert done["verdict"] == "none" and said in done["reason"] and done["reason"].endswith("Near.")
     assert done["feature_beyond_tokens_low"] == 0.01 and done["feature_log2_beyond_words"] == 0
     before = {k: v for k, v in CARRIER.items() if "token" not in k and "words" not in k}  # a table without tokens
-    done = complete_verdicts(Result("verdicts", pd.DataFrame([VERDICT])),
-                             carriers=Result("carriers", pd.DataFrame([before]))).table.iloc[0]
+    done = complete_verdicts(
+        Result("verdicts", pd.DataFrame([VERDICT])), carriers=Result("carriers", pd.DataFrame([before]))
+    ).table.iloc[0]
     assert done["verdict"] == "none" and "moe-probe match RUN" in done["reason"]
 
 
@@ -205,11 +252,27 @@ def test_a_few_words_that_tell_a_topic_leave_nothing_to_a_feature() -> None:
 
 def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:
     row = VERDICT | {"verdict": "expert"}
-    ablation = Result("ablation", pd.DataFrame([{
-        "topic": "chemistry", "layer": 3, "sae": "", "members": "2", "unit": "layer 3 expert 2", "delta_nats": 0.04,
-        "ci_low": 0.02, "ci_high": 0.06, "confirmed": True}]))
-    done = complete_verdicts(Result("verdicts", pd.DataFrame([row])), carriers=Result("carriers", pd.DataFrame([CARRIER])),
-                             ablation=ablation).table.iloc[0]
+    ablation = Result(
+        "ablation",
+        pd.DataFrame(
+            [
+                {
+                    "topic": "chemistry",
+                    "layer": 3,
+                    "sae": "",
+                    "members": "2",
+                    "unit": "layer 3 expert 2",
+                    "delta_nats": 0.04,
+                    "ci_low": 0.02,
+                    "ci_high": 0.06,
+                    "confirmed": True,
+                }
+            ]
+        ),
+    )
+    done = complete_verdicts(
+        Result("verdicts", pd.DataFrame([row])), carriers=Result("carriers", pd.DataFrame([CARRIER])), ablation=ablation
+    ).table.iloc[0]
     assert (done["verdict"], done["causal"], done["ablation_delta_nats"]) == ("expert", "confirmed", 0.04)
     assert done["sentence"].startswith("Yes: expert 2 of layer 3")
     assert "causally confirmed" in done["sentence"]
@@ -245,7 +308,11 @@ def test_a_match_has_to_beat_what_random_dictionaries_differ_by() -> None:
     for _ in range(100):
         drawn = 2 ** (level + rng.normal(0, 0.3, (4, 60)))
         ratio, low, high, p = beyond_random(drawn[0], np.arange(60), drawn[1:], n_tokens=10**6)
-        assert np.allclose(ratio, np.log2(drawn[0]) - np.log2(drawn[1:]).mean(0)) and (low < ratio).all() and (ratio < high).all()
+        assert (
+            np.allclose(ratio, np.log2(drawn[0]) - np.log2(drawn[1:]).mean(0))
+            and (low < ratio).all()
+            and (ratio < high).all()
+        )
         rejected.append((p < 0.05).mean())
     assert np.mean(rejected) == pytest.approx(0.05, abs=0.015)
     better = beyond_random(drawn[0] * 4, np.arange(60), drawn[1:], n_tokens=10**6)[3]

@@ -183,7 +183,9 @@ def test_kinds_of_nodes() -> None:
     assert kind_of_node(0.01, 0.2, ["a", "b", ""], alpha=0.05, judged=False) == "one subject"
 
 
-def tree_of(children: int, *, alike: bool, seed: int, raised: float = 6.0, shape: float = 2.0) -> tuple[Subjects, np.ndarray]:
+def tree_of(
+    children: int, *, alike: bool, seed: int, raised: float = 6.0, shape: float = 2.0
+) -> tuple[Subjects, np.ndarray]:
     """Forty nodes of so many features, each of one topic; siblings of one topic, or hung up at random."""
     rng = np.random.default_rng(seed)
     topic = np.repeat(np.arange(TOPICS), children * 40 // TOPICS)
@@ -219,8 +221,10 @@ def test_pure_nodes_of_two_children_are_not_called_mixed(raised: float, shape: f
     for seed in range(4):
         passed, power = power_of(2, alike=True, seed=seed, raised=raised, shape=shape)
         assert not (power.judged & ~passed).any()
-        kinds = {kind_of_node(1 - p, float("nan"), ["a", "b"], alpha=0.05, judged=bool(j))
-                 for p, j in zip(passed.astype(float), power.judged, strict=True)}
+        kinds = {
+            kind_of_node(1 - p, float("nan"), ["a", "b"], alpha=0.05, judged=bool(j))
+            for p, j in zip(passed.astype(float), power.judged, strict=True)
+        }
         assert kinds <= {UNJUDGED, "one subject"}
 
 
@@ -243,8 +247,13 @@ def of_registers(seed: int, *, strata: bool) -> tuple[Subjects, np.ndarray]:
     own = np.repeat(np.arange(12) % 3, 6)
     rates = rng.gamma(2.0, 0.01, (72, len(own))) * (1 + 8 * (register[:, None] == own))
     part = np.unique(code * 3 + rng.integers(0, 3, 72), return_inverse=True)[1]
-    made = Subjects(rates, (rates.sum(0) * 100).astype(int), Labelling(code, 3), Labelling(part, int(part.max()) + 1),
-                    register if strata else None)
+    made = Subjects(
+        rates,
+        (rates.sum(0) * 100).astype(int),
+        Labelling(code, 3),
+        Labelling(part, int(part.max()) + 1),
+        register if strata else None,
+    )
     return made, np.repeat(np.arange(12), 6)
 
 
@@ -260,7 +269,9 @@ def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
             assert far is not None
             claims[strata] += [found.tree.p_value <= 0.05, (found.q_value <= 0.05).any(), far.test.p_value <= 0.05]
             if strata:
-                assert found.tree.p_features <= 0.05, "features exchanged over the tree: siblings do share topics, by registers"
+                assert found.tree.p_features <= 0.05, (
+                    "features exchanged over the tree: siblings do share topics, by registers"
+                )
     assert (claims[False] >= 18).all()
     assert (claims[True] <= stats.binom.ppf(0.995, 20, 0.05)).all()
 
@@ -285,12 +296,24 @@ def test_no_node_with_two_parts_is_no_test() -> None:
 
 def test_long_corpora_are_bundled_within_subjects() -> None:
     names = [f"d{i}" for i in range(700)]
-    registers = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" for i in range(700)], "group": names,
-                              "register": [f"r{i % 2}" for i in range(700)]})
+    registers = pd.DataFrame(
+        {
+            "document": names,
+            "topic": [f"t{i % 3}" for i in range(700)],
+            "group": names,
+            "register": [f"r{i % 2}" for i in range(700)],
+        }
+    )
     made = bundled(registers, by="topic", finer="subtopic", most=60, strata="register")
     assert (made.groupby("group")[["topic", "register"]].nunique() == 1).all(axis=None)
-    documents = pd.DataFrame({"document": names, "topic": [f"t{i % 3}" if i % 7 else "" for i in range(700)],
-                              "subtopic": [f"s{i % 2}" for i in range(700)], "group": names})
+    documents = pd.DataFrame(
+        {
+            "document": names,
+            "topic": [f"t{i % 3}" if i % 7 else "" for i in range(700)],
+            "subtopic": [f"s{i % 2}" for i in range(700)],
+            "group": names,
+        }
+    )
     assert bundled(documents, by="topic", finer="subtopic", most=700) is documents
     made = bundled(documents, by="topic", finer="subtopic", most=60)
     labelled = made[made["topic"] != ""]
@@ -304,29 +327,55 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
     assert (made.assign(own=whole["group"]).groupby("own")["group"].nunique() == 1).all()
 
 
-@pytest.mark.parametrize(("own", "null", "says"), [
-    ((0.01, 0.04), 0.5, "need not come of widening"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")])
+@pytest.mark.parametrize(
+    ("own", "null", "says"),
+    [((0.01, 0.04), 0.5, "need not come of widening"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")],
+)
 def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, says: str) -> None:
-    row = {"layer": 1, "parent_width": 4, "nodes": 10, "judged": 8, "found_beside": 1, "purity": 0.3, "expected": 0.2,
-           "ceiling": 0.5, **dict.fromkeys(KINDS, 0.25)}
-    table = pd.DataFrame([
-        {**row, "child_width": 8, "tree": "this run", "p_value": own[0], "shared": 0.4},
-        {**row, "child_width": 8, "tree": "same width, another seed", "p_value": 0.03, "shared": null},
-        {**row, "child_width": 16, "tree": "this run", "p_value": own[1], "shared": 0.2}])
+    row = {
+        "layer": 1,
+        "parent_width": 4,
+        "nodes": 10,
+        "judged": 8,
+        "found_beside": 1,
+        "purity": 0.3,
+        "expected": 0.2,
+        "ceiling": 0.5,
+        **dict.fromkeys(KINDS, 0.25),
+    }
+    table = pd.DataFrame(
+        [
+            {**row, "child_width": 8, "tree": "this run", "p_value": own[0], "shared": 0.4},
+            {**row, "child_width": 8, "tree": "same width, another seed", "p_value": 0.03, "shared": null},
+            {**row, "child_width": 16, "tree": "this run", "p_value": own[1], "shared": 0.2},
+        ]
+    )
     said = human_lines({"tree_subjects": Result("tree_subjects", table)})
     assert says in said and "share 40% where they are most alike" in said and "Holm over 2 pairs of widths" in said
 
 
 def test_the_answer_counts_the_nodes_that_could_be_judged() -> None:
-    row = {"layer": 1, "parent_width": 4, "child_width": 8, "tree": "this run", "purity": 0.3, "expected": 0.2, "ceiling": 0.5,
-           "p_value": 0.01, "shared": 0.4, **dict(zip(KINDS, (0.1, 0.1, 0.2, 0.6), strict=True))}
+    row = {
+        "layer": 1,
+        "parent_width": 4,
+        "child_width": 8,
+        "tree": "this run",
+        "purity": 0.3,
+        "expected": 0.2,
+        "ceiling": 0.5,
+        "p_value": 0.01,
+        "shared": 0.4,
+        **dict(zip(KINDS, (0.1, 0.1, 0.2, 0.6), strict=True)),
+    }
 
     def said(**change: float) -> str:
         return human_lines({"tree_subjects": Result("tree_subjects", pd.DataFrame([row | change]))})
 
     text = said(nodes=50, judged=20, found_beside=3)
     assert "Of 20 nodes that split and could be judged, 20% keep to one subject" in text and text.startswith("Hardly")
-    assert "60% show no subject of the corpus. 30 more could not be judged" in text and "3 of them keep to one subject" in text
+    assert (
+        "60% show no subject of the corpus. 30 more could not be judged" in text and "3 of them keep to one subject" in text
+    )
     none = said(nodes=50, judged=0, found_beside=0, **dict.fromkeys(KINDS, np.nan))
     assert none.startswith("To some degree") and "None of 50 nodes that split could be judged" in none and "nan" not in none
     assert "moe-probe tree RUN" in said(nodes=50), "a table of an earlier version has counted them all"

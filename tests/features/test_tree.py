@@ -69,16 +69,27 @@ def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> 
     """No edge at all, of living features or of dead ones: a table of the same types, and a section that says so."""
     rng = np.random.default_rng(0)
     for rate in (0.3, 0.0):
-        levels = [Level(np.eye(6)[3 * i:3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)]
+        levels = [Level(np.eye(6)[3 * i : 3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)]
         edges = join(*levels)
         assert edges.empty and edges["parent"].dtype == np.int64 and edges["share"].dtype == np.float64
         found = splitting(*levels, edges)
         assert (found.split, found.kept, found.orphans, found.children) == (0, 0, float(rate > 0), 0)
         assert sibling_pairs(edges, np.zeros(3, dtype=int)) is None
-        named = edges.assign(**dict.fromkeys(("parent_sae", "child_sae", "parent_label", "child_label", "parent_topic",
-                                              "child_topic"), ""), layer=0, parent_width=3, child_width=6)
-        row = {**found._asdict(), "layer": 0, "parent_width": 3, "child_width": 6,
-               **dict.fromkeys(("stitched_novel", "seed_agreement", "seed_same", "split_same_width", "novel_same_width"), np.nan)}
+        named = edges.assign(
+            **dict.fromkeys(("parent_sae", "child_sae", "parent_label", "child_label", "parent_topic", "child_topic"), ""),
+            layer=0,
+            parent_width=3,
+            child_width=6,
+        )
+        row = {
+            **found._asdict(),
+            "layer": 0,
+            "parent_width": 3,
+            "child_width": 6,
+            **dict.fromkeys(
+                ("stitched_novel", "seed_agreement", "seed_same", "split_same_width", "novel_same_width"), np.nan
+            ),
+        }
         section = splitting_section({"tree": Result("tree", named), "splitting": Result("splitting", pd.DataFrame([row]))})
         assert "0% to 0% of features split" in section.finding
 
@@ -110,8 +121,9 @@ def trained(x: np.ndarray, width: int, k: int, seed: int = 0) -> Level:
     with torch.no_grad():
         latents = sae.eval().encode(data)
     token, slot = np.nonzero(latents.values.numpy() > 0.05)
-    firings = sparse.csr_array((latents.values.numpy()[token, slot], (token, latents.indices.numpy()[token, slot])),
-                               shape=(len(x), width))
+    firings = sparse.csr_array(
+        (latents.values.numpy()[token, slot], (token, latents.indices.numpy()[token, slot])), shape=(len(x), width)
+    )
     return Level(sae.W_dec.detach().numpy(), firings)
 
 
@@ -180,9 +192,30 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = write_corpus(root / "corpus.jsonl", documents=48)
     rows = [json.loads(line) for line in corpus.read_text().splitlines()]  # each topic has a source of its own
     corpus.write_text("\n".join(json.dumps(row | {"source": f"of {row['topic']}"}) for row in rows))
-    code, _, err = moe_probe("run", checkpoint, "--corpus", corpus, "--out", root / "run", "--permutations", 99,
-                             "--label", "register", "--label", "source",
-                             "--sae-widths", 16, "--sae-widths", 64, "--sae-layers", 1, "--sae-k", 3, "--hidden-share", 1.0)
+    code, _, err = moe_probe(
+        "run",
+        checkpoint,
+        "--corpus",
+        corpus,
+        "--out",
+        root / "run",
+        "--permutations",
+        99,
+        "--label",
+        "register",
+        "--label",
+        "source",
+        "--sae-widths",
+        16,
+        "--sae-widths",
+        64,
+        "--sae-layers",
+        1,
+        "--sae-k",
+        3,
+        "--hidden-share",
+        1.0,
+    )
     assert code == 0, err
     return root / "run"
 
@@ -192,8 +225,16 @@ def test_the_tree_of_a_run_and_a_walk_down_it(run: Path) -> None:
     assert code == 0, err
     assert "seed_agreement" in out
     edges, sums = (Result.load(run / "results", name).table for name in ("tree", "splitting"))
-    assert list(edges.columns[:8]) == ["layer", "parent_width", "parent", "child_width", "child", "weight", "parent_topic",
-                                       "child_topic"]
+    assert list(edges.columns[:8]) == [
+        "layer",
+        "parent_width",
+        "parent",
+        "child_width",
+        "child",
+        "weight",
+        "parent_topic",
+        "child_topic",
+    ]
     assert sums[["seed_agreement", "seed_same"]].notna().all(axis=None)
     row = edges.iloc[0]
     code, out, err = moe_probe("tree", run, "--walk", f"{row['parent_sae']}:{row['parent']}")
@@ -224,7 +265,8 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
     assert code == 0 and "no labels can be exchanged" in " ".join(err.split()), "every source has one topic"
     assert tested[["p_labels", "p_value"]].isna().all(axis=None), "not tested is not p 1"
     assert (tested["judged"] == 0).all() and human_lines({"tree_subjects": Result("tree_subjects", tested)}).startswith(
-        ("Not testable", "No node"))
+        ("Not testable", "No node")
+    )
     code, _, err = moe_probe("label", copy, "--strata", "source")
     assert code == 0 and "every stratum holds a single topic" in " ".join(err.split())
     assert (Result.load(copy / "results", "features").table["topic"] == "").all()
@@ -242,12 +284,38 @@ def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """One Matryoshka SAE, whose nested parts are the levels; topics have words of their own."""
     root = tmp_path_factory.mktemp("nested")
     rng = np.random.default_rng(0)
-    lines = [json.dumps({"id": f"d{i}", "topic": f"topic-{i % 3}", "subtopic": f"part-{i // 3 % 2}",
-                         "text": " ".join(f"w{w + 30 * (i % 3)}" for w in rng.integers(30, size=50))}) for i in range(48)]
+    lines = [
+        json.dumps(
+            {
+                "id": f"d{i}",
+                "topic": f"topic-{i % 3}",
+                "subtopic": f"part-{i // 3 % 2}",
+                "text": " ".join(f"w{w + 30 * (i % 3)}" for w in rng.integers(30, size=50)),
+            }
+        )
+        for i in range(48)
+    ]
     (root / "corpus.jsonl").write_text("\n".join(lines))
-    code, _, err = moe_probe("run", checkpoint, "--corpus", root / "corpus.jsonl", "--out", root / "run", "--permutations", 99,
-                             "--sae-widths", 64, "--sae-architecture", "matryoshka", "--sae-layers", 1, "--sae-k", 6,
-                             "--hidden-share", 1.0)
+    code, _, err = moe_probe(
+        "run",
+        checkpoint,
+        "--corpus",
+        root / "corpus.jsonl",
+        "--out",
+        root / "run",
+        "--permutations",
+        99,
+        "--sae-widths",
+        64,
+        "--sae-architecture",
+        "matryoshka",
+        "--sae-layers",
+        1,
+        "--sae-k",
+        6,
+        "--hidden-share",
+        1.0,
+    )
     assert code == 0, err
     return root / "run"
 
@@ -260,13 +328,15 @@ def test_the_parts_of_a_matryoshka_sae_are_levels(nested_run: Path) -> None:
     assert [level.first for level in levels] == [0, 4, 8, 16, 32]
     whole = levels[0].sae.W_dec.detach().numpy()
     for level in levels:
-        assert (level.level.directions == whole[level.first:level.width]).all()
+        assert (level.level.directions == whole[level.first : level.width]).all()
         assert level.held_out.matrix.shape[1] == level.width - level.first
     made: dict[str, Dictionary] = {}
     other = levels[1].again(made)
     assert (other.first, other.width) == (4, 8) and levels[2].again(made).sae is other.sae  # trained once
     assert (other.level.directions != levels[1].level.directions).any()
-    assert levels[0].sae.config.architecture == "jumprelu" and other.origin.architecture == "matryoshka"  # not as it is saved
+    assert (
+        levels[0].sae.config.architecture == "jumprelu" and other.origin.architecture == "matryoshka"
+    )  # not as it is saved
 
 
 def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:

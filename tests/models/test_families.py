@@ -21,9 +21,7 @@ UNSUPPORTED: dict[str, str] = {}
 
 DOC = Path(__file__).parents[2] / "docs" / "families.md"
 FAMILIES = [
-    pytest.param(name, marks=pytest.mark.xfail(reason=UNSUPPORTED[name], strict=True))
-    if name in UNSUPPORTED
-    else name
+    pytest.param(name, marks=pytest.mark.xfail(reason=UNSUPPORTED[name], strict=True)) if name in UNSUPPORTED else name
     for name in moe_families()
 ]
 

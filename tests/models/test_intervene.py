@@ -64,14 +64,19 @@ def test_every_family(family: str) -> None:
         model(**inputs)
         means = collected()
     weight = (seen.weights * (seen.experts == expert)).sum(1, keepdim=True)
-    assert torch.allclose(watched(Intervention((expert,), "mean", means=means)), whole - share + weight * means[expert],
-                          atol=1e-4, rtol=1e-3)
+    assert torch.allclose(
+        watched(Intervention((expert,), "mean", means=means)), whole - share + weight * means[expert], atol=1e-4, rtol=1e-3
+    )
     if family in WITHOUT_LOGITS:
         with pytest.raises(MoeProbeError, match="zero or mean"):
             watched(Intervention((expert,), "mask"))
     else:
         try:
-            with torch.no_grad(), intervened(site, Intervention((expert,), "mask")), RoutingCapture(model, [site]) as capture:
+            with (
+                torch.no_grad(),
+                intervened(site, Intervention((expert,), "mask")),
+                RoutingCapture(model, [site]) as capture,
+            ):
                 out = model(**inputs)[0]
                 masked = capture.take()[0]
         except MoeProbeError as error:  # chosen by a hash of the token, whatever the logits say
@@ -124,9 +129,21 @@ def test_steering_raises_the_choice_of_an_expert() -> None:
     assert shares == sorted(shares)
 
 
-@pytest.mark.parametrize("family", [
-    "olmoe", "gpt_oss", "deepseek_v4", "llama4", "longcat_flash", "exaone_moe", "jamba", "nllb_moe", "openai_privacy_filter",
-    "gemma4"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "olmoe",
+        "gpt_oss",
+        "deepseek_v4",
+        "llama4",
+        "longcat_flash",
+        "exaone_moe",
+        "jamba",
+        "nllb_moe",
+        "openai_privacy_filter",
+        "gemma4",
+    ],
+)
 def test_short_cuts_give_the_same_losses(family: str) -> None:
     """Layers below run once, and only changed tokens predicted: the very losses of whole passes, or no short cut."""
     model, sites, _ = built(family)

@@ -328,9 +328,7 @@ def test_expert_outputs_of_olmoe_from_its_weights(olmoe: Any) -> None:
     for site, record in zip(sites, records, strict=True):
         w = record.logits.softmax(-1).gather(1, record.experts.long())
         assert torch.allclose(w, record.weights, atol=1e-6)
-        gate_up = torch.einsum(
-            "tkid,td->tki", site.experts.gate_up_proj[record.experts.long()], record.router_input
-        )
+        gate_up = torch.einsum("tkid,td->tki", site.experts.gate_up_proj[record.experts.long()], record.router_input)
         gate, up = gate_up.chunk(2, dim=-1)
         down = site.experts.down_proj[record.experts.long()]
         y = torch.einsum("tkdi,tki->tkd", down, nn.functional.silu(gate) * up) * w[..., None]

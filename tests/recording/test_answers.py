@@ -57,21 +57,43 @@ def answer_of(seed: int) -> list[int]:
 
 
 def vllm_http(seed: int) -> dict[str, Any]:
-    return {"object": "text_completion", "choices": [
-        {"index": 0, "text": "x", "token_ids": answer_of(seed), "prompt_token_ids": prompt_of(seed),
-         "routed_experts": npy(routing(seed))}]}
+    return {
+        "object": "text_completion",
+        "choices": [
+            {
+                "index": 0,
+                "text": "x",
+                "token_ids": answer_of(seed),
+                "prompt_token_ids": prompt_of(seed),
+                "routed_experts": npy(routing(seed)),
+            }
+        ],
+    }
 
 
 def vllm_chat(seed: int) -> dict[str, Any]:
-    return {"object": "chat.completion", "prompt_token_ids": prompt_of(seed), "prompt_routed_experts": None, "choices": [
-        {"index": 0, "message": {"content": "x"}, "token_ids": answer_of(seed),
-         "routed_experts": npy(routing(seed), "int32")}]}
+    return {
+        "object": "chat.completion",
+        "prompt_token_ids": prompt_of(seed),
+        "prompt_routed_experts": None,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"content": "x"},
+                "token_ids": answer_of(seed),
+                "routed_experts": npy(routing(seed), "int32"),
+            }
+        ],
+    }
 
 
 def vllm_split(seed: int) -> dict[str, Any]:
     ids = routing(seed)
-    return {"prompt_token_ids": prompt_of(seed), "prompt_routed_experts": ids[:PROMPT].tolist(), "choices": [
-        {"index": 0, "token_ids": answer_of(seed), "routed_experts": ids[PROMPT:].tolist()}]}
+    return {
+        "prompt_token_ids": prompt_of(seed),
+        "prompt_routed_experts": ids[:PROMPT].tolist(),
+        "choices": [{"index": 0, "token_ids": answer_of(seed), "routed_experts": ids[PROMPT:].tolist()}],
+    }
 
 
 def flat_lists(seed: int) -> dict[str, Any]:
@@ -93,27 +115,51 @@ def described(seed: int) -> dict[str, Any]:
 
 
 def sglang_generate(seed: int) -> dict[str, Any]:
-    return {"text": "x", "input_ids": prompt_of(seed), "output_ids": answer_of(seed), "meta_info": {
-        "prompt_tokens": PROMPT, "completion_tokens": ANSWER, "routed_experts": sglang(routing(seed))}}
+    return {
+        "text": "x",
+        "input_ids": prompt_of(seed),
+        "output_ids": answer_of(seed),
+        "meta_info": {"prompt_tokens": PROMPT, "completion_tokens": ANSWER, "routed_experts": sglang(routing(seed))},
+    }
 
 
 def sglang_logprobs(seed: int) -> dict[str, Any]:
-    return {"text": "x", "meta_info": {
-        "prompt_tokens": PROMPT, "input_token_logprobs": [[None, i, None] for i in prompt_of(seed)],
-        "output_token_logprobs": [[-0.5, i, None] for i in answer_of(seed)], "routed_experts": sglang(routing(seed))}}
+    return {
+        "text": "x",
+        "meta_info": {
+            "prompt_tokens": PROMPT,
+            "input_token_logprobs": [[None, i, None] for i in prompt_of(seed)],
+            "output_token_logprobs": [[-0.5, i, None] for i in answer_of(seed)],
+            "routed_experts": sglang(routing(seed)),
+        },
+    }
 
 
 def sglang_openai(seed: int) -> dict[str, Any]:
-    return {"prompt_token_ids": prompt_of(seed), "usage": {"prompt_tokens": PROMPT}, "choices": [
-        {"index": 0, "token_ids": answer_of(seed), "sgl_ext": {"routed_experts": sglang(routing(seed))}}]}
+    return {
+        "prompt_token_ids": prompt_of(seed),
+        "usage": {"prompt_tokens": PROMPT},
+        "choices": [{"index": 0, "token_ids": answer_of(seed), "sgl_ext": {"routed_experts": sglang(routing(seed))}}],
+    }
 
 
 def nested_response(seed: int) -> dict[str, Any]:
     return {"response": vllm_http(seed)}
 
 
-FORMS = [vllm_http, vllm_chat, vllm_split, flat_lists, flat_floats, flat_parts, described, sglang_generate, sglang_logprobs,
-         sglang_openai, nested_response]
+FORMS = [
+    vllm_http,
+    vllm_chat,
+    vllm_split,
+    flat_lists,
+    flat_floats,
+    flat_parts,
+    described,
+    sglang_generate,
+    sglang_logprobs,
+    sglang_openai,
+    nested_response,
+]
 
 
 def rows_of(form: Callable[[int], dict[str, Any]], n: int = 4) -> list[dict[str, Any]]:
@@ -127,8 +173,11 @@ def saved(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def stored(trace: Trace) -> tuple[np.ndarray, list[int], list[int]]:
     chunks = list(trace.iter_routing())
-    return (np.concatenate([c.experts for c in chunks]), np.concatenate([c.position for c in chunks]).tolist(),
-            np.concatenate([c.token_id for c in chunks]).tolist())
+    return (
+        np.concatenate([c.experts for c in chunks]),
+        np.concatenate([c.position for c in chunks]).tolist(),
+        np.concatenate([c.token_id for c in chunks]).tolist(),
+    )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
@@ -175,8 +224,15 @@ def test_latin_text_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [lambda ids: ids.tolist(), npy, sglang])
 def test_dense_layers_are_left_out_aloud(tmp_path: Path, write: Callable[[np.ndarray], Any]) -> None:
-    rows = [{"document": f"d{i}", "topic": "a", "token_ids": list(range(ROWS + 1)),
-             "routed_experts": write(routing(i, dense=(0,)))} for i in range(3)]
+    rows = [
+        {
+            "document": f"d{i}",
+            "topic": "a",
+            "token_ids": list(range(ROWS + 1)),
+            "routed_experts": write(routing(i, dense=(0,))),
+        }
+        for i in range(3)
+    ]
     options = ImportOptions(num_experts=N_EXPERTS)
     path = saved(tmp_path / "a.jsonl", rows)
     trace = import_responses(path, tmp_path / "t", top_k=K, options=options)
@@ -224,7 +280,7 @@ def test_tokens_without_routing_are_left_out(tmp_path: Path, missing: int) -> No
     options = ImportOptions(num_experts=N_EXPERTS)
     trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", options=options)
     _, position, token_id = stored(trace)
-    assert position[ROWS:2 * ROWS - 3] == list(range(3, ROWS))
+    assert position[ROWS : 2 * ROWS - 3] == list(range(3, ROWS))
     assert token_id[ROWS] == prompt_of(1)[3]
     assert "3 tokens without routing" in options.warnings[0]
 
@@ -235,14 +291,20 @@ def test_routing_that_starts_late(tmp_path: Path, said: str) -> None:
     for i, row in enumerate(rows):
         late = routing(i)[4:]
         if said == "start":
-            row["meta_info"]["routed_experts"] = {"data": sglang(late), "shape": list(late.shape), "dtype": "int32", "start": 4}
+            row["meta_info"]["routed_experts"] = {
+                "data": sglang(late),
+                "shape": list(late.shape),
+                "dtype": "int32",
+                "start": 4,
+            }
         else:
             row["meta_info"] |= {"routed_experts": sglang(late), said: 4}
-    trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", top_k=K,
-                             options=ImportOptions(num_experts=N_EXPERTS))
+    trace = import_responses(
+        saved(tmp_path / "a.jsonl", rows), tmp_path / "t", top_k=K, options=ImportOptions(num_experts=N_EXPERTS)
+    )
     experts, position, token_id = stored(trace)
-    assert position[:ROWS - 4] == list(range(4, ROWS)) and token_id[0] == prompt_of(0)[4]
-    assert (experts[:ROWS - 4] == routing(0)[4:]).all()
+    assert position[: ROWS - 4] == list(range(4, ROWS)) and token_id[0] == prompt_of(0)[4]
+    assert (experts[: ROWS - 4] == routing(0)[4:]).all()
 
 
 def test_prompts_without_ids_are_left_out_aloud(tmp_path: Path) -> None:
@@ -260,8 +322,9 @@ def test_split_answer_with_a_cached_prompt(tmp_path: Path) -> None:
     rows = rows_of(vllm_split)
     for row in rows:
         row["prompt_routed_experts"] = None
-    _, position, token_id = stored(import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t",
-                                                    options=ImportOptions(num_experts=N_EXPERTS)))
+    _, position, token_id = stored(
+        import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", options=ImportOptions(num_experts=N_EXPERTS))
+    )
     assert position[:4] == list(range(PROMPT, ROWS)) and token_id[:4] == answer_of(0)[:4]
 
 
@@ -286,23 +349,29 @@ def pickled() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-@pytest.mark.parametrize(("value", "message"), [
-    (bomb({"descr": "<i4", "fortran_order": False, "shape": (10**9, 10**6, 8)}), "in 64 bytes"),
-    (bomb({"descr": "<f4", "fortran_order": False, "shape": (2, 2, 4)}), "of type float32"),
-    (bomb({"descr": "|u1", "fortran_order": False, "shape": (64,)}), r"of shape \(64,\)"),
-    (pickled(), "of type object"),
-    (base64.b64encode(b"\x93NUMPY\x01\x00\xff").decode(), "no .npy file"),
-    (base64.b64encode(b"12345").decode(), "of 5 bytes"),
-    ("!!", "not base64"),
-    ({"data": "AAAA", "shape": [10**12, 10**12, 8], "dtype": "uint8"}, "in 3 bytes"),
-    ({"data": "AAAA", "shape": [1, 3], "dtype": "uint8"}, r"of shape \(1, 3\)"),
-    ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "object"}, "of type object"),
-    ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "uint8", "encoding": "base85"}, "encoded as base85"),
-    ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "uint8", "start": -1}, "from -1 on"),
-    ({"shape": [1, 1, 3]}, "without 'data'"),
-    ([[[0.5, 1.5]]], "not whole numbers"), ([[[1, 2], [3]]], "no array"), ([[["a"]]], "not whole numbers"),
-    ([[1, 2]], r"of shape \(1, 2\)"), ([[[float("nan")]]], "not whole numbers"),
-])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (bomb({"descr": "<i4", "fortran_order": False, "shape": (10**9, 10**6, 8)}), "in 64 bytes"),
+        (bomb({"descr": "<f4", "fortran_order": False, "shape": (2, 2, 4)}), "of type float32"),
+        (bomb({"descr": "|u1", "fortran_order": False, "shape": (64,)}), r"of shape \(64,\)"),
+        (pickled(), "of type object"),
+        (base64.b64encode(b"\x93NUMPY\x01\x00\xff").decode(), "no .npy file"),
+        (base64.b64encode(b"12345").decode(), "of 5 bytes"),
+        ("!!", "not base64"),
+        ({"data": "AAAA", "shape": [10**12, 10**12, 8], "dtype": "uint8"}, "in 3 bytes"),
+        ({"data": "AAAA", "shape": [1, 3], "dtype": "uint8"}, r"of shape \(1, 3\)"),
+        ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "object"}, "of type object"),
+        ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "uint8", "encoding": "base85"}, "encoded as base85"),
+        ({"data": "AAAA", "shape": [1, 1, 3], "dtype": "uint8", "start": -1}, "from -1 on"),
+        ({"shape": [1, 1, 3]}, "without 'data'"),
+        ([[[0.5, 1.5]]], "not whole numbers"),
+        ([[[1, 2], [3]]], "no array"),
+        ([[["a"]]], "not whole numbers"),
+        ([[1, 2]], r"of shape \(1, 2\)"),
+        ([[[float("nan")]]], "not whole numbers"),
+    ],
+)
 def test_what_cannot_be_decoded(tmp_path: Path, value: Any, message: str) -> None:
     row = {"document": "d", "topic": "a", "token_ids": [1, 2], "routed_experts": value}
     with pytest.raises(MoeProbeError, match=f"line 1 has routed_experts.*{message}|line 1 has a routed_experts.*{message}"):
@@ -310,14 +379,20 @@ def test_what_cannot_be_decoded(tmp_path: Path, value: Any, message: str) -> Non
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"topic": None}, "line 3 .* has no topic"), ({"topic": "  "}, "line 3 .* has no topic"),
-    ({"document": None}, "line 3 .* has no document"), ({"token_ids": None}, "line 3 has no token ids"),
-    ({"token_ids": [1, 2.5]}, "line 3 has token ids .* no list"), ({"tokens": ["a"]}, "line 3 has another number of tokens"),
-    ({"token_ids": [1, 2, 3]}, "line 3 has 3 tokens and routing for 11"),
-    ({"start_len": "x"}, "line 3 has 'x' as start"),
-    ({"routed_experts": routing(2)[:, :2].tolist()}, "line 3 has routing of 2 layers"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"topic": None}, "line 3 .* has no topic"),
+        ({"topic": "  "}, "line 3 .* has no topic"),
+        ({"document": None}, "line 3 .* has no document"),
+        ({"token_ids": None}, "line 3 has no token ids"),
+        ({"token_ids": [1, 2.5]}, "line 3 has token ids .* no list"),
+        ({"tokens": ["a"]}, "line 3 has another number of tokens"),
+        ({"token_ids": [1, 2, 3]}, "line 3 has 3 tokens and routing for 11"),
+        ({"start_len": "x"}, "line 3 has 'x' as start"),
+        ({"routed_experts": routing(2)[:, :2].tolist()}, "line 3 has routing of 2 layers"),
+    ],
+)
 def test_wrong_rows_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     rows = rows_of(flat_lists)
     rows[2] |= change
@@ -344,33 +419,78 @@ def test_unequal_slots_are_said(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    rows = [{"document": f"d{i}", "topic": "a", "token_ids": list(range(ROWS + 1)),
-             "routed_experts": routing(i, dense=(0,)).tolist()} for i in range(3)]
+    rows = [
+        {
+            "document": f"d{i}",
+            "topic": "a",
+            "token_ids": list(range(ROWS + 1)),
+            "routed_experts": routing(i, dense=(0,)).tolist(),
+        }
+        for i in range(3)
+    ]
     path = saved(tmp_path / "a.jsonl", rows)
-    done = CliRunner().invoke(app, ["import", str(path), "--format", "vllm", "--out", str(tmp_path / "t"), "--layers", "1-2",
-                                    "--num-experts", "1:32,2:40", "--json"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "import",
+            str(path),
+            "--format",
+            "vllm",
+            "--out",
+            str(tmp_path / "t"),
+            "--layers",
+            "1-2",
+            "--num-experts",
+            "1:32,2:40",
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert [(layer.layer, layer.num_experts) for layer in Trace.open(tmp_path / "t").layers] == [(1, 32), (2, 40)]
-    for option, value in (("--layers", "2-1"), ("--layers", "1,1"), ("--layers", "x"), ("--num-experts", "1:2,1:3"),
-                          ("--num-experts", "many"), ("--num-experts", "0")):
-        done = CliRunner().invoke(app, ["import", str(path), "--format", "vllm", "--out", str(tmp_path / "u"), option, value])
+    for option, value in (
+        ("--layers", "2-1"),
+        ("--layers", "1,1"),
+        ("--layers", "x"),
+        ("--num-experts", "1:2,1:3"),
+        ("--num-experts", "many"),
+        ("--num-experts", "0"),
+    ):
+        done = CliRunner().invoke(
+            app, ["import", str(path), "--format", "vllm", "--out", str(tmp_path / "u"), option, value]
+        )
         assert done.exit_code == 2, (option, value, done.output)
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-3, 2**40) | st.floats() | st.text(max_size=5) | st.sampled_from(
-    ["AAAA", npy(routing(0)), sglang(routing(0))]), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["data", "shape", "dtype", "start", "routed_experts", "prompt_tokens", "x"]), inner, max_size=3),
-    max_leaves=6)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 2**40)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["AAAA", npy(routing(0)), sglang(routing(0))]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "shape", "dtype", "start", "routed_experts", "prompt_tokens", "x"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
 
 
 @given(st.sampled_from(FORMS), st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_spoilt_answers_are_read_or_refused(tmp_path: Path, form: Callable[[int], dict[str, Any]], data: st.DataObject) -> None:
+def test_spoilt_answers_are_read_or_refused(
+    tmp_path: Path, form: Callable[[int], dict[str, Any]], data: st.DataObject
+) -> None:
     rows = rows_of(form, 2)
     target: Any = rows[1]
     while True:  # one value, anywhere in the second answer
-        key = data.draw(st.sampled_from(sorted(target))) if isinstance(target, dict) else data.draw(
-            st.integers(0, len(target) - 1))
+        key = (
+            data.draw(st.sampled_from(sorted(target)))
+            if isinstance(target, dict)
+            else data.draw(st.integers(0, len(target) - 1))
+        )
         if not isinstance(target[key], dict | list) or not target[key] or data.draw(st.booleans()):
             break
         target = target[key]

@@ -46,8 +46,9 @@ def test_windows_that_cannot_move(loaded: LoadedModel) -> None:
 
 def test_trace_equals_plain_forward_passes(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> None:
     """Batching, padding and windowing leave no mark: each window run alone gives the same ids and weights."""
-    trace = collect_trace(loaded, Corpus(corpus_file), tmp_path / "t", options=CollectOptions(batch_tokens=200),
-                          progress=False)
+    trace = collect_trace(
+        loaded, Corpus(corpus_file), tmp_path / "t", options=CollectOptions(batch_tokens=200), progress=False
+    )
     chunk = next(trace.iter_routing())
     encoder = Encoder(loaded.tokenizer, max_length=32, overlap=4)
     row = 0
@@ -58,9 +59,10 @@ def test_trace_equals_plain_forward_passes(loaded: LoadedModel, corpus_file: Pat
                 records = capture.take()
             n = window.record.stop - window.record.start
             for place, record in enumerate(records):
-                assert (record.experts[window.record].numpy() == chunk.experts[row:row + n, place]).all()
-                assert np.allclose(record.weights[window.record].float().numpy(), chunk.weights[row:row + n, place],
-                                   atol=2e-3)
+                assert (record.experts[window.record].numpy() == chunk.experts[row : row + n, place]).all()
+                assert np.allclose(
+                    record.weights[window.record].float().numpy(), chunk.weights[row : row + n, place], atol=2e-3
+                )
             row += n
     assert row == trace.n_tokens
     assert trace.usage().selections.sum() == 2 * 3 * (~chunk.special).sum()  # special tokens count for nothing
@@ -68,8 +70,13 @@ def test_trace_equals_plain_forward_passes(loaded: LoadedModel, corpus_file: Pat
 
 def test_optional_parts(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> None:
     keep = ("routing", "logits", "hidden", "expert_output_norms", "expert_outputs")
-    trace = collect_trace(loaded, Corpus(corpus_file), tmp_path / "t", progress=False,
-                          options=CollectOptions(keep=keep, hidden_share=0.5, shard_tokens=400))
+    trace = collect_trace(
+        loaded,
+        Corpus(corpus_file),
+        tmp_path / "t",
+        progress=False,
+        options=CollectOptions(keep=keep, hidden_share=0.5, shard_tokens=400),
+    )
     logits = torch.cat([s["layer_01"] for s in trace.iter_extras("logits")])
     ids = np.concatenate([c.experts[:, 1] for c in trace.iter_routing()])
     assert logits.shape == (trace.n_tokens, 8)
@@ -86,8 +93,9 @@ def test_optional_parts(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) 
 
 def test_usage_alone(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> None:
     whole = collect_trace(loaded, Corpus(corpus_file), tmp_path / "a", progress=False)
-    usage = collect_trace(loaded, Corpus(corpus_file), tmp_path / "b", progress=False,
-                          options=CollectOptions(keep=("usage",)))
+    usage = collect_trace(
+        loaded, Corpus(corpus_file), tmp_path / "b", progress=False, options=CollectOptions(keep=("usage",))
+    )
     assert (whole.usage().selections == usage.usage().selections).all()
     with pytest.raises(MoeProbeError, match="document counts only"):
         next(usage.iter_routing())
@@ -108,8 +116,9 @@ collect_trace(load_model(sys.argv[1]), Corpus(sys.argv[2]), sys.argv[3], options
 
 
 @pytest.mark.parametrize("after_shards", [1, 7])
-def test_killed_run_resumes_to_the_same_trace(checkpoint: Path, loaded: LoadedModel, corpus_file: Path,
-                                              tmp_path: Path, after_shards: int) -> None:
+def test_killed_run_resumes_to_the_same_trace(
+    checkpoint: Path, loaded: LoadedModel, corpus_file: Path, tmp_path: Path, after_shards: int
+) -> None:
     """kill -9 in the middle of a real run; --resume; every array equals the uninterrupted one."""
     root = tmp_path / "t"
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(checkpoint), str(corpus_file), str(root), "new"])
@@ -140,8 +149,9 @@ def test_what_resume_refuses(loaded: LoadedModel, corpus_file: Path, tmp_path: P
     with pytest.raises(MoeProbeError, match="another corpus"):
         collect_trace(loaded, Corpus(corpus_file, limit=5), tmp_path / "t", mode="resume", progress=False)
     with pytest.raises(MoeProbeError, match="another windowing"):
-        collect_trace(loaded, Corpus(corpus_file), tmp_path / "t", mode="resume", progress=False,
-                      options=CollectOptions(max_length=16))
+        collect_trace(
+            loaded, Corpus(corpus_file), tmp_path / "t", mode="resume", progress=False, options=CollectOptions(max_length=16)
+        )
     with pytest.raises(UsageError, match="more than the model's context of 32"):
         collect_trace(loaded, Corpus(corpus_file), tmp_path / "u", options=CollectOptions(max_length=64))
     again = collect_trace(loaded, Corpus(corpus_file, limit=5), tmp_path / "t", mode="force", progress=False)

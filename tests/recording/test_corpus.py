@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.recording.corpus import Columns, Corpus, assign_halves, stratified_split
 
-ROWS = [{"id": "a", "topic": "chemistry", "subtopic": "acids", "text": "salt, “and” acid\nsecond line"},
-        {"id": "b", "topic": "law", "subtopic": "", "text": "a court"}]
+ROWS = [
+    {"id": "a", "topic": "chemistry", "subtopic": "acids", "text": "salt, “and” acid\nsecond line"},
+    {"id": "b", "topic": "law", "subtopic": "", "text": "a court"},
+]
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -40,7 +42,8 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> None:
     found = list(Corpus(write(tmp_path / name, ROWS)))
     assert [(d.id, d.topic, d.subtopic, d.text, d.group) for d in found] == [
-        (r["id"], r["topic"], r["subtopic"], r["text"], r["id"]) for r in ROWS]
+        (r["id"], r["topic"], r["subtopic"], r["text"], r["id"]) for r in ROWS
+    ]
     assert Corpus(tmp_path / name).summarize().hash == Corpus(write(tmp_path / "x.jsonl", ROWS)).summarize().hash
 
 
@@ -50,7 +53,9 @@ def test_folder_of_text(tmp_path: Path) -> None:
         (tmp_path / topic / sub / "one.txt").write_text(f"about {sub}", encoding="utf-8")
     found = list(Corpus(tmp_path))
     assert [(d.id, d.topic, d.subtopic, d.text) for d in found] == [
-        ("chemistry/acids/one", "chemistry", "acids", "about acids"), ("law/courts/one", "law", "courts", "about courts")]
+        ("chemistry/acids/one", "chemistry", "acids", "about acids"),
+        ("law/courts/one", "law", "courts", "about courts"),
+    ]
 
 
 def test_dataset_on_disk(tmp_path: Path) -> None:
@@ -62,10 +67,12 @@ def test_dataset_on_disk(tmp_path: Path) -> None:
 
 
 BAD = [
-    ("{not json", "line 2 is not JSON"), ("[1]", "line 2 is not a JSON object"),
+    ("{not json", "line 2 is not JSON"),
+    ("[1]", "line 2 is not a JSON object"),
     ('{"id": "x", "topic": "t"}', "line 2 has no column 'text'"),
     ('{"id": "x", "topic": "", "text": "t"}', "line 2 has an empty 'topic'"),
-    ('{"id": "x", "topic": "t", "text": 5}', "not text"), ('{"id": "a", "topic": "t", "text": "t"}', "repeats the id 'a'"),
+    ('{"id": "x", "topic": "t", "text": 5}', "not text"),
+    ('{"id": "a", "topic": "t", "text": "t"}', "repeats the id 'a'"),
     ('{"id": "x", "topic": "t", "text": "a\\u0000b"}', "not text"),
     ('{"id": "x", "topic": "t", "text": "abc", "spans": [[0, 9, "l"]]}', "outside its text"),
 ]
@@ -88,10 +95,14 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
         list(Corpus(path))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda p: p / "none.jsonl", "there is no corpus"), (lambda p: p, "there is no corpus in"),
-    (lambda p: write(p / "c.jsonl", []), "holds no document"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "none.jsonl", "there is no corpus"),
+        (lambda p: p, "there is no corpus in"),
+        (lambda p: write(p / "c.jsonl", []), "holds no document"),
+    ],
+)
 def test_nothing_to_read(tmp_path: Path, make, message: str) -> None:
     with pytest.raises(MoeProbeError, match=message):
         list(Corpus(make(tmp_path)))

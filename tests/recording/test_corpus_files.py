@@ -39,19 +39,29 @@ def ids(source: str | Path, **options: object) -> list[str]:
 
 def test_a_mark_in_a_compressed_csv_changes_nothing(tmp_path: Path) -> None:
     """The mark became a part of the first column's name: the groups were gone, and every document its own."""
-    table = "group,topic,text\r\n" + "".join(f'book{i // 4},{"law" if i < 12 else "art"},"a ""b"" {i}\nc"\r\n' for i in range(24))
-    for name, data in (("a.csv.gz", gzip.compress(table.encode())), ("b.csv.gz", gzip.compress(BOM + table.encode())),
-                       ("c.csv", BOM + table.encode())):
+    table = "group,topic,text\r\n" + "".join(
+        f'book{i // 4},{"law" if i < 12 else "art"},"a ""b"" {i}\nc"\r\n' for i in range(24)
+    )
+    for name, data in (
+        ("a.csv.gz", gzip.compress(table.encode())),
+        ("b.csv.gz", gzip.compress(BOM + table.encode())),
+        ("c.csv", BOM + table.encode()),
+    ):
         (tmp_path / name).write_bytes(data)
         summary = Corpus(tmp_path / name).summarize()
         assert (summary.n_groups, summary.n_documents) == (6, 24), name
     assert Corpus(tmp_path / "a.csv.gz").summarize().hash == Corpus(tmp_path / "b.csv.gz").summarize().hash
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("id,topic,text,topic\n1,law,a b,x\n", "2 columns called 'topic'"),
-    ('topic,text\nlaw,a b\nlaw,"never closed\nlaw,c\n', "line 3 is not CSV.*close every quote"),
-    ("topic,text\nlaw,a b\nlaw,a,b\n", "line 3 has 3 fields, the header has 2"), ("topic,text\nlaw,a\x00b\n", "line 2 .*NUL")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,topic,text,topic\n1,law,a b,x\n", "2 columns called 'topic'"),
+        ('topic,text\nlaw,a b\nlaw,"never closed\nlaw,c\n', "line 3 is not CSV.*close every quote"),
+        ("topic,text\nlaw,a b\nlaw,a,b\n", "line 3 has 3 fields, the header has 2"),
+        ("topic,text\nlaw,a\x00b\n", "line 2 .*NUL"),
+    ],
+)
 def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(MoeProbeError, match=message):
@@ -65,14 +75,22 @@ def test_bad_rows_of_csv_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_column_twice_in_parquet_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_arrays([pa.array(["law"]), pa.array(["a b"]), pa.array(["art"])],
-                                        names=["topic", "text", "topic"]), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["law"]), pa.array(["a b"]), pa.array(["art"])], names=["topic", "text", "topic"]),
+        tmp_path / "c.parquet",
+    )
     with pytest.raises(MoeProbeError, match="2 columns called 'topic'"):
         ids(tmp_path / "c.parquet")
 
 
-FEATURES = {"info": {"features": {"topic": {"names": ["art", "law"], "_type": "ClassLabel"},
-                                  "text": {"dtype": "string", "_type": "Value"}}}}
+FEATURES = {
+    "info": {
+        "features": {
+            "topic": {"names": ["art", "law"], "_type": "ClassLabel"},
+            "text": {"dtype": "string", "_type": "Value"},
+        }
+    }
+}
 
 
 def class_table(*topics: int) -> pa.Table:
@@ -158,17 +176,28 @@ def test_arrays_alone_are_a_corpus_and_beside_tables_are_not(tmp_path: Path) -> 
 
 
 def test_folders_of_text_as_machines_leave_them(tmp_path: Path) -> None:
-    files = {"chem/0.txt": b"zero", "chem/1.TXT": BOM + b"one", "law/a/2.txt": b"two",
-             "law/a/b/3.txt.gz": gzip.compress(b"three"), "law/README.txt": b"", "stray.txt": b"no topic",
-             "chem/._0.txt": b"\x00\x05\x16", "__MACOSX/chem/0.txt": b"x",
-             ".ipynb_checkpoints/0.txt": b"y", "law/notes.pdf": b"%PDF"}
+    files = {
+        "chem/0.txt": b"zero",
+        "chem/1.TXT": BOM + b"one",
+        "law/a/2.txt": b"two",
+        "law/a/b/3.txt.gz": gzip.compress(b"three"),
+        "law/README.txt": b"",
+        "stray.txt": b"no topic",
+        "chem/._0.txt": b"\x00\x05\x16",
+        "__MACOSX/chem/0.txt": b"x",
+        ".ipynb_checkpoints/0.txt": b"y",
+        "law/notes.pdf": b"%PDF",
+    }
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     corpus = Corpus(tmp_path)
     assert [(d.id, d.topic, d.subtopic, d.text) for d in corpus] == [
-        ("chem/0", "chem", "", "zero"), ("chem/1", "chem", "", "one"), ("law/a/2", "law", "a", "two"),
-        ("law/a/b/3", "law", "a", "three")]
+        ("chem/0", "chem", "", "zero"),
+        ("chem/1", "chem", "", "one"),
+        ("law/a/2", "law", "a", "two"),
+        ("law/a/b/3", "law", "a", "three"),
+    ]
     left, deep, hidden = corpus.summarize().notes
     assert left.startswith("3 files are left out") and all(name in left for name in ("README.txt", "stray.txt", "notes.pdf"))
     assert "1 text lies deeper" in deep and hidden.startswith("3 files are hidden")
@@ -187,10 +216,23 @@ def test_labels_never_replace_columns_of_the_trace(name: str) -> None:
 def test_a_clashing_label_is_refused_before_the_model_loads(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_bytes(lines([{**row, "document": "x"} for row in rows()]))
     (tmp_path / "late.jsonl").write_bytes(lines(rows(300)) + rb'{"topic": "law", "text": "t", "id": "half \ud83e"}')
-    for corpus, words, said in (("c.jsonl", ["--label", "document"], "would replace"), ("late.jsonl", [], "line 301"),
-                                ("c.jsonl", ["--label", "a", "--label", "a"], "given twice")):
-        done = CliRunner().invoke(app, ["collect", str(tmp_path / "no-model"), "--corpus", str(tmp_path / corpus),
-                                        "--out", str(tmp_path / "t"), *words])
+    for corpus, words, said in (
+        ("c.jsonl", ["--label", "document"], "would replace"),
+        ("late.jsonl", [], "line 301"),
+        ("c.jsonl", ["--label", "a", "--label", "a"], "given twice"),
+    ):
+        done = CliRunner().invoke(
+            app,
+            [
+                "collect",
+                str(tmp_path / "no-model"),
+                "--corpus",
+                str(tmp_path / corpus),
+                "--out",
+                str(tmp_path / "t"),
+                *words,
+            ],
+        )
         assert done.exit_code in (1, 2) and said in done.output and "loading" not in done.output
 
 
@@ -221,7 +263,12 @@ def test_a_number_is_one_label_however_it_is_written(tmp_path: Path) -> None:
     values = [3, 3.0, "3", 2.5, True]
     (tmp_path / "c.jsonl").write_bytes(lines([{"topic": v, "text": "t", "id": float(i)} for i, v in enumerate(values)]))
     assert [(d.id, d.topic) for d in Corpus(tmp_path / "c.jsonl")] == [
-        ("0", "3"), ("1", "3"), ("2", "3"), ("3", "2.5"), ("4", "True")]
+        ("0", "3"),
+        ("1", "3"),
+        ("2", "3"),
+        ("3", "2.5"),
+        ("4", "True"),
+    ]
 
 
 def test_labels_that_differ_in_case_or_blanks_only(tmp_path: Path) -> None:
@@ -229,23 +276,27 @@ def test_labels_that_differ_in_case_or_blanks_only(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_bytes(lines([{"topic": name, "text": "t"} for name in names]))
     summary = Corpus(tmp_path / "c.jsonl").summarize()
     assert len(summary.topics) == 7 and len(summary.notes) == 1
-    assert summary.notes[0].startswith("6 values of 'topic' differ in case or blanks only") and "'Physics '" in summary.notes[0]
+    assert (
+        summary.notes[0].startswith("6 values of 'topic' differ in case or blanks only") and "'Physics '" in summary.notes[0]
+    )
     assert "Law" not in summary.notes[0]
     many = [{"topic": f"{'T' if i % 2 else 't'}{i // 2}", "text": "t"} for i in range(400)]
     (tmp_path / "c.jsonl").write_bytes(lines(many))
-    note, = Corpus(tmp_path / "c.jsonl").summarize().notes
+    (note,) = Corpus(tmp_path / "c.jsonl").summarize().notes
     assert note.startswith("400 values") and len(note) < 300
 
 
 def test_the_extra_is_asked_for_before_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    done = CliRunner().invoke(app, ["collect", str(tmp_path / "no-model"), "--corpus", "datasets:ag_news",
-                                    "--out", str(tmp_path / "t")])
+    done = CliRunner().invoke(
+        app, ["collect", str(tmp_path / "no-model"), "--corpus", "datasets:ag_news", "--out", str(tmp_path / "t")]
+    )
     assert done.exit_code == 1 and "pip install 'moe-probe[datasets]'" in done.output and "loading" not in done.output
 
 
 def test_classes_of_data_sets_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library is not needed for the tests: what is used of it is three attributes."""
+
     class ClassLabel:
         names = ("art", "law")
 

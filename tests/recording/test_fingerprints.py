@@ -14,13 +14,29 @@ from moe_probe.recording.importers import ImportOptions, import_fingerprints
 
 def answer(path: Path, *, category: str, prompt: str, tokens: list[str], first: int = 3, layers: int = 2) -> Path:
     rng = np.random.default_rng(len(prompt))
-    routing = [{f"token_{first + i}": {f"layer_{layer}": {
-        "selected_experts": rng.permutation(8)[:2].tolist(), "selected_probs": [0.75, 0.25]} for layer in range(layers)}}
-        for i in range(len(tokens) - 1)]
+    routing = [
+        {
+            f"token_{first + i}": {
+                f"layer_{layer}": {"selected_experts": rng.permutation(8)[:2].tolist(), "selected_probs": [0.75, 0.25]}
+                for layer in range(layers)
+            }
+        }
+        for i in range(len(tokens) - 1)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({
-        "dataset": "quiz", "category": category, "original_prompt": prompt, "full_text": ["<|start|>", "a", "b", *tokens],
-        "generated_only": tokens, "router_data": routing}), encoding="utf-8")
+    path.write_text(
+        json.dumps(
+            {
+                "dataset": "quiz",
+                "category": category,
+                "original_prompt": prompt,
+                "full_text": ["<|start|>", "a", "b", *tokens],
+                "generated_only": tokens,
+                "router_data": routing,
+            }
+        ),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -37,8 +37,11 @@ def columns(num_experts: int = 8, k: int = 2, layers: tuple[str, ...] = ("0", "1
     rng = np.random.default_rng(seed)
     n = DOCUMENTS * TOKENS
     out: dict[str, list[Any]] = {
-        "document": [f"d{i // TOKENS}" for i in range(n)], "topic": [f"t{i // TOKENS % 2}" for i in range(n)],
-        "position": [i % TOKENS for i in range(n)], "token_id": rng.integers(0, 50, n).tolist()}
+        "document": [f"d{i // TOKENS}" for i in range(n)],
+        "topic": [f"t{i // TOKENS % 2}" for i in range(n)],
+        "position": [i % TOKENS for i in range(n)],
+        "token_id": rng.integers(0, 50, n).tolist(),
+    }
     for layer in layers:
         out[f"experts_{layer}"] = [rng.permutation(num_experts)[:k].tolist() for _ in range(n)]
         out[f"weights_{layer}"] = [[0.6, 0.4][:k] for _ in range(n)]
@@ -51,22 +54,38 @@ def parquet(path: Path, table: dict[str, list[Any]]) -> Path:
 
 
 def jsonl(path: Path, table: dict[str, list[Any]], *, leave_out: tuple[int, str] | None = None) -> Path:
-    rows = [{name: values[i] for name, values in table.items() if leave_out is None or (i, name) != leave_out}
-            for i in range(len(table["document"]))]
+    rows = [
+        {name: values[i] for name, values in table.items() if leave_out is None or (i, name) != leave_out}
+        for i in range(len(table["document"]))
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("experts_0", [5, 5], "selects expert 5 of layer 0 twice"), ("weights_1", [-0.5, 0.4], "gate weight -0.5 in layer 1"),
-    ("weights_1", [1e6, 0.4], r"gate weight 1e\+06 in layer 1.*float16"), ("weights_0", [float("inf"), 0.1], "gate weight inf"),
-    ("weights_0", [0.1, float("nan")], "gate weight nan"), ("weights_0", [0.6], "lists of unequal length in layer 0"),
-    ("weights_0", [0.6, 0.3, 0.1], "lists of unequal length in layer 0"), ("experts_1", [0, 9], "layer 1 selects expert 9 of 8"),
-    ("experts_1", [3, -1], "negative id"), ("experts_1", None, "no 'experts_1'"), ("experts_1", [1, None], "missing value"),
-    ("position", 1, "does not come after"), ("position", -4, "has the position -4"), ("token_id", 2**40, "has the token_id"),
-    ("token_id", None, "has no token_id"), ("topic", None, "has no topic"), ("topic", " ", "has no topic"),
-    ("document", None, "has no document"), ("topic", "other", "another 'topic'"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("experts_0", [5, 5], "selects expert 5 of layer 0 twice"),
+        ("weights_1", [-0.5, 0.4], "gate weight -0.5 in layer 1"),
+        ("weights_1", [1e6, 0.4], r"gate weight 1e\+06 in layer 1.*float16"),
+        ("weights_0", [float("inf"), 0.1], "gate weight inf"),
+        ("weights_0", [0.1, float("nan")], "gate weight nan"),
+        ("weights_0", [0.6], "lists of unequal length in layer 0"),
+        ("weights_0", [0.6, 0.3, 0.1], "lists of unequal length in layer 0"),
+        ("experts_1", [0, 9], "layer 1 selects expert 9 of 8"),
+        ("experts_1", [3, -1], "negative id"),
+        ("experts_1", None, "no 'experts_1'"),
+        ("experts_1", [1, None], "missing value"),
+        ("position", 1, "does not come after"),
+        ("position", -4, "has the position -4"),
+        ("token_id", 2**40, "has the token_id"),
+        ("token_id", None, "has no token_id"),
+        ("topic", None, "has no topic"),
+        ("topic", " ", "has no topic"),
+        ("document", None, "has no document"),
+        ("topic", "other", "another 'topic'"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["row", "line"])
 def test_the_row_is_named(tmp_path: Path, name: str, value: Any, message: str, kind: str) -> None:
     table = columns()
@@ -133,7 +152,8 @@ def test_dense_layers_of_tables_are_left_out(tmp_path: Path, empty: list[int]) -
 @pytest.mark.parametrize("how", ["guess", "option", "column", "metadata"])
 def test_layers_with_different_numbers_of_experts(tmp_path: Path, how: str) -> None:
     table = columns(num_experts=1, k=1, layers=("0",)) | {
-        name: values for name, values in columns(num_experts=40, k=3, layers=("1",)).items() if name.endswith("_1")}
+        name: values for name, values in columns(num_experts=40, k=3, layers=("1",)).items() if name.endswith("_1")
+    }
     table["weights_1"] = [[0.5, 0.3, 0.2]] * len(table["document"])
     options = ImportOptions(num_experts={0: 1, 1: 64} if how == "option" else None)
     if how == "column":
@@ -141,8 +161,9 @@ def test_layers_with_different_numbers_of_experts(tmp_path: Path, how: str) -> N
     data = pa.table(table)
     if how == "metadata":
         numbers = {"experts_0": "1", "experts_1": "64"}
-        data = data.cast(pa.schema([f.with_metadata({"num_experts": numbers[f.name]}) if f.name in numbers else f
-                                    for f in data.schema]))
+        data = data.cast(
+            pa.schema([f.with_metadata({"num_experts": numbers[f.name]}) if f.name in numbers else f for f in data.schema])
+        )
     pq.write_table(data, tmp_path / "t.parquet")
     trace = import_table(tmp_path / "t.parquet", tmp_path / "a", options=options)
     largest = 1 + max(max(ids) for ids in table["experts_1"])
@@ -196,7 +217,9 @@ def test_a_record_that_is_mostly_warm_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match=r"45 of 54 tokens \(83%\).*--drop-constant"):
         import_table(path, tmp_path / "a", options=ImportOptions(num_experts=8))
     assert not (tmp_path / "a").exists()
-    done = CliRunner().invoke(app, ["import", str(path), "--out", str(tmp_path / "a"), "--num-experts", "8", "--drop-constant"])
+    done = CliRunner().invoke(
+        app, ["import", str(path), "--out", str(tmp_path / "a"), "--num-experts", "8", "--drop-constant"]
+    )
     assert done.exit_code == 0, done.output
     assert Trace.open(tmp_path / "a").n_tokens == TOKENS
     everything = parquet(tmp_path / "u.parquet", warm_up(1, spread=False))
@@ -236,17 +259,27 @@ def fingerprint(path: Path, change: dict[str, Any] | None = None) -> Path:
     entries = [{f"token_{i}": {"layer_0": {"selected_experts": [i % 3, 3], "selected_probs": [0.6, 0.4]}}} for i in (1, 2)]
     if change:
         entries[1]["token_2"]["layer_0"] |= change
-    data = {"dataset": "q", "category": "optics", "original_prompt": "Why?", "full_text": ["a", "b", "c", "d"],
-            "router_data": entries}
+    data = {
+        "dataset": "q",
+        "category": "optics",
+        "original_prompt": "Why?",
+        "full_text": ["a", "b", "c", "d"],
+        "router_data": entries,
+    }
     path.write_text(json.dumps(data), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"selected_experts": [2, 2]}, "entry 2 of .* selects expert 2 of layer 0 twice"),
-    ({"selected_probs": [0.5]}, "entry 2 .* unequal length"), ({"selected_probs": [0.5, -1]}, "entry 2 of .* gate weight -1"),
-    ({"selected_experts": ["x", 1]}, "entry 2 .* cannot be read"), ({"selected_experts": [-1, 1]}, "entry 2 .* cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"selected_experts": [2, 2]}, "entry 2 of .* selects expert 2 of layer 0 twice"),
+        ({"selected_probs": [0.5]}, "entry 2 .* unequal length"),
+        ({"selected_probs": [0.5, -1]}, "entry 2 of .* gate weight -1"),
+        ({"selected_experts": ["x", 1]}, "entry 2 .* cannot be read"),
+        ({"selected_experts": [-1, 1]}, "entry 2 .* cannot be read"),
+    ],
+)
 def test_fingerprint_entries_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     fingerprint(tmp_path / "x_examples.json", change)
     with pytest.raises(MoeProbeError, match=message):
@@ -257,7 +290,9 @@ def test_fingerprints_and_topics_with_marks(tmp_path: Path) -> None:
     plain = fingerprint(tmp_path / "x_examples.json")
     (tmp_path / "Y_EXAMPLES.JSON.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes()))
     (tmp_path / "topics.csv").write_bytes(b"\xef\xbb\xbfdataset,category,topic\nq,optics,physics\n")
-    trace = import_fingerprints(tmp_path, tmp_path / "t", topics=tmp_path / "topics.csv", options=ImportOptions(num_experts=4))
+    trace = import_fingerprints(
+        tmp_path, tmp_path / "t", topics=tmp_path / "topics.csv", options=ImportOptions(num_experts=4)
+    )
     assert list(trace.documents["topic"]) == ["physics", "physics"]
 
 
@@ -293,15 +328,24 @@ def record(**changes: Any) -> TokenRecord:
 
 
 def test_arrays_of_ones_own(tmp_path: Path) -> None:
-    trace = import_records(lambda: iter([record()]), tmp_path / "a", Recording([4], "mine", ""),
-                           options=ImportOptions(num_experts=3))
+    trace = import_records(
+        lambda: iter([record()]), tmp_path / "a", Recording([4], "mine", ""), options=ImportOptions(num_experts=3)
+    )
     assert [x.layer for x in trace.layers] == [4]
     with pytest.raises(MoeProbeError, match="document 'd', position 1 does not come after"):
-        import_records(lambda: iter([record(position=np.array([1, 1, 2]))]), tmp_path / "b", Recording([4], "mine", ""),
-                       options=ImportOptions())
+        import_records(
+            lambda: iter([record(position=np.array([1, 1, 2]))]),
+            tmp_path / "b",
+            Recording([4], "mine", ""),
+            options=ImportOptions(),
+        )
     with pytest.raises(MoeProbeError, match="not text"):
-        import_records(lambda: iter([record(labels={"document": "d", "topic": "a\0"})]), tmp_path / "b",
-                       Recording([4], "mine", ""), options=ImportOptions())
+        import_records(
+            lambda: iter([record(labels={"document": "d", "topic": "a\0"})]),
+            tmp_path / "b",
+            Recording([4], "mine", ""),
+            options=ImportOptions(),
+        )
 
 
 @pytest.mark.parametrize("name", ["topic", "n_tokens", "token_id", "group"])
@@ -346,8 +390,7 @@ def test_weights_pass_when_float16_can_hold_them(values: list[float], data: st.D
 def test_order_is_increasing_positions(rows: list[tuple[int, int]]) -> None:
     rows.sort(key=lambda row: row[0])
     document, position = (np.array([row[i] for row in rows], dtype=np.int64) for i in (0, 1))
-    wrong = any(p < 0 for p in position) or any(
-        a == b and q <= p for (a, p), (b, q) in itertools.pairwise(rows))
+    wrong = any(p < 0 for p in position) or any(a == b and q <= p for (a, p), (b, q) in itertools.pairwise(rows))
     if wrong:
         with pytest.raises(MoeProbeError, match=r"^row"):
             check_order(document, position, np.zeros(len(rows), dtype=int), lambda row: f"row {row}")
@@ -365,27 +408,41 @@ def test_what_is_right_comes_back_as_it_was(tmp_path: Path, num_experts: int, k:
     ids = np.stack([[rng.permutation(num_experts)[:k] for _ in range(2)] for _ in range(12)])
     weights = rng.random(ids.shape).astype(np.float16)
     made = record(token_id=np.arange(12), position=np.cumsum(rng.integers(1, 4, 12)), experts=ids, weights=weights)
-    trace = import_records(lambda: iter([made]), tmp_path / "a", Recording([1, 5], "mine", ""),
-                           options=ImportOptions(num_experts=num_experts))
+    trace = import_records(
+        lambda: iter([made]), tmp_path / "a", Recording([1, 5], "mine", ""), options=ImportOptions(num_experts=num_experts)
+    )
     chunk = next(trace.iter_routing())
     assert (chunk.experts == ids).all() and (chunk.weights == weights).all() and (chunk.position == made.position).all()
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("experts", np.array([[[1, 1]], [[0, 1]]], dtype=np.uint8), "position 0 selects expert 1 of layer 2 twice"),
-    ("experts", np.array([[[0, 1]], [[0, 4]]], dtype=np.uint8), "layer 2 selects expert 4 of 4: document 'd', position 1"),
-    ("weights", np.array([[[0.5, 0.5]], [[0.5, np.nan]]]), "position 1 has the gate weight nan in layer 2"),
-    ("weights", np.array([[[0.5, 0.5]], [[0.5, 7e4]]]), "position 1 has the gate weight 70000 in layer 2"),
-    ("position", [1, 0], "position 0 does not come after"), ("topic", "", "document 'd' has no topic"),
-    ("document", [0, 1], "not in the order of its documents"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("experts", np.array([[[1, 1]], [[0, 1]]], dtype=np.uint8), "position 0 selects expert 1 of layer 2 twice"),
+        (
+            "experts",
+            np.array([[[0, 1]], [[0, 4]]], dtype=np.uint8),
+            "layer 2 selects expert 4 of 4: document 'd', position 1",
+        ),
+        ("weights", np.array([[[0.5, 0.5]], [[0.5, np.nan]]]), "position 1 has the gate weight nan in layer 2"),
+        ("weights", np.array([[[0.5, 0.5]], [[0.5, 7e4]]]), "position 1 has the gate weight 70000 in layer 2"),
+        ("position", [1, 0], "position 0 does not come after"),
+        ("topic", "", "document 'd' has no topic"),
+        ("document", [0, 1], "not in the order of its documents"),
+    ],
+)
 def test_the_writer_refuses_the_same(tmp_path: Path, name: str, value: Any, message: str) -> None:
     layer = MoeLayer(layer=2, name="x", num_experts=4, top_k=2)
     manifest = Manifest(model=ModelInfo(id="m"), corpus=CorpusInfo(name="c", hash=""), layers=(layer,), has_text=False)
     writer = TraceWriter.create(tmp_path / "t", manifest)
     arrays: dict[str, Any] = {"experts": np.array([[[0, 1]], [[2, 3]]], dtype=np.uint8), "weights": np.full((2, 1, 2), 0.5)}
-    tokens: dict[str, Any] = {"document": [0, 0], "position": [0, 1], "token_id": [1, 2], "token": ["a", "b"],
-                              "special": [False, False]}
+    tokens: dict[str, Any] = {
+        "document": [0, 0],
+        "position": [0, 1],
+        "token_id": [1, 2],
+        "token": ["a", "b"],
+        "special": [False, False],
+    }
     documents = [{"document": "d", "topic": "t"}]
     if name in arrays:
         arrays[name] = value

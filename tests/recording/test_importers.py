@@ -24,8 +24,11 @@ def table(*, weights: bool = True) -> dict[str, list]:
     r = ROUTING
     columns: dict[str, list] = {
         "document": r.documents["document"].to_numpy()[r.document].tolist(),
-        "topic": r.documents["topic"].to_numpy()[r.document].tolist(), "position": r.position.tolist(),
-        "token_id": r.token_id.tolist(), "token": [f"t{i}" for i in r.token_id]}
+        "topic": r.documents["topic"].to_numpy()[r.document].tolist(),
+        "position": r.position.tolist(),
+        "token_id": r.token_id.tolist(),
+        "token": [f"t{i}" for i in r.token_id],
+    }
     for place, layer in enumerate(LAYERS):
         columns[f"experts_{layer}"] = r.experts[:, place].tolist()
         if weights:
@@ -64,8 +67,9 @@ def test_number_of_experts_is_guessed_aloud_or_read(tmp_path: Path) -> None:
     import_table(write(tmp_path / "t.parquet", table()), tmp_path / "a", options=options)
     assert "guessed" in options.warnings[0]
     plain = pa.table(table())
-    schema = pa.schema([f.with_metadata({"num_experts": "12"}) if f.name.startswith("experts_") else f
-                        for f in plain.schema])
+    schema = pa.schema(
+        [f.with_metadata({"num_experts": "12"}) if f.name.startswith("experts_") else f for f in plain.schema]
+    )
     pq.write_table(plain.cast(schema), tmp_path / "m.parquet")
     options = ImportOptions()
     trace = import_table(tmp_path / "m.parquet", tmp_path / "b", options=options)
@@ -102,11 +106,20 @@ def spoil(columns: dict[str, list], what: str) -> dict[str, list]:
     return columns
 
 
-@pytest.mark.parametrize(("what", "message"), [
-    ("no topic", "no column 'topic'"), ("no routing", "has no routing"), ("one weight", "weights_3 is missing"),
-    ("scattered", "comes a second time"), ("too large", "expert 9 of 8"), ("two topics", "changes its labels"),
-    ("negative", "row 6 .* negative id"), ("empty topic", "row 4 .* has no topic"), ("no integers", "not a whole number"),
-])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no topic", "no column 'topic'"),
+        ("no routing", "has no routing"),
+        ("one weight", "weights_3 is missing"),
+        ("scattered", "comes a second time"),
+        ("too large", "expert 9 of 8"),
+        ("two topics", "changes its labels"),
+        ("negative", "row 6 .* negative id"),
+        ("empty topic", "row 4 .* has no topic"),
+        ("no integers", "not a whole number"),
+    ],
+)
 def test_bad_tables(tmp_path: Path, what: str, message: str) -> None:
     path = write(tmp_path / "t.parquet", spoil(table(), what))
     with pytest.raises(MoeProbeError, match=message):
@@ -120,8 +133,12 @@ def responses(path: Path, *, sglang: bool) -> Path:
             experts = ROUTING.experts[rows].astype("<i4")
             ids = ROUTING.token_id[rows].tolist() + ([5] if sglang else [])  # SGLang: nothing for the last token
             routed = base64.b64encode(experts.tobytes()).decode() if sglang else experts.tolist()
-            file.write(json.dumps({"document": name, "topic": ROUTING.documents["topic"][i], "token_ids": ids,
-                                   "routed_experts": routed}) + "\n")
+            file.write(
+                json.dumps(
+                    {"document": name, "topic": ROUTING.documents["topic"][i], "token_ids": ids, "routed_experts": routed}
+                )
+                + "\n"
+            )
     return path
 
 
@@ -146,8 +163,9 @@ def test_strings_that_are_no_arrays() -> None:
 
 def test_more_tokens_than_routing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"document": "d", "topic": "t", "token_ids": [1, 2, 3, 4],
-                                "routed_experts": [[[0, 1]]]}) + "\n")
+    path.write_text(
+        json.dumps({"document": "d", "topic": "t", "token_ids": [1, 2, 3, 4], "routed_experts": [[[0, 1]]]}) + "\n"
+    )
     with pytest.raises(MoeProbeError, match="4 tokens and routing for 1"):
         import_responses(path, tmp_path / "b")
 

@@ -30,8 +30,8 @@ def records(seed: int = 0) -> list[TokenRecord]:
         weights = np.zeros(experts.shape)
         for column, (layer, n) in enumerate(N_EXPERTS.items()):
             logits = of_topic[layer][d % TOPICS] + of_token[layer][ids] + rng.gumbel(size=(TOKENS, n))
-            experts[:, column, :TOP_K[layer]] = np.argsort(-logits, axis=1)[:, :TOP_K[layer]]
-            weights[:, column, :TOP_K[layer]] = 1 / TOP_K[layer]
+            experts[:, column, : TOP_K[layer]] = np.argsort(-logits, axis=1)[:, : TOP_K[layer]]
+            weights[:, column, : TOP_K[layer]] = 1 / TOP_K[layer]
         labels = {"document": f"d{d:02d}", "topic": f"t{d % TOPICS}", "subtopic": f"s{d % (2 * TOPICS)}"}
         out.append(TokenRecord(labels, ids, np.arange(TOKENS), [f" word{i}" for i in ids], experts, weights))
     return out
@@ -40,8 +40,12 @@ def records(seed: int = 0) -> list[TokenRecord]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    import_records(lambda: iter(records()), root / "trace", Recording(list(N_EXPERTS), "mixed", ""),
-                   options=ImportOptions(num_experts=N_EXPERTS))
+    import_records(
+        lambda: iter(records()),
+        root / "trace",
+        Recording(list(N_EXPERTS), "mixed", ""),
+        options=ImportOptions(num_experts=N_EXPERTS),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "ANALYSES", tuple(a for a in pipeline.ANALYSES if a.name != "clusters"))  # UMAP takes long
         analyze(Trace.open(root), root / "results", settings=Settings(permutations=99))
@@ -95,7 +99,9 @@ def test_experts_that_all_tokens_use_are_no_finding(tmp_path: Path) -> None:
     from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
 
     made = [every_expert(record) for record in records(1)]
-    trace = import_records(lambda: iter(made), tmp_path / "t", Recording([0], "all", ""), options=ImportOptions(num_experts=2))
+    trace = import_records(
+        lambda: iter(made), tmp_path / "t", Recording([0], "all", ""), options=ImportOptions(num_experts=2)
+    )
     assert not topic_beyond_vocabulary(trace, usage=expected_usage(trace), permutations=99).table["beyond"].any()
 
 

@@ -86,7 +86,9 @@ def test_other_weights_are_refused_and_unknown_ones_are_not() -> None:
     need_same_weights(one, one.model_copy(update={"fingerprint": ""}))
 
 
-@pytest.mark.parametrize(("dtype", "quantization", "loaded"), [
-    ("float16", None, "float16"), ("float8_e4m3fn", None, "auto"), ("float16", "bitsandbytes", "auto"), ("", None, "auto")])
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "loaded"),
+    [("float16", None, "float16"), ("float8_e4m3fn", None, "auto"), ("float16", "bitsandbytes", "auto"), ("", None, "auto")],
+)
 def test_the_type_to_load(dtype: str, quantization: str | None, loaded: str) -> None:
     assert stored_dtype(ModelInfo(id="m", architecture="x", dtype=dtype, quantization=quantization)) == loaded

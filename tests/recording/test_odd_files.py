@@ -46,26 +46,46 @@ def ids(source: str | Path) -> list[str]:
 
 # --- labels
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, ""), (float("nan"), ""), (3.0, "3"), (3, "3"), (0.5, "0.5"), ("x", "x"), (True, "True"), (b"x", None), ([1], None),
-    ({}, None), (2.0**60, "1.152921504606847e+18")])
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (3.0, "3"),
+        (3, "3"),
+        (0.5, "0.5"),
+        ("x", "x"),
+        (True, "True"),
+        (b"x", None),
+        ([1], None),
+        ({}, None),
+        (2.0**60, "1.152921504606847e+18"),
+    ],
+)
 def test_labels_are_texts_or_numbers(value: Any, text: str | None) -> None:
     assert label_text(value) == text
 
 
 # --- corpora
 
-@pytest.mark.parametrize(("name", "data", "message"), [
-    ("a.jsonl.zst.gz", gzip.compress(zst(LINES)), "compressed more than once.*gunzip"),
-    ("a.jsonl.zst", zst(gzip.compress(LINES)), "compressed more than once.*unzstd"),
-    ("a.jsonl.gz", gzip.compress(bz2.compress(LINES)), "compressed more than once"),
-    ("a.csv", b"id\ttopic\ttext\n1\ta\tx\n", "separated by tabs.*NAME.tsv"),
-    ("a.csv", b"id;topic;text\n1;a;x\n", "separated by semicolons"), ("a.tsv", b"topic,text\na,x\n", "separated by commas"),
-    ("a.csv", b"topic,text,topic\na,x,b\n", "2 columns called 'topic'"),
-    ("a.jsonl", b"", "it is empty. Try: check the file"),
-    ("a.jsonl", b'{"text":"abc","topic":"t","spans":[[0,1e999,"x"]]}', "spans that cannot be read"),
-    ("a.jsonl", b'{"text":"abc","topic":"t","spans":[[0.5,2,"x"]]}', "0.5 is no character offset"),
-    ("a.jsonl", b'{"text":"abc","topic":"t","spans":"%s"}' % (b"[" * 100_000), "spans that cannot be read")])
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl.zst.gz", gzip.compress(zst(LINES)), "compressed more than once.*gunzip"),
+        ("a.jsonl.zst", zst(gzip.compress(LINES)), "compressed more than once.*unzstd"),
+        ("a.jsonl.gz", gzip.compress(bz2.compress(LINES)), "compressed more than once"),
+        ("a.csv", b"id\ttopic\ttext\n1\ta\tx\n", "separated by tabs.*NAME.tsv"),
+        ("a.csv", b"id;topic;text\n1;a;x\n", "separated by semicolons"),
+        ("a.tsv", b"topic,text\na,x\n", "separated by commas"),
+        ("a.csv", b"topic,text,topic\na,x,b\n", "2 columns called 'topic'"),
+        ("a.jsonl", b"", "it is empty. Try: check the file"),
+        ("a.jsonl", b'{"text":"abc","topic":"t","spans":[[0,1e999,"x"]]}', "spans that cannot be read"),
+        ("a.jsonl", b'{"text":"abc","topic":"t","spans":[[0.5,2,"x"]]}', "0.5 is no character offset"),
+        ("a.jsonl", b'{"text":"abc","topic":"t","spans":"%s"}' % (b"[" * 100_000), "spans that cannot be read"),
+    ],
+)
 def test_odd_text_files_are_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
@@ -78,8 +98,14 @@ def test_columns_without_a_name_may_repeat(tmp_path: Path) -> None:
     assert [(d.topic, d.text) for d in Corpus(tmp_path / "a.csv")] == [("a", "x"), ("b", "y")]
 
 
-@pytest.mark.parametrize("column", [
-    pa.array([2**62] * 2, pa.timestamp("us")), pa.array([2**31 - 1] * 2, pa.date32()), pa.array([2**62] * 2, pa.duration("s"))])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**62] * 2, pa.timestamp("us")),
+        pa.array([2**31 - 1] * 2, pa.date32()),
+        pa.array([2**62] * 2, pa.duration("s")),
+    ],
+)
 def test_times_beyond_python_name_their_column(tmp_path: Path, column: pa.Array) -> None:
     pq.write_table(pa.table({"topic": ["a", "b"], "text": ["x", "y"], "when": column}), tmp_path / "a.parquet")
     with pytest.raises(MoeProbeError, match=r"column 'when' of .* cannot be read"):
@@ -148,13 +174,17 @@ def test_a_saved_data_set_needs_no_package(tmp_path: Path, monkeypatch: pytest.M
 
 # --- the interchange table
 
+
 def columns(**changed: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     out: dict[str, Any] = {
-        "document": [f"d{i // 5}" for i in range(N)], "topic": ["ab"[i // 5 % 2] for i in range(N)],
-        "position": [i % 5 for i in range(N)], "token_id": list(range(N)),
+        "document": [f"d{i // 5}" for i in range(N)],
+        "topic": ["ab"[i // 5 % 2] for i in range(N)],
+        "position": [i % 5 for i in range(N)],
+        "token_id": list(range(N)),
         "experts_0": [rng.permutation(8)[:2].tolist() for _ in range(N)],
-        "experts_1": [rng.permutation(8)[:2].tolist() for _ in range(N)]}
+        "experts_1": [rng.permutation(8)[:2].tolist() for _ in range(N)],
+    }
     return out | changed
 
 
@@ -171,23 +201,34 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize("lines", [False, True])
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"topic": [1.0] * 5 + [NAN] * 35}, r"(row|line) 6 of .* has no topic"),
-    ({"document": [NAN] * N}, r"(row|line) 1 of .* has no document"),
-    ({"experts_0": [[1.5, 2.0]] * N}, r"(row|line) 1 of .* has 1.5 in 'experts_0'"),
-    ({"experts_0": [[NAN, 2.0]] * N}, "has nan in 'experts_0'"),
-    ({"position": [0.5] * N}, r"(row|line) 1 of .* has 0.5 in 'position'")])
-def test_missing_and_broken_numbers_name_their_row(tmp_path: Path, changed: dict[str, Any], message: str, lines: bool) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"topic": [1.0] * 5 + [NAN] * 35}, r"(row|line) 6 of .* has no topic"),
+        ({"document": [NAN] * N}, r"(row|line) 1 of .* has no document"),
+        ({"experts_0": [[1.5, 2.0]] * N}, r"(row|line) 1 of .* has 1.5 in 'experts_0'"),
+        ({"experts_0": [[NAN, 2.0]] * N}, "has nan in 'experts_0'"),
+        ({"position": [0.5] * N}, r"(row|line) 1 of .* has 0.5 in 'position'"),
+    ],
+)
+def test_missing_and_broken_numbers_name_their_row(
+    tmp_path: Path, changed: dict[str, Any], message: str, lines: bool
+) -> None:
     with pytest.raises(MoeProbeError, match=message):
         imported(tmp_path, columns(**changed), lines=lines)
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"topic": [b"a"] * N}, "row 1 .* 'topic' that is bytes"), ({"split": [b"a"] * N}, "row 1 .* 'split' that is bytes"),
-    ({"token": [b"\xc3"] * N}, "row 1 .* 'token' that is bytes"),
-    ({"experts_0": pa.array([[2**64 - 1, 2]] * N, pa.list_(pa.uint64()))}, "has 18446744073709551615 in 'experts_0'"),
-    ({"num_experts_0": [0] * N}, "gives layer 0 0 experts. Try"),
-    ({"subtopic": pa.array([2**62] * N, pa.timestamp("us"))}, "column 'subtopic' .* cannot be read")])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"topic": [b"a"] * N}, "row 1 .* 'topic' that is bytes"),
+        ({"split": [b"a"] * N}, "row 1 .* 'split' that is bytes"),
+        ({"token": [b"\xc3"] * N}, "row 1 .* 'token' that is bytes"),
+        ({"experts_0": pa.array([[2**64 - 1, 2]] * N, pa.list_(pa.uint64()))}, "has 18446744073709551615 in 'experts_0'"),
+        ({"num_experts_0": [0] * N}, "gives layer 0 0 experts. Try"),
+        ({"subtopic": pa.array([2**62] * N, pa.timestamp("us"))}, "column 'subtopic' .* cannot be read"),
+    ],
+)
 def test_values_that_are_no_labels(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(MoeProbeError, match=message):
         imported(tmp_path, columns(**changed))
@@ -218,19 +259,31 @@ def test_a_token_without_text_is_its_id(tmp_path: Path) -> None:
 
 
 def test_topics_are_for_fingerprints(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["import", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "o"), "--topics", "x.csv"])
+    done = CliRunner().invoke(
+        app, ["import", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "o"), "--topics", "x.csv"]
+    )
     assert done.exit_code == 2 and "--topics cannot be used with --format table" in done.stderr
 
 
 # --- answers
 
-def answers(tmp_path: Path, change: Callable[[int, np.ndarray], dict[str, Any]] = lambda i, routed: {}, **options: Any) -> Trace:
+
+def answers(
+    tmp_path: Path, change: Callable[[int, np.ndarray], dict[str, Any]] = lambda i, routed: {}, **options: Any
+) -> Trace:
     rng = np.random.default_rng(0)
     rows = []
     for i in range(6):
         routed = np.stack([np.stack([rng.permutation(8)[:2] for _ in range(4)]) for _ in range(8)])
-        rows.append({"document": f"d{i}", "topic": "ab"[i % 2], "token_ids": rng.integers(0, 500, 9).tolist(),
-                     "routed_experts": routed.tolist()} | change(i, routed))
+        rows.append(
+            {
+                "document": f"d{i}",
+                "topic": "ab"[i % 2],
+                "token_ids": rng.integers(0, 500, 9).tolist(),
+                "routed_experts": routed.tolist(),
+            }
+            | change(i, routed)
+        )
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return import_responses(tmp_path / "a.jsonl", tmp_path / "trace", **options)
 
@@ -241,19 +294,26 @@ def header(text: str) -> str:
 
 
 def described(routed: np.ndarray, start: Any) -> dict[str, Any]:
-    return {"data": base64.b64encode(routed.astype("u1").tobytes()).decode(), "shape": list(routed.shape), "dtype": "uint8",
-            "start": start}
+    return {
+        "data": base64.b64encode(routed.astype("u1").tobytes()).decode(),
+        "shape": list(routed.shape),
+        "dtype": "uint8",
+        "start": start,
+    }
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda i, routed: {"routed_experts": header("{'descr': '<i8', 'shape': (1,")}, "line 1 .* no .npy file"),
-    (lambda i, routed: {"routed_experts": header("(" * 3000)}, "line 1 .* no .npy file"),
-    (lambda i, routed: {"routed_experts": described(routed, True)}, "from True on"),
-    (lambda i, routed: {"routed_experts": described(routed, 10**30)}, "9 tokens and routing that starts at token 1000"),
-    (lambda i, routed: {"document": "x"}, "line 2 .*document 'x' comes a second time"),
-    (lambda i, routed: {"topic": NAN}, "line 1 .* has no topic"),
-    (lambda i, routed: {"tokens": [["x"]] * 9}, "tokens that are lists"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, routed: {"routed_experts": header("{'descr': '<i8', 'shape': (1,")}, "line 1 .* no .npy file"),
+        (lambda i, routed: {"routed_experts": header("(" * 3000)}, "line 1 .* no .npy file"),
+        (lambda i, routed: {"routed_experts": described(routed, True)}, "from True on"),
+        (lambda i, routed: {"routed_experts": described(routed, 10**30)}, "9 tokens and routing that starts at token 1000"),
+        (lambda i, routed: {"document": "x"}, "line 2 .*document 'x' comes a second time"),
+        (lambda i, routed: {"topic": NAN}, "line 1 .* has no topic"),
+        (lambda i, routed: {"tokens": [["x"]] * 9}, "tokens that are lists"),
+    ],
+)
 def test_odd_answers_are_refused(tmp_path: Path, change: Callable[[int, np.ndarray], dict[str, Any]], message: str) -> None:
     with pytest.raises(MoeProbeError, match=message):
         answers(tmp_path, change)
@@ -267,17 +327,28 @@ def test_answers_with_numbers_and_gaps_for_labels(tmp_path: Path) -> None:
 
 def test_strings_without_a_shape_say_how_they_were_read(tmp_path: Path) -> None:
     options = ImportOptions()
-    answers(tmp_path, lambda i, routed: {"routed_experts": base64.b64encode(routed.astype("<i4").tobytes()).decode()},
-            top_k=2, options=options)
+    answers(
+        tmp_path,
+        lambda i, routed: {"routed_experts": base64.b64encode(routed.astype("<i4").tobytes()).decode()},
+        top_k=2,
+        options=options,
+    )
     assert any("4 layers of 2 experts per token" in note for note in options.warnings)
 
 
 # --- fingerprints
 
+
 def fingerprints(tmp_path: Path, **changed: Any) -> Path:
     entry = {"layer_0": {"selected_experts": [1, 2], "selected_probs": [0.6, 0.4]}}
-    data = {"dataset": "quiz", "category": "algebra", "original_prompt": "p", "full_text": ["a", "b", "c", "d"],
-            "generated_only": ["c", "d"], "router_data": [{"token_2": entry}, {"token_3": entry}]}
+    data = {
+        "dataset": "quiz",
+        "category": "algebra",
+        "original_prompt": "p",
+        "full_text": ["a", "b", "c", "d"],
+        "generated_only": ["c", "d"],
+        "router_data": [{"token_2": entry}, {"token_3": entry}],
+    }
     folder = tmp_path / "data"
     folder.mkdir(exist_ok=True)
     (folder / "x_examples.json").write_text(json.dumps(data | changed))
@@ -289,15 +360,33 @@ def one(**layers: Any) -> dict[str, Any]:
     return {"router_data": [{"token_2": layers}]}
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    (one(), "has no layer at token 2"), (one(layer_0={"selected_experts": [2**70], "selected_probs": [1]}), "no expert ids"),
-    (one(layer_0={"selected_experts": [1], "selected_probs": [10**400]}), "no gate weights"),
-    ({"category": None}, "has no category"),
-    ({"category": ["a"]}, "has no category"), ({"router_data": [[]]}, "no object of objects"),
-    (one(layer_0={"selected_experts": [1]}), "a layer has no 'selected_probs'"),
-    ({"router_data": [{"token_2": {"layer_0": {"selected_experts": [1], "selected_probs": []}},
-                       "token_3": {"layer_0": {"selected_experts": [1], "selected_probs": [1]}}}]}, "unequal length"),
-    ({"router_data": [{f"token_{10**12}": {"layer_0": {"selected_experts": [1], "selected_probs": [1]}}}]}, "is no position")])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (one(), "has no layer at token 2"),
+        (one(layer_0={"selected_experts": [2**70], "selected_probs": [1]}), "no expert ids"),
+        (one(layer_0={"selected_experts": [1], "selected_probs": [10**400]}), "no gate weights"),
+        ({"category": None}, "has no category"),
+        ({"category": ["a"]}, "has no category"),
+        ({"router_data": [[]]}, "no object of objects"),
+        (one(layer_0={"selected_experts": [1]}), "a layer has no 'selected_probs'"),
+        (
+            {
+                "router_data": [
+                    {
+                        "token_2": {"layer_0": {"selected_experts": [1], "selected_probs": []}},
+                        "token_3": {"layer_0": {"selected_experts": [1], "selected_probs": [1]}},
+                    }
+                ]
+            },
+            "unequal length",
+        ),
+        (
+            {"router_data": [{f"token_{10**12}": {"layer_0": {"selected_experts": [1], "selected_probs": [1]}}}]},
+            "is no position",
+        ),
+    ],
+)
 def test_odd_fingerprints_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(MoeProbeError, match=message):
         import_fingerprints(fingerprints(tmp_path, **changed), tmp_path / "t")
@@ -324,6 +413,7 @@ def test_compressed_fingerprints_have_the_same_names(tmp_path: Path) -> None:
 
 # --- SAEs
 
+
 @pytest.fixture
 def sae(tmp_path: Path) -> Path:
     return save_sae(make_sae(SaeConfig(architecture="topk", d_in=4, d_sae=8, k=2)), tmp_path / "sae")
@@ -335,16 +425,21 @@ def test_a_mark_before_a_configuration_changes_nothing(sae: Path) -> None:
     assert load_sae(sae).config.k == 2
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    (b'"k": 2', b'"k": 2, "k": 3', "names the field 'k' twice"), (b'"k": 2', b'"k": ' + b"[" * 100_000, "nested too deep"),
-    (b'"rescale_acts_by_decoder_norm": false', b'"rescale_acts_by_decoder_norm": "false"', "true or false is expected"),
-    (b'"k": 2', b'"k": 2, "finetuning_scaling_factor": "no"', "true or false is expected")])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"k": 2', b'"k": 2, "k": 3', "names the field 'k' twice"),
+        (b'"k": 2', b'"k": ' + b"[" * 100_000, "nested too deep"),
+        (b'"rescale_acts_by_decoder_norm": false', b'"rescale_acts_by_decoder_norm": "false"', "true or false is expected"),
+        (b'"k": 2', b'"k": 2, "finetuning_scaling_factor": "no"', "true or false is expected"),
+    ],
+)
 def test_odd_configurations_are_refused(sae: Path, old: bytes, new: bytes, message: str) -> None:
     text = (sae / "cfg.json").read_bytes()
     own = text.index(b'"metadata"')
     end = text.rindex(old)
     assert old in text and own > 0
-    (sae / "cfg.json").write_bytes(text[:end] + new + text[end + len(old):])
+    (sae / "cfg.json").write_bytes(text[:end] + new + text[end + len(old) :])
     with pytest.raises(MoeProbeError, match=message):
         load_sae(sae)
 
@@ -358,13 +453,24 @@ def test_weights_that_have_no_float32_form_are_refused(sae: Path) -> None:
 
 # --- places to write
 
+
 def test_a_trace_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("")
-    for out, message in (("file", "is a file; a trace is a folder"), ("file/t", "is a file; a trace is a folder"),
-                         ("full", "already holds other files")):
-        options = ["collect", str(tmp_path / "model"), "--corpus", str(tmp_path / "gone.jsonl"), "--out", str(tmp_path / out)]
+    for out, message in (
+        ("file", "is a file; a trace is a folder"),
+        ("file/t", "is a file; a trace is a folder"),
+        ("full", "already holds other files"),
+    ):
+        options = [
+            "collect",
+            str(tmp_path / "model"),
+            "--corpus",
+            str(tmp_path / "gone.jsonl"),
+            "--out",
+            str(tmp_path / out),
+        ]
         done = CliRunner().invoke(app, options)
         assert done.exit_code == 1 and message in done.stderr
         done = CliRunner().invoke(app, ["import", str(tmp_path / "gone.jsonl"), "--out", str(tmp_path / out)])

@@ -23,11 +23,18 @@ def byte_level() -> transformers.PreTrainedTokenizerFast:
     """As GPT-OSS: one token begins and ends, role marks are added tokens that are in no named role."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    core.train_from_iterator(TEXTS, trainers.BpeTrainer(special_tokens=["<|endoftext|>", "<|start|>", "<|message|>"],
-                                                        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), vocab_size=300))
+    core.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            special_tokens=["<|endoftext|>", "<|start|>", "<|message|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            vocab_size=300,
+        ),
+    )
     core.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|endoftext|>", eos_token="<|endoftext|>",
-                                                unk_token="<|endoftext|>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
 
 
 def sentence_piece() -> transformers.PreTrainedTokenizerFast:
@@ -43,24 +50,28 @@ def word_piece() -> transformers.PreTrainedTokenizerFast:
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
-    core.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=[
-        "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    core.train_from_iterator(
+        TEXTS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    )
     core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-                                                mask_token="[MASK]")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
 
 
 #: Tokenizer, text with special tokens in it, the special tokens in order, the rest without blanks, what is added behind.
-CASES = [(byte_level, "salt<|endoftext|>acid", ["<|endoftext|>"] * 2, "saltacid", 0),
-         (byte_level, "<|endoftext|>salt and acid", ["<|endoftext|>"] * 2, "saltandacid", 0),
-         (byte_level, "<|start|>user<|message|>salt", ["<|endoftext|>", "<|start|>", "<|message|>"], "usersalt", 0),
-         (byte_level, "salt<|endoftext|>", ["<|endoftext|>"] * 2, "salt", 0),
-         (byte_level, "salt and acid", ["<|endoftext|>"], "saltandacid", 0),
-         (sentence_piece, "<s>[INST] salt [INST] acid</s>", ["<s>", "<s>", "[INST]", "[INST]", "</s>", "</s>"], "saltacid", 1),
-         # the unknown token is a letter that someone wrote
-         (sentence_piece, "salt ж acid", ["<s>", "</s>"], "salt<unk>acid", 1),
-         (word_piece, "salt [SEP] acid [MASK]", ["[CLS]", "[SEP]", "[MASK]", "[SEP]"], "saltacid", 1),
-         (word_piece, "salt ж acid", ["[CLS]", "[SEP]"], "salt[UNK]acid", 1)]
+CASES = [
+    (byte_level, "salt<|endoftext|>acid", ["<|endoftext|>"] * 2, "saltacid", 0),
+    (byte_level, "<|endoftext|>salt and acid", ["<|endoftext|>"] * 2, "saltandacid", 0),
+    (byte_level, "<|start|>user<|message|>salt", ["<|endoftext|>", "<|start|>", "<|message|>"], "usersalt", 0),
+    (byte_level, "salt<|endoftext|>", ["<|endoftext|>"] * 2, "salt", 0),
+    (byte_level, "salt and acid", ["<|endoftext|>"], "saltandacid", 0),
+    (sentence_piece, "<s>[INST] salt [INST] acid</s>", ["<s>", "<s>", "[INST]", "[INST]", "</s>", "</s>"], "saltacid", 1),
+    # the unknown token is a letter that someone wrote
+    (sentence_piece, "salt ж acid", ["<s>", "</s>"], "salt<unk>acid", 1),
+    (word_piece, "salt [SEP] acid [MASK]", ["[CLS]", "[SEP]", "[MASK]", "[SEP]"], "saltacid", 1),
+    (word_piece, "salt ж acid", ["[CLS]", "[SEP]"], "salt[UNK]acid", 1),
+]
 
 
 @pytest.mark.parametrize(("make", "text", "special", "content", "closing"), CASES)
@@ -94,8 +105,9 @@ def test_the_trace_knows_them(checkpoint: Path, tmp_path: Path) -> None:
     loaded = load_model(checkpoint)
     rows = [{"id": f"d{i}", "topic": "ab"[i % 2], "text": f"<bos> w{i} w2 <bos> w3 <pad> w4 unheard"} for i in range(16)]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    trace = collect_trace(loaded, Corpus(tmp_path / "c.jsonl"), tmp_path / "t", progress=False,
-                          options=CollectOptions(max_length=8))
+    trace = collect_trace(
+        loaded, Corpus(tmp_path / "c.jsonl"), tmp_path / "t", progress=False, options=CollectOptions(max_length=8)
+    )
     tokens = trace.tokens()
     assert (tokens.groupby("document")["special"].sum() == 4).all() and (trace.documents["n_tokens"] == 5).all()
     assert set(tokens.loc[tokens["special"], "token"]) == {"<bos>", "<pad>"}
@@ -108,6 +120,11 @@ def test_a_document_of_special_tokens_is_refused_before_the_model_runs(checkpoin
     rows = [{"id": f"d{i}", "topic": "a", "text": f"w{i}"} for i in range(40)] + [{"id": "void", "topic": "b", "text": text}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(MoeProbeError, match="document 'void' has no tokens of text"):
-        collect_trace(load_model(checkpoint), Corpus(tmp_path / "c.jsonl"), tmp_path / "t", progress=False,
-                      options=CollectOptions(shard_tokens=8))
+        collect_trace(
+            load_model(checkpoint),
+            Corpus(tmp_path / "c.jsonl"),
+            tmp_path / "t",
+            progress=False,
+            options=CollectOptions(shard_tokens=8),
+        )
     assert not (tmp_path / "t").exists()

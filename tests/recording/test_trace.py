@@ -22,10 +22,15 @@ N_LAYERS, N_EXPERTS, K = 3, 8, 2
 
 
 def manifest(**changes: object) -> Manifest:
-    layers = tuple(MoeLayer(layer=2 * i, name=f"model.layers.{2 * i}.mlp", num_experts=N_EXPERTS, top_k=K)
-                   for i in range(N_LAYERS))
-    values: dict = {"model": ModelInfo(id="m", fingerprint="abc"), "corpus": CorpusInfo(name="c", hash="def"),
-                    "layers": layers, "seed": 3} | changes
+    layers = tuple(
+        MoeLayer(layer=2 * i, name=f"model.layers.{2 * i}.mlp", num_experts=N_EXPERTS, top_k=K) for i in range(N_LAYERS)
+    )
+    values: dict = {
+        "model": ModelInfo(id="m", fingerprint="abc"),
+        "corpus": CorpusInfo(name="c", hash="def"),
+        "layers": layers,
+        "seed": 3,
+    } | changes
     return Manifest(**values)
 
 
@@ -39,11 +44,27 @@ def shard(index: int, n_documents: int = 4) -> dict:
     experts[0, 0, 1] = 255  # a dropped slot
     position = np.concatenate([np.arange(m) for m in lengths])
     return {
-        "documents": [{"document": f"d{index}-{i}", "topic": "ab"[i % 2], "subtopic": "", "group": f"g{index}-{i}",
-                       "split": "", "register": "plain", "text": "text"} for i in range(n_documents)],
-        "tokens": {"document": document, "position": position, "token_id": rng.integers(0, 50, n),
-                   "token": [f"t{i}" for i in range(n)], "special": position == 0},
-        "experts": experts, "weights": rng.random(experts.shape).astype(np.float16),
+        "documents": [
+            {
+                "document": f"d{index}-{i}",
+                "topic": "ab"[i % 2],
+                "subtopic": "",
+                "group": f"g{index}-{i}",
+                "split": "",
+                "register": "plain",
+                "text": "text",
+            }
+            for i in range(n_documents)
+        ],
+        "tokens": {
+            "document": document,
+            "position": position,
+            "token_id": rng.integers(0, 50, n),
+            "token": [f"t{i}" for i in range(n)],
+            "special": position == 0,
+        },
+        "experts": experts,
+        "weights": rng.random(experts.shape).astype(np.float16),
     }
 
 
@@ -91,8 +112,8 @@ def test_usage_leaves_out_special_tokens_and_empty_slots(tmp_path: Path) -> None
                     if e != 255:
                         expected[document, e] += 1
                         mass[document, e] += float(one["weights"][row, place, slot])
-            np.testing.assert_array_equal(usage.selections[start:start + 4, place], expected)
-            np.testing.assert_allclose(usage.gate_mass[start:start + 4, place], mass, rtol=1e-6)
+            np.testing.assert_array_equal(usage.selections[start : start + 4, place], expected)
+            np.testing.assert_allclose(usage.gate_mass[start : start + 4, place], mass, rtol=1e-6)
         start += 4
     assert usage.documents.n_tokens.sum() == sum((~shard(i)["tokens"]["special"]).sum() for i in range(3))
 
@@ -125,8 +146,12 @@ def test_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     n_killed = 0
     for at in (1, 2, 3, 5, 7, 8, 12, 16, 17, 18, 19, 20, 21):
         path = tmp_path / f"killed-{at}"
-        done = subprocess.run([sys.executable, "-c", KILLED.format(here=here, at=at, path=str(path))],
-                              check=False, capture_output=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED.format(here=here, at=at, path=str(path))],
+            check=False,
+            capture_output=True,
+            timeout=120,
+        )
         n_killed += done.returncode == -signal.SIGKILL
         writer = TraceWriter.resume(path, manifest())
         for index in range(len(writer.shards), 3):
@@ -142,7 +167,7 @@ def test_every_flipped_byte_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, before in contents(root).items():
         place = int(rng.integers(len(before)))
-        (root / name).write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1:])
+        (root / name).write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
         problems = verify(root)
         assert any(name in p for p in problems), (name, problems)
         (root / name).write_bytes(before)
@@ -150,11 +175,16 @@ def test_every_flipped_byte_is_named(tmp_path: Path) -> None:
     assert verify(root) == ["routing/00001.safetensors is missing"]
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    ({"model": ModelInfo(id="m", fingerprint="other")}, "weights"),
-    ({"corpus": CorpusInfo(name="c", hash="other")}, "corpus"),
-    ({"seed": 4}, "seed"), ({"settings": {"batch": 2}}, "settings"), ({"tokenizer_hash": "x"}, "tokenizer"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model": ModelInfo(id="m", fingerprint="other")}, "weights"),
+        ({"corpus": CorpusInfo(name="c", hash="other")}, "corpus"),
+        ({"seed": 4}, "seed"),
+        ({"settings": {"batch": 2}}, "settings"),
+        ({"tokenizer_hash": "x"}, "tokenizer"),
+    ],
+)
 def test_resume_refuses_what_changed(tmp_path: Path, change: dict, word: str) -> None:
     writer = TraceWriter.create(tmp_path / "t", manifest())
     writer.append(**shard(0))
@@ -165,8 +195,7 @@ def test_resume_refuses_what_changed(tmp_path: Path, change: dict, word: str) ->
 
 
 @pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "no space is left"), (errno.EROFS, "cannot be written")])
-def test_disk_that_refuses_loses_nothing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
+def test_disk_that_refuses_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
     writer = TraceWriter.create(tmp_path / "t", manifest())
     writer.append(**shard(0))
 

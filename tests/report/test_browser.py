@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 EVIL = "</script></style><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 BROWSER = shutil.which("chromium") or "/usr/bin/chromium"
 DRIVER = shutil.which("chromedriver") or "/usr/bin/chromedriver"
 
@@ -34,13 +41,23 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     routing = planted_routing(**settings)
     manifest = planted_trace(root / "plain", planted=(), **settings).manifest
     evil = manifest.model_copy(update={"model": manifest.model.model_copy(update={"id": EVIL})})
-    documents = routing.documents.assign(document=[f"{EVIL}{i}" for i in range(len(routing.documents))],
-                                         topic=[f"{EVIL} {t}" for t in routing.documents["topic"]])
+    documents = routing.documents.assign(
+        document=[f"{EVIL}{i}" for i in range(len(routing.documents))],
+        topic=[f"{EVIL} {t}" for t in routing.documents["topic"]],
+    )
     writer = TraceWriter.create(root / "run" / "trace", evil)
-    writer.append(documents=documents.drop(columns="n_tokens").to_dict("records"), experts=routing.experts,
-                  weights=routing.weights, tokens={
-                      "document": routing.document, "position": routing.position, "token_id": routing.token_id,
-                      "token": [EVIL] * len(routing.document), "special": routing.position < 0})
+    writer.append(
+        documents=documents.drop(columns="n_tokens").to_dict("records"),
+        experts=routing.experts,
+        weights=routing.weights,
+        tokens={
+            "document": routing.document,
+            "position": routing.position,
+            "token_id": routing.token_id,
+            "token": [EVIL] * len(routing.document),
+            "special": routing.position < 0,
+        },
+    )
     planted_results(writer.seal(), root / "run" / "results", words=(EVIL, "a", " b"))
     write_report(root / "run")
     return root / "run" / "report.html"
@@ -72,15 +89,17 @@ def chrome(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chr
 
 
 def resize(chrome: Chrome, width: int) -> None:
-    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                           {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    chrome.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
 
 
 def column(chrome: Chrome, place: int) -> list[str]:
     """Cells of a column of the table of verdicts, from top to bottom."""
     return chrome.execute_script(
         "return [...document.querySelectorAll('table.verdicts tbody tr:not(.more)')].map(r => r.cells[arguments[0]].innerText)",
-        place)
+        place,
+    )
 
 
 def test_nothing_is_fetched_and_nothing_complains(chrome: Chrome) -> None:
@@ -187,9 +206,13 @@ def test_legend_keeps_one_label(chrome: Chrome) -> None:
 
 
 def test_controls_have_names(chrome: Chrome) -> None:
-    assert chrome.execute_script(
-        "return [...document.querySelectorAll('button, summary, a, figure > div, svg[role=img]')].filter(e =>"
-        " !(e.textContent.trim() || e.getAttribute('aria-label'))).length") == 0
+    assert (
+        chrome.execute_script(
+            "return [...document.querySelectorAll('button, summary, a, figure > div, svg[role=img]')].filter(e =>"
+            " !(e.textContent.trim() || e.getAttribute('aria-label'))).length"
+        )
+        == 0
+    )
     assert chrome.execute_script("return [...document.images].filter(i => i.alt.length < 40).length") == 0
 
 
@@ -202,7 +225,8 @@ def test_nothing_is_wider_than_a_narrow_screen(chrome: Chrome, scheme: str) -> N
         assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth && innerWidth === 400")
         ink, back = chrome.execute_script(
             "const s = getComputedStyle(document.body);"
-            "return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number))")
+            "return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number))"
+        )
         assert (sum(ink) > sum(back)) == (scheme == "dark")
         plate = chrome.execute_script("return getComputedStyle(document.querySelector('.plate')).backgroundColor")
         assert plate == "rgb(255, 255, 255)"  # figures stay on white

@@ -27,25 +27,66 @@ EVIL = '<script>alert(1)</script>" onload="x\x1b[31m'
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An analysed run whose model bears a hostile name, with features as ``moe-probe label`` writes them."""
     root = tmp_path_factory.mktemp("run")
-    trace = planted_trace(root / "trace", planted=(PlantedExpert(1, 5, "topic", 2),), topics=3, documents_per_topic=16,
-                          tokens=40, n_layers=2, num_experts=8, lift=2.5)
+    trace = planted_trace(
+        root / "trace",
+        planted=(PlantedExpert(1, 5, "topic", 2),),
+        topics=3,
+        documents_per_topic=16,
+        tokens=40,
+        n_layers=2,
+        num_experts=8,
+        lift=2.5,
+    )
     manifest = json.loads((trace.root / "trace.json").read_text())
     manifest["model"]["id"] = EVIL
     (trace.root / "trace.json").write_text(json.dumps(manifest))
     trace = Trace.open(root)
     topics = moe_probe.expert_topics(trace, permutations=99)
-    for result in (topics, moe_probe.layer_usage(trace, permutations=99), moe_probe.expert_usage(trace),
-                   complete_verdicts(moe_probe.topic_verdicts(topics))):
+    for result in (
+        topics,
+        moe_probe.layer_usage(trace, permutations=99),
+        moe_probe.expert_usage(trace),
+        complete_verdicts(moe_probe.topic_verdicts(topics)),
+    ):
         result.save(root / "results")
-    features = pd.DataFrame({
-        "sae": "layer_01/width_00064", "layer": 1, "width": 64, "feature": [0, 1], "label": [EVIL, ""], "label_score": 0.9,
-        "label_hard_score": 0.8, "label_precision": 0.5, "label_recall": 0.5, "topic": [EVIL, ""], "topic_log2_lift": 1.0,
-        "topic_q": 0.01, "auroc_topic": 0.9, "density": 0.1, "top_tokens": EVIL, "nearest": 1, "nearest_cosine": 0.5,
-        "max_activation": 2.0, "good": True, "label_rule": "words", "topic_ci_low": 0.5, "topic_ci_high": 1.5})
+    features = pd.DataFrame(
+        {
+            "sae": "layer_01/width_00064",
+            "layer": 1,
+            "width": 64,
+            "feature": [0, 1],
+            "label": [EVIL, ""],
+            "label_score": 0.9,
+            "label_hard_score": 0.8,
+            "label_precision": 0.5,
+            "label_recall": 0.5,
+            "topic": [EVIL, ""],
+            "topic_log2_lift": 1.0,
+            "topic_q": 0.01,
+            "auroc_topic": 0.9,
+            "density": 0.1,
+            "top_tokens": EVIL,
+            "nearest": 1,
+            "nearest_cosine": 0.5,
+            "max_activation": 2.0,
+            "good": True,
+            "label_rule": "words",
+            "topic_ci_low": 0.5,
+            "topic_ci_high": 1.5,
+        }
+    )
     params = {"by": "topic", "finer": None, "good_score": 0.8, "good_hard_score": 0.7}
     Result("features", features, params=params).save(root / "results")
-    cards = pd.DataFrame({"sae": "layer_01/width_00064", "feature": 0, "chosen": ["best", "best", "topic"], "part": "strongest",
-                          "tokens": [["a", EVIL]] * 3, "activations": [[0.0, 2.0]] * 3})
+    cards = pd.DataFrame(
+        {
+            "sae": "layer_01/width_00064",
+            "feature": 0,
+            "chosen": ["best", "best", "topic"],
+            "part": "strongest",
+            "tokens": [["a", EVIL]] * 3,
+            "activations": [[0.0, 2.0]] * 3,
+        }
+    )
     Result("feature_cards", cards).save(root / "results")
     opened = moe_probe.open(root)
     assert isinstance(opened, Run)
@@ -104,10 +145,17 @@ def test_results_are_read_when_asked_for(run: Run) -> None:
 
 
 def test_no_results_yet(tmp_path: Path) -> None:
-    planted_trace(tmp_path / "trace", planted=(), topics=2, documents_per_topic=4, tokens=10, n_layers=1, num_experts=4, lift=1)
+    planted_trace(
+        tmp_path / "trace", planted=(), topics=2, documents_per_topic=4, tokens=10, n_layers=1, num_experts=4, lift=1
+    )
     opened = moe_probe.open(tmp_path)
     assert "0 results" in repr(opened)
-    for ask in (lambda: opened.verdicts, lambda: opened.card(0, 1), opened.report, lambda: opened.card("layer_00/width_1", 1)):
+    for ask in (
+        lambda: opened.verdicts,
+        lambda: opened.card(0, 1),
+        opened.report,
+        lambda: opened.card("layer_00/width_1", 1),
+    ):
         with pytest.raises(MoeProbeError, match=r"moe-probe (analyze|label)"):
             ask()
     with pytest.raises(UsageError, match="moe-probe sae train"):
@@ -119,7 +167,9 @@ def test_no_results_yet(tmp_path: Path) -> None:
 def test_notebook_shows_hostile_text(run: Run) -> None:
     assert "3 topic" not in safe(run.trace._repr_html_()).words and "<script>" in safe(run._repr_html_()).words
     table = pd.DataFrame({EVIL: [EVIL, "x" * 500], "n": [0.123456789, np.nan], "many": [[EVIL] * 9, []]})
-    page = safe(Result("r", table, params={EVIL: EVIL}, seed=3, caption=EVIL, warnings=(EVIL,), citations=(EVIL,))._repr_html_())
+    page = safe(
+        Result("r", table, params={EVIL: EVIL}, seed=3, caption=EVIL, warnings=(EVIL,), citations=(EVIL,))._repr_html_()
+    )
     assert "details" in page.tags and "0.1235" in page.words and page.words.count("alert(1)") >= 8
     safe(run.results._repr_html_())
     long = Result("r", pd.DataFrame({"a": range(500)}))._repr_html_()
@@ -128,7 +178,9 @@ def test_notebook_shows_hostile_text(run: Run) -> None:
 
 def test_cards(run: Run) -> None:
     card = run.card(1, 5)
-    assert card == moe_probe.expert_card(run.path, 1, 5) and card.title.startswith("Layer 1, expert 5: most used for topic-2")
+    assert card == moe_probe.expert_card(run.path, 1, 5) and card.title.startswith(
+        "Layer 1, expert 5: most used for topic-2"
+    )
     assert "load" in dict(card.facts) and "topic-2" in str(card) and "**topics**" in card.markdown()
     safe(card._repr_html_())
     feature = moe_probe.feature_card(run, "layer_01/width_00064", 0)
@@ -139,17 +191,26 @@ def test_cards(run: Run) -> None:
         card.title = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("where", "number", "message"), [
-    (7, 0, "there is no MoE layer 7"), (1, 8, "layer 1 has no expert 8: it has 8"), (1, -1, "no expert -1"),
-    ("layer_1/width_00064", 0, "did you mean 'layer_01/width_00064'"), ("layer_01/width_00064", 2, "no feature 2: it has 2")])
+@pytest.mark.parametrize(
+    ("where", "number", "message"),
+    [
+        (7, 0, "there is no MoE layer 7"),
+        (1, 8, "layer 1 has no expert 8: it has 8"),
+        (1, -1, "no expert -1"),
+        ("layer_1/width_00064", 0, "did you mean 'layer_01/width_00064'"),
+        ("layer_01/width_00064", 2, "no feature 2: it has 2"),
+    ],
+)
 def test_no_such_unit(run: Run, where: int | str, number: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run.card(where, number)
 
 
 def test_faces_need_no_torch(run: Run) -> None:
-    code = ("import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\nimport moe_probe\n"
-            "run = moe_probe.open(sys.argv[1]); run.card(1, 5); run._repr_html_(); run.verdicts; print(len(run.saes()))")
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\nimport moe_probe\n"
+        "run = moe_probe.open(sys.argv[1]); run.card(1, 5); run._repr_html_(); run.verdicts; print(len(run.saes()))"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "0"
 
@@ -167,7 +228,9 @@ def test_anndata(run: Run, tmp_path: Path) -> None:
     assert made.shape == (48, 16) and list(made.var["layer"]) == [0] * 8 + [1] * 8 and made.var_names[13] == "L01E005"
     np.testing.assert_array_equal(made.X.toarray(), usage.selections.reshape(48, 16))
     np.testing.assert_allclose(made.layers["gate_mass"].toarray(), usage.gate_mass.reshape(48, 16), rtol=1e-5)
-    assert list(made.obs["topic"]) == list(run.documents["topic"]) and list(made.obs_names) == list(run.documents["document"])
+    assert list(made.obs["topic"]) == list(run.documents["topic"]) and list(made.obs_names) == list(
+        run.documents["document"]
+    )
     tokens = run.to_anndata(of="tokens", layer=1)
     kept = ~run.tokens()["special"].to_numpy()
     np.testing.assert_array_equal(tokens.X.toarray(), run.layer(1).toarray()[kept])

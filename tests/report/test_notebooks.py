@@ -22,9 +22,12 @@ from moe_probe.report.plots import compare as plots
 from moe_probe.studies.compare import Comparison
 from moe_probe.studies.compare.runs import compare_runs
 
-EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m'
-NAMES = {"compare_runs": (["plain", "added"], []), "compare_labels": (["added"], ["topic", "mood"]),
-         "compare_saes": (["added"], [])}
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m"
+NAMES = {
+    "compare_runs": (["plain", "added"], []),
+    "compare_labels": (["added"], ["topic", "mood"]),
+    "compare_saes": (["added"], []),
+}
 
 
 @pytest.fixture(scope="session")
@@ -102,12 +105,27 @@ def test_notebook_runs_from_top_to_bottom(project: Path, template: str, monkeypa
 def by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What `moe-probe compare` writes for two labels of one run: a notebook that reads the tables beside it."""
     out = project / "compared"
-    monkeypatch.setattr("sys.argv", ["moe-probe", "compare", str(project / "runs" / "added"), "--by", "topic", "--by", "mood",
-                                     "--out", str(out), "--quiet"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "moe-probe",
+            "compare",
+            str(project / "runs" / "added"),
+            "--by",
+            "topic",
+            "--by",
+            "mood",
+            "--out",
+            str(out),
+            "--quiet",
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code and "<title>topic against mood</title>" in (out / "compare.html").read_text(encoding="utf-8")
-    cell = next(c for c in nbformat.read(out / "compare.ipynb", as_version=4).cells if "parameters" in c.metadata.get("tags", []))
+    cell = next(
+        c for c in nbformat.read(out / "compare.ipynb", as_version=4).cells if "parameters" in c.metadata.get("tags", [])
+    )
     assert "runs = ['../runs/added']" in cell.source and "tables = '.'" in cell.source
     return [out / "compare.ipynb", out / "compare.html"]
 
@@ -180,17 +198,31 @@ def test_a_notebook_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_text_is_shown_not_set() -> None:
     assert escaped("<b>$x$\\") == "&lt;b&gt;<span>&#36;</span>x<span>&#36;</span><span>&#92;</span>"
-    shown = show(pd.DataFrame({"topic": [EVIL], "q_value": [0.00012], "value": [-0.5], "layer": pd.array([None], dtype="Int64")}))
-    assert Tables(shown._repr_html_()).tables[0] == [["topic", "q value", "value", "layer"],
-                                                     [EVIL.replace("\x1b", "\\x1b"), "1e-04", "−0.50", "–"]]
+    shown = show(
+        pd.DataFrame({"topic": [EVIL], "q_value": [0.00012], "value": [-0.5], "layer": pd.array([None], dtype="Int64")})
+    )
+    assert Tables(shown._repr_html_()).tables[0] == [
+        ["topic", "q value", "value", "layer"],
+        [EVIL.replace("\x1b", "\\x1b"), "1e-04", "−0.50", "–"],
+    ]
     assert "\x1b" not in repr(shown)
 
 
 def test_figures_take_any_name() -> None:
     """A name that would be a broken formula is drawn as it is."""
-    table = pd.DataFrame({"side_a": EVIL, "side_b": "$b$", "topic": [EVIL, "$\\x$"], "value_a": 0.1, "value_b": [0.3, np.nan],
-                          "difference": [0.2, np.nan], "ci_low": [0.1, np.nan], "ci_high": [0.3, np.nan],
-                          "beyond": [True, False]})
+    table = pd.DataFrame(
+        {
+            "side_a": EVIL,
+            "side_b": "$b$",
+            "topic": [EVIL, "$\\x$"],
+            "value_a": 0.1,
+            "value_b": [0.3, np.nan],
+            "difference": [0.2, np.nan],
+            "ci_low": [0.1, np.nan],
+            "ci_high": [0.3, np.nan],
+            "beyond": [True, False],
+        }
+    )
     figure = plots.topic_differences(table)
     figure.canvas.draw()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]

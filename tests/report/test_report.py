@@ -28,14 +28,22 @@ from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.sources import bibtex
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 
-EVIL = '<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m'
+EVIL = "<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    trace = planted_trace(root / "trace", planted=(PlantedExpert(1, 5, "topic", 2),), topics=4, documents_per_topic=24,
-                          tokens=60, n_layers=2, num_experts=8, lift=3.0)
+    trace = planted_trace(
+        root / "trace",
+        planted=(PlantedExpert(1, 5, "topic", 2),),
+        topics=4,
+        documents_per_topic=24,
+        tokens=60,
+        n_layers=2,
+        num_experts=8,
+        lift=3.0,
+    )
     analyze(trace, root / "results", settings=Settings(permutations=199))
     write_report(root)
     return root
@@ -90,7 +98,9 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     text = (run / "report.html").read_text()
     page = Page(text)
     assert len(text) < 3_000_000
-    assert page.fetched and all(source.startswith(("data:image/png;base64,", "data:text/plain", "#")) for source in page.fetched)
+    assert page.fetched and all(
+        source.startswith(("data:image/png;base64,", "data:text/plain", "#")) for source in page.fetched
+    )
     anchors = {source[1:] for source in page.fetched if source.startswith("#")}
     assert anchors <= set(re.findall(r' id="(.*?)"', text))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
@@ -129,16 +139,21 @@ def verdict_rows(run: Path, face: str) -> dict[str, dict[str, str]]:
     """The table of verdicts as a reader of HTML or of Markdown gets it."""
     text = (run / f"report.{face}").read_text()
     if face == "md":
-        lines = [[re.sub(r"\\(.)", r"\1", c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
-                 for line in text.splitlines() if line.startswith("|")]
+        lines = [
+            [re.sub(r"\\(.)", r"\1", c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in text.splitlines()
+            if line.startswith("|")
+        ]
         start = next(i for i, line in enumerate(lines) if line[:2] == ["topic", "verdict"])
-        heads, rows = lines[start], lines[start + 2:]
+        heads, rows = lines[start], lines[start + 2 :]
     else:
         table = re.search(r'<table id="[^"]*" class="verdicts">.*?</table>', text, re.S)
         assert table is not None
         heads = re.findall(r"<th scope=\"col\"><button type=\"button\">(.*?)</button>", table[0])
-        rows = [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.S)]
-                for row in re.findall(r'<tr class="(?!more).*?">(.*?)</tr>', table[0], re.S)]
+        rows = [
+            [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.S)]
+            for row in re.findall(r'<tr class="(?!more).*?">(.*?)</tr>', table[0], re.S)
+        ]
     n = len(pd.read_parquet(run / "results" / "verdicts.parquet"))
     return {row[0]: dict(zip(heads, row, strict=True)) for row in rows[:n]}
 
@@ -196,9 +211,13 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
 
 
 def test_sources_become_bibtex() -> None:
-    text = bibtex(["Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
-                   "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
-                   "Muennighoff et al. 2024 (OLMoE), load & use, arXiv:2409.02060"])
+    text = bibtex(
+        [
+            "Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
+            "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
+            "Muennighoff et al. 2024 (OLMoE), load & use, arXiv:2409.02060",
+        ]
+    )
     assert "@misc{vinh2010,\n  author = {Vinh and others},\n  year = {2010},\n  note = {adjusted" in text
     assert "doi = {10.1093/biomet/6.1.1}" in text
     assert "title = {OLMoE}" in text and "eprint = {2409.02060}" in text and "note = {load \\& use}" in text
@@ -212,7 +231,9 @@ def test_cite_prints_bibtex(planted: Path) -> None:
 
 def test_trees_nest_in_both_faces() -> None:
     leaf = Node("leaf <i>", facts=("a *fact*",))
-    report = Report("t", (), (Section("q", "f", (Tree("Tree", (Node("top", children=(Node("middle", children=(leaf,)),)),)),)),))
+    report = Report(
+        "t", (), (Section("q", "f", (Tree("Tree", (Node("top", children=(Node("middle", children=(leaf,)),)),)),)),)
+    )
     page = render_html(report, {})
     assert "leaf &lt;i&gt;" in page and page.count("<details>") == 3 and '<ul class="facts"><li>a *fact*</li></ul>' in page
     lines = render_markdown(report).splitlines()
@@ -222,16 +243,26 @@ def test_trees_nest_in_both_faces() -> None:
 
 def test_hostile_labels_are_shown_not_obeyed(tmp_path: Path) -> None:
     routing = planted_routing(topics=2, documents_per_topic=8, tokens=30, n_layers=1, num_experts=4, lift=1.0)
-    planted_trace(tmp_path / "model", planted=(), topics=2, documents_per_topic=8, tokens=30, n_layers=1, num_experts=4,
-                  lift=1.0)
-    manifest = Trace.open(tmp_path / "model").manifest.model_copy(update={
-        "model": Trace.open(tmp_path / "model").manifest.model.model_copy(update={"id": EVIL})})
+    planted_trace(
+        tmp_path / "model", planted=(), topics=2, documents_per_topic=8, tokens=30, n_layers=1, num_experts=4, lift=1.0
+    )
+    manifest = Trace.open(tmp_path / "model").manifest.model_copy(
+        update={"model": Trace.open(tmp_path / "model").manifest.model.model_copy(update={"id": EVIL})}
+    )
     writer = TraceWriter.create(tmp_path / "run" / "trace", manifest)
     documents = routing.documents.assign(topic=[EVIL if t == "topic-0" else t for t in routing.documents["topic"]])
-    writer.append(documents=documents.drop(columns="n_tokens").to_dict("records"), experts=routing.experts,
-                  weights=routing.weights, tokens={
-                      "document": routing.document, "position": routing.position, "token_id": routing.token_id,
-                      "token": [EVIL] * len(routing.document), "special": routing.position < 0})
+    writer.append(
+        documents=documents.drop(columns="n_tokens").to_dict("records"),
+        experts=routing.experts,
+        weights=routing.weights,
+        tokens={
+            "document": routing.document,
+            "position": routing.position,
+            "token_id": routing.token_id,
+            "token": [EVIL] * len(routing.document),
+            "special": routing.position < 0,
+        },
+    )
     analyze(writer.seal(), tmp_path / "run" / "results", settings=Settings(permutations=99))
     write_report(tmp_path / "run")
     page = Page((tmp_path / "run" / "report.html").read_text())
@@ -247,8 +278,10 @@ def test_markdown_escapes() -> None:
 
 
 def test_report_needs_no_torch(run: Path) -> None:
-    code = ("import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-            "from moe_probe.report import write_report; write_report(sys.argv[1])")
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from moe_probe.report import write_report; write_report(sys.argv[1])"
+    )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True)
 
 

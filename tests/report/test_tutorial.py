@@ -22,23 +22,80 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(tmp_path: Path) -> Path:
     """A run with one planted expert, and features and a tree as the commands write them."""
     root = tmp_path / "run"
-    trace = planted_trace(root / "trace", planted=(PlantedExpert(1, 5, "topic", 2),), topics=3, documents_per_topic=16,
-                          tokens=40, n_layers=2, num_experts=8, lift=2.5)
+    trace = planted_trace(
+        root / "trace",
+        planted=(PlantedExpert(1, 5, "topic", 2),),
+        topics=3,
+        documents_per_topic=16,
+        tokens=40,
+        n_layers=2,
+        num_experts=8,
+        lift=2.5,
+    )
     topics = moe_probe.expert_topics(trace, permutations=99)
-    for result in (topics, moe_probe.layer_usage(trace, permutations=99), moe_probe.expert_usage(trace),
-                   complete_verdicts(moe_probe.topic_verdicts(topics)),
-                   moe_probe.explain_routing(trace, resamples=20).layers):
+    for result in (
+        topics,
+        moe_probe.layer_usage(trace, permutations=99),
+        moe_probe.expert_usage(trace),
+        complete_verdicts(moe_probe.topic_verdicts(topics)),
+        moe_probe.explain_routing(trace, resamples=20).layers,
+    ):
         result.save(root / "results")
-    features = pd.concat([pd.DataFrame({
-        "sae": f"layer_01/width_{width:05d}", "layer": 1, "width": width, "feature": range(width), "label": "a label",
-        "label_score": 0.9, "label_hard_score": 0.8, "label_precision": 0.5, "label_recall": 0.5, "topic": "topic-2",
-        "topic_log2_lift": 1.0, "topic_q": 0.01, "auroc_topic": 0.9, "density": 0.1, "top_tokens": "t1", "nearest": 1,
-        "nearest_cosine": 0.5, "max_activation": 2.0}) for width in (2, 6)])
-    cards = pd.DataFrame({"sae": "layer_01/width_00006", "feature": 0, "chosen": "best", "part": "strongest",
-                          "tokens": [["a", "b"]], "activations": [[0.0, 2.0]]})
-    edges = pd.DataFrame([{"parent_sae": "layer_01/width_00002", "child_sae": "layer_01/width_00006", "parent": p, "child": c,
-                           "parent_width": 2, "child_width": 6, "parent_topic": "topic-2", "share": 0.3, "inside": 0.8,
-                           "relation": "part", "cosine": 0.7} for p, c in itertools.product(range(2), range(3))])
+    features = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "sae": f"layer_01/width_{width:05d}",
+                    "layer": 1,
+                    "width": width,
+                    "feature": range(width),
+                    "label": "a label",
+                    "label_score": 0.9,
+                    "label_hard_score": 0.8,
+                    "label_precision": 0.5,
+                    "label_recall": 0.5,
+                    "topic": "topic-2",
+                    "topic_log2_lift": 1.0,
+                    "topic_q": 0.01,
+                    "auroc_topic": 0.9,
+                    "density": 0.1,
+                    "top_tokens": "t1",
+                    "nearest": 1,
+                    "nearest_cosine": 0.5,
+                    "max_activation": 2.0,
+                }
+            )
+            for width in (2, 6)
+        ]
+    )
+    cards = pd.DataFrame(
+        {
+            "sae": "layer_01/width_00006",
+            "feature": 0,
+            "chosen": "best",
+            "part": "strongest",
+            "tokens": [["a", "b"]],
+            "activations": [[0.0, 2.0]],
+        }
+    )
+    edges = pd.DataFrame(
+        [
+            {
+                "parent_sae": "layer_01/width_00002",
+                "child_sae": "layer_01/width_00006",
+                "parent": p,
+                "child": c,
+                "parent_width": 2,
+                "child_width": 6,
+                "parent_topic": "topic-2",
+                "share": 0.3,
+                "inside": 0.8,
+                "relation": "part",
+                "cosine": 0.7,
+            }
+            for p, c in itertools.product(range(2), range(3))
+        ]
+    )
     for name, table in (("features", features), ("feature_cards", cards), ("tree", edges)):
         Result(name, table, params={"by": "topic", "finer": None}).save(root / "results")
     return root

@@ -22,8 +22,16 @@ FEATURES = (PlantedFeature("word", 0), PlantedFeature("topic", 1), *(PlantedFeat
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> PlantedActivations:
-    return planted_activations(tmp_path_factory.mktemp("planted") / "trace", features=FEATURES, d_in=16, topics=3,
-                               documents_per_topic=12, tokens=80, num_experts=4, top_k=2)
+    return planted_activations(
+        tmp_path_factory.mktemp("planted") / "trace",
+        features=FEATURES,
+        d_in=16,
+        topics=3,
+        documents_per_topic=12,
+        tokens=80,
+        num_experts=4,
+        top_k=2,
+    )
 
 
 def rows_of(batches) -> np.ndarray:
@@ -112,12 +120,22 @@ def trained(planted: PlantedActivations, configs, checkpoint: Path | None = None
         if stop is not None and progress.step >= stop:
             raise KeyboardInterrupt
 
-    return train_on(reader, configs, options=TrainOptions(epochs=6, batch_tokens=128), checkpoint=checkpoint,
-                    checkpoint_seconds=0, say=say)
+    return train_on(
+        reader,
+        configs,
+        options=TrainOptions(epochs=6, batch_tokens=128),
+        checkpoint=checkpoint,
+        checkpoint_seconds=0,
+        say=say,
+    )
 
 
-CONFIGS = [SaeConfig(d_in=16, d_sae=24, k=3), SaeConfig(d_in=16, d_sae=32, k=2, architecture="batchtopk"),
-           SaeConfig(d_in=16, d_sae=16, k=2, experts=(1,)), SaeConfig(d_in=16, d_sae=12, k=2, experts=(0, 3))]
+CONFIGS = [
+    SaeConfig(d_in=16, d_sae=24, k=3),
+    SaeConfig(d_in=16, d_sae=32, k=2, architecture="batchtopk"),
+    SaeConfig(d_in=16, d_sae=16, k=2, experts=(1,)),
+    SaeConfig(d_in=16, d_sae=12, k=2, experts=(0, 3)),
+]
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(planted: PlantedActivations, tmp_path: Path) -> None:

@@ -20,8 +20,13 @@ from moe_probe.sae.formats.io import load_sae, save_sae
 from moe_probe.sae.training.steps import Training
 
 D, M, N, ACTIVE = 32, 48, 1024, 3
-SETTINGS = {"topk": {}, "batchtopk": {}, "matryoshka": {"nested": (24, 48)}, "standard": {"sparsity": 0.08},
-            "jumprelu": {"sparsity": 0.02}}
+SETTINGS = {
+    "topk": {},
+    "batchtopk": {},
+    "matryoshka": {"nested": (24, 48)},
+    "standard": {"sparsity": 0.08},
+    "jumprelu": {"sparsity": 0.02},
+}
 
 
 def truth(seed: int = 0) -> Tensor:
@@ -101,8 +106,11 @@ def test_sums_by_latent_equal_a_loop() -> None:
     for i in range(7):
         for j in range(3):
             by_hand[indices[i, j]] += weights[i, j] * rows[i]
-    assert torch.allclose(sum_rows(
-        weights.flatten(), indices.flatten(), torch.arange(7).repeat_interleave(3), rows, n_latents=8), by_hand, atol=1e-6)
+    assert torch.allclose(
+        sum_rows(weights.flatten(), indices.flatten(), torch.arange(7).repeat_interleave(3), rows, n_latents=8),
+        by_hand,
+        atol=1e-6,
+    )
 
 
 def test_one_seed_one_result_and_several_in_one_pass() -> None:
@@ -123,6 +131,7 @@ def test_decoder_rows_have_unit_norm(all_trained) -> None:
 
 def test_dead_latents_are_brought_back() -> None:
     """Latents pushed out of reach fire again with the auxiliary loss, and do not without."""
+
     def live(aux: float) -> int:
         config = SaeConfig(d_in=D, d_sae=M, k=ACTIVE)
         options = TrainOptions(steps=300, aux=aux, dead_after=5_000)
@@ -168,17 +177,31 @@ def test_sparsify_and_dictionary_learning_folders(all_trained, tmp_path: Path) -
     sae, x = load_sae(save_sae(all_trained["topk"], tmp_path / "ours")), activations(4, 64)
     folder = tmp_path / "sparsify"
     folder.mkdir()
-    save_file({"encoder.weight": sae.W_enc.detach().clone(), "encoder.bias": sae.b_enc.detach().clone(),
-               "W_dec": sae.W_dec.detach().clone(), "b_dec": sae.b_dec.detach().clone()},
-              folder / "sae.safetensors")
+    save_file(
+        {
+            "encoder.weight": sae.W_enc.detach().clone(),
+            "encoder.bias": sae.b_enc.detach().clone(),
+            "W_dec": sae.W_dec.detach().clone(),
+            "b_dec": sae.b_dec.detach().clone(),
+        },
+        folder / "sae.safetensors",
+    )
     (folder / "cfg.json").write_text(json.dumps({"k": ACTIVE, "d_in": D, "num_latents": M}))
     with torch.no_grad():
         assert torch.allclose(load_sae(folder)(x), sae(x), atol=1e-4)
     folder = tmp_path / "dictionary"
     folder.mkdir()
-    torch.save({"encoder.weight": sae.W_enc.detach(), "encoder.bias": sae.b_enc.detach(), "decoder.weight":
-                sae.W_dec.detach().T.contiguous(), "b_dec": sae.b_dec.detach(), "k": torch.tensor(ACTIVE),
-                "threshold": torch.tensor(0.4)}, folder / "ae.pt")
+    torch.save(
+        {
+            "encoder.weight": sae.W_enc.detach(),
+            "encoder.bias": sae.b_enc.detach(),
+            "decoder.weight": sae.W_dec.detach().T.contiguous(),
+            "b_dec": sae.b_dec.detach(),
+            "k": torch.tensor(ACTIVE),
+            "threshold": torch.tensor(0.4),
+        },
+        folder / "ae.pt",
+    )
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK", "k": ACTIVE}}))
     with torch.no_grad():
         assert torch.allclose(load_sae(folder)(x), sae(x), atol=1e-4)

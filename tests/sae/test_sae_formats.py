@@ -24,16 +24,53 @@ from moe_probe.sae import Sae, load_sae, save_sae
 D, M, K = 12, 40, 4
 Config = dict[str, Any]
 Weights = dict[str, Tensor]
-OLD = {"architecture": "standard", "d_in": D, "d_sae": M, "dtype": "float32", "device": "cpu", "model_name": "m",
-       "hook_name": "blocks.0.hook_resid_post", "hook_layer": 0, "hook_head_index": None, "activation_fn_str": "relu",
-       "activation_fn_kwargs": {}, "apply_b_dec_to_input": True, "finetuning_scaling_factor": False,
-       "normalize_activations": "none", "context_size": 128, "sae_lens_training_version": "5.5.1"}
-NEW = {"d_in": D, "d_sae": M, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
-       "reshape_activations": "none", "metadata": {"sae_lens_version": "6.54.12"}}
-TRAINING = NEW | {"decoder_init_norm": 0.1, "k": K, "use_sparse_activations": False, "aux_loss_coefficient": 1.0,
-                  "rescale_acts_by_decoder_norm": True, "architecture": "topk"}
-SPARSIFY = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": M, "k": K,
-            "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D}
+OLD = {
+    "architecture": "standard",
+    "d_in": D,
+    "d_sae": M,
+    "dtype": "float32",
+    "device": "cpu",
+    "model_name": "m",
+    "hook_name": "blocks.0.hook_resid_post",
+    "hook_layer": 0,
+    "hook_head_index": None,
+    "activation_fn_str": "relu",
+    "activation_fn_kwargs": {},
+    "apply_b_dec_to_input": True,
+    "finetuning_scaling_factor": False,
+    "normalize_activations": "none",
+    "context_size": 128,
+    "sae_lens_training_version": "5.5.1",
+}
+NEW = {
+    "d_in": D,
+    "d_sae": M,
+    "dtype": "float32",
+    "device": "cpu",
+    "apply_b_dec_to_input": True,
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    "metadata": {"sae_lens_version": "6.54.12"},
+}
+TRAINING = NEW | {
+    "decoder_init_norm": 0.1,
+    "k": K,
+    "use_sparse_activations": False,
+    "aux_loss_coefficient": 1.0,
+    "rescale_acts_by_decoder_norm": True,
+    "architecture": "topk",
+}
+SPARSIFY = {
+    "activation": "topk",
+    "expansion_factor": 32,
+    "normalize_decoder": True,
+    "num_latents": M,
+    "k": K,
+    "multi_topk": False,
+    "skip_connection": False,
+    "transcode": False,
+    "d_in": D,
+}
 
 
 def drawn(**shapes: tuple[int, ...]) -> Weights:
@@ -128,8 +165,9 @@ def test_saelens_gated(biased: bool, tmp_path: Path) -> None:
     same(saelens(tmp_path / "s", config, w), codes, codes @ w["W_dec"] + w["b_dec"], tmp_path)
 
 
-@pytest.mark.parametrize("change", [
-    {"architecture": "topk"}, {}, {"activation_fn": "topk"}, {"activation_fn_kwargs": {"k": float(K)}}, {"k": K}])
+@pytest.mark.parametrize(
+    "change", [{"architecture": "topk"}, {}, {"activation_fn": "topk"}, {"activation_fn_kwargs": {"k": float(K)}}, {"k": K}]
+)
 def test_saelens_before_version_6_says_topk_by_its_activation_function(change: Config, tmp_path: Path) -> None:
     w = plain()
     codes = top((x() - w["b_dec"]) @ w["W_enc"] + w["b_enc"])
@@ -172,8 +210,10 @@ def test_saelens_checkpoint_of_an_old_jumprelu_training(tmp_path: Path) -> None:
     same(saelens(tmp_path / "s", OLD | {"architecture": "jumprelu"}, w), codes, codes @ w["W_dec"] + w["b_dec"], tmp_path)
 
 
-@pytest.mark.parametrize("change", [{}, {"multi_topk": True, "normalize_decoder": False}, {"signed": False},
-                                    {"num_latents": 0, "expansion_factor": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"multi_topk": True, "normalize_decoder": False}, {"signed": False}, {"num_latents": 0, "expansion_factor": 1}],
+)
 def test_sparsify(change: Config, tmp_path: Path) -> None:
     w = linear("W_dec")
     if change.get("expansion_factor") == 1:  # as many latents as the input is wide
@@ -200,8 +240,11 @@ def reference(kind: str) -> tuple[Weights, Tensor, Tensor]:
         more = drawn(r_mag=(M,), gate_bias=(M,), mag_bias=(M,))
         inner = (x() - b_dec) @ encoder
         codes = (inner + more["gate_bias"] > 0) * (more["r_mag"].exp() * inner + more["mag_bias"]).relu()
-        return {"encoder.weight": w["encoder.weight"], "decoder.weight": w["decoder.weight"], "decoder_bias": b_dec, **more}, \
-            codes, codes @ decoder + b_dec
+        return (
+            {"encoder.weight": w["encoder.weight"], "decoder.weight": w["decoder.weight"], "decoder_bias": b_dec, **more},
+            codes,
+            codes @ decoder + b_dec,
+        )
     if kind == "JumpReluAutoEncoder":
         w["threshold"] = torch.linspace(0, 2, M)
         codes = codes * (pre > w["threshold"])
@@ -214,8 +257,18 @@ def reference(kind: str) -> tuple[Weights, Tensor, Tensor]:
     return w, codes, codes @ decoder + b_dec
 
 
-@pytest.mark.parametrize("kind", ["AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK",
-                                  "BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "AutoEncoder",
+        "AutoEncoderNew",
+        "GatedAutoEncoder",
+        "JumpReluAutoEncoder",
+        "AutoEncoderTopK",
+        "BatchTopKSAE",
+        "MatryoshkaBatchTopKSAE",
+    ],
+)
 def test_dictionary_learning(kind: str, tmp_path: Path) -> None:
     w, codes, decoded = reference(kind)
     sae = same(dictionary(tmp_path / "d", kind, w, **({"k": K} if "TopK" in kind else {})), codes, decoded, tmp_path)
@@ -233,8 +286,12 @@ REFUSED: list[tuple[Callable[..., Path], Config, Weights, str]] = [
     (saelens, OLD | {"activation_fn_str": "tanh-relu"}, {}, 'activation_fn_str "tanh-relu"'),
     (saelens, OLD | {"activation_fn_str": "topk"}, {}, "has no k:"),
     (saelens, OLD | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 0}}, {}, "activation_fn_kwargs.k 0"),
-    (saelens, OLD | {"architecture": "gated", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}, {},
-     "activation_fn_str"),
+    (
+        saelens,
+        OLD | {"architecture": "gated", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}},
+        {},
+        "activation_fn_str",
+    ),
     (saelens, OLD | {"architecture": "jumprelu", "activation_fn_str": "topk"}, {}, "activation_fn_str"),
     (saelens, OLD, {"scaling_factor": torch.linspace(0.5, 1.5, M)}, "scaling_factor that is not 1"),
     (saelens, OLD | {"finetuning_scaling_factor": True}, {}, "finetuning_scaling_factor true"),
@@ -243,22 +300,41 @@ REFUSED: list[tuple[Callable[..., Path], Config, Weights, str]] = [
     (saelens, OLD | {"hook_point_head_index": 0}, {}, "hook_point_head_index 0"),
     (saelens, OLD | {"normalize_activations": True}, {}, "normalize_activations true"),
     (saelens, STANDARD | {"metadata": {"hook_head_index": 2}}, {}, "metadata.hook_head_index 2"),
-    (saelens, without(TOPK, "k"), {}, "has no k:"), (saelens, TOPK | {"k": 2.5}, {}, "k 2.5"),
+    (saelens, without(TOPK, "k"), {}, "has no k:"),
+    (saelens, TOPK | {"k": 2.5}, {}, "k 2.5"),
     (saelens, TOPK | {"k": "4"}, {}, 'k "4"'),
-    (saelens, TOPK | {"k": M + 1}, {}, f"from 1 to {M}"), (saelens, TOPK | {"k": True}, {}, "k true"),
+    (saelens, TOPK | {"k": M + 1}, {}, f"from 1 to {M}"),
+    (saelens, TOPK | {"k": True}, {}, "k true"),
     (saelens, TOPK | {"activation_fn_kwargs": {"k": 9}}, {}, "activation_fn_kwargs has k 9"),
     (saelens, without(TRAINING, "rescale_acts_by_decoder_norm"), {}, "has no rescale_acts_by_decoder_norm"),
-    (saelens, without(TRAINING, "rescale_acts_by_decoder_norm") | {"architecture": "batchtopk"},
-     {"topk_threshold": torch.tensor(0.5)}, "has no rescale_acts_by_decoder_norm"),
+    (
+        saelens,
+        without(TRAINING, "rescale_acts_by_decoder_norm") | {"architecture": "batchtopk"},
+        {"topk_threshold": torch.tensor(0.5)},
+        "has no rescale_acts_by_decoder_norm",
+    ),
     (saelens, TRAINING | {"architecture": "batchtopk"}, {}, "no topk_threshold"),
     (saelens, STANDARD | {"rescale_acts_by_decoder_norm": True}, {}, "rescale_acts_by_decoder_norm true"),
-    *((saelens, STANDARD | {"normalize_activations": way}, {}, f'normalize_activations "{way}"') for way in (
-        "expected_average_only_in", "layer_norm", "constant_norm_rescale", "covariance_whitening")),
+    *(
+        (saelens, STANDARD | {"normalize_activations": way}, {}, f'normalize_activations "{way}"')
+        for way in ("expected_average_only_in", "layer_norm", "constant_norm_rescale", "covariance_whitening")
+    ),
     (saelens, STANDARD | {"reshape_activations": "hook_z"}, {}, 'reshape_activations "hook_z"'),
     (saelens, STANDARD | {"apply_b_dec_to_input": "no"}, {}, "apply_b_dec_to_input"),
-    *((saelens, NEW | {"architecture": kind}, {}, f'architecture "{kind}"') for kind in (
-        "abstopk", "transcoder", "skip_transcoder", "jumprelu_transcoder", "temporal", "matching_pursuit", "novel")),
-    (saelens, STANDARD | {"d_out": 30}, {}, "d_out 30"), (saelens, STANDARD | {"d_in": D + 1}, {}, "d_in 13"),
+    *(
+        (saelens, NEW | {"architecture": kind}, {}, f'architecture "{kind}"')
+        for kind in (
+            "abstopk",
+            "transcoder",
+            "skip_transcoder",
+            "jumprelu_transcoder",
+            "temporal",
+            "matching_pursuit",
+            "novel",
+        )
+    ),
+    (saelens, STANDARD | {"d_out": 30}, {}, "d_out 30"),
+    (saelens, STANDARD | {"d_in": D + 1}, {}, "d_in 13"),
     (saelens, STANDARD | {"soft_cap": 30.0}, {}, "soft_cap 30.0.*--ignore-field soft_cap"),
     (saelens, STANDARD, {"W_skip": torch.ones(D, D)}, "does not use: W_skip"),
     (saelens, NEW | {"architecture": "jumprelu"}, {}, "no threshold"),
@@ -269,34 +345,48 @@ REFUSED: list[tuple[Callable[..., Path], Config, Weights, str]] = [
     (saelens, STANDARD, {"W_enc": torch.full((D, M), float("nan"))}, "W_enc .* not finite"),
     (sparsify, SPARSIFY | {"activation": "groupmax"}, {}, 'activation "groupmax"'),
     (sparsify, SPARSIFY | {"activation": "relu"}, {}, 'activation "relu"'),
-    (sparsify, SPARSIFY | {"signed": True}, {}, "signed true"), (sparsify, without(SPARSIFY, "k"), {}, "has no k:"),
-    (sparsify, SPARSIFY | {"k": -1}, {}, "k -1"), (sparsify, SPARSIFY | {"transcode": True}, {}, "transcode true"),
+    (sparsify, SPARSIFY | {"signed": True}, {}, "signed true"),
+    (sparsify, without(SPARSIFY, "k"), {}, "has no k:"),
+    (sparsify, SPARSIFY | {"k": -1}, {}, "k -1"),
+    (sparsify, SPARSIFY | {"transcode": True}, {}, "transcode true"),
     (sparsify, SPARSIFY | {"skip_connection": True}, {}, "skip_connection true"),
-    (sparsify, SPARSIFY | {"num_latents": 64}, {}, "64 latents"), (sparsify, SPARSIFY | {"jump": 2}, {}, "jump 2.*unknown"),
+    (sparsify, SPARSIFY | {"num_latents": 64}, {}, "64 latents"),
+    (sparsify, SPARSIFY | {"jump": 2}, {}, "jump 2.*unknown"),
 ]
 
 
-@pytest.mark.parametrize(("write", "config", "weights", "says"), REFUSED, ids=[f"{i}-{r[3][:30]}" for i, r in enumerate(REFUSED)])
-def test_what_is_not_read_is_refused_by_name(write: Callable[..., Path], config: Config, weights: Weights, says: str,
-                                             tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("write", "config", "weights", "says"), REFUSED, ids=[f"{i}-{r[3][:30]}" for i, r in enumerate(REFUSED)]
+)
+def test_what_is_not_read_is_refused_by_name(
+    write: Callable[..., Path], config: Config, weights: Weights, says: str, tmp_path: Path
+) -> None:
     folder = write(tmp_path / "s", config, plain() | weights) if write is saelens else write(tmp_path / "s", config)
     with pytest.raises(MoeProbeError, match=says) as caught:
         load_sae(folder)
     assert "\n" not in str(caught.value) and "Try: " in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "change", "trainer", "says"), [
-    ("AutoEncoderTopK", {"k": None}, {}, "has no k:"), ("AutoEncoderTopK", {}, {"k": K + 1}, "ae.pt has k 4"),
-    ("AutoEncoderTopK", {"W_skip": torch.ones(2)}, {}, "does not use: W_skip"),
-    ("IdentityDict", {}, {}, 'dict_class "IdentityDict"'),
-    ("AutoEncoderTopK", {"b_dec": None}, {}, "has no b_dec"), ("BatchTopKSAE", {"threshold": None}, {}, "has no threshold"),
-    ("BatchTopKSAE", {"threshold": torch.ones(M)}, {}, r"threshold of .*\(40,\)"),
-    ("BatchTopKSAE", {}, {"sign": "both"}, 'sign "both"'),
-    ("AutoEncoderTopK", {}, {"dict_size": 64}, "dict_size 64"), (["x"], {}, {}, "dict_class"),
-    ("JumpReluAutoEncoder", {"threshold": torch.tensor(1.0)}, {}, "threshold of"),
-    ("GatedAutoEncoder", {"r_mag": None}, {}, "no r_mag")])
-def test_what_dictionary_learning_has_besides_is_refused_by_name(kind: str, change: dict[str, Tensor | None], trainer: Config,
-                                                                 says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change", "trainer", "says"),
+    [
+        ("AutoEncoderTopK", {"k": None}, {}, "has no k:"),
+        ("AutoEncoderTopK", {}, {"k": K + 1}, "ae.pt has k 4"),
+        ("AutoEncoderTopK", {"W_skip": torch.ones(2)}, {}, "does not use: W_skip"),
+        ("IdentityDict", {}, {}, 'dict_class "IdentityDict"'),
+        ("AutoEncoderTopK", {"b_dec": None}, {}, "has no b_dec"),
+        ("BatchTopKSAE", {"threshold": None}, {}, "has no threshold"),
+        ("BatchTopKSAE", {"threshold": torch.ones(M)}, {}, r"threshold of .*\(40,\)"),
+        ("BatchTopKSAE", {}, {"sign": "both"}, 'sign "both"'),
+        ("AutoEncoderTopK", {}, {"dict_size": 64}, "dict_size 64"),
+        (["x"], {}, {}, "dict_class"),
+        ("JumpReluAutoEncoder", {"threshold": torch.tensor(1.0)}, {}, "threshold of"),
+        ("GatedAutoEncoder", {"r_mag": None}, {}, "no r_mag"),
+    ],
+)
+def test_what_dictionary_learning_has_besides_is_refused_by_name(
+    kind: str, change: dict[str, Tensor | None], trainer: Config, says: str, tmp_path: Path
+) -> None:
     weights = reference(kind if isinstance(kind, str) and kind != "IdentityDict" else "AutoEncoderTopK")[0] | change
     folder = dictionary(tmp_path / "d", kind, {k: v for k, v in weights.items() if v is not None}, **trainer)
     with pytest.raises(MoeProbeError, match=says):
@@ -327,9 +417,16 @@ def test_unknown_fields_are_said_or_have_to_be_allowed(tmp_path: Path) -> None:
 
 def test_where_an_sae_was_trained_is_said_and_no_fields_of_training_matter(tmp_path: Path) -> None:
     notes: list[str] = []
-    noisy = {"l1_coefficient": 5.0, "noise_scale": 0.3, "normalize_sae_decoder": True,
-             "scale_sparsity_penalty_by_decoder_norm": True, "use_ghost_grads": True, "lr": 1e-4, "training_tokens": 10**9,
-             "model_from_pretrained_kwargs": {"fold_ln": True}}
+    noisy = {
+        "l1_coefficient": 5.0,
+        "noise_scale": 0.3,
+        "normalize_sae_decoder": True,
+        "scale_sparsity_penalty_by_decoder_norm": True,
+        "use_ghost_grads": True,
+        "lr": 1e-4,
+        "training_tokens": 10**9,
+        "model_from_pretrained_kwargs": {"fold_ln": True},
+    }
     w = plain()
     folder = saelens(tmp_path / "s", OLD | noisy, w)
     load_sae(folder, say=notes.append)
@@ -359,16 +456,23 @@ def test_broken_metadata_is_one_sentence(tmp_path: Path) -> None:
         load_sae(tmp_path / "s")
 
 
-@pytest.mark.parametrize(("folder", "says"), [
-    ("layer_02/width_01024", "layer 2, width 1,024"), ("layer_02/width_01024_pile-v2", "layer 2, width 1,024 (pile-v2)"),
-    ("layer_02/width_01024-expert_output-e1+3-k4_a_b", "layer 2, width 1,024 (expert_output, e1+3, k4, a_b)"),
-    ("layer_02/width_01024-residual-k4", "layer 2, width 1,024 (residual, k4)")])
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("layer_02/width_01024", "layer 2, width 1,024"),
+        ("layer_02/width_01024_pile-v2", "layer 2, width 1,024 (pile-v2)"),
+        ("layer_02/width_01024-expert_output-e1+3-k4_a_b", "layer 2, width 1,024 (expert_output, e1+3, k4, a_b)"),
+        ("layer_02/width_01024-residual-k4", "layer 2, width 1,024 (residual, k4)"),
+    ],
+)
 def test_named_folders_are_said_and_found_in_sentences(folder: str, says: str) -> None:
     from moe_probe.report.content import sae_name
     from moe_probe.report.sections.verdicts import feature_name, readable
 
     assert sae_name(folder) == says and feature_name(f"{folder}:7") == f"feature 7 of the SAE of {says}"
-    assert readable(f"Best: {folder} feature 7, of {folder}.") == f"Best: feature 7 of the SAE of {says}, of the SAE of {says}."
+    assert (
+        readable(f"Best: {folder} feature 7, of {folder}.") == f"Best: feature 7 of the SAE of {says}, of the SAE of {says}."
+    )
 
 
 def test_inputs_of_saes_of_one_width_are_told_apart() -> None:
@@ -376,8 +480,17 @@ def test_inputs_of_saes_of_one_width_are_told_apart() -> None:
 
     from moe_probe.report.plots.units import input_names, prediction_bars
 
-    table = pd.DataFrame({"layer": 2, "sae": ["", "layer_02/width_01024", "layer_02/width_01024-k4_a"], "width": [0, 1024, 1024],
-                          "inputs": ["topic", "features", "features"], "recall": 0.5, "recall_low": 0.4, "recall_high": 0.6})
+    table = pd.DataFrame(
+        {
+            "layer": 2,
+            "sae": ["", "layer_02/width_01024", "layer_02/width_01024-k4_a"],
+            "width": [0, 1024, 1024],
+            "inputs": ["topic", "features", "features"],
+            "recall": 0.5,
+            "recall_low": 0.4,
+            "recall_high": 0.6,
+        }
+    )
     assert input_names(table) == ["topic", "features, 1,024", "features, 1,024-k4_a"]
     assert input_names(table[:2]) == ["topic", "features, 1,024"]
     assert [t.get_text() for t in prediction_bars(table)[0].get_yticklabels()] == input_names(table)

@@ -35,8 +35,18 @@ def loaded(checkpoint: Path) -> LoadedModel:
 def run(loaded: LoadedModel, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     corpus = write_corpus(root / "corpus.jsonl", documents=60)
-    collect_trace(loaded, Corpus(str(corpus)), root / "trace", progress=False, options=CollectOptions(
-        keep=("routing", "hidden", "residual", "expert_outputs"), hidden_share=1.0, hidden_layers=(0, 2), shard_tokens=700))
+    collect_trace(
+        loaded,
+        Corpus(str(corpus)),
+        root / "trace",
+        progress=False,
+        options=CollectOptions(
+            keep=("routing", "hidden", "residual", "expert_outputs"),
+            hidden_share=1.0,
+            hidden_layers=(0, 2),
+            shard_tokens=700,
+        ),
+    )
     (root / "run.yaml").write_text(f"model: {checkpoint}\ncorpus: {corpus}\ndtype: float32\n")
     return root
 
@@ -67,7 +77,8 @@ def test_train_measure_label_find(run: Path) -> None:
     code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--layer", 2, "--width", 16, "--width", 48, "--k", 4)
     assert code == 0, err
     assert sorted(p.parent.relative_to(run / "sae").as_posix() for p in run.glob("sae/*/*/cfg.json")) == [
-        f"layer_0{i}/width_000{w}-k4" for i in (0, 2) for w in (16, 48)]
+        f"layer_0{i}/width_000{w}-k4" for i in (0, 2) for w in (16, 48)
+    ]
     code, _, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4)
     assert code == 1 and "is there already" in err and "--resume" in err
     code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume", "--json")
@@ -94,16 +105,20 @@ def test_a_query_outside_the_corpus_goes_through_the_model(run: Path, tmp_path: 
     code, out, err = moe_probe("find", run, "--contrast", tmp_path / "a.txt", tmp_path / "b.txt")
     assert code == 0 and "a.txt (4 tokens) against b.txt (2 tokens)" in out, err
     (tmp_path / "b.txt").write_text(" ")
-    for words, said in ((["zzz", "--regex"], "matches nothing"), ([], "find takes"),
-                        (["--contrast", tmp_path / "a.txt", tmp_path / "b.txt"], "is empty"),
-                        (["--contrast", tmp_path / "a.txt", tmp_path / "c.txt"], "cannot be read")):
+    for words, said in (
+        (["zzz", "--regex"], "matches nothing"),
+        ([], "find takes"),
+        (["--contrast", tmp_path / "a.txt", tmp_path / "b.txt"], "is empty"),
+        (["--contrast", tmp_path / "a.txt", tmp_path / "c.txt"], "cannot be read"),
+    ):
         code, _, err = moe_probe("find", run, *words)
         assert code in (1, 2) and said in err and "Traceback" not in err
 
 
 def test_saes_of_every_expert_and_of_groups(run: Path) -> None:
-    code, out, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--hook", "expert_output",
-                               "--experts", "all", "--json")
+    code, out, err = moe_probe(
+        "sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--hook", "expert_output", "--experts", "all", "--json"
+    )
     assert code == 0, err
     folders = [Path(p) for p in json.loads(out)["saes"]]
     assert len(folders) >= 6 and folders[0].name.startswith("width_00008-expert_output-e0")
@@ -120,9 +135,13 @@ def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
     code, out, err = moe_probe("sae", "load", run, good, "--layer", 0, "--hook", "residual")
     assert code == 0 and "width_00020-residual-k3-seed5" in out, err
     wrong = save_sae(make_sae(SaeConfig(d_in=16, d_sae=20, k=3)), tmp_path / "wrong")
-    for words, said in (([good, "--layer", 0, "--hook", "residual"], "is there already"), ([wrong, "--layer", 0], "width 16"),
-                        ([tmp_path / "none", "--layer", 0], "no SAE in"), ([good, "--layer", 1], "--keep hidden"),
-                        ([good, "--layer", 0, "--hook", "elsewhere"], "no hook")):
+    for words, said in (
+        ([good, "--layer", 0, "--hook", "residual"], "is there already"),
+        ([wrong, "--layer", 0], "width 16"),
+        ([tmp_path / "none", "--layer", 0], "no SAE in"),
+        ([good, "--layer", 1], "--keep hidden"),
+        ([good, "--layer", 0, "--hook", "elsewhere"], "no hook"),
+    ):
         code, _, err = moe_probe("sae", "load", run, *words)
         assert code == 1 and said in err and "Traceback" not in err, err
 
@@ -155,8 +174,12 @@ def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> N
     assert code == 1 and "is there already" in err
     code, out, err = moe_probe("sae", "train", bare, "--layer", 0, "--width", 16, "--k", 4, "--name", "mine", "--epochs", 1)
     assert code == 0 and "width_00016-k4_mine" in out + err, err
-    names = {"layer_00/width_00016-k4_mine": 16, "layer_00/width_00020-residual-k3": 20,
-             "layer_00/width_00020-residual-k3_again_2": 20, "layer_00/width_00020-residual-k3-seed1_seed.1": 20}
+    names = {
+        "layer_00/width_00016-k4_mine": 16,
+        "layer_00/width_00020-residual-k3": 20,
+        "layer_00/width_00020-residual-k3_again_2": 20,
+        "layer_00/width_00020-residual-k3-seed1_seed.1": 20,
+    }
     assert widths_of(bare) == names
     code, _, err = moe_probe("label", bare, "--permutations", 99, "--cards", 1)
     assert code == 0, err
@@ -183,11 +206,23 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
     source = tmp_path / "elsewhere"
     source.mkdir()
     draw = torch.Generator().manual_seed(0)
-    w = {"W_enc": torch.randn(32, 10, generator=draw), "W_dec": torch.randn(10, 32, generator=draw),
-         "b_enc": torch.randn(10, generator=draw), "b_dec": torch.randn(32, generator=draw)}
+    w = {
+        "W_enc": torch.randn(32, 10, generator=draw),
+        "W_dec": torch.randn(10, 32, generator=draw),
+        "b_enc": torch.randn(10, generator=draw),
+        "b_dec": torch.randn(32, generator=draw),
+    }
     save_file(w, source / "sae_weights.safetensors")
-    config = {"architecture": "standard", "d_in": 32, "d_sae": 10, "dtype": "float32", "activation_fn_str": "relu",
-              "hook_name": "blocks.7.hook_resid_post", "model_name": "m", "soft_cap": 30}
+    config = {
+        "architecture": "standard",
+        "d_in": 32,
+        "d_sae": 10,
+        "dtype": "float32",
+        "activation_fn_str": "relu",
+        "hook_name": "blocks.7.hook_resid_post",
+        "model_name": "m",
+        "soft_cap": 30,
+    }
     (source / "cfg.json").write_text(json.dumps(config))
     code, _, err = moe_probe("sae", "load", bare, source, "--layer", 0)
     assert code == 1 and "soft_cap 30" in err and "--ignore-field soft_cap" in err and not (bare / "sae").exists()
@@ -201,13 +236,23 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
     assert quality[["architecture", "k"]].to_numpy().tolist() == [["standard", 0]]
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--width", "0"], "a width of 0 is no SAE"), (["--width", "100000"], "cannot be learnt"), (["--k", "0"], "--k 0"),
-    (["--layer", "1"], "--keep hidden"), (["--layer", "9"], "no MoE layer 9"),
-    (["--architecture", "topp"], "no SAE architecture"), (["--hook", "attention"], "no hook"),
-    (["--precision", "int4"], "not known")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--width", "0"], "a width of 0 is no SAE"),
+        (["--width", "100000"], "cannot be learnt"),
+        (["--k", "0"], "--k 0"),
+        (["--layer", "1"], "--keep hidden"),
+        (["--layer", "9"], "no MoE layer 9"),
+        (["--architecture", "topp"], "no SAE architecture"),
+        (["--hook", "attention"], "no hook"),
+        (["--precision", "int4"], "not known"),
+    ],
+)
 def test_bad_requests_are_one_sentence(run: Path, words: list[str], said: str) -> None:
-    code, _, err = moe_probe("sae", "train", run, "--seed", 77, *(["--layer", "0"] if "--layer" not in words else []), *words)
+    code, _, err = moe_probe(
+        "sae", "train", run, "--seed", 77, *(["--layer", "0"] if "--layer" not in words else []), *words
+    )
     assert code in (1, 2) and said in err and "Traceback" not in err
     assert not list(run.glob("sae/*/*seed77*"))
 
@@ -269,8 +314,10 @@ def test_a_router_that_reads_something_else_is_noticed(loaded: LoadedModel) -> N
     site = loaded.sites[0]
     twice = site.block.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
     try:  # a hook added later changes what arrives behind ours
-        with pytest.raises(MoeProbeError, match="reads something else"), \
-                spliced(loaded.model, site, "router_input", lambda x: x + 1):
+        with (
+            pytest.raises(MoeProbeError, match="reads something else"),
+            spliced(loaded.model, site, "router_input", lambda x: x + 1),
+        ):
             site.block.register_forward_pre_hook(lambda module, args: (args[0] * 3,))
             loaded.model(torch.ones(1, 4, dtype=torch.long))
     finally:
@@ -293,24 +340,30 @@ def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
     assert table.loc[(name, 3), "label"] == "my idea" and table.loc[(name, 3), "label_source"] == "human"
     assert np.isnan(table.loc[(name, 3), "label_score"]) and not table.loc[(name, 3), "good"]
     assert 0 <= table.loc[(name, 5), "label_score"] <= 1
-    for text, said in (("sae,feature\n", "no column label"), (f"sae,feature,label\n{name},99,x\n", "names feature 99"),
-                       (f"sae,feature,label\n{name},1,x\n{name},1,y\n", "twice"), ("sae,feature,label\na,b,c\n", "no numbers"),
-                       (f"sae,feature,label,pattern\n{name},1,x,(\n", "no regular expression")):
-        code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 0, "--labels",
-                                 labels_file(tmp_path / "bad.csv", text))
+    for text, said in (
+        ("sae,feature\n", "no column label"),
+        (f"sae,feature,label\n{name},99,x\n", "names feature 99"),
+        (f"sae,feature,label\n{name},1,x\n{name},1,y\n", "twice"),
+        ("sae,feature,label\na,b,c\n", "no numbers"),
+        (f"sae,feature,label,pattern\n{name},1,x,(\n", "no regular expression"),
+    ):
+        code, _, err = moe_probe(
+            "label", run, "--permutations", 99, "--cards", 0, "--labels", labels_file(tmp_path / "bad.csv", text)
+        )
         assert code in (1, 2) and said in err and "Traceback" not in err
 
 
 def test_nothing_is_sent_without_consent(run: Path) -> None:
     assert moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume")[0] == 0
-    code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--llm-url", "http://127.0.0.1:9/v1",
-                             "--llm-model", "m")
+    code, _, err = moe_probe(
+        "label", run, "--permutations", 99, "--cards", 2, "--llm-url", "http://127.0.0.1:9/v1", "--llm-model", "m"
+    )
     assert code == 2 and "requests" in err and "nothing was sent" in err
     code, _, err = moe_probe("label", run, "--permutations", 99, "--llm-url", "http://127.0.0.1:9/v1")
     assert code == 2 and "--llm-model" in err
 
 
-EVIL = '<script>alert(1)</script></style>|*x*\x1b[31m'
+EVIL = "<script>alert(1)</script></style>|*x*\x1b[31m"
 
 
 def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path: Path) -> None:

@@ -38,8 +38,12 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
     """Noise, the same with an expert added, the same renumbered, and noise of another seed."""
     root = tmp_path_factory.mktemp("sides")
     plain, added = routing(), routing(ADDED)
-    return {"plain": side(root, "plain", plain), "added": side(root, "added", added),
-            "renumbered": side(root, "renumbered", permuted(added)[0]), "other": side(root, "other", routing(seed=7))}
+    return {
+        "plain": side(root, "plain", plain),
+        "added": side(root, "added", added),
+        "renumbered": side(root, "renumbered", permuted(added)[0]),
+        "other": side(root, "other", routing(seed=7)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,9 @@ def test_two_seeds_of_noise_make_no_claim(sides: dict[str, Side]) -> None:
 def test_an_added_expert_is_the_one_change(compared: Comparison) -> None:
     changes = compared.table("comparison_changes")
     changed = changes[changes["changed"]]
-    assert changed[["topic", "verdict_a", "verdict_b", "beyond"]].to_numpy().tolist() == [["topic-2", "none", "expert", True]]
+    assert changed[["topic", "verdict_a", "verdict_b", "beyond"]].to_numpy().tolist() == [
+        ["topic-2", "none", "expert", True]
+    ]
     assert changed["why"].iloc[0].startswith("None in plain, an expert in added. Lift 1.")
     topics = compared.table("comparison_topics")
     assert topics.loc[topics["difference"].abs().argmax(), "topic"] == "topic-2"
@@ -108,8 +114,13 @@ def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, Sid
     for letter, name in (("a", "plain"), ("b", "added")):
         np.testing.assert_allclose(topics[f"value_{letter}"], sides[name].results["verdicts"].table["log2_lift"])
         stored = sides[name].results["layers"].table
-        for measure, column in (("decode_accuracy", "decode_accuracy"), ("mi_bits", "mi_topic_bits"), ("load_cv", "load_cv"),
-                                ("effective_experts", "effective_experts"), ("entropy_bits", "entropy_bits")):
+        for measure, column in (
+            ("decode_accuracy", "decode_accuracy"),
+            ("mi_bits", "mi_topic_bits"),
+            ("load_cv", "load_cv"),
+            ("effective_experts", "effective_experts"),
+            ("entropy_bits", "entropy_bits"),
+        ):
             np.testing.assert_allclose(layers.loc[layers["measure"] == measure, f"value_{letter}"], stored[column])
     every = compared.table("comparison_differences")
     assert len(every) == len(topics) + len(layers)
@@ -119,8 +130,12 @@ def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, Sid
 def test_pairing_narrows_intervals(sides: dict[str, Side], tmp_path: Path) -> None:
     """The same documents under other names cannot be paired: the difference is the same, its interval wider."""
     given = routing(ADDED)
-    renamed = replace(given, documents=given.documents.assign(
-        document=[f"x{d}" for d in given.documents["document"]], group=[f"x{d}" for d in given.documents["group"]]))
+    renamed = replace(
+        given,
+        documents=given.documents.assign(
+            document=[f"x{d}" for d in given.documents["document"]], group=[f"x{d}" for d in given.documents["group"]]
+        ),
+    )
     apart = side(tmp_path, "apart", renamed)
     paired = compare_topics(sides["plain"], sides["added"]).table
     independent = compare_topics(sides["plain"], apart).table
@@ -150,8 +165,10 @@ def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
 def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Side], tmp_path: Path) -> None:
     """Other tokenizers, or counts alone: documents are compared, and a sentence says why tokens are not."""
     corpus = sides["plain"].manifest.corpus.model_copy(update={"hash": "c" * 64})
-    one, other = (replace(sides[n], manifest=sides[n].manifest.model_copy(
-        update={"tokenizer_hash": h * 64, "corpus": corpus})) for n, h in (("plain", "a"), ("added", "b")))
+    one, other = (
+        replace(sides[n], manifest=sides[n].manifest.model_copy(update={"tokenizer_hash": h * 64, "corpus": corpus}))
+        for n, h in (("plain", "a"), ("added", "b"))
+    )
     found = align_experts(one, other)
     assert set(found.experts.table["measure"]) == {"documents"}
     assert any("different tokenizers" in note for note in found.experts.warnings)
@@ -163,8 +180,10 @@ def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Side]
 
 def test_topics_that_only_one_has_are_left_out(sides: dict[str, Side], tmp_path: Path) -> None:
     given = routing()
-    fewer = replace(given, documents=given.documents.assign(
-        topic=given.documents["topic"].replace({"topic-0": "else", "topic-1": "else"})))
+    fewer = replace(
+        given,
+        documents=given.documents.assign(topic=given.documents["topic"].replace({"topic-0": "else", "topic-1": "else"})),
+    )
     found = pair_sides(sides["plain"], side(tmp_path, "fewer", fewer))
     assert found.topics == ("topic-2", "topic-3", "topic-4", "topic-5") and found.whole == (False, False)
     assert any("40 shared documents have another topic" in note for note in found.notes)
@@ -191,8 +210,9 @@ def test_models_of_other_shapes(sides: dict[str, Side], tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_says_so(sides: dict[str, Side], tmp_path: Path) -> None:
     given = routing()
-    strange = side(tmp_path, "strange", replace(given, documents=given.documents.assign(
-        topic="x" + given.documents["topic"])))
+    strange = side(
+        tmp_path, "strange", replace(given, documents=given.documents.assign(topic="x" + given.documents["topic"]))
+    )
     with pytest.raises(MoeProbeError, match="plain and strange cannot be compared: they have no topic in common"):
         compare_sides([sides["plain"], strange])
     with pytest.raises(UsageError, match="plain and twin are one run under one label"):
@@ -229,8 +249,17 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     add_saes(run)
     found = compare_runs([run])
     assert found.table("comparison_saes").set_index(["width", "measure"])["value"].to_dict() == {
-        (16, "fvu"): 0.4, (16, "dead"): 0.0, (16, "ce_recovered"): 0.7, (16, "good_labels"): 0.25, (16, "topics_carried"): 1.0,
-        (64, "fvu"): 0.2, (64, "dead"): 0.0, (64, "ce_recovered"): 0.9, (64, "good_labels"): 0.75, (64, "topics_carried"): 2.0}
+        (16, "fvu"): 0.4,
+        (16, "dead"): 0.0,
+        (16, "ce_recovered"): 0.7,
+        (16, "good_labels"): 0.25,
+        (16, "topics_carried"): 1.0,
+        (64, "fvu"): 0.2,
+        (64, "dead"): 0.0,
+        (64, "ce_recovered"): 0.9,
+        (64, "good_labels"): 0.75,
+        (64, "topics_carried"): 2.0,
+    }
     gaps = found.table("comparison_sae_differences").set_index("measure")
     assert gaps.loc["ce_recovered", "difference"] == pytest.approx(0.2) and gaps.loc["ce_recovered", "beyond"]
     assert gaps.loc["good_labels", "beyond"] and gaps["p_value"].notna().sum() == 2
@@ -242,8 +271,15 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     quality.to_parquet(run / "results" / "sae_quality.parquet")
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
-    side_ = Side("x", None, {"sae_quality": replace(  # type: ignore[arg-type]
-        found.result("comparison_saes"), table=pd.read_parquet(run / "results" / "sae_quality.parquet").iloc[:1])})
+    side_ = Side(
+        "x",
+        None,
+        {
+            "sae_quality": replace(  # type: ignore[arg-type]
+                found.result("comparison_saes"), table=pd.read_parquet(run / "results" / "sae_quality.parquet").iloc[:1]
+            )
+        },
+    )
     with pytest.raises(MoeProbeError, match="no two SAEs can be compared"):
         sae_differences(sae_values([side_]))
 
@@ -301,24 +337,33 @@ def test_command_writes_tables_and_says_what_changed(call, runs: tuple[Path, Pat
 
 def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, status, message in (
-            ([runs[0], tmp_path / "none"], 1, "there is no run at"), ([runs[0], tmp_path], 1, "there is no trace"),
-            ([*runs, "--labels", "one"], 2, "1 names were given for 2 sides"),
-            ([*runs, "--by", "mood"], 1, "documents have no column 'mood'"), ([runs[0]], 1, "alone cannot be compared")):
+        ([runs[0], tmp_path / "none"], 1, "there is no run at"),
+        ([runs[0], tmp_path], 1, "there is no trace"),
+        ([*runs, "--labels", "one"], 2, "1 names were given for 2 sides"),
+        ([*runs, "--by", "mood"], 1, "documents have no column 'mood'"),
+        ([runs[0]], 1, "alone cannot be compared"),
+    ):
         found = call(*words, "--out", tmp_path / "out", "--no-notebook", "--quiet")
         assert found[0] == status and message in found[2] and len(found[2].strip().splitlines()) == 1, found
     monkeypatch.setitem(sys.modules, "nbclient", None)
     status, _, said = call(*runs, "--out", tmp_path / "out")
-    assert status == 1 and said.strip() == ("moe-probe: notebooks need the package nbclient: not installed. Try: pip install "
-                                            "'moe-probe[notebook]', or --no-notebook.")
+    assert status == 1 and said.strip() == (
+        "moe-probe: notebooks need the package nbclient: not installed. Try: pip install "
+        "'moe-probe[notebook]', or --no-notebook."
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_verdicts_are_told_with_their_grade_and_the_rivals_that_were_tested(sides: dict[str, Side]) -> None:
     verdicts = sides["added"].result("verdicts")
     near = replace(verdicts, table=verdicts.table.assign(grade="near the threshold", verdict="expert", layer=0, experts="3"))
-    tested = replace(sides["added"], results={**sides["added"].results, "verdicts": near,
-                                              "beyond_vocabulary": sides["added"].results["expert_topics"]})
+    tested = replace(
+        sides["added"],
+        results={**sides["added"].results, "verdicts": near, "beyond_vocabulary": sides["added"].results["expert_topics"]},
+    )
     found = compare_verdicts([sides["plain"], tested])
     table = found.table[found.table["side"] == tested.name]
-    assert set(table["told"]) == {"expert (near the threshold): layer 0, 3"} and set(table["grade"]) == {"near the threshold"}
+    assert set(table["told"]) == {"expert (near the threshold): layer 0, 3"} and set(table["grade"]) == {
+        "near the threshold"
+    }
     assert any("rivals tested (" in text and "words" in text for text in found.warnings)

@@ -47,8 +47,11 @@ def test_training_agrees_with_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     batches = (torch.randn(size, d, generator=generator) for _ in range(3 * steps))
     with FlopCounterMode(display=False) as counter:
-        train_saes(batches, [SaeConfig(architecture="topk", d_in=d, d_sae=width, k=k)],
-                   options=TrainOptions(steps=steps, sample=size, device="cpu"))
+        train_saes(
+            batches,
+            [SaeConfig(architecture="topk", d_in=d, d_sae=width, k=k)],
+            options=TrainOptions(steps=steps, sample=size, device="cpu"),
+        )
     by_hand = sae_train_flops(d, width, k, batch_tokens=size) - 8 * d * k - 12 * 2 * d * width / size
     assert counter.get_total_flops() / (steps * size) == pytest.approx(by_hand, rel=0.02)
     down, up, offset = (torch.randn(shape, requires_grad=True) for shape in ((width, d), (d, width), (d,)))
@@ -88,8 +91,18 @@ def test_labelling_by_a_language_model_costs_more_than_the_sae() -> None:
 def test_small_numbers_by_hand() -> None:
     assert sae_train_flops(2, 10, 3, dense=True) == 240
     assert sae_train_flops(2, 10, 3, batch_tokens=24) == 2 * 20 + 8 * 2 * 3 + 12 * 2 * 20 / 24
-    found = project(active=100, tokens=50, d_model=4, layers=3, width=8, active_latents=2, sae_tokens=10, dense=True, labelled=2,
-                    labeller=1)
+    found = project(
+        active=100,
+        tokens=50,
+        d_model=4,
+        layers=3,
+        width=8,
+        active_latents=2,
+        sae_tokens=10,
+        dense=True,
+        labelled=2,
+        labeller=1,
+    )
     assert (found.training, found.capture, found.sae) == (30_000, 2_000, 3 * 10 * 12 * 4 * 8)
     assert found.per_token_encode == 3 * 2 * 4 * 8
     assert found.once == found.capture + found.sae + found.labelling
@@ -154,9 +167,15 @@ def test_projections_on_the_command_line() -> None:
     assert done.exit_code == 0 and "not published" in done.stdout
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    ([], "nothing to count"), (["--preset", "olmo"], "is not known"), (["--params", "1e9"], "--d-model"),
-    (["--params", "1e9", "--d-model", "64", "--sae-tokens", "-1"], "above 0")])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "nothing to count"),
+        (["--preset", "olmo"], "is not known"),
+        (["--params", "1e9"], "--d-model"),
+        (["--params", "1e9", "--d-model", "64", "--sae-tokens", "-1"], "above 0"),
+    ],
+)
 def test_bad_requests_get_a_sentence(words: list[str], says: str) -> None:
     done = CliRunner().invoke(app, ["cost", *words])
     assert done.exit_code == 2

@@ -58,8 +58,18 @@ def test_no_held_out_document_of_any_topic_and_no_training_document() -> None:
 
 
 def test_cards_of_a_dictionary_without_good_features() -> None:
-    table = pd.DataFrame({"feature": [0], "n_firings": [0], "label": [""], "topic": [""], "auroc_topic": [np.nan],
-                          "good": [False], "label_rule": [""], "label_score": [np.nan]})
+    table = pd.DataFrame(
+        {
+            "feature": [0],
+            "n_firings": [0],
+            "label": [""],
+            "topic": [""],
+            "auroc_topic": [np.nan],
+            "good": [False],
+            "label_rule": [""],
+            "label_score": [np.nan],
+        }
+    )
     assert choose_cards(table, n=8, seed=0) == []
 
 
@@ -77,8 +87,17 @@ def write_corpus(path: Path, prefix: str, *, documents: int = 30) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for i in range(documents):
             topic = f"rare-{i}" if i % 6 == 5 else f"topic-{i % 3}"
-            file.write(json.dumps({"id": f"{prefix}{i}", "topic": topic, "subtopic": f"of-{i}",
-                                   "text": " ".join(f"w{w}" for w in rng.integers(0, 90, 30))}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "id": f"{prefix}{i}",
+                        "topic": topic,
+                        "subtopic": f"of-{i}",
+                        "text": " ".join(f"w{w}" for w in rng.integers(0, 90, 30)),
+                    }
+                )
+                + "\n"
+            )
     return path
 
 
@@ -89,18 +108,27 @@ def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     for name in ("x", "y"):
         root = tmp_path_factory.mktemp(name)
         corpus = write_corpus(root / "corpus.jsonl", name)
-        trace = collect_trace(load_model(checkpoint, dtype="float32"), Corpus(str(corpus)), root / "trace", progress=False,
-                              options=CollectOptions(keep=("routing", "hidden"), hidden_share=1.0, hidden_layers=(1,)))
+        trace = collect_trace(
+            load_model(checkpoint, dtype="float32"),
+            Corpus(str(corpus)),
+            root / "trace",
+            progress=False,
+            options=CollectOptions(keep=("routing", "hidden"), hidden_share=1.0, hidden_layers=(1,)),
+        )
         for result in results_of(trace, permutations=99).values():
             result.save(root / "results")
         made.append(root)
-    done = CliRunner().invoke(app, ["sae", "train", str(made[0]), "--layer", "1", "--width", "8", "--width", "16", "--k", "2",
-                                    "--epochs", "1", "-q"])
+    done = CliRunner().invoke(
+        app,
+        ["sae", "train", str(made[0]), "--layer", "1", "--width", "8", "--width", "16", "--k", "2", "--epochs", "1", "-q"],
+    )
     assert done.exit_code == 0, done.stderr
     return made[0], made[1]
 
 
-@pytest.mark.parametrize("words", [["label", "--permutations", "99"], ["match"], ["tree", "--no-null", "--permutations", "99"]])
+@pytest.mark.parametrize(
+    "words", [["label", "--permutations", "99"], ["match"], ["tree", "--no-null", "--permutations", "99"]]
+)
 def test_labels_of_held_out_documents_only_end_no_stage(words: list[str], runs: tuple[Path, Path]) -> None:
     done = CliRunner().invoke(app, [words[0], str(runs[0]), *words[1:], "-q"])
     assert done.exit_code == 0, done.stderr
@@ -138,8 +166,10 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
 
     monkeypatch.setattr("moe_probe.studies.ablation.ablate.ablate", refuse)
     assert stages._ablate(config, runs[1], say=said.append) == []
-    assert said == ["note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
-                    "Try: more documents."]
+    assert said == [
+        "note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
+        "Try: more documents."
+    ]
     assert not list((runs[1] / "results").glob("ablation.*"))
 
 
@@ -152,8 +182,9 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     from moe_probe.features.firing import held_out_documents
     from moe_probe.report.sections.alerts import _few
 
-    documents = pd.DataFrame({"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24,
-                              "group": [None] * 24 + [""] * 24})
+    documents = pd.DataFrame(
+        {"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24, "group": [None] * 24 + [""] * 24}
+    )
     trace: Any = SimpleNamespace(documents=documents)
     assert group_names(documents).tolist() == documents["document"].tolist()
     held_out = held_out_documents(trace)

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.flops import sae_encode_flops, shape_of
 from moe_probe.core.results import Result
 from moe_probe.features.firing import held_out_documents
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
-from moe_probe.core.flops import sae_encode_flops, shape_of
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace
@@ -49,19 +49,51 @@ def moe_probe(*words: object, stdin: str | None = None) -> tuple[int, str, str]:
 def tables_of(sae: str, width: int) -> list[Result]:
     """What analyses and labelling would say: feature 0 and expert 0 stand for topics; feature 1's label is hostile."""
     topic = ["topic-3"] + [""] * (width - 1)
-    features = pd.DataFrame({
-        "layer": 0, "width": width, "feature": np.arange(width), "label": ["topic: three", EVIL] + ["word"] * (width - 2),
-        "label_score": [0.93, np.nan] + [0.6] * (width - 2), "topic": topic, "density": [0.2] + [0.25] * (width - 1),
-        "max_activation": 1.0, "good": [True] + [False] * (width - 1), "sae": sae})
-    expert_topics = pd.DataFrame({"layer": 0, "expert": [0, 0, 2], "topic": ["topic-0", "topic-1", "topic-2"], "share": 0.5,
-                                  "lift": [4.0, 0.2, 1.5], "log2_lift": [2.0, -2.3, 0.58], "significant": [True, True, False],
-                                  "replicated": True})
+    features = pd.DataFrame(
+        {
+            "layer": 0,
+            "width": width,
+            "feature": np.arange(width),
+            "label": ["topic: three", EVIL] + ["word"] * (width - 2),
+            "label_score": [0.93, np.nan] + [0.6] * (width - 2),
+            "topic": topic,
+            "density": [0.2] + [0.25] * (width - 1),
+            "max_activation": 1.0,
+            "good": [True] + [False] * (width - 1),
+            "sae": sae,
+        }
+    )
+    expert_topics = pd.DataFrame(
+        {
+            "layer": 0,
+            "expert": [0, 0, 2],
+            "topic": ["topic-0", "topic-1", "topic-2"],
+            "share": 0.5,
+            "lift": [4.0, 0.2, 1.5],
+            "log2_lift": [2.0, -2.3, 0.58],
+            "significant": [True, True, False],
+            "replicated": True,
+        }
+    )
     experts = pd.DataFrame({"layer": 0, "expert": np.arange(16), "explained_by": ["topic"] + ["token"] * 15})
-    verdicts = pd.DataFrame({"topic": ["topic-0", "topic-1", "topic-2", "topic-3"], "verdict": ["expert", "none", "group",
-                             "feature only"], "layer": 0, "expert": [0, -1, 2, -1], "experts": ["0", "", "2+3", ""],
-                             "feature": ["", "", "", f"{sae}:0"]})
+    verdicts = pd.DataFrame(
+        {
+            "topic": ["topic-0", "topic-1", "topic-2", "topic-3"],
+            "verdict": ["expert", "none", "group", "feature only"],
+            "layer": 0,
+            "expert": [0, -1, 2, -1],
+            "experts": ["0", "", "2+3", ""],
+            "feature": ["", "", "", f"{sae}:0"],
+        }
+    )
     layers = pd.DataFrame({"layer": [0], "decode_accuracy": [0.875], "decode_baseline": [0.25]})
-    named = {"features": features, "expert_topics": expert_topics, "experts": experts, "verdicts": verdicts, "layers": layers}
+    named = {
+        "features": features,
+        "expert_topics": expert_topics,
+        "experts": experts,
+        "verdicts": verdicts,
+        "layers": layers,
+    }
     return [Result(name, table) for name, table in named.items()]
 
 
@@ -72,8 +104,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = planted_model.save_model(root / "model")
     corpus = planted_model.write_corpus(root / "corpus.jsonl", documents=24)
     loaded = load_model(model, progress=False)
-    collect_trace(loaded, Corpus(str(corpus)), root / "run" / "trace", progress=False,
-                  options=CollectOptions(keep=("routing", "hidden"), hidden_share=1.0))
+    collect_trace(
+        loaded,
+        Corpus(str(corpus)),
+        root / "run" / "trace",
+        progress=False,
+        options=CollectOptions(keep=("routing", "hidden"), hidden_share=1.0),
+    )
     planted_model.save_dictionary(root / "run" / "sae" / SAE, loaded.info.fingerprint)
     for result in tables_of(SAE, 24):
         result.save(root / "run" / "results")
@@ -91,12 +128,19 @@ def plain(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """A run without any results, of a model of three layers that puts a special token in front."""
     root = tmp_path_factory.mktemp("plain")
     loaded = load_model(checkpoint, progress=False)
-    collect_trace(loaded, Corpus(str(write_corpus(root / "corpus.jsonl", documents=12))), root / "trace", progress=False,
-                  options=CollectOptions(keep=("routing", "hidden", "residual", "expert_outputs"), hidden_share=1.0))
+    collect_trace(
+        loaded,
+        Corpus(str(write_corpus(root / "corpus.jsonl", documents=12))),
+        root / "trace",
+        progress=False,
+        options=CollectOptions(keep=("routing", "hidden", "residual", "expert_outputs"), hidden_share=1.0),
+    )
     shared: dict[str, Any] = {"d_in": 32, "d_sae": 48, "k": 4, "model_fingerprint": loaded.info.fingerprint}
-    for layer, hook, experts, name in ((0, "router_input", None, "layer_00/width_00048-k4"),
-                                       (2, "residual", None, "layer_02/width_00048-residual-k4"),
-                                       (2, "expert_output", (1, 3), "layer_02/width_00048-expert_output-e1+3-k4")):
+    for layer, hook, experts, name in (
+        (0, "router_input", None, "layer_00/width_00048-k4"),
+        (2, "residual", None, "layer_02/width_00048-residual-k4"),
+        (2, "expert_output", (1, 3), "layer_02/width_00048-expert_output-e1+3-k4"),
+    ):
         save_sae(make_sae(SaeConfig(layer=layer, hook=hook, experts=experts, **shared)), root / "sae" / name)
     return root, loaded
 
@@ -106,8 +150,11 @@ def long_text() -> str:
     return " ".join(f"w{i}" for i in np.random.default_rng(3).integers(0, 90, 75))
 
 
-def test_experts_shown_are_those_of_a_trace_of_the_same_text(plain: tuple[Path, LoadedModel], long_text: str, tmp_path: Path,
-                                                             ) -> None:
+def test_experts_shown_are_those_of_a_trace_of_the_same_text(
+    plain: tuple[Path, LoadedModel],
+    long_text: str,
+    tmp_path: Path,
+) -> None:
     root, loaded = plain
     corpus = tmp_path / "one.jsonl"
     corpus.write_text(json.dumps({"id": "a", "topic": "x", "text": long_text}))
@@ -118,7 +165,7 @@ def test_experts_shown_are_those_of_a_trace_of_the_same_text(plain: tuple[Path, 
     assert np.array_equal(seen.call.weights.astype(np.float16), chunk.weights)
     text = ~chunk.special
     for row in seen.experts.itertuples():
-        chosen = (chunk.experts[text, row.layer] == row.expert)
+        chosen = chunk.experts[text, row.layer] == row.expert
         assert row.share == pytest.approx(chosen.any(1).mean())
         assert row.gate == pytest.approx(chunk.weights[text, row.layer][chosen].astype(float).mean(), rel=1e-3)
     assert seen.experts.groupby("layer")["tokens"].sum().tolist() == [150] * 3
@@ -178,13 +225,25 @@ def test_a_text_is_held_against_pieces_no_longer_than_itself(n: int, length: int
     assert piece_length(n) == length
 
 
-@pytest.mark.parametrize(("what", "text", "more", "fires"), [
-    (f"{SAE}:0", SHORT, [], True), (f"{SAE}:0", OTHER, [], False), (f"{SAE}:0", SHORT, ["--threshold", 1000], False),
-    ("topic-3", SHORT, [], True), ("topic-3", OTHER, [], False), ("topic-3", SHORT, ["--threshold", 1], False),
-    ("0:0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", [], True), ("0:0", OTHER, [], False),
-    ("0:1", OTHER, ["--threshold", 0.4], True), ("0:1", SHORT, ["--threshold", 0.4], False),
-    ("topic-0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", ["--threshold", 0.9], True)])
-def test_a_watch_fires_with_status_3_or_stays_quiet(run: Path, what: str, text: str, more: list[object], fires: bool) -> None:
+@pytest.mark.parametrize(
+    ("what", "text", "more", "fires"),
+    [
+        (f"{SAE}:0", SHORT, [], True),
+        (f"{SAE}:0", OTHER, [], False),
+        (f"{SAE}:0", SHORT, ["--threshold", 1000], False),
+        ("topic-3", SHORT, [], True),
+        ("topic-3", OTHER, [], False),
+        ("topic-3", SHORT, ["--threshold", 1], False),
+        ("0:0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", [], True),
+        ("0:0", OTHER, [], False),
+        ("0:1", OTHER, ["--threshold", 0.4], True),
+        ("0:1", SHORT, ["--threshold", 0.4], False),
+        ("topic-0", "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9", ["--threshold", 0.9], True),
+    ],
+)
+def test_a_watch_fires_with_status_3_or_stays_quiet(
+    run: Path, what: str, text: str, more: list[object], fires: bool
+) -> None:
     code, out, err = moe_probe("inspect", run, text, "--watch", what, "--no-timing", *more)
     assert code == (3 if fires else 0), err
     line = next(x for x in out.splitlines() if x.startswith(("FIRED", "quiet")))
@@ -203,7 +262,9 @@ def test_where_a_watched_expert_fires_is_where_it_was_chosen(run: Path, loaded: 
 
 
 @pytest.mark.parametrize(("what", "about"), [("0:0", "topic-0"), ("0:7", ""), ("topic-3", "topic-3")])
-def test_a_threshold_that_nobody_gave_is_that_of_held_out_texts(run: Path, loaded: LoadedModel, what: str, about: str) -> None:
+def test_a_threshold_that_nobody_gave_is_that_of_held_out_texts(
+    run: Path, loaded: LoadedModel, what: str, about: str
+) -> None:
     seen = inspect_text(run, SHORT, model=loaded, look=Look(watch=(what,), timing=False))
     trace = Trace.open(run)
     chunk = next(trace.iter_routing())
@@ -261,7 +322,8 @@ def test_hostile_text_is_escaped_everywhere(run: Path, loaded: LoadedModel) -> N
     assert "\x1b" not in shown and "\\x1b[31mred" in shown
     coloured = "\n".join(lines_of(seen, top=24, style=Style(colour=True)))
     assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "2", "1;31"} | {
-        f"30;48;5;{n}" for n in (230, 222, 214, 208)}
+        f"30;48;5;{n}" for n in (230, 222, 214, 208)
+    }
     page = render_inspections([seen])
     assert page.count("<script") == 2 and "alert(1)</script>" not in page and "\x1b" not in page
     assert "&lt;script&gt;alert(1)" in page and "\\u003cscript\\u003e" in page and "{{ 7*7 }}" in page
@@ -269,27 +331,40 @@ def test_hostile_text_is_escaped_everywhere(run: Path, loaded: LoadedModel) -> N
 
 
 def test_the_page_has_every_token_and_unit(run: Path, tmp_path: Path) -> None:
-    code, out, err = moe_probe("inspect", run, SHORT, OTHER, "--no-timing", "--html", tmp_path / "view.html", "--shade", "0:1")
+    code, out, err = moe_probe(
+        "inspect", run, SHORT, OTHER, "--no-timing", "--html", tmp_path / "view.html", "--shade", "0:1"
+    )
     assert code == 0 and str(tmp_path / "view.html") in out, err
     page = (tmp_path / "view.html").read_text(encoding="utf-8")
     assert page.count("data-i=") == len(SHORT.split()) + len(OTHER.split()) and page.count("<article data-text") == 2
     data = [json.loads(d) for d in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
     unit = next(u for u in data[1]["units"] if u["key"] == "0:1")
     assert data[1]["shade"] == "0:1" and [i for i, _, _ in unit["on"]] == [
-        i for i, word in enumerate(OTHER.split()) if word.startswith("m1")]
+        i for i, word in enumerate(OTHER.split()) if word.startswith("m1")
+    ]
     code, _, err = moe_probe("inspect", run, SHORT, "--no-timing", "--html", tmp_path / "view.html" / "below")
     assert code == 1 and "Traceback" not in err
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ([""], "text is empty"), (["  \n"], "text is empty"), ([], "there is nothing to inspect"),
-    ([SHORT, "--sae", "layer_00/width_00042-k6"], f"did you mean '{SAE}'"),
-    ([SHORT, "--watch", "layer_01/width_00024-k6:3"], f"did you mean '{SAE}'"),
-    ([SHORT, "--watch", f"{SAE}:24"], f"{SAE} has 24"), ([SHORT, "--watch", f"{SAE}:x"], "there is no feature x"),
-    ([SHORT, "--watch", "topic-33"], "did you mean 'topic-3'"), ([SHORT, "--watch", "topic-1"], "no unit of the run stands for"),
-    ([SHORT, "--watch", "9:1"], "no MoE layer 9"), ([SHORT, "--watch", "0:99"], "no expert 99"),
-    ([SHORT, "--shade", "topic-3"], "cannot be read"), ([SHORT, "--generate", 200], "do not fit"),
-    (["--file", "none.txt"], "none.txt cannot be read")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([""], "text is empty"),
+        (["  \n"], "text is empty"),
+        ([], "there is nothing to inspect"),
+        ([SHORT, "--sae", "layer_00/width_00042-k6"], f"did you mean '{SAE}'"),
+        ([SHORT, "--watch", "layer_01/width_00024-k6:3"], f"did you mean '{SAE}'"),
+        ([SHORT, "--watch", f"{SAE}:24"], f"{SAE} has 24"),
+        ([SHORT, "--watch", f"{SAE}:x"], "there is no feature x"),
+        ([SHORT, "--watch", "topic-33"], "did you mean 'topic-3'"),
+        ([SHORT, "--watch", "topic-1"], "no unit of the run stands for"),
+        ([SHORT, "--watch", "9:1"], "no MoE layer 9"),
+        ([SHORT, "--watch", "0:99"], "no expert 99"),
+        ([SHORT, "--shade", "topic-3"], "cannot be read"),
+        ([SHORT, "--generate", 200], "do not fit"),
+        (["--file", "none.txt"], "none.txt cannot be read"),
+    ],
+)
 def test_bad_requests_are_one_sentence(run: Path, words: list[object], said: str) -> None:
     code, _, err = moe_probe("inspect", run, "--no-timing", *words)
     assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err
@@ -297,8 +372,9 @@ def test_bad_requests_are_one_sentence(run: Path, words: list[object], said: str
 
 def test_texts_come_from_files_and_stdin(run: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(SHORT, encoding="utf-8")
-    code, out, err = moe_probe("inspect", run, OTHER, "--file", tmp_path / "a.txt", "--file", "-", "--no-timing", "--json",
-                               stdin="c1 c2 c3")
+    code, out, err = moe_probe(
+        "inspect", run, OTHER, "--file", tmp_path / "a.txt", "--file", "-", "--no-timing", "--json", stdin="c1 c2 c3"
+    )
     assert code == 0, err
     texts = json.loads(out)["texts"]
     assert [(t["name"], len(t["tokens"])) for t in texts] == [("text", 10), ("a.txt", 10), ("stdin", 3)]
@@ -354,8 +430,11 @@ def test_a_threshold_is_asked_for_where_the_run_has_none(plain: tuple[Path, Load
         inspect_text(plain[0], "w1 w2", model=plain[1], look=Look(watch=("0:1",), timing=False))
 
 
-def test_without_kept_activations_the_routing_is_still_held_against_documents(run: Path, loaded: LoadedModel, tmp_path: Path,
-                                                                                ) -> None:
+def test_without_kept_activations_the_routing_is_still_held_against_documents(
+    run: Path,
+    loaded: LoadedModel,
+    tmp_path: Path,
+) -> None:
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "trace")
     corpus = Corpus(str(run.parent / "corpus.jsonl"))
@@ -368,8 +447,13 @@ def test_without_kept_activations_the_routing_is_still_held_against_documents(ru
 
 def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_path: Path) -> None:
     _, loaded = plain
-    collect_trace(loaded, Corpus(str(write_corpus(tmp_path / "c.jsonl", documents=9))), tmp_path / "run" / "trace",
-                  progress=False, options=CollectOptions(keep=("usage",)))
+    collect_trace(
+        loaded,
+        Corpus(str(write_corpus(tmp_path / "c.jsonl", documents=9))),
+        tmp_path / "run" / "trace",
+        progress=False,
+        options=CollectOptions(keep=("usage",)),
+    )
     seen = Inspector(tmp_path / "run", loaded, look=QUIET)("w1 w2 w3")
     assert len(seen.experts) and not seen.features and not seen.guesses
     assert any("document counts only" in note for note in seen.notes)

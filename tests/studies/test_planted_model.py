@@ -32,8 +32,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = planted_model.save_model(root / "model")
     corpus = planted_model.write_corpus(root / "corpus.jsonl")
     out = root / "run"
-    code, _, err = moe_probe("run", model, "--corpus", corpus, "--out", out, "--dtype", "float32", "--keep", "hidden",
-                             "--hidden-share", 1.0, "--permutations", 499)
+    code, _, err = moe_probe(
+        "run",
+        model,
+        "--corpus",
+        corpus,
+        "--out",
+        out,
+        "--dtype",
+        "float32",
+        "--keep",
+        "hidden",
+        "--hidden-share",
+        1.0,
+        "--permutations",
+        499,
+    )
     assert code == 0, err
     planted_model.save_dictionary(out / "sae" / "layer_00" / "width_00024", Trace.open(out).manifest.model.fingerprint)
     code, _, err = moe_probe("match", out)
@@ -109,8 +123,9 @@ def test_all_ways_of_knocking_out_agree_on_the_planted_expert(run: Path) -> None
 
 
 def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
-    code, out, err = moe_probe("ablate", run, "--expert", "0:0", "--topic", "topic-0", "--how", "steer", "--boost", 60, "--json",
-                               "--quiet")
+    code, out, err = moe_probe(
+        "ablate", run, "--expert", "0:0", "--topic", "topic-0", "--how", "steer", "--boost", 60, "--json", "--quiet"
+    )
     assert code == 0, err
     table = pd.DataFrame(json.loads(out)["ablation"]).set_index("topic")
     assert (table["delta_nats"].drop("topic-0") > 0.04).all()
@@ -191,15 +206,18 @@ def test_shuffled_pairs_match_nothing(run: Path) -> None:
     assert tables[1].loc[tables[1]["rank"] == 1, "significant"].mean() > 0.3
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (("ablate", "--expert", "0:99"), "has no expert 99"),
-    (("ablate", "--expert", "nine"), "cannot be read"),
-    (("ablate", "--expert", "7:0"), "layer 7"),
-    (("ablate", "--feature", "layer_00/width_00024:99"), "is not there"),
-    (("ablate", "--feature", "layer_09/width_00024:1"), "there is no SAE"),
-    (("ablate", "--how", "hammer"), "is not known"),
-    (("ablate", "--expert", "0:" + "+".join(map(str, range(16)))), "cannot be masked"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("ablate", "--expert", "0:99"), "has no expert 99"),
+        (("ablate", "--expert", "nine"), "cannot be read"),
+        (("ablate", "--expert", "7:0"), "layer 7"),
+        (("ablate", "--feature", "layer_00/width_00024:99"), "is not there"),
+        (("ablate", "--feature", "layer_09/width_00024:1"), "there is no SAE"),
+        (("ablate", "--how", "hammer"), "is not known"),
+        (("ablate", "--expert", "0:" + "+".join(map(str, range(16)))), "cannot be masked"),
+    ],
+)
 def test_bad_requests_get_a_sentence(run: Path, words: tuple[str, ...], says: str) -> None:
     code, _, err = moe_probe(words[0], run, *words[1:])
     assert code in (1, 2)
@@ -221,8 +239,13 @@ def test_the_report_tells_it(run: Path) -> None:
     code, _, err = moe_probe("report", run)
     assert code == 0, err
     text = (run / "report.md").read_text(encoding="utf-8")
-    for title in ("Who carries a topic best", "What happens without them", "Which features go with which experts",
-                  "How much of the routing do features predict", "Experts one by one"):
+    for title in (
+        "Who carries a topic best",
+        "What happens without them",
+        "Which features go with which experts",
+        "How much of the routing do features predict",
+        "Experts one by one",
+    ):
         assert title in text
     assert "causally confirmed" in text
     for fact in ("its tokens go through", "experts by effective number", "in the document:"):

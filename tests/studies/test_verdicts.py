@@ -23,13 +23,23 @@ SMALL = {"topics": 5, "documents_per_topic": 30, "tokens": 120, "n_layers": 2, "
 TESTS_ONLY = Rules(min_log2_lift=0.0, tolerance=0.0, min_lower_bound=0.0, min_share=0.0, min_log2_beyond=0.0)
 
 
-def judged(trace: Trace, *, strata: str | None = None, contexts: tuple[str, ...] = tuple(CONTEXTS), seed: int = 0,
-           rules: Rules | None = None) -> pd.DataFrame:
+def judged(
+    trace: Trace,
+    *,
+    strata: str | None = None,
+    contexts: tuple[str, ...] = tuple(CONTEXTS),
+    seed: int = 0,
+    rules: Rules | None = None,
+) -> pd.DataFrame:
     options: dict[str, Any] = {"permutations": 299, "seed": seed, "strata": strata}
     expected = [expected_usage(trace, given=given, seed=seed) for given in contexts]
     beyond = [topic_beyond_vocabulary(trace, given=e.given, usage=e, **options) for e in expected]
-    return topic_verdicts(expert_topics(trace, **options), beyond=beyond, rules=rules,
-                          groups=expert_groups(trace, expected=expected, **options)).table.set_index("topic")
+    return topic_verdicts(
+        expert_topics(trace, **options),
+        beyond=beyond,
+        rules=rules,
+        groups=expert_groups(trace, expected=expected, **options),
+    ).table.set_index("topic")
 
 
 @pytest.mark.parametrize(("kind", "lift"), [("previous", 3.0), ("pair", 4.5)])
@@ -37,13 +47,20 @@ def test_experts_of_previous_tokens_and_pairs_are_no_topic_experts(tmp_path: Pat
     """Words alone do not see them; the rival that is the truth does."""
     fooled = 0
     for seed in range(3):
-        trace = planted_trace(tmp_path / str(seed), lift=lift, seed=seed, planted=(
-            PlantedExpert(0, 3, kind, 1), PlantedExpert(1, 6, kind, 2)), **SMALL)
+        trace = planted_trace(
+            tmp_path / str(seed),
+            lift=lift,
+            seed=seed,
+            planted=(PlantedExpert(0, 3, kind, 1), PlantedExpert(1, 6, kind, 2)),
+            **SMALL,
+        )
         words = judged(trace, contexts=("token",), seed=seed, rules=TESTS_ONLY)
         fooled += int((words["verdict"] == "expert").sum())
         table = judged(trace, seed=seed, rules=TESTS_ONLY)
         assert not set(zip(table["layer"], table["expert"], table["verdict"], strict=True)) & {
-            (0, 3, "expert"), (1, 6, "expert")}
+            (0, 3, "expert"),
+            (1, 6, "expert"),
+        }
         assert set(judged(trace, seed=seed)["verdict"]) == {"none"}
     assert fooled >= 2
 
@@ -60,7 +77,9 @@ def test_the_right_expert_is_named_and_its_rivals_are_told(tmp_path: Path) -> No
 
 def test_pairs_that_cannot_be_judged_are_said(tmp_path: Path) -> None:
     """With a large vocabulary hardly any pair occurs twice."""
-    trace = planted_trace(tmp_path / "t", planted=(PlantedExpert(1, 5, "topic", 2),), lift=4.0, seed=1, vocabulary=8000, **SMALL)
+    trace = planted_trace(
+        tmp_path / "t", planted=(PlantedExpert(1, 5, "topic", 2),), lift=4.0, seed=1, vocabulary=8000, **SMALL
+    )
     row = judged(trace).loc["topic-2"]
     assert row["verdict"] == "expert" and row["pairs_coverage"] < 0.2
     assert "Not ruled out: pairs of tokens (" in row["reason"] and "can be compared)" in row["reason"]
@@ -83,9 +102,15 @@ def test_register_experts_under_strata_are_nothing(tmp_path: Path) -> None:
 
 def test_positions_of_topics_of_unequal_length(tmp_path: Path) -> None:
     for seed in range(3):
-        trace = planted_trace(tmp_path / str(seed), planted=(PlantedExpert(0, 3, "position"), PlantedExpert(1, 6, "position")),
-                              lift=3.0, seed=seed, lengths=(40, 60, 80, 110, 150), positions=(24, 47),
-                              **(SMALL | {"documents_per_topic": 40}))
+        trace = planted_trace(
+            tmp_path / str(seed),
+            planted=(PlantedExpert(0, 3, "position"), PlantedExpert(1, 6, "position")),
+            lift=3.0,
+            seed=seed,
+            lengths=(40, 60, 80, 110, 150),
+            positions=(24, 47),
+            **(SMALL | {"documents_per_topic": 40}),
+        )
         plain = expert_topics(trace, permutations=199, seed=seed).table
         assert plain[(plain["layer"] == 0) & (plain["expert"] == 3)]["significant"].any()
         beyond = topic_beyond_vocabulary(trace, permutations=199, seed=seed).table
@@ -94,8 +119,17 @@ def test_positions_of_topics_of_unequal_length(tmp_path: Path) -> None:
 
 def test_a_lone_perfect_expert_among_forty_topics() -> None:
     """The pooled tail alone bounds q by about topics / permutations; q may not exceed the family-wise p."""
-    usage = planted_routing(planted=(PlantedExpert(0, 3, "topic", 7),), topics=40, documents_per_topic=5, tokens=60, lift=30.0,
-                            n_layers=2, num_experts=8, vocabulary=900, seed=0).usage()
+    usage = planted_routing(
+        planted=(PlantedExpert(0, 3, "topic", 7),),
+        topics=40,
+        documents_per_topic=5,
+        tokens=60,
+        lift=30.0,
+        n_layers=2,
+        num_experts=8,
+        vocabulary=900,
+        seed=0,
+    ).usage()
     table = expert_topics(usage, permutations=199).table
     assert (table["q_value"] <= table["p_familywise"] + 1e-12).all()
     row = table.set_index(["layer", "expert", "topic"]).loc[(0, 3, "topic-7")]
@@ -106,9 +140,17 @@ def test_an_expert_with_a_bystander_is_no_group(tmp_path: Path) -> None:
     """Nine sources a topic: the planted expert alone is named, or nothing; never a pair with an idle one."""
     named = 0
     for seed in range(4):
-        routing = planted_routing(planted=(PlantedExpert(0, 3, "topic", 1), PlantedExpert(1, 6, "topic", 2)), topics=4,
-                                  documents_per_topic=45, group_size=5, tokens=80, lift=3.0, n_layers=2, num_experts=8,
-                                  seed=seed)
+        routing = planted_routing(
+            planted=(PlantedExpert(0, 3, "topic", 1), PlantedExpert(1, 6, "topic", 2)),
+            topics=4,
+            documents_per_topic=45,
+            group_size=5,
+            tokens=80,
+            lift=3.0,
+            n_layers=2,
+            num_experts=8,
+            seed=seed,
+        )
         verdicts = judged(write_routing(tmp_path / str(seed), routing), seed=seed)
         assert "group" not in set(verdicts["verdict"])
         named += int((verdicts["verdict"] == "expert").sum())
@@ -117,12 +159,34 @@ def test_an_expert_with_a_bystander_is_no_group(tmp_path: Path) -> None:
 
 def alignment(**columns: Any) -> Result:
     """A table of `expert_topics` with one expert that passes everything, changed as asked."""
-    row = {"layer": 3, "expert": 7, "topic": "chemistry", "share": 0.1, "log2_lift": 1.5, "ci_low": 1.2, "ci_high": 1.8,
-           "p_value": 1e-4, "q_value": 0.01, "replicated": True, "significant": True, "auroc": 0.95,
-           "log2_lift_replication": 1.4, "detectable_log2_lift": 0.5} | columns
-    other = row | {"topic": "law", "log2_lift": 0.0, "ci_low": -0.2, "ci_high": 0.2, "significant": False, "replicated": False,
-                   "q_value": 0.9}
-    return Result("expert_topics", pd.DataFrame([row, *(other | {"topic": topic} for topic in ("law", "art", "music", "logic"))]))
+    row = {
+        "layer": 3,
+        "expert": 7,
+        "topic": "chemistry",
+        "share": 0.1,
+        "log2_lift": 1.5,
+        "ci_low": 1.2,
+        "ci_high": 1.8,
+        "p_value": 1e-4,
+        "q_value": 0.01,
+        "replicated": True,
+        "significant": True,
+        "auroc": 0.95,
+        "log2_lift_replication": 1.4,
+        "detectable_log2_lift": 0.5,
+    } | columns
+    other = row | {
+        "topic": "law",
+        "log2_lift": 0.0,
+        "ci_low": -0.2,
+        "ci_high": 0.2,
+        "significant": False,
+        "replicated": False,
+        "q_value": 0.9,
+    }
+    return Result(
+        "expert_topics", pd.DataFrame([row, *(other | {"topic": topic} for topic in ("law", "art", "music", "logic"))])
+    )
 
 
 def rivals(**columns: Any) -> list[Result]:
@@ -131,13 +195,25 @@ def rivals(**columns: Any) -> list[Result]:
     return [Result(name, table) for name in CONTEXTS.values()]
 
 
-@pytest.mark.parametrize(("low", "lift", "high", "verdict", "grade"), [
-    (1.2, 1.5, 1.8, "expert", "clear"), (0.8, 1.5, 2.2, "expert", "likely"), (0.9, 1.0, 1.1, "expert", "near the threshold"),
-    (0.85, 0.95, 1.05, "expert", "near the threshold"), (1.02, 1.1, 1.2, "expert", "near the threshold"),
-    (0.55, 0.65, 0.75, "none", "weak"), (0.7, 0.9, 0.98, "none", "weak"), (0.3, 1.2, 2.1, "none", "weak")])
+@pytest.mark.parametrize(
+    ("low", "lift", "high", "verdict", "grade"),
+    [
+        (1.2, 1.5, 1.8, "expert", "clear"),
+        (0.8, 1.5, 2.2, "expert", "likely"),
+        (0.9, 1.0, 1.1, "expert", "near the threshold"),
+        (0.85, 0.95, 1.05, "expert", "near the threshold"),
+        (1.02, 1.1, 1.2, "expert", "near the threshold"),
+        (0.55, 0.65, 0.75, "none", "weak"),
+        (0.7, 0.9, 0.98, "none", "weak"),
+        (0.3, 1.2, 2.1, "none", "weak"),
+    ],
+)
 def test_grades(low: float, lift: float, high: float, verdict: str, grade: str) -> None:
-    row = topic_verdicts(alignment(ci_low=low, log2_lift=lift, ci_high=high), beyond=rivals()).table.set_index("topic").loc[
-        "chemistry"]
+    row = (
+        topic_verdicts(alignment(ci_low=low, log2_lift=lift, ci_high=high), beyond=rivals())
+        .table.set_index("topic")
+        .loc["chemistry"]
+    )
     assert (row["verdict"], row["grade"]) == (verdict, grade)
     if grade == "near the threshold":
         assert "near the threshold of 2" in row["reason"]
@@ -147,8 +223,10 @@ def test_grades(low: float, lift: float, high: float, verdict: str, grade: str) 
 
 def test_an_answer_does_not_turn_on_the_last_digit() -> None:
     """Lifts of 1.98 and 2.02 with the same interval width: the same verdict and the same grade."""
-    rows = [topic_verdicts(alignment(log2_lift=x, ci_low=x - 0.15, ci_high=x + 0.15), beyond=rivals()).table.iloc[1]
-            for x in np.log2([1.98, 1.999, 2.0, 2.02])]
+    rows = [
+        topic_verdicts(alignment(log2_lift=x, ci_low=x - 0.15, ci_high=x + 0.15), beyond=rivals()).table.iloc[1]
+        for x in np.log2([1.98, 1.999, 2.0, 2.02])
+    ]
     assert {(r["verdict"], r["grade"]) for r in rows} == {("expert", "near the threshold")}
 
 
@@ -176,8 +254,18 @@ def test_untestable_is_not_no() -> None:
 @pytest.mark.parametrize(("topics", "documents", "grade"), [(3, 3, "untested"), (3, 5, "untested"), (3, 6, "none")])
 def test_what_no_half_can_confirm_is_untested(topics: int, documents: int, grade: str) -> None:
     """Five documents of three topics: even an expert of AUROC 1 has p of 1/21 on half of them, and twice that counts."""
-    usage = planted_routing(planted=(PlantedExpert(0, 3, "topic", 1),), topics=topics, documents_per_topic=documents, tokens=60,
-                            lift=2.8, n_layers=1, num_experts=8, group_effect=0.1, document_effect=0.1, seed=0).usage()
+    usage = planted_routing(
+        planted=(PlantedExpert(0, 3, "topic", 1),),
+        topics=topics,
+        documents_per_topic=documents,
+        tokens=60,
+        lift=2.8,
+        n_layers=1,
+        num_experts=8,
+        group_effect=0.1,
+        document_effect=0.1,
+        seed=0,
+    ).usage()
     row = topic_verdicts(expert_topics(usage, permutations=499)).table.set_index("topic").loc["topic-2"]
     assert (row["verdict"], row["grade"]) == ("none", grade)
     assert row["reason"].startswith("Nothing can be said") == (grade == "untested")
@@ -190,14 +278,19 @@ def test_a_stricter_rate_than_the_tests_had_is_a_reason() -> None:
 
 
 def test_experts_and_groups_are_counted_apart() -> None:
-    table = pd.DataFrame({
-        "topic": ["art", "biology", "chemistry", "law", "music", "physics"],
-        "verdict": ["group", "expert", "expert", "none", "none", "none"],
-        "grade": ["clear", "clear", "near the threshold", "weak", "untested", "none"], "log2_lift": 1.0})
+    table = pd.DataFrame(
+        {
+            "topic": ["art", "biology", "chemistry", "law", "music", "physics"],
+            "verdict": ["group", "expert", "expert", "none", "none", "none"],
+            "grade": ["clear", "clear", "near the threshold", "weak", "untested", "none"],
+            "log2_lift": 1.0,
+        }
+    )
     assert count_sentence(table, names=True) == (
         "2 of 5 topics have an expert of their own: biology and chemistry (chemistry near the threshold). 1 has a group of "
         "experts: art. 1 has an expert that is real but too small to count: law. 1 could not be tested: too few independent "
-        "documents.")
+        "documents."
+    )
     assert question(table) == "Is there a chemistry expert?"
     assert question(table[table["topic"] != "chemistry"]) == "Do topics have experts of their own?"
     old = table.drop(columns="grade")

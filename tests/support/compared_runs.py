@@ -58,15 +58,38 @@ def side(root: Path, name: str, given: PlantedRouting, *, label: str = "topic", 
 
 def add_saes(root: Path) -> None:
     """Measures of SAEs of two widths on one layer, and their features, as `sae eval` and `label` leave them."""
-    rows = [{"sae": f"layer_01/width_{w:05d}", "layer": 1, "width": w, "hook": "router_input", "architecture": "topk", "k": 4,
-             "experts": "", "fvu": fvu, "dead": 0.0, "ce_recovered": ce, "ce_recovered_low": ce - 0.02,
-             "ce_recovered_high": ce + 0.02} for w, fvu, ce in ((16, 0.4, 0.7), (64, 0.2, 0.9))]
+    rows = [
+        {
+            "sae": f"layer_01/width_{w:05d}",
+            "layer": 1,
+            "width": w,
+            "hook": "router_input",
+            "architecture": "topk",
+            "k": 4,
+            "experts": "",
+            "fvu": fvu,
+            "dead": 0.0,
+            "ce_recovered": ce,
+            "ce_recovered_low": ce - 0.02,
+            "ce_recovered_high": ce + 0.02,
+        }
+        for w, fvu, ce in ((16, 0.4, 0.7), (64, 0.2, 0.9))
+    ]
     Result("sae_quality", pd.DataFrame(rows)).save(root / "results")
     parts = []
     for width, good, carried in ((16, 4, 1), (64, 48, 2)):
         number = np.arange(width)
-        parts.append(pd.DataFrame({
-            "sae": f"layer_01/width_{width:05d}", "feature": number, "density": 0.1, "good": number < good,
-            "topic": [f"topic-{i}" if i < 3 else "" for i in number], "topic_ci_low": 0.5,
-            "auroc_topic": np.where(number < carried, 0.95, 0.7)}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "sae": f"layer_01/width_{width:05d}",
+                    "feature": number,
+                    "density": 0.1,
+                    "good": number < good,
+                    "topic": [f"topic-{i}" if i < 3 else "" for i in number],
+                    "topic_ci_low": 0.5,
+                    "auroc_topic": np.where(number < carried, 0.95, 0.7),
+                }
+            )
+        )
     Result("features", pd.concat(parts, ignore_index=True)).save(root / "results")

@@ -14,6 +14,15 @@ def write_corpus(path: Path, *, documents: int = 24, longest: int = 100, seed: i
     with path.open("w", encoding="utf-8") as file:
         for i in range(documents):
             words = rng.integers(0, 90, rng.integers(5, longest))
-            file.write(json.dumps({"id": f"d{i}", "topic": f"topic-{i % 3}", "register": "ab"[i // 3 % 2],
-                                   "text": " ".join(f"w{w}" for w in words)}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "id": f"d{i}",
+                        "topic": f"topic-{i % 3}",
+                        "register": "ab"[i // 3 % 2],
+                        "text": " ".join(f"w{w}" for w in words),
+                    }
+                )
+                + "\n"
+            )
     return path

@@ -59,12 +59,23 @@ def save_model(folder: Path) -> Path:
     vocabulary = {"<pad>": 0, "<unk>": 1, **{w: i + 2 for i, w in enumerate(words())}}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>",
-                                         model_max_length=128).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", model_max_length=128
+    ).save_pretrained(folder)
     config = transformers.OlmoeConfig(
-        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2,
-        num_experts=EXPERTS, num_experts_per_tok=1, norm_topk_prob=True, max_position_embeddings=128, pad_token_id=0,
-        bos_token_id=None, eos_token_id=None)
+        vocab_size=len(vocabulary),
+        hidden_size=WIDTH,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_experts=EXPERTS,
+        num_experts_per_tok=1,
+        norm_topk_prob=True,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = transformers.OlmoeForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -108,8 +119,18 @@ def save_dictionary(folder: Path, fingerprint: str) -> Path:
     """An SAE of the router's input: latent 0 is topic 3's context, the others read the words' hashes alone."""
     from moe_probe.sae import SaeConfig, make_sae, save_sae
 
-    sae = make_sae(SaeConfig(architecture="topk", d_in=WIDTH, d_sae=24, k=6, hook="router_input", layer=0, seed=0,
-                             model_fingerprint=fingerprint))
+    sae = make_sae(
+        SaeConfig(
+            architecture="topk",
+            d_in=WIDTH,
+            d_sae=24,
+            k=6,
+            hook="router_input",
+            layer=0,
+            seed=0,
+            model_fingerprint=fingerprint,
+        )
+    )
     with torch.no_grad():
         sae.W_dec[:, :HASH] = 0
         sae.W_dec[0] = 0

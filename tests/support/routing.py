@@ -13,11 +13,20 @@ def write(path: Path, routing, keep: np.ndarray) -> Trace:
     from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
     from moe_probe.recording.trace import TraceWriter
 
-    writer = TraceWriter.create(path, Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"),
-                                               layers=routing.layers, has_text=False))
-    writer.append(documents=routing.documents.drop(columns="n_tokens").to_dict("records"),
-                  tokens={"document": routing.document[keep], "position": routing.position[keep],
-                          "token_id": routing.token_id[keep], "token": [f" w{i}" for i in routing.token_id[keep]],
-                          "special": np.zeros(int(keep.sum()), dtype=bool)},
-                  experts=routing.experts[keep], weights=routing.weights[keep])
+    writer = TraceWriter.create(
+        path,
+        Manifest(model=ModelInfo(id="planted"), corpus=CorpusInfo(name="planted"), layers=routing.layers, has_text=False),
+    )
+    writer.append(
+        documents=routing.documents.drop(columns="n_tokens").to_dict("records"),
+        tokens={
+            "document": routing.document[keep],
+            "position": routing.position[keep],
+            "token_id": routing.token_id[keep],
+            "token": [f" w{i}" for i in routing.token_id[keep]],
+            "special": np.zeros(int(keep.sum()), dtype=bool),
+        },
+        experts=routing.experts[keep],
+        weights=routing.weights[keep],
+    )
     return writer.seal()

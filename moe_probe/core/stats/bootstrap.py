@@ -246,8 +246,11 @@ def auroc_difference(one: Interval, other: Interval, correlation: float) -> Inte
         return np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0))
 
     value = one.value - other.value
-    return Interval(value, value - joined(one.value - one.low, other.high - other.value),
-                    value + joined(one.high - one.value, other.value - other.low))
+    return Interval(
+        value,
+        value - joined(one.value - one.low, other.high - other.value),
+        value + joined(one.high - one.value, other.value - other.low),
+    )
 
 
 def correlation_of(one: np.ndarray, other: np.ndarray) -> float:

@@ -117,8 +117,13 @@ def log2_lift(
     return Lift(mean, base, lift, logs, se, logs - down * se, logs + up * se)
 
 
-def _left_out(shares: np.ndarray, topic: np.ndarray, mean: np.ndarray, base: np.ndarray, h: np.ndarray,
-              ) -> tuple[np.ndarray, np.ndarray]:
+def _left_out(
+    shares: np.ndarray,
+    topic: np.ndarray,
+    mean: np.ndarray,
+    base: np.ndarray,
+    h: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Jackknife variance and third central moment of every topic's log lift (natural), its groups left out in turn.
 
     NaN for topics of one group.

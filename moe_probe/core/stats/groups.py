@@ -70,8 +70,12 @@ class GroupUsage:
         """Keep some groups (boolean mask or indices); topics keep their numbers."""
         index = np.flatnonzero(rows) if rows.dtype == bool else rows
         return replace(
-            self, shares=self.shares[index], selections=self.selections[index], topic=self.topic[index],
-            groups=tuple(self.groups[i] for i in index), strata=None if self.strata is None else self.strata[index],
+            self,
+            shares=self.shares[index],
+            selections=self.selections[index],
+            topic=self.topic[index],
+            groups=tuple(self.groups[i] for i in index),
+            strata=None if self.strata is None else self.strata[index],
         )
 
 
@@ -98,13 +102,19 @@ def labelled_documents(documents: pd.DataFrame, *, label: str) -> tuple[np.ndarr
         When there is no such column, or no document has a label.
     """
     if label not in documents.columns:
-        raise MoeProbeError(f"documents have no column '{label}'", did_you_mean(label, list(documents.columns)),
-                            "name a label column of the corpus")
+        raise MoeProbeError(
+            f"documents have no column '{label}'",
+            did_you_mean(label, list(documents.columns)),
+            "name a label column of the corpus",
+        )
     raw = documents[label]
     keep = raw.notna().to_numpy() & (raw.astype(str).str.len() > 0).to_numpy()
     if not keep.any():
-        raise MoeProbeError(f"no document has a {label}", "experts cannot be compared with labels that are not there",
-                            f"add a {label} to the corpus, or use analyses that need no labels")
+        raise MoeProbeError(
+            f"no document has a {label}",
+            "experts cannot be compared with labels that are not there",
+            f"add a {label} to the corpus, or use analyses that need no labels",
+        )
     return keep, raw.astype(str).to_numpy(dtype=object), group_names(documents)
 
 
@@ -139,9 +149,7 @@ def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, 
     return value_of
 
 
-def group_usage(
-    usage: Usage, *, label: str = "topic", strata: str | None = None, measure: str = "selections"
-) -> GroupUsage:
+def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None, measure: str = "selections") -> GroupUsage:
     """Token-weighted mean usage of every group of documents.
 
     A group's share is its number of selections of the expert over its number of selections in the
@@ -174,8 +182,11 @@ def group_usage(
         warnings.append(f"{int(empty.sum())} documents have no routed token and were left out.")
     rows = np.flatnonzero(keep & ~empty)
     if not len(rows):
-        raise MoeProbeError("no labelled document has routed tokens", "there is nothing to compare",
-                            "check that the trace is sealed and its documents are not empty")
+        raise MoeProbeError(
+            "no labelled document has routed tokens",
+            "there is nothing to compare",
+            "check that the trace is sealed and its documents are not empty",
+        )
     topic_of = one_value_per_group(labels[rows], groups[rows], what=label)
     names = sorted(topic_of)  # an order that does not depend on the order of documents
     topics = sorted(set(topic_of.values()))
@@ -187,7 +198,10 @@ def group_usage(
     if filled:
         warnings.append(f"{filled} (group, layer) pairs had no selections and were given the mean usage.")
     return GroupUsage(
-        shares=shares, selections=selections, topics=tuple(topics), groups=tuple(names),
+        shares=shares,
+        selections=selections,
+        topics=tuple(topics),
+        groups=tuple(names),
         layer=np.repeat([layer.layer for layer in usage.layers], usage.num_experts),
         expert=np.concatenate([np.arange(n) for n in usage.num_experts]),
         layer_index=np.repeat(np.arange(len(usage.layers)), usage.num_experts),
@@ -201,11 +215,15 @@ def _measured(usage: Usage, measure: str) -> np.ndarray:
     if measure == "selections":
         return usage.selections
     if measure != "gate_mass":
-        raise MoeProbeError(f"'{measure}' is no measure of usage", did_you_mean(measure, ["selections", "gate_mass"]),
-                            "selections or gate_mass")
+        raise MoeProbeError(
+            f"'{measure}' is no measure of usage",
+            did_you_mean(measure, ["selections", "gate_mass"]),
+            "selections or gate_mass",
+        )
     if usage.gate_mass is None:
-        raise MoeProbeError("gate weights cannot be summed", "the trace holds expert ids only",
-                            "measure selections, or collect with weights")
+        raise MoeProbeError(
+            "gate weights cannot be summed", "the trace holds expert ids only", "measure selections, or collect with weights"
+        )
     return usage.gate_mass
 
 
@@ -247,8 +265,11 @@ def strata_of_groups(documents: pd.DataFrame, groups: Sequence[str], *, column: 
     if column is None:
         return None
     if column not in documents.columns:
-        raise MoeProbeError(f"documents have no column '{column}' to stratify by",
-                            did_you_mean(column, list(documents.columns)), "name a label column of the corpus")
+        raise MoeProbeError(
+            f"documents have no column '{column}' to stratify by",
+            did_you_mean(column, list(documents.columns)),
+            "name a label column of the corpus",
+        )
     names = group_names(documents)
     wanted = np.isin(names, np.array(groups, dtype=object))
     values = documents[column].astype(str).to_numpy(dtype=object)

@@ -26,8 +26,14 @@ class MutualInformation(NamedTuple):
 
 
 def macro_mutual_information(
-    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, layer_index: np.ndarray, permutations: int = 1000,
-    seed: int = 0, strata: np.ndarray | None = None,
+    shares: np.ndarray,
+    topic: np.ndarray,
+    *,
+    n_topics: int,
+    layer_index: np.ndarray,
+    permutations: int = 1000,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> MutualInformation:
     """I(expert; topic) of every layer from macro-averaged shares, with its permutation null.
 

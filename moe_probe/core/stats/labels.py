@@ -46,8 +46,9 @@ class LabelPermuter:
         self._slots = [np.flatnonzero(in_slots == s) for s in np.unique(in_slots)]
         if all(len(np.unique(topic[self._order[slots]])) < 2 for slots in self._slots):
             raise MoeProbeError(
-                "no labels can be exchanged", "every stratum holds a single topic" if strata is not None
-                else "all groups have the same topic", "use a corpus of several topics, and strata that cut across them",
+                "no labels can be exchanged",
+                "every stratum holds a single topic" if strata is not None else "all groups have the same topic",
+                "use a corpus of several topics, and strata that cut across them",
             )
 
     def observed(self) -> sparse.csr_array:
@@ -75,8 +76,9 @@ class LabelPermuter:
         starts = (self._starts[:-1] + self.n_groups * np.arange(n)[:, None]).ravel()
         indptr = np.append(starts, n * self.n_groups).astype(np.int64 if indices.size > 2**31 - 1 else np.int32)
         ones = np.ones(indices.size, dtype=np.float32)
-        return sparse.csr_array((ones, indices.ravel().astype(indptr.dtype), indptr),
-                                shape=(n * self.n_topics, self.n_groups))
+        return sparse.csr_array(
+            (ones, indices.ravel().astype(indptr.dtype), indptr), shape=(n * self.n_topics, self.n_groups)
+        )
 
 
 def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -145,8 +145,15 @@ class _LayerOmnibus:
 
 
 def permutation_test(
-    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, layer_index: np.ndarray | None = None,
-    permutations: int = 1000, seed: int = 0, strata: np.ndarray | None = None, sign: np.ndarray | None = None,
+    shares: np.ndarray,
+    topic: np.ndarray,
+    *,
+    n_topics: int,
+    layer_index: np.ndarray | None = None,
+    permutations: int = 1000,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+    sign: np.ndarray | None = None,
 ) -> PermutationTest:
     """Test every (column, topic) for a difference of group means, topic against rest.
 
@@ -193,15 +200,25 @@ def permutation_test(
             topic_maxima.append(statistics.max(2))
     layer_p = omnibus.p_values()
     return PermutationTest(
-        t=np.where(np.isnan(observed), np.nan, t), p_value=tail.p_values(),
+        t=np.where(np.isnan(observed), np.nan, t),
+        p_value=tail.p_values(),
         p_count=permutation_p(tail.exceed, permutations) + np.where(np.isnan(observed), np.nan, 0.0),
-        p_familywise=family.p_values().reshape(t.shape), p_single_step=family.p_values_single_step().reshape(t.shape),
-        maxima=family.maxima, topic_maxima=np.concatenate(topic_maxima), layer_p=layer_p, model_p=float(layer_p.min()),
+        p_familywise=family.p_values().reshape(t.shape),
+        p_single_step=family.p_values_single_step().reshape(t.shape),
+        maxima=family.maxima,
+        topic_maxima=np.concatenate(topic_maxima),
+        layer_p=layer_p,
+        model_p=float(layer_p.min()),
     )
 
 
 def permutation_p_values(
-    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, permutations: int = 1000, seed: int = 0,
+    shares: np.ndarray,
+    topic: np.ndarray,
+    *,
+    n_topics: int,
+    permutations: int = 1000,
+    seed: int = 0,
     strata: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give the t and p-values of `permutation_test` alone, at about half its cost: for many columns.
@@ -240,8 +257,14 @@ def permutation_p_values(
 
 
 def chosen_p_values(
-    shares: np.ndarray, topic: np.ndarray, chosen: Sequence[tuple[int, np.ndarray, np.ndarray]], *, n_topics: int,
-    permutations: int = 1000, seed: int = 0, strata: np.ndarray | None = None,
+    shares: np.ndarray,
+    topic: np.ndarray,
+    chosen: Sequence[tuple[int, np.ndarray, np.ndarray]],
+    *,
+    n_topics: int,
+    permutations: int = 1000,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """One-sided p-values of a few columns for one topic each, as `permutation_test` has them with ``sign``.
 
@@ -276,7 +299,9 @@ def chosen_p_values(
         block = scaled[:, place]
         n = np.array([sizes[number]])
 
-        def statistic(rows: np.ndarray, block: np.ndarray = block, n: np.ndarray = n, signs: np.ndarray = signs) -> np.ndarray:
+        def statistic(
+            rows: np.ndarray, block: np.ndarray = block, n: np.ndarray = n, signs: np.ndarray = signs
+        ) -> np.ndarray:
             picked = block[rows]  # permutation, group, column
             t = welch_t(picked.sum(1)[:, None], np.square(picked).sum(1)[:, None], n, total=len(scaled))
             return np.asarray(t * signs, dtype=np.float32)
@@ -305,7 +330,12 @@ def _observed(scaled: np.ndarray, permuter: LabelPermuter, sizes: np.ndarray) ->
 
 
 def _permuted(
-    scaled: np.ndarray, permuter: LabelPermuter, n: int, *, sizes: np.ndarray, signs: np.ndarray | None,
+    scaled: np.ndarray,
+    permuter: LabelPermuter,
+    n: int,
+    *,
+    sizes: np.ndarray,
+    signs: np.ndarray | None,
     pool: ThreadPoolExecutor,
 ) -> np.ndarray:
     """Statistics of `n` permutations, float32 [permutation, topic, column]; 0 where not testable."""

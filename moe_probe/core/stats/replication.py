@@ -74,8 +74,13 @@ class LabelledShares:
 
     def part(self, rows: np.ndarray) -> LabelledShares:
         """Keep some groups (boolean mask); half a selection is a larger share of fewer selections."""
-        return LabelledShares(self.shares[rows], self.topic[rows], self.n_topics, self.pseudo * (len(rows) / rows.sum()),
-                              None if self.strata is None else self.strata[rows])
+        return LabelledShares(
+            self.shares[rows],
+            self.topic[rows],
+            self.n_topics,
+            self.pseudo * (len(rows) / rows.sum()),
+            None if self.strata is None else self.strata[rows],
+        )
 
 
 def draw_divisions(topic: np.ndarray, strata: np.ndarray | None = None, *, seed: int) -> list[Division]:
@@ -192,8 +197,15 @@ def _confirm(sample: LabelledShares, candidates: list[_Candidates], *, permutati
         return p
     chosen = [(c.topic, c.columns, np.full(len(c.columns), float(c.direction))) for c in candidates]
     # Bonferroni over topics asks for p-values that few permutations cannot resolve
-    found = chosen_p_values(sample.shares, sample.topic, chosen, n_topics=sample.n_topics,
-                            permutations=max(permutations, 20 * len(candidates)), seed=seed, strata=sample.strata)
+    found = chosen_p_values(
+        sample.shares,
+        sample.topic,
+        chosen,
+        n_topics=sample.n_topics,
+        permutations=max(permutations, 20 * len(candidates)),
+        seed=seed,
+        strata=sample.strata,
+    )
     for c, single in zip(candidates, found, strict=True):
         family = sum(other.direction == c.direction for other in candidates)
         p[c.topic, c.columns] = np.minimum(1.0, np.maximum.accumulate(np.nan_to_num(single, nan=1.0)) * family)

@@ -48,9 +48,7 @@ class PooledTail:
         Relative slack by which a permuted value counts as equal, against the claim.
     """
 
-    def __init__(
-        self, observed: np.ndarray, *, permutations: int, tolerance: float = 0.0
-    ) -> None:
+    def __init__(self, observed: np.ndarray, *, permutations: int, tolerance: float = 0.0) -> None:
         self._observed, self._pool = observed, np.arange(len(observed))[:, None]
         self._permutations = permutations
         slack = tolerance * np.maximum(1.0, np.abs(observed))
@@ -71,7 +69,7 @@ class PooledTail:
             # partition works on contiguous rows: tests first
             rows = np.ascontiguousarray(merged.reshape(len(merged), -1).T)
             rows.partition(len(merged) - self._size, axis=1)
-            merged = np.ascontiguousarray(rows[:, -self._size:].T).reshape(self._size, *self._observed.shape)
+            merged = np.ascontiguousarray(rows[:, -self._size :].T).reshape(self._size, *self._observed.shape)
         self._largest = merged
         bins = _bin(statistics) + self._pool * N_BINS
         counts = np.bincount(bins.ravel(), minlength=self._histogram.size)

@@ -11,5 +11,20 @@ from moe_probe.core.textfiles.filelist import FileList, expand, format_of, is_hi
 from moe_probe.core.textfiles.jsonrows import is_unwritable, read_json, read_json_rows, scan_json_rows
 from moe_probe.core.textfiles.opener import BadLine, open_text, read_stdin, read_text
 
-__all__ = ["BadLine", "FileList", "expand", "format_of", "is_hidden", "is_unwritable", "open_text", "read_csv",
-           "read_json", "read_json_rows", "read_stdin", "read_text", "refuse_repeated", "scan_csv_rows", "scan_json_rows"]
+__all__ = [
+    "BadLine",
+    "FileList",
+    "expand",
+    "format_of",
+    "is_hidden",
+    "is_unwritable",
+    "open_text",
+    "read_csv",
+    "read_json",
+    "read_json_rows",
+    "read_stdin",
+    "read_text",
+    "refuse_repeated",
+    "scan_csv_rows",
+    "scan_json_rows",
+]

@@ -42,8 +42,12 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
             if row is None:
                 return
             if isinstance(row, list) and names and len(row) not in (0, len(names)):
-                row = BadLine.at(line, f"{path}, line {line} has {len(row)} fields, the header has {len(names)}", "",
-                                 "quote fields that hold the delimiter")
+                row = BadLine.at(
+                    line,
+                    f"{path}, line {line} has {len(row)} fields, the header has {len(names)}",
+                    "",
+                    "quote fields that hold the delimiter",
+                )
             if isinstance(row, BadLine):
                 if not names:
                     raise row
@@ -86,8 +90,9 @@ def _next(reader: Any, path: Path, line: int) -> list[str] | BadLine | None:
     except BadLine as error:
         return error
     except csv.Error as error:
-        return BadLine.at(line, f"{path}, line {line} is not CSV", str(error),
-                          "close every quote, and double a quote inside quotes")
+        return BadLine.at(
+            line, f"{path}, line {line} is not CSV", str(error), "close every quote, and double a quote inside quotes"
+        )
     if any(is_unwritable(field) for field in row):
         return BadLine.at(line, f"{path}, line {line} has characters that are not text (NUL)", "", "clean the file")
     return row
@@ -95,12 +100,20 @@ def _next(reader: Any, path: Path, line: int) -> list[str] | BadLine | None:
 
 def _refuse_other_delimiter(path: Path, names: list[str]) -> None:
     """Refuse a header of one column that is several, separated by something else."""
-    sign, called = next(((s, c) for s, c in (("\t", "tabs"), (";", "semicolons"), (",", "commas"), ("|", "bars"))
-                         if len(names) == 1 and s in names[0]), ("", ""))
+    sign, called = next(
+        (
+            (s, c)
+            for s, c in (("\t", "tabs"), (";", "semicolons"), (",", "commas"), ("|", "bars"))
+            if len(names) == 1 and s in names[0]
+        ),
+        ("", ""),
+    )
     if sign:
-        raise MoeProbeError(f"the columns of {path} are separated by {called}", f"its header is {names[0][:80]!r}; .csv files "
-                            "are separated by commas, .tsv files by tabs",
-                            {"\t": "name the file NAME.tsv", ",": "name the file NAME.csv"}.get(sign, "convert the file"))
+        raise MoeProbeError(
+            f"the columns of {path} are separated by {called}",
+            f"its header is {names[0][:80]!r}; .csv files are separated by commas, .tsv files by tabs",
+            {"\t": "name the file NAME.tsv", ",": "name the file NAME.csv"}.get(sign, "convert the file"),
+        )
 
 
 def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
@@ -116,5 +129,8 @@ def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
     names = list(names)
     for name in names:
         if name and names.count(name) > 1:
-            raise MoeProbeError(f"{path} has {names.count(name)} columns called '{name}'",
-                                "it is not known which of them is meant", "rename or remove the others")
+            raise MoeProbeError(
+                f"{path} has {names.count(name)} columns called '{name}'",
+                "it is not known which of them is meant",
+                "rename or remove the others",
+            )

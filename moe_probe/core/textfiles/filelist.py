@@ -95,11 +95,16 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
     matches = [Path(match) for match in sorted(glob.glob(str(spec), recursive=True))]  # noqa: PTH207 absolute globs too
     matches = [match for match in matches if not any(is_hidden(part) for part in match.parts if part not in path.parts)]
     if not matches:
-        raise MoeProbeError(f"no file matches {spec}", "", "check the pattern, and quote it so that the shell leaves it alone")
+        raise MoeProbeError(
+            f"no file matches {spec}", "", "check the pattern, and quote it so that the shell leaves it alone"
+        )
     lists = [_files_below(match, endings) if match.is_dir() else FileList((match,)) for match in matches]
     files = {file: None for one in lists for file in one.files}
-    return FileList(tuple(sorted(files)), tuple(sorted({file for one in lists for file in one.left_out} - set(files))),
-                    tuple(sorted({file for one in lists for file in one.hidden})))
+    return FileList(
+        tuple(sorted(files)),
+        tuple(sorted({file for one in lists for file in one.left_out} - set(files))),
+        tuple(sorted({file for one in lists for file in one.hidden})),
+    )
 
 
 def _files_below(root: Path, endings: Sequence[str]) -> FileList:

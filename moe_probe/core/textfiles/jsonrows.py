@@ -123,8 +123,12 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 def _parse(text: str, path: Path, line: int) -> Any:
     value, end = _decode(text, _skip(text, 0), path, line)
     if text[end:].strip():
-        raise BadLine.at(line, f"{path}, line {line + text.count(chr(10), 0, end)} is not JSON",
-                         "more text follows the value", "one JSON value per line")
+        raise BadLine.at(
+            line,
+            f"{path}, line {line + text.count(chr(10), 0, end)} is not JSON",
+            "more text follows the value",
+            "one JSON value per line",
+        )
     return value
 
 
@@ -135,11 +139,16 @@ def _decode(text: str, start: int, path: Path, line: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         at = line + text.count("\n", start, error.pos)
-        raise BadLine.at(at, f"{path}, line {at} is not JSON", f"{error.msg} at column {error.colno}",
-                         "one JSON object per line") from error
+        raise BadLine.at(
+            at, f"{path}, line {at} is not JSON", f"{error.msg} at column {error.colno}", "one JSON object per line"
+        ) from error
     except _Repeated as error:
-        raise BadLine.at(line, f"{where} names the field '{error}' twice", "it is not known which of the two is meant",
-                         "rename one of them") from error
+        raise BadLine.at(
+            line,
+            f"{where} names the field '{error}' twice",
+            "it is not known which of the two is meant",
+            "rename one of them",
+        ) from error
     except RecursionError as error:
         raise BadLine.at(line, f"{where} is nested too deep to be read", "", "one flat JSON object per line") from error
     except ValueError as error:  # a number of thousands of digits
@@ -147,8 +156,12 @@ def _decode(text: str, start: int, path: Path, line: int) -> tuple[Any, int]:
     if _SUSPECT.search(text, start, end):
         field = _unwritable(value)
         if field is not None:
-            raise BadLine.at(line, f"{where} has characters that are not text (NUL or half a surrogate pair)",
-                             f"they are in {field}" if field else "", "clean the file")
+            raise BadLine.at(
+                line,
+                f"{where} has characters that are not text (NUL or half a surrogate pair)",
+                f"they are in {field}" if field else "",
+                "clean the file",
+            )
     return value, end
 
 

@@ -16,12 +16,20 @@ from typing import IO, Any, TextIO
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles.filelist import COMPRESSED
 
-_OTHER_PACKING = ((b"PK\x03\x04", "a ZIP archive", "unzip"), (b"BZh", "bzip2-compressed", "bunzip2"),
-                  (b"\xfd7zXZ\x00", "xz-compressed", "unxz"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
-                  (b"PAR1", "a Parquet file", None))
+_OTHER_PACKING = (
+    (b"PK\x03\x04", "a ZIP archive", "unzip"),
+    (b"BZh", "bzip2-compressed", "bunzip2"),
+    (b"\xfd7zXZ\x00", "xz-compressed", "unxz"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
+    (b"PAR1", "a Parquet file", None),
+)
 # UTF-32 first: its little-endian mark begins with that of UTF-16
-_OTHER_MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
-                (b"\xfe\xff", "UTF-16"))
+_OTHER_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: What the standard input is called in sentences.
 _STDIN = Path("standard input")
@@ -80,9 +88,12 @@ class _Text(io.TextIOWrapper):
             return text
         line = before + text.count("\n", 0, bad.start()) + 1
         byte = len(text[text.rfind("\n", 0, bad.start()) + 1 : bad.start()].encode()) + 1
-        raise BadLine.at(line, f"{self._path}, line {line}, byte {byte} is not UTF-8 text",
-                         f"it is 0x{ord(bad.group()) - 0xDC00:02X}; the file may be Windows-1252 or Latin-1",
-                         _iconv(self._path, "WINDOWS-1252", plain=self._path.suffix.lower() not in COMPRESSED))
+        raise BadLine.at(
+            line,
+            f"{self._path}, line {line}, byte {byte} is not UTF-8 text",
+            f"it is 0x{ord(bad.group()) - 0xDC00:02X}; the file may be Windows-1252 or Latin-1",
+            _iconv(self._path, "WINDOWS-1252", plain=self._path.suffix.lower() not in COMPRESSED),
+        )
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
         return self._checked(super().readline(size))  # iteration comes through here too
@@ -127,8 +138,11 @@ def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Tex
     bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
     head = bytes_.peek(1024)[:1024]
     if unpacked is not packed and (_is_gzip(head) or _is_zstd(head) or _other_packing(head)):
-        raise MoeProbeError(f"{path} is compressed more than once", "its unpacked content is an archive or compressed again",
-                            f"unpack it first: {'gunzip' if path.suffix.lower() == '.gz' else 'unzstd'} {path.name}")
+        raise MoeProbeError(
+            f"{path} is compressed more than once",
+            "its unpacked content is an archive or compressed again",
+            f"unpack it first: {'gunzip' if path.suffix.lower() == '.gz' else 'unzstd'} {path.name}",
+        )
     _refuse_other_encodings(path, head, plain=unpacked is packed)
     return _Text(path, bytes_, newline)
 
@@ -137,8 +151,9 @@ def _open_file(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise MoeProbeError(f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions"
-                            ) from error
+        raise MoeProbeError(
+            f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions"
+        ) from error
 
 
 def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
@@ -150,16 +165,20 @@ def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
     other = _other_packing(head)
     if other is not None:
         what, command = other
-        raise MoeProbeError(f"{path} is {what}", "a text file is expected, plain or compressed with gzip or zstd",
-                            f"unpack it first: {command} {path.name}" if command else "name the file NAME.parquet")
+        raise MoeProbeError(
+            f"{path} is {what}",
+            "a text file is expected, plain or compressed with gzip or zstd",
+            f"unpack it first: {command} {path.name}" if command else "name the file NAME.parquet",
+        )
     if _is_gzip(head):
         return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
     if _is_zstd(head):
         import pyarrow as pa
 
         if not pa.Codec.is_available("zstd"):
-            raise MoeProbeError(f"{path} is zstd-compressed", "this build of pyarrow has no zstd",
-                                f"unpack it first: unzstd {path.name}")
+            raise MoeProbeError(
+                f"{path} is zstd-compressed", "this build of pyarrow has no zstd", f"unpack it first: unzstd {path.name}"
+            )
         return pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
     return packed
 
@@ -175,7 +194,7 @@ def _is_gzip(head: bytes) -> bool:
 
 def _is_zstd(head: bytes) -> bool:
     # a stream of frames may begin with a skippable one (pzstd writes them)
-    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5f)
+    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F)
 
 
 def _refuse_other_encodings(path: Path, head: bytes, *, plain: bool) -> None:
@@ -190,8 +209,10 @@ def _iconv(path: Path, encoding: str, *, plain: bool = True) -> str:
     if path == _STDIN:
         return f"iconv -f {encoding} -t UTF-8 before it"
     name = path.name if plain else path.stem
-    return (f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > "
-            f"{shlex.quote('utf8-' + name)}")
+    return (
+        f"{'' if plain else 'unpack it, then '}iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > "
+        f"{shlex.quote('utf8-' + name)}"
+    )
 
 
 def read_text(path: str | Path) -> str:

@@ -9,6 +9,17 @@ from moe_probe.experts.clusters.units import Clusters, cluster_routing
 from moe_probe.experts.clusters.weights import weight_similarity
 
 __all__ = [
-    "Agreement", "Clusters", "Partition", "Similarity", "agreement", "cluster_routing", "cluster_units", "combinations",
-    "expert_groups", "expert_similarity", "mantel", "stability", "weight_similarity",
+    "Agreement",
+    "Clusters",
+    "Partition",
+    "Similarity",
+    "agreement",
+    "cluster_routing",
+    "cluster_units",
+    "combinations",
+    "expert_groups",
+    "expert_similarity",
+    "mantel",
+    "stability",
+    "weight_similarity",
 ]

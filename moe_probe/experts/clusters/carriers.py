@@ -46,8 +46,14 @@ class _Candidate(NamedTuple):
 
 
 def expert_groups(
-    trace: Trace | Usage, *, label: str = "topic", expected: Sequence[ExpectedUsage] = (),
-    strata: str | None = None, permutations: int = 1000, alpha: float = 0.05, seed: int = 0,
+    trace: Trace | Usage,
+    *,
+    label: str = "topic",
+    expected: Sequence[ExpectedUsage] = (),
+    strata: str | None = None,
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    seed: int = 0,
 ) -> Result:
     """Find, for every topic, experts of one layer that carry it together better than any of them alone.
 
@@ -89,12 +95,32 @@ def expert_groups(
     halves, halves_from = split_halves(usage, groups, seed=seed)
     first, other = groups.select(halves == DISCOVERY), groups.select(halves == REPLICATION)
     if min(len(first.groups), len(other.groups)) < 4:
-        raise MoeProbeError("there are too few documents to choose experts on half of them and measure on the rest",
-                            f"the halves have {len(first.groups)} and {len(other.groups)} groups", "a larger corpus")
+        raise MoeProbeError(
+            "there are too few documents to choose experts on half of them and measure on the rest",
+            f"the halves have {len(first.groups)} and {len(other.groups)} groups",
+            "a larger corpus",
+        )
     candidates = _choose(first)
-    columns = ["layer", "experts", "topic", "n_experts", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
-               "p_holm", "q_value", "replicated", "best_member", "best_member_ci_low", "gain", "least_member_ci_low",
-               "largest_member_share"]
+    columns = [
+        "layer",
+        "experts",
+        "topic",
+        "n_experts",
+        "share",
+        "lift",
+        "log2_lift",
+        "ci_low",
+        "ci_high",
+        "p_value",
+        "p_holm",
+        "q_value",
+        "replicated",
+        "best_member",
+        "best_member_ci_low",
+        "gain",
+        "least_member_ci_low",
+        "largest_member_share",
+    ]
     columns += [f"{what}_beyond_{rival}" for rival in _COLUMN_OF.values() for what in ("log2", "q")]
     table = pd.DataFrame(_measure(other, candidates, permutations=permutations, seed=seed + 2), columns=columns)
     if candidates:
@@ -107,13 +133,24 @@ def expert_groups(
             ratio, p = _beyond(known, other, candidates, within, permutations=permutations, seed=seed + 3)
             table[f"log2_beyond_{rival}"], table[f"q_beyond_{rival}"] = ratio, benjamini_hochberg(p)
     return Result(
-        "expert_groups", table, seed=seed, citations=_CITATIONS, warnings=groups.warnings,
-        params={"label": label, "strata": strata, "permutations": permutations, "alpha": alpha, "halves": halves_from,
-                "largest": _LARGEST},
+        "expert_groups",
+        table,
+        seed=seed,
+        citations=_CITATIONS,
+        warnings=groups.warnings,
+        params={
+            "label": label,
+            "strata": strata,
+            "permutations": permutations,
+            "alpha": alpha,
+            "halves": halves_from,
+            "largest": _LARGEST,
+        },
         caption=f"For every {label} the experts of one layer whose summed usage had the highest lower bound of log2 lift on "
         "half of the documents, and a higher one than the best of them alone; all numbers come from the other half "
         f"(one-sided permutation test{f' within {strata}' if strata else ''}, Holm over the {label}s). Gain: lower bound of "
-        "the group less that of its best member, both on that other half.")
+        "the group less that of its best member, both on that other half.",
+    )
 
 
 def _choose(groups: GroupUsage) -> list[_Candidate]:
@@ -157,21 +194,33 @@ def _measure(groups: GroupUsage, candidates: list[_Candidate], *, permutations: 
     n_topics = len(groups.topics)
     sums = _summed(groups.shares, candidates)
     every = groups.half_selections()
-    effect = log2_lift(sums, groups.topic, n_topics=n_topics,
-                       pseudo=np.stack([every[:, c.columns[0]] for c in candidates], axis=1))
+    effect = log2_lift(
+        sums, groups.topic, n_topics=n_topics, pseudo=np.stack([every[:, c.columns[0]] for c in candidates], axis=1)
+    )
     alone = log2_lift(groups.shares, groups.topic, n_topics=n_topics, pseudo=every)
     p = _one_sided(sums, groups.topic, n_topics, strata=groups.strata, permutations=permutations, seed=seed)
     rows = []
     for i, c in enumerate(candidates):
         lows = np.nan_to_num(alone.ci_low[c.topic, c.columns], nan=-np.inf)
-        rows.append({
-            "layer": int(groups.layer[c.columns[0]]), "experts": "+".join(str(e) for e in groups.expert[c.columns]),
-            "topic": groups.topics[c.topic], "n_experts": len(c.columns), "share": effect.share[c.topic, i],
-            "lift": effect.lift[c.topic, i], "log2_lift": effect.log2_lift[c.topic, i], "ci_low": effect.ci_low[c.topic, i],
-            "ci_high": effect.ci_high[c.topic, i], "p_value": p[c.topic, i],
-            "best_member": int(groups.expert[c.columns[lows.argmax()]]), "best_member_ci_low": float(lows.max()),
-            "gain": float(effect.ci_low[c.topic, i] - lows.max()), "least_member_ci_low": float(lows.min()),
-            "largest_member_share": float(alone.share[c.topic, c.columns].max())})
+        rows.append(
+            {
+                "layer": int(groups.layer[c.columns[0]]),
+                "experts": "+".join(str(e) for e in groups.expert[c.columns]),
+                "topic": groups.topics[c.topic],
+                "n_experts": len(c.columns),
+                "share": effect.share[c.topic, i],
+                "lift": effect.lift[c.topic, i],
+                "log2_lift": effect.log2_lift[c.topic, i],
+                "ci_low": effect.ci_low[c.topic, i],
+                "ci_high": effect.ci_high[c.topic, i],
+                "p_value": p[c.topic, i],
+                "best_member": int(groups.expert[c.columns[lows.argmax()]]),
+                "best_member_ci_low": float(lows.max()),
+                "gain": float(effect.ci_low[c.topic, i] - lows.max()),
+                "least_member_ci_low": float(lows.min()),
+                "largest_member_share": float(alone.share[c.topic, c.columns].max()),
+            }
+        )
     return rows
 
 
@@ -179,24 +228,41 @@ def _one_sided(
     values: np.ndarray, topic: np.ndarray, n_topics: int, *, strata: np.ndarray | None, permutations: int, seed: int
 ) -> np.ndarray:
     """p of usage above the rest's, shape (n_topics, n_columns)."""
-    test = permutation_test(values, topic, n_topics=n_topics, permutations=permutations, seed=seed, strata=strata,
-                            sign=np.ones((n_topics, values.shape[1])))
+    test = permutation_test(
+        values,
+        topic,
+        n_topics=n_topics,
+        permutations=permutations,
+        seed=seed,
+        strata=strata,
+        sign=np.ones((n_topics, values.shape[1])),
+    )
     return test.p_value
 
 
 def _beyond(
-    expected: ExpectedUsage, groups: GroupUsage, candidates: list[_Candidate], strata: np.ndarray | None, *,
-    permutations: int, seed: int,
+    expected: ExpectedUsage,
+    groups: GroupUsage,
+    candidates: list[_Candidate],
+    strata: np.ndarray | None,
+    *,
+    permutations: int,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log2 of observed over expected usage of every candidate, and its p, on the groups given."""
     wanted = set(groups.groups)
-    rows = np.array([i for i, g in enumerate(expected.sample.groups) if g in wanted and expected.coverage[i] > 0],
-                    dtype=int)
+    rows = np.array([i for i, g in enumerate(expected.sample.groups) if g in wanted and expected.coverage[i] > 0], dtype=int)
     topic, n_topics = expected.sample.topic[rows], len(expected.sample.topics)
     observed, predicted = (_summed(x[rows], candidates) for x in (expected.observed, expected.expected))
     try:
-        p = _one_sided(observed - predicted, topic, n_topics, strata=None if strata is None else strata[rows],
-                       permutations=permutations, seed=seed)
+        p = _one_sided(
+            observed - predicted,
+            topic,
+            n_topics,
+            strata=None if strata is None else strata[rows],
+            permutations=permutations,
+            seed=seed,
+        )
     except MoeProbeError:  # too few of these groups have a known context: nothing can be ruled out
         return np.full(len(candidates), np.nan), np.full(len(candidates), np.nan)
     number = {t: i for i, t in enumerate(expected.sample.topics)}
@@ -215,8 +281,15 @@ def _beyond(
 
 
 def combinations(
-    trace: Trace, *, label: str = "topic", top: int = 40, permutations: int = 1000, alpha: float = 0.05,
-    strata: str | None = None, max_tokens: int | None = 300_000, seed: int = 0,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    top: int = 40,
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    strata: str | None = None,
+    max_tokens: int | None = 300_000,
+    seed: int = 0,
 ) -> Result:
     """Take the sets of experts that tokens choose together as units, and test them as experts are tested.
 
@@ -250,46 +323,66 @@ def combinations(
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     parts, shares = [], []
     totals = np.bincount(sample.group)
-    found_in = map_layers(trace, sample, lambda item: (item, *_combinations_of(
-        item, sample.group, len(sample.groups), top)))
+    found_in = map_layers(trace, sample, lambda item: (item, *_combinations_of(item, sample.group, len(sample.groups), top)))
     for item, names, tokens, counts in found_in:
-        parts.append(pd.DataFrame({
-            "layer": item.layer, "experts": names, "tokens": tokens, "token_share": tokens / len(sample.row),
-            "expected_share": _expected(item, names)}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": item.layer,
+                    "experts": names,
+                    "tokens": tokens,
+                    "token_share": tokens / len(sample.row),
+                    "expected_share": _expected(item, names),
+                }
+            )
+        )
         shares.append(counts / totals[:, None])
     table = pd.concat(parts, ignore_index=True)
     table["times_expected"] = table["token_share"] / table["expected_share"]
     sizes = [s.shape[1] for s in shares]
     groups = GroupUsage(
-        shares=np.concatenate(shares, axis=1), layer=table["layer"].to_numpy(), expert=np.arange(len(table)),
-        layer_index=np.repeat(np.arange(len(sizes)), sizes), selections=np.repeat(totals[:, None], len(sizes), axis=1),
-        topic=sample.topic, topics=sample.topics, groups=sample.groups,
-        strata=strata_of_groups(trace.documents, sample.groups, column=strata))
+        shares=np.concatenate(shares, axis=1),
+        layer=table["layer"].to_numpy(),
+        expert=np.arange(len(table)),
+        layer_index=np.repeat(np.arange(len(sizes)), sizes),
+        selections=np.repeat(totals[:, None], len(sizes), axis=1),
+        topic=sample.topic,
+        topics=sample.topics,
+        groups=sample.groups,
+        strata=strata_of_groups(trace.documents, sample.groups, column=strata),
+    )
     divisions, _ = divide(trace.usage(), groups, seed=seed)
     found = align(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     best = found.table.sort_values(["expert", "ci_low"], ascending=[True, False], kind="stable").drop_duplicates("expert")
     columns = ["topic", "lift", "log2_lift", "ci_low", "ci_high", "q_value", "replicated", "significant"]
     table = pd.concat([table, best[columns].reset_index(drop=True)], axis=1)
     return Result(
-        "combinations", table, seed=seed, warnings=(*sample.warnings, *found.warnings), citations=_CITATIONS,
+        "combinations",
+        table,
+        seed=seed,
+        warnings=(*sample.warnings, *found.warnings),
+        citations=_CITATIONS,
         params={"label": label, "top": top, "strata": strata, "permutations": permutations, "alpha": alpha},
         caption=f"The {top} commonest sets of experts of every layer, tested as experts are. Expected: were experts drawn "
-        f"independently, as many as a token chooses. Shown is the {label} of the highest lower bound.")
+        f"independently, as many as a token chooses. Shown is the {label} of the highest lower bound.",
+    )
 
 
 def _combinations_of(item: Any, group: np.ndarray, n_groups: int, top: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names and token counts of the commonest combinations, and their counts by group (n_groups, n)."""
     from scipy.sparse import csr_array
 
-    chosen = csr_array((np.ones(len(item.token), dtype=np.int32), (item.token, item.expert)),
-                       shape=(len(item.slots), item.num_experts))
+    chosen = csr_array(
+        (np.ones(len(item.token), dtype=np.int32), (item.token, item.expert)), shape=(len(item.slots), item.num_experts)
+    )
     chosen.sum_duplicates()
     # a random weight per expert, summed: equal sums are equal sets, but for a chance of about n^2 / 2^52
     key = chosen @ np.random.default_rng(0).integers(1, 2**44, item.num_experts)
     _, first, code, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     common = np.argsort(-count, kind="stable")[:top]
-    names = ["+".join(str(e) for e in np.sort(chosen.indices[chosen.indptr[i]:chosen.indptr[i + 1]]))
-             for i in first[common]]
+    names = [
+        "+".join(str(e) for e in np.sort(chosen.indices[chosen.indptr[i] : chosen.indptr[i + 1]])) for i in first[common]
+    ]
     place = np.full(len(count), -1)
     place[common] = np.arange(len(common))
     use = place[code] >= 0

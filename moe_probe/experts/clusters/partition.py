@@ -117,9 +117,7 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
     return np.array([number[x] for x in labels])
 
 
-def stability(
-    features: np.ndarray, k: int, *, group: np.ndarray | None = None, resamples: int = 5, seed: int = 0
-) -> float:
+def stability(features: np.ndarray, k: int, *, group: np.ndarray | None = None, resamples: int = 5, seed: int = 0) -> float:
     """Mean adjusted mutual information of clusterings of random halves, on the units that two halves share.
 
     Parameters
@@ -174,8 +172,13 @@ class Agreement:
 
 
 def agreement(
-    cluster: np.ndarray, label: np.ndarray, *, group: np.ndarray, strata: np.ndarray | None = None, permutations: int = 99,
-    seed: int = 0
+    cluster: np.ndarray,
+    label: np.ndarray,
+    *,
+    group: np.ndarray,
+    strata: np.ndarray | None = None,
+    permutations: int = 99,
+    seed: int = 0,
 ) -> Agreement:
     """AMI, ARI and V-measure of clusters and labels, labels permuted over groups for the null.
 
@@ -227,8 +230,11 @@ def _strata_of_groups(strata: np.ndarray, first: np.ndarray, of_unit: np.ndarray
     other = np.flatnonzero(code != code[first][of_unit])
     if len(other):
         mine = code[first][of_unit[other[0]]]
-        raise MoeProbeError(f"documents of one group lie in two strata, '{names[mine]}' and '{names[code[other[0]]]}'",
-                            "labels of groups are permuted within strata", "groups that lie in one stratum, or no --strata")
+        raise MoeProbeError(
+            f"documents of one group lie in two strata, '{names[mine]}' and '{names[code[other[0]]]}'",
+            "labels of groups are permuted within strata",
+            "groups that lie in one stratum, or no --strata",
+        )
     return np.asarray(code[first])
 
 

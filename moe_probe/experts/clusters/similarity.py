@@ -25,8 +25,13 @@ class Similarity(NamedTuple):
 
 
 def expert_similarity(
-    trace: Trace | Usage, *, label: str = "topic", coactivation: Result | None = None, weights: Result | None = None,
-    permutations: int = 999, seed: int = 0,
+    trace: Trace | Usage,
+    *,
+    label: str = "topic",
+    coactivation: Result | None = None,
+    weights: Result | None = None,
+    permutations: int = 999,
+    seed: int = 0,
 ) -> Similarity:
     """Measure how alike the experts of a layer are, in several senses, and whether the senses agree.
 
@@ -68,18 +73,34 @@ def expert_similarity(
     if weights is not None:
         parts.append(weights.table)
     table = pd.concat(parts, ignore_index=True)[["layer", "expert_a", "expert_b", "kind", "similarity"]]
-    citations = ("Mantel 1967, correlation of two distance matrices, Cancer Research 27:209",
-                 "Lo et al. 2024, similarity of experts, arXiv:2406.18219")
-    pairs = Result("expert_similarity", table, params={"label": label}, citations=citations,
-                   caption="Pairs of experts of one layer. Topics: correlation of log2 lifts; documents: of usage over "
-                   "documents; coactivation: log2 of tokens shared over expected; router, weights: cosine.")
-    agreement = pd.DataFrame(_agreement(table, permutations, seed),
-                             columns=["layer", "kind_a", "kind_b", "spearman", "p_value"])
-    return Similarity(pairs, Result(
-        "similarity_agreement", agreement, params={"permutations": permutations}, seed=seed, citations=citations,
-        caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
-        f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: strata "
-        "of documents do not apply."))
+    citations = (
+        "Mantel 1967, correlation of two distance matrices, Cancer Research 27:209",
+        "Lo et al. 2024, similarity of experts, arXiv:2406.18219",
+    )
+    pairs = Result(
+        "expert_similarity",
+        table,
+        params={"label": label},
+        citations=citations,
+        caption="Pairs of experts of one layer. Topics: correlation of log2 lifts; documents: of usage over "
+        "documents; coactivation: log2 of tokens shared over expected; router, weights: cosine.",
+    )
+    agreement = pd.DataFrame(
+        _agreement(table, permutations, seed), columns=["layer", "kind_a", "kind_b", "spearman", "p_value"]
+    )
+    return Similarity(
+        pairs,
+        Result(
+            "similarity_agreement",
+            agreement,
+            params={"permutations": permutations},
+            seed=seed,
+            citations=citations,
+            caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
+            f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: strata "
+            "of documents do not apply.",
+        ),
+    )
 
 
 def _profiles(usage: Usage, label: str) -> pd.DataFrame:
@@ -87,8 +108,11 @@ def _profiles(usage: Usage, label: str) -> pd.DataFrame:
 
     groups = group_usage(usage, label=label)
     if len(groups.topics) < 2:
-        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'", "profiles need something to differ over",
-                            "a corpus of two topics or more")
+        raise MoeProbeError(
+            f"all documents have the {label} '{groups.topics[0]}'",
+            "profiles need something to differ over",
+            "a corpus of two topics or more",
+        )
     mean, _, _ = topic_moments(groups.shares, groups.topic, n_topics=len(groups.topics))
     with np.errstate(divide="ignore", invalid="ignore"):
         profile = np.clip(np.log2(mean / mean.mean(0)), -4, 4)
@@ -99,8 +123,9 @@ def _profiles(usage: Usage, label: str) -> pd.DataFrame:
         for kind, rows in (("topics", profile[:, columns]), ("documents", groups.shares[:, columns])):
             with np.errstate(divide="ignore", invalid="ignore"):
                 similarity = np.atleast_2d(np.corrcoef(rows.T))[a, b]  # one expert: a number, and no pairs
-            parts.append(pd.DataFrame({"layer": layer.layer, "expert_a": a, "expert_b": b, "kind": kind,
-                                       "similarity": similarity}))
+            parts.append(
+                pd.DataFrame({"layer": layer.layer, "expert_a": a, "expert_b": b, "kind": kind, "similarity": similarity})
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -113,7 +138,7 @@ def _agreement(table: pd.DataFrame, permutations: int, seed: int) -> list[tuple[
             continue
         ranked = {kind: _ranked(part[part["kind"] == kind], n) for kind in kinds}
         for i, a in enumerate(kinds):
-            for b in kinds[i + 1:]:
+            for b in kinds[i + 1 :]:
                 rho, p = mantel(ranked[a], ranked[b], permutations=permutations, seed=seed)
                 rows.append((int(layer), a, b, rho, p))
     return rows

@@ -55,8 +55,14 @@ class Clusters(NamedTuple):
 
 
 def cluster_routing(
-    trace: Trace, *, label: str = "topic", others: tuple[str, ...] = (), max_tokens: int = 1500, maps: bool = True,
-    seed: int = 0, strata: str | None = None,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    others: tuple[str, ...] = (),
+    max_tokens: int = 1500,
+    maps: bool = True,
+    seed: int = 0,
+    strata: str | None = None,
 ) -> Clusters:
     """Cluster experts by topic profile, documents and tokens by their routing.
 
@@ -113,16 +119,25 @@ def expert_units(trace: Trace, *, label: str = "topic") -> Units:
     """Experts of all layers, by log2 lift for every topic (cut at -3 and 3); hardly used ones are left out."""
     groups = group_usage(trace.usage(), label=label)
     if len(groups.topics) < 2:
-        raise MoeProbeError(f"all documents have the {label} '{groups.topics[0]}'", "profiles need something to differ over",
-                            "a corpus of two topics or more")
+        raise MoeProbeError(
+            f"all documents have the {label} '{groups.topics[0]}'",
+            "profiles need something to differ over",
+            "a corpus of two topics or more",
+        )
     mean, _, _ = topic_moments(groups.shares, groups.topic, n_topics=len(groups.topics))
     base = mean.mean(0)
     used = base >= _FLOOR / np.bincount(groups.layer_index)[groups.layer_index]
     with np.errstate(divide="ignore"):
         profile = np.clip(np.log2(mean[:, used] / base[used]), -3, 3).T
     best = np.array(groups.topics, dtype=object)[profile.argmax(1)]
-    return Units("expert", profile, groups.layer[used], groups.expert[used], np.arange(int(used.sum())),
-                 {f"best {label}": best, "layer": groups.layer[used].astype(str)})
+    return Units(
+        "expert",
+        profile,
+        groups.layer[used],
+        groups.expert[used],
+        np.arange(int(used.sum())),
+        {f"best {label}": best, "layer": groups.layer[used].astype(str)},
+    )
 
 
 def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...] = ()) -> Units:
@@ -131,8 +146,9 @@ def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...
     keep, _, names = labelled_documents(usage.documents, label=label)
     rows = np.flatnonzero(keep & (usage.selections.sum((1, 2)) > 0))
     if len(rows) < 4:
-        raise MoeProbeError(f"{len(rows)} labelled documents cannot be clustered", "clusters need several members",
-                            "a larger corpus")
+        raise MoeProbeError(
+            f"{len(rows)} labelled documents cannot be clustered", "clusters need several members", "a larger corpus"
+        )
     counts = usage.selections[rows]
     shares = counts / np.maximum(counts.sum(2, keepdims=True), 1)
     features = np.concatenate([np.sqrt(shares[:, i, :n]) for i, n in enumerate(usage.num_experts)], axis=1)
@@ -157,8 +173,14 @@ def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, s
     topic = np.array(sample.topics, dtype=object)[sample.topic[sample.group[chosen]]]
     strings = trace.token_strings()
     kind = np.array([token_class(strings[int(v)]) for v in sample.vocabulary[sample.token[chosen]]], dtype=object)
-    return Units("token", np.concatenate(parts, axis=1), np.full(len(chosen), -1), sample.row[chosen],
-                 sample.group[chosen], {label: topic, "token class": kind})
+    return Units(
+        "token",
+        np.concatenate(parts, axis=1),
+        np.full(len(chosen), -1),
+        sample.row[chosen],
+        sample.group[chosen],
+        {label: topic, "token class": kind},
+    )
 
 
 def _stratified(trace: Trace, item: Units, strata: str) -> Units:
@@ -167,8 +189,11 @@ def _stratified(trace: Trace, item: Units, strata: str) -> Units:
         return item
     documents = trace.documents
     if strata not in documents:
-        raise MoeProbeError(f"documents have no column '{strata}' to stratify by", did_you_mean(strata, list(documents.columns)),
-                            "--strata with a label column of the corpus")
+        raise MoeProbeError(
+            f"documents have no column '{strata}' to stratify by",
+            did_you_mean(strata, list(documents.columns)),
+            "--strata with a label column of the corpus",
+        )
     values = documents[strata].fillna("").astype(str).to_numpy(dtype=object)
     rows = item.number if item.kind == "document" else trace.tokens(["document"])["document"].to_numpy()[item.number]
     return item._replace(strata=values[rows])
@@ -178,12 +203,19 @@ def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int, strata: str
     import pandas as pd
 
     found = cluster_units(item.features, seed=seed)
-    parts["summary"].append({
-        "unit": item.kind, "n": len(item.features), "k": found.k, "silhouette": found.silhouette,
-        "silhouette_null_95": found.null_95,
-        "stability_ami": stability(item.features, found.k, group=item.group, seed=seed)})
-    parts["clusters"].append(pd.DataFrame({"unit": item.kind, "layer": _layers(item), "id": item.number,
-                                           "cluster": found.cluster}))
+    parts["summary"].append(
+        {
+            "unit": item.kind,
+            "n": len(item.features),
+            "k": found.k,
+            "silhouette": found.silhouette,
+            "silhouette_null_95": found.null_95,
+            "stability_ami": stability(item.features, found.k, group=item.group, seed=seed),
+        }
+    )
+    parts["clusters"].append(
+        pd.DataFrame({"unit": item.kind, "layer": _layers(item), "id": item.number, "cluster": found.cluster})
+    )
     for name, values in item.labels.items():
         if len(set(values)) > 1:
             # a token's class and an expert's layer are its own: exchanged one by one, not by document
@@ -191,8 +223,9 @@ def _cluster(item: Units, parts: dict[str, list[Any]], *, seed: int, strata: str
             group = np.arange(len(values)) if single else item.group
             within = None if name == strata else item.strata
             compared = agreement(found.cluster, values, group=group, strata=within, seed=seed)
-            parts["agreement"].append({"unit": item.kind, "label": name, **vars(compared),
-                                       "permuted_within": "" if within is None else strata})
+            parts["agreement"].append(
+                {"unit": item.kind, "label": name, **vars(compared), "permuted_within": "" if within is None else strata}
+            )
 
 
 def _layers(item: Units) -> pd.Series:
@@ -211,8 +244,16 @@ def _plane(item: Units, *, seed: int) -> pd.DataFrame | None:
     rows = np.sort(np.random.default_rng(seed).permutation(len(item.features))[:_MAPPED])
     x, y = _umap(item.features[rows], seed=seed).T
     label = next(iter(item.labels.values()))
-    return pd.DataFrame({"unit": item.kind, "layer": _layers(item).iloc[rows].reset_index(drop=True),
-                         "id": item.number[rows], "x": x, "y": y, "label": label[rows]})
+    return pd.DataFrame(
+        {
+            "unit": item.kind,
+            "layer": _layers(item).iloc[rows].reset_index(drop=True),
+            "id": item.number[rows],
+            "x": x,
+            "y": y,
+            "label": label[rows],
+        }
+    )
 
 
 def _umap(features: np.ndarray, *, seed: int) -> np.ndarray:
@@ -222,8 +263,14 @@ def _umap(features: np.ndarray, *, seed: int) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed means one thread; that is wanted
-        model = umap.UMAP(n_neighbors=min(15, len(features) - 1), min_dist=0.2, n_epochs=200, random_state=seed, n_jobs=1,
-                          init="pca" if len(features) < 50 else "spectral")
+        model = umap.UMAP(
+            n_neighbors=min(15, len(features) - 1),
+            min_dist=0.2,
+            n_epochs=200,
+            random_state=seed,
+            n_jobs=1,
+            init="pca" if len(features) < 50 else "spectral",
+        )
         return np.asarray(model.fit_transform(leading_components(features, seed)), dtype=np.float64)
 
 
@@ -237,15 +284,33 @@ def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> 
         return Result(name, table, params=params, seed=seed, caption=caption, citations=_CITATIONS)
 
     return Clusters(
-        result("clusters", pd.concat(parts["clusters"], ignore_index=True),
-               "k-means. Experts: log2 lift over topics; documents: square roots of usage shares; tokens: experts chosen."),
-        result("cluster_summary", pd.DataFrame(parts["summary"]),
-               "Number of clusters: the best mean silhouette, if it exceeds that of 19 data sets whose columns were "
-               "permuted independently, else 1. Stability: adjusted mutual information between clusterings of random "
-               "samples of 80 % of the groups."),
-        result("cluster_agreement", pd.DataFrame(parts["agreement"]),
-               "Agreement of clusters with labels, and its mean when labels are permuted over groups of documents"
-               + (f" within each {params['strata']}; {params['strata']} itself is permuted among all documents. Labels of "
-                  "experts are exchanged among experts: strata do not apply." if params["strata"] else ".")),
-        result("maps", maps, "UMAP lays out units so that near ones stay near: for looking, never for a claim. Distances "
-               "between clusters and their sizes mean nothing."))
+        result(
+            "clusters",
+            pd.concat(parts["clusters"], ignore_index=True),
+            "k-means. Experts: log2 lift over topics; documents: square roots of usage shares; tokens: experts chosen.",
+        ),
+        result(
+            "cluster_summary",
+            pd.DataFrame(parts["summary"]),
+            "Number of clusters: the best mean silhouette, if it exceeds that of 19 data sets whose columns were "
+            "permuted independently, else 1. Stability: adjusted mutual information between clusterings of random "
+            "samples of 80 % of the groups.",
+        ),
+        result(
+            "cluster_agreement",
+            pd.DataFrame(parts["agreement"]),
+            "Agreement of clusters with labels, and its mean when labels are permuted over groups of documents"
+            + (
+                f" within each {params['strata']}; {params['strata']} itself is permuted among all documents. Labels of "
+                "experts are exchanged among experts: strata do not apply."
+                if params["strata"]
+                else "."
+            ),
+        ),
+        result(
+            "maps",
+            maps,
+            "UMAP lays out units so that near ones stay near: for looking, never for a claim. Distances "
+            "between clusters and their sizes mean nothing.",
+        ),
+    )

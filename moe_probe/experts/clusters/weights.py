@@ -41,13 +41,27 @@ def weight_similarity(loaded: LoadedModel) -> Result:
                 continue
             a, b = np.triu_indices(site.info.num_experts, k=1)
             norm = np.sqrt(np.maximum(np.diag(gram), 1e-30))
-            parts.append(pd.DataFrame({"layer": site.info.layer, "expert_a": a, "expert_b": b, "kind": kind,
-                                       "similarity": gram[a, b] / norm[a] / norm[b]}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": site.info.layer,
+                        "expert_a": a,
+                        "expert_b": b,
+                        "kind": kind,
+                        "similarity": gram[a, b] / norm[a] / norm[b],
+                    }
+                )
+            )
     columns = ["layer", "expert_a", "expert_b", "kind", "similarity"]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return Result("weight_similarity", table, params={"fingerprint": loaded.info.fingerprint}, warnings=tuple(warnings),
-                  citations=("Lo et al. 2024, similarity of experts, arXiv:2406.18219",),
-                  caption="Cosine of the experts' router rows, and of their flattened weights.")
+    return Result(
+        "weight_similarity",
+        table,
+        params={"fingerprint": loaded.info.fingerprint},
+        warnings=tuple(warnings),
+        citations=("Lo et al. 2024, similarity of experts, arXiv:2406.18219",),
+        caption="Cosine of the experts' router rows, and of their flattened weights.",
+    )
 
 
 def _router_gram(site: MoeSite) -> np.ndarray | None:

@@ -10,6 +10,18 @@ from moe_probe.experts.explain.rivals import CONTEXTS, RIVALS, Rival
 from moe_probe.experts.explain.vocabulary import ExpectedUsage, expected_usage, topic_beyond_vocabulary
 
 __all__ = [
-    "CONTEXTS", "RIVALS", "TOKEN_CLASSES", "ExpectedUsage", "Explained", "Rival", "expected_usage", "expert_positions",
-    "expert_token_classes", "expert_tokens", "explain_routing", "token_class", "topic_beyond_vocabulary", "vocabulary_baseline",
+    "CONTEXTS",
+    "RIVALS",
+    "TOKEN_CLASSES",
+    "ExpectedUsage",
+    "Explained",
+    "Rival",
+    "expected_usage",
+    "expert_positions",
+    "expert_token_classes",
+    "expert_tokens",
+    "explain_routing",
+    "token_class",
+    "topic_beyond_vocabulary",
+    "vocabulary_baseline",
 ]

@@ -36,8 +36,9 @@ class AdditiveContexts:
         Chooses the groups that positions are learnt from.
     """
 
-    def __init__(self, code: np.ndarray, bins: np.ndarray, sample: TokenSample, *, measured: np.ndarray | None = None,
-                 seed: int = 0) -> None:
+    def __init__(
+        self, code: np.ndarray, bins: np.ndarray, sample: TokenSample, *, measured: np.ndarray | None = None, seed: int = 0
+    ) -> None:
         self.sample, self.used = sample, np.flatnonzero(code >= 0)
         self.code, self.bins = code[self.used], bins[self.used]
         self.measured = np.ones(len(self.used), dtype=bool) if measured is None else measured[self.used]
@@ -80,10 +81,15 @@ class AdditiveContexts:
             return np.ones(len(self.used), dtype=bool)
         share = _POSITION_TOKENS / len(self.used)
         chosen = np.random.default_rng([seed, 5]).random(len(self.sample.groups)) < share
-        return np.asarray(chosen[self.group]) if len(set(self.sample.fold[chosen])) == self.sample.n_folds else np.ones(
-            len(self.used), dtype=bool)
+        return (
+            np.asarray(chosen[self.group])
+            if len(set(self.sample.fold[chosen])) == self.sample.n_folds
+            else np.ones(len(self.used), dtype=bool)
+        )
 
-    def _selections(self, item: LayerSelections, unit: np.ndarray, n_units: int, few: np.ndarray | None = None) -> np.ndarray:
+    def _selections(
+        self, item: LayerSelections, unit: np.ndarray, n_units: int, few: np.ndarray | None = None
+    ) -> np.ndarray:
         """Selections by unit of the used tokens (or a few of them) and expert, shape (n_units, n_experts)."""
         of_token = np.full(len(item.slots), -1)
         keep = self.used if few is None else self.used[few]
@@ -123,8 +129,9 @@ class AdditiveContexts:
 
     def _of_groups(self, key: np.ndarray, n_keys: int) -> sparse.csr_array:
         rows = self.measured
-        return sparse.csr_array((np.ones(int(rows.sum())), (self.group[rows], key[rows])),
-                                shape=(len(self.sample.groups), n_keys))
+        return sparse.csr_array(
+            (np.ones(int(rows.sum())), (self.group[rows], key[rows])), shape=(len(self.sample.groups), n_keys)
+        )
 
 
 def _positions(by_code: np.ndarray, by_bin: np.ndarray, joint: sparse.csr_array) -> np.ndarray:

@@ -60,8 +60,9 @@ def vocabulary_baseline(
     frequency = np.bincount(sample.token, minlength=len(sample.vocabulary)).astype(np.float64)
 
     def measure(item: LayerSelections) -> list[dict[str, object]]:
-        counts = np.bincount(sample.group[item.token] * item.num_experts + item.expert,
-                             minlength=len(sample.groups) * item.num_experts).reshape(-1, item.num_experts)
+        counts = np.bincount(
+            sample.group[item.token] * item.num_experts + item.expert, minlength=len(sample.groups) * item.num_experts
+        ).reshape(-1, item.num_experts)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         means = np.stack([shares[sample.topic == t].mean(0) for t in range(len(sample.topics))])
         observed = _association(means)
@@ -71,16 +72,28 @@ def vocabulary_baseline(
         rows = []
         for name, value in observed._asdict().items():
             drawn = np.array([getattr(r, name) for r in random])
-            rows.append({"layer": item.layer, "measure": name, "observed": value, "random_mean": drawn.mean(),
-                         "random_low": np.quantile(drawn, 0.025), "random_high": np.quantile(drawn, 0.975)})
+            rows.append(
+                {
+                    "layer": item.layer,
+                    "measure": name,
+                    "observed": value,
+                    "random_mean": drawn.mean(),
+                    "random_low": np.quantile(drawn, 0.025),
+                    "random_high": np.quantile(drawn, 0.975),
+                }
+            )
         return rows
 
     rows = [row for part in map_layers(trace, sample, measure) for row in part]
     return Result(
-        "vocabulary_baseline", pd.DataFrame(rows), seed=seed, warnings=sample.warnings,
+        "vocabulary_baseline",
+        pd.DataFrame(rows),
+        seed=seed,
+        warnings=sample.warnings,
         params={"label": label, "routers": routers, "tokens": len(sample.row)},
         caption=f"Each layer beside {routers} random routers: token ids dealt to experts in random order, to the loads "
-        "observed. What such a router shows, any partition of the vocabulary would.")
+        "observed. What such a router shows, any partition of the vocabulary would.",
+    )
 
 
 def _words_of_topics(sample: TokenSample) -> np.ndarray:
@@ -91,9 +104,7 @@ def _words_of_topics(sample: TokenSample) -> np.ndarray:
     return np.bincount(cell, weights=of_group[sample.group], minlength=size).reshape(len(sample.topics), -1)
 
 
-def _deal(
-    words: np.ndarray, frequency: np.ndarray, load: np.ndarray, slots: int, rng: np.random.Generator
-) -> np.ndarray:
+def _deal(words: np.ndarray, frequency: np.ndarray, load: np.ndarray, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Mean usage of topics (n_topics, n_experts) by a router that deals token ids at random."""
     ends = np.cumsum(load) / load.sum()
     partition = np.zeros((len(frequency), len(load)), dtype=np.float32)

@@ -45,7 +45,12 @@ class _LayerGains(NamedTuple):
 
 
 def explain_routing(
-    trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = 80_000, resamples: int = 500,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    folds: int = 4,
+    max_tokens: int | None = 80_000,
+    resamples: int = 500,
     seed: int = 0,
 ) -> Explained:
     """Measure in held-out bits what token, previous token, position and topic tell of routing.
@@ -85,15 +90,23 @@ def explain_routing(
     for measured in _measure(trace, sample, keys):
         chains += _chain_rows(measured, drawn)
         experts.append(_expert_rows(measured, drawn))
-    return _results(chains, experts, sample, {"label": label, "folds": folds, "resamples": resamples,
-                                              "max_tokens": max_tokens, "tokens": len(sample.row)}, seed)
+    return _results(
+        chains,
+        experts,
+        sample,
+        {"label": label, "folds": folds, "resamples": resamples, "max_tokens": max_tokens, "tokens": len(sample.row)},
+        seed,
+    )
 
 
 def factor_keys(sample: TokenSample) -> dict[str, np.ndarray]:
     """Values of every factor at every token; "previous token" after "token" is the pair of both."""
     return {
-        "token": sample.token, "previous token": sample.previous, "position": position_octaves(sample.position),
-        "topic": sample.topic[sample.group], "pair": shared_pairs(sample.previous, sample.token, sample.group),
+        "token": sample.token,
+        "previous token": sample.previous,
+        "position": position_octaves(sample.position),
+        "topic": sample.topic[sample.group],
+        "pair": shared_pairs(sample.previous, sample.token, sample.group),
         "sense": shared_pairs(sample.token, sample.topic[sample.group], sample.group),
     }
 
@@ -123,8 +136,9 @@ def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, 
         for factor in order[1:]:
             so_far = (*so_far, factor)
             prediction = add(prediction, ("chain", *so_far), "pair" if factor == "previous token" else factor)
-    counts = np.bincount(sample.group[item.token] * item.num_experts + item.expert,
-                         minlength=len(sample.groups) * item.num_experts)
+    counts = np.bincount(
+        sample.group[item.token] * item.num_experts + item.expert, minlength=len(sample.groups) * item.num_experts
+    )
     return _LayerGains(item.layer, gains, counts.reshape(len(sample.groups), item.num_experts))
 
 
@@ -141,8 +155,18 @@ def _chain_rows(item: _LayerGains, drawn: Resamples) -> list[dict[str, Any]]:
 
     def row(order: str, step: int, factor: str, added: np.ndarray) -> None:
         bits, low, high = _bits(added.sum(1), selections, drawn)
-        rows.append({"layer": item.layer, "order": order, "step": step, "factor": factor, "bits": bits,
-                     "ci_low": low, "ci_high": high, "base_bits": base})
+        rows.append(
+            {
+                "layer": item.layer,
+                "order": order,
+                "step": step,
+                "factor": factor,
+                "bits": bits,
+                "ci_low": low,
+                "ci_high": high,
+                "base_bits": base,
+            }
+        )
 
     for factor in LOCAL_FIRST:
         row("alone", 0, factor, item.gains[(factor,)])
@@ -182,20 +206,38 @@ def _best_factor(row: Mapping[str, Any]) -> str:
     return max(found, key=lambda f: found[f]) if found else "none"
 
 
-def _results(chains: list[dict[str, Any]], experts: list[pd.DataFrame], sample: TokenSample, params: dict[str, Any],
-             seed: int) -> Explained:
+def _results(
+    chains: list[dict[str, Any]], experts: list[pd.DataFrame], sample: TokenSample, params: dict[str, Any], seed: int
+) -> Explained:
     import pandas as pd
 
-    how = (f"Cross-entropy of the chosen experts on groups of documents that the explanation has not seen "
-           f"({sample.n_folds} folds over {len(sample.groups):,} groups), saved over the base rate; intervals: 95 %, "
-           "bootstrap over groups. Gains cannot be inflated by fitting, and may be negative.")
+    how = (
+        f"Cross-entropy of the chosen experts on groups of documents that the explanation has not seen "
+        f"({sample.n_folds} folds over {len(sample.groups):,} groups), saved over the base rate; intervals: 95 %, "
+        "bootstrap over groups. Gains cannot be inflated by fitting, and may be negative."
+    )
     layers = Result(
-        "explained", pd.DataFrame(chains), params=params, seed=seed, warnings=sample.warnings, citations=_CITATIONS,
-        caption=f"{how} In the two orders each factor is given what it adds after those before it; \"previous token\" "
-        "after \"token\" is the pair of both. Word sense: the pair of token and topic, after both.")
+        "explained",
+        pd.DataFrame(chains),
+        params=params,
+        seed=seed,
+        warnings=sample.warnings,
+        citations=_CITATIONS,
+        caption=f'{how} In the two orders each factor is given what it adds after those before it; "previous token" '
+        'after "token" is the pair of both. Word sense: the pair of token and topic, after both.',
+    )
     table = pd.concat(experts, ignore_index=True)
-    return Explained(layers, Result(
-        "explained_experts", table, params=params, seed=seed, warnings=sample.warnings, citations=_CITATIONS,
-        caption=f"{how} Per selection of the expert (Poisson likelihood ratio, which adds up to the layer's bits). "
-        "Explained by: the factor that alone saves most, its interval above 0; topic only where the topic still saves "
-        "bits once the token is known."))
+    return Explained(
+        layers,
+        Result(
+            "explained_experts",
+            table,
+            params=params,
+            seed=seed,
+            warnings=sample.warnings,
+            citations=_CITATIONS,
+            caption=f"{how} Per selection of the expert (Poisson likelihood ratio, which adds up to the layer's bits). "
+            "Explained by: the factor that alone saves most, its interval above 0; topic only where the topic still saves "
+            "bits once the token is known.",
+        ),
+    )

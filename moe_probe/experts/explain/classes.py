@@ -19,8 +19,18 @@ if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
 #: Every token is of exactly one class.
-TOKEN_CLASSES = ("word start", "capitalised word", "word continuation", "digits", "punctuation", "symbol", "line break",
-                 "space", "other script", "marker")
+TOKEN_CLASSES = (
+    "word start",
+    "capitalised word",
+    "word continuation",
+    "digits",
+    "punctuation",
+    "symbol",
+    "line break",
+    "space",
+    "other script",
+    "marker",
+)
 _CITATIONS = (
     "Jiang et al. 2024 (Mixtral), routing follows syntax rather than domain, arXiv:2401.04088",
     "Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",
@@ -95,19 +105,34 @@ def expert_token_classes(
     strings = trace.token_strings()
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]
     if len(np.unique(classes)) < 2:
-        raise MoeProbeError(f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'", "kinds of token are compared",
-                            "a trace whose token table holds the tokens' texts")
+        raise MoeProbeError(
+            f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'",
+            "kinds of token are compared",
+            "a trace whose token table holds the tokens' texts",
+        )
     table = paired_shares(trace, sample, classes, TOKEN_CLASSES, column="token_class", alpha=alpha)
     return Result(
-        "expert_token_classes", table, seed=seed, warnings=sample.warnings, citations=_CITATIONS,
+        "expert_token_classes",
+        table,
+        seed=seed,
+        warnings=sample.warnings,
+        citations=_CITATIONS,
         params={"label": label, "alpha": alpha, "tokens": len(sample.row)},
         caption="Share of a class's selections that go to an expert, over the same share among all other tokens of the "
         "same documents; a paired t test over groups of documents, false discovery rate over all layers, experts and "
-        "classes.")
+        "classes.",
+    )
 
 
-def paired_shares(trace: Trace, sample: TokenSample, codes: np.ndarray, names: Sequence[str], *, column: str, alpha: float,
-                  ) -> pd.DataFrame:
+def paired_shares(
+    trace: Trace,
+    sample: TokenSample,
+    codes: np.ndarray,
+    names: Sequence[str],
+    *,
+    column: str,
+    alpha: float,
+) -> pd.DataFrame:
     """Compare, for every expert, its share of the selections of one kind of token with that of the others.
 
     Parameters
@@ -129,8 +154,22 @@ def paired_shares(trace: Trace, sample: TokenSample, codes: np.ndarray, names: S
     table = pd.concat(parts, ignore_index=True)
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
     table["significant"] = table["q_value"] <= alpha
-    return table[["layer", "expert", column, "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value", "q_value",
-                  "significant", "n_groups"]]
+    return table[
+        [
+            "layer",
+            "expert",
+            column,
+            "share",
+            "lift",
+            "log2_lift",
+            "ci_low",
+            "ci_high",
+            "p_value",
+            "q_value",
+            "significant",
+            "n_groups",
+        ]
+    ]
 
 
 def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names: Sequence[str], column: str) -> pd.DataFrame:
@@ -156,8 +195,20 @@ def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names:
         with np.errstate(divide="ignore", invalid="ignore"):
             p = 2 * student.sf(np.abs(difference.mean(0)) / spread, n - 1)
         ratio = log2_ratio(a, b, half=half)
-        parts.append(pd.DataFrame({
-            "layer": item.layer, "expert": np.arange(n_experts), column: name, "share": a.mean(0),
-            "lift": (a.mean(0) + half) / (b.mean(0) + half), "log2_lift": ratio.log2, "ci_low": ratio.ci_low,
-            "ci_high": ratio.ci_high, "p_value": p, "n_groups": n}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": item.layer,
+                    "expert": np.arange(n_experts),
+                    column: name,
+                    "share": a.mean(0),
+                    "lift": (a.mean(0) + half) / (b.mean(0) + half),
+                    "log2_lift": ratio.log2,
+                    "ci_low": ratio.ci_low,
+                    "ci_high": ratio.ci_high,
+                    "p_value": p,
+                    "n_groups": n,
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)

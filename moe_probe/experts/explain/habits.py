@@ -56,8 +56,11 @@ def expert_tokens(
     strings = trace.token_strings()
     texts = np.array([str(strings[int(v)]) for v in sample.vocabulary], dtype=object)
     if not any(texts):
-        raise MoeProbeError("tokens cannot be listed", "the trace holds their numbers, not their texts",
-                            "a trace whose token table has a column token")
+        raise MoeProbeError(
+            "tokens cannot be listed",
+            "the trace holds their numbers, not their texts",
+            "a trace whose token table has a column token",
+        )
     pairs = np.unique(sample.group * len(texts) + sample.token)
     spread = np.bincount(pairs % len(texts), minlength=len(texts)) >= MIN_GROUPS
     parts = list(map_layers(trace, sample, lambda item: _top(item, sample, spread, per_expert)))
@@ -65,12 +68,16 @@ def expert_tokens(
     table.insert(3, "token", texts[table["code"]])
     table["token_id"] = sample.vocabulary[table.pop("code")]
     return Result(
-        "expert_tokens", table, seed=seed, warnings=sample.warnings,
+        "expert_tokens",
+        table,
+        seed=seed,
+        warnings=sample.warnings,
         params={"label": label, "per_expert": per_expert, "min_groups": MIN_GROUPS, "tokens": len(sample.row)},
         caption="Tokens that an expert takes beyond its share of all selections, by their part in the mutual information of "
         f"token and expert; tokens of at least {MIN_GROUPS} documents (or groups of them). A description of this corpus, "
         "without a test.",
-        citations=("Church and Hanks 1990, association of words in bits, ACL J90-1003",))
+        citations=("Church and Hanks 1990, association of words in bits, ACL J90-1003",),
+    )
 
 
 def _top(item: LayerSelections, sample: TokenSample, spread: np.ndarray, per_expert: int) -> pd.DataFrame:
@@ -78,8 +85,9 @@ def _top(item: LayerSelections, sample: TokenSample, spread: np.ndarray, per_exp
     import pandas as pd
 
     n_experts = item.num_experts
-    counts = np.bincount(sample.token[item.token] * n_experts + item.expert,
-                         minlength=len(spread) * n_experts).reshape(-1, n_experts)
+    counts = np.bincount(sample.token[item.token] * n_experts + item.expert, minlength=len(spread) * n_experts).reshape(
+        -1, n_experts
+    )
     of_token, load, total = counts.sum(1), counts.sum(0), max(int(counts.sum()), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = counts * (total / (of_token[:, None] * load.astype(float)))
@@ -88,10 +96,20 @@ def _top(item: LayerSelections, sample: TokenSample, spread: np.ndarray, per_exp
     for expert in range(n_experts):
         order = np.lexsort((np.arange(len(part)), -part[:, expert]))[:per_expert]
         order = order[part[order, expert] > 0]
-        parts.append(pd.DataFrame({
-            "layer": item.layer, "expert": expert, "rank": np.arange(1, len(order) + 1), "code": order,
-            "selections": counts[order, expert], "share": counts[order, expert] / max(load[expert], 1),
-            "lift": lift[order, expert], "taken": counts[order, expert] / of_token[order]}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": item.layer,
+                    "expert": expert,
+                    "rank": np.arange(1, len(order) + 1),
+                    "code": order,
+                    "selections": counts[order, expert],
+                    "share": counts[order, expert] / max(load[expert], 1),
+                    "lift": lift[order, expert],
+                    "taken": counts[order, expert] / of_token[order],
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -124,19 +142,27 @@ def expert_positions(
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     bins = position_octaves(sample.position)
     if bins.max() == 0:
-        raise MoeProbeError("places in documents cannot be compared", "every document has a single token", "longer documents")
-    table = paired_shares(trace, sample, bins, [_span(b) for b in range(int(bins.max()) + 1)], column="positions", alpha=alpha)
+        raise MoeProbeError(
+            "places in documents cannot be compared", "every document has a single token", "longer documents"
+        )
+    table = paired_shares(
+        trace, sample, bins, [_span(b) for b in range(int(bins.max()) + 1)], column="positions", alpha=alpha
+    )
     return Result(
-        "expert_positions", table, seed=seed, warnings=sample.warnings,
+        "expert_positions",
+        table,
+        seed=seed,
+        warnings=sample.warnings,
         params={"label": label, "alpha": alpha, "tokens": len(sample.row)},
         caption="Share of the selections at some positions of a document that go to an expert, over the same share at the "
         "other positions of the same documents; a paired t test over groups of documents, false discovery rate over all "
         "layers, experts and positions.",
-        citations=("Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",))
+        citations=("Student 1908, paired differences, DOI 10.1093/biomet/6.1.1",),
+    )
 
 
 def _span(number: int) -> str:
     """Positions of a bin of `position_octaves`."""
     if number < 2:
         return str(number)
-    return f"{2 ** (number - 1)}–{2 ** number - 1}"
+    return f"{2 ** (number - 1)}–{2**number - 1}"

@@ -14,8 +14,10 @@ class Rival(NamedTuple):
     name: str
 
 
-RIVALS = (Rival("token", "beyond_vocabulary", "words", "words"),
-          Rival("previous token", "beyond_previous_token", "previous", "previous tokens"),
-          Rival("token pair", "beyond_token_pairs", "pairs", "pairs of tokens"))
+RIVALS = (
+    Rival("token", "beyond_vocabulary", "words", "words"),
+    Rival("previous token", "beyond_previous_token", "previous", "previous tokens"),
+    Rival("token pair", "beyond_token_pairs", "pairs", "pairs of tokens"),
+)
 #: Result of every context.
 CONTEXTS = {rival.given: rival.result for rival in RIVALS}

@@ -54,8 +54,9 @@ class Stack:
         self._fold = sample.token_fold
         self._group_of_selection = sample.group[selections.token]
         self._slots = selections.slots.astype(np.float32)
-        self._by_group = csr_array((self._slots, (sample.group, np.arange(len(sample.group)))),
-                                   shape=(self.n_groups, len(sample.group)))
+        self._by_group = csr_array(
+            (self._slots, (sample.group, np.arange(len(sample.group)))), shape=(self.n_groups, len(sample.group))
+        )
         counts = self._count(np.zeros(len(self._fold), dtype=np.int64), 1)[:, 0]
         rest = counts.sum(0) - counts + 0.5  # half a selection, so that an expert the others never chose is possible
         self._base = (rest / rest.sum(1, keepdims=True)).astype(np.float32)

@@ -67,9 +67,17 @@ class TokenSample:
         """Keep the tokens of some groups (boolean mask); codes stay."""
         keep = groups[self.group]
         number = np.cumsum(groups) - 1
-        return replace(self, row=self.row[keep], group=number[self.group[keep]], token=self.token[keep],
-                       previous=self.previous[keep], position=self.position[keep], topic=self.topic[groups],
-                       fold=self.fold[groups], groups=tuple(g for g, k in zip(self.groups, groups, strict=True) if k))
+        return replace(
+            self,
+            row=self.row[keep],
+            group=number[self.group[keep]],
+            token=self.token[keep],
+            previous=self.previous[keep],
+            position=self.position[keep],
+            topic=self.topic[groups],
+            fold=self.fold[groups],
+            groups=tuple(g for g, k in zip(self.groups, groups, strict=True) if k),
+        )
 
 
 @dataclass(frozen=True)
@@ -111,12 +119,13 @@ def sample_tokens(
     ids = table["token_id"].to_numpy().astype(np.int64)
     position = table["position"].to_numpy().astype(np.int64)
     before = np.full(len(ids), -1, dtype=np.int64)
-    follows = (document[1:] == document[:-1])
+    follows = document[1:] == document[:-1]
     before[1:][follows] = ids[:-1][follows]
     use = ~table["special"].to_numpy() & keep[document]
     if not use.any():
-        raise MoeProbeError("no labelled document has text tokens", "there is nothing to explain",
-                            "check that the corpus is not empty")
+        raise MoeProbeError(
+            "no labelled document has text tokens", "there is nothing to explain", "check that the corpus is not empty"
+        )
     rows = np.flatnonzero(keep)
     topic_of = one_value_per_group(labels[rows], names[rows], what=label)
     groups = tuple(sorted({names[d] for d in np.unique(document[use])}))
@@ -129,9 +138,18 @@ def sample_tokens(
     topics = tuple(sorted({topic_of[g] for g in groups}))
     topic = np.array([topics.index(topic_of[g]) for g in groups])
     sample = TokenSample(
-        row=kept, group=group_of_document[document[kept]], token=token, previous=previous, position=position[kept],
-        topic=topic, fold=_folds([topics[t] for t in topic], list(groups), folds, seed), topics=topics, groups=groups,
-        vocabulary=vocabulary, n_folds=folds)
+        row=kept,
+        group=group_of_document[document[kept]],
+        token=token,
+        previous=previous,
+        position=position[kept],
+        topic=topic,
+        fold=_folds([topics[t] for t in topic], list(groups), folds, seed),
+        topics=topics,
+        groups=groups,
+        vocabulary=vocabulary,
+        n_folds=folds,
+    )
     return sample if max_tokens is None else _thin(sample, max_tokens, seed)
 
 
@@ -140,9 +158,11 @@ def _folds(topics: list[str], groups: list[str], folds: int, seed: int) -> np.nd
     fold = stratified_split(topics, groups, shares=names, seed=seed).astype(int)
     empty = sorted(set(range(folds)) - set(fold.tolist()))
     if empty:
-        raise MoeProbeError(f"{len(groups)} groups of documents cannot be divided into {folds} folds",
-                            "routing is explained on documents that the explanation has not seen",
-                            "a corpus of more documents, or fewer folds")
+        raise MoeProbeError(
+            f"{len(groups)} groups of documents cannot be divided into {folds} folds",
+            "routing is explained on documents that the explanation has not seen",
+            "a corpus of more documents, or fewer folds",
+        )
     return np.asarray(fold)
 
 
@@ -158,8 +178,13 @@ def _thin(sample: TokenSample, max_tokens: int, seed: int) -> TokenSample:
     if len(set(sample.fold[chosen].tolist())) < sample.n_folds:
         return sample
     thinned = sample.take(chosen)
-    return replace(thinned, warnings=(f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens (whole documents, "
-                                      "drawn evenly over topics), to save time.",))
+    return replace(
+        thinned,
+        warnings=(
+            f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens (whole documents, "
+            "drawn evenly over topics), to save time.",
+        ),
+    )
 
 
 def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelections:
@@ -170,6 +195,7 @@ def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelect
 
 def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelections], Any]) -> Iterator[Any]:
     """Do `work` on the selections of every layer, in order, on all threads: as many layers in memory as threads."""
+
     def read_and_work(item: MoeLayer) -> Any:
         return work(load_layer(trace, sample, item))
 
@@ -186,7 +212,8 @@ def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> La
     filled = experts != dropped_id(experts.dtype)
     if filled.all():  # the rule; much faster than looking for the filled slots
         token = np.repeat(np.arange(len(experts)), experts.shape[1])
-        return LayerSelections(layer, num_experts, token, experts.ravel().astype(np.int64),
-                               np.full(len(experts), experts.shape[1]))
+        return LayerSelections(
+            layer, num_experts, token, experts.ravel().astype(np.int64), np.full(len(experts), experts.shape[1])
+        )
     token, slot = np.nonzero(filled)
     return LayerSelections(layer, num_experts, token, experts[token, slot].astype(np.int64), filled.sum(1))

@@ -47,8 +47,14 @@ class ExpectedUsage(NamedTuple):
 
 
 def expected_usage(
-    trace: Trace, *, label: str = "topic", given: str = "token", folds: int = 4, min_count: int = 5,
-    max_tokens: int | None = 10_000_000, seed: int = 0,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    given: str = "token",
+    folds: int = 4,
+    min_count: int = 5,
+    max_tokens: int | None = 10_000_000,
+    seed: int = 0,
 ) -> ExpectedUsage:
     """Predict every group's usage from its words (and its positions) alone.
 
@@ -78,13 +84,20 @@ def expected_usage(
     if given not in CONTEXTS:
         raise MoeProbeError(f"'{given}' is no context", f"known are {', '.join(CONTEXTS)}", "one of those")
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
-    key = (sample.token if given == "token" else sample.previous if given == "previous token" else
-           shared_pairs(sample.previous, sample.token, sample.group))
+    key = (
+        sample.token
+        if given == "token"
+        else sample.previous
+        if given == "previous token"
+        else shared_pairs(sample.previous, sample.token, sample.group)
+    )
     known = _known(key, sample, min_count)
     if not known.any():
-        raise MoeProbeError(f"no {given} occurs {min_count} times in other documents",
-                            "what words predict must be learnt on documents other than those it is compared with",
-                            "a larger corpus")
+        raise MoeProbeError(
+            f"no {given} occurs {min_count} times in other documents",
+            "what words predict must be learnt on documents other than those it is compared with",
+            "a larger corpus",
+        )
     code = _codes(key, known)
     bins = np.where(code >= 0, position_bins(sample.position), -1)
     predictor = AdditiveContexts(code, bins, sample, measured=known, seed=seed)
@@ -93,17 +106,29 @@ def expected_usage(
     layers = trace.layers
     numbers = [layer.num_experts for layer in layers]
     return ExpectedUsage(
-        observed=np.concatenate(observed, axis=1), expected=np.concatenate(expected, axis=1),
+        observed=np.concatenate(observed, axis=1),
+        expected=np.concatenate(expected, axis=1),
         selections=np.stack(totals, axis=1),
         coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / np.bincount(sample.group),
         layer=np.repeat([layer.layer for layer in layers], numbers),
-        expert=np.concatenate([np.arange(n) for n in numbers]), layer_index=np.repeat(np.arange(len(layers)), numbers),
-        sample=sample, min_count=min_count, given=given)
+        expert=np.concatenate([np.arange(n) for n in numbers]),
+        layer_index=np.repeat(np.arange(len(layers)), numbers),
+        sample=sample,
+        min_count=min_count,
+        given=given,
+    )
 
 
 def topic_beyond_vocabulary(
-    trace: Trace, *, label: str = "topic", given: str = "token", permutations: int = 1000, alpha: float = 0.05,
-    usage: ExpectedUsage | None = None, strata: str | None = None, seed: int = 0,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    given: str = "token",
+    permutations: int = 1000,
+    alpha: float = 0.05,
+    usage: ExpectedUsage | None = None,
+    strata: str | None = None,
+    seed: int = 0,
 ) -> Result:
     """Test every expert and topic again, with what the topic's words predict taken away.
 
@@ -134,8 +159,15 @@ def topic_beyond_vocabulary(
     topic, n_topics = sample.topic[keep], len(sample.topics)
     observed, expected = usage.observed[keep], usage.expected[keep]
     within = strata_of_groups(trace.documents, sample.groups, column=strata)
-    test = permutation_test(observed - expected, topic, n_topics=n_topics, layer_index=usage.layer_index,
-                            permutations=permutations, seed=seed, strata=None if within is None else within[keep])
+    test = permutation_test(
+        observed - expected,
+        topic,
+        n_topics=n_topics,
+        layer_index=usage.layer_index,
+        permutations=permutations,
+        seed=seed,
+        strata=None if within is None else within[keep],
+    )
     q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
     pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
     ratio = _log2_ratio(observed, expected, topic, n_topics=n_topics, pseudo=pseudo)
@@ -143,17 +175,30 @@ def topic_beyond_vocabulary(
     coverage = float(np.average(usage.coverage, weights=np.bincount(sample.group)))
     warnings = [*sample.warnings]
     if coverage < 0.5:
-        warnings.append(f"Only {coverage:.0%} of tokens have a {given} that other documents know: the others were left "
-                        "out.")
+        warnings.append(f"Only {coverage:.0%} of tokens have a {given} that other documents know: the others were left out.")
     return Result(
-        CONTEXTS[given], table, seed=seed, warnings=tuple(warnings), citations=_CITATIONS,
-        params={"label": label, "given": given, "strata": strata, "permutations": permutations, "alpha": alpha,
-                "folds": sample.n_folds, "min_count": usage.min_count, "coverage": coverage, "model_p": test.model_p},
+        CONTEXTS[given],
+        table,
+        seed=seed,
+        warnings=tuple(warnings),
+        citations=_CITATIONS,
+        params={
+            "label": label,
+            "given": given,
+            "strata": strata,
+            "permutations": permutations,
+            "alpha": alpha,
+            "folds": sample.n_folds,
+            "min_count": usage.min_count,
+            "coverage": coverage,
+            "model_p": test.model_p,
+        },
         caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents "
         f"({sample.n_folds} folds; tokens seen there at least {usage.min_count} times, {coverage:.0%} of all). The "
         f"difference is tested as usage itself: Welch's t of group means under {permutations:,} permutations of {label}s "
         f"over groups{f' within {strata}' if strata else ''}, q over the whole family. Beyond: more than its {given}s predict, q "
-        f"at most {alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.")
+        f"at most {alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.",
+    )
 
 
 class _Ratio(NamedTuple):
@@ -185,18 +230,29 @@ def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, al
 
     topics, sample = usage.sample.topics, usage.sample
     tokens = np.bincount(sample.group, minlength=len(sample.groups)).astype(float)
-    coverage = (np.bincount(sample.topic, weights=usage.coverage * tokens, minlength=len(topics))
-                / np.bincount(sample.topic, weights=tokens, minlength=len(topics)))
+    coverage = np.bincount(sample.topic, weights=usage.coverage * tokens, minlength=len(topics)) / np.bincount(
+        sample.topic, weights=tokens, minlength=len(topics)
+    )
 
     def flat(values: np.ndarray) -> np.ndarray:
         return np.asarray(values).T.ravel()
 
-    return pd.DataFrame({
-        "layer": np.repeat(usage.layer, len(topics)), "expert": np.repeat(usage.expert, len(topics)),
-        "topic": np.tile(np.array(topics, dtype=object), len(usage.layer)),
-        "share": flat(ratio.share), "expected_share": flat(ratio.expected), "log2_ratio": flat(ratio.log2),
-        "ci_low": flat(ratio.ci_low), "ci_high": flat(ratio.ci_high), "p_value": flat(p), "q_value": flat(q),
-        "beyond": flat((q <= alpha) & (ratio.log2 > 0)), "coverage": np.tile(coverage, len(usage.layer))})
+    return pd.DataFrame(
+        {
+            "layer": np.repeat(usage.layer, len(topics)),
+            "expert": np.repeat(usage.expert, len(topics)),
+            "topic": np.tile(np.array(topics, dtype=object), len(usage.layer)),
+            "share": flat(ratio.share),
+            "expected_share": flat(ratio.expected),
+            "log2_ratio": flat(ratio.log2),
+            "ci_low": flat(ratio.ci_low),
+            "ci_high": flat(ratio.ci_high),
+            "p_value": flat(p),
+            "q_value": flat(q),
+            "beyond": flat((q <= alpha) & (ratio.log2 > 0)),
+            "coverage": np.tile(coverage, len(usage.layer)),
+        }
+    )
 
 
 def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -20,7 +20,17 @@ from moe_probe.experts.published.summary import published_metrics
 from moe_probe.experts.published.vocabulary import vocabulary_experts, vocabulary_specialisation
 
 __all__ = [
-    "consecutive_repetition", "domain_specialisation", "domain_table", "esft_scores", "first_choices",
-    "published_metrics", "random_repetition", "risk_difference", "router_saturation", "saliency", "smallest_set",
-    "vocabulary_experts", "vocabulary_specialisation",
+    "consecutive_repetition",
+    "domain_specialisation",
+    "domain_table",
+    "esft_scores",
+    "first_choices",
+    "published_metrics",
+    "random_repetition",
+    "risk_difference",
+    "router_saturation",
+    "saliency",
+    "smallest_set",
+    "vocabulary_experts",
+    "vocabulary_specialisation",
 ]

@@ -68,31 +68,44 @@ def domain_table(trace: Trace | Usage, *, label: str = "topic", first: bool = Fa
     usage = trace.usage()
     names, of_document = _domains(usage, label)
     tokens = _summed(usage.documents["n_tokens"].to_numpy()[:, None], of_document, len(names))[:, 0]
-    counts = [_summed(usage.selections[:, place, : layer.num_experts], of_document, len(names))
-              for place, layer in enumerate(usage.layers)]
+    counts = [
+        _summed(usage.selections[:, place, : layer.num_experts], of_document, len(names))
+        for place, layer in enumerate(usage.layers)
+    ]
     warnings: tuple[str, ...] = ()
     if first:
         counts, warnings = _first_choice_counts(trace, of_document, len(names))
     parts = []
     for layer, count in zip(usage.layers, counts, strict=True):
         value = domain_specialisation(count, np.maximum(tokens, 1))
-        parts.append(pd.DataFrame({
-            "layer": layer.layer, "expert": np.tile(np.arange(layer.num_experts), len(names)),
-            "domain": np.repeat(names, layer.num_experts), "specialisation": value.ravel(),
-            "baseline": (1 if first else layer.top_k) / layer.num_experts}))
-    return Result("domain_specialisation", pd.concat(parts, ignore_index=True), params={"label": label, "first": first},
-                  citations=(_OLMOE,), warnings=warnings, caption="Share of a domain's tokens that have the expert "
-                  f"{'as first choice' if first else 'among their choices'}.")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": layer.layer,
+                    "expert": np.tile(np.arange(layer.num_experts), len(names)),
+                    "domain": np.repeat(names, layer.num_experts),
+                    "specialisation": value.ravel(),
+                    "baseline": (1 if first else layer.top_k) / layer.num_experts,
+                }
+            )
+        )
+    return Result(
+        "domain_specialisation",
+        pd.concat(parts, ignore_index=True),
+        params={"label": label, "first": first},
+        citations=(_OLMOE,),
+        warnings=warnings,
+        caption=f"Share of a domain's tokens that have the expert {'as first choice' if first else 'among their choices'}.",
+    )
 
 
-def _first_choice_counts(
-    trace: Trace | Usage, of_document: np.ndarray, n: int
-) -> tuple[list[np.ndarray], tuple[str, ...]]:
+def _first_choice_counts(trace: Trace | Usage, of_document: np.ndarray, n: int) -> tuple[list[np.ndarray], tuple[str, ...]]:
     from moe_probe.core.routing import Usage
 
     if isinstance(trace, Usage):
-        raise MoeProbeError("first choices cannot be counted", "usage holds all choices of a document together",
-                            "a trace with routing")
+        raise MoeProbeError(
+            "first choices cannot be counted", "usage holds all choices of a document together", "a trace with routing"
+        )
     counts = [np.zeros((n, layer.num_experts)) for layer in trace.layers]
     for chunk in trace.iter_routing():
         unit = np.where(chunk.special, -1, of_document[chunk.document])
@@ -131,13 +144,26 @@ def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -
         gate = np.full(ratio.shape, np.nan)
         if usage.gate_mass is not None:
             gate = _normalised(_summed(usage.gate_mass[:, place, cut], of_document, len(names)))
-        parts.append(pd.DataFrame({
-            "layer": layer.layer, "expert": np.tile(np.arange(layer.num_experts), len(names)),
-            "task": np.repeat(names, layer.num_experts), "token_selection_ratio": ratio.ravel(),
-            "average_gate_score": gate.ravel(), "chosen_by_ratio": smallest_set(ratio, p).ravel(),
-            "chosen_by_gate": smallest_set(gate, p).ravel()}))
-    return Result("esft", pd.concat(parts, ignore_index=True), params={"label": label, "p": p}, citations=(_ESFT,),
-                  caption=f"ESFT's relevance scores; chosen: the highest until their sum reaches {p:g}.")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": layer.layer,
+                    "expert": np.tile(np.arange(layer.num_experts), len(names)),
+                    "task": np.repeat(names, layer.num_experts),
+                    "token_selection_ratio": ratio.ravel(),
+                    "average_gate_score": gate.ravel(),
+                    "chosen_by_ratio": smallest_set(ratio, p).ravel(),
+                    "chosen_by_gate": smallest_set(gate, p).ravel(),
+                }
+            )
+        )
+    return Result(
+        "esft",
+        pd.concat(parts, ignore_index=True),
+        params={"label": label, "p": p},
+        citations=(_ESFT,),
+        caption=f"ESFT's relevance scores; chosen: the highest until their sum reaches {p:g}.",
+    )
 
 
 def smallest_set(scores: np.ndarray, p: float) -> np.ndarray:
@@ -185,13 +211,19 @@ def risk_difference(
     documents = usage.documents
     for name in (column, *(() if paired_by is None else (paired_by,))):
         if name not in documents.columns:
-            raise MoeProbeError(f"documents have no column '{name}'", did_you_mean(name, list(documents.columns)),
-                                "name a label column of the corpus")
+            raise MoeProbeError(
+                f"documents have no column '{name}'",
+                did_you_mean(name, list(documents.columns)),
+                "name a label column of the corpus",
+            )
     rows = [np.flatnonzero((documents[column].astype(str) == value).to_numpy()) for value in (positive, negative)]
     for value, found in zip((positive, negative), rows, strict=True):
         if len(found) < 2:
-            raise MoeProbeError(f"{len(found)} documents have the {column} '{value}'", "two are the least to compare",
-                                "other values of the column")
+            raise MoeProbeError(
+                f"{len(found)} documents have the {column} '{value}'",
+                "two are the least to compare",
+                "other values of the column",
+            )
     if paired_by is not None:
         rows = _paired(documents[paired_by].astype(str).to_numpy(), rows, paired_by)
     parts = []
@@ -205,21 +237,40 @@ def risk_difference(
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (a - b) / np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
             by_document = stats.ttest_rel(*rates) if paired_by else stats.ttest_ind(*rates, equal_var=False)
-        parts.append(pd.DataFrame({
-            "layer": layer.layer, "expert": np.arange(layer.num_experts), "positive_rate": a, "negative_rate": b,
-            "difference": a - b, "z": z, "z_p_value": 2 * stats.norm.sf(np.abs(z)), "document_t": by_document.statistic,
-            "document_p_value": by_document.pvalue, "documents": len(rows[0]) + len(rows[1])}))
-    return Result("risk_difference", pd.concat(parts, ignore_index=True), citations=(_STEER,),
-                  params={"column": column, "positive": positive, "negative": negative, "paired_by": paired_by},
-                  caption="Activation rate among tokens of the positive set less that of the negative one. The z-test takes "
-                  "tokens for independent and overstates its case; the document test does not.")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "layer": layer.layer,
+                    "expert": np.arange(layer.num_experts),
+                    "positive_rate": a,
+                    "negative_rate": b,
+                    "difference": a - b,
+                    "z": z,
+                    "z_p_value": 2 * stats.norm.sf(np.abs(z)),
+                    "document_t": by_document.statistic,
+                    "document_p_value": by_document.pvalue,
+                    "documents": len(rows[0]) + len(rows[1]),
+                }
+            )
+        )
+    return Result(
+        "risk_difference",
+        pd.concat(parts, ignore_index=True),
+        citations=(_STEER,),
+        params={"column": column, "positive": positive, "negative": negative, "paired_by": paired_by},
+        caption="Activation rate among tokens of the positive set less that of the negative one. The z-test takes "
+        "tokens for independent and overstates its case; the document test does not.",
+    )
 
 
 def _paired(pair: np.ndarray, rows: list[np.ndarray], name: str) -> list[np.ndarray]:
     keys = [pair[r] for r in rows]
     if any(len(set(k)) < len(k) for k in keys) or set(keys[0]) != set(keys[1]):
-        raise MoeProbeError(f"documents cannot be paired by '{name}'", "every pair needs one document of either set",
-                            "a column with one value a pair, or no pairing")
+        raise MoeProbeError(
+            f"documents cannot be paired by '{name}'",
+            "every pair needs one document of either set",
+            "a column with one value a pair, or no pairing",
+        )
     return [r[np.argsort(k, kind="stable")] for r, k in zip(rows, keys, strict=True)]
 
 

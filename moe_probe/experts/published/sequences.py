@@ -58,9 +58,7 @@ def sampled_documents(trace: Trace, max_tokens: int, *, seed: int = 0) -> np.nda
     return used
 
 
-def consecutive_repetition(
-    trace: Trace, *, label: str = "topic", max_tokens: int = SAMPLE_TOKENS, seed: int = 0
-) -> Result:
+def consecutive_repetition(trace: Trace, *, label: str = "topic", max_tokens: int = SAMPLE_TOKENS, seed: int = 0) -> Result:
     """Share of successive tokens that go to the same expert, per layer and domain.
 
     Mixtral, arXiv:2401.04088, table 5: the same first choice, and any expert shared among first and second
@@ -107,16 +105,28 @@ def consecutive_repetition(
         n, k = layer.num_experts, min(layer.top_k, 2)
         for name, i in code.items():
             count = pairs[i, place]
-            rows.append({
-                "layer": layer.layer, "domain": name, "pairs": int(count),
-                "first_choice": same[i, place] / count if count else np.nan, "first_choice_random": 1 / n,
-                "first_or_second": shared[i, place] / count if count and k == 2 else np.nan,
-                "first_or_second_random": random_repetition(n, 2) if k == 2 else np.nan})
+            rows.append(
+                {
+                    "layer": layer.layer,
+                    "domain": name,
+                    "pairs": int(count),
+                    "first_choice": same[i, place] / count if count else np.nan,
+                    "first_choice_random": 1 / n,
+                    "first_or_second": shared[i, place] / count if count and k == 2 else np.nan,
+                    "first_or_second_random": random_repetition(n, 2) if k == 2 else np.nan,
+                }
+            )
     warnings = () if trace.manifest.has_weights else (NO_WEIGHTS,)
-    return Result("consecutive_repetition", pd.DataFrame(rows), warnings=warnings, seed=seed, citations=(_MIXTRAL,),
-                  params={"label": label, "max_tokens": max_tokens, "sampled_documents": int(used.sum())},
-                  caption="Share of successive tokens with the same first choice, and with an expert shared among first and "
-                  "second choices, beside what uniform independent choices give.")
+    return Result(
+        "consecutive_repetition",
+        pd.DataFrame(rows),
+        warnings=warnings,
+        seed=seed,
+        citations=(_MIXTRAL,),
+        params={"label": label, "max_tokens": max_tokens, "sampled_documents": int(used.sum())},
+        caption="Share of successive tokens with the same first choice, and with an expert shared among first and "
+        "second choices, beside what uniform independent choices give.",
+    )
 
 
 def _two_best(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -164,20 +174,34 @@ def router_saturation(early: Trace, final: Trace) -> Result:
         hit = ((a[0][:, :, None] == b[0][:, None, :]).any(1) & filled).sum(1)
         n = filled.sum(1)
         first = (a[1] == b[1])[(b[1] != empty) & ~special]
-        rows.append({"layer": layer.layer, "saturation": float((hit[n > 0] / n[n > 0]).mean()),
-                     "baseline": layer.top_k / layer.num_experts, "first_choice": float(first.mean()),
-                     "first_choice_baseline": 1 / layer.num_experts})
+        rows.append(
+            {
+                "layer": layer.layer,
+                "saturation": float((hit[n > 0] / n[n > 0]).mean()),
+                "baseline": layer.top_k / layer.num_experts,
+                "first_choice": float(first.mean()),
+                "first_choice_baseline": 1 / layer.num_experts,
+            }
+        )
     warnings = () if early.manifest.has_weights and final.manifest.has_weights else (NO_WEIGHTS,)
-    return Result("router_saturation", pd.DataFrame(rows), citations=(_OLMOE,), warnings=warnings,
-                  caption="Share of the later checkpoint's choices (and first choices) that the earlier one makes already.")
+    return Result(
+        "router_saturation",
+        pd.DataFrame(rows),
+        citations=(_OLMOE,),
+        warnings=warnings,
+        caption="Share of the later checkpoint's choices (and first choices) that the earlier one makes already.",
+    )
 
 
 def _same_tokens(early: Trace, final: Trace) -> None:
     shapes = [[(x.layer, x.num_experts, x.top_k) for x in t.layers] for t in (early, final)]
     if early.n_tokens != final.n_tokens or shapes[0] != shapes[1]:
-        raise MoeProbeError("the two traces cannot be compared", f"they hold {early.n_tokens:,} and {final.n_tokens:,} "
-                            f"tokens in {len(early.layers)} and {len(final.layers)} layers, or experts differ in number",
-                            "two checkpoints on one corpus")
+        raise MoeProbeError(
+            "the two traces cannot be compared",
+            f"they hold {early.n_tokens:,} and {final.n_tokens:,} "
+            f"tokens in {len(early.layers)} and {len(final.layers)} layers, or experts differ in number",
+            "two checkpoints on one corpus",
+        )
     columns = ["document", "position", "token_id"]
     if not (early.tokens(columns) == final.tokens(columns)).to_numpy().all():
         raise MoeProbeError("the two traces cannot be compared", "their tokens differ", "two checkpoints on one corpus")
@@ -194,8 +218,11 @@ def _one_layer(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _norms(trace: Trace, layer: int) -> Iterator[dict[str, Any]]:
     if "expert_output_norms" not in trace.manifest.kept:
-        raise MoeProbeError("the trace holds no output norms", "saliency is gate weight times output norm",
-                            "collect again with --keep expert_output_norms")
+        raise MoeProbeError(
+            "the trace holds no output norms",
+            "saliency is gate weight times output norm",
+            "collect again with --keep expert_output_norms",
+        )
     return trace.iter_extras(f"expert_output/layer_{layer:02d}")
 
 
@@ -228,7 +255,19 @@ def saliency(trace: Trace) -> Result:
             np.add.at(total, experts[use], norms[use])
             np.add.at(count, experts[use], 1)
         with np.errstate(invalid="ignore"):
-            parts.append(pd.DataFrame({"layer": layer.layer, "expert": np.arange(layer.num_experts),
-                                       "saliency": total / count, "tokens": count.astype(int)}))
-    return Result("saliency", pd.concat(parts, ignore_index=True), citations=(_REAP,),
-                  caption="Mean norm of what an expert adds to the residual stream, over the tokens routed to it.")
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer.layer,
+                        "expert": np.arange(layer.num_experts),
+                        "saliency": total / count,
+                        "tokens": count.astype(int),
+                    }
+                )
+            )
+    return Result(
+        "saliency",
+        pd.concat(parts, ignore_index=True),
+        citations=(_REAP,),
+        caption="Mean norm of what an expert adds to the residual stream, over the tokens routed to it.",
+    )

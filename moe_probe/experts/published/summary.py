@@ -22,7 +22,12 @@ _SAMPLED = ("consecutive_repetition", "vocabulary_specialisation")
 
 
 def published_metrics(
-    trace: Trace, *, label: str = "topic", layers: Result | None = None, top: int = 1, seed: int = 0,
+    trace: Trace,
+    *,
+    label: str = "topic",
+    layers: Result | None = None,
+    top: int = 1,
+    seed: int = 0,
     max_tokens: int = SAMPLE_TOKENS,
 ) -> Result:
     """Summarise, layer by layer, the metrics that published work reports, each beside its baseline.
@@ -62,37 +67,83 @@ def published_metrics(
     citations: dict[str, None] = {}
     warnings: list[str] = []
 
-    def add(metric: str, source: Result, layer: int, value: float, baseline: float = float("nan"), unit: str = "",
-            note: str = "", citation: str = "") -> None:
+    def add(
+        metric: str,
+        source: Result,
+        layer: int,
+        value: float,
+        baseline: float = float("nan"),
+        unit: str = "",
+        note: str = "",
+        citation: str = "",
+    ) -> None:
         citations.update(dict.fromkeys(source.citations))
-        rows.append({"metric": metric, "source": (citation or source.citations[0]).split(",")[0], "layer": layer,
-                     "value": value, "baseline": baseline, "unit": unit, "note": note,
-                     "documents": int(drawn.sum()) if source.name in _SAMPLED else n})
+        rows.append(
+            {
+                "metric": metric,
+                "source": (citation or source.citations[0]).split(",")[0],
+                "layer": layer,
+                "value": value,
+                "baseline": baseline,
+                "unit": unit,
+                "note": note,
+                "documents": int(drawn.sum()) if source.name in _SAMPLED else n,
+            }
+        )
 
     _add_domains(trace, label, top, add, warnings)
     esft = esft_scores(trace, label=label)
     for layer, part in esft.table.groupby("layer"):
         size = part.groupby("task")["chosen_by_ratio"].sum()
-        add("ESFT: experts for a fifth of a task's selections", esft, int(layer), float(size.mean()),
-            float(-(-part["expert"].nunique() // 5)), "mean over tasks", "baseline: equal shares")
+        add(
+            "ESFT: experts for a fifth of a task's selections",
+            esft,
+            int(layer),
+            float(size.mean()),
+            float(-(-part["expert"].nunique() // 5)),
+            "mean over tasks",
+            "baseline: equal shares",
+        )
     repeats = consecutive_repetition(trace, label=label, max_tokens=max_tokens, seed=seed)
     warnings += repeats.warnings
     for _, row in repeats.table[repeats.table["domain"] == "all"].iterrows():
-        add("consecutive repetition, first choice", repeats, int(row["layer"]), row["first_choice"],
-            row["first_choice_random"], note="baseline: uniform choices")
+        add(
+            "consecutive repetition, first choice",
+            repeats,
+            int(row["layer"]),
+            row["first_choice"],
+            row["first_choice_random"],
+            note="baseline: uniform choices",
+        )
         if not np.isnan(row["first_or_second"]):
-            add("consecutive repetition, first or second choice", repeats, int(row["layer"]), row["first_or_second"],
-                row["first_or_second_random"], note="baseline: uniform choices")
+            add(
+                "consecutive repetition, first or second choice",
+                repeats,
+                int(row["layer"]),
+                row["first_or_second"],
+                row["first_or_second_random"],
+                note="baseline: uniform choices",
+            )
     _add_vocabulary(trace, add, warnings, {"max_tokens": max_tokens, "seed": seed})
     _add_balance(trace, layers, label, add)
     _add_saliency(trace, add)
-    sizes = {"documents": n, "tokens": trace.n_tokens, "sampled_documents": int(drawn.sum()),
-             "sampled_tokens": int(trace.documents["n_tokens"].to_numpy()[drawn].sum())}
-    return Result("published", pd.DataFrame(rows), params={"label": label, "top": top, **sizes}, seed=seed,
-                  warnings=tuple(dict.fromkeys(warnings)), citations=tuple(citations),
-                  caption="Metrics as their authors define them, beside what a router without preferences would give "
-                  "(of choices by token id: the same choices shuffled over tokens). They describe, and test nothing. "
-                  + sample_sentence(sizes))
+    sizes = {
+        "documents": n,
+        "tokens": trace.n_tokens,
+        "sampled_documents": int(drawn.sum()),
+        "sampled_tokens": int(trace.documents["n_tokens"].to_numpy()[drawn].sum()),
+    }
+    return Result(
+        "published",
+        pd.DataFrame(rows),
+        params={"label": label, "top": top, **sizes},
+        seed=seed,
+        warnings=tuple(dict.fromkeys(warnings)),
+        citations=tuple(citations),
+        caption="Metrics as their authors define them, beside what a router without preferences would give "
+        "(of choices by token id: the same choices shuffled over tokens). They describe, and test nothing. "
+        + sample_sentence(sizes),
+    )
 
 
 def sample_sentence(sizes: Mapping[str, Any]) -> str:
@@ -107,9 +158,11 @@ def sample_sentence(sizes: Mapping[str, Any]) -> str:
         return ""
     if sizes["sampled_documents"] == sizes["documents"]:
         return f"Measured on all {sizes['documents']:,} documents."
-    return (f"Consecutive repetition, vocabulary specialisation and context independence were measured on a random sample of "
-            f"{sizes['sampled_documents']:,} of {sizes['documents']:,} documents ({sizes['sampled_tokens']:,} of "
-            f"{sizes['tokens']:,} tokens), the other metrics on all.")
+    return (
+        f"Consecutive repetition, vocabulary specialisation and context independence were measured on a random sample of "
+        f"{sizes['sampled_documents']:,} of {sizes['documents']:,} documents ({sizes['sampled_tokens']:,} of "
+        f"{sizes['tokens']:,} tokens), the other metrics on all."
+    )
 
 
 def _add_domains(trace: Trace, label: str, top: int, add: Any, warnings: list[str]) -> None:
@@ -118,9 +171,15 @@ def _add_domains(trace: Trace, label: str, top: int, add: Any, warnings: list[st
         warnings += domains.warnings
         for layer, part in domains.table.groupby("layer"):
             for _, pair in part.nlargest(top, "specialisation").iterrows():
-                add(name, domains, int(layer), pair["specialisation"], pair["baseline"],
+                add(
+                    name,
+                    domains,
+                    int(layer),
+                    pair["specialisation"],
+                    pair["baseline"],
                     f"expert {int(pair['expert'])}, {pair['domain']}",
-                    "baseline: any one pair; the largest lies above")
+                    "baseline: any one pair; the largest lies above",
+                )
 
 
 def _add_saliency(trace: Trace, add: Any) -> None:
@@ -128,8 +187,14 @@ def _add_saliency(trace: Trace, add: Any) -> None:
         salient = saliency(trace)
         for layer, part in salient.table.groupby("layer"):
             ratio = part["saliency"] / part["saliency"].mean()
-            add("REAP saliency, smallest expert over mean", salient, int(layer), float(ratio.min()), 1.0,
-                f"expert {int(ratio.idxmin() - part.index[0])}")
+            add(
+                "REAP saliency, smallest expert over mean",
+                salient,
+                int(layer),
+                float(ratio.min()),
+                1.0,
+                f"expert {int(ratio.idxmin() - part.index[0])}",
+            )
 
 
 def _add_vocabulary(trace: Trace, add: Any, warnings: list[str], options: dict[str, int]) -> None:
@@ -145,8 +210,15 @@ def _add_vocabulary(trace: Trace, add: Any, warnings: list[str], options: dict[s
         add(f"{name}, first choice", words, layer, row["top1"], row["top1_shuffled"], note=note)
         add(f"{name}, all choices", words, layer, row["topk"], row["topk_shuffled"], note=note)
         if ids == "input":
-            add("context independence", words, layer, row["context_independence"], row["context_independence_shuffled"],
-                note=note, citation=OPENMOE)
+            add(
+                "context independence",
+                words,
+                layer,
+                row["context_independence"],
+                row["context_independence_shuffled"],
+                note=note,
+                citation=OPENMOE,
+            )
 
 
 def _add_balance(trace: Trace, layers: Result | None, label: str, add: Any) -> None:

@@ -62,11 +62,16 @@ def vocabulary_specialisation(
     MoeProbeError
         When no id occurs often enough.
     """
+
     def measure(layer: MoeLayer, name: str, counts: _IdCounts) -> list[dict[str, Any]]:
         total = counts.total[:, None]
         weight = counts.total / counts.total.sum()
-        best = {"top1": counts.first, "topk": counts.every, "top1_shuffled": counts.first_shuffled,
-                "topk_shuffled": counts.every_shuffled}
+        best = {
+            "top1": counts.first,
+            "topk": counts.every,
+            "top1_shuffled": counts.first_shuffled,
+            "topk_shuffled": counts.every_shuffled,
+        }
         row: dict[str, Any] = {key: float((table / total).max(1).mean()) for key, table in best.items()}
         for end, table in (("", counts.first), ("_shuffled", counts.first_shuffled)):
             row[f"context_independence{end}"] = float((table / total).max(1) @ weight)
@@ -74,9 +79,16 @@ def vocabulary_specialisation(
         return [{"layer": layer.layer, "ids": name} | row | {"n_ids": len(total)}]
 
     return _over_layers(
-        trace, measure, name="vocabulary_specialisation", min_count=min_count, max_tokens=max_tokens, seed=seed,
-        citations=(_OLMOE, OPENMOE), caption="OLMoE: share of an id's occurrences that its commonest expert takes, mean "
-        "over ids. OpenMoE: the same of first choices, weighted by occurrences. Shuffled: choices dealt at random.")
+        trace,
+        measure,
+        name="vocabulary_specialisation",
+        min_count=min_count,
+        max_tokens=max_tokens,
+        seed=seed,
+        citations=(_OLMOE, OPENMOE),
+        caption="OLMoE: share of an id's occurrences that its commonest expert takes, mean "
+        "over ids. OpenMoE: the same of first choices, weighted by occurrences. Shuffled: choices dealt at random.",
+    )
 
 
 def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = SAMPLE_TOKENS, seed: int = 0) -> Result:
@@ -96,24 +108,40 @@ def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = S
     MoeProbeError
         When no id occurs often enough.
     """
+
     def measure(layer: MoeLayer, name: str, counts: _IdCounts) -> list[dict[str, Any]]:
         share = counts.first / counts.total[:, None]
         owner, best = share.argmax(1), share.max(1)
         n_ids = np.bincount(owner, minlength=layer.num_experts)
         with np.errstate(invalid="ignore"):
             mean = np.bincount(owner, weights=best, minlength=layer.num_experts) / n_ids
-        return [{"layer": layer.layer, "expert": e, "ids": name, "specialisation": float(mean[e]), "n_ids": int(n_ids[e])}
-                for e in range(layer.num_experts)]
+        return [
+            {"layer": layer.layer, "expert": e, "ids": name, "specialisation": float(mean[e]), "n_ids": int(n_ids[e])}
+            for e in range(layer.num_experts)
+        ]
 
     return _over_layers(
-        trace, measure, name="vocabulary_experts", min_count=min_count, max_tokens=max_tokens, seed=seed,
-        citations=(_OLMOE,), caption="Mean share, over the ids whose commonest expert it is, of an id's occurrences that "
-        "the expert takes.")
+        trace,
+        measure,
+        name="vocabulary_experts",
+        min_count=min_count,
+        max_tokens=max_tokens,
+        seed=seed,
+        citations=(_OLMOE,),
+        caption="Mean share, over the ids whose commonest expert it is, of an id's occurrences that the expert takes.",
+    )
 
 
 def _over_layers(
-    trace: Trace, measure: Callable[[MoeLayer, str, _IdCounts], list[dict[str, Any]]], *, name: str, min_count: int,
-    max_tokens: int, seed: int, citations: tuple[str, ...], caption: str
+    trace: Trace,
+    measure: Callable[[MoeLayer, str, _IdCounts], list[dict[str, Any]]],
+    *,
+    name: str,
+    min_count: int,
+    max_tokens: int,
+    seed: int,
+    citations: tuple[str, ...],
+    caption: str,
 ) -> Result:
     import pandas as pd
 
@@ -131,9 +159,15 @@ def _over_layers(
 
     with ThreadPoolExecutor(n_threads()) as pool:
         rows = [row for part in pool.map(work, trace.layers) for row in part]
-    return Result(name, pd.DataFrame(rows), seed=seed, params={
-        "min_count": min_count, "max_tokens": max_tokens, "sampled_documents": int(drawn.sum())},
-                  warnings=() if trace.manifest.has_weights else (NO_WEIGHTS,), citations=citations, caption=caption)
+    return Result(
+        name,
+        pd.DataFrame(rows),
+        seed=seed,
+        params={"min_count": min_count, "max_tokens": max_tokens, "sampled_documents": int(drawn.sum())},
+        warnings=() if trace.manifest.has_weights else (NO_WEIGHTS,),
+        citations=citations,
+        caption=caption,
+    )
 
 
 def _choices(trace: Trace, layer: int, take: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +200,11 @@ def _count(
     values, code, count = np.unique(ids[known], return_inverse=True, return_counts=True)
     often = count >= min_count
     if not often.any():
-        raise MoeProbeError(f"no token id occurs {min_count} times", "its choices cannot be told from chance",
-                            "a larger corpus or a smaller count")
+        raise MoeProbeError(
+            f"no token id occurs {min_count} times",
+            "its choices cannot be told from chance",
+            "a larger corpus or a smaller count",
+        )
 
     def table(chosen: np.ndarray) -> np.ndarray:
         use = chosen != dropped_id(experts.dtype)

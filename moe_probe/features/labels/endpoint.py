@@ -74,22 +74,34 @@ class Endpoint:
     def __post_init__(self) -> None:
         # an HTTP library would name such a key in full in its complaint
         if not all("!" <= c <= "~" for c in self.api_key):
-            raise MoeProbeError("the API key cannot be sent", "it holds a space, a line break or a sign outside ASCII",
-                                "setting the variable again without them")
+            raise MoeProbeError(
+                "the API key cannot be sent",
+                "it holds a space, a line break or a sign outside ASCII",
+                "setting the variable again without them",
+            )
         try:
             parts = urlsplit(self.base_url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             usable = False
         if not usable:
-            raise MoeProbeError("the endpoint's address cannot be used", "it needs http:// or https:// and a host",
-                                "http://localhost:8000/v1")
+            raise MoeProbeError(
+                "the endpoint's address cannot be used",
+                "it needs http:// or https:// and a host",
+                "http://localhost:8000/v1",
+            )
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise MoeProbeError("the endpoint's address cannot be used", "it holds a user, a password, ? or #, which "
-                                "messages would show", "the plain address, and the key in an environment variable")
+            raise MoeProbeError(
+                "the endpoint's address cannot be used",
+                "it holds a user, a password, ? or #, which messages would show",
+                "the plain address, and the key in an environment variable",
+            )
         if self.concurrency < 1 or self.retries < 0 or not self.timeout_s > 0:
-            raise MoeProbeError(f"the settings of {self.base_url} cannot be used", "concurrency is below 1, retries below 0 "
-                                "or the timeout not above 0", "concurrency=8, retries=4, timeout_s=60")
+            raise MoeProbeError(
+                f"the settings of {self.base_url} cannot be used",
+                "concurrency is below 1, retries below 0 or the timeout not above 0",
+                "concurrency=8, retries=4, timeout_s=60",
+            )
 
     def hide(self, text: str) -> str:
         """The text without the key."""
@@ -221,16 +233,23 @@ class Client:
         with self._lock:
             self._in_vain += 1
             kind = Unanswered if self._in_vain < max(4, self.endpoint.concurrency) else MoeProbeError
-            self.failure = kind(f"{self.endpoint.base_url} does not answer", f"{problem}, {attempts} times",
-                                "the same command later: finished requests are kept")
+            self.failure = kind(
+                f"{self.endpoint.base_url} does not answer",
+                f"{problem}, {attempts} times",
+                "the same command later: finished requests are kept",
+            )
             return self.failure
 
     def _refusal(self, status: int, text: str) -> MoeProbeError:
         what = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}.get(
-            status, "refuses the request")
+            status, "refuses the request"
+        )
         said = " ".join(printable(self.endpoint.hide(text)).split())[:200]
-        return MoeProbeError(f"{self.endpoint.base_url} {what}", f"status {status}: {said}",
-                             "--llm-key-env, --llm-url and --llm-model as the endpoint wants them")
+        return MoeProbeError(
+            f"{self.endpoint.base_url} {what}",
+            f"status {status}: {said}",
+            "--llm-key-env, --llm-url and --llm-model as the endpoint wants them",
+        )
 
     def _wait(self, attempt: int, asked_for: float | None) -> bool:
         """Back off as long as the server asks, else 1, 2, 4 ... seconds, with some chance in it; False if too long."""

@@ -56,8 +56,15 @@ class Excerpts:
         self._columns: sparse.csc_array = firings.matrix.tocsc()
         self._seed = seed
 
-    def of(self, feature: int, *, neighbour: int | None = None, top: int = 3, per_fifth: int = 1, silent: int = 1,
-           ) -> list[Excerpt]:
+    def of(
+        self,
+        feature: int,
+        *,
+        neighbour: int | None = None,
+        top: int = 3,
+        per_fifth: int = 1,
+        silent: int = 1,
+    ) -> list[Excerpt]:
         """Excerpts of one feature, by falling strength, each from another document as far as possible.
 
         Parameters

@@ -95,7 +95,9 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
     before = previous_word[word_number]
     factors = [
         Factor("word", np.where(names[code] == "", -1, code), tuple(names)),
-        _coded("token", tokens), Factor("word before", before, tuple(names)), _pairs(before, code, names),
+        _coded("token", tokens),
+        Factor("word before", before, tuple(names)),
+        _pairs(before, code, names),
         _coded("kind", np.array([_kind(t) for t in tokens], dtype=object)),
         _coded("place", _places(shares, first), absent=""),
     ]
@@ -173,8 +175,9 @@ def _coded(name: str, values: np.ndarray, *, absent: str | None = None) -> Facto
 
 
 def _pairs(before: np.ndarray, code: np.ndarray, names: np.ndarray) -> Factor:
-    both = np.where((before >= 0) & (names[np.maximum(before, 0)] != "") & (names[code] != ""),
-                    before * len(names) + code, -1)
+    both = np.where(
+        (before >= 0) & (names[np.maximum(before, 0)] != "") & (names[code] != ""), before * len(names) + code, -1
+    )
     pairs, codes = np.unique(both, return_inverse=True)
     if len(pairs) and pairs[0] < 0:
         pairs, codes = pairs[1:], codes - 1
@@ -202,8 +205,12 @@ def _places(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
     return out
 
 
-def _near(number: np.ndarray, word: np.ndarray, document: np.ndarray, names: np.ndarray,
-          ) -> tuple[sparse.csr_array, np.ndarray]:
+def _near(
+    number: np.ndarray,
+    word: np.ndarray,
+    document: np.ndarray,
+    names: np.ndarray,
+) -> tuple[sparse.csr_array, np.ndarray]:
     from scipy import sparse
 
     document_of_word = document[_starts(number)]
@@ -221,8 +228,10 @@ def _near(number: np.ndarray, word: np.ndarray, document: np.ndarray, names: np.
         what = np.where(inside, column[word[np.maximum(earlier, 0)]], -1)
         rows.append(np.flatnonzero(what >= 0))
         columns.append(what[what >= 0])
-    by_word = sparse.csr_array((np.ones(sum(map(len, rows)), dtype=np.float32), (np.concatenate(rows), np.concatenate(columns))),
-                               shape=(len(word), len(kept)))
+    by_word = sparse.csr_array(
+        (np.ones(sum(map(len, rows)), dtype=np.float32), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(len(word), len(kept)),
+    )
     by_word.sum_duplicates()
     by_word.data[:] = 1
     return by_word[number], kept

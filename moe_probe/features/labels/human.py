@@ -42,17 +42,26 @@ def read_labels(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=pd.Index(names), dtype=str)
     missing = [name for name in _NEEDED if name not in table.columns]
     if missing:
-        raise MoeProbeError(f"{path} has no column {', '.join(missing)}", f"it has {some_of(table.columns, 12)}",
-                            "columns sae (such as layer_02/width_01024), feature and label")
+        raise MoeProbeError(
+            f"{path} has no column {', '.join(missing)}",
+            f"it has {some_of(table.columns, 12)}",
+            "columns sae (such as layer_02/width_01024), feature and label",
+        )
     wrong = table[~table["feature"].str.strip().str.fullmatch("[0-9]{1,18}")]
     if len(wrong):
-        raise MoeProbeError(f"{path} has features that are no numbers", f"'{wrong.iloc[0]['feature']}' in the column 'feature'",
-                            "whole numbers from 0 on")
+        raise MoeProbeError(
+            f"{path} has features that are no numbers",
+            f"'{wrong.iloc[0]['feature']}' in the column 'feature'",
+            "whole numbers from 0 on",
+        )
     table["feature"] = table["feature"].str.strip().astype(np.int64)
     twice = table[table.duplicated(["sae", "feature"])]
     if len(twice):
-        raise MoeProbeError(f"{path} labels feature {twice.iloc[0]['feature']} of {twice.iloc[0]['sae']} twice",
-                            "one label can hold", "one row a feature")
+        raise MoeProbeError(
+            f"{path} labels feature {twice.iloc[0]['feature']} of {twice.iloc[0]['sae']} twice",
+            "one label can hold",
+            "one row a feature",
+        )
     return table
 
 
@@ -72,8 +81,11 @@ def apply_labels(run: Path, trace: Trace, features: Result, path: Path) -> Resul
     place = {key: i for i, key in enumerate(zip(table["sae"], table["feature"], strict=True))}
     for key in zip(given["sae"], given["feature"], strict=True):
         if key not in place:
-            raise MoeProbeError(f"{path} names feature {key[1]} of '{key[0]}'", "there is none in this run",
-                                f"one of {', '.join(sorted(table['sae'].unique())[:4])} ...")
+            raise MoeProbeError(
+                f"{path} names feature {key[1]} of '{key[0]}'",
+                "there is none in this run",
+                f"one of {', '.join(sorted(table['sae'].unique())[:4])} ...",
+            )
     scored = given[given["pattern"] != ""] if "pattern" in given.columns else given.iloc[:0]
     opened = track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs")
     firings = {item.name: fire(item.sae, item.held_out) for item in opened if item.name in set(scored["sae"])}
@@ -81,10 +93,15 @@ def apply_labels(run: Path, trace: Trace, features: Result, path: Path) -> Resul
         at = table.index[place[row["sae"], row["feature"]]]
         table.loc[at, ["label", "label_rule", "label_source"]] = [row["label"], "a person", "human"]
         pattern = row.get("pattern", "")
-        recall, alarms, precision = (_tried(trace, firings[row["sae"]], int(row["feature"]), pattern) if pattern
-                                     else (np.nan,) * 3)
+        recall, alarms, precision = (
+            _tried(trace, firings[row["sae"]], int(row["feature"]), pattern) if pattern else (np.nan,) * 3
+        )
         table.loc[at, ["label_score", "label_recall", "label_precision", "label_hard_score"]] = [
-            (recall + 1 - alarms) / 2, recall, precision, np.nan]
+            (recall + 1 - alarms) / 2,
+            recall,
+            precision,
+            np.nan,
+        ]
         table.loc[at, "good"] = bool((recall + 1 - alarms) / 2 >= GOOD_SCORE)
     return replace(features, table=table, params=features.params | {"human_labels": len(given)})
 
@@ -95,5 +112,8 @@ def _tried(trace: Trace, firings: Firings, feature: int, pattern: str) -> tuple[
     fires = np.zeros(len(firings.rows), dtype=bool)
     fires[firings.matrix[:, [feature]].tocoo().coords[0]] = True
     both = int((said & fires).sum())
-    return (both / fires.sum() if fires.any() else np.nan, float((said & ~fires).sum() / max(1, (~fires).sum())),
-            both / said.sum() if said.any() else np.nan)
+    return (
+        both / fires.sum() if fires.any() else np.nan,
+        float((said & ~fires).sum() / max(1, (~fires).sum())),
+        both / said.sum() if said.any() else np.nan,
+    )

@@ -68,8 +68,9 @@ def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, dec
         When either part has no tokens.
     """
     if not len(train.rows) or not len(held_out.rows):
-        raise MoeProbeError("features cannot be labelled", "there are no tokens to learn from or none held out",
-                            "a corpus of more documents")
+        raise MoeProbeError(
+            "features cannot be labelled", "there are no tokens to learn from or none held out", "a corpus of more documents"
+        )
     fired, tested = _binary(train.matrix), _binary(held_out.matrix)
     half = _first_half(text, train.rows)
     f1 = np.stack([_cross_f1(text, name, train, half) for name in _names(text)])
@@ -117,8 +118,11 @@ def _first_half(text: Surroundings, rows: np.ndarray) -> np.ndarray:
     documents = np.unique(text.document[rows])
     groups = text.group[documents]
     # one group, or topics of one group each, cannot be divided by topic: then without regard to it, then by document
-    for topics, units in ((text.topic[documents], groups), (np.full(len(documents), ""), groups),
-                          (np.full(len(documents), ""), documents.astype(str))):
+    for topics, units in (
+        (text.topic[documents], groups),
+        (np.full(len(documents), ""), groups),
+        (np.full(len(documents), ""), documents.astype(str)),
+    ):
         first = documents[assign_halves(list(topics), list(units), seed=0) == DISCOVERY]
         half = np.isin(text.document[rows], first)
         if half.any() and not half.all():
@@ -136,16 +140,26 @@ def _cross_f1(text: Surroundings, name: str, train: Firings, half: np.ndarray) -
     return np.asarray(np.mean(scores, axis=0))
 
 
-def _detect_some(rules: RuleSet, text: Surroundings, tested: sparse.csr_array, rows: np.ndarray, *, mine: np.ndarray,
-                 neighbour: np.ndarray) -> Detection:
+def _detect_some(
+    rules: RuleSet,
+    text: Surroundings,
+    tested: sparse.csr_array,
+    rows: np.ndarray,
+    *,
+    mine: np.ndarray,
+    neighbour: np.ndarray,
+) -> Detection:
     """Detection for some features, whose neighbours may be any."""
     both = np.concatenate([mine, neighbour[mine]])
     n = len(mine)
     from scipy import sparse
 
     # neighbours stand behind the features, with empty rules
-    padded = rules._replace(members=sparse.csc_array(sparse.hstack(
-        [rules.members, sparse.csc_array((rules.members.shape[0], n), dtype=np.float32)])))
+    padded = rules._replace(
+        members=sparse.csc_array(
+            sparse.hstack([rules.members, sparse.csc_array((rules.members.shape[0], n), dtype=np.float32)])
+        )
+    )
     found = detect(padded, text, tested[:, both], rows, neighbour=np.concatenate([np.arange(n, 2 * n), np.arange(n, 2 * n)]))
     return Detection(*(getattr(found, field)[:n] for field in ("recall", "false_alarms", "hard_alarms", "precision")))
 
@@ -169,15 +183,22 @@ def nearest(decoder: np.ndarray, *, alive: np.ndarray) -> np.ndarray:
     rows = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
     out = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), 1024):
-        cosine = rows[start:start + 1024] @ rows.T
+        cosine = rows[start : start + 1024] @ rows.T
         cosine[:, ~alive] = -2
         cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = -3
-        out[start:start + 1024] = cosine.argmax(1)
+        out[start : start + 1024] = cosine.argmax(1)
     return out
 
 
-_PHRASE = {"word": "{}", "token": "the piece {}", "word before": "after {}", "words": "{}", "kind": "{}", "place": "{}",
-           NEAR: "near {}"}
+_PHRASE = {
+    "word": "{}",
+    "token": "the piece {}",
+    "word before": "after {}",
+    "words": "{}",
+    "kind": "{}",
+    "place": "{}",
+    NEAR: "near {}",
+}
 
 
 def describe(rules: RuleSet, text: Surroundings, *, bare: bool = False) -> list[str]:

@@ -107,8 +107,9 @@ def _choose(name: str, hits: sparse.coo_array, sizes: np.ndarray, totals: np.nda
     at_best = np.flatnonzero(f1 >= best[feature])[::-1]
     last[feature[at_best]] = rank[at_best]
     keep = rank <= last[feature]
-    members = sparse.csc_array((np.ones(keep.sum(), dtype=np.float32), (value[keep], feature[keep])),
-                               shape=(len(sizes), len(totals)))
+    members = sparse.csc_array(
+        (np.ones(keep.sum(), dtype=np.float32), (value[keep], feature[keep])), shape=(len(sizes), len(totals))
+    )
     return RuleSet(name, members, (feature[keep], value[keep]), best)
 
 
@@ -151,7 +152,9 @@ def make_near_rules(text: Surroundings, fired: sparse.csr_array, strongest: spar
     start = np.searchsorted(feature, np.arange(fired.shape[1]))
     top = (np.arange(len(feature)) - start[feature] < _MAX_NEAR) & (size > 1)
     value, feature = value[top], feature[top]
-    members = sparse.csc_array((np.ones(len(value), dtype=np.float32), (value, feature)), shape=(near.shape[1], fired.shape[1]))
+    members = sparse.csc_array(
+        (np.ones(len(value), dtype=np.float32), (value, feature)), shape=(near.shape[1], fired.shape[1])
+    )
     rules = RuleSet(NEAR, members, (feature, value), np.zeros(fired.shape[1]))
     tp, said = _overlap(said_near(text, rules, rows), fired)
     fires = np.bincount(fired.indices, minlength=fired.shape[1])
@@ -172,8 +175,9 @@ def _overlap(said: sparse.csr_array, fired: sparse.csr_array) -> tuple[np.ndarra
     return np.bincount(both.indices, weights=both.data, minlength=n), np.bincount(said.indices, minlength=n)
 
 
-def detect(rules: RuleSet, text: Surroundings, fired: sparse.csr_array, rows: np.ndarray, *,
-           neighbour: np.ndarray | None = None) -> Detection:
+def detect(
+    rules: RuleSet, text: Surroundings, fired: sparse.csr_array, rows: np.ndarray, *, neighbour: np.ndarray | None = None
+) -> Detection:
     """Hold rules against tokens that they were not made from.
 
     Parameters
@@ -200,7 +204,7 @@ def detect(rules: RuleSet, text: Surroundings, fired: sparse.csr_array, rows: np
         only_theirs = (theirs - theirs.multiply(fired)).tocsr()
         only_theirs.eliminate_zeros()
         size = np.bincount(only_theirs.indices, minlength=n)
-        alarms = (_overlap(said, only_theirs)[0] if rules.factor == NEAR else _tally(rules, codes, only_theirs))
+        alarms = _overlap(said, only_theirs)[0] if rules.factor == NEAR else _tally(rules, codes, only_theirs)
         hard = _ratio(alarms, size)
     return Detection(_ratio(tp, fires), _ratio(n_said - tp, n_tokens - fires), hard, _ratio(tp, n_said))
 

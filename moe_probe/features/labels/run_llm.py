@@ -75,10 +75,17 @@ def label_by_llm(run: Path, trace: Trace, features: Result, cards: Result, endpo
         table.loc[row, "label_score"] = item.score
         table.loc[row, ["label_precision", "label_recall", "label_hard_score"]] = np.nan
         table.loc[row, "good"] = bool(item.score >= GOOD_SCORE)
-    problems = [f"{endpoint.model} on feature {item.key[1]} of {item.key[0]}: "
-                f"{item.problem}." for item in labels if item.problem]
+    problems = [
+        f"{endpoint.model} on feature {item.key[1]} of {item.key[0]}: {item.problem}." for item in labels if item.problem
+    ]
     if len(problems) > _TOLD:
-        problems = [*problems[:_TOLD], f"{len(problems) - _TOLD} further labels of {endpoint.model} are missing or "
-                                       f"unscored."]
-    return replace(features, table=table, warnings=(*features.warnings, *problems), params=features.params | {
-        "llm_model": endpoint.model, "llm_labels": len(given)})
+        problems = [
+            *problems[:_TOLD],
+            f"{len(problems) - _TOLD} further labels of {endpoint.model} are missing or unscored.",
+        ]
+    return replace(
+        features,
+        table=table,
+        warnings=(*features.warnings, *problems),
+        params=features.params | {"llm_model": endpoint.model, "llm_labels": len(given)},
+    )

@@ -28,11 +28,30 @@ _WORTH = 0.002
 _CANDIDATES = 40
 _BINS = 32
 #: Columns that the table has, whatever could be measured.
-_COLUMNS = ("topic", "kind", "layer", "source", "members", "train_auroc", "label", "auroc_document", "document_low",
-            "document_high", "auroc_token", "token_low", "token_high", "effective_experts", "effective_experts_all",
-            "beyond_expert_document", "beyond_expert_document_low", "beyond_expert_document_high", "beyond_expert_token",
-            "beyond_expert_token_low", "beyond_expert_token_high", *(
-                f"beyond_{rival}_document{end}" for rival in ("token", "tokens") for end in ("", "_low", "_high")))
+_COLUMNS = (
+    "topic",
+    "kind",
+    "layer",
+    "source",
+    "members",
+    "train_auroc",
+    "label",
+    "auroc_document",
+    "document_low",
+    "document_high",
+    "auroc_token",
+    "token_low",
+    "token_high",
+    "effective_experts",
+    "effective_experts_all",
+    "beyond_expert_document",
+    "beyond_expert_document_low",
+    "beyond_expert_document_high",
+    "beyond_expert_token",
+    "beyond_expert_token_low",
+    "beyond_expert_token_high",
+    *(f"beyond_{rival}_document{end}" for rival in ("token", "tokens") for end in ("", "_low", "_high")),
+)
 
 
 class Unit(NamedTuple):
@@ -76,8 +95,9 @@ class Side:
             number = np.searchsorted(self.groups, self.group[token])
             sizes = np.bincount(number, minlength=len(self.groups))
             one = sparse.csr_array((1 / sizes[number], (number, token)), shape=(len(self.groups), len(self.group)))
-            active = sparse.csr_array((np.ones(self.signals.nnz), self.signals.indices, self.signals.indptr),
-                                      shape=self.signals.shape)
+            active = sparse.csr_array(
+                (np.ones(self.signals.nnz), self.signals.indices, self.signals.indptr), shape=self.signals.shape
+            )
             topic = np.zeros(len(self.groups), dtype=int)
             topic[number] = self.topic[token]
             self._kept["rates"] = np.asarray((one @ active).toarray()), topic
@@ -133,7 +153,9 @@ class Measured:
 
     def less(self, other: Measured, name: str) -> Interval:
         """Difference from another unit's AUROC for the same topic and documents."""
-        return auroc_difference(getattr(self, name), getattr(other, name), correlation_of(self.draws[name], other.draws[name]))
+        return auroc_difference(
+            getattr(self, name), getattr(other, name), correlation_of(self.draws[name], other.draws[name])
+        )
 
 
 def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -172,9 +194,11 @@ def measure_unit(side: Side, members: tuple[int, ...], topic: int, drawn: Resamp
     counts = np.bincount(number * width + place, minlength=len(rank) * width).reshape(len(rank), width).astype(float)
     tokens = weighted_auroc((draws * mine) @ counts, (draws * ~mine) @ counts)
     sizes = int(mine.sum()), int((~mine).sum())
-    return Measured(auroc_interval(float(document[0]), *sizes),
-                    auroc_interval(float(tokens[0]), *sizes, draws=tokens),
-                    {"document": document, "token": tokens})
+    return Measured(
+        auroc_interval(float(document[0]), *sizes),
+        auroc_interval(float(tokens[0]), *sizes, draws=tokens),
+        {"document": document, "token": tokens},
+    )
 
 
 class Carriers:
@@ -188,8 +212,16 @@ class Carriers:
         Rows of the trace.
     """
 
-    def __init__(self, choices: Choices, tokens: Tokens, train: np.ndarray, held_out: np.ndarray, *, resamples: int = 500,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        choices: Choices,
+        tokens: Tokens,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        *,
+        resamples: int = 500,
+        seed: int = 0,
+    ) -> None:
         self.choices, self.tokens, self.train, self.held_out = choices, tokens, train, held_out
         self.resamples, self.seed = resamples, seed
         #: By topic and kind: the best candidate so far with its held-out AUROC, and what else is known of it.
@@ -205,8 +237,15 @@ class Carriers:
 
     def add_features(self, name: str, layer: int, train: Firings, held_out: Firings) -> None:
         """Offer the features of an SAE."""
-        self._offer("feature", name, layer, self._side(train.matrix, self.train), self._side(held_out.matrix, self.held_out),
-                    largest=MAX_FEATURES, spread=True)
+        self._offer(
+            "feature",
+            name,
+            layer,
+            self._side(train.matrix, self.train),
+            self._side(held_out.matrix, self.held_out),
+            largest=MAX_FEATURES,
+            spread=True,
+        )
 
     def _side(self, signals: sparse.csr_array, rows: np.ndarray) -> Side:
         return Side(self.tokens.group[rows], self.tokens.topic[rows], signals)
@@ -226,11 +265,19 @@ class Carriers:
                         more = self._passes(held_out, unit) | self._beyond_own_words(train, held_out, unit, topic, drawn)
                     self.best[topic, unit.kind] = unit, found, more
 
-    def _beyond_own_words(self, train: Side, held_out: Side, unit: Unit, topic: int, drawn: Resamples,
-                          ) -> dict[str, float]:
+    def _beyond_own_words(
+        self,
+        train: Side,
+        held_out: Side,
+        unit: Unit,
+        topic: int,
+        drawn: Resamples,
+    ) -> dict[str, float]:
         """How much more often the unit fires in the topic's documents than their tokens predict, with its interval."""
         fires = [np.asarray(side.signals[:, list(unit.members)].sum(1)).ravel() > 0 for side in (train, held_out)]
-        log2 = log2_beyond_own_words(self.tokens, (self.train, fires[0]), (self.held_out, fires[1]), drawn.weights, topic=topic)
+        log2 = log2_beyond_own_words(
+            self.tokens, (self.train, fires[0]), (self.held_out, fires[1]), drawn.weights, topic=topic
+        )
         groups = int((held_out.rates()[1] == topic).sum())
         return student_interval(log2, groups - 1).row("log2_beyond_words", "log2_beyond_words")
 
@@ -240,8 +287,10 @@ class Carriers:
         chosen = self.choices.of_layer(unit.layer)[self.held_out]
         if not len(active) or not chosen.shape[1]:
             return {}
-        return {"effective_experts": effective_number(np.asarray(chosen[active].sum(0)).ravel()),
-                "effective_experts_all": effective_number(np.asarray(chosen.sum(0)).ravel())}
+        return {
+            "effective_experts": effective_number(np.asarray(chosen[active].sum(0)).ravel()),
+            "effective_experts_all": effective_number(np.asarray(chosen.sum(0)).ravel()),
+        }
 
     def table(self, labels: Mapping[tuple[str, int], str]) -> pd.DataFrame:
         """One row per topic and kind of unit.
@@ -267,10 +316,17 @@ class Carriers:
         for (topic, kind), (unit, found, more) in sorted(self.best.items()):
             members = [self._name(unit, m) for m in unit.members]
             row: dict[str, Any] = {
-                "topic": self.tokens.topics[topic], "kind": kind, "layer": unit.layer, "source": unit.source,
-                "members": "+".join(map(str, members)), "train_auroc": unit.train_auroc,
+                "topic": self.tokens.topics[topic],
+                "kind": kind,
+                "layer": unit.layer,
+                "source": unit.source,
+                "members": "+".join(map(str, members)),
+                "train_auroc": unit.train_auroc,
                 "label": "" if kind.startswith("expert") else "; ".join(labels.get((unit.source, m), "") for m in members),
-                **found.document.row("auroc_document", "document"), **found.token.row("auroc_token", "token"), **more}
+                **found.document.row("auroc_document", "document"),
+                **found.token.row("auroc_token", "token"),
+                **more,
+            }
             for rival, levels in (("expert", ("document", "token")), ("token", ("document",)), ("tokens", ("document",))):
                 other = self.best.get((topic, rival))
                 if other is not None:

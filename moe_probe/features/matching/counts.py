@@ -76,8 +76,12 @@ def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, 
         Tokens.
     """
     total = np.zeros(np.broadcast_shapes(both.shape, first.shape, second.shape))
-    for cell, row, column in ((both, first, second), (first - both, first, n - second), (second - both, n - first, second),
-                              (n - first - second + both, n - first, n - second)):
+    for cell, row, column in (
+        (both, first, second),
+        (first - both, first, n - second),
+        (second - both, n - first, second),
+        (n - first - second + both, n - first, n - second),
+    ):
         with np.errstate(divide="ignore", invalid="ignore"):
             total += np.where(cell > 0, cell * np.log2(cell * (n / (row * column))), 0.0)
     return np.asarray(total / n)
@@ -158,8 +162,16 @@ def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_exp
     return Pairs(expert, feature, best_bits[rank, expert], (1 + hit - alarm) / 2)
 
 
-def _merge(best_bits: np.ndarray, best_feature: np.ndarray, best_both: np.ndarray, *, bits: np.ndarray, feature: np.ndarray,
-           expert: np.ndarray, both: np.ndarray) -> None:
+def _merge(
+    best_bits: np.ndarray,
+    best_feature: np.ndarray,
+    best_both: np.ndarray,
+    *,
+    bits: np.ndarray,
+    feature: np.ndarray,
+    expert: np.ndarray,
+    both: np.ndarray,
+) -> None:
     """Let new candidates in, in place: each expert keeps as many as there are rows; ties go to the earlier feature."""
     depth, n_experts = best_bits.shape
     new = np.unique(expert)
@@ -181,8 +193,13 @@ def _merge(best_bits: np.ndarray, best_feature: np.ndarray, best_both: np.ndarra
 
 
 def score_pairs(
-    experts: sparse.csr_array, features: sparse.csr_array, expert: np.ndarray, feature: np.ndarray, group: np.ndarray,
-    *, n_groups: int,
+    experts: sparse.csr_array,
+    features: sparse.csr_array,
+    expert: np.ndarray,
+    feature: np.ndarray,
+    group: np.ndarray,
+    *,
+    n_groups: int,
 ) -> Scores:
     """Measure given pairs, on other tokens than they were chosen on.
 
@@ -222,8 +239,14 @@ def score_pairs(
     return Scores(out[0], out[1], out[2], out[3], out[4], out[5], out[6], influence)
 
 
-def _score(mask: np.ndarray, e: np.ndarray, token: np.ndarray, value: np.ndarray, group: np.ndarray, size: np.ndarray,
-           ) -> tuple[np.ndarray, np.ndarray]:
+def _score(
+    mask: np.ndarray,
+    e: np.ndarray,
+    token: np.ndarray,
+    value: np.ndarray,
+    group: np.ndarray,
+    size: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     from scipy.stats import t as student
 
     hit = mask[token]
@@ -241,8 +264,17 @@ def _score(mask: np.ndarray, e: np.ndarray, token: np.ndarray, value: np.ndarray
         p_value = student.sf(part.sum() / np.sqrt(spread), freedom)
     bits = mutual_information(np.array(both), np.array(chosen), np.array(fired), n)
     lift = (both / fired) / (chosen / n)
-    return np.array([(1 + recall - alarm) / 2, _graded(hit, value, chosen, n), np.copysign(bits, lift - 1), lift, both / fired,
-                     recall, p_value]), influence
+    return np.array(
+        [
+            (1 + recall - alarm) / 2,
+            _graded(hit, value, chosen, n),
+            np.copysign(bits, lift - 1),
+            lift,
+            both / fired,
+            recall,
+            p_value,
+        ]
+    ), influence
 
 
 def _graded(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> float:
@@ -291,8 +323,11 @@ def one_to_one(pairs: Pairs, *, n_features: int) -> np.ndarray:
     experts, row = np.unique(pairs.expert, return_inverse=True)
     own = n_features + np.arange(len(experts))  # a way out for each: next to nothing, so that a full matching exists
     weights = sparse.coo_array(
-        (np.concatenate([pairs.bits, np.full(len(own), 1e-12)]),
-         (np.concatenate([row, np.arange(len(own))]), np.concatenate([pairs.feature, own]))),
-        shape=(len(experts), n_features + len(experts))).tocsr()
+        (
+            np.concatenate([pairs.bits, np.full(len(own), 1e-12)]),
+            (np.concatenate([row, np.arange(len(own))]), np.concatenate([pairs.feature, own])),
+        ),
+        shape=(len(experts), n_features + len(experts)),
+    ).tocsr()
     which = dict(zip(*min_weight_full_bipartite_matching(weights, maximize=True), strict=True))
     return np.array([which[r] == f for r, f in zip(row, pairs.feature, strict=True)])

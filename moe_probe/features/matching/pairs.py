@@ -35,8 +35,14 @@ class Halves:
 
     def score(self, features: sparse.csr_array, pairs: Pairs) -> Scores:
         """Measure pairs on the held-out tokens; `features` has their rows."""
-        return score_pairs(self.choices.matrix[self.held_out], features, pairs.expert, pairs.feature,
-                           self.tokens.group[self.held_out], n_groups=self.tokens.n_groups)
+        return score_pairs(
+            self.choices.matrix[self.held_out],
+            features,
+            pairs.expert,
+            pairs.feature,
+            self.tokens.group[self.held_out],
+            n_groups=self.tokens.n_groups,
+        )
 
     def best(self, features: sparse.csr_array, *, per_expert: int) -> Pairs:
         """Choose pairs on the training tokens; `features` has their rows."""
@@ -55,8 +61,11 @@ def rival_scores(halves: Halves) -> dict[str, Scores]:
     """Best token, token pair and topic of every expert, by the same procedure as features; rows are all experts."""
     tokens = halves.tokens
     pairs, n_pairs = pair_codes(tokens, halves.train)
-    columns = {"token": (tokens.token, int(tokens.token.max()) + 1), "token pair": (pairs, n_pairs),
-               "topic": (tokens.topic, len(tokens.topics))}
+    columns = {
+        "token": (tokens.token, int(tokens.token.max()) + 1),
+        "token pair": (pairs, n_pairs),
+        "topic": (tokens.topic, len(tokens.topics)),
+    }
     out = {}
     for name, (codes, n) in columns.items():
         features = one_hot(codes, max(n, 1))
@@ -74,7 +83,9 @@ def _spread(halves: Halves, scores: Scores, expert: np.ndarray) -> Scores:
     n = len(halves.choices.layer)
     out = []
     for name, values in zip(Scores._fields, scores, strict=True):
-        full = np.full((n, *values.shape[1:]), 0.5 if name in ("auroc", "graded") else 0.0 if name == "influence" else np.nan)
+        full = np.full(
+            (n, *values.shape[1:]), 0.5 if name in ("auroc", "graded") else 0.0 if name == "influence" else np.nan
+        )
         full[expert] = values
         out.append(full)
     return Scores(*out)
@@ -134,8 +145,15 @@ def _moderated(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, float
 
 
 def match_features(
-    halves: Halves, train: Firings, held_out: Firings, *, rivals: dict[str, Scores], nulls: Sequence[Scores],
-    cosines: np.ndarray | None = None, per_expert: int = 8, alpha: float = 0.05,
+    halves: Halves,
+    train: Firings,
+    held_out: Firings,
+    *,
+    rivals: dict[str, Scores],
+    nulls: Sequence[Scores],
+    cosines: np.ndarray | None = None,
+    per_expert: int = 8,
+    alpha: float = 0.05,
 ) -> Matched:
     """Match the features of an SAE with the experts of all layers.
 
@@ -174,24 +192,43 @@ def match_features(
     group = halves.tokens.group
     all_rivals = rivals | {
         "random": _mean(nulls),
-        "shuffled": best_of_each(halves, shuffled(train.matrix, group[halves.train]),
-                                 shuffled(held_out.matrix, group[halves.held_out]))}
-    ratio, low, high, p_random = beyond_random(scores.bits, pairs.expert, np.stack([null.bits for null in nulls]),
-                                               n_tokens=len(halves.held_out))
+        "shuffled": best_of_each(
+            halves, shuffled(train.matrix, group[halves.train]), shuffled(held_out.matrix, group[halves.held_out])
+        ),
+    }
+    ratio, low, high, p_random = beyond_random(
+        scores.bits, pairs.expert, np.stack([null.bits for null in nulls]), n_tokens=len(halves.held_out)
+    )
     q_value, q_random = benjamini_hochberg(scores.p_value), np.full(len(p_random), np.nan)
     starts = np.flatnonzero(np.diff(pairs.expert, prepend=-1))
     rank = np.arange(len(pairs.expert)) - np.repeat(starts, np.diff(np.append(starts, len(pairs.expert)))) + 1
     for place in np.unique(rank):  # an expert's further features are weaker by construction: no burden for its first
         q_random[rank == place] = benjamini_hochberg(p_random[rank == place])
     choices = halves.choices
-    table = pd.DataFrame({
-        "layer": choices.layer[pairs.expert], "expert": choices.expert[pairs.expert], "feature": pairs.feature,
-        "score": pairs.auroc, "q_value": q_value, "heldout_score": scores.auroc, "rank": rank, "bits": pairs.bits,
-        "heldout_bits": scores.bits, "heldout_graded": scores.graded, "heldout_lift": scores.lift,
-        "precision": scores.precision, "recall": scores.recall, "beyond_random": ratio, "beyond_random_low": low,
-        "beyond_random_high": high, "random_q": q_random, "significant": (q_value <= alpha) & (q_random <= alpha),
-        "one_to_one": one_to_one(pairs, n_features=train.matrix.shape[1]),
-        "router_cosine": np.nan if cosines is None else cosines[pairs.expert, pairs.feature]})
+    table = pd.DataFrame(
+        {
+            "layer": choices.layer[pairs.expert],
+            "expert": choices.expert[pairs.expert],
+            "feature": pairs.feature,
+            "score": pairs.auroc,
+            "q_value": q_value,
+            "heldout_score": scores.auroc,
+            "rank": rank,
+            "bits": pairs.bits,
+            "heldout_bits": scores.bits,
+            "heldout_graded": scores.graded,
+            "heldout_lift": scores.lift,
+            "precision": scores.precision,
+            "recall": scores.recall,
+            "beyond_random": ratio,
+            "beyond_random_low": low,
+            "beyond_random_high": high,
+            "random_q": q_random,
+            "significant": (q_value <= alpha) & (q_random <= alpha),
+            "one_to_one": one_to_one(pairs, n_features=train.matrix.shape[1]),
+            "router_cosine": np.nan if cosines is None else cosines[pairs.expert, pairs.feature],
+        }
+    )
     return Matched(table, _baselines(halves, held_out, all_rivals, cosines), pairs)
 
 

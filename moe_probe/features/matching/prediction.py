@@ -45,8 +45,15 @@ class Predicted:
 
 
 def predict(
-    train: sparse.csr_array, held_out: sparse.csr_array, chosen: sparse.csr_array, chosen_held_out: sparse.csr_array,
-    *, group: np.ndarray, group_held_out: np.ndarray, n_groups: int, seed: int = 0,
+    train: sparse.csr_array,
+    held_out: sparse.csr_array,
+    chosen: sparse.csr_array,
+    chosen_held_out: sparse.csr_array,
+    *,
+    group: np.ndarray,
+    group_held_out: np.ndarray,
+    n_groups: int,
+    seed: int = 0,
 ) -> Predicted:
     """Predict the chosen experts from sparse inputs by a multinomial logistic regression.
 
@@ -84,12 +91,23 @@ def _logits(x: sparse.csr_array, scale: np.ndarray, weights: Any, bias: Any) -> 
         return bias.expand(x.shape[0], -1)
     values = torch.from_numpy((x.data * scale[x.indices]).astype(np.float32))
     return bias + torch.nn.functional.embedding_bag(
-        torch.from_numpy(x.indices.astype(np.int64)), weights, torch.from_numpy(x.indptr[:-1].astype(np.int64)), mode="sum",
-        per_sample_weights=values)
+        torch.from_numpy(x.indices.astype(np.int64)),
+        weights,
+        torch.from_numpy(x.indptr[:-1].astype(np.int64)),
+        mode="sum",
+        per_sample_weights=values,
+    )
 
 
-def _fit(x: sparse.csr_array, y: sparse.csr_array, check: sparse.csr_array, check_y: sparse.csr_array, *, scale: np.ndarray,
-         seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _fit(
+    x: sparse.csr_array,
+    y: sparse.csr_array,
+    check: sparse.csr_array,
+    check_y: sparse.csr_array,
+    *,
+    scale: np.ndarray,
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     counts = np.asarray(y.sum(0)).ravel() + 0.5
@@ -126,7 +144,9 @@ def _shares(chosen: sparse.csr_array) -> torch.Tensor:
     return dense / dense.sum(1, keepdim=True).clamp_min(1)
 
 
-def _measure(logits: torch.Tensor, chosen: sparse.csr_array, load: np.ndarray, group: np.ndarray, n_groups: int) -> Predicted:
+def _measure(
+    logits: torch.Tensor, chosen: sparse.csr_array, load: np.ndarray, group: np.ndarray, n_groups: int
+) -> Predicted:
     import torch
 
     y = chosen.toarray() > 0

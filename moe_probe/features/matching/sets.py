@@ -21,12 +21,23 @@ MAX_MEMBERS = 4
 #: Tokens that regressions are fitted on, and the inverse strength of their penalty.
 _FIT_TOKENS, _C = 20_000, 0.05
 _BINS = 64
-_COLUMNS = ("layer", "expert", "features", "single_auroc", "set_auroc", "set_low", "set_high", "beyond_single",
-            "beyond_single_low", "beyond_single_high")
+_COLUMNS = (
+    "layer",
+    "expert",
+    "features",
+    "single_auroc",
+    "set_auroc",
+    "set_low",
+    "set_high",
+    "beyond_single",
+    "beyond_single_low",
+    "beyond_single_high",
+)
 
 
-def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200,
-                 seed: int = 0) -> pd.DataFrame:
+def feature_sets(
+    halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200, seed: int = 0
+) -> pd.DataFrame:
     """For every expert of a layer, up to four of its candidate features that tell it together.
 
     An L1-penalised logistic regression (Tibshirani 1996, DOI 10.1111/j.2517-6161.1996.tb02080.x) on all candidates of the
@@ -67,8 +78,12 @@ def feature_sets(halves: Halves, train: Firings, held_out: Firings, pairs: Pairs
         chosen = np.asarray(truth[:, [unit]].toarray()).ravel() > 0
         together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, drawn.weights)
         alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, drawn.weights)
-        row: dict[str, Any] = {"layer": layer, "expert": int(choices.expert[unit]), "features": "+".join(map(str, members)),
-                               "single_auroc": float(alone[0])}
+        row: dict[str, Any] = {
+            "layer": layer,
+            "expert": int(choices.expert[unit]),
+            "features": "+".join(map(str, members)),
+            "single_auroc": float(alone[0]),
+        }
         one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
         both = auroc_difference(one, other, correlation_of(together, alone))
         out.append(row | one.row("set_auroc", "set") | both.row("beyond_single", "beyond_single"))
@@ -98,6 +113,7 @@ def _draws(score: np.ndarray, chosen: np.ndarray, number: np.ndarray, draws: np.
     edges = values if len(values) <= _BINS else np.unique(np.quantile(score[score != 0], np.linspace(0, 1, _BINS)))
     place = np.searchsorted(edges, score)
     width, n = len(edges) + 1, draws.shape[1]
-    hits, misses = (np.bincount(number[mask] * width + place[mask], minlength=n * width).reshape(n, width)
-                    for mask in (chosen, ~chosen))
+    hits, misses = (
+        np.bincount(number[mask] * width + place[mask], minlength=n * width).reshape(n, width) for mask in (chosen, ~chosen)
+    )
     return weighted_auroc(draws @ hits, draws @ misses)

@@ -149,5 +149,3 @@ def fired(sae: Sae, reader: ActivationReader) -> Firings:
     found = fire(sae, reader)
     order = np.argsort(found.rows, kind="stable")
     return Firings(found.matrix[order], found.rows[order])
-
-

@@ -48,11 +48,20 @@ def experts_through(chosen: sparse.csr_array, firings: sparse.csr_array, *, per_
         order = np.argsort(-shares, axis=1, kind="stable")[:, :per_feature]
         depth = order.shape[1]
         share = np.take_along_axis(shares, order, 1).ravel()
-        parts.append(pd.DataFrame({
-            "feature": np.repeat(kept + block.start, depth), "rank": np.tile(np.arange(1, depth + 1), len(kept)),
-            "expert": order.ravel(), "share": share, "lift": share / load[order.ravel()],
-            "tokens": np.repeat(tokens[block][kept], depth), "effective_experts": np.repeat(_effective(shares), depth),
-            "effective_experts_all": _effective(load[None])[0]}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "feature": np.repeat(kept + block.start, depth),
+                    "rank": np.tile(np.arange(1, depth + 1), len(kept)),
+                    "expert": order.ravel(),
+                    "share": share,
+                    "lift": share / load[order.ravel()],
+                    "tokens": np.repeat(tokens[block][kept], depth),
+                    "effective_experts": np.repeat(_effective(shares), depth),
+                    "effective_experts_all": _effective(load[None])[0],
+                }
+            )
+        )
     columns = ["feature", "rank", "expert", "share", "lift", "tokens", "effective_experts", "effective_experts_all"]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return table[table["share"] > 0].reset_index(drop=True)

@@ -33,8 +33,14 @@ def token_signals(tokens: Tokens, rows: np.ndarray, codes: np.ndarray) -> sparse
     return one_hot(column[tokens.token[rows]], len(codes))
 
 
-def log2_beyond_own_words(tokens: Tokens, train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray],
-                          draws: np.ndarray, *, topic: int) -> np.ndarray:
+def log2_beyond_own_words(
+    tokens: Tokens,
+    train: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
+    draws: np.ndarray,
+    *,
+    topic: int,
+) -> np.ndarray:
     """log2 of how much more often a unit fires in a topic's documents than their tokens predict, in every resample.
 
     The prediction is P(fires | token id) of the training documents, as it is: a unit that goes by the token alone differs
@@ -64,8 +70,10 @@ def log2_beyond_own_words(tokens: Tokens, train: tuple[np.ndarray, np.ndarray], 
     mine = known & (tokens.topic[rows[token]] == topic)
     n = draws.shape[1]
     total = np.bincount(number[mine], minlength=n)
-    both = [np.bincount(number[mine], weights=values[mine], minlength=n) / np.maximum(total, 1)
-            for values in (fires[token].astype(float), chance[tokens.token[rows[token]]])]
+    both = [
+        np.bincount(number[mine], weights=values[mine], minlength=n) / np.maximum(total, 1)
+        for values in (fires[token].astype(float), chance[tokens.token[rows[token]]])
+    ]
     observed, expected = (draws @ rate for rate in both)
     half = 0.5 / max(int(total.sum()), 1) * (draws @ (total > 0))  # half a firing, so that no logarithm is of 0
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -39,7 +39,8 @@ _SUBJECT_SOURCES = (
     "Monroe, Colaresi and Quinn 2008, words that tell sets apart, DOI 10.1093/pan/mpn018",
 )
 _CONCEPT_SOURCES = (
-    "Gurnee et al. 2023, sparse probes, arXiv:2305.01610", "Chanin et al. 2024, splitting and absorption, arXiv:2409.14507",
+    "Gurnee et al. 2023, sparse probes, arXiv:2305.01610",
+    "Chanin et al. 2024, splitting and absorption, arXiv:2409.14507",
     "Karvonen et al. 2025, SAEBench, arXiv:2503.09532",
 )
 
@@ -86,8 +87,14 @@ class _Tables:
     warnings: list[str] = field(default_factory=list)
 
 
-def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
-               found: Sequence[tuple[Place, list[Dictionary]]] | None = None, say: Say = print) -> tuple[Result, ...]:
+def build_tree(
+    run: Path,
+    trace: Trace,
+    *,
+    settings: TreeSettings | None = None,
+    found: Sequence[tuple[Place, list[Dictionary]]] | None = None,
+    say: Say = print,
+) -> tuple[Result, ...]:
     """Join the SAEs of every layer from narrow to wide, and ask whether the tree follows the corpus's own subjects.
 
     Joins and reconstructions are measured on held-out documents; subjects on all documents, since no SAE has seen a label.
@@ -121,34 +128,56 @@ def build_tree(run: Path, trace: Trace, *, settings: TreeSettings | None = None,
     for _, levels in found:
         _join_levels(run, trace, levels, facts, settings, tables, say)
     if not tables.splitting:
-        raise MoeProbeError(f"no layer of {run} has SAEs of two widths", "a tree joins a narrower one with a wider one",
-                            f"moe-probe sae train {run} --width 256 --width 1024")
+        raise MoeProbeError(
+            f"no layer of {run} has SAEs of two widths",
+            "a tree joins a narrower one with a wider one",
+            f"moe-probe sae train {run} --width 256 --width 1024",
+        )
     edges = pd.concat(tables.edges, ignore_index=True)
     front = ["layer", "parent_width", "parent", "child_width", "child", "weight", "parent_topic", "child_topic"]
     edges = edges[[*front, *(c for c in edges.columns if c not in front)]]
     params = dict(vars(settings))
     told = tuple(dict.fromkeys(tables.warnings))
-    results = [Result("tree", edges, citations=_SOURCES, caption=_TREE),
-               Result("splitting", pd.DataFrame(tables.splitting), citations=_SOURCES, params=params, caption=_SPLITTING,
-                      warnings=told)]
+    results = [
+        Result("tree", edges, citations=_SOURCES, caption=_TREE),
+        Result(
+            "splitting", pd.DataFrame(tables.splitting), citations=_SOURCES, params=params, caption=_SPLITTING, warnings=told
+        ),
+    ]
     if tables.nodes:
         from moe_probe.features.tree.subject_tests import show_examples
 
         nodes = pd.concat(tables.nodes, ignore_index=True)
         more: dict[str, Any] = {"params": params, "seed": settings.seed, "citations": _SUBJECT_SOURCES}
         within = f" Labels are permuted within each {settings.strata}." if settings.strata else ""
-        results += [Result("tree_subjects", pd.DataFrame(tables.subjects), caption=_SUBJECTS + within, **more),
-                    Result("tree_nodes", nodes, caption=_NODES + within, **more),
-                    Result("tree_distance", pd.DataFrame(tables.distances), caption=_DISTANCE + within, **more),
-                    Result("tree_examples", show_examples(trace, found, nodes, edges, facts), caption=_EXAMPLES, **more)]
+        results += [
+            Result("tree_subjects", pd.DataFrame(tables.subjects), caption=_SUBJECTS + within, **more),
+            Result("tree_nodes", nodes, caption=_NODES + within, **more),
+            Result("tree_distance", pd.DataFrame(tables.distances), caption=_DISTANCE + within, **more),
+            Result("tree_examples", show_examples(trace, found, nodes, edges, facts), caption=_EXAMPLES, **more),
+        ]
     if tables.concepts:
-        results.append(Result("concepts", pd.concat(tables.concepts, ignore_index=True), caption=_CONCEPTS, params=params,
-                              citations=_CONCEPT_SOURCES))
+        results.append(
+            Result(
+                "concepts",
+                pd.concat(tables.concepts, ignore_index=True),
+                caption=_CONCEPTS,
+                params=params,
+                citations=_CONCEPT_SOURCES,
+            )
+        )
     return tuple(results)
 
 
-def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: Mapping[tuple[str, int], tuple[str, str]],
-                 settings: TreeSettings, tables: _Tables, say: Say) -> None:
+def _join_levels(
+    run: Path,
+    trace: Trace,
+    levels: Sequence[Dictionary],
+    facts: Mapping[tuple[str, int], tuple[str, str]],
+    settings: TreeSettings,
+    tables: _Tables,
+    say: Say,
+) -> None:
     from moe_probe.features.tree import join, splitting
     from moe_probe.features.tree.subject_tests import SubjectsOf
 
@@ -162,15 +191,26 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
         joins.append((parent, child, found))
         layer = parent.sae.config.layer
         row: dict[str, Any] = {
-            "layer": layer, "parent_width": parent.width, "child_width": child.width,
-            **splitting(parent.level, child.level, found)._asdict(), "stitched_novel": _stitched(parent, child),
-            "edges": len(found), "joined_by_both": float((found["joined_by"] == "both").mean()) if len(found) else np.nan,
-            "seed_agreement": np.nan, "seed_same": np.nan, "split_same_width": np.nan, "novel_same_width": np.nan,
-            "parent_sae": parent.name, "child_sae": child.name}
+            "layer": layer,
+            "parent_width": parent.width,
+            "child_width": child.width,
+            **splitting(parent.level, child.level, found)._asdict(),
+            "stitched_novel": _stitched(parent, child),
+            "edges": len(found),
+            "joined_by_both": float((found["joined_by"] == "both").mean()) if len(found) else np.nan,
+            "seed_agreement": np.nan,
+            "seed_same": np.nan,
+            "split_same_width": np.nan,
+            "novel_same_width": np.nan,
+            "parent_sae": parent.name,
+            "child_sae": child.name,
+        }
         other = parent.again(again) if settings.null and "loaded_from" not in parent.told else None
         if settings.null and other is None:
-            tables.warnings.append(f"{parent.name} was loaded from elsewhere: how it was trained is unknown, so it is not "
-                                   "compared with another seed.")
+            tables.warnings.append(
+                f"{parent.name} was loaded from elsewhere: how it was trained is unknown, so it is not "
+                "compared with another seed."
+            )
             say(f"note: {tables.warnings[-1]}")
         if other is not None:
             row |= _against_another_seed(other, parent, child, found)
@@ -181,10 +221,12 @@ def _join_levels(run: Path, trace: Trace, levels: Sequence[Dictionary], facts: M
             tested = subjects.test(parent, child, found, other, facts)
             tables.subjects += tested.rows
             tables.nodes += [tested.nodes] if len(tested.nodes) else []
-        say(f"{parent.name} -> {child.name}: {figure(row['split'], '.0%', 'unknown share')} of features split, "
+        say(
+            f"{parent.name} -> {child.name}: {figure(row['split'], '.0%', 'unknown share')} of features split, "
             f"{figure(row['kept'], '.0%', 'unknown share')} stay"
             + (f"; siblings share a subject: {subjects.said}" if subjects.said else "")
-            + f" ({time.monotonic() - started:.1f} s)")
+            + f" ({time.monotonic() - started:.1f} s)"
+        )
     if subjects.known:
         tables.distances += subjects.distances(joins)
     if subjects.known and settings.concepts:
@@ -218,8 +260,12 @@ def _against_another_seed(other: Dictionary, parent: Dictionary, child: Dictiona
     found = splitting(parent.level, other.level, same)
     # the other way round: what share of this SAE's own features has a direction that the other seed has too
     back = splitting(other.level, parent.level, join(other.level, parent.level))
-    return {"seed_agreement": agreement(edges, join(other.level, child.level)), "seed_same": 1 - back.novel,
-            "split_same_width": found.split, "novel_same_width": found.novel}
+    return {
+        "seed_agreement": agreement(edges, join(other.level, child.level)),
+        "seed_same": 1 - back.novel,
+        "split_same_width": found.split,
+        "novel_same_width": found.novel,
+    }
 
 
 def facts_of(run: Path) -> Mapping[tuple[str, int], tuple[str, str]]:
@@ -230,8 +276,12 @@ def facts_of(run: Path) -> Mapping[tuple[str, int], tuple[str, str]]:
     return {(str(r.sae), int(r.feature)): (str(r.topic), str(r.label)) for r in table.itertuples()}
 
 
-def _named(edges: pd.DataFrame, facts: Mapping[tuple[str, int], tuple[str, str]], narrow: Dictionary, wide: Dictionary,
-           ) -> pd.DataFrame:
+def _named(
+    edges: pd.DataFrame,
+    facts: Mapping[tuple[str, int], tuple[str, str]],
+    narrow: Dictionary,
+    wide: Dictionary,
+) -> pd.DataFrame:
     out = edges.assign(parent_sae=narrow.name, child_sae=wide.name)
     for side, level in (("parent", narrow), ("child", wide)):
         out[side] += level.first
@@ -245,17 +295,40 @@ def tree_lines(results: Sequence[Result]) -> list[str]:
     from moe_probe.features.tree import UNJUDGED
 
     tables = {r.name: r.table for r in results}
-    columns = ["layer", "parent_width", "child_width", "split", "kept", "novel", "stitched_novel", "seed_agreement", "seed_same",
-               "split_same_width"]
+    columns = [
+        "layer",
+        "parent_width",
+        "child_width",
+        "split",
+        "kept",
+        "novel",
+        "stitched_novel",
+        "seed_agreement",
+        "seed_same",
+        "split_same_width",
+    ]
     lines = [table_text(tables["splitting"][columns].round(3))]
     if "tree_subjects" in tables:
-        columns = ["layer", "parent_width", "child_width", "tree", "nodes", "judged", "purity", "expected", "shared", "p_value"]
+        columns = [
+            "layer",
+            "parent_width",
+            "child_width",
+            "tree",
+            "nodes",
+            "judged",
+            "purity",
+            "expected",
+            "shared",
+            "p_value",
+        ]
         lines += ["", "Firings of siblings about one topic:", table_text(tables["tree_subjects"][columns].round(3))]
         kinds = tables["tree_nodes"].groupby("kind").size()
         lines.append("Nodes: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
         if UNJUDGED in kinds:
-            lines.append(f"({UNJUDGED}: the test would have missed a node of one subject with so few children, or children that "
-                         "fire so rarely)")
+            lines.append(
+                f"({UNJUDGED}: the test would have missed a node of one subject with so few children, or children that "
+                "fire so rarely)"
+            )
     return lines
 
 
@@ -271,8 +344,11 @@ def walk(run: Path, sae: str, feature: int, *, depth: int = 4) -> list[str]:
     """
     table = Result.load(run / "results", "tree").table
     if not ((table["parent_sae"] == sae) & (table["parent"] == feature)).any():
-        raise UsageError(f"feature {feature} of {sae} has no children in the tree", "it may be the finest, or dead",
-                         "another, as layer_05/width_00256:12")
+        raise UsageError(
+            f"feature {feature} of {sae} has no children in the tree",
+            "it may be the finest, or dead",
+            "another, as layer_05/width_00256:12",
+        )
     facts = facts_of(run)
 
     def below(name: str, number: int, level: int, said: str) -> Iterator[str]:
@@ -283,8 +359,12 @@ def walk(run: Path, sae: str, feature: int, *, depth: int = 4) -> list[str]:
             return
         mine = table[(table["parent_sae"] == name) & (table["parent"] == number)].sort_values("share", ascending=False)
         for row in mine.itertuples():
-            yield from below(row.child_sae, int(row.child), level + 1,
-                             f"  ({row.relation}, takes {row.share:.0%}, {row.inside:.0%} inside, cosine {row.cosine:.2f})")
+            yield from below(
+                row.child_sae,
+                int(row.child),
+                level + 1,
+                f"  ({row.relation}, takes {row.share:.0%}, {row.inside:.0%} inside, cosine {row.cosine:.2f})",
+            )
 
     return list(below(sae, feature, 0, ""))
 
@@ -294,39 +374,46 @@ _TREE = (
     "decoder rows (0.7 or more), or by firing (the parent fires on at least half of the child's tokens, and of such parents "
     "the one that shares most information with it). Inside: share of the child's tokens on which the parent fires; share: of "
     "the parent's tokens that the child takes. Same: the child takes half of the parent's tokens or more; part: less; "
-    "overlap: it mostly fires elsewhere.")
+    "overlap: it mostly fires elsewhere."
+)
 _SPLITTING = (
     "Split: parents with two parts or more; kept: with a child that is the same; novel: children along whose direction no "
     "parent points; stitched novel: children that lower the narrower SAE's error when they are added to it; orphans: children "
     "joined to none. A narrow dictionary must bundle many features in each of its own, so that splitting alone says little. "
     "Nulls from an SAE of the narrower width and another seed: seed agreement is how alike it groups the children (adjusted "
     "mutual information, 0 is chance); seed same, the share of its features that the other seed has too; split same width, "
-    "the share of features that \"split\" when they are joined to the other seed's, where no width was added; novel same width, "
-    "the share of the other seed's features along whose direction none points.")
+    'the share of features that "split" when they are joined to the other seed\'s, where no width was added; novel same width, '
+    "the share of the other seed's features along whose direction none points."
+)
 _SUBJECTS = (
     "Purity: chance that firings of two siblings, from different documents, are about the same topic (mean over nodes with two "
     "parts or more). Expected: the same when features change places in the tree with others that fire about as often. p: the "
     "larger of two permutation tests, of topics over documents (tree and firings stay as they are) and of features over the "
     "tree. Trees: of this run; with the parents of another seed; and, as a null of width, a dictionary joined to one of the "
     "same width and another seed (both from a tenth of the permutations, so that their p cannot be small). Judged: nodes that "
-    "could be, which the shares of kinds are of; found beside: nodes of one subject among those that the test rarely finds.")
+    "could be, which the shares of kinds are of; found beside: nodes of one subject among those that the test rarely finds."
+)
 _NODES = (
     "One subject: siblings share a topic more often than strangers do (q, Benjamini-Hochberg over nodes, of the larger p of "
     "both nulls). By its parts: the children also keep to different subtopics of that topic (subtopics permuted within the "
     "topic). Several subjects: not one, and children are enriched for different topics. No subject: neither. Could not be "
     "judged: not found, but the test finds fewer than 80 % (power) of nodes that are put together from the clearest quarter of "
     "the tree's topical features, with as many children that fire about as often; or the node is as pure as the upper 95 % of "
-    "those (pure_low).")
+    "those (pure_low)."
+)
 _DISTANCE = (
     "Taxonomy distance between firings of two features of the widest SAE, from different documents: 0 same subtopic, 1 same "
     "topic, 2 different topics; for siblings (same parent), cousins (same grandparent) and strangers. Correlation of tree "
-    "distance with taxonomy distance (Mantel), against labels permuted over documents and features permuted over leaves.")
+    "distance with taxonomy distance (Mantel), against labels permuted over documents and features permuted over leaves."
+)
 _EXAMPLES = (
     "The clearest node of every kind, chosen by rules that look at no text: most purity beyond what is expected; most children "
     "that each have a topic and least purity; most children (also of nodes that could not be judged). Words: those "
-    "that tell a child's firings from its siblings' (log-odds with a Dirichlet prior, z above 1.96).")
+    "that tell a child's firings from its siblings' (log-odds with a Dirichlet prior, z above 1.96)."
+)
 _CONCEPTS = (
     "For every topic as a concept of tokens: F1 on held-out documents of a linear probe, and of probes on the 1, 2, 3 ... "
     "features that tell it best. Splits: 1, and k where F1 exceeds all before by 0.03. Absorption: share of the concept's part "
     "in the activation that other features hold where its own are weak. The text of a topic is full of words that have "
-    "nothing to do with it, so F1 is low by nature; compare columns, not with 1.")
+    "nothing to do with it, so F1 is low by nature; compare columns, not with 1."
+)

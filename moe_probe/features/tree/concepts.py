@@ -84,8 +84,9 @@ def split_of_concept(train: Sample, held_out: Sample, decoder: np.ndarray, *, mo
         if k > 1 and f1[-1] > max(f1[:-1]) + _STEP:
             splits = k
     own = order[:splits]
-    return ConceptSplit(score, tuple(f1), splits, _absorption(held_out, probe, offset, decoder, own),
-                        tuple(int(f) for f in own))
+    return ConceptSplit(
+        score, tuple(f1), splits, _absorption(held_out, probe, offset, decoder, own), tuple(int(f) for f in own)
+    )
 
 
 def _fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:

@@ -77,8 +77,14 @@ class Grown:
     tokens: int
 
 
-def grow(train: torch.Tensor, held_out: torch.Tensor, *, options: DepthOptions, base: dict[str, object],
-         say: Callable[[str], None] = lambda text: None) -> list[Grown]:
+def grow(
+    train: torch.Tensor,
+    held_out: torch.Tensor,
+    *,
+    options: DepthOptions,
+    base: dict[str, object],
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Grown]:
     """Train a small dictionary on some tokens, and again on the tokens of each of its latents, largest first.
 
     Parameters
@@ -95,7 +101,8 @@ def grow(train: torch.Tensor, held_out: torch.Tensor, *, options: DepthOptions, 
         In the order in which they were trained, the root's first; empty where there are fewer than ``min_tokens`` tokens.
     """
     waiting: list[tuple[int, tuple[int, ...], np.ndarray, np.ndarray]] = [
-        (-len(train), (), np.arange(len(train)), np.arange(len(held_out)))]
+        (-len(train), (), np.arange(len(train)), np.arange(len(held_out)))
+    ]
     found: list[Grown] = []
     while waiting and len(found) < options.most:
         _, path, rows, held_rows = heapq.heappop(waiting)
@@ -114,12 +121,21 @@ def grow(train: torch.Tensor, held_out: torch.Tensor, *, options: DepthOptions, 
     return found
 
 
-def _grown(train: torch.Tensor, held_out: torch.Tensor, rows: np.ndarray, held_rows: np.ndarray, path: tuple[int, ...],
-           options: DepthOptions, base: dict[str, object]) -> Grown:
+def _grown(
+    train: torch.Tensor,
+    held_out: torch.Tensor,
+    rows: np.ndarray,
+    held_rows: np.ndarray,
+    path: tuple[int, ...],
+    options: DepthOptions,
+    base: dict[str, object],
+) -> Grown:
     sae = _trained(train[rows], options, base)
     d = train.shape[1]
-    flops = len(rows) * (options.passes * sae_train_flops(d, options.width, options.k, batch_tokens=_batch(len(rows)))
-                         + sae_encode_flops(d, options.width))
+    flops = len(rows) * (
+        options.passes * sae_train_flops(d, options.width, options.k, batch_tokens=_batch(len(rows)))
+        + sae_encode_flops(d, options.width)
+    )
     return Grown(path, sae, _firing(sae, train[rows], rows), _firing(sae, held_out[held_rows], held_rows), flops, len(rows))
 
 
@@ -133,8 +149,9 @@ def _trained(x: torch.Tensor, options: DepthOptions, base: dict[str, object]) ->
 
     from moe_probe.sae import SaeConfig, TrainOptions, train_saes
 
-    config = SaeConfig.model_validate(base | {"architecture": "topk", "d_in": x.shape[1], "d_sae": options.width,
-                                              "k": options.k, "seed": options.seed})
+    config = SaeConfig.model_validate(
+        base | {"architecture": "topk", "d_in": x.shape[1], "d_sae": options.width, "k": options.k, "seed": options.seed}
+    )
     size = _batch(len(x))
     steps = options.passes * (len(x) // size)
     generator = torch.Generator().manual_seed(options.seed)
@@ -143,7 +160,7 @@ def _trained(x: torch.Tensor, options: DepthOptions, base: dict[str, object]) ->
         for _ in range(options.passes + 1):
             order = torch.randperm(len(x), generator=generator)
             for start in range(0, len(x) - size + 1, size):
-                yield x[order[start:start + size]]
+                yield x[order[start : start + size]]
 
     told = TrainOptions(steps=steps, learning_rate=options.learning_rate, sample=min(len(x), 8192), device="cpu")
     return train_saes(batches(), [config], options=told)[0]  # type: ignore[arg-type]

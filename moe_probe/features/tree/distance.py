@@ -31,8 +31,15 @@ class Distances(NamedTuple):
     test: Verdict
 
 
-def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarray, *, permutations: int = 500, seed: int = 0,
-                  most: int = 4000) -> Distances | None:
+def tree_distance(
+    subjects: Subjects,
+    parent: np.ndarray,
+    grandparent: np.ndarray,
+    *,
+    permutations: int = 500,
+    seed: int = 0,
+    most: int = 4000,
+) -> Distances | None:
     """Does distance in the tree agree with distance in the corpus's own taxonomy?
 
     Parameters
@@ -75,8 +82,12 @@ def tree_distance(subjects: Subjects, parent: np.ndarray, grandparent: np.ndarra
         swap = shuffled_within(strata, rng)
         i, j = swap[one], swap[other]
         swapped.append(_correlation(far, human(i, j) if table is None else table[i, j]))
-    test = Verdict(observed, float(np.mean(swapped)), float(one_sided_p(np.array(labels), observed)),
-                   float(one_sided_p(np.array(swapped), observed)))
+    test = Verdict(
+        observed,
+        float(np.mean(swapped)),
+        float(one_sided_p(np.array(labels), observed)),
+        float(one_sided_p(np.array(swapped), observed)),
+    )
     near, next_to, apart = (float(found[far == kind].mean()) if (far == kind).any() else float("nan") for kind in (0, 1, 2))
     return Distances(near, next_to, apart, test)
 
@@ -86,8 +97,13 @@ def _correlation(far: np.ndarray, found: np.ndarray) -> float:
     return float(np.corrcoef(far, found)[0, 1]) if np.ptp(found) > EQUAL else float("nan")
 
 
-def _drawn(parent: np.ndarray, grandparent: np.ndarray, rng: np.random.Generator, *, most: int,
-           ) -> list[tuple[np.ndarray, np.ndarray]]:
+def _drawn(
+    parent: np.ndarray,
+    grandparent: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    most: int,
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of siblings, of cousins and of strangers, at most `most` of each."""
     i, j = rng.integers(len(parent), size=(2, 40 * most))
     near = [np.flatnonzero(parent == p) for p in np.unique(parent)]

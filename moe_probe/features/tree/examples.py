@@ -88,10 +88,18 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
     firm = set(zip(joined["parent_sae"], joined["child_sae"], joined["parent"], strict=True))
     marks = nodes.assign(
         firm=[key in firm for key in zip(nodes["parent_sae"], nodes["child_sae"], nodes["parent"], strict=True)],
-        rise=nodes["purity"] - nodes["expected"], impure=-nodes["purity"], topical=nodes["topical_children"],
-        several=nodes["topics_of_children"])
-    order = {BY_PARTS: ["firm", "rise"], ONE: ["firm", "rise"], SEVERAL: ["several", "topical", "impure"], NONE: ["children"],
-             UNJUDGED: ["children"]}
+        rise=nodes["purity"] - nodes["expected"],
+        impure=-nodes["purity"],
+        topical=nodes["topical_children"],
+        several=nodes["topics_of_children"],
+    )
+    order = {
+        BY_PARTS: ["firm", "rise"],
+        ONE: ["firm", "rise"],
+        SEVERAL: ["several", "topical", "impure"],
+        NONE: ["children"],
+        UNJUDGED: ["children"],
+    }
     chosen = []
     for kind, columns in order.items():
         mine = marks[marks["kind"] == kind].sort_values([*columns, "parent"], ascending=False, kind="stable")

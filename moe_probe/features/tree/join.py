@@ -92,8 +92,11 @@ def join(parent: Level, child: Level) -> pd.DataFrame:
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = both / mine[:, None]
             more = both * float(n) > mine[:, None] * fired[0]
-        bits = np.where((inside >= INSIDE) & more & (fired[0] >= _MIN_FIRINGS),
-                        mutual_information(both.astype(float), mine[:, None], fired[0][None], n), 0.0)
+        bits = np.where(
+            (inside >= INSIDE) & more & (fired[0] >= _MIN_FIRINGS),
+            mutual_information(both.astype(float), mine[:, None], fired[0][None], n),
+            0.0,
+        )
         firing_best = np.where(bits.max(1) > 0, bits.argmax(1), -1)
         for i in range(len(mine)):
             c = block.start + i
@@ -111,7 +114,9 @@ def join(parent: Level, child: Level) -> pd.DataFrame:
     table["share"] = table["both"] / fired[0][table["parent"]]
     table["lift"] = table["inside"] / (fired[0][table["parent"]] / n)
     table["weight"] = (table["cosine"].clip(lower=0) + table["inside"]) / 2
-    table["relation"] = np.where(table["inside"] < INSIDE, "overlap", np.where(table["share"] >= SAME_FEATURE, "same", "part"))
+    table["relation"] = np.where(
+        table["inside"] < INSIDE, "overlap", np.where(table["share"] >= SAME_FEATURE, "same", "part")
+    )
     return table.drop(columns="both").sort_values(["parent", "child"], ignore_index=True)
 
 
@@ -130,8 +135,13 @@ def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
     kept = edges.loc[edges["relation"] == "same", "parent"].nunique()
     _, cosine = _nearest(parent.directions, child.directions, alive=_counts(parent.firings) >= _MIN_FIRINGS)
     n, m = max(len(living), 1), max(len(finer), 1)
-    return Splitting(len(split) / n, kept / n, float((cosine[finer] < SAME_DIRECTION).sum() / m),
-                     1 - edges["child"].nunique() / m if len(finer) else 0.0, float(split.mean()) if len(split) else 0.0)
+    return Splitting(
+        len(split) / n,
+        kept / n,
+        float((cosine[finer] < SAME_DIRECTION).sum() / m),
+        1 - edges["child"].nunique() / m if len(finer) else 0.0,
+        float(split.mean()) if len(split) else 0.0,
+    )
 
 
 def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:

@@ -81,8 +81,11 @@ class Dictionary:
     def _trained(self, config: SaeConfig) -> Dictionary:
         from moe_probe.sae import TrainOptions, train_on
 
-        options = TrainOptions(epochs=int(self.told.get("epochs", 4)), batch_tokens=int(self.told.get("batch_tokens", 2048)),
-                               learning_rate=float(self.told.get("learning_rate", 3e-3)))
+        options = TrainOptions(
+            epochs=int(self.told.get("epochs", 4)),
+            batch_tokens=int(self.told.get("batch_tokens", 2048)),
+            learning_rate=float(self.told.get("learning_rate", 3e-3)),
+        )
         train, held_out = self.readers
         made = train_on(train, [config], held_out=held_out, options=options)[0].sae.eval()
         return _plain(f"{self.name} (trained again)", made, train, held_out, self.told, config)
@@ -141,14 +144,30 @@ def activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np.ndar
     return out
 
 
-def _plain(name: str, sae: Sae, train: ActivationReader, held_out: ActivationReader, told: dict[str, Any], origin: SaeConfig,
-           ) -> Dictionary:
+def _plain(
+    name: str,
+    sae: Sae,
+    train: ActivationReader,
+    held_out: ActivationReader,
+    told: dict[str, Any],
+    origin: SaeConfig,
+) -> Dictionary:
     from moe_probe.features.matching.signals import fired
     from moe_probe.features.tree import Level
 
     found = fired(sae, held_out)
-    return Dictionary(name, sae.config.d_sae, 0, sae, Level(_rows(sae), found.matrix), found, fired(sae, train),
-                      (train, held_out), told, origin)
+    return Dictionary(
+        name,
+        sae.config.d_sae,
+        0,
+        sae,
+        Level(_rows(sae), found.matrix),
+        found,
+        fired(sae, train),
+        (train, held_out),
+        told,
+        origin,
+    )
 
 
 def _nested(whole: Dictionary) -> Iterator[Dictionary]:
@@ -160,10 +179,14 @@ def _nested(whole: Dictionary) -> Iterator[Dictionary]:
     start = 0
     for width in nested_widths(whole.origin):
         part = slice(start, width)
-        yield replace(whole, width=width, first=start,
-                      level=Level(whole.level.directions[part], whole.level.firings[:, part].tocsr()),
-                      held_out=Firings(whole.held_out.matrix[:, part].tocsr(), whole.held_out.rows),
-                      train=Firings(whole.train.matrix[:, part].tocsr(), whole.train.rows))
+        yield replace(
+            whole,
+            width=width,
+            first=start,
+            level=Level(whole.level.directions[part], whole.level.firings[:, part].tocsr()),
+            held_out=Firings(whole.held_out.matrix[:, part].tocsr(), whole.held_out.rows),
+            train=Firings(whole.train.matrix[:, part].tocsr(), whole.train.rows),
+        )
         start = width
 
 

@@ -43,5 +43,6 @@ class PooledNull:
         """p-values of the statistics, shape (n_statistics,)."""
         pooled = self.tail(observed, np.arange(len(observed)))
         # where permutations hardly change a value, studentising would blow up what is rounding
-        return np.asarray(np.where(observed > self.mean + EQUAL, pooled,
-                                   np.maximum(pooled, one_sided_p(self._null, observed))))
+        return np.asarray(
+            np.where(observed > self.mean + EQUAL, pooled, np.maximum(pooled, one_sided_p(self._null, observed)))
+        )

@@ -104,8 +104,9 @@ def _topical(subjects: Subjects, pairs: Pairs, alpha: float, rng: np.random.Gene
     rates, alone = subjects.rates[:, pairs.features], np.arange(len(pairs.features))
     chosen, measured = (SameLabel(rates[half], Labelling(codes[half], subjects.topic.n)) for half in (first, ~first))
     n, strata = int(first.sum()), None if subjects.strata is None else subjects.strata[first]
-    null = np.stack([chosen.of(alone, alone, chosen.labelling.permuted(exchanged(n, strata, rng)))
-                     for _ in range(_PERMUTATIONS)])
+    null = np.stack(
+        [chosen.of(alone, alone, chosen.labelling.permuted(exchanged(n, strata, rng))) for _ in range(_PERMUTATIONS)]
+    )
     observed = chosen.of(alone, alone)
     keeps = np.flatnonzero(benjamini_hochberg(PooledNull(null).p_values(observed)) <= alpha)
     clear = keeps[np.argsort(-observed[keeps], kind="stable")][: max(int(_CLEAR * len(keeps)), _CLEAR_FEWEST)]

@@ -36,9 +36,10 @@ def stitched_change(residual: np.ndarray, latents: sparse.csr_array, directions:
     norms = np.square(directions).sum(1)
     change = np.zeros(latents.shape[1])
     for start in range(0, latents.shape[0], 4096):
-        piece = latents[start:start + 4096].tocoo()
+        piece = latents[start : start + 4096].tocoo()
         token, latent = piece.coords
         along = np.einsum("nd,nd->n", residual[start + token], directions[latent])
-        change += np.bincount(latent, weights=piece.data**2 * norms[latent] - 2 * piece.data * along,
-                              minlength=latents.shape[1])
+        change += np.bincount(
+            latent, weights=piece.data**2 * norms[latent] - 2 * piece.data * along, minlength=latents.shape[1]
+        )
     return np.asarray(change / max(latents.shape[0], 1))

@@ -136,8 +136,15 @@ def rate_strata(counts: np.ndarray, *, size: int = 40) -> np.ndarray:
     return np.asarray(rank * n // max(len(counts), 1))
 
 
-def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, strata: str | None = None, seed: int = 0,
-            ) -> pd.DataFrame:
+def bundled(
+    documents: pd.DataFrame,
+    *,
+    by: str,
+    finer: str,
+    most: int,
+    strata: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Put groups of documents of one subject together at random, so that there are about `most`; unchanged where there are fewer.
 
     Parameters
@@ -163,8 +170,11 @@ def bundled(documents: pd.DataFrame, *, by: str, finer: str, most: int, strata: 
     if (part != part[first][group_of]).any():
         part = np.full(len(documents), "")
     within = documents[strata].fillna("").astype(str).to_numpy() if strata is not None else np.full(len(documents), "")
-    subject = np.unique(np.stack([np.where(keep, labels, "").astype(str), part.astype(str), within.astype(str)])[:, first],
-                        axis=1, return_inverse=True)[1].ravel()
+    subject = np.unique(
+        np.stack([np.where(keep, labels, "").astype(str), part.astype(str), within.astype(str)])[:, first],
+        axis=1,
+        return_inverse=True,
+    )[1].ravel()
     rng = np.random.default_rng(seed)
     bundle = np.empty(len(groups), dtype=object)
     for number in range(int(subject.max()) + 1):

@@ -199,7 +199,7 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
 
     def rise(labelling: Labelling) -> tuple[np.ndarray, float]:
         values = same.of(one, other, labelling)
-        return by_node(values[: len(pairs.node)]), float(values[len(pairs.node):].mean())
+        return by_node(values[: len(pairs.node)]), float(values[len(pairs.node) :].mean())
 
     observed, base = rise(subjects.topic)
     null_labels = np.empty((permutations, n_nodes))
@@ -217,12 +217,19 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
     p_value = np.maximum(nulls[0].p_values(observed - base), nulls[1].p_values(observed))
     tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in whole))
     own = (same.of(pairs.first, pairs.first) + same.of(pairs.second, pairs.second)) / 2
-    return Purity(tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value),
-                  nulls, base)
+    return Purity(
+        tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value), nulls, base
+    )
 
 
-def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0,
-                     ) -> np.ndarray:
+def parts_of_subject(
+    subjects: Subjects,
+    pairs: Pairs,
+    node_topic: np.ndarray,
+    *,
+    permutations: int = 500,
+    seed: int = 0,
+) -> np.ndarray:
     """Do the children of a node of one topic divide it by its subtopics?
 
     Within the groups of the node's topic: how much children keep to a subtopic by themselves (`SameLabel` of a feature with
@@ -257,8 +264,15 @@ def parts_of_subject(subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *
         one, other = np.concatenate([first, second, first]), np.concatenate([first, second, second])
         size = np.bincount(place, minlength=len(mine))
 
-        def apart(labels: Labelling, *, same: SameLabel = same, one: np.ndarray = one, other: np.ndarray = other,
-                  place: np.ndarray = place, size: np.ndarray = size) -> np.ndarray:
+        def apart(
+            labels: Labelling,
+            *,
+            same: SameLabel = same,
+            one: np.ndarray = one,
+            other: np.ndarray = other,
+            place: np.ndarray = place,
+            size: np.ndarray = size,
+        ) -> np.ndarray:
             own_first, own_second, between = np.split(same.of(one, other, labels), 3)
             return np.bincount(place, weights=(own_first + own_second) / 2 - between, minlength=len(size)) / size
 

@@ -13,7 +13,6 @@ from moe_probe.core.text import clipped, figure
 from moe_probe.features.tree.build import facts_of
 
 if TYPE_CHECKING:
-
     from moe_probe.features.firing import Firings
     from moe_probe.recording.trace import Trace
 
@@ -45,8 +44,11 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
     edges = Result.load(run / "results", "tree").table
     rows = occurrences(trace, word, regex=regex)
     if not len(rows):
-        raise MoeProbeError(f"'{word}' does not occur in the corpus of {run} as whole words",
-                            "the walk looks at its tokens there", "another word, or --walk FOLDER:FEATURE")
+        raise MoeProbeError(
+            f"'{word}' does not occur in the corpus of {run} as whole words",
+            "the walk looks at its tokens there",
+            "another word, or --walk FOLDER:FEATURE",
+        )
     facts = facts_of(run)
     documents = np.unique(trace.tokens(["document"])["document"].to_numpy()[rows])[:_MOST_DOCUMENTS]
     steps: list[dict[str, Any]] = []
@@ -58,8 +60,19 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
         feature, depth, edge = level.best(top), 0, {"share": np.nan, "inside": np.nan}
         while feature is not None:
             topic, label = facts.get((sae, feature), ("", ""))
-            steps.append({"layer": int(layer), "depth": depth, "sae": sae, "feature": feature, "label": label, "topic": topic,
-                          "rate": float(level.rate[feature]), "lift": float(level.lift[feature]), **edge})
+            steps.append(
+                {
+                    "layer": int(layer),
+                    "depth": depth,
+                    "sae": sae,
+                    "feature": feature,
+                    "label": label,
+                    "topic": topic,
+                    "rate": float(level.rate[feature]),
+                    "lift": float(level.lift[feature]),
+                    **edge,
+                }
+            )
             below = mine[(mine["parent_sae"] == sae) & (mine["parent"] == feature)]
             if below.empty:
                 break
@@ -70,8 +83,11 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
                 row = below[below["child"] == feature].iloc[0]
                 edge = {"share": float(row["share"]), "inside": float(row["inside"])}
     if not steps:
-        raise MoeProbeError(f"no feature of the narrowest SAEs answers to '{word}'",
-                            f"none fires on a tenth of its {len(rows):,} tokens more than elsewhere", f"moe-probe find {run}")
+        raise MoeProbeError(
+            f"no feature of the narrowest SAEs answers to '{word}'",
+            f"none fires on a tenth of its {len(rows):,} tokens more than elsewhere",
+            f"moe-probe find {run}",
+        )
     return steps
 
 
@@ -111,8 +127,10 @@ def walk_lines(word: str, steps: list[dict[str, Any]]) -> list[str]:
             lines.append(f"layer {step['layer']}: “{word}”")
         label = clipped(step["label"], 70)
         edge = "" if np.isnan(step["share"]) else f", takes {step['share']:.0%} of its parent's tokens"
-        lines.append(f"{'  ' * (step['depth'] + 1)}{step['sae']}:{step['feature']} {label or 'no label'}"
-                     f"{' [' + step['topic'] + ']' if step['topic'] else ''}  (fires on "
-                     f"{figure(step['rate'], '.0%', 'unknown share')} of the word's "
-                     f"tokens, {figure(step['lift'], '.1f', 'unknown')} times as often as around it{edge})")
+        lines.append(
+            f"{'  ' * (step['depth'] + 1)}{step['sae']}:{step['feature']} {label or 'no label'}"
+            f"{' [' + step['topic'] + ']' if step['topic'] else ''}  (fires on "
+            f"{figure(step['rate'], '.0%', 'unknown share')} of the word's "
+            f"tokens, {figure(step['lift'], '.1f', 'unknown')} times as often as around it{edge})"
+        )
     return lines

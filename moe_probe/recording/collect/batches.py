@@ -26,8 +26,9 @@ class ShardArrays:
     Rows are tokens in document order. ``extras`` maps a folder of the trace to tensors by name.
     """
 
-    def __init__(self, loaded: LoadedModel, n_tokens: int, *, dtype: str, keep: frozenset[str],
-                 sampled: np.ndarray | None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, n_tokens: int, *, dtype: str, keep: frozenset[str], sampled: np.ndarray | None
+    ) -> None:
         slots = max(site.info.top_k for site in loaded.sites)
         shape = (n_tokens, len(loaded.sites), slots)
         self.experts = np.full(shape, dropped_id(dtype), dtype=dtype)
@@ -54,16 +55,19 @@ class ShardArrays:
         if record.logits is not None:
             self._store("logits", f"layer_{layer:02d}", take(record.logits).to(torch.float16), rows, len(self.experts))
         if record.expert_output_norms is not None:
-            self._store(f"expert_output/layer_{layer:02d}", "norms", take(record.expert_output_norms), rows,
-                        len(self.experts))
+            self._store(
+                f"expert_output/layer_{layer:02d}", "norms", take(record.expert_output_norms), rows, len(self.experts)
+            )
         if self.sampled is None:
             return
         places = self.sampled[rows]
         chosen = torch.from_numpy(np.flatnonzero(places >= 0))
         size = int(self.sampled.max()) + 1
-        for folder, values in ((f"hidden/layer_{layer:02d}", record.router_input),
-                               (f"residual/layer_{layer:02d}", record.residual),
-                               (f"expert_output/layer_{layer:02d}", record.expert_outputs)):
+        for folder, values in (
+            (f"hidden/layer_{layer:02d}", record.router_input),
+            (f"residual/layer_{layer:02d}", record.residual),
+            (f"expert_output/layer_{layer:02d}", record.expert_outputs),
+        ):
             if values is not None:
                 self._store(folder, "values", take(values)[chosen].to(torch.bfloat16), places[places >= 0], size)
 
@@ -75,7 +79,11 @@ class ShardArrays:
 
 
 def run_shard(
-    loaded: LoadedModel, capture: RoutingCapture, documents: Sequence[EncodedDocument], arrays: ShardArrays, *,
+    loaded: LoadedModel,
+    capture: RoutingCapture,
+    documents: Sequence[EncodedDocument],
+    arrays: ShardArrays,
+    *,
     batch_tokens: int,
 ) -> Iterator[int]:
     """Run every window of the documents, longest first, and fill `arrays`.
@@ -118,8 +126,9 @@ def _recorded_rows(documents: Sequence[EncodedDocument]) -> list[tuple[Window, n
     return out
 
 
-def _batches(windows: Sequence[tuple[Window, np.ndarray]], *, batch_tokens: int, alone: bool
-             ) -> Iterator[list[tuple[Window, np.ndarray]]]:
+def _batches(
+    windows: Sequence[tuple[Window, np.ndarray]], *, batch_tokens: int, alone: bool
+) -> Iterator[list[tuple[Window, np.ndarray]]]:
     batch: list[tuple[Window, np.ndarray]] = []
     for item in windows:
         longest = len(batch[0][0].ids) if batch else 0
@@ -143,4 +152,6 @@ def _check_rows(loaded: LoadedModel, records: Sequence[SiteRecord], n_rows: int)
         if len(record.experts) != n_rows:
             raise MoeProbeError(
                 f"{site.info.name} routed {len(record.experts)} rows for a batch of {n_rows} tokens",
-                "rows cannot be told apart by token", "report this model family")
+                "rows cannot be told apart by token",
+                "report this model family",
+            )

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from moe_probe.recording.collect.batches import ShardArrays
     from moe_probe.recording.corpus import CorpusSummary
 
-_CAPTURE_PART = {"logits": "logits", "hidden": "router_input", "residual": "residual",
-                 "expert_output_norms": "expert_output_norms", "expert_outputs": "expert_outputs"}
+_CAPTURE_PART = {
+    "logits": "logits",
+    "hidden": "router_input",
+    "residual": "residual",
+    "expert_output_norms": "expert_output_norms",
+    "expert_outputs": "expert_outputs",
+}
 #: Vectors: kept for a share of the tokens.
 _SAMPLED = frozenset({"hidden", "residual", "expert_outputs"})
 
@@ -65,15 +70,23 @@ class CollectOptions:
             if part not in KEEPABLE:
                 raise UsageError(f"--keep {part} is not known", did_you_mean(part, list(KEEPABLE)))
         if "usage" in self.keep and len(self.keep) > 1:
-            raise UsageError("--keep usage cannot be combined", "it means that nothing per token is kept",
-                             "leave out usage: counts per document are always kept")
+            raise UsageError(
+                "--keep usage cannot be combined",
+                "it means that nothing per token is kept",
+                "leave out usage: counts per document are always kept",
+            )
         if not 0 < self.hidden_share <= 1:
             raise UsageError(f"a share of {self.hidden_share} is not between 0 and 1", "", "--hidden-share 0.1")
 
 
 def collect_trace(
-    loaded: LoadedModel, corpus: Corpus, path: str | Path, *, options: CollectOptions | None = None,
-    mode: str = "new", progress: bool = True,
+    loaded: LoadedModel,
+    corpus: Corpus,
+    path: str | Path,
+    *,
+    options: CollectOptions | None = None,
+    mode: str = "new",
+    progress: bool = True,
 ) -> Trace:
     """Run a corpus through a model and record its routing as a trace.
 
@@ -115,8 +128,16 @@ def collect_trace(
     return writer.seal()
 
 
-def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, writer: TraceWriter,
-                   options: CollectOptions, *, n_documents: int, progress: bool) -> None:
+def _append_shards(
+    loaded: LoadedModel,
+    documents: Iterator,
+    encoder: Encoder,
+    writer: TraceWriter,
+    options: CollectOptions,
+    *,
+    n_documents: int,
+    progress: bool,
+) -> None:
     import torch
 
     from moe_probe.models import RoutingCapture
@@ -124,13 +145,16 @@ def _append_shards(loaded: LoadedModel, documents: Iterator, encoder: Encoder, w
 
     parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
     done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
-    with Bar("collect", total=n_documents, initial=done, unit="documents", shown=progress) as bar, RoutingCapture(
-            loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
+    with (
+        Bar("collect", total=n_documents, initial=done, unit="documents", shown=progress) as bar,
+        RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture,
+    ):
         for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
             n_tokens = sum(len(d.ids) for d in shard)
             sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
-            arrays = ShardArrays(loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=frozenset(parts),
-                                 sampled=sampled)
+            arrays = ShardArrays(
+                loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=frozenset(parts), sampled=sampled
+            )
             windows = sum(len(w.ids) for d in shard for w in d.windows)
             for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
                 bar.update(min(round(len(shard) * batch / windows), n_documents - bar.n))
@@ -154,14 +178,18 @@ def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
 def _encoder(loaded: LoadedModel, options: CollectOptions) -> Encoder:
     length = options.max_length or min(loaded.max_length, 4096)
     if length > loaded.max_length:
-        raise UsageError(f"--max-length {length} is more than the model's context of {loaded.max_length}", "",
-                         f"--max-length {loaded.max_length}; longer documents are windowed")
+        raise UsageError(
+            f"--max-length {length} is more than the model's context of {loaded.max_length}",
+            "",
+            f"--max-length {loaded.max_length}; longer documents are windowed",
+        )
     overlap = options.overlap if options.overlap >= 0 else length // 8
     return Encoder(loaded.tokenizer, max_length=length, overlap=overlap)
 
 
-def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encoder: Encoder,
-              options: CollectOptions) -> Manifest:
+def _manifest(
+    loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encoder: Encoder, options: CollectOptions
+) -> Manifest:
     from importlib.metadata import version
 
     from moe_probe.models import tokenizer_hash
@@ -169,16 +197,30 @@ def _manifest(loaded: LoadedModel, corpus: Corpus, summary: CorpusSummary, encod
     sites = [site.info for site in loaded.sites]
     sampled = bool(_SAMPLED & set(options.keep))
     return Manifest(
-        model=loaded.info, tokenizer_hash=tokenizer_hash(loaded.tokenizer),
-        corpus=CorpusInfo(name=corpus.name, hash=summary.hash, n_documents=summary.n_documents,
-                          label_columns=corpus.columns.labels, skipped_rows=len(summary.skipped)),
-        layers=tuple(sites), expert_dtype="uint8" if max(s.num_experts for s in sites) < 256 else "uint16",
-        has_weights=True, has_text=options.text, kept=options.keep,
+        model=loaded.info,
+        tokenizer_hash=tokenizer_hash(loaded.tokenizer),
+        corpus=CorpusInfo(
+            name=corpus.name,
+            hash=summary.hash,
+            n_documents=summary.n_documents,
+            label_columns=corpus.columns.labels,
+            skipped_rows=len(summary.skipped),
+        ),
+        layers=tuple(sites),
+        expert_dtype="uint8" if max(s.num_experts for s in sites) < 256 else "uint16",
+        has_weights=True,
+        has_text=options.text,
+        kept=options.keep,
         hidden_share=options.hidden_share if sampled else 1.0,
-        windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap), seed=options.seed,
+        windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap),
+        seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
-        settings={"batch_tokens": options.batch_tokens, "shard_tokens": options.shard_tokens, "token_text": encoder.token_text,
-                  **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {})},
+        settings={
+            "batch_tokens": options.batch_tokens,
+            "shard_tokens": options.shard_tokens,
+            "token_text": encoder.token_text,
+            **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {}),
+        },
     )
 
 
@@ -205,20 +247,26 @@ def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray
     return np.where(chosen, np.cumsum(chosen) - 1, -1)
 
 
-def _write(writer: TraceWriter, shard: list[EncodedDocument], encoder: Encoder, arrays: ShardArrays, *,
-           text: bool) -> None:
+def _write(writer: TraceWriter, shard: list[EncodedDocument], encoder: Encoder, arrays: ShardArrays, *, text: bool) -> None:
     ids = np.concatenate([d.ids for d in shard])
     lengths = [len(d.ids) for d in shard]
     rows = [
-        {"document": d.document.id, "topic": d.document.topic, "subtopic": d.document.subtopic,
-         "group": d.document.group, "split": d.document.split, **d.document.labels,
-         **({"text": d.document.text} if text else {})}
+        {
+            "document": d.document.id,
+            "topic": d.document.topic,
+            "subtopic": d.document.subtopic,
+            "group": d.document.group,
+            "split": d.document.split,
+            **d.document.labels,
+            **({"text": d.document.text} if text else {}),
+        }
         for d in shard
     ]
     tokens = {
         "document": np.repeat(np.arange(len(shard)), lengths),
         "position": np.concatenate([np.arange(n) for n in lengths]),
-        "token_id": ids, "token": [encoder.string(int(i)) for i in ids],
+        "token_id": ids,
+        "token": [encoder.string(int(i)) for i in ids],
         "special": np.concatenate([d.special for d in shard]),
     }
     writer.append(documents=rows, tokens=tokens, experts=arrays.experts, weights=arrays.weights, extras=arrays.extras)

@@ -70,8 +70,11 @@ class Encoder:
     def __init__(self, tokenizer: Any, *, max_length: int, overlap: int) -> None:
         specials = tokenizer.num_special_tokens_to_add(pair=False)
         if overlap < 0 or max_length - specials - overlap < 1:
-            raise UsageError(f"windows of {max_length} tokens with an overlap of {overlap} cannot move forward",
-                             f"{specials} of the tokens are special ones", "a larger --max-length or smaller --overlap")
+            raise UsageError(
+                f"windows of {max_length} tokens with an overlap of {overlap} cannot move forward",
+                f"{specials} of the tokens are special ones",
+                "a larger --max-length or smaller --overlap",
+            )
         self.tokenizer, self.max_length, self.overlap = tokenizer, max_length, overlap
         self._strings: dict[int, str] = {}
         self.special_ids = special_ids(tokenizer)
@@ -84,14 +87,18 @@ class Encoder:
         MoeProbeError
             When the tokenizer finds nothing in the text.
         """
-        encoded = self.tokenizer(document.text, add_special_tokens=True, return_special_tokens_mask=True,
-                                 truncation=False, verbose=False)
+        encoded = self.tokenizer(
+            document.text, add_special_tokens=True, return_special_tokens_mask=True, truncation=False, verbose=False
+        )
         ids = np.asarray(encoded["input_ids"], dtype=np.int64)
         added = np.asarray(encoded["special_tokens_mask"], dtype=bool)
         special = added | np.isin(ids, self.special_ids)  # the mask knows nothing of special tokens in the text itself
         if special.all():
-            raise MoeProbeError(f"document '{document.id}' has no tokens of text",
-                                "the tokenizer finds nothing in it but special tokens", "take it out of the corpus")
+            raise MoeProbeError(
+                f"document '{document.id}' has no tokens of text",
+                "the tokenizer finds nothing in it but special tokens",
+                "take it out of the corpus",
+            )
         closing = 0 if not added[-1] else int(np.argmin(added[::-1]))
         return EncodedDocument(document, ids, special, self._windows(ids, added), closing)
 
@@ -110,8 +117,7 @@ class Encoder:
             right = min(left + room, end)
             recorded_from = 0 if done == start else len(prefix) + done - left
             recorded_to = len(prefix) + right - left + (len(suffix) if right == end else 0)
-            windows.append(Window(np.concatenate([prefix, ids[left:right], suffix]),
-                                  slice(recorded_from, recorded_to)))
+            windows.append(Window(np.concatenate([prefix, ids[left:right], suffix]), slice(recorded_from, recorded_to)))
             done = right
         return tuple(windows)
 
@@ -138,7 +144,9 @@ def special_ids(tokenizer: Any) -> np.ndarray:
     words = [word for value in named.values() for word in (value if isinstance(value, list | tuple) else [value])]
     ids = {tokenizer.convert_tokens_to_ids(str(word)) for word in words}
     ids |= {int(i) for i in tokenizer.all_special_ids}
-    ids |= {int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if getattr(token, "special", False)}
+    ids |= {
+        int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if getattr(token, "special", False)
+    }
     unknown = getattr(tokenizer, "unk_token", None)
     if unknown is not None and str(unknown) not in {str(word) for word in words}:
         ids.discard(tokenizer.convert_tokens_to_ids(str(unknown)))

@@ -46,10 +46,13 @@ class Columns:
         for name in self.labels:
             if name in RESERVED_LABELS:
                 kept = name in ("topic", "subtopic", "group", "split")
-                raise UsageError(f"--label {name} would replace a column of the trace",
-                                 f"its tables have a column '{name}' of their own",
-                                 f"omit --label {name}, it is kept anyway; --{name}-column names the column it is read from"
-                                 if kept else f"rename the column '{name}' of the corpus")
+                raise UsageError(
+                    f"--label {name} would replace a column of the trace",
+                    f"its tables have a column '{name}' of their own",
+                    f"omit --label {name}, it is kept anyway; --{name}-column names the column it is read from"
+                    if kept
+                    else f"rename the column '{name}' of the corpus",
+                )
             if self.labels.count(name) > 1:
                 raise UsageError(f"--label {name} is given twice", "", "name each label column once")
 
@@ -96,9 +99,18 @@ class Document:
     def digest(self) -> bytes:
         """SHA-256 of the canonical form: what the corpus hash is made of."""
         canonical = json.dumps(
-            [self.id, self.text, self.topic, self.subtopic, self.group, self.split, sorted(self.labels.items()),
-             [[s.start, s.end, s.label] for s in self.spans]],
-            ensure_ascii=False, separators=(",", ":"),
+            [
+                self.id,
+                self.text,
+                self.topic,
+                self.subtopic,
+                self.group,
+                self.split,
+                sorted(self.labels.items()),
+                [[s.start, s.end, s.label] for s in self.spans],
+            ],
+            ensure_ascii=False,
+            separators=(",", ":"),
         )
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
@@ -122,11 +134,17 @@ def _as_text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     text = label_text(value)
     if text is None:
-        raise BadRow(f"{where}: '{name}' is a {type(value).__name__}", "a label is a text or a number",
-                     "name another column, or write one value per row")
+        raise BadRow(
+            f"{where}: '{name}' is a {type(value).__name__}",
+            "a label is a text or a number",
+            "name another column, or write one value per row",
+        )
     if is_unwritable(text):
-        raise BadRow(f"{where}: '{name}' has characters that are not text (NUL or half a surrogate pair)", "",
-                     "clean the file, or --skip-bad to leave such rows out")
+        raise BadRow(
+            f"{where}: '{name}' has characters that are not text (NUL or half a surrogate pair)",
+            "",
+            "clean the file, or --skip-bad to leave such rows out",
+        )
     return text
 
 
@@ -147,22 +165,35 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     """
     for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
         if name not in row:
-            raise BadRow(f"{where} has no column '{name}'", f"its columns are {some_of(row, 12)}",
-                         f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}")
+            raise BadRow(
+                f"{where} has no column '{name}'",
+                f"its columns are {some_of(row, 12)}",
+                f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}",
+            )
         if name == columns.text and not isinstance(row[name], str) and not _is_missing(row[name]):
             raise BadRow(f"{where}: '{name}' is a {type(row[name]).__name__}, not text", "", "--text-column NAME")
         if not _as_text(row, name, where).strip():
-            raise BadRow(f"{where} has an empty '{name}'", "every document needs a text and a topic",
-                         "fix the row, or --skip-bad to leave such rows out")
+            raise BadRow(
+                f"{where} has an empty '{name}'",
+                "every document needs a text and a topic",
+                "fix the row, or --skip-bad to leave such rows out",
+            )
     text = row[columns.text]
     for name in columns.labels:
         if name not in row:
-            raise BadRow(f"{where} has no label column '{name}'", f"its columns are {some_of(row, 12)}",
-                         f"--label NAME; {did_you_mean(name, [str(k) for k in row])}")
+            raise BadRow(
+                f"{where} has no label column '{name}'",
+                f"its columns are {some_of(row, 12)}",
+                f"--label NAME; {did_you_mean(name, [str(k) for k in row])}",
+            )
     id_ = _as_text(row, columns.id, where) or f"{ordinal:07d}"
     return Document(
-        id=id_, text=text, topic=_as_text(row, columns.topic, where), subtopic=_as_text(row, columns.subtopic, where),
-        group=_as_text(row, columns.group, where) or id_, split=_as_text(row, columns.split, where),
+        id=id_,
+        text=text,
+        topic=_as_text(row, columns.topic, where),
+        subtopic=_as_text(row, columns.subtopic, where),
+        group=_as_text(row, columns.group, where) or id_,
+        split=_as_text(row, columns.split, where),
         labels={name: _as_text(row, name, where) for name in columns.labels},
         spans=_read_spans(row.get(columns.spans), text, where=where),
     )
@@ -180,8 +211,11 @@ def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
         if is_unwritable(span.label):
             raise BadRow(f"{where} has a span whose label is not text (NUL or half a surrogate pair)", "", "clean the file")
         if not 0 <= span.start < span.end <= len(text):
-            raise BadRow(f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
-                         "", "character offsets, end left out")
+            raise BadRow(
+                f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
+                "",
+                "character offsets, end left out",
+            )
     return spans
 
 

@@ -29,19 +29,29 @@ def read_rows(path: Path) -> Iterator[Row]:
         When the format is not known, the file cannot be read, or it names a column twice.
     """
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".jsonl": _json_rows, ".ndjson": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows,
-        ".parquet": _parquet_rows, ".arrow": _arrow_rows}
+        ".jsonl": _json_rows,
+        ".ndjson": _json_rows,
+        ".json": _json_rows,
+        ".csv": _csv_rows,
+        ".tsv": _csv_rows,
+        ".parquet": _parquet_rows,
+        ".arrow": _arrow_rows,
+    }
     reader = readers.get(format_of(path))
     if reader is None:
-        raise MoeProbeError(f"the format of {path} is not known", f"its name ends in '{path.suffix}'",
-                            "a file ending in .jsonl, .json, .csv, .tsv or .parquet (also .gz or .zst), or .arrow")
+        raise MoeProbeError(
+            f"the format of {path} is not known",
+            f"its name ends in '{path.suffix}'",
+            "a file ending in .jsonl, .json, .csv, .tsv or .parquet (also .gz or .zst), or .arrow",
+        )
     try:
         yield from reader(path)
     except OSError as error:
         if error.errno is None:  # pyarrow reports damage so
             raise MoeProbeError(f"{path} is damaged or cut off", one_line(error), "copy or download it again") from error
-        raise MoeProbeError(f"{path} cannot be read", error.strerror or str(error), "check the file and its permissions"
-                            ) from error
+        raise MoeProbeError(
+            f"{path} cannot be read", error.strerror or str(error), "check the file and its permissions"
+        ) from error
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -50,8 +60,14 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if isinstance(value, BadLine):
             yield where, BadRow.of(value)
         elif not isinstance(value, dict):
-            yield where, BadRow(f"{where} is not a JSON object", f"found {type(value).__name__}",
-                                "one JSON object per line, or --skip-bad")
+            yield (
+                where,
+                BadRow(
+                    f"{where} is not a JSON object",
+                    f"found {type(value).__name__}",
+                    "one JSON object per line, or --skip-bad",
+                ),
+            )
         else:
             yield where, value
 
@@ -113,8 +129,11 @@ def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
             try:
                 column.to_pylist()
             except (OverflowError, ValueError, LookupError):
-                raise MoeProbeError(f"column '{name}' of {path} has values that cannot be read",
-                                    f"{column.type}: {one_line(error)}", "remove the column, or store it as text") from error
+                raise MoeProbeError(
+                    f"column '{name}' of {path} has values that cannot be read",
+                    f"{column.type}: {one_line(error)}",
+                    "remove the column, or store it as text",
+                ) from error
         raise
 
 
@@ -127,8 +146,11 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Names of the classes of each ClassLabel column, from the schema that `datasets` leaves in a file."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: list(kind["names"]) for name, kind in features.items()
-                if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")}
+        return {
+            name: list(kind["names"])
+            for name, kind in features.items()
+            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")
+        }
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
 
@@ -140,7 +162,10 @@ def named_classes(row: dict[str, Any], classes: Mapping[str, list[str]], where: 
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if not -1 <= value < len(names):
-            return where, BadRow(f"{where}: '{name}' is class {value}", f"the file names {len(names)} classes",
-                                 "mend the file, or --skip-bad to leave such rows out")
+            return where, BadRow(
+                f"{where}: '{name}' is class {value}",
+                f"the file names {len(names)} classes",
+                "mend the file, or --skip-bad to leave such rows out",
+            )
         row[name] = names[value] if value >= 0 else None
     return where, row

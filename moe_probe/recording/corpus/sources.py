@@ -99,8 +99,11 @@ def _tables_rows(files: Iterable[Path]) -> Iterator[Row]:
 
 def _left_out(files: Iterable[Path], spec: str) -> tuple[str, ...]:
     left = sorted(files)
-    return (f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {_shown(left)}",
-            ) if left else ()
+    return (
+        (f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {_shown(left)}",)
+        if left
+        else ()
+    )
 
 
 def _counted(files: list[Path]) -> str:
@@ -122,8 +125,11 @@ def _folder(root: Path, texts: list[Path], files: list[Path], spec: str) -> Sour
     """``topic/subtopic/*.txt`` or ``topic/*.txt``: folder names are the labels."""
     taken = [file for file in texts if len(file.relative_to(root).parts) > 1 and not _NOTICES.match(file.name)]
     if not taken:
-        raise MoeProbeError(f"there is no corpus in {spec}", "no .jsonl, .csv, .parquet or topic/*.txt in it",
-                            "name the file, or lay texts out as topic/subtopic/NAME.txt")
+        raise MoeProbeError(
+            f"there is no corpus in {spec}",
+            "no .jsonl, .csv, .parquet or topic/*.txt in it",
+            "name the file, or lay texts out as topic/subtopic/NAME.txt",
+        )
     notes = _left_out(set(files) - set(taken), spec)
     deep = [file for file in taken if len(file.relative_to(root).parts) > 3]
     if deep:
@@ -140,8 +146,12 @@ def _text_rows(root: Path, files: Iterable[Path]) -> Iterator[Row]:
         except MoeProbeError as error:
             yield str(path), BadRow.of(error)
             continue
-        row = {"id": re.sub(r"\.txt(\.\w+)?$", "", "/".join(parts), flags=re.IGNORECASE), "topic": parts[0], "text": text,
-               "subtopic": parts[1] if len(parts) > 2 else ""}
+        row = {
+            "id": re.sub(r"\.txt(\.\w+)?$", "", "/".join(parts), flags=re.IGNORECASE),
+            "topic": parts[0],
+            "text": text,
+            "subtopic": parts[1] if len(parts) > 2 else "",
+        }
         yield str(path), row
 
 
@@ -157,8 +167,11 @@ def _saved(path: Path, split: str | None) -> Source:
         splits = [str(s) for s in told.get("splits", [])] if isinstance(told, dict) else []
         chosen = split or ("train" if "train" in splits else splits[0] if len(splits) == 1 else None)
         if chosen is None or chosen not in splits:
-            raise MoeProbeError(f"{path} has no split '{chosen or 'train'}'", f"it has {', '.join(splits) or 'none'}",
-                                "--dataset-split with one of them")
+            raise MoeProbeError(
+                f"{path} has no split '{chosen or 'train'}'",
+                f"it has {', '.join(splits) or 'none'}",
+                "--dataset-split with one of them",
+            )
         others = [s for s in splits if s != chosen]
         notes = (f"split {chosen} of {path} is read; {', '.join(others)} left out (--dataset-split)",) if others else ()
         return Source(_saved(path / chosen, None).rows, notes)
@@ -168,8 +181,11 @@ def _saved(path: Path, split: str | None) -> Source:
     if not isinstance(state, dict) or not isinstance(state.get("_data_files"), list):
         raise MoeProbeError(f"{path} is not a whole data set", "its state.json names no files", "save_to_disk again")
     if state.get("_indices_data_files"):
-        raise MoeProbeError(f"{path} is a selection of rows of another data set", "its rows are in the order of an index",
-                            "flatten_indices() before save_to_disk()")
+        raise MoeProbeError(
+            f"{path} is a selection of rows of another data set",
+            "its rows are in the order of an index",
+            "flatten_indices() before save_to_disk()",
+        )
     files = [path / Path(str(entry.get("filename", ""))).name for entry in state["_data_files"] if isinstance(entry, dict)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -181,8 +197,11 @@ def _require_datasets(dataset: str) -> None:
     try:
         import datasets  # noqa: F401
     except ImportError as error:
-        raise MoeProbeError(f"data set '{dataset}' cannot be loaded", "the package datasets is not installed",
-                            "pip install 'moe-probe[datasets]', or give a local file") from error
+        raise MoeProbeError(
+            f"data set '{dataset}' cannot be loaded",
+            "the package datasets is not installed",
+            "pip install 'moe-probe[datasets]', or give a local file",
+        ) from error
 
 
 def _datasets_rows(dataset: str, *, name: str | None, split: str | None) -> Iterator[Row]:
@@ -191,12 +210,18 @@ def _datasets_rows(dataset: str, *, name: str | None, split: str | None) -> Iter
     number = 0
     try:
         rows = datasets.load_dataset(dataset, name, split=split or "train", streaming=True)
-        classes = {key: list(kind.names) for key, kind in (rows.features or {}).items()
-                   if isinstance(kind, datasets.ClassLabel) and kind.names}
+        classes = {
+            key: list(kind.names)
+            for key, kind in (rows.features or {}).items()
+            if isinstance(kind, datasets.ClassLabel) and kind.names
+        }
         for row in rows:
             number += 1
             yield named_classes(dict(row), classes, f"datasets:{dataset}, row {number}")
     except Exception as error:  # `datasets` raises whatever its back-ends raise: name it all the same
         what = f"cannot be read after row {number}" if number else "cannot be loaded"
-        raise MoeProbeError(f"data set '{dataset}' {what}", f"{type(error).__name__}: {error}",
-                            "check name, configuration and split, or give a local file") from error
+        raise MoeProbeError(
+            f"data set '{dataset}' {what}",
+            f"{type(error).__name__}: {error}",
+            "check name, configuration and split, or give a local file",
+        ) from error

@@ -12,9 +12,7 @@ from moe_probe.core.errors import UsageError
 DISCOVERY, REPLICATION = "discovery", "replication"
 
 
-def stratified_split(
-    topics: Sequence[str], groups: Sequence[str], *, shares: Mapping[str, float], seed: int
-) -> np.ndarray:
+def stratified_split(topics: Sequence[str], groups: Sequence[str], *, shares: Mapping[str, float], seed: int) -> np.ndarray:
     """Put every document in one part, whole groups together, each topic divided by the shares.
 
     Within a topic the groups are ordered by a keyed hash of their name and cut at the cumulated
@@ -37,8 +35,11 @@ def stratified_split(
         When the shares are not positive or do not add up to 1.
     """
     if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
-        raise UsageError(f"split shares {dict(shares)} are not shares", "they must be positive and add up to 1",
-                         "for example train=0.8 test=0.2")
+        raise UsageError(
+            f"split shares {dict(shares)} are not shares",
+            "they must be positive and add up to 1",
+            "for example train=0.8 test=0.2",
+        )
     by_topic: dict[str, dict[str, None]] = {}
     for topic, group in zip(topics, groups, strict=True):
         by_topic.setdefault(topic, {})[group] = None

@@ -73,8 +73,14 @@ class Corpus:
     """
 
     def __init__(
-        self, source: str | Path, *, columns: Columns | None = None, skip_bad: bool = False,
-        limit: int | None = None, name: str | None = None, split: str | None = None,
+        self,
+        source: str | Path,
+        *,
+        columns: Columns | None = None,
+        skip_bad: bool = False,
+        limit: int | None = None,
+        name: str | None = None,
+        split: str | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} leaves no document", "", "--limit 1 or more")
@@ -115,8 +121,11 @@ class Corpus:
                 document = document_from_row(row, self.columns, where=where, ordinal=ordinal)
                 key = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
                 if key in seen:
-                    raise BadRow(f"{where} repeats the id '{document.id}'", "ids must be unique",
-                                 "fix the row, --skip-bad to leave it out, or --id-column '' to number the documents")
+                    raise BadRow(
+                        f"{where} repeats the id '{document.id}'",
+                        "ids must be unique",
+                        "fix the row, --skip-bad to leave it out, or --id-column '' to number the documents",
+                    )
             except BadRow as error:
                 if not self.skip_bad:
                     raise
@@ -126,9 +135,11 @@ class Corpus:
             n_documents += 1
             yield document
         if n_documents == 0:
-            raise MoeProbeError(f"the corpus {self.source} holds no document",
-                                f"{len(self._skipped)} rows were left out" if self._skipped else "it is empty",
-                                "omit --skip-bad to see the first bad row" if self._skipped else "check the file")
+            raise MoeProbeError(
+                f"the corpus {self.source} holds no document",
+                f"{len(self._skipped)} rows were left out" if self._skipped else "it is empty",
+                "omit --skip-bad to see the first bad row" if self._skipped else "check the file",
+            )
 
     def summarize(self) -> CorpusSummary:
         """Read everything once: hash, counts, rows left out. The answer is kept for the next call.
@@ -164,8 +175,16 @@ class Corpus:
                     "a finer group column, or --group-column with a column that is unique per document",
                 )
         notes = (*self._notes, *(note for name, known in values.items() for note in _nearly_equal(name, known)))
-        self._summary = CorpusSummary(digest.hexdigest(), sum(topics.values()), n_characters, dict(topics), len(topic_of),
-                                      tuple(self._skipped), notes, tuple(wordless))
+        self._summary = CorpusSummary(
+            digest.hexdigest(),
+            sum(topics.values()),
+            n_characters,
+            dict(topics),
+            len(topic_of),
+            tuple(self._skipped),
+            notes,
+            tuple(wordless),
+        )
         return self._summary
 
 
@@ -175,8 +194,12 @@ def _nearly_equal(column: str, values: Iterable[str]) -> list[str]:
     for value in values:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", value).casefold().split()), []).append(value)
     several = [same for same in alike.values() if len(same) > 1]
-    shown = "; ".join(", ".join(f"'{value}'" for value in same[:5]) + (", ..." if len(same) > 5 else "")
-                      for same in several[:5]) + ("; ..." if len(several) > 5 else "")
+    shown = "; ".join(
+        ", ".join(f"'{value}'" for value in same[:5]) + (", ..." if len(same) > 5 else "") for same in several[:5]
+    ) + ("; ..." if len(several) > 5 else "")
     counted = sum(map(len, several))
-    return [f"{counted} values of '{column}' differ in case or blanks only and count as different labels: {shown}"
-            ] if several else []
+    return (
+        [f"{counted} values of '{column}' differ in case or blanks only and count as different labels: {shown}"]
+        if several
+        else []
+    )

@@ -7,6 +7,12 @@ from moe_probe.recording.importers.survey import TokenRecord
 from moe_probe.recording.importers.table import import_table
 
 __all__ = [
-    "ImportOptions", "Recording", "TokenRecord", "decode_sglang", "import_fingerprints", "import_records", "import_responses",
+    "ImportOptions",
+    "Recording",
+    "TokenRecord",
+    "decode_sglang",
+    "import_fingerprints",
+    "import_records",
+    "import_responses",
     "import_table",
 ]

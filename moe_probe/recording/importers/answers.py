@@ -77,8 +77,11 @@ def answers_of(row: Mapping[str, Any], where: str) -> Iterator[Answer]:
     choices = _first(levels, "choices")
     if isinstance(choices, list):
         if not choices or not all(isinstance(choice, Mapping) for choice in choices):
-            raise MoeProbeError(f"{where} has no choices that can be read", "choices is a list of objects",
-                                "the answer as the server returned it")
+            raise MoeProbeError(
+                f"{where} has no choices that can be read",
+                "choices is a list of objects",
+                "the answer as the server returned it",
+            )
         for number, choice in enumerate(choices):
             yield _answer([choice, *levels], where, number if len(choices) > 1 else None)
     else:
@@ -103,9 +106,11 @@ def _answer(levels: Sequence[Mapping[str, Any]], where: str, number: int | None)
         own = _ids_of_logprobs(levels, "output_token_logprobs", where)
     if own is None or (prompt is None and n_prompt is None):
         missing = "token ids" if own is None else "ids of the prompt, nor their number"
-        raise MoeProbeError(f"{where} has no {missing}", "token_ids and prompt_token_ids (vLLM) or output_ids and input_ids "
-                            "(SGLang) are missing or null", "with vLLM send return_token_ids with the request; or add the "
-                            "ids of the request to the row as prompt_token_ids")
+        raise MoeProbeError(
+            f"{where} has no {missing}",
+            "token_ids and prompt_token_ids (vLLM) or output_ids and input_ids (SGLang) are missing or null",
+            "with vLLM send return_token_ids with the request; or add the ids of the request to the row as prompt_token_ids",
+        )
     if prompt is None:
         return Answer(number, own, n_prompt or 0, n_prompt, routed, prompt_routed, start, split)
     return Answer(number, np.concatenate([prompt, own]), 0, len(prompt), routed, prompt_routed, start, split)
@@ -113,7 +118,9 @@ def _answer(levels: Sequence[Mapping[str, Any]], where: str, number: int | None)
 
 def _whole_number(value: Any, name: str, where: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise MoeProbeError(f"{where} has {value!r} as {name}", "expected a whole number", "the answer as the server returned it")
+        raise MoeProbeError(
+            f"{where} has {value!r} as {name}", "expected a whole number", "the answer as the server returned it"
+        )
     return value
 
 
@@ -125,9 +132,12 @@ def _first(levels: Sequence[Mapping[str, Any]], *names: str) -> Any:
 def _ids(value: Any, name: str, where: str) -> np.ndarray | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**31 for x in value):
-        raise MoeProbeError(f"{where} has token ids ({name}) that are no list of whole numbers", "",
-                            "token ids as the server returned them")
+    if not isinstance(value, list) or not all(
+        isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**31 for x in value
+    ):
+        raise MoeProbeError(
+            f"{where} has token ids ({name}) that are no list of whole numbers", "", "token ids as the server returned them"
+        )
     return np.asarray(value, dtype=np.int64)
 
 

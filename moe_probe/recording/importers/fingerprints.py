@@ -29,7 +29,11 @@ _FIELDS = ("dataset", "category", "original_prompt", "full_text", "router_data")
 
 
 def import_fingerprints(
-    path: str | Path, out: str | Path, *, topics: str | Path | None = None, options: ImportOptions | None = None,
+    path: str | Path,
+    out: str | Path,
+    *,
+    topics: str | Path | None = None,
+    options: ImportOptions | None = None,
     mode: str = "new",
 ) -> Trace:
     """Import a folder of fingerprint files as a trace, one document an answer.
@@ -52,18 +56,25 @@ def import_fingerprints(
     """
     options, root = options or ImportOptions(), Path(path)
     if options.tokenizer is not None:
-        raise UsageError("--tokenizer cannot be used with fingerprints", "their files have the text of tokens and no token ids",
-                         "omit --tokenizer")
+        raise UsageError(
+            "--tokenizer cannot be used with fingerprints",
+            "their files have the text of tokens and no token ids",
+            "omit --tokenizer",
+        )
     other = [name for name in options.labels if name != "dataset"]
     if other:
-        raise UsageError(f"--label {other[0]} names no label of fingerprints", "they have dataset, and their category is the "
-                         "subtopic; both are kept anyway", "omit --label")
+        raise UsageError(
+            f"--label {other[0]} names no label of fingerprints",
+            "they have dataset, and their category is the subtopic; both are kept anyway",
+            "omit --label",
+        )
     files = [root] if root.is_file() else _files(root)
     topic_of = None if topics is None else _topics(Path(topics))
     chosen = [file for file in files if topic_of is None or _key(_read(file)) in topic_of]
     if len(chosen) < len(files):
-        options.warnings.append(f"{len(files) - len(chosen)} of {len(files)} answers left out: {topics} names no topic for "
-                                "their category")
+        options.warnings.append(
+            f"{len(files) - len(chosen)} of {len(files)} answers left out: {topics} names no topic for their category"
+        )
     if not chosen:
         raise MoeProbeError(f"{topics} names the category of no file under {root}", "", "columns dataset, category, topic")
     codes: dict[str, int] = {}
@@ -71,15 +82,22 @@ def import_fingerprints(
     _record(chosen[0], topic_of, codes, layers)
     digest = hashlib.sha256("".join(hashlib.sha256(f.read_bytes()).hexdigest() for f in chosen).encode()).hexdigest()
     return import_records(
-        lambda: (_record(file, topic_of, codes, layers) for file in chosen), out, Recording(layers, root.name, digest),
-        options=replace(options, labels=("dataset",)), mode=mode)
+        lambda: (_record(file, topic_of, codes, layers) for file in chosen),
+        out,
+        Recording(layers, root.name, digest),
+        options=replace(options, labels=("dataset",)),
+        mode=mode,
+    )
 
 
 def _files(root: Path) -> list[Path]:
     files = [file for file in expand(root).files if _ENDING.search(file.name)]
     if not files:
-        raise MoeProbeError(f"there are no fingerprint files under {root}", "their names end in _examples.json",
-                            "the data folder of the repository")
+        raise MoeProbeError(
+            f"there are no fingerprint files under {root}",
+            "their names end in _examples.json",
+            "the data folder of the repository",
+        )
     return files
 
 
@@ -88,14 +106,20 @@ def _topics(path: Path) -> dict[tuple[str, str], str]:
         raise MoeProbeError(f"there are no topics at {path}", "no such file", "a CSV with columns dataset, category, topic")
     names, rows = read_csv(path)
     if not rows or not {"dataset", "category", "topic"} <= set(names):
-        raise MoeProbeError(f"{path} does not say which category belongs to which topic",
-                            f"its columns are {', '.join(names) or 'none'}", "columns dataset, category, topic")
+        raise MoeProbeError(
+            f"{path} does not say which category belongs to which topic",
+            f"its columns are {', '.join(names) or 'none'}",
+            "columns dataset, category, topic",
+        )
     out: dict[tuple[str, str], str] = {}
     for row in rows:
         key = row["dataset"], row["category"]
         if out.setdefault(key, row["topic"]) != row["topic"]:
-            raise MoeProbeError(f"{path} gives category '{key[1]}' of '{key[0]}' two topics",
-                                f"'{out[key]}' and '{row['topic']}'", "one topic per category")
+            raise MoeProbeError(
+                f"{path} gives category '{key[1]}' of '{key[0]}' two topics",
+                f"'{out[key]}' and '{row['topic']}'",
+                "one topic per category",
+            )
     return out
 
 
@@ -103,12 +127,14 @@ def _read(file: Path) -> dict[str, Any]:
     data = read_json(file)
     missing = [name for name in _FIELDS if not isinstance(data, dict) or name not in data]
     if missing:
-        raise MoeProbeError(f"{file} is not a fingerprint file", f"it has no {', '.join(missing)}",
-                            "the data folder of the repository")
+        raise MoeProbeError(
+            f"{file} is not a fingerprint file", f"it has no {', '.join(missing)}", "the data folder of the repository"
+        )
     for name in ("full_text", "router_data"):
         if not isinstance(data[name], list):
-            raise MoeProbeError(f"{file} is not a fingerprint file", f"its {name} is no list",
-                                "the data folder of the repository")
+            raise MoeProbeError(
+                f"{file} is not a fingerprint file", f"its {name} is no list", "the data folder of the repository"
+            )
     for name in ("dataset", "category"):
         if label_text(data[name]) is None or not str(label_text(data[name])).strip():
             raise MoeProbeError(f"{file} has no {name}", f"it is {str(data[name])[:40]}", "a text or a number")
@@ -128,21 +154,27 @@ def _record(
     if not layers:
         layers.extend(sorted(chosen[0]))
     if not layers:
-        raise MoeProbeError(f"{file} has no layer at token {position[0]}", "router_data is empty there", "leave the file out")
+        raise MoeProbeError(
+            f"{file} has no layer at token {position[0]}", "router_data is empty there", "leave the file out"
+        )
     slots = max((len(ids) for one in chosen for ids, _ in one.values()), default=1)
     experts = np.full((len(chosen), len(layers), max(slots, 1)), -1, dtype=np.int64)
     weights = np.zeros(experts.shape)
     for i, one in enumerate(chosen):
         if sorted(one) != layers:
-            raise MoeProbeError(f"{file} has layers {sorted(one)[:8]} at token {position[i]}", f"others have {layers[:8]}",
-                                "answers of one model only")
+            raise MoeProbeError(
+                f"{file} has layers {sorted(one)[:8]} at token {position[i]}",
+                f"others have {layers[:8]}",
+                "answers of one model only",
+            )
         for column, layer in enumerate(layers):
             ids, odds = one[layer]
             experts[i, column, : len(ids)], weights[i, column, : len(odds)] = ids, odds
     text = data["full_text"]
     if max(position) >= len(text):
-        raise MoeProbeError(f"{file} has routing for token {max(position)} of {len(text)}", "text and routing disagree",
-                            "download it again")
+        raise MoeProbeError(
+            f"{file} has routing for token {max(position)} of {len(text)}", "text and routing disagree", "download it again"
+        )
     tokens = [str(text[p]) for p in position]
     dataset, category = _key(data)
     prompt = hashlib.sha256(str(data["original_prompt"]).encode()).hexdigest()[:16]
@@ -150,8 +182,17 @@ def _record(
     name = re.sub(r"(_examples)?\.json(\.\w+)?$", "", file.name, flags=re.IGNORECASE)
     labels = {"document": name, "topic": topic, "subtopic": category, "group": prompt, "dataset": dataset}
     token_id = np.array([codes.setdefault(token, len(codes)) for token in tokens], dtype=np.int64)
-    return TokenRecord(labels, token_id, np.array(position, dtype=np.int64), tokens, experts, weights, file=str(file),
-                       unit="entry", rows=np.arange(1, len(tokens) + 1))
+    return TokenRecord(
+        labels,
+        token_id,
+        np.array(position, dtype=np.int64),
+        tokens,
+        experts,
+        weights,
+        file=str(file),
+        unit="entry",
+        rows=np.arange(1, len(tokens) + 1),
+    )
 
 
 def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, tuple[list[int], list[float]]]]]:
@@ -166,19 +207,30 @@ def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, 
                 position.append(int(name.removeprefix("token_")))
                 if position[-1] >= 2**31:
                     raise ValueError(f"{name} is no position")
-                chosen.append({int(layer.removeprefix("layer_")): (
-                    _numbers(one["selected_experts"], int), _numbers(one["selected_probs"], float))
-                    for layer, one in choice.items()})
+                chosen.append(
+                    {
+                        int(layer.removeprefix("layer_")): (
+                            _numbers(one["selected_experts"], int),
+                            _numbers(one["selected_probs"], float),
+                        )
+                        for layer, one in choice.items()
+                    }
+                )
                 check_layers([int(layer.removeprefix("layer_")) for layer in choice])
         except (KeyError, TypeError, ValueError) as error:
             why = f"a layer has no {error}" if isinstance(error, KeyError) else str(error)
-            raise MoeProbeError(f"{file} has an entry {number} in router_data that cannot be read",
-                                why, '{"token_N": {"layer_L": {"selected_experts": [...], '
-                                '"selected_probs": [...]}}}') from error
-        for layer, (ids, odds) in (item for one in chosen[len(chosen) - len(entry):] for item in one.items()):
+            raise MoeProbeError(
+                f"{file} has an entry {number} in router_data that cannot be read",
+                why,
+                '{"token_N": {"layer_L": {"selected_experts": [...], "selected_probs": [...]}}}',
+            ) from error
+        for layer, (ids, odds) in (item for one in chosen[len(chosen) - len(entry) :] for item in one.items()):
             if len(ids) != len(odds):
-                raise MoeProbeError(f"entry {number} of router_data in {file} has lists of unequal length in layer {layer}",
-                                    f"experts: {len(ids)}, weights: {len(odds)}", "one selected_probs per selected_experts")
+                raise MoeProbeError(
+                    f"entry {number} of router_data in {file} has lists of unequal length in layer {layer}",
+                    f"experts: {len(ids)}, weights: {len(odds)}",
+                    "one selected_probs per selected_experts",
+                )
     if not chosen:
         raise MoeProbeError(f"{file} holds no routing", "router_data is empty", "leave the file out")
     return position, chosen

@@ -61,13 +61,19 @@ class ImportOptions:
     def __post_init__(self) -> None:
         for name in self.labels:
             if name in RESERVED_LABELS or not name.strip():
-                raise UsageError(f"--label {name} is not a further label", "a trace has a column of that name anyway",
-                                 "omit it, or rename the column")
+                raise UsageError(
+                    f"--label {name} is not a further label",
+                    "a trace has a column of that name anyway",
+                    "omit it, or rename the column",
+                )
         given = self.num_experts.values() if isinstance(self.num_experts, Mapping) else [self.num_experts]
         for n in given:
             if n is not None and not 1 <= n <= dropped_id("uint16"):
-                raise UsageError(f"--num-experts {n} is not a number of experts",
-                                 f"a layer has 1 to {dropped_id('uint16'):,}", "--num-experts 64, or 0:8,1:64")
+                raise UsageError(
+                    f"--num-experts {n} is not a number of experts",
+                    f"a layer has 1 to {dropped_id('uint16'):,}",
+                    "--num-experts 64, or 0:8,1:64",
+                )
         if self.shard_tokens < 1:
             raise UsageError(f"--shard-tokens {self.shard_tokens} is not a number of tokens", "", "--shard-tokens 65536")
 
@@ -107,8 +113,14 @@ def some(values: Sequence[object], noun: str, rest: str = "") -> str:
     return f"{len(values):,} {noun}{'' if len(values) == 1 else 's'}{rest} ({shown})"
 
 
-def import_records(records: Callable[[], Iterator[TokenRecord]], path: str | Path, recording: Recording, *,
-                   options: ImportOptions, mode: str = "new") -> Trace:
+def import_records(
+    records: Callable[[], Iterator[TokenRecord]],
+    path: str | Path,
+    recording: Recording,
+    *,
+    options: ImportOptions,
+    mode: str = "new",
+) -> Trace:
     """Write records as a trace.
 
     Parameters
@@ -160,9 +172,11 @@ def _unique(records: Iterator[TokenRecord]) -> Iterator[TokenRecord]:
         name = record.labels.get("document", "")
         if name in seen:
             where = f"{record.where(0)}: " if len(record.position) else ""
-            raise MoeProbeError(f"{where}document '{name}' comes a second time",
-                                "the rows of a document follow each other, and every answer is a document of its own",
-                                "rows sorted by document and position, or another name for the document")
+            raise MoeProbeError(
+                f"{where}document '{name}' comes a second time",
+                "the rows of a document follow each other, and every answer is a document of its own",
+                "rows sorted by document and position, or another name for the document",
+            )
         seen.add(name)
         yield record
 
@@ -173,23 +187,33 @@ def _columns(survey: Survey, recording: Recording, options: ImportOptions) -> li
     if options.layers is not None:
         missing = [layer for layer in options.layers if layer not in layers]
         if missing:
-            raise MoeProbeError(f"{recording.source} has no layer {missing[0]}", f"it has {some(layers, 'layer')}",
-                                "--layers with some of them")
+            raise MoeProbeError(
+                f"{recording.source} has no layer {missing[0]}",
+                f"it has {some(layers, 'layer')}",
+                "--layers with some of them",
+            )
         columns = [layers.index(layer) for layer in sorted(set(options.layers))]
         empty = [layers[c] for c in columns if survey.columns[c].dense]
         if empty:
-            raise MoeProbeError(f"layer {empty[0]} of {recording.source} is dense: it holds no routing",
-                                "no token has an expert there, or all have the same one in several slots",
-                                "leave it out of --layers")
+            raise MoeProbeError(
+                f"layer {empty[0]} of {recording.source} is dense: it holds no routing",
+                "no token has an expert there, or all have the same one in several slots",
+                "leave it out of --layers",
+            )
     else:
         columns = [c for c, found in enumerate(survey.columns) if not found.dense and not _zeros(found, survey, recording)]
         out = [layer for c, layer in enumerate(layers) if c not in columns]
         if not columns:
-            raise MoeProbeError(f"{recording.source} has no layer with routing", "every token has the same experts, or none",
-                                "record a mixture-of-experts model")
+            raise MoeProbeError(
+                f"{recording.source} has no layer with routing",
+                "every token has the same experts, or none",
+                "record a mixture-of-experts model",
+            )
         if out:
-            options.warnings.append(f"left out as dense: {some(out, 'layer', f' of {len(layers)}')}, zeros or nothing for every "
-                                    "token; --layers names layers to keep")
+            options.warnings.append(
+                f"left out as dense: {some(out, 'layer', f' of {len(layers)}')}, zeros or nothing for every "
+                "token; --layers names layers to keep"
+            )
     for c in columns:
         repeat = survey.columns[c].repeat
         if repeat is not None:
@@ -199,8 +223,9 @@ def _columns(survey: Survey, recording: Recording, options: ImportOptions) -> li
 
 def _zeros(found: LayerSurvey, survey: Survey, recording: Recording) -> bool:
     """Whether a layer of top-1 answers is expert 0 for every token, while others choose: a dense one."""
-    return (recording.every_layer and found.largest == 0 and found.slots == 1
-            and any(other.sets > 1 for other in survey.columns))
+    return (
+        recording.every_layer and found.largest == 0 and found.slots == 1 and any(other.sets > 1 for other in survey.columns)
+    )
 
 
 def _manifest(survey: Survey, columns: Sequence[int], recording: Recording, options: ImportOptions) -> Manifest:
@@ -216,9 +241,13 @@ def _manifest(survey: Survey, columns: Sequence[int], recording: Recording, opti
         corpus=CorpusInfo(name=recording.source, hash=recording.source_hash, label_columns=options.labels),
         layers=tuple(
             MoeLayer(layer=layer, name=f"layer {layer}", num_experts=n, top_k=item.slots, note="imported")
-            for layer, n, item in zip(layers, num_experts, found, strict=True)),
-        expert_dtype=dtype, has_weights=bool(survey.has_weights), has_text=False,
-        settings=settings)
+            for layer, n, item in zip(layers, num_experts, found, strict=True)
+        ),
+        expert_dtype=dtype,
+        has_weights=bool(survey.has_weights),
+        has_text=False,
+        settings=settings,
+    )
 
 
 def experts_of_layers(
@@ -243,8 +272,11 @@ def experts_of_layers(
     if isinstance(given, Mapping):
         unknown = [layer for layer in given if layer not in layers]
         if unknown:
-            raise UsageError(f"--num-experts names layer {unknown[0]}", f"the record has {some(list(layers), 'layer')}",
-                             "--num-experts with those layers")
+            raise UsageError(
+                f"--num-experts names layer {unknown[0]}",
+                f"the record has {some(list(layers), 'layer')}",
+                "--num-experts with those layers",
+            )
     out, guessed = [], []
     for layer, item in zip(layers, found, strict=True):
         n = given if isinstance(given, int) else (given or {}).get(layer)
@@ -256,14 +288,18 @@ def experts_of_layers(
             raise id_past_end(layer, item.largest, n, item.largest_at)
         out.append(n)
     if max(out) > dropped_id("uint16"):
-        raise MoeProbeError(f"a layer would have {max(out):,} experts", f"{found[int(np.argmax(out))].largest_at} has the "
-                            f"largest id; a trace holds {dropped_id('uint16'):,} at most", "check the ids")
+        raise MoeProbeError(
+            f"a layer would have {max(out):,} experts",
+            f"{found[int(np.argmax(out))].largest_at} has the largest id; a trace holds {dropped_id('uint16'):,} at most",
+            "check the ids",
+        )
     if guessed:
         numbers = sorted({n for n, layer in zip(out, layers, strict=True) if layer in guessed})
         options.warnings.append(
             f"number of experts guessed from the largest id seen: {', '.join(map(str, numbers[:5]))}"
             f"{', ...' if len(numbers) > 5 else ''} in {some(guessed, 'layer')}; an expert that was never chosen is missing, "
-            "--num-experts N says it (0:8,1:64 where layers differ)")
+            "--num-experts N says it (0:8,1:64 where layers differ)"
+        )
     return out
 
 
@@ -277,25 +313,32 @@ def _constant(survey: Survey, manifest: Manifest, options: ImportOptions) -> set
     said = f"{n:,} of {survey.n_tokens:,} tokens ({share:.0%}) have one and the same set of experts in every layer"
     if options.drop_constant:
         if n >= survey.n_tokens:
-            raise MoeProbeError(f"{said}, and none is left without them", "warm-up requests look like this",
-                                "record the answers again")
+            raise MoeProbeError(
+                f"{said}, and none is left without them", "warm-up requests look like this", "record the answers again"
+            )
         options.warnings.append(f"{said}, as warm-up requests have: left out (--drop-constant)")
         return survey.constant()
     if share > _MOST:
-        raise MoeProbeError(said, "warm-up requests look like this, and they carry no information about topics",
-                            "--drop-constant, to leave these tokens out")
+        raise MoeProbeError(
+            said,
+            "warm-up requests look like this, and they carry no information about topics",
+            "--drop-constant, to leave these tokens out",
+        )
     options.warnings.append(f"{said}, as warm-up requests have; --drop-constant leaves them out")
     return set()
 
 
-def _kept(records: Iterator[TokenRecord], columns: Sequence[int], dropped: set[int], survey: Survey) -> Iterator[TokenRecord]:
+def _kept(
+    records: Iterator[TokenRecord], columns: Sequence[int], dropped: set[int], survey: Survey
+) -> Iterator[TokenRecord]:
     """Records with the kept layers, without the dropped tokens; documents without tokens vanish."""
     constant = np.array(sorted(dropped), dtype=np.uint64)
     for record in records:
         kept = record.take(~np.isin(survey.patterns(record.experts), constant)) if len(constant) else record
         if len(kept.experts):
-            yield kept._replace(experts=kept.experts[:, columns],
-                                weights=None if kept.weights is None else kept.weights[:, columns])
+            yield kept._replace(
+                experts=kept.experts[:, columns], weights=None if kept.weights is None else kept.weights[:, columns]
+            )
 
 
 def _write(writer: TraceWriter, records: Iterator[TokenRecord], options: ImportOptions) -> None:
@@ -322,9 +365,9 @@ def _append(writer: TraceWriter, shard: Sequence[TokenRecord], options: ImportOp
     start = 0
     for record, n in zip(shard, lengths, strict=True):
         ids = record.experts[:, :, :slots]  # slots that no token of the kept layers fills may lie behind
-        experts[start:start + n, :, :ids.shape[2]] = np.where(ids < 0, dropped_id(dtype), ids)
+        experts[start : start + n, :, : ids.shape[2]] = np.where(ids < 0, dropped_id(dtype), ids)
         if weights is not None and record.weights is not None:
-            weights[start:start + n, :, :ids.shape[2]] = record.weights[:, :, :slots]
+            weights[start : start + n, :, : ids.shape[2]] = record.weights[:, :, :slots]
         start += n
     names = ("document", "topic", "subtopic", "group", "split", *options.labels)
     rows = [{k: r.labels.get(k, "") for k in names} for r in shard]
@@ -335,7 +378,8 @@ def _append(writer: TraceWriter, shard: Sequence[TokenRecord], options: ImportOp
         "position": np.concatenate([r.position for r in shard]),
         "token_id": np.concatenate([r.token_id for r in shard]),
         "token": [t for r in shard for t in (r.tokens if r.tokens is not None else map(str, r.token_id.tolist()))],
-        "special": np.concatenate([np.zeros(n, dtype=bool) if r.special is None else r.special
-                                   for r, n in zip(shard, lengths, strict=True)]),
+        "special": np.concatenate(
+            [np.zeros(n, dtype=bool) if r.special is None else r.special for r, n in zip(shard, lengths, strict=True)]
+        ),
     }
     writer.append(documents=rows, tokens=tokens, experts=experts, weights=weights)

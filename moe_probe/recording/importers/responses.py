@@ -52,17 +52,26 @@ def decode_sglang(text: str, *, n_layers: int, top_k: int) -> np.ndarray:
     try:
         flat = np.frombuffer(base64.b64decode(text, validate=True), dtype="<i4")
     except (binascii.Error, ValueError) as error:
-        raise MoeProbeError("routed_experts is not base64 of 32-bit integers", str(error),
-                            "the string as SGLang returned it") from error
+        raise MoeProbeError(
+            "routed_experts is not base64 of 32-bit integers", str(error), "the string as SGLang returned it"
+        ) from error
     if flat.size % (n_layers * top_k):
-        raise MoeProbeError(f"routed_experts holds {flat.size} ids",
-                            f"not a multiple of {n_layers} layers x {top_k} slots", "the right --layers and --top-k")
+        raise MoeProbeError(
+            f"routed_experts holds {flat.size} ids",
+            f"not a multiple of {n_layers} layers x {top_k} slots",
+            "the right --layers and --top-k",
+        )
     return flat.reshape(-1, n_layers, top_k)
 
 
 def import_responses(
-    path: str | Path, out: str | Path, *, layers: Sequence[int] | None = None, top_k: int | None = None,
-    options: ImportOptions | None = None, mode: str = "new",
+    path: str | Path,
+    out: str | Path,
+    *,
+    layers: Sequence[int] | None = None,
+    top_k: int | None = None,
+    options: ImportOptions | None = None,
+    mode: str = "new",
 ) -> Trace:
     """Import answers of vLLM or SGLang as a trace without gate weights.
 
@@ -91,15 +100,26 @@ def import_responses(
     answers = _Answers(expand(path, (".jsonl", ".ndjson", ".json")).files, layers, top_k, options)
     first = next(answers.records(), None)
     if first is None:
-        raise MoeProbeError(f"{path} holds no answer with routing", answers.left_out() or "there is no row in it",
-                            "start the server with --enable-return-routed-experts")
+        raise MoeProbeError(
+            f"{path} holds no answer with routing",
+            answers.left_out() or "there is no row in it",
+            "start the server with --enable-return-routed-experts",
+        )
     n_columns = first.experts.shape[1]
     named = answers.named(n_columns)
-    digest = hashlib.sha256("".join(map(sha256_file, answers.files)).encode()).hexdigest() if len(answers.files) > 1 else (
-        sha256_file(answers.files[0]))
+    digest = (
+        hashlib.sha256("".join(map(sha256_file, answers.files)).encode()).hexdigest()
+        if len(answers.files) > 1
+        else (sha256_file(answers.files[0]))
+    )
     recording = Recording(named or range(n_columns), Path(path).name, digest, every_layer=True)
-    trace = import_records(answers.records, out, recording, mode=mode,
-                           options=replace(options, layers=None if layers is None or named else layers))
+    trace = import_records(
+        answers.records,
+        out,
+        recording,
+        mode=mode,
+        options=replace(options, layers=None if layers is None or named else layers),
+    )
     options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots(), answers.shape_taken()) if note)
     return trace
 
@@ -107,7 +127,9 @@ def import_responses(
 class _Answers:
     """Answers of some files as records; counts what is left out."""
 
-    def __init__(self, files: Sequence[Path], layers: Sequence[int] | None, top_k: int | None, options: ImportOptions) -> None:
+    def __init__(
+        self, files: Sequence[Path], layers: Sequence[int] | None, top_k: int | None, options: ImportOptions
+    ) -> None:
         self.files, self.layers, self.top_k, self.options = files, layers, top_k, options
         self._tally: Counter[str] = Counter()
         self._slots: Counter[int] = Counter()
@@ -134,8 +156,10 @@ class _Answers:
         if self._tally["no row"]:
             parts.append(f"{self._tally['no row']:,} tokens without routing (rows of -1 or zeros)")
         if self._tally["no id"]:
-            parts.append(f"{self._tally['no id']:,} tokens of prompts whose ids are not in the answers (add the request's ids "
-                         "as prompt_token_ids)")
+            parts.append(
+                f"{self._tally['no id']:,} tokens of prompts whose ids are not in the answers (add the request's ids "
+                "as prompt_token_ids)"
+            )
         return f"left out: {'; '.join(parts)}" if parts else ""
 
     def unequal_slots(self) -> str:
@@ -147,9 +171,14 @@ class _Answers:
 
     def shape_taken(self) -> str:
         """How strings without a shape were read, in a sentence; "" where there were none. A wrong --top-k may fit them too."""
-        return "" if not self._unshaped else (
-            f"the strings do not say their shape: with --top-k {self.top_k} they are {self._columns} layers of {self.top_k} "
-            f"experts per token; check both against the model's configuration")
+        return (
+            ""
+            if not self._unshaped
+            else (
+                f"the strings do not say their shape: with --top-k {self.top_k} they are {self._columns} layers of {self.top_k} "
+                f"experts per token; check both against the model's configuration"
+            )
+        )
 
     def _row(self, row: Any, file: Path, line: int) -> Iterator[TokenRecord]:
         where = f"{file}, line {line}"
@@ -157,19 +186,27 @@ class _Answers:
             raise MoeProbeError(f"{where} is not a JSON object", "", "one JSON object per answer")
         for name in ("document", "topic", *self.options.labels):
             if name not in row:
-                raise MoeProbeError(f"{where} has no '{name}'", f"its fields are {', '.join(map(str, list(row)[:12]))}",
-                                    "add it to the row; docs/formats.md describes the fields")
+                raise MoeProbeError(
+                    f"{where} has no '{name}'",
+                    f"its fields are {', '.join(map(str, list(row)[:12]))}",
+                    "add it to the row; docs/formats.md describes the fields",
+                )
         labels = {k: row[k] for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
         for name, value in labels.items():
             if label_text(value) is None:
-                raise MoeProbeError(f"{where} has a '{name}' that is a list or an object", "a label has one value per document",
-                                    "a string or a number")
+                raise MoeProbeError(
+                    f"{where} has a '{name}' that is a list or an object",
+                    "a label has one value per document",
+                    "a string or a number",
+                )
         labels = {k: label_text(value) or "" for k, value in labels.items()}
         for answer in answers_of(row, where):
             named = labels
             if answer.number is not None:  # answers to one prompt are not independent
-                named = labels | {"document": f"{labels.get('document', '')}#{answer.number}",
-                                  "group": labels.get("group") or labels.get("document", "")}
+                named = labels | {
+                    "document": f"{labels.get('document', '')}#{answer.number}",
+                    "group": labels.get("group") or labels.get("document", ""),
+                }
             if is_missing(answer.routed) and is_missing(answer.prompt_routed):
                 self._without.append(f"line {line}")
                 continue
@@ -183,13 +220,18 @@ class _Answers:
         where = f"{place[0]}, line {place[1]}"
         n_tokens = answer.first + len(answer.ids)
         if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
-            raise MoeProbeError(f"{where} has another number of tokens than of token ids",
-                                f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
-                                "one string per token id in 'tokens'; or leave them out and pass --tokenizer")
+            raise MoeProbeError(
+                f"{where} has another number of tokens than of token ids",
+                f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
+                "one string per token id in 'tokens'; or leave them out and pass --tokenizer",
+            )
         experts, start = self._experts(answer, where)
         if self._columns not in (None, experts.shape[1]):
-            raise MoeProbeError(f"{where} has routing of {experts.shape[1]} layers",
-                                f"the answers before have {self._columns}", "answers of one model only")
+            raise MoeProbeError(
+                f"{where} has routing of {experts.shape[1]} layers",
+                f"the answers before have {self._columns}",
+                "answers of one model only",
+            )
         self._columns = experts.shape[1]
         self._slots[experts.shape[2]] += 1
         position = np.arange(start, start + len(experts))
@@ -198,19 +240,32 @@ class _Answers:
         self._tally["no row"] += int((known & ~routed).sum())
         keep = known & routed
         position = position[keep]
-        return TokenRecord(labels, answer.ids[position - answer.first], position,
-                           None if tokens is None else self._texts(tokens, answer, position, where), experts[keep], None,
-                           file=str(place[0]), unit="line", rows=np.full(len(position), place[1]))
+        return TokenRecord(
+            labels,
+            answer.ids[position - answer.first],
+            position,
+            None if tokens is None else self._texts(tokens, answer, position, where),
+            experts[keep],
+            None,
+            file=str(place[0]),
+            unit="line",
+            rows=np.full(len(position), place[1]),
+        )
 
     @staticmethod
     def _texts(tokens: list[Any], answer: Answer, position: np.ndarray, where: str) -> list[str]:
         """Texts of the tokens at some positions; the id where an answer has null."""
         texts = [label_text(tokens[p]) for p in position]
         if None in texts:
-            raise MoeProbeError(f"{where} has tokens that are lists or objects", "a token is a text",
-                                "one string per token id in 'tokens'; or leave them out and pass --tokenizer")
-        return [str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
-                for p, text in zip(position, texts, strict=True)]
+            raise MoeProbeError(
+                f"{where} has tokens that are lists or objects",
+                "a token is a text",
+                "one string per token id in 'tokens'; or leave them out and pass --tokenizer",
+            )
+        return [
+            str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
+            for p, text in zip(position, texts, strict=True)
+        ]
 
     def _experts(self, answer: Answer, where: str) -> tuple[np.ndarray, int]:
         """Routing of the sequence and the token at which it starts."""
@@ -222,26 +277,37 @@ class _Answers:
         if prompt is not None:
             prompt = self._shaped(prompt, [n_prompt], where)
             if len(prompt) != n_prompt:
-                raise MoeProbeError(f"{where} has {n_prompt} prompt tokens and routing for {len(prompt)} of them", "",
-                                    "prompt_token_ids as the server returned them")
+                raise MoeProbeError(
+                    f"{where} has {n_prompt} prompt tokens and routing for {len(prompt)} of them",
+                    "",
+                    "prompt_token_ids as the server returned them",
+                )
         apart = prompt is not None or (answer.split and said is None and answer.start is None)
         begin = n_prompt if apart else start
         if begin > n_tokens:
-            raise MoeProbeError(f"{where} has {n_tokens} tokens and routing that starts at token {begin}", "",
-                                "token_ids of prompt and answer together, as the server routed them")
+            raise MoeProbeError(
+                f"{where} has {n_tokens} tokens and routing that starts at token {begin}",
+                "",
+                "token_ids of prompt and answer together, as the server routed them",
+            )
         expected = [n_tokens - 1 - begin, n_tokens - begin]
         if rest is not None:
             rest = self._shaped(rest, expected, where)
             if prompt is None and apart and len(rest) in (n_tokens - 1, n_tokens):
                 begin, expected = 0, [n_tokens - 1, n_tokens]
             if len(rest) not in expected:
-                raise MoeProbeError(f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}",
-                                    f"counted from token {begin} on; the last token may lack routing",
-                                    "token_ids of prompt and answer together, as the server routed them")
+                raise MoeProbeError(
+                    f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}",
+                    f"counted from token {begin} on; the last token may lack routing",
+                    "token_ids of prompt and answer together, as the server routed them",
+                )
         if prompt is not None and rest is not None:
             if prompt.shape[1:] != rest.shape[1:]:
-                raise MoeProbeError(f"{where} has routing of shape {prompt.shape} for the prompt and {rest.shape} for the "
-                                    "answer", "layers and slots differ", "the answer as the server returned it")
+                raise MoeProbeError(
+                    f"{where} has routing of shape {prompt.shape} for the prompt and {rest.shape} for the answer",
+                    "layers and slots differ",
+                    "the answer as the server returned it",
+                )
             return np.concatenate([prompt, rest]), 0
         return (rest, begin) if rest is not None else (prompt, 0)  # type: ignore[return-value]  # one of them is there
 

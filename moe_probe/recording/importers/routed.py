@@ -49,16 +49,21 @@ class Unshaped:
             When no number of layers fits.
         """
         if top_k is None:
-            raise UsageError(f"{where} holds base64 without a shape", "experts per token are not in the string",
-                             "--top-k 8, as the model's num_experts_per_tok says")
+            raise UsageError(
+                f"{where} holds base64 without a shape",
+                "experts per token are not in the string",
+                "--top-k 8, as the model's num_experts_per_tok says",
+            )
         if layers is not None and any(rows * len(layers) * top_k == self.ids.size for rows in n_rows):
             return self.ids.reshape(-1, len(layers), top_k)
         for rows in n_rows:
             if rows > 0 and self.ids.size and not self.ids.size % (rows * top_k):
                 return self.ids.reshape(rows, -1, top_k)
-        raise MoeProbeError(f"{where} holds {self.ids.size} expert ids",
-                            f"that is no whole number of layers for {n_rows[0]} tokens with {top_k} experts each",
-                            "the right --top-k, and the token ids of prompt and answer")
+        raise MoeProbeError(
+            f"{where} holds {self.ids.size} expert ids",
+            f"that is no whole number of layers for {n_rows[0]} tokens with {top_k} experts each",
+            "the right --top-k, and the token ids of prompt and answer",
+        )
 
 
 def is_missing(value: Any) -> bool:
@@ -95,16 +100,22 @@ def decode_routed(value: Any, where: str) -> tuple[np.ndarray | Unshaped, int | 
         array = _npy(data, where) if data.startswith(_MAGIC) else None
         if array is None:
             if len(data) % 4:
-                raise MoeProbeError(f"{where} has routed_experts of {len(data)} bytes", "base64 of 32-bit integers or of a "
-                                    ".npy file is expected", "the string as the server returned it")
+                raise MoeProbeError(
+                    f"{where} has routed_experts of {len(data)} bytes",
+                    "base64 of 32-bit integers or of a .npy file is expected",
+                    "the string as the server returned it",
+                )
             return Unshaped(np.frombuffer(data, dtype="<i4")), None
     elif isinstance(value, Mapping):
         array, start = _described(value, where)
     else:
         array = _nested(value, where)
     if array.ndim != 3:
-        raise MoeProbeError(f"{where} has routed_experts of shape {array.shape}", "expected (token, layer, slot)",
-                            "the array as the server returned it")
+        raise MoeProbeError(
+            f"{where} has routed_experts of shape {array.shape}",
+            "expected (token, layer, slot)",
+            "the array as the server returned it",
+        )
     ids = array.astype(np.int64)
     if array.dtype.kind == "u":  # -1 of an unsigned type
         ids[(array == np.iinfo(array.dtype).max).all(axis=(1, 2))] = -1
@@ -118,8 +129,9 @@ def _base64(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MoeProbeError(f"{where} has routed_experts that are not base64", str(error),
-                            "the string as the server returned it") from error
+        raise MoeProbeError(
+            f"{where} has routed_experts that are not base64", str(error), "the string as the server returned it"
+        ) from error
 
 
 def _npy(data: bytes, where: str) -> np.ndarray:
@@ -133,40 +145,63 @@ def _npy(data: bytes, where: str) -> np.ndarray:
         file.seek(0)
         return np.load(file, allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, TypeError, TokenError, RecursionError, MemoryError, OverflowError) as error:
-        raise MoeProbeError(f"{where} has routed_experts that are no .npy file", str(error).splitlines()[0] if
-                            isinstance(error, ValueError | EOFError) and str(error) else "its header is damaged",
-                            "the string as the server returned it") from error
+        raise MoeProbeError(
+            f"{where} has routed_experts that are no .npy file",
+            str(error).splitlines()[0]
+            if isinstance(error, ValueError | EOFError) and str(error)
+            else "its header is damaged",
+            "the string as the server returned it",
+        ) from error
 
 
 def _check_size(shape: Sequence[Any], dtype: np.dtype, n_bytes: int, where: str) -> None:
     if dtype.kind not in "ui":
-        raise MoeProbeError(f"{where} has routed_experts of type {dtype}", "expert ids are whole numbers",
-                            "the array as the server returned it")
+        raise MoeProbeError(
+            f"{where} has routed_experts of type {dtype}",
+            "expert ids are whole numbers",
+            "the array as the server returned it",
+        )
     if len(shape) != 3 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise MoeProbeError(f"{where} has routed_experts of shape {tuple(shape)}", "expected (token, layer, slot)",
-                            "the array as the server returned it")
+        raise MoeProbeError(
+            f"{where} has routed_experts of shape {tuple(shape)}",
+            "expected (token, layer, slot)",
+            "the array as the server returned it",
+        )
     if math.prod(shape) * dtype.itemsize != n_bytes:
-        raise MoeProbeError(f"{where} has routed_experts of shape {tuple(shape)} in {n_bytes} bytes",
-                            f"as {dtype} that takes {math.prod(shape) * dtype.itemsize}", "the answer is cut off; save it again")
+        raise MoeProbeError(
+            f"{where} has routed_experts of shape {tuple(shape)} in {n_bytes} bytes",
+            f"as {dtype} that takes {math.prod(shape) * dtype.itemsize}",
+            "the answer is cut off; save it again",
+        )
 
 
 def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | None]:
     """An object of ``data, shape, dtype, start``."""
     for name in ("data", "shape"):
         if name not in value:
-            raise MoeProbeError(f"{where} has a routed_experts object without '{name}'",
-                                f"its fields are {', '.join(map(str, list(value)[:8]))}", "data, shape, dtype and start")
+            raise MoeProbeError(
+                f"{where} has a routed_experts object without '{name}'",
+                f"its fields are {', '.join(map(str, list(value)[:8]))}",
+                "data, shape, dtype and start",
+            )
     kind, encoding = value.get("dtype", "int32"), value.get("encoding", "base64")
     if encoding != "base64" or not isinstance(value["data"], str):
-        raise MoeProbeError(f"{where} has routed_experts encoded as {encoding}", "base64 is read",
-                            "the server's version that writes base64")
+        raise MoeProbeError(
+            f"{where} has routed_experts encoded as {encoding}", "base64 is read", "the server's version that writes base64"
+        )
     if kind not in _KINDS:
-        raise MoeProbeError(f"{where} has routed_experts of type {kind}", f"read are {', '.join(_KINDS)}",
-                            "the array as the server returned it")
+        raise MoeProbeError(
+            f"{where} has routed_experts of type {kind}",
+            f"read are {', '.join(_KINDS)}",
+            "the array as the server returned it",
+        )
     shape, start = value["shape"], value.get("start")
     if not isinstance(shape, list | tuple) or not (start is None or (type(start) is int and start >= 0)):
-        raise MoeProbeError(f"{where} has routed_experts of shape {shape} from {start} on",
-                            "expected three whole numbers, and a whole number", "the array as the server returned it")
+        raise MoeProbeError(
+            f"{where} has routed_experts of shape {shape} from {start} on",
+            "expected three whole numbers, and a whole number",
+            "the array as the server returned it",
+        )
     data, dtype = _base64(value["data"], where), np.dtype(kind).newbyteorder("<")
     _check_size(shape, dtype, len(data), where)
     return np.frombuffer(data, dtype=dtype).reshape(shape).astype(kind), start
@@ -175,12 +210,17 @@ def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | 
 def _nested(value: Any, where: str) -> np.ndarray:
     try:
         array = np.asarray(value)
-        whole = array.dtype.kind in "ui" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all())
-                                             and bool((np.abs(array) < 2**31).all()))
+        whole = array.dtype.kind in "ui" or (
+            array.dtype.kind == "f" and bool((array == np.floor(array)).all()) and bool((np.abs(array) < 2**31).all())
+        )
     except (ValueError, TypeError, OverflowError) as error:
-        raise MoeProbeError(f"{where} has routed_experts that are no array", str(error),
-                            "nested lists (token, layer, slot)") from error
+        raise MoeProbeError(
+            f"{where} has routed_experts that are no array", str(error), "nested lists (token, layer, slot)"
+        ) from error
     if not whole:
-        raise MoeProbeError(f"{where} has routed_experts that are not whole numbers", "expert ids count from 0",
-                            "nested lists (token, layer, slot) of ids; gate weights are not read from answers")
+        raise MoeProbeError(
+            f"{where} has routed_experts that are not whole numbers",
+            "expert ids count from 0",
+            "nested lists (token, layer, slot) of ids; gate weights are not read from answers",
+        )
     return array.astype(np.int64)

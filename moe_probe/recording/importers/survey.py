@@ -48,10 +48,14 @@ class TokenRecord(NamedTuple):
         """The record with some of its tokens (a mask) only."""
         kept = None if self.tokens is None else [t for t, keep in zip(self.tokens, tokens, strict=True) if keep]
         return self._replace(
-            token_id=self.token_id[tokens], position=self.position[tokens], tokens=kept, experts=self.experts[tokens],
+            token_id=self.token_id[tokens],
+            position=self.position[tokens],
+            tokens=kept,
+            experts=self.experts[tokens],
             weights=None if self.weights is None else self.weights[tokens],
             special=None if self.special is None else self.special[tokens],
-            rows=None if self.rows is None else self.rows[tokens])
+            rows=None if self.rows is None else self.rows[tokens],
+        )
 
 
 @dataclass
@@ -130,20 +134,32 @@ class Survey:
             Naming the row: no topic, positions that do not increase, gate weights that are no weights.
         """
         name = record.labels.get("document")
-        if record.rows is not None and len(record.rows) and any(
-                not str(record.labels.get(key) or "").strip() for key in ("document", "topic")):
+        if (
+            record.rows is not None
+            and len(record.rows)
+            and any(not str(record.labels.get(key) or "").strip() for key in ("document", "topic"))
+        ):
             key = "document" if not str(name or "").strip() else "topic"
-            raise MoeProbeError(f"{record.unit} {int(record.rows[0])} of {record.file} has no {key}",
-                                f"its {key} is empty", "a document and a topic in every row")
+            raise MoeProbeError(
+                f"{record.unit} {int(record.rows[0])} of {record.file} has no {key}",
+                f"its {key} is empty",
+                "a document and a topic in every row",
+            )
         check_topics([record.labels])
         for key, value in record.labels.items():
             if is_unwritable(value):
-                raise MoeProbeError(f"the {key} of document {name!r} has characters that are not text",
-                                    "NUL or half a surrogate pair", "clean the file")
+                raise MoeProbeError(
+                    f"the {key} of document {name!r} has characters that are not text",
+                    "NUL or half a surrogate pair",
+                    "clean the file",
+                )
         check_order(np.zeros(len(record.position), dtype=int), record.position, record.token_id, record.where)
         if self.has_weights not in (None, record.weights is not None):
-            raise MoeProbeError(f"document '{name}' has {'' if record.weights is not None else 'no '}gate weights",
-                                "the documents before differ", "weights for all documents or for none")
+            raise MoeProbeError(
+                f"document '{name}' has {'' if record.weights is not None else 'no '}gate weights",
+                "the documents before differ",
+                "weights for all documents or for none",
+            )
         self.has_weights = record.weights is not None
         if record.weights is not None:
             check_weights(self.layers, record.weights, record.experts >= 0, record.where)
@@ -161,8 +177,11 @@ class Survey:
         """Patterns that stay the same for many tokens: in a row, or scattered over a large share of the record."""
         if sum(column.sets > 1 for column in self.columns) < _LAYERS:
             return self._in_runs  # so few layers can agree by chance
-        return self._in_runs | {pattern for pattern, ids in self._ids.items() if len(ids) >= _IDS
-                                and self._counts.get(pattern, 0) >= _SCATTERED * self.n_tokens}
+        return self._in_runs | {
+            pattern
+            for pattern, ids in self._ids.items()
+            if len(ids) >= _IDS and self._counts.get(pattern, 0) >= _SCATTERED * self.n_tokens
+        }
 
     def n_constant(self) -> int:
         """Number of tokens with such a pattern."""

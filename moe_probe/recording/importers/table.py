@@ -23,8 +23,7 @@ from moe_probe.recording.trace.files import sha256_file
 _OPTIONAL = ("subtopic", "group", "split")
 
 
-def import_table(path: str | Path, out: str | Path, *, options: ImportOptions | None = None,
-                 mode: str = "new") -> Trace:
+def import_table(path: str | Path, out: str | Path, *, options: ImportOptions | None = None, mode: str = "new") -> Trace:
     """Import an interchange table (version 1) as a trace.
 
     The table has a row per token with ``document, topic`` (strings), optional ``subtopic, group, split``,
@@ -43,21 +42,36 @@ def import_table(path: str | Path, out: str | Path, *, options: ImportOptions | 
         When a column is missing or wrong, naming column and row.
     """
     options = options or ImportOptions()
-    tables = [TableFile.open(file, options.labels) for file in expand(path, (".parquet", ".jsonl", ".ndjson", ".json")).files]
+    tables = [
+        TableFile.open(file, options.labels) for file in expand(path, (".parquet", ".jsonl", ".ndjson", ".json")).files
+    ]
     if not tables:
-        raise MoeProbeError(f"there is no table under {path}", "no file there ends in .parquet or .jsonl",
-                            "an interchange table ending in .parquet or .jsonl")
+        raise MoeProbeError(
+            f"there is no table under {path}",
+            "no file there ends in .parquet or .jsonl",
+            "an interchange table ending in .parquet or .jsonl",
+        )
     for other in tables[1:]:
         if (sorted(other.layers), other.has_weights) != (sorted(tables[0].layers), tables[0].has_weights):
-            raise MoeProbeError(f"{other.path} has other layers than {tables[0].path}",
-                                f"{sorted(other.layers)[:5]} and {sorted(tables[0].layers)[:5]}, or weights in one only",
-                                "tables of one model")
+            raise MoeProbeError(
+                f"{other.path} has other layers than {tables[0].path}",
+                f"{sorted(other.layers)[:5]} and {sorted(tables[0].layers)[:5]}, or weights in one only",
+                "tables of one model",
+            )
     declared = {layer: n for table in tables for layer, n in table.num_experts.items()}
     reader = _Reader(tables, options, declared)
-    digest = sha256_file(tables[0].path) if len(tables) == 1 else hashlib.sha256(
-        "".join(sha256_file(table.path) for table in tables).encode()).hexdigest()
-    return import_records(reader.documents, out, Recording(sorted(tables[0].layers), Path(path).name, digest, declared),
-                          options=options, mode=mode)
+    digest = (
+        sha256_file(tables[0].path)
+        if len(tables) == 1
+        else hashlib.sha256("".join(sha256_file(table.path) for table in tables).encode()).hexdigest()
+    )
+    return import_records(
+        reader.documents,
+        out,
+        Recording(sorted(tables[0].layers), Path(path).name, digest, declared),
+        options=options,
+        mode=mode,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,11 +107,20 @@ class _Reader:
         cuts = np.flatnonzero(documents[1:] != documents[:-1]) + 1
         for start, stop in itertools.pairwise([0, *map(int, cuts), len(documents)]):
             part = slice(start, stop)
-            values = {name: _one(labels["document"][start], name, column[part], (place, start))
-                      for name, column in labels.items()}
-            yield TokenRecord(values, token_id[part], position[part], None if tokens is None else tokens[part], experts[part],
-                              None if weights is None else weights[part], file=str(table.path), unit=table.unit,
-                              rows=rows[part])
+            values = {
+                name: _one(labels["document"][start], name, column[part], (place, start)) for name, column in labels.items()
+            }
+            yield TokenRecord(
+                values,
+                token_id[part],
+                position[part],
+                None if tokens is None else tokens[part],
+                experts[part],
+                None if weights is None else weights[part],
+                file=str(table.path),
+                unit=table.unit,
+                rows=rows[part],
+            )
 
     def _routing(self, table: TableFile, piece: pa.Table, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
         """Experts and weights, shape (n_rows, n_layers, longest list)."""
@@ -110,8 +133,11 @@ class _Reader:
                 values, other = lists(piece[f"weights_{name}"], f"weights_{name}", place, whole=False)
                 if (lengths != other).any():
                     row = int((lengths != other).argmax())
-                    raise MoeProbeError(f"{place.name(row)} has lists of unequal length in layer {layer}",
-                                        f"experts: {lengths[row]}, weights: {other[row]}", "one weight per selected expert")
+                    raise MoeProbeError(
+                        f"{place.name(row)} has lists of unequal length in layer {layer}",
+                        f"experts: {lengths[row]}, weights: {other[row]}",
+                        "one weight per selected expert",
+                    )
                 weights.append(values)
         return _stacked(experts, -1), _stacked(weights, 0) if table.has_weights else None
 
@@ -122,9 +148,11 @@ class _Reader:
                 before = self.declared.setdefault(layer, int(values[0]))
                 if (values != before).any() or before < 1:
                     row = int((values != before).argmax())
-                    raise MoeProbeError(f"{place.name(row)} gives layer {layer} {values[row]} experts",
-                                        f"the rows before give it {before}" if values[row] != before else "",
-                                        "one number of experts per layer, 1 or more")
+                    raise MoeProbeError(
+                        f"{place.name(row)} gives layer {layer} {values[row]} experts",
+                        f"the rows before give it {before}" if values[row] != before else "",
+                        "one number of experts per layer, 1 or more",
+                    )
 
 
 def _stacked(parts: Sequence[np.ndarray], empty: float) -> np.ndarray:
@@ -142,8 +170,11 @@ def _one(document: str, name: str, values: Sequence[str], at: tuple[Place, int])
 
 
 def _changed(document: str, name: str, where: str) -> MoeProbeError:
-    return MoeProbeError(f"document '{document}' changes its labels", f"{where} has another '{name}' than the rows before",
-                         "one value per document")
+    return MoeProbeError(
+        f"document '{document}' changes its labels",
+        f"{where} has another '{name}' than the rows before",
+        "one value per document",
+    )
 
 
 def _joined(parts: list[TokenRecord]) -> TokenRecord:
@@ -161,10 +192,13 @@ def _joined(parts: list[TokenRecord]) -> TokenRecord:
         return np.pad(array, ((0, 0), (0, 0), (0, slots - array.shape[2])), constant_values=empty)
 
     return parts[0]._replace(
-        labels=labels, token_id=np.concatenate([p.token_id for p in parts]),
+        labels=labels,
+        token_id=np.concatenate([p.token_id for p in parts]),
         position=np.concatenate([p.position for p in parts]),
         tokens=None if any(p.tokens is None for p in parts) else [t for p in parts for t in (p.tokens or ())],
         experts=np.concatenate([wide(p.experts, -1) for p in parts]),
-        weights=None if parts[0].weights is None else np.concatenate(
-            [wide(p.weights, 0) for p in parts if p.weights is not None]),
-        rows=np.concatenate([p.rows for p in parts if p.rows is not None]))
+        weights=None
+        if parts[0].weights is None
+        else np.concatenate([wide(p.weights, 0) for p in parts if p.weights is not None]),
+        rows=np.concatenate([p.rows for p in parts if p.rows is not None]),
+    )

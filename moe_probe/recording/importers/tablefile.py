@@ -68,25 +68,40 @@ class TableFile:
             if not names:
                 raise MoeProbeError(f"{path} is empty", "", "an interchange table")
         else:
-            raise MoeProbeError(f"the format of {path} is not known", f"its name ends in '{path.suffix}'",
-                                "an interchange table ending in .parquet or .jsonl")
+            raise MoeProbeError(
+                f"the format of {path} is not known",
+                f"its name ends in '{path.suffix}'",
+                "an interchange table ending in .parquet or .jsonl",
+            )
         refuse_repeated(path, names)
         for name in (*_REQUIRED, *labels):
             if name not in names:
-                raise MoeProbeError(f"{path} has no column '{name}'", f"its columns are {', '.join(names[:12])}",
-                                    "docs/formats.md describes the interchange table")
+                raise MoeProbeError(
+                    f"{path} has no column '{name}'",
+                    f"its columns are {', '.join(names[:12])}",
+                    "docs/formats.md describes the interchange table",
+                )
         endings = [name.removeprefix("experts_") for name in names if re.fullmatch(r"experts_[0-9]{1,6}", name)]
         if not endings:
-            raise MoeProbeError(f"{path} has no routing", "no column is called experts_0, experts_1 ...",
-                                "docs/formats.md describes the interchange table")
+            raise MoeProbeError(
+                f"{path} has no routing",
+                "no column is called experts_0, experts_1 ...",
+                "docs/formats.md describes the interchange table",
+            )
         check_layers([int(ending) for ending in endings])
         missing = [f"weights_{ending}" for ending in endings if f"weights_{ending}" not in names]
         if missing and len(missing) < len(endings):
-            raise MoeProbeError(f"{path} has weights for some layers only", f"{missing[0]} is missing",
-                                "weights for every layer or for none")
+            raise MoeProbeError(
+                f"{path} has weights for some layers only", f"{missing[0]} is missing", "weights for every layer or for none"
+            )
         declared = {int(e): _declared(fields[f"experts_{e}"], path) for e in endings if f"experts_{e}" in fields}
-        return cls(path, tuple(names), {int(e): e for e in endings}, not missing,
-                   {layer: n for layer, n in declared.items() if n is not None})
+        return cls(
+            path,
+            tuple(names),
+            {int(e): e for e in endings},
+            not missing,
+            {layer: n for layer, n in declared.items() if n is not None},
+        )
 
     def pieces(self, labels: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Yield pieces of the table with the numbers of their rows (of JSON: lines), counted from 1.
@@ -111,8 +126,11 @@ class TableFile:
                         yield np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch])
                     row += batch.num_rows
             except (pa.ArrowInvalid, OSError) as error:
-                raise MoeProbeError(f"{self.path} cannot be read behind row {row - 1}", str(error).splitlines()[0],
-                                    "copy or download it again") from error
+                raise MoeProbeError(
+                    f"{self.path} cannot be read behind row {row - 1}",
+                    str(error).splitlines()[0],
+                    "copy or download it again",
+                ) from error
             return
         lines: list[int] = []
         rows: list[dict[str, Any]] = []
@@ -155,6 +173,9 @@ def _declared(field: pa.Field, path: Path) -> int | None:
     if text is None:
         return None
     if not text.isdigit() or not int(text):
-        raise MoeProbeError(f"column '{field.name}' of {path} declares {text.decode(errors='replace')} experts",
-                            "its metadata num_experts is a whole number, 1 or more", "--num-experts")
+        raise MoeProbeError(
+            f"column '{field.name}' of {path} declares {text.decode(errors='replace')} experts",
+            "its metadata num_experts is a whole number, 1 or more",
+            "--num-experts",
+        )
     return int(text)

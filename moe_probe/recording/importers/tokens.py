@@ -31,13 +31,19 @@ class TokenTexts:
         from moe_probe.recording.collect.windows import Encoder
 
         if not path.is_dir():
-            raise MoeProbeError(f"there is no tokenizer at {path}", "no such folder",
-                                "the folder with the model's tokenizer.json and tokenizer_config.json")
+            raise MoeProbeError(
+                f"there is no tokenizer at {path}",
+                "no such folder",
+                "the folder with the model's tokenizer.json and tokenizer_config.json",
+            )
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         except Exception as error:  # transformers and tokenizers raise many kinds, Exception itself among them
-            raise MoeProbeError(f"the tokenizer at {path} cannot be loaded", str(error).strip().splitlines()[0] if str(
-                error).strip() else type(error).__name__, "the folder with the model's tokenizer.json") from error
+            raise MoeProbeError(
+                f"the tokenizer at {path} cannot be loaded",
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+                "the folder with the model's tokenizer.json",
+            ) from error
         self.path, self.size = path, len(self.tokenizer)
         self.hash = tokenizer_hash(self.tokenizer)
         self._encoder = Encoder(self.tokenizer, max_length=1 << 20, overlap=0)  # texts as collecting writes them
@@ -56,7 +62,11 @@ class TokenTexts:
         past = (ids < 0) | (ids >= self.size)
         if past.any():
             token = int(past.argmax())
-            raise MoeProbeError(f"{record.where(token)} has the token id {int(ids[token])}",
-                                f"the tokenizer at {self.path} has {self.size:,} tokens", "the tokenizer of the recorded model")
-        return record._replace(tokens=[self._encoder.string(int(i)) for i in ids],
-                               special=np.isin(ids, self._encoder.special_ids))
+            raise MoeProbeError(
+                f"{record.where(token)} has the token id {int(ids[token])}",
+                f"the tokenizer at {self.path} has {self.size:,} tokens",
+                "the tokenizer of the recorded model",
+            )
+        return record._replace(
+            tokens=[self._encoder.string(int(i)) for i in ids], special=np.isin(ids, self._encoder.special_ids)
+        )

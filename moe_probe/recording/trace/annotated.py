@@ -32,9 +32,17 @@ def to_anndata(trace: Trace, *, of: str, layer: int | None) -> AnnData:
         made.layers["gate_mass" if of == "documents" else "weights"] = mass
     model, corpus = trace.manifest.model, trace.manifest.corpus
     made.uns["moe_probe"] = {
-        "of": of, "layers": [trace.layers[p].layer for p in places], "top_k": [trace.layers[p].top_k for p in places],
-        "model": model.id, "revision": model.revision or "", "architecture": model.architecture,
-        "fingerprint": model.fingerprint, "corpus": corpus.name, "corpus_hash": corpus.hash, "seed": trace.manifest.seed}
+        "of": of,
+        "layers": [trace.layers[p].layer for p in places],
+        "top_k": [trace.layers[p].top_k for p in places],
+        "model": model.id,
+        "revision": model.revision or "",
+        "architecture": model.architecture,
+        "fingerprint": model.fingerprint,
+        "corpus": corpus.name,
+        "corpus_hash": corpus.hash,
+        "seed": trace.manifest.seed,
+    }
     return made
 
 
@@ -53,7 +61,7 @@ def _documents(trace: Trace, places: list[int]) -> tuple[sparse.csr_matrix, spar
     def wide(counts: np.ndarray) -> sparse.csr_matrix:
         from scipy import sparse
 
-        parts = [counts[:, p, :trace.layers[p].num_experts] for p in places]
+        parts = [counts[:, p, : trace.layers[p].num_experts] for p in places]
         return sparse.csr_matrix(np.concatenate(parts, axis=1).astype(np.float32))
 
     obs = _labels(trace.documents.drop(columns="document"))
@@ -107,5 +115,7 @@ def _unique(names: pd.Series) -> pd.Index:
     import pandas as pd
 
     repeated = names.duplicated(keep=False)
-    return pd.Index([f"{name}#{row}" if twice else str(name)
-                     for row, (name, twice) in enumerate(zip(names, repeated, strict=True))], dtype=object)
+    return pd.Index(
+        [f"{name}#{row}" if twice else str(name) for row, (name, twice) in enumerate(zip(names, repeated, strict=True))],
+        dtype=object,
+    )

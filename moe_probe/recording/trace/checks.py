@@ -39,8 +39,11 @@ def repeated_expert(layer: int, ids: np.ndarray, where: str) -> MoeProbeError:
     """The error for a token (its slots in `ids`) that selects an expert twice."""
     chosen, counts = np.unique(ids, return_counts=True)
     twice = int(chosen[counts > 1][-1])
-    return MoeProbeError(f"{where} selects expert {twice} of layer {layer} twice", f"its experts are {ids.tolist()}",
-                         "each expert once per token and layer; leave a layer without experts out with --layers")
+    return MoeProbeError(
+        f"{where} selects expert {twice} of layer {layer} twice",
+        f"its experts are {ids.tolist()}",
+        "each expert once per token and layer; leave a layer without experts out with --layers",
+    )
 
 
 def check_repeats(layers: Sequence[int], experts: np.ndarray, empty: int, where: Callable[[int], str]) -> None:
@@ -91,10 +94,18 @@ def check_weights(layers: Sequence[int], weights: np.ndarray, filled: np.ndarray
         return
     row, column, slot = (int(i) for i in np.argwhere(bad)[0])
     value = float(weights[row, column, slot])
-    why = ("gate weights are numbers" if not np.isfinite(value) else "gate weights are not negative" if value < 0
-           else f"gate weights are stored as float16, up to {LARGEST_WEIGHT:,.0f}")
-    raise MoeProbeError(f"{where(row)} has the gate weight {value:g} in layer {layers[column]}", why,
-                        "weights as the router hands them to the experts, after softmax or sigmoid")
+    why = (
+        "gate weights are numbers"
+        if not np.isfinite(value)
+        else "gate weights are not negative"
+        if value < 0
+        else f"gate weights are stored as float16, up to {LARGEST_WEIGHT:,.0f}"
+    )
+    raise MoeProbeError(
+        f"{where(row)} has the gate weight {value:g} in layer {layers[column]}",
+        why,
+        "weights as the router hands them to the experts, after softmax or sigmoid",
+    )
 
 
 def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray, where: Callable[[int], str]) -> None:
@@ -116,18 +127,24 @@ def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray
         bad = (values < 0) | (values > _LARGEST_NUMBER)
         if bad.any():
             row = int(bad.argmax())
-            raise MoeProbeError(f"{where(row)} has the {name} {int(values[row])}",
-                                f"a {name} lies between 0 and {_LARGEST_NUMBER:,}", f"check the column {name}")
+            raise MoeProbeError(
+                f"{where(row)} has the {name} {int(values[row])}",
+                f"a {name} lies between 0 and {_LARGEST_NUMBER:,}",
+                f"check the column {name}",
+            )
     back = (np.diff(document) == 0) & (np.diff(position.astype(np.int64)) <= 0)
     if back.any():
         row = int(back.argmax()) + 1
-        raise MoeProbeError(f"{where(row)} does not come after the token before it",
-                            f"position {int(position[row])} follows position {int(position[row - 1])}",
-                            "rows sorted by document and position, each position once")
+        raise MoeProbeError(
+            f"{where(row)} does not come after the token before it",
+            f"position {int(position[row])} follows position {int(position[row - 1])}",
+            "rows sorted by document and position, each position once",
+        )
 
 
-def check_ids(layers: Sequence[int], num_experts: Sequence[int], experts: np.ndarray, empty: int,
-              where: Callable[[int], str]) -> None:
+def check_ids(
+    layers: Sequence[int], num_experts: Sequence[int], experts: np.ndarray, empty: int, where: Callable[[int], str]
+) -> None:
     """Refuse ids past a layer's number of experts.
 
     Parameters
@@ -154,9 +171,11 @@ def check_ids(layers: Sequence[int], num_experts: Sequence[int], experts: np.nda
 
 def id_past_end(layer: int, expert: int, num_experts: int, where: str) -> MoeProbeError:
     """The error for an id that the layer does not have."""
-    return MoeProbeError(f"layer {layer} selects expert {expert} of {num_experts}",
-                         f"{where}; ids count from 0 to one less than the number of experts",
-                         "the right --num-experts, for layers that differ 0:8,1:64")
+    return MoeProbeError(
+        f"layer {layer} selects expert {expert} of {num_experts}",
+        f"{where}; ids count from 0 to one less than the number of experts",
+        "the right --num-experts, for layers that differ 0:8,1:64",
+    )
 
 
 def check_topics(documents: Sequence[Mapping[str, object]]) -> None:
@@ -171,8 +190,9 @@ def check_topics(documents: Sequence[Mapping[str, object]]) -> None:
         for name in ("document", "topic"):
             if row.get(name) is None or not str(row[name]).strip():
                 called = f"document '{row.get('document')}'" if name == "topic" else f"the shard's document {number}"
-                raise MoeProbeError(f"{called} has no {name}", f"its {name} is empty",
-                                    "a name and a topic for every document")
+                raise MoeProbeError(
+                    f"{called} has no {name}", f"its {name} is empty", "a name and a topic for every document"
+                )
 
 
 def check_layers(layers: Sequence[int]) -> None:
@@ -186,6 +206,7 @@ def check_layers(layers: Sequence[int]) -> None:
     seen: set[int] = set()
     for layer in layers:
         if layer in seen:
-            raise MoeProbeError(f"layer {layer} is named twice", "results are told apart by the number of the layer",
-                                "each layer once")
+            raise MoeProbeError(
+                f"layer {layer} is named twice", "results are told apart by the number of the layer", "each layer once"
+            )
         seen.add(layer)

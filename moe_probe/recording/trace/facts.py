@@ -22,10 +22,16 @@ def trace_facts(trace: Trace) -> list[tuple[str, str]]:
     return [
         ("model", f"{m.model.id}{revision} ({m.model.architecture}; {weights})"),
         ("layers", f"{len(numbers)} MoE layers, {_ranges(numbers)}"),
-        ("experts", f"{_several({x.num_experts for x in m.layers})} a layer, top-k {_several({x.top_k for x in m.layers})}; "
-                    f"gate weights {'kept' if m.has_weights else 'not known'}"),
-        ("documents", f"{m.n_documents:,} documents, {m.n_tokens:,} tokens of {m.corpus.name}"
-                      + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")),
+        (
+            "experts",
+            f"{_several({x.num_experts for x in m.layers})} a layer, top-k {_several({x.top_k for x in m.layers})}; "
+            f"gate weights {'kept' if m.has_weights else 'not known'}",
+        ),
+        (
+            "documents",
+            f"{m.n_documents:,} documents, {m.n_tokens:,} tokens of {m.corpus.name}"
+            + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else ""),
+        ),
         ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
         ("kept", f"{', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}"),
         ("made with", f"{', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}"),

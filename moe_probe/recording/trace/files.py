@@ -30,11 +30,17 @@ def disk_errors(path: Path, *, keeps: str = "what was already written is kept") 
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MoeProbeError(f"no space is left for {path}", f"the disk is full; {keeps}",
-                                "free some space, then run the same command with --resume") from error
+            raise MoeProbeError(
+                f"no space is left for {path}",
+                f"the disk is full; {keeps}",
+                "free some space, then run the same command with --resume",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MoeProbeError(f"{path} cannot be written", f"{error.strerror}; {keeps}",
-                                "another folder, or change its permissions, then --resume") from error
+            raise MoeProbeError(
+                f"{path} cannot be written",
+                f"{error.strerror}; {keeps}",
+                "another folder, or change its permissions, then --resume",
+            ) from error
         raise MoeProbeError(f"{path} cannot be written", f"{error}; {keeps}", "--resume once that is mended") from error
 
 
@@ -57,8 +63,11 @@ def check_place(root: Path, mode: str) -> None:
             raise MoeProbeError(f"{root} cannot be written", f"{there} is a file; a trace is a folder", "another --out")
         if mode == "new" and there == root and any(root.iterdir()):
             what = "a trace" if (root / MANIFEST).exists() else "other files"
-            raise MoeProbeError(f"{root} already holds {what}", "nothing is overwritten unasked",
-                                "--resume to go on with it, --force to start over, or another folder")
+            raise MoeProbeError(
+                f"{root} already holds {what}",
+                "nothing is overwritten unasked",
+                "--resume to go on with it, --force to start over, or another folder",
+            )
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -96,10 +105,17 @@ def inside(root: Path, relative: str) -> Path:
         When the name would lead out of the directory: manifests come from other people.
     """
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not (
-            (root / pure).resolve().is_relative_to(root.resolve())):
-        raise MoeProbeError(f"{root / MANIFEST} names a file outside the trace", f"'{relative}'",
-                            "do not use this trace: it was tampered with")
+    if (
+        pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in relative
+        or not ((root / pure).resolve().is_relative_to(root.resolve()))
+    ):
+        raise MoeProbeError(
+            f"{root / MANIFEST} names a file outside the trace",
+            f"'{relative}'",
+            "do not use this trace: it was tampered with",
+        )
     return root / pure
 
 
@@ -127,17 +143,20 @@ def read_manifest(root: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MoeProbeError(f"there is no trace at {root}", f"it holds no {MANIFEST}",
-                            "moe-probe collect or moe-probe import") from error
+        raise MoeProbeError(
+            f"there is no trace at {root}", f"it holds no {MANIFEST}", "moe-probe collect or moe-probe import"
+        ) from error
     except (ValueError, OSError) as error:
         raise MoeProbeError(f"{path} cannot be read", str(error), "moe-probe verify, or collect again") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != 1:
-        raise MoeProbeError(f"{path} has format version {version}", "this moe_probe reads version 1",
-                            "a newer moe_probe")
+        raise MoeProbeError(f"{path} has format version {version}", "this moe_probe reads version 1", "a newer moe_probe")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise MoeProbeError(f"{path} is not a manifest of version 1",
-                            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "moe-probe verify") from error
+        raise MoeProbeError(
+            f"{path} is not a manifest of version 1",
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            "moe-probe verify",
+        ) from error

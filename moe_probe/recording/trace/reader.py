@@ -73,8 +73,11 @@ class Trace:
             root = root / "trace"
         manifest = read_manifest(root)
         if manifest.status != "sealed":
-            raise MoeProbeError(f"the trace at {root} is unfinished", "its collection was interrupted",
-                                "the same collect command with --resume")
+            raise MoeProbeError(
+                f"the trace at {root} is unfinished",
+                "its collection was interrupted",
+                "the same collect command with --resume",
+            )
         for entry in (*manifest.files, *(f for shard in manifest.shards for f in shard.files)):
             inside(root, entry.path)
         return cls(root, manifest)
@@ -122,8 +125,9 @@ class Trace:
         import pyarrow.parquet as pq
 
         if not self.manifest.has_text:
-            raise MoeProbeError(f"the trace at {self.root} holds no text", "it was made with --no-text",
-                                "collect again without --no-text")
+            raise MoeProbeError(
+                f"the trace at {self.root} holds no text", "it was made with --no-text", "collect again without --no-text"
+            )
         texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
         # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
         return texts.to_pylist() if rows is None else texts.take(pa.array(rows, type=pa.int64())).to_pylist()
@@ -151,8 +155,10 @@ class Trace:
         if "token_text" in self.manifest.settings:
             return {}
         names = ["document", "token_id", "token", "special"]
-        return readable(pq.read_table(self.root / TOKENS, columns=names).to_pandas(),
-                        (lambda rows: self.texts(rows)) if self.manifest.has_text else None)
+        return readable(
+            pq.read_table(self.root / TOKENS, columns=names).to_pandas(),
+            (lambda rows: self.texts(rows)) if self.manifest.has_text else None,
+        )
 
     def _as_text(self, ids: np.ndarray, strings: np.ndarray) -> np.ndarray:
         known = self._texts_of_tokens
@@ -229,7 +235,9 @@ class Trace:
         file, first = pq.ParquetFile(self.root / TOKENS), 0
         other = "token" in columns and bool(self._texts_of_tokens)
         for shard in self.manifest.shards:
-            table = file.read_row_group(shard.index, columns=list(dict.fromkeys([*columns, *(("token_id",) if other else ())])))
+            table = file.read_row_group(
+                shard.index, columns=list(dict.fromkeys([*columns, *(("token_id",) if other else ())]))
+            )
             found = {name: table[name].to_numpy() for name in columns}
             if other:
                 found["token"] = self._as_text(table["token_id"].to_numpy(), found["token"])
@@ -273,15 +281,21 @@ class Trace:
         paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
-            raise MoeProbeError(f"the trace at {self.root} holds no {folder}", f"it holds {some_of(held, 12)}",
-                                "collect again with --keep hidden (or logits, expert_output_norms ...)")
+            raise MoeProbeError(
+                f"the trace at {self.root} holds no {folder}",
+                f"it holds {some_of(held, 12)}",
+                "collect again with --keep hidden (or logits, expert_output_norms ...)",
+            )
         for path in paths:
             yield load_file(inside(self.root, path))
 
     def _need_routing(self) -> None:
         if "routing" not in self.manifest.kept:
-            raise MoeProbeError(f"the trace at {self.root} holds document counts only",
-                                "it was collected with --keep usage", "collect again with --keep routing")
+            raise MoeProbeError(
+                f"the trace at {self.root} holds document counts only",
+                "it was collected with --keep usage",
+                "collect again with --keep routing",
+            )
 
     def to_anndata(self, *, of: str = "documents", layer: int | None = None) -> AnnData:
         """Routing as an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.
@@ -318,12 +332,14 @@ class Trace:
         m = self.manifest
         experts = sorted({layer.num_experts for layer in m.layers})
         slots = sorted({layer.top_k for layer in m.layers})
-        return (f"Trace({m.model.id}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(m.layers)} MoE layers, "
-                f"experts {experts}, top-k {slots}, kept {', '.join(m.kept)})")
+        return (
+            f"Trace({m.model.id}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(m.layers)} MoE layers, "
+            f"experts {experts}, top-k {slots}, kept {', '.join(m.kept)})"
+        )
 
 
 def _read_layers(arrays: Any, name: str, places: Sequence[int] | None) -> np.ndarray:
     if places is None:
         return arrays.get_tensor(name)
     part = arrays.get_slice(name)
-    return np.concatenate([part[:, place:place + 1] for place in places], axis=1)
+    return np.concatenate([part[:, place : place + 1] for place in places], axis=1)

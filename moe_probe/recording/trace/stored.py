@@ -78,8 +78,9 @@ def _all_bytes(strings: list[str], plain: pd.DataFrame) -> bool:
     return (beyond > 0 or any("Ġ" in s for s in inside)) and wrong <= (1 - _VALID) * (beyond + control)
 
 
-def _mixed(plain: pd.DataFrame, pairs: pd.DataFrame, strings: list[str],
-           texts: Callable[[Sequence[int]], list[str]] | None) -> dict[tuple[int, str], str]:
+def _mixed(
+    plain: pd.DataFrame, pairs: pd.DataFrame, strings: list[str], texts: Callable[[Sequence[int]], list[str]] | None
+) -> dict[tuple[int, str], str]:
     """Text beside pieces: only strings that can be a part of a character are asked about."""
     new = {s: marked(data) for s in strings if (data := byte_fallback(s)) is not None and data > b"\x7f"}
     parts = {s: data for s in strings if (data := byte_level(s)) is not None and _part_of_letter(data)}
@@ -87,8 +88,11 @@ def _mixed(plain: pd.DataFrame, pairs: pd.DataFrame, strings: list[str],
     raw = _votes(plain, parts, texts) if parts else {}
     found |= {key: marked(parts[key[1]]) for key in raw}
     if not raw:  # a sentence-piece token of spaces alone has no text when it is decoded by itself
-        found |= {(i, s): " " * len(s) for i, s in zip(pairs["token_id"].tolist(), pairs["token"], strict=True)
-                  if s and not s.strip("▁")}
+        found |= {
+            (i, s): " " * len(s)
+            for i, s in zip(pairs["token_id"].tolist(), pairs["token"], strict=True)
+            if s and not s.strip("▁")
+        }
     return found
 
 
@@ -103,8 +107,9 @@ def _part_of_letter(data: bytes) -> bool:
     return inner != data
 
 
-def _votes(plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequence[int]], list[str]] | None
-           ) -> set[tuple[int, str]]:
+def _votes(
+    plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequence[int]], list[str]] | None
+) -> set[tuple[int, str]]:
     """Tokens whose strings stand for bytes: these make characters with their neighbours, and no text contains the strings."""
     mine = np.flatnonzero(plain["token"].isin(parts).to_numpy())
     tokens, ids = plain["token"].to_numpy(dtype=object)[mine], plain["token_id"].to_numpy()[mine]
@@ -128,8 +133,12 @@ def _votes(plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequen
     return chosen if texts is None else _confirmed(plain, {key: places[key] for key in chosen}, parts, texts)
 
 
-def _confirmed(plain: pd.DataFrame, chosen: dict[tuple[int, str], dict[int, int]], parts: dict[str, bytes],
-               texts: Callable[[Sequence[int]], list[str]]) -> set[tuple[int, str]]:
+def _confirmed(
+    plain: pd.DataFrame,
+    chosen: dict[tuple[int, str], dict[int, int]],
+    parts: dict[str, bytes],
+    texts: Callable[[Sequence[int]], list[str]],
+) -> set[tuple[int, str]]:
     """Those of the chosen tokens that documents' own texts do not contradict: é may be written as Ã© in a text, wrongly.
 
     Where a text has the string itself, the tokens around one occurrence, read as bytes, have to stand in it too.

@@ -60,7 +60,9 @@ def verify(path: str | Path) -> list[str]:
         elif sha256_file(file) != entry.sha256:
             problems.append(f"{entry.path} was changed: its checksum differs")
     known = {e.path for e in entries} | {MANIFEST, CHECKSUM}
-    problems += [f"{p} does not belong to the trace" for p in sorted(
-        f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file()) if p not in known
-        and manifest.status == "sealed"]
+    problems += [
+        f"{p} does not belong to the trace"
+        for p in sorted(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
+        if p not in known and manifest.status == "sealed"
+    ]
     return problems

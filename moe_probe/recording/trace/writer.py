@@ -44,10 +44,19 @@ if TYPE_CHECKING:
 DOCUMENT_COLUMNS = ("document", "topic", "subtopic", "group", "split")
 #: What must be equal for a trace to be gone on with: field of the manifest, and how to call it.
 _IDENTITY = {
-    "model.fingerprint": "weights", "tokenizer_hash": "tokenizer", "corpus.hash": "corpus", "layers": "MoE layers",
-    "kept": "choice of what to keep", "hidden_share": "share of tokens with hidden states", "windowing": "windowing",
-    "shard_of": "part of the corpus", "seed": "seed", "settings": "settings", "has_text": "choice to keep the text",
-    "has_weights": "presence of gate weights", "expert_dtype": "type of the expert ids",
+    "model.fingerprint": "weights",
+    "tokenizer_hash": "tokenizer",
+    "corpus.hash": "corpus",
+    "layers": "MoE layers",
+    "kept": "choice of what to keep",
+    "hidden_share": "share of tokens with hidden states",
+    "windowing": "windowing",
+    "shard_of": "part of the corpus",
+    "seed": "seed",
+    "settings": "settings",
+    "has_text": "choice to keep the text",
+    "has_weights": "presence of gate weights",
+    "expert_dtype": "type of the expert ids",
 }
 
 
@@ -115,8 +124,13 @@ class TraceWriter:
         return sum(s.n_documents for s in self.shards)
 
     def append(
-        self, *, documents: Sequence[Mapping[str, Any]], tokens: Mapping[str, Any], experts: np.ndarray,
-        weights: np.ndarray | None = None, extras: Mapping[str, Mapping[str, Any]] | None = None,
+        self,
+        *,
+        documents: Sequence[Mapping[str, Any]],
+        tokens: Mapping[str, Any],
+        experts: np.ndarray,
+        weights: np.ndarray | None = None,
+        extras: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> ShardEntry:
         """Write one shard of whole documents.
 
@@ -157,8 +171,12 @@ class TraceWriter:
             _write_table(part / USAGE, _usage_table(self.manifest, tokens, experts, weights, len(documents), offset))
             if "routing" in self.manifest.kept:
                 _write_table(part / TOKENS, _tokens_table(tokens, offset))
-            entry = ShardEntry(index=index, n_documents=len(documents), n_tokens=len(experts),
-                               files=tuple(file_entry(self.root, f) for f in files))
+            entry = ShardEntry(
+                index=index,
+                n_documents=len(documents),
+                n_tokens=len(experts),
+                files=tuple(file_entry(self.root, f) for f in files),
+            )
             text = entry.model_dump_json(indent=1)
             write_whole(self.root / PARTS / f"{index:05d}.json", lambda p: p.write_text(text))
         self.shards.append(entry)
@@ -181,11 +199,15 @@ class TraceWriter:
                 names = (DOCUMENTS, USAGE) + ((TOKENS,) if "routing" in self.manifest.kept else ())
                 for name in names:
                     _join_tables(self.root, name, len(self.shards))
-                self.manifest = self.manifest.model_copy(update={
-                    "status": "sealed", "shards": tuple(self.shards), "n_documents": self.n_documents,
-                    "n_tokens": sum(s.n_tokens for s in self.shards),
-                    "files": tuple(file_entry(self.root, self.root / name) for name in names),
-                })
+                self.manifest = self.manifest.model_copy(
+                    update={
+                        "status": "sealed",
+                        "shards": tuple(self.shards),
+                        "n_documents": self.n_documents,
+                        "n_tokens": sum(s.n_tokens for s in self.shards),
+                        "files": tuple(file_entry(self.root, self.root / name) for name in names),
+                    }
+                )
                 write_manifest(self.root, self.manifest)
         with disk_errors(self.root):
             shutil.rmtree(self.root / PARTS, ignore_errors=True)
@@ -223,8 +245,11 @@ def _refuse_change(root: Path, before: Manifest, now: Manifest) -> None:
                 detail = "; ".join(f"{k} was {old.get(k)}, is {new.get(k)}" for k in changed)
             elif isinstance(old, str | int | float):
                 detail = f"was {str(old)[:16]}, is {str(new)[:16]}"
-            raise MoeProbeError(f"{root} cannot be resumed with another {called}", detail or "it has changed",
-                                "the original input, --force to start over, or another folder")
+            raise MoeProbeError(
+                f"{root} cannot be resumed with another {called}",
+                detail or "it has changed",
+                "the original input, --force to start over, or another folder",
+            )
 
 
 def _whole_shards(root: Path) -> list[ShardEntry]:
@@ -251,13 +276,13 @@ def _remove_unfinished(root: Path, shards: list[ShardEntry]) -> None:
         path.unlink()
 
 
-def _check_shard(manifest: Manifest, documents: Sequence[Any], tokens: Mapping[str, Any], experts: np.ndarray,
-                 weights: np.ndarray | None) -> None:
+def _check_shard(
+    manifest: Manifest, documents: Sequence[Any], tokens: Mapping[str, Any], experts: np.ndarray, weights: np.ndarray | None
+) -> None:
     n, n_layers = len(experts), len(manifest.layers)
     lengths = {name: len(tokens[name]) for name in ("document", "position", "token_id", "token", "special")}
     if set(lengths.values()) != {n} or experts.ndim != 3 or experts.shape[1] != n_layers:
-        raise MoeProbeError("a shard's arrays disagree",
-                            f"experts {experts.shape} for {n_layers} layers, tokens {lengths}")
+        raise MoeProbeError("a shard's arrays disagree", f"experts {experts.shape} for {n_layers} layers, tokens {lengths}")
     if str(experts.dtype) != manifest.expert_dtype:
         raise MoeProbeError(f"expert ids are {experts.dtype}", f"the trace holds {manifest.expert_dtype}")
     if (weights is not None) != manifest.has_weights or (weights is not None and weights.shape != experts.shape):
@@ -265,8 +290,11 @@ def _check_shard(manifest: Manifest, documents: Sequence[Any], tokens: Mapping[s
     check_topics(documents)
     document, position = np.asarray(tokens["document"]), np.asarray(tokens["position"])
     if n and ((np.diff(document) < 0).any() or document[0] < 0 or document[-1] >= len(documents)):
-        raise MoeProbeError("a shard's tokens are not in the order of its documents", "",
-                            "the tokens of a document after those of the document before")
+        raise MoeProbeError(
+            "a shard's tokens are not in the order of its documents",
+            "",
+            "the tokens of a document after those of the document before",
+        )
 
     def where(row: int) -> str:
         return f"document '{documents[int(document[row])]['document']}', position {int(position[row])}"
@@ -294,22 +322,29 @@ def _documents_table(documents: Sequence[Mapping[str, Any]], lengths: np.ndarray
 
 
 def _tokens_table(tokens: Mapping[str, Any], offset: int) -> pa.Table:
-    return pa.table({
-        "document": pa.array(np.asarray(tokens["document"], dtype=np.int64) + offset, pa.int32()),
-        "position": pa.array(np.asarray(tokens["position"]), pa.int32()),
-        "token_id": pa.array(np.asarray(tokens["token_id"]), pa.int32()),
-        "token": pa.array(tokens["token"], pa.string()),
-        "special": pa.array(np.asarray(tokens["special"], dtype=bool), pa.bool_()),
-    })
+    return pa.table(
+        {
+            "document": pa.array(np.asarray(tokens["document"], dtype=np.int64) + offset, pa.int32()),
+            "position": pa.array(np.asarray(tokens["position"]), pa.int32()),
+            "token_id": pa.array(np.asarray(tokens["token_id"]), pa.int32()),
+            "token": pa.array(tokens["token"], pa.string()),
+            "special": pa.array(np.asarray(tokens["special"], dtype=bool), pa.bool_()),
+        }
+    )
 
 
-def _usage_table(manifest: Manifest, tokens: Mapping[str, Any], experts: np.ndarray, weights: np.ndarray | None,
-                 n_documents: int, offset: int) -> pa.Table:
+def _usage_table(
+    manifest: Manifest,
+    tokens: Mapping[str, Any],
+    experts: np.ndarray,
+    weights: np.ndarray | None,
+    n_documents: int,
+    offset: int,
+) -> pa.Table:
     unit = np.where(np.asarray(tokens["special"], dtype=bool), -1, np.asarray(tokens["document"]))
     columns: dict[str, list[np.ndarray]] = {k: [] for k in ("document", "layer", "expert", "selections", "gate_mass")}
     for place, layer in enumerate(manifest.layers):
-        count = partial(count_selections, experts[:, place], unit=unit, n_units=n_documents,
-                        num_experts=layer.num_experts)
+        count = partial(count_selections, experts[:, place], unit=unit, n_units=n_documents, num_experts=layer.num_experts)
         counts = count()
         rows, chosen = np.nonzero(counts)
         columns["document"].append(rows + offset)
@@ -319,8 +354,13 @@ def _usage_table(manifest: Manifest, tokens: Mapping[str, Any], experts: np.ndar
         if weights is not None:
             mass = count(weights=weights[:, place])
             columns["gate_mass"].append(mass[rows, chosen])
-    types = {"document": pa.int32(), "layer": pa.int32(), "expert": pa.int32(), "selections": pa.int32(),
-             "gate_mass": pa.float32()}
+    types = {
+        "document": pa.int32(),
+        "layer": pa.int32(),
+        "expert": pa.int32(),
+        "selections": pa.int32(),
+        "gate_mass": pa.float32(),
+    }
     if weights is None:
         del columns["gate_mass"]
     return pa.table({k: pa.array(np.concatenate(v), types[k]) for k, v in columns.items()})

@@ -9,5 +9,17 @@ from __future__ import annotations
 from moe_probe.report.notebook.build import TEMPLATES, execute, export_html, make_notebook, need_notebook, write_notebook
 from moe_probe.report.notebook.show import Picture, Shown, picture, sentences, show, wide
 
-__all__ = ["TEMPLATES", "Picture", "Shown", "execute", "export_html", "make_notebook", "need_notebook", "picture", "sentences",
-           "show", "wide", "write_notebook"]
+__all__ = [
+    "TEMPLATES",
+    "Picture",
+    "Shown",
+    "execute",
+    "export_html",
+    "make_notebook",
+    "need_notebook",
+    "picture",
+    "sentences",
+    "show",
+    "wide",
+    "write_notebook",
+]

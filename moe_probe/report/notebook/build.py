@@ -55,8 +55,9 @@ def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:
     import jupytext
 
     if template not in TEMPLATES:
-        raise MoeProbeError(f"there is no notebook '{template}'", did_you_mean(template, list(TEMPLATES)),
-                            ", ".join(TEMPLATES))
+        raise MoeProbeError(
+            f"there is no notebook '{template}'", did_you_mean(template, list(TEMPLATES)), ", ".join(TEMPLATES)
+        )
     notebook = jupytext.reads((_FOLDER / f"{template}.py.txt").read_text(encoding="utf-8"), fmt="py:percent")
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for number, cell in enumerate(notebook.cells):
@@ -69,17 +70,21 @@ def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:
 def _with_values(source: str, values: dict[str, Any], template: str) -> str:
     """Put values in the place of the defaults; comments at the ends of lines stay."""
     lines = source.splitlines()
-    names = {node.targets[0].id: node for node in ast.parse(source).body
-             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    names = {
+        node.targets[0].id: node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     for name, value in values.items():
         if name not in names:
-            raise MoeProbeError(f"the notebook '{template}' has no parameter '{name}'", did_you_mean(name, list(names)),
-                                ", ".join(names))
+            raise MoeProbeError(
+                f"the notebook '{template}' has no parameter '{name}'", did_you_mean(name, list(names)), ", ".join(names)
+            )
         node = names[name]
         if node.end_lineno != node.lineno:
             raise ValueError(f"{template}: parameter {name} spans lines")
         line = lines[node.lineno - 1].encode()
-        lines[node.lineno - 1] = f"{name} = {value!r}" + line[node.end_col_offset:].decode()
+        lines[node.lineno - 1] = f"{name} = {value!r}" + line[node.end_col_offset :].decode()
     return "\n".join(lines)
 
 
@@ -112,11 +117,15 @@ def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -
         with tempfile.TemporaryDirectory(prefix="moe") as sockets:
             _client(notebook, sockets, folder=folder, timeout=timeout).execute(cleanup_kc=True)
     except CellExecutionError as error:
-        raise MoeProbeError("the notebook stopped", f"{error.ename}: {' '.join(str(error.evalue).split())}",
-                            "--no-notebook for the tables alone") from error
+        raise MoeProbeError(
+            "the notebook stopped",
+            f"{error.ename}: {' '.join(str(error.evalue).split())}",
+            "--no-notebook for the tables alone",
+        ) from error
     except (CellTimeoutError, DeadKernelError) as error:
-        raise MoeProbeError("the notebook stopped", " ".join(str(error).split())[:300],
-                            "--no-notebook for the tables alone") from error
+        raise MoeProbeError(
+            "the notebook stopped", " ".join(str(error).split())[:300], "--no-notebook for the tables alone"
+        ) from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
@@ -133,12 +142,16 @@ def _client(notebook: NotebookNode, sockets: str, *, folder: str | Path, timeout
     from nbclient import NotebookClient
 
     # no folder of kernels: the one of this Python, not one of the same name that a user has installed for another
-    kernel = AsyncKernelManager(kernel_name="python3", connection_file=f"{sockets}/kernel.json",
-                                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    kernel = AsyncKernelManager(
+        kernel_name="python3",
+        connection_file=f"{sockets}/kernel.json",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+    )
     if os.name == "posix" and len(sockets) < 80:  # longer names of sockets are not allowed
         kernel.transport = "ipc"  # a port would be open to every user of the machine
-    return NotebookClient(notebook, km=kernel, timeout=timeout, record_timing=False,
-                          resources={"metadata": {"path": str(folder)}})
+    return NotebookClient(
+        notebook, km=kernel, timeout=timeout, record_timing=False, resources={"metadata": {"path": str(folder)}}
+    )
 
 
 def _forget_paths(output: Any, folder: Path) -> None:

@@ -51,7 +51,11 @@ def sentences(lines: Sequence[str]) -> Shown:
 
 
 def show(
-    table: pd.DataFrame, *, columns: Sequence[str] | None = None, names: Mapping[str, str] | None = None, digits: int = 2,
+    table: pd.DataFrame,
+    *,
+    columns: Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
+    digits: int = 2,
     rows: int = 200,
 ) -> Shown:
     """Show a table with its numbers rounded and its text escaped.
@@ -74,18 +78,35 @@ def show(
     """
     held = [c for c in (columns or table.columns) if c in table.columns]
     heads = [(names or {}).get(c, str(c).replace("_", " ")) for c in held]
-    cells = [[_cell(value, column, digits) for column, value in zip(held, row, strict=True)]
-             for row in table[held].head(rows).itertuples(index=False)]
-    numeric = [c not in ("layer", "expert") and (np.issubdtype(table[c].dtype, np.number)
-                                                 if isinstance(table[c].dtype, np.dtype) else False) for c in held]
-    head = "".join(f'<th class="number">{escaped(h)}</th>' if n else f"<th>{escaped(h)}</th>"
-                   for h, n in zip(heads, numeric, strict=True))
-    body = "".join("<tr>" + "".join(f'<td class="number">{escaped(x)}</td>' if n else f"<td>{escaped(x)}</td>"
-                                    for x, n in zip(row, numeric, strict=True)) + "</tr>" for row in cells)
+    cells = [
+        [_cell(value, column, digits) for column, value in zip(held, row, strict=True)]
+        for row in table[held].head(rows).itertuples(index=False)
+    ]
+    numeric = [
+        c not in ("layer", "expert")
+        and (np.issubdtype(table[c].dtype, np.number) if isinstance(table[c].dtype, np.dtype) else False)
+        for c in held
+    ]
+    head = "".join(
+        f'<th class="number">{escaped(h)}</th>' if n else f"<th>{escaped(h)}</th>"
+        for h, n in zip(heads, numeric, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="number">{escaped(x)}</td>' if n else f"<td>{escaped(x)}</td>"
+            for x, n in zip(row, numeric, strict=True)
+        )
+        + "</tr>"
+        for row in cells
+    )
     more = f"<p>{len(table) - rows:,} more rows are in the table.</p>" if len(table) > rows else ""
     plain = "\n".join("\t".join(printable(x) for x in row) for row in [heads, *cells])
-    return Shown(f'<div class="scroll tex2jax_ignore mathjax_ignore"><table><thead><tr>{head}</tr></thead>'
-                 f"<tbody>{body}</tbody></table>{more}</div>", plain)
+    return Shown(
+        f'<div class="scroll tex2jax_ignore mathjax_ignore"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>{more}</div>",
+        plain,
+    )
 
 
 def wide(table: pd.DataFrame, *, rows: str, across: str, values: str) -> pd.DataFrame:
@@ -129,8 +150,10 @@ class Picture:
         buffer = io.BytesIO()
         with quiet_glyphs():
             self.figure.savefig(buffer, format="png", metadata={"Software": None})
-        return ({"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": printable(self.alt)},
-                {"image/png": {"alt": printable(self.alt)}})
+        return (
+            {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": printable(self.alt)},
+            {"image/png": {"alt": printable(self.alt)}},
+        )
 
     def __repr__(self) -> str:
         return printable(self.alt)

@@ -78,13 +78,18 @@ def forest(axes: Axes, table: pd.DataFrame) -> Axes:
     for place, row in enumerate(table.itertuples()):
         colour = "#1c2430" if row.beyond else "#97a1ad"
         axes.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=1.3)
-        axes.plot([row.difference], [place], "o", markersize=5, color=colour, markerfacecolor=colour if row.beyond else "white")
+        axes.plot(
+            [row.difference], [place], "o", markersize=5, color=colour, markerfacecolor=colour if row.beyond else "white"
+        )
     axes.axvline(0, color="black", linewidth=0.7)
     return axes
 
 
-def layer_lines(layers: pd.DataFrame, *, measures: Sequence[str] = ("decode_accuracy", "decode_skill", "mi_bits",
-                                                                    "effective_experts", "load_cv")) -> Figure:
+def layer_lines(
+    layers: pd.DataFrame,
+    *,
+    measures: Sequence[str] = ("decode_accuracy", "decode_skill", "mi_bits", "effective_experts", "load_cv"),
+) -> Figure:
     """Draw measures of layers over depth, a line for every side; a star under layers that differ beyond chance.
 
     Parameters
@@ -102,11 +107,25 @@ def layer_lines(layers: pd.DataFrame, *, measures: Sequence[str] = ("decode_accu
     for axes, measure in zip(panels, held, strict=False):
         part = layers[layers["measure"] == measure]
         first = part[part["side_b"] == part["side_b"].iloc[0]]
-        axes.plot(first["layer_a"].astype(float), first["value_a"], "-" + _MARKS[0], color=_SIDES[0], markersize=4.5,
-                  linewidth=1.2, label=safe(first["side_a"].iloc[0]))
+        axes.plot(
+            first["layer_a"].astype(float),
+            first["value_a"],
+            "-" + _MARKS[0],
+            color=_SIDES[0],
+            markersize=4.5,
+            linewidth=1.2,
+            label=safe(first["side_a"].iloc[0]),
+        )
         for i, (side, own) in enumerate(part.groupby("side_b", sort=False), start=1):
-            axes.plot(own["layer_a"].astype(float), own["value_b"], "-" + _MARKS[i % 6], color=_SIDES[i % 6], markersize=4.5,
-                      linewidth=1.2, label=safe(side))
+            axes.plot(
+                own["layer_a"].astype(float),
+                own["value_b"],
+                "-" + _MARKS[i % 6],
+                color=_SIDES[i % 6],
+                markersize=4.5,
+                linewidth=1.2,
+                label=safe(side),
+            )
         axes.set_ylim(bottom=min(0.0, 1.05 * float(part[["value_a", "value_b"]].min().min())))
         low, high = axes.get_ylim()
         axes.set_ylim(low - 0.07 * (high - low), high + 0.04 * (high - low))
@@ -116,7 +135,7 @@ def layer_lines(layers: pd.DataFrame, *, measures: Sequence[str] = ("decode_accu
         axes.set_xlabel("layer", **_SMALL)
         axes.xaxis.get_major_locator().set_params(integer=True)
         _plain(axes)
-    for axes in panels[len(held):]:
+    for axes in panels[len(held) :]:
         axes.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, frameon=False, ncols=4, loc="outside upper left")
@@ -149,8 +168,14 @@ def alignment(experts: pd.DataFrame, layers: pd.DataFrame, *, saturation: pd.Dat
             axes.plot(at[chosen], mine.loc[chosen, "score"], ".", color=colour, markersize=4, alpha=0.8, label=label)
         for x, mean, null in zip(place.values(), sums["mean_score"], sums["null_mean"], strict=True):
             axes.plot([x - 0.32, x + 0.32], [mean, mean], color="black", linewidth=1.5, label="mean" if x == 0 else None)
-            axes.plot([x - 0.32, x + 0.32], [null, null], color="#d95f02", linewidth=1.2, linestyle="--",
-                      label="chance" if x == 0 else None)
+            axes.plot(
+                [x - 0.32, x + 0.32],
+                [null, null],
+                color="#d95f02",
+                linewidth=1.2,
+                linestyle="--",
+                label="chance" if x == 0 else None,
+            )
         axes.set_title(names[measure], fontsize=9)
         _layers(axes, list(place))
     if saturation is not None:
@@ -233,8 +258,17 @@ def sae_lines(
             name = f"layer {layer}" + (f", {safe(side)}" if len(sides) > 1 else "")
             bars = own[["value", "ci_low", "ci_high"]].to_numpy(dtype=float)
             error = np.nan_to_num(np.abs(bars[:, 1:] - bars[:, :1]).T)
-            axes.errorbar(own["width"], own["value"], yerr=error, fmt="-" + _MARKS[sides.index(side) % 6], markersize=4,
-                          linewidth=1.1, capsize=2, color=shades[layer], label=name)
+            axes.errorbar(
+                own["width"],
+                own["value"],
+                yerr=error,
+                fmt="-" + _MARKS[sides.index(side) % 6],
+                markersize=4,
+                linewidth=1.1,
+                capsize=2,
+                color=shades[layer],
+                label=name,
+            )
         axes.set_xscale("log")
         widths = sorted(saes["width"].unique())
         axes.set_xticks(widths, [f"{w:,}" for w in widths])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure; one that a notebook shows by itself where pyplot is at work interactively.
 

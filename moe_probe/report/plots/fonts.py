@@ -20,9 +20,28 @@ if TYPE_CHECKING:
 #: How matplotlib's own warning begins.
 _GLYPH = r"Glyph \d+ .* missing from"
 #: Fonts that are tried first for characters that the figure's own font lacks; then any that is installed.
-_FIRST = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
-          "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Naskh Arabic", "Noto Sans Arabic", "Amiri",
-          "Geeza Pro", "Segoe UI", "Arial Unicode MS", "Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol")
+_FIRST = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Noto Naskh Arabic",
+    "Noto Sans Arabic",
+    "Amiri",
+    "Geeza Pro",
+    "Segoe UI",
+    "Arial Unicode MS",
+    "Noto Emoji",
+    "Symbola",
+    "Segoe UI Emoji",
+    "Segoe UI Symbol",
+)
 
 
 class FontWarning(UserWarning):
@@ -74,9 +93,12 @@ def quiet_glyphs() -> Iterator[None]:
 
 @cache
 def _warn(script: str) -> None:
-    warnings.warn(f"Figures show boxes in place of {script}: no installed font has their outlines. Install one (on Debian and "
-                  "Ubuntu: apt-get install fonts-noto-cjk fonts-noto-core fonts-symbola), then draw the figures again.",
-                  FontWarning, stacklevel=2)
+    warnings.warn(
+        f"Figures show boxes in place of {script}: no installed font has their outlines. Install one (on Debian and "
+        "Ubuntu: apt-get install fonts-noto-cjk fonts-noto-core fonts-symbola), then draw the figures again.",
+        FontWarning,
+        stacklevel=2,
+    )
 
 
 def _script(character: str) -> str:
@@ -104,9 +126,16 @@ def _covered(path: str) -> frozenset[str]:
 @cache
 def font_with(character: str) -> str | None:
     """Name of an installed font that has a character; None where there is none."""
-    fonts = sorted((f for f in _installed() if not f.name.startswith("Last Resort")),  # which has a box for everything
-                    key=lambda f: (f.name not in _FIRST, _FIRST.index(f.name) if f.name in _FIRST else 0,
-                                                f.style != "normal", abs(_weight(f.weight) - 400), f.name))
+    fonts = sorted(
+        (f for f in _installed() if not f.name.startswith("Last Resort")),  # which has a box for everything
+        key=lambda f: (
+            f.name not in _FIRST,
+            _FIRST.index(f.name) if f.name in _FIRST else 0,
+            f.style != "normal",
+            abs(_weight(f.weight) - 400),
+            f.name,
+        ),
+    )
     seen = set()
     for font in fonts:
         if font.name not in seen and character in _covered(font.fname):

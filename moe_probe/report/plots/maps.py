@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 #: Blue (less) over white (no difference) to orange (more): told apart by colour-blind eyes and in grey print by the ends.
 DIVERGING = LinearSegmentedColormap.from_list(
-    "blue_orange", ["#0b3c6f", "#3f7fb5", "#a9cbe3", "#f7f7f5", "#f6c38b", "#d97a1c", "#8a3f00"])
+    "blue_orange", ["#0b3c6f", "#3f7fb5", "#a9cbe3", "#f7f7f5", "#f6c38b", "#d97a1c", "#8a3f00"]
+)
 #: Ten colours after Okabe and Ito and Tol, dark enough for white paper; labels beyond repeat them in another shape.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#332288", "#882255", "#117733", "#666666")
 #: Shapes as SVG paths from the middle of a point, and as matplotlib markers. Seven against ten colours: 70 labels differ.
-SHAPES = (("m-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0", "o"), ("m-2.4-2.4h4.8v4.8h-4.8z", "s"),
-          ("m0-3.2l3 5.4h-6z", "^"), ("m0-3.4l2.8 3.4l-2.8 3.4l-2.8-3.4z", "D"), ("m0 3.2l3-5.4h-6z", "v"),
-          ("m-3-1h2v-2h2v2h2v2h-2v2h-2v-2h-2z", "P"), ("m-3.2 0l5.4-3v6z", "<"))
+SHAPES = (
+    ("m-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0", "o"),
+    ("m-2.4-2.4h4.8v4.8h-4.8z", "s"),
+    ("m0-3.2l3 5.4h-6z", "^"),
+    ("m0-3.4l2.8 3.4l-2.8 3.4l-2.8-3.4z", "D"),
+    ("m0 3.2l3-5.4h-6z", "v"),
+    ("m-3-1h2v-2h2v2h2v2h-2v2h-2v-2h-2z", "P"),
+    ("m-3.2 0l5.4-3v6z", "<"),
+)
 #: Experts times layers up to which a panel has room for signs.
 MOST_CELLS = 1500
 _SMALL: Any = {"fontsize": 8}
@@ -70,14 +77,18 @@ def topic_panels(expert_topics: pd.DataFrame, *, topics: Sequence[str]) -> np.nd
         lift[part["layer"].map(place), part["expert"]] = part["log2_lift"]
         image = axes.imshow(lift, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         claimed = part.iloc[:0] if crowded else part[part["significant"] & (part["log2_lift"] > 0)]
-        for marker, size, chosen in ((".", marks / 3, claimed[~claimed["replicated"]]),
-                                     ("*", marks, claimed[claimed["replicated"]])):
-            axes.plot(chosen["expert"], chosen["layer"].map(place), marker, color="black", markersize=size, markeredgewidth=0)
+        for marker, size, chosen in (
+            (".", marks / 3, claimed[~claimed["replicated"]]),
+            ("*", marks, claimed[claimed["replicated"]]),
+        ):
+            axes.plot(
+                chosen["expert"], chosen["layer"].map(place), marker, color="black", markersize=size, markeredgewidth=0
+            )
         axes.set_title(printable(topic), fontsize=8, pad=2)
         axes.tick_params(labelsize=6.5)
         step = max(1, -(-len(layers) // 8))
         axes.set_yticks(range(0, len(layers), step), [str(x) for x in layers[::step]])
-    for axes in grid[len(topics):]:
+    for axes in grid[len(topics) :]:
         axes.axis("off")
     figure.supxlabel("expert", **_SMALL)
     figure.supylabel("layer", **_SMALL)
@@ -109,8 +120,14 @@ def maps(table: pd.DataFrame) -> np.ndarray:
         for i, label in enumerate(labels):
             inside = part[part["label"] == label]
             if len(inside):
-                drawn = axes.scatter(inside["x"], inside["y"], s=7, color=PALETTE[i % len(PALETTE)], linewidths=0,
-                                     marker=SHAPES[i % len(SHAPES)][1])
+                drawn = axes.scatter(
+                    inside["x"],
+                    inside["y"],
+                    s=7,
+                    color=PALETTE[i % len(PALETTE)],
+                    linewidths=0,
+                    marker=SHAPES[i % len(SHAPES)][1],
+                )
                 found.setdefault(printable(str(label)), drawn)
         axes.set_title(f"{len(part):,} {unit}s", fontsize=9)
         axes.set_xticks([])

@@ -62,11 +62,17 @@ def layer_profile(layers: pd.DataFrame) -> np.ndarray:
         Result ``layers``: ``layer, effective_experts, mi_topic_bits, mi_topic_null_bits,
         decode_accuracy, decode_baseline``.
     """
-    panels = [("effective experts", [("effective_experts", "used", "o-")]),
-              ("bits about the topic\nper selection", [("mi_topic_bits", "measured, null removed", "o-"),
-                                                       ("mi_topic_null_bits", "shuffled topics", "s--")]),
-              ("topic decoded from\na document's routing", [("decode_accuracy", "accuracy", "o-"),
-                                                            ("decode_baseline", "shuffled topics", "s--")])]
+    panels = [
+        ("effective experts", [("effective_experts", "used", "o-")]),
+        (
+            "bits about the topic\nper selection",
+            [("mi_topic_bits", "measured, null removed", "o-"), ("mi_topic_null_bits", "shuffled topics", "s--")],
+        ),
+        (
+            "topic decoded from\na document's routing",
+            [("decode_accuracy", "accuracy", "o-"), ("decode_baseline", "shuffled topics", "s--")],
+        ),
+    ]
     drawn = _figure(9.2, 2.5).subplots(1, len(panels))
     for axes, (title, lines) in zip(drawn, panels, strict=True):
         for column, label, style in lines:
@@ -108,19 +114,25 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> np.n
         image = axes.imshow(lift, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit)
         claimed = part[part["significant"] & (part["log2_lift"] > 0)]
         for marker, size, chosen in ((".", 3, claimed[~claimed["replicated"]]), ("*", 6, claimed[claimed["replicated"]])):
-            axes.plot(chosen["expert"], [topics.index(t) for t in chosen["topic"]], marker, color="black",
-                      markersize=size, linestyle="none")
+            axes.plot(
+                chosen["expert"],
+                [topics.index(t) for t in chosen["topic"]],
+                marker,
+                color="black",
+                markersize=size,
+                linestyle="none",
+            )
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
         axes.set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=6.5)
         axes.tick_params(axis="x", labelsize=6.5)
         axes.set_xlabel("expert", fontsize=7, labelpad=1)
-    for axes in grid[len(layers):]:
+    for axes in grid[len(layers) :]:
         axes.axis("off")
     if image is not None:
         bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.5, pad=0.01, extend="both")
         bar.set_label("log2 lift", **_TEXT)
         bar.ax.tick_params(labelsize=7)
-    return grid[:len(layers)]
+    return grid[: len(layers)]
 
 
 def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -> np.ndarray:
@@ -149,13 +161,13 @@ def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -
         image = axes.imshow(matrix, cmap=DIVERGING, vmin=-3, vmax=3)
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
         axes.tick_params(labelsize=6.5)
-    for axes in grid[len(layers):]:
+    for axes in grid[len(layers) :]:
         axes.axis("off")
     if image is not None:
         bar = figure.colorbar(image, ax=grid.tolist(), shrink=0.6, pad=0.01)
         bar.set_label("log2 (pairs seen / expected), cut at 3", **_TEXT)
         bar.ax.tick_params(labelsize=7)
-    return grid[:len(layers)]
+    return grid[: len(layers)]
 
 
 def explained_bars(explained: pd.DataFrame) -> np.ndarray:
@@ -176,8 +188,14 @@ def explained_bars(explained: pd.DataFrame) -> np.ndarray:
         for factor in part["factor"].unique():
             bits = part[part["factor"] == factor].set_index("layer")["bits"].reindex(layers).to_numpy(dtype=float)
             # what a factor costs on unseen documents is drawn below the axis, not hidden in the stack
-            axes.bar(range(len(layers)), bits, bottom=np.where(bits >= 0, up, down), color=colours.get(factor),
-                     label=factor, width=0.8)
+            axes.bar(
+                range(len(layers)),
+                bits,
+                bottom=np.where(bits >= 0, up, down),
+                color=colours.get(factor),
+                label=factor,
+                width=0.8,
+            )
             up, down = up + np.maximum(bits, 0), down + np.minimum(bits, 0)
         step = max(1, -(-len(layers) // 13))
         axes.set_xticks(range(0, len(layers), step), [str(x) for x in layers[::step]], fontsize=7)
@@ -245,15 +263,29 @@ def sae_pareto(quality: pd.DataFrame) -> np.ndarray:
     sizes = {w: 18 + 22 * i for i, w in enumerate(sorted(quality["width"].unique()))}
     for layer in layers:
         part = quality[quality["layer"] == layer].sort_values(["width", "l0"])
-        left.scatter(part["l0"], part["fvu"], s=[sizes[w] for w in part["width"]], color=shades[layer], label=f"layer {layer}",
-                     alpha=0.85)
+        left.scatter(
+            part["l0"],
+            part["fvu"],
+            s=[sizes[w] for w in part["width"]],
+            color=shades[layer],
+            label=f"layer {layer}",
+            alpha=0.85,
+        )
         for _, same in part.groupby("width"):
             left.plot(same["l0"], same["fvu"], color=shades[layer], linewidth=0.8, alpha=0.6)
         known = part[part["ce_recovered"].notna()]
         if len(known):
             error = [known["ce_recovered"] - known["ce_recovered_low"], known["ce_recovered_high"] - known["ce_recovered"]]
-            right.errorbar(known["width"], known["ce_recovered"], yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2,
-                           color=shades[layer])
+            right.errorbar(
+                known["width"],
+                known["ce_recovered"],
+                yerr=error,
+                fmt="o-",
+                markersize=3,
+                linewidth=1,
+                capsize=2,
+                color=shades[layer],
+            )
     left.set(xlabel="active latents a token (L0)", ylabel="variance unexplained (FVU)", ylim=(0, None), xlim=(0, None))
     right.set(xlabel="width", ylabel="loss recovered", xscale="log")
     right.set_xticks(sorted(sizes), [f"{w:,}" for w in sorted(sizes)])

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Kinds of units, from plain to rich, with colours that stay apart for colour-blind eyes and in print.
-KINDS = {"expert": ("#33638d", "best expert"), "experts": ("#7fb1d3", "best group of experts"),
-         "feature": ("#d95f02", "best feature"), "features": ("#f4b183", "best set of features"),
-         "token": ("#5e5e5e", "best token"), "tokens": ("#b0b0b0", "best set of tokens")}
+KINDS = {
+    "expert": ("#33638d", "best expert"),
+    "experts": ("#7fb1d3", "best group of experts"),
+    "feature": ("#d95f02", "best feature"),
+    "features": ("#f4b183", "best set of features"),
+    "token": ("#5e5e5e", "best token"),
+    "tokens": ("#b0b0b0", "best set of tokens"),
+}
 _ORDER = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3, "random directions": 4, "features": 5}
 _SMALL: Any = {"fontsize": 8}
 
@@ -44,10 +49,22 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
         for i, name in enumerate(names):
             if name in values:
                 recall, low, high = values[name]
-                axes.barh(i, recall, color=colours[i], height=0.75, xerr=[[recall - low], [high - recall]],
-                          error_kw={"elinewidth": 0.8, "capsize": 1.5})
-                axes.text(0.02, i, f"{recall:.0%}", va="center", fontsize=7,
-                          color="black" if name.startswith("random") else "white")
+                axes.barh(
+                    i,
+                    recall,
+                    color=colours[i],
+                    height=0.75,
+                    xerr=[[recall - low], [high - recall]],
+                    error_kw={"elinewidth": 0.8, "capsize": 1.5},
+                )
+                axes.text(
+                    0.02,
+                    i,
+                    f"{recall:.0%}",
+                    va="center",
+                    fontsize=7,
+                    color="black" if name.startswith("random") else "white",
+                )
         axes.set_title(f"layer {layer}", fontsize=9)
         axes.set(xlim=(0, 1))
         axes.set_xlabel("recall of the chosen experts", **_SMALL)
@@ -61,8 +78,10 @@ def input_names(table: pd.DataFrame) -> list[str]:
     """Names of the inputs of ``routing_predicted``: with the width, and the rest of the folder's name where SAEs share it."""
     shared = table.duplicated(["layer", "inputs", "width"], keep=False).any()
     saes = table["sae"].astype(str) if shared and "sae" in table else [""] * len(table)
-    return [f"{what}, {int(width):,}{re.sub(r'^layer_[0-9]+/width_[0-9]+', '', printable(sae))}" if width else str(what)
-            for what, width, sae in zip(table["inputs"], table["width"], saes, strict=True)]
+    return [
+        f"{what}, {int(width):,}{re.sub(r'^layer_[0-9]+/width_[0-9]+', '', printable(sae))}" if width else str(what)
+        for what, width, sae in zip(table["inputs"], table["width"], saes, strict=True)
+    ]
 
 
 def carriers(table: pd.DataFrame) -> np.ndarray:
@@ -83,7 +102,9 @@ def carriers(table: pd.DataFrame) -> np.ndarray:
             place = np.arange(len(topics)) + 0.35 - 0.14 * shift
             value = part[f"auroc_{name}"].to_numpy(dtype=float)
             error = np.abs(part[[f"{name}_low", f"{name}_high"]].to_numpy(dtype=float).T - value)
-            axes.errorbar(value, place, xerr=error, fmt="os^Dvp"[shift], markersize=3.5, linewidth=1, color=colour, label=label)
+            axes.errorbar(
+                value, place, xerr=error, fmt="os^Dvp"[shift], markersize=3.5, linewidth=1, color=colour, label=label
+            )
         axes.axvline(0.5, color="black", linewidth=0.6, linestyle=":")
         axes.set_title(f"telling {title} of the topic", fontsize=9)
         axes.set_xlabel("AUROC on held-out documents", **_SMALL)
@@ -112,8 +133,14 @@ def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     image = axes.imshow(rises, cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto")
     place = {u: i for i, u in enumerate(units)}, {t: i for i, t in enumerate(topics)}
     for mark, size, part in (("o", 2.5, table[table["held_to"]]), ("*", 9, table[table["held_to"] & table["confirmed"]])):
-        axes.plot([place[1][t] for t in part["topic"]], [place[0][u] for u in part["unit"]], mark, color="black", markersize=size,
-                  linestyle="")
+        axes.plot(
+            [place[1][t] for t in part["topic"]],
+            [place[0][u] for u in part["unit"]],
+            mark,
+            color="black",
+            markersize=size,
+            linestyle="",
+        )
     axes.set_xticks(range(len(topics)), [printable(t) for t in topics], rotation=45, ha="right", fontsize=7)
     axes.set_yticks(range(len(units)), [_short(u) for u in units], fontsize=7)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01)

@@ -35,8 +35,11 @@ def alerts_section(trace: Trace, results: Mapping[str, Result]) -> Section:
         elif told is not None:
             fine.append(name)
     notes = _warnings(results)
-    finding = (f"{len(found)} alert{'' if len(found) == 1 else 's'}: {listed([_small(name) for name, _ in found])}." if found else
-               "No alert.")
+    finding = (
+        f"{len(found)} alert{'' if len(found) == 1 else 's'}: {listed([_small(name) for name, _ in found])}."
+        if found
+        else "No alert."
+    )
     blocks: list[Block] = [Facts(tuple(found), kind="alerts")] if found else []
     blocks += [f"Checked without a finding: {listed([_small(name) for name in fine])}."] if fine else []
     blocks += [Facts(tuple(notes), kind="notes")] if notes else []
@@ -48,8 +51,10 @@ def _few(trace: Trace, results: Mapping[str, Result]) -> str:
     few = groups[groups < _FEW_GROUPS]
     if few.empty:
         return ""
-    return (f"{some([f'{topic} ({n})' for topic, n in few.items()])}: with fewer than {_FEW_GROUPS} independent documents, "
-            "a topic's own expert can be missed.")
+    return (
+        f"{some([f'{topic} ({n})' for topic, n in few.items()])}: with fewer than {_FEW_GROUPS} independent documents, "
+        "a topic's own expert can be missed."
+    )
 
 
 def _dead(trace: Trace, results: Mapping[str, Result]) -> str | None:
@@ -59,8 +64,10 @@ def _dead(trace: Trace, results: Mapping[str, Result]) -> str | None:
     dead = table[table["load"] == 0]
     if dead.empty:
         return ""
-    return (f"{len(dead)} of {len(table)} experts were never chosen on this corpus (layers "
-            f"{some([str(x) for x in sorted(dead['layer'].unique())], 12)}).")
+    return (
+        f"{len(dead)} of {len(table)} experts were never chosen on this corpus (layers "
+        f"{some([str(x) for x in sorted(dead['layer'].unique())], 12)})."
+    )
 
 
 def _collapse(trace: Trace, results: Mapping[str, Result]) -> str | None:
@@ -78,16 +85,21 @@ def _collapse(trace: Trace, results: Mapping[str, Result]) -> str | None:
         if taken >= _MOST and even <= taken / 2:
             told.append(f"in layer {item.layer}, expert {int(top['expert'])} serves {min(taken, 1):.0%} of the tokens")
         elif effective is not None and item.layer in effective and effective[item.layer] < _NARROW * item.num_experts:
-            told.append(f"layer {item.layer} uses no more than {number(float(effective[item.layer]), 1)} of {item.num_experts} "
-                        "experts, by effective number")
+            told.append(
+                f"layer {item.layer} uses no more than {number(float(effective[item.layer]), 1)} of {item.num_experts} "
+                "experts, by effective number"
+            )
     if not told:
         return ""
     return f"{some(told)}."
 
 
 def _weights(trace: Trace, results: Mapping[str, Result]) -> str:
-    return "" if trace.manifest.has_weights else (
-        "Gate weights are not known: an expert chosen with little weight counts as much as any other.")
+    return (
+        ""
+        if trace.manifest.has_weights
+        else ("Gate weights are not known: an expert chosen with little weight counts as much as any other.")
+    )
 
 
 def _unstable(trace: Trace, results: Mapping[str, Result]) -> str | None:
@@ -128,8 +140,15 @@ def _copies(trace: Trace, results: Mapping[str, Result]) -> str | None:
 
 
 _CHECKS: dict[str, Callable[[Trace, Mapping[str, Result]], str | None]] = {
-    "Few documents": _few, "Dead experts": _dead, "Router collapse": _collapse, "No gate weights": _weights,
-    "Unstable clusters": _unstable, "Weak SAEs": _weak_saes, "Bad rows": _skipped, "Documents that share text": _copies}
+    "Few documents": _few,
+    "Dead experts": _dead,
+    "Router collapse": _collapse,
+    "No gate weights": _weights,
+    "Unstable clusters": _unstable,
+    "Weak SAEs": _weak_saes,
+    "Bad rows": _skipped,
+    "Documents that share text": _copies,
+}
 
 
 def _small(text: str) -> str:

@@ -49,8 +49,11 @@ def topic_experts(results: Mapping[str, Result]) -> str | None:
     if "causal" in table and len(yes) and (yes["causal"] != "not tested").any():
         sure = yes[yes["causal"] == "confirmed"]
         unknown = int(yes["causal"].str.startswith(UNCONFIRMABLE).sum())
-        text += (f" Ablation confirms {len(sure)} of {len(yes)} experts and groups." if unknown < len(yes) else
-                 f" Ablation could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}.")
+        text += (
+            f" Ablation confirms {len(sure)} of {len(yes)} experts and groups."
+            if unknown < len(yes)
+            else f" Ablation could not confirm any of them: {str(yes['causal'].iloc[0]).partition('(')[2].rstrip(')')}."
+        )
     return text
 
 
@@ -60,10 +63,15 @@ def _example(table: pd.DataFrame) -> str:
         return ""
     row = mine.iloc[0]
     near = " (near the threshold)" if grades(mine).iloc[0] == NEAR else ""
-    said = {"expert": f"Yes: {where(row)}{near}.", "group": f"No single one, but a group: {where(row)}{near}.",
-            "feature only": "No; but there is a chemistry feature."}.get(row["verdict"])
+    said = {
+        "expert": f"Yes: {where(row)}{near}.",
+        "group": f"No single one, but a group: {where(row)}{near}.",
+        "feature only": "No; but there is a chemistry feature.",
+    }.get(row["verdict"])
     if said is None:
-        said = {"weak": "Hardly: one that is real but small.", "untested": "It cannot be said."}.get(grades(mine).iloc[0], "No.")
+        said = {"weak": "Hardly: one that is real but small.", "untested": "It cannot be said."}.get(
+            grades(mine).iloc[0], "No."
+        )
     return f"{said} "
 
 
@@ -74,11 +82,18 @@ def what_else(results: Mapping[str, Result]) -> str | None:
     table = results["explained"].table
     alone = table[table["order"] == "alone"].groupby("factor")["bits"].mean()
     left = table[(table["order"] == "beyond token") & (table["factor"] == "topic")]["bits"].mean()
-    text = (f"Mostly about the token: it alone tells {number(float(alone['token']))} bits of a choice, on average over "
+    text = (
+        (
+            f"Mostly about the token: it alone tells {number(float(alone['token']))} bits of a choice, on average over "
             f"layers; the topic tells {number(float(alone['topic']), 3)}, and {number(float(left), 3)} more once the token is "
-            "known.") if alone["token"] > alone["topic"] else (
+            "known."
+        )
+        if alone["token"] > alone["topic"]
+        else (
             f"The topic tells more of a choice than the token: {number(float(alone['topic']))} against "
-            f"{number(float(alone['token']))} bits, on average over layers.")
+            f"{number(float(alone['token']))} bits, on average over layers."
+        )
+    )
     if "experts" in results and "explained_by" in results["experts"].table:
         counts = results["experts"].table["explained_by"].value_counts()
         said = listed([f"{kind} for {n}" for kind, n in counts.items()])
@@ -92,8 +107,10 @@ def whole_layers(results: Mapping[str, Result]) -> str | None:
         return None
     table = results["layers"].table
     row = table.loc[table["decode_accuracy"].idxmax()]
-    return (f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
-            f"right {row['decode_accuracy']:.0%} of the time ({figure(row['decode_baseline'], '.0%')} with shuffled topics).")
+    return (
+        f"More than one expert does: from layer {int(row['layer'])} alone, the topic of an unseen document is guessed "
+        f"right {row['decode_accuracy']:.0%} of the time ({figure(row['decode_baseline'], '.0%')} with shuffled topics)."
+    )
 
 
 def features_say(results: Mapping[str, Result]) -> str | None:
@@ -107,8 +124,10 @@ def features_say(results: Mapping[str, Result]) -> str | None:
     telling = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
     topics = sorted(telling["topic"].unique())
     said = f"; single features tell the documents of {some(topics)} (AUROC of 0.9 or more)" if topics else ""
-    return (f"Of {len(living):,} living features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} "
-            f"have a label that holds on other text{said}.")
+    return (
+        f"Of {len(living):,} living features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} "
+        f"have a label that holds on other text{said}."
+    )
 
 
 def splits(results: Mapping[str, Result]) -> str | None:

@@ -29,27 +29,57 @@ def layers_section(results: Mapping[str, Result]) -> Section:
     low, high = table["effective_experts"].min(), table["effective_experts"].max()
     alpha = results["expert_topics"].params.get("alpha", 0.05) if "expert_topics" in results else 0.05
     passing = table[table["mi_topic_p"] <= alpha]
-    finding = (f"Each layer uses as many experts as {number(float(low), 1)} to {number(float(high), 1)} equally loaded "
-               f"ones; topics move the routing of {len(passing)} of {len(table)} layers.")
+    finding = (
+        f"Each layer uses as many experts as {number(float(low), 1)} to {number(float(high), 1)} equally loaded "
+        f"ones; topics move the routing of {len(passing)} of {len(table)} layers."
+    )
     blocks: list[Block] = []
     if "experts" in results:
         blocks.append(_load(results["experts"].table))
-    blocks.append(Picture(
-        "layers", plots.layer_profile(table), finding,
-        "Left: number of equally used experts with the same entropy. Middle: what one selection tells of the topic, "
-        "in bits, less what shuffled topics give. Right: how often the topic of an unseen document is guessed right "
-        "from its shares of all experts of the layer."))
-    columns = ("layer", "entropy_bits", "effective_experts", "load_cv", "mi_topic_bits", "mi_topic_null_bits",
-               "mi_topic_p", "decode_accuracy", "decode_baseline")
-    heads = ("layer", "entropy (bits)", "effective experts", "load CV", "bits of topic", "same, shuffled", "p",
-             "topic decoded", "same, shuffled")
-    rows = tuple((str(int(r["layer"])), *(_cell(column, float(r[column])) for column in columns[1:]))
-                 for _, r in table.iterrows())
+    blocks.append(
+        Picture(
+            "layers",
+            plots.layer_profile(table),
+            finding,
+            "Left: number of equally used experts with the same entropy. Middle: what one selection tells of the topic, "
+            "in bits, less what shuffled topics give. Right: how often the topic of an unseen document is guessed right "
+            "from its shares of all experts of the layer.",
+        )
+    )
+    columns = (
+        "layer",
+        "entropy_bits",
+        "effective_experts",
+        "load_cv",
+        "mi_topic_bits",
+        "mi_topic_null_bits",
+        "mi_topic_p",
+        "decode_accuracy",
+        "decode_baseline",
+    )
+    heads = (
+        "layer",
+        "entropy (bits)",
+        "effective experts",
+        "load CV",
+        "bits of topic",
+        "same, shuffled",
+        "p",
+        "topic decoded",
+        "same, shuffled",
+    )
+    rows = tuple(
+        (str(int(r["layer"])), *(_cell(column, float(r[column])) for column in columns[1:])) for _, r in table.iterrows()
+    )
     blocks.append(Table(heads, rows, heading="Layers"))
-    return Section(title="How are experts used, layer by layer?", finding=finding, blocks=tuple(blocks),
-                   how=result.caption,
-                   limits="Bits per selection are small where a document's many selections together still give its "
-                   "topic away; compare both columns. The load is of this corpus, not of the training data.")
+    return Section(
+        title="How are experts used, layer by layer?",
+        finding=finding,
+        blocks=tuple(blocks),
+        how=result.caption,
+        limits="Bits per selection are small where a document's many selections together still give its "
+        "topic away; compare both columns. The load is of this corpus, not of the training data.",
+    )
 
 
 def _cell(column: str, value: float) -> str:
@@ -59,13 +89,18 @@ def _cell(column: str, value: float) -> str:
 def _load(experts: pd.DataFrame) -> Picture:
     relative = experts["load"] * experts.groupby("layer")["expert"].transform("size")
     top = experts.loc[relative.idxmax()]
-    finding = (f"Layer {int(top['layer'])}, expert {int(top['expert'])} has the largest load: {number(float(relative.max()), 1)} "
-               f"times an even share; {int((experts['load'] == 0).sum())} experts are never chosen.")
+    finding = (
+        f"Layer {int(top['layer'])}, expert {int(top['expert'])} has the largest load: {number(float(relative.max()), 1)} "
+        f"times an even share; {int((experts['load'] == 0).sum())} experts are never chosen."
+    )
     return Picture(
-        "load", plots.load_heatmap(experts), finding,
+        "load",
+        plots.load_heatmap(experts),
+        finding,
         f"{finding} Load: how often each expert (columns) of each layer (rows) is chosen, relative to an even share (1). A "
         "cross marks an expert never chosen. A large load on this corpus may be a small one on another.",
-        inline=_load_inline(experts, relative) if len(experts) <= svg.MOST_MARKS else "")
+        inline=_load_inline(experts, relative) if len(experts) <= svg.MOST_MARKS else "",
+    )
 
 
 def _load_inline(experts: pd.DataFrame, relative: pd.Series) -> str:
@@ -80,11 +115,20 @@ def _load_inline(experts: pd.DataFrame, relative: pd.Series) -> str:
     for row, share in zip(experts.to_dict("records"), relative, strict=True):
         i, j = layers.index(int(row["layer"])), int(row["expert"])
         values[i, j] = share / end
-        tips[i][j] = f"layer {layers[i]}, expert {j}: {row['load']:.1%} of selections, {share:.2f} times an even share{_by(row)}"
+        tips[i][j] = (
+            f"layer {layers[i]}, expert {j}: {row['load']:.1%} of selections, {share:.2f} times an even share{_by(row)}"
+        )
         signs[i][j] = "" if row["load"] > 0 else "×"
     colours = colormaps["cividis"]
-    drawing = svg.heat(values, tips, rows=layers, title="layers (rows) and experts (columns)", colours=colours, signs=signs,
-                       size=max(16, min(34, 900 // width)))
+    drawing = svg.heat(
+        values,
+        tips,
+        rows=layers,
+        title="layers (rows) and experts (columns)",
+        colours=colours,
+        signs=signs,
+        size=max(16, min(34, 900 // width)),
+    )
     return svg.panels([drawing], further=svg.scale("0", "", f"{end:.1f}", "load over an even share", colours=colours))
 
 
@@ -107,18 +151,41 @@ def coactivation_section(results: Mapping[str, Result]) -> Section:
     finding = f"No pair of experts is chosen for the same token in {_SEEN} tokens or more."
     if len(often):
         top = often.iloc[0]
-        finding = (f"Experts {int(top['expert_a'])} and {int(top['expert_b'])} of layer {int(top['layer'])} are chosen "
-                   f"together {number(float(top['lift']), 1)} times as often as independent choices would be.")
-    blocks: list[Block] = [Picture(
-        "coactivation", plots.coactivation_heatmap(table, layers=shown), finding,
-        "For each pair of experts of a layer: tokens that chose both, over the number expected if the two were chosen "
-        "independently (log2; 0 is chance; colours end at a factor of 8).")]
+        finding = (
+            f"Experts {int(top['expert_a'])} and {int(top['expert_b'])} of layer {int(top['layer'])} are chosen "
+            f"together {number(float(top['lift']), 1)} times as often as independent choices would be."
+        )
+    blocks: list[Block] = [
+        Picture(
+            "coactivation",
+            plots.coactivation_heatmap(table, layers=shown),
+            finding,
+            "For each pair of experts of a layer: tokens that chose both, over the number expected if the two were chosen "
+            "independently (log2; 0 is chance; colours end at a factor of 8).",
+        )
+    ]
     if len(often):
-        blocks.append(Table(
-            ("layer", "experts", "tokens", "times expected"),
-            tuple((str(int(r["layer"])), f"{int(r['expert_a'])} and {int(r['expert_b'])}", number(int(r["tokens"])),
-                   number(float(r["lift"]))) for _, r in often.iterrows()), heading="Pairs furthest above chance",
-            note=f"The {_ROWS} pairs furthest above chance among those seen in at least {_SEEN} tokens."))
-    return Section(title=title, finding=finding, blocks=tuple(blocks), how=result.caption,
-                   limits="A fixed number of slots makes pairs avoid each other a little by itself: below 0 is the "
-                   "rule, not a finding.")
+        blocks.append(
+            Table(
+                ("layer", "experts", "tokens", "times expected"),
+                tuple(
+                    (
+                        str(int(r["layer"])),
+                        f"{int(r['expert_a'])} and {int(r['expert_b'])}",
+                        number(int(r["tokens"])),
+                        number(float(r["lift"])),
+                    )
+                    for _, r in often.iterrows()
+                ),
+                heading="Pairs furthest above chance",
+                note=f"The {_ROWS} pairs furthest above chance among those seen in at least {_SEEN} tokens.",
+            )
+        )
+    return Section(
+        title=title,
+        finding=finding,
+        blocks=tuple(blocks),
+        how=result.caption,
+        limits="A fixed number of slots makes pairs avoid each other a little by itself: below 0 is the "
+        "rule, not a finding.",
+    )

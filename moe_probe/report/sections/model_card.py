@@ -19,7 +19,7 @@ def short_name(name: str) -> str:
 
 def card_section(m: Manifest, results: Mapping[str, Result]) -> Section:
     """Say what was run on what."""
-    finding = (f"{short_name(m.model.id)} on {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens.")
+    finding = f"{short_name(m.model.id)} on {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens."
     return Section(title="Run card", finding=finding, blocks=(Facts(tuple(_facts(m, results).items()), kind="card"),))
 
 
@@ -33,21 +33,25 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
     corpus_hash = f", hash {m.corpus.hash[:16]}" if m.corpus.hash else ""
     card = {
         "model": short_name(m.model.id) + (f" at {m.model.revision}" if m.model.revision else ""),
-        "architecture": f"{m.model.architecture}{size}", "weights": weights,
+        "architecture": f"{m.model.architecture}{size}",
+        "weights": weights,
         "routing": f"{len(m.layers)} layers, experts {experts}, top-k {slots}, gate weights "
         f"{'kept' if m.has_weights else 'not known'}",
         "corpus": f"{m.corpus.name}, {m.n_documents:,} documents, {m.n_tokens:,} tokens{corpus_hash}",
     }
     if m.windowing:
-        card["windows"] = (f"at most {m.windowing.max_length:,} tokens; longer documents in windows that repeat "
-                           f"{m.windowing.overlap:,} tokens of context")
+        card["windows"] = (
+            f"at most {m.windowing.max_length:,} tokens; longer documents in windows that repeat "
+            f"{m.windowing.overlap:,} tokens of context"
+        )
     if "expert_topics" in results:
         params = results["expert_topics"].params
         within = f" within {params['strata']}" if params["strata"] else ""
         card["statistics"] = (
             f"{params['topics']} {params['label']}s over {params['groups']:,} independent groups of documents; "
             f"{params['permutations']:,} permutations{within}; error rate {params['alpha']:g}; halves {params['halves']}; "
-            f"does any layer depend on the {params['label']}: p {probability(params['model_p'])}")
+            f"does any layer depend on the {params['label']}: p {probability(params['model_p'])}"
+        )
         card["seed"] = str(results["expert_topics"].seed)
     card["versions"] = ", ".join(f"{k} {v}" for k, v in m.versions.items()) or "imported"
     card["repeat with"] = "moe-probe run --config run.yaml --out NEW (run.yaml lies beside this report)"
@@ -56,13 +60,28 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
 
 def files_section(results: Mapping[str, Result]) -> Section:
     """List the tables that this report was made from, and what each holds."""
-    rows = tuple((f"results/{name}.parquet", number(len(result.table)), first_sentence(result.caption) or "–",
-                  ", ".join(str(c) for c in result.table.columns)) for name, result in sorted(results.items()))
+    rows = tuple(
+        (
+            f"results/{name}.parquet",
+            number(len(result.table)),
+            first_sentence(result.caption) or "–",
+            ", ".join(str(c) for c in result.table.columns),
+        )
+        for name, result in sorted(results.items())
+    )
     return Section(
-        title="The data behind this report", finding=f"{len(rows)} tables in results/ hold every number shown here, and more.",
-        blocks=(Table(("file", "rows", "what it holds", "columns"), rows, heading=f"{len(rows)} tables",
-                      note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN "
-                      "makes this page from them again, without the model."),))
+        title="The data behind this report",
+        finding=f"{len(rows)} tables in results/ hold every number shown here, and more.",
+        blocks=(
+            Table(
+                ("file", "rows", "what it holds", "columns"),
+                rows,
+                heading=f"{len(rows)} tables",
+                note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN "
+                "makes this page from them again, without the model.",
+            ),
+        ),
+    )
 
 
 def first_sentence(text: str) -> str:

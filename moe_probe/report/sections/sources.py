@@ -14,29 +14,54 @@ if TYPE_CHECKING:
 
 #: What is measured, by the result that needs it: name and formula in plain signs.
 _FORMULAS: tuple[tuple[str, str, str], ...] = (
-    ("expert_topics", "share s(e, t)", "mean over the documents of topic t of: selections of expert e / all selections of its "
-     "layer"),
+    (
+        "expert_topics",
+        "share s(e, t)",
+        "mean over the documents of topic t of: selections of expert e / all selections of its layer",
+    ),
     ("expert_topics", "lift", "s(e, t) / mean over topics t′ of s(e, t′); log2 lift adds half a selection to both"),
-    ("expert_topics", "p", "(1 + number of permutations with a statistic as large) / (1 + permutations); the statistic is "
-     "Welch's t of document means, topic against rest; topics are exchanged between documents"),
-    ("expert_topics", "q", "Benjamini and Hochberg: the smallest false-discovery rate at which a pair counts, over all pairs"),
+    (
+        "expert_topics",
+        "p",
+        "(1 + number of permutations with a statistic as large) / (1 + permutations); the statistic is "
+        "Welch's t of document means, topic against rest; topics are exchanged between documents",
+    ),
+    (
+        "expert_topics",
+        "q",
+        "Benjamini and Hochberg: the smallest false-discovery rate at which a pair counts, over all pairs",
+    ),
     ("expert_topics", "AUROC", "P(a document of the topic uses the unit more than another document does) + ½ P(as much)"),
-    ("beyond_vocabulary", "beyond words", "s(e, t) / mean over the topic's tokens of P(e | token, position), learnt on other "
-     "documents"),
+    (
+        "beyond_vocabulary",
+        "beyond words",
+        "s(e, t) / mean over the topic's tokens of P(e | token, position), learnt on other documents",
+    ),
     ("layers", "effective experts", "2^H, H = −Σ p(e) log2 p(e), p(e) = load"),
     ("layers", "load CV", "standard deviation of loads / their mean"),
-    ("layers", "bits of topic", "H(mean over topics of s(·, t)) − mean over topics of H(s(·, t)), less its mean under "
-     "permutation"),
-    ("explained", "bits saved", "Σ log2 P(chosen expert | what is known) − log2 P(chosen expert), over selections of documents "
-     "that were not learnt from, a selection"),
+    (
+        "layers",
+        "bits of topic",
+        "H(mean over topics of s(·, t)) − mean over topics of H(s(·, t)), less its mean under permutation",
+    ),
+    (
+        "explained",
+        "bits saved",
+        "Σ log2 P(chosen expert | what is known) − log2 P(chosen expert), over selections of documents "
+        "that were not learnt from, a selection",
+    ),
     ("coactivation", "times expected", "P(e and e′ chosen for a token) / (P(e) P(e′))"),
     ("cluster_agreement", "AMI", "(I(A; B) − E I) / (mean(H(A), H(B)) − E I): mutual information less what chance gives"),
     ("sae_quality", "FVU", "Σ‖x − x̂‖² / Σ‖x − mean‖², held-out documents"),
     ("sae_quality", "loss recovered", "(loss with zero − loss with x̂) / (loss with zero − loss with x)"),
     ("features", "label score", "balanced accuracy: mean of P(rule says yes | fires) and P(rule says no | silent)"),
     ("matches", "score", "AUROC of “the feature fires” for “the expert is chosen”, over held-out tokens"),
-    ("ablation", "rise", "loss on the topic without the unit − loss as is, nats a token; confirmed: above controls of the "
-     "same load, and above other topics, by the intervals of both differences"),
+    (
+        "ablation",
+        "rise",
+        "loss on the topic without the unit − loss as is, nats a token; confirmed: above controls of the "
+        "same load, and above other topics, by the intervals of both differences",
+    ),
 )
 
 
@@ -46,18 +71,24 @@ def methods_section(results: Mapping[str, Result]) -> Section:
     citations = all_citations(results)
     blocks: list[Block] = [Facts(used, kind="formulas")] if used else []
     if citations:
-        blocks += [Facts(tuple((str(i), text) for i, text in enumerate(citations, 1)), kind="sources"),
-                   Verbatim("BibTeX of the methods used", bibtex(citations), "moe_probe_methods.bib")]
+        blocks += [
+            Facts(tuple((str(i), text) for i, text in enumerate(citations, 1)), kind="sources"),
+            Verbatim("BibTeX of the methods used", bibtex(citations), "moe_probe_methods.bib"),
+        ]
     return Section(
         title="Methods, formulas, sources",
-        finding=f"{len(citations)} published sources stand behind the methods used here.", blocks=tuple(blocks),
+        finding=f"{len(citations)} published sources stand behind the methods used here.",
+        blocks=tuple(blocks),
         limits="The BibTeX holds what the results name (authors, year, identifier); reference managers fill in the rest from "
-        "the DOI or arXiv number.")
+        "the DOI or arXiv number.",
+    )
 
 
 def all_citations(results: Mapping[str, Result]) -> tuple[str, ...]:
     """Sources of all results; several in one string apart, each once."""
-    found = dict.fromkeys(part.strip() for result in results.values() for text in result.citations for part in text.split("; "))
+    found = dict.fromkeys(
+        part.strip() for result in results.values() for text in result.citations for part in text.split("; ")
+    )
     named: dict[str, str] = {}
     for text in sorted(found, key=len, reverse=True):  # the fullest wording of a source stands for it
         named.setdefault(_identity(text), text)
@@ -94,7 +125,9 @@ def bibtex(citations: Iterable[str]) -> str:
 
 def _entry(text: str, seen: dict[str, int]) -> str:
     found = _HEAD.match(text)
-    authors, year, name, rest = (found["authors"], found["year"], found["name"], found["rest"]) if found else ("", "", None, text)
+    authors, year, name, rest = (
+        (found["authors"], found["year"], found["name"], found["rest"]) if found else ("", "", None, text)
+    )
     fields = {"author": _authors(authors), "year": year, "title": name or ""}
     for kind, pattern in (("doi", _DOI), ("eprint", _ARXIV), ("url", _URL)):
         if hit := pattern.search(rest):
@@ -121,4 +154,8 @@ def _key(text: str, year: str) -> str:
 
 
 def _braced(text: str) -> str:
-    return re.sub(r"([&%#_$])", r"\\\1", text.replace("{", "").replace("}", "")) if not text.startswith(("http", "10.")) else text
+    return (
+        re.sub(r"([&%#_$])", r"\\\1", text.replace("{", "").replace("}", ""))
+        if not text.startswith(("http", "10."))
+        else text
+    )

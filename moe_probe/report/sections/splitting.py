@@ -30,8 +30,10 @@ def splitting_section(results: Mapping[str, Result]) -> Section:
     if "tree_subjects" in results:
         subjects = results["tree_subjects"]
         said = human_lines(results)
-        blocks += [Picture("tree_subjects", plots_tree.purity_bars(subjects.table), said, subjects.caption),
-                   _subjects_table(subjects.table)]
+        blocks += [
+            Picture("tree_subjects", plots_tree.purity_bars(subjects.table), said, subjects.caption),
+            _subjects_table(subjects.table),
+        ]
         if "tree_distance" in results and len(results["tree_distance"].table):
             blocks.append(_distance_table(results["tree_distance"]))
     if "tree_examples" in results and len(results["tree_examples"].table):
@@ -42,19 +44,25 @@ def splitting_section(results: Mapping[str, Result]) -> Section:
     if "depth_first" in results:
         blocks += _depth(results["depth_first"], results["depth_features"].table)
     return Section(
-        title="Do features split along human lines as dictionaries widen?", finding=finding(results), blocks=tuple(blocks),
-        how=f"{results['tree'].caption} {sums.caption}" + (
-            f" {results['tree_nodes'].caption}" if "tree_nodes" in results else ""),
+        title="Do features split along human lines as dictionaries widen?",
+        finding=finding(results),
+        blocks=tuple(blocks),
+        how=f"{results['tree'].caption} {sums.caption}"
+        + (f" {results['tree_nodes'].caption}" if "tree_nodes" in results else ""),
         limits="A narrow dictionary has to bundle features, so that it always seems to split when it widens: what another seed "
         "does as well is of the method, not of the model. Labels here are rules; a subject that no topic of the corpus names "
-        "counts as none.")
+        "counts as none.",
+    )
 
 
 def finding(results: Mapping[str, Result]) -> str:
     """How much splits, and whether along human lines."""
     table = results["splitting"].table
-    text = (f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens"
-            if table["split"].notna().any() else "No feature of a narrower dictionary fires, so none can split")
+    text = (
+        f"{table['split'].min():.0%} to {table['split'].max():.0%} of features split when the dictionary widens"
+        if table["split"].notna().any()
+        else "No feature of a narrower dictionary fires, so none can split"
+    )
     if table["split_same_width"].notna().any():
         text += f" ({table['split_same_width'].max():.0%} at most when only the seed changes)"
     return f"{text}. {human_lines(results)}".strip()
@@ -77,17 +85,22 @@ def human_lines(results: Mapping[str, Result]) -> str:
     tested = bool(np.isfinite(p_values).any())
     lead = "Partly" if human > 0.5 else "Hardly" if human <= 0.5 else "To some degree"
     lead = lead if passes.any() else "No" if tested else "Not testable"
-    shared = "" if best["shared"] != best["shared"] else (
-        f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
+    shared = (
+        ""
+        if best["shared"] != best["shared"]
+        else (f" of what a feature has of a topic, its siblings share {best['shared']:.0%} where they are most alike.")
+    )
     holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
-    return (f"{lead}{':' if shared else '.'}{shared} Firings of two "
-            f"siblings, from different documents, are about one topic "
-            f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
-            f"({figure(best['expected'], '.1%')} for features placed at random in the tree, "
-            f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
-            f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
-            f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
-            f"{_kinds_line(own, tested=tested)}")
+    return (
+        f"{lead}{':' if shared else '.'}{shared} Firings of two "
+        f"siblings, from different documents, are about one topic "
+        f"{figure(best['purity'], '.1%', 'an unknown share')} of the time "
+        f"({figure(best['expected'], '.1%')} for features placed at random in the tree, "
+        f"{figure(best['ceiling'], '.1%')} for a feature with itself; layer "
+        f"{int(best['layer'])}, width {int(best['parent_width']):,} to "
+        f"{int(best['child_width']):,}, p {probability(float(p_values[place]))}{holm_of}).{_other_seed(table, best)} "
+        f"{_kinds_line(own, tested=tested)}"
+    )
 
 
 def _kinds_line(own: pd.DataFrame, *, tested: bool) -> str:
@@ -95,30 +108,42 @@ def _kinds_line(own: pd.DataFrame, *, tested: bool) -> str:
     if "judged" not in own:
         return "Nodes were counted without asking which could be judged: moe-probe tree RUN makes the table anew."
     nodes, judged, beside = (int(own[column].sum()) for column in ("nodes", "judged", "found_beside"))
-    why = ("the test would have missed a node of one subject with so few children, or children that fire so rarely" if tested
-           else "every stratum has one topic, so that no labels can be exchanged")
+    why = (
+        "the test would have missed a node of one subject with so few children, or children that fire so rarely"
+        if tested
+        else "every stratum has one topic, so that no labels can be exchanged"
+    )
     all_the_same = f"; {beside:,} of them keep to one subject all the same" if beside else ""
     if not judged:
         return f"None of {nodes:,} nodes that split could be judged one by one ({why}){all_the_same}."
     kinds = {kind: float((own[kind].fillna(0.0) * own["judged"]).sum() / judged) for kind in _ORDER}
     left = f" {nodes - judged:,} more could not be judged ({why}){all_the_same}." if nodes > judged else ""
     parts, one, several, none = (kinds[kind] for kind in _ORDER)
-    return (f"Of {judged:,} nodes that split and could be judged, {parts + one:.0%} keep to one subject ({parts:.1%} dividing it "
-            f"by its subtopics), {several:.0%} mix several, {none:.0%} show no subject of the corpus.{left}")
+    return (
+        f"Of {judged:,} nodes that split and could be judged, {parts + one:.0%} keep to one subject ({parts:.1%} dividing it "
+        f"by its subtopics), {several:.0%} mix several, {none:.0%} show no subject of the corpus.{left}"
+    )
 
 
 def _other_seed(table: pd.DataFrame, best: pd.Series) -> str:
     """The same where only the seed changes, in a sentence; "" where that null was not made, or has no nodes."""
-    same = table[(table["tree"] == "same width, another seed") & (table["layer"] == best["layer"]) & (table["nodes"] > 0)
-                 & (table["parent_width"] == best["parent_width"]) & (table["child_width"] == best["child_width"])]
+    same = table[
+        (table["tree"] == "same width, another seed")
+        & (table["layer"] == best["layer"])
+        & (table["nodes"] > 0)
+        & (table["parent_width"] == best["parent_width"])
+        & (table["child_width"] == best["child_width"])
+    ]
     if same.empty or same["shared"].isna().all() or best["shared"] != best["shared"]:
         return ""
     null = same.iloc[0]
     more = best["shared"] > null["shared"]
-    return (f" Where no width is added and only the seed changes, {int(null['nodes']):,} "
-            f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share "
-            f"{figure(null['shared'], '.0%', 'an unknown part')}"
-            + ("." if more else ": that siblings are about one subject need not come of widening."))
+    return (
+        f" Where no width is added and only the seed changes, {int(null['nodes']):,} "
+        f"node{'s split' if null['nodes'] > 1 else ' splits'}, and siblings there share "
+        f"{figure(null['shared'], '.0%', 'an unknown part')}"
+        + ("." if more else ": that siblings are about one subject need not come of widening.")
+    )
 
 
 def _count(value: Any) -> str:
@@ -130,39 +155,100 @@ def _percent(value: Any) -> str:
 
 
 def _splitting_table(table: pd.DataFrame) -> Table:
-    rows = tuple((str(int(r["layer"])), f"{int(r['parent_width']):,} to {int(r['child_width']):,}", _percent(r["split"]),
-                  _percent(r["split_same_width"]), _percent(r["kept"]), _percent(r["novel"]),
-                  _percent(r.get("novel_same_width", float("nan"))), _percent(r["stitched_novel"]),
-                  _percent(r["orphans"]), number(float(r["children"]), 1), number(float(r["seed_agreement"])),
-                  _percent(r["seed_same"])) for _, r in table.iterrows())
-    return Table(("layer", "widths", "split", "split, same width and other seed", "stay", "novel directions",
-                  "novel, same width and other seed", "novel when stitched in", "without a parent", "parts a split",
-                  "other seed groups alike (AMI)",
-                  "other seed has the feature"), rows, heading="How features split",
-                 note="Every share is of living features on held-out documents. What another seed does not do again is no "
-                 "property of the model.")
+    rows = tuple(
+        (
+            str(int(r["layer"])),
+            f"{int(r['parent_width']):,} to {int(r['child_width']):,}",
+            _percent(r["split"]),
+            _percent(r["split_same_width"]),
+            _percent(r["kept"]),
+            _percent(r["novel"]),
+            _percent(r.get("novel_same_width", float("nan"))),
+            _percent(r["stitched_novel"]),
+            _percent(r["orphans"]),
+            number(float(r["children"]), 1),
+            number(float(r["seed_agreement"])),
+            _percent(r["seed_same"]),
+        )
+        for _, r in table.iterrows()
+    )
+    return Table(
+        (
+            "layer",
+            "widths",
+            "split",
+            "split, same width and other seed",
+            "stay",
+            "novel directions",
+            "novel, same width and other seed",
+            "novel when stitched in",
+            "without a parent",
+            "parts a split",
+            "other seed groups alike (AMI)",
+            "other seed has the feature",
+        ),
+        rows,
+        heading="How features split",
+        note="Every share is of living features on held-out documents. What another seed does not do again is no "
+        "property of the model.",
+    )
 
 
 def _subjects_table(table: pd.DataFrame) -> Table:
-    rows = tuple((str(int(r["layer"])), f"{int(r['parent_width']):,} to {int(r['child_width']):,}", str(r["tree"]),
-                  number(int(r["nodes"])), figure(r["purity"], ".1%", "–"), figure(r["expected"], ".1%", "–"),
-                  figure(r["ceiling"], ".1%", "–"),
-                  _percent(r["shared"]), probability(float(r["p_value"])), _count(r.get("judged")),
-                  *(_percent(r[kind]) for kind in _ORDER))
-                 for _, r in table[table["nodes"] > 0].iterrows())
-    return Table(("layer", "widths", "tree", "nodes", "siblings of one topic", "at random", "a feature with itself", "shared",
-                  "p", "nodes judged", *_ORDER), rows, heading="Siblings and subjects",
-                 note="Shares of kinds are of the nodes that could be judged. "
-                 "Shared: (siblings − at random) / (a feature with itself − at random), how much of what a feature has of a "
-                 "topic its siblings have too. p of the other two trees is from few permutations.")
+    rows = tuple(
+        (
+            str(int(r["layer"])),
+            f"{int(r['parent_width']):,} to {int(r['child_width']):,}",
+            str(r["tree"]),
+            number(int(r["nodes"])),
+            figure(r["purity"], ".1%", "–"),
+            figure(r["expected"], ".1%", "–"),
+            figure(r["ceiling"], ".1%", "–"),
+            _percent(r["shared"]),
+            probability(float(r["p_value"])),
+            _count(r.get("judged")),
+            *(_percent(r[kind]) for kind in _ORDER),
+        )
+        for _, r in table[table["nodes"] > 0].iterrows()
+    )
+    return Table(
+        (
+            "layer",
+            "widths",
+            "tree",
+            "nodes",
+            "siblings of one topic",
+            "at random",
+            "a feature with itself",
+            "shared",
+            "p",
+            "nodes judged",
+            *_ORDER,
+        ),
+        rows,
+        heading="Siblings and subjects",
+        note="Shares of kinds are of the nodes that could be judged. "
+        "Shared: (siblings − at random) / (a feature with itself − at random), how much of what a feature has of a "
+        "topic its siblings have too. p of the other two trees is from few permutations.",
+    )
 
 
 def _distance_table(result: Result) -> Table:
-    rows = tuple((str(int(r["layer"])), f"{int(r['width']):,}", *(number(float(r[c]), 3) for c in (
-        "siblings", "cousins", "strangers", "correlation")), probability(float(r["p_value"])))
-        for _, r in result.table.iterrows())
-    return Table(("layer", "width of the leaves", "siblings", "cousins", "strangers", "correlation", "p"), rows,
-                 heading="Distance in the tree and in the taxonomy", note=result.caption)
+    rows = tuple(
+        (
+            str(int(r["layer"])),
+            f"{int(r['width']):,}",
+            *(number(float(r[c]), 3) for c in ("siblings", "cousins", "strangers", "correlation")),
+            probability(float(r["p_value"])),
+        )
+        for _, r in result.table.iterrows()
+    )
+    return Table(
+        ("layer", "width of the leaves", "siblings", "cousins", "strangers", "correlation", "p"),
+        rows,
+        heading="Distance in the tree and in the taxonomy",
+        note=result.caption,
+    )
 
 
 def _examples(table: pd.DataFrame) -> Tree:
@@ -172,7 +258,9 @@ def _examples(table: pd.DataFrame) -> Tree:
         top = parent.iloc[0]
         below = tuple(_example(part, words=True) for _, part in children.groupby("feature", sort=False))
         shown = _example(parent, words=False)
-        nodes.append(Node(f"{top['kind']}: {shown.title}", (f"layer {int(top['layer'])}", *shown.facts), shown.passages, below))
+        nodes.append(
+            Node(f"{top['kind']}: {shown.title}", (f"layer {int(top['layer'])}", *shown.facts), shown.passages, below)
+        )
     return Tree("Examples to read: the clearest node of every kind, parent and children", tuple(nodes))
 
 
@@ -207,8 +295,11 @@ def _tree(edges: pd.DataFrame, nodes: pd.DataFrame | None) -> Tree:
     kinds = {} if nodes is None else {(r.parent_sae, r.parent): r.kind for r in nodes.itertuples()}
     by_parent = dict(iter(parts.groupby(["parent_sae", "parent"])))
     made = tuple(_below(sae, int(parent), by_parent, kinds) for sae, parent in chosen[:_PARENTS])
-    return Tree(f"The tree from {min(len(chosen), _PARENTS)} of {len(chosen):,} features of the narrowest dictionaries, "
-                "those along subjects first", made)
+    return Tree(
+        f"The tree from {min(len(chosen), _PARENTS)} of {len(chosen):,} features of the narrowest dictionaries, "
+        "those along subjects first",
+        made,
+    )
 
 
 def _below(sae: str, feature: int, by_parent: Mapping[Any, pd.DataFrame], kinds: Mapping[Any, str]) -> Node:
@@ -235,24 +326,61 @@ def _title(sae: str, feature: int, label: str, topic: str) -> str:
 
 def _concepts(result: Result) -> Table:
     means = result.table.groupby(["layer", "width"])[["probe_f1", "f1_1", "f1_best", "splits", "absorption"]].mean()
-    rows = tuple((str(int(layer)), f"{int(width):,}", *(number(float(v)) for v in row)) for (layer, width), row in
-                 zip(means.index, means.to_numpy(), strict=True))
-    return Table(("layer", "width", "F1 of a linear probe", "of the best feature", "of the best few", "features a topic takes",
-                  "absorbed by other features"), rows, heading="Topics as concepts: splitting and absorption, mean over topics",
-                 note=result.caption)
+    rows = tuple(
+        (str(int(layer)), f"{int(width):,}", *(number(float(v)) for v in row))
+        for (layer, width), row in zip(means.index, means.to_numpy(), strict=True)
+    )
+    return Table(
+        (
+            "layer",
+            "width",
+            "F1 of a linear probe",
+            "of the best feature",
+            "of the best few",
+            "features a topic takes",
+            "absorbed by other features",
+        ),
+        rows,
+        heading="Topics as concepts: splitting and absorption, mean over topics",
+        note=result.caption,
+    )
 
 
 def _depth(result: Result, features: pd.DataFrame) -> list[Block]:
     from moe_probe.report.sections.costs import amount
 
-    rows = tuple((str(r["way"]), number(int(r["width"])), amount(r["operations"]), number(int(r["features"])),
-                  number(int(r["subject"])), number(int(r["good"])), number(int(r["distinct"])),
-                  number(float(r["per_operation"]), 3))
-                 for _, r in result.table.iterrows())
+    rows = tuple(
+        (
+            str(r["way"]),
+            number(int(r["width"])),
+            amount(r["operations"]),
+            number(int(r["features"])),
+            number(int(r["subject"])),
+            number(int(r["good"])),
+            number(int(r["distinct"])),
+            number(float(r["per_operation"]), 3),
+        )
+        for _, r in result.table.iterrows()
+    )
     mine = features[features["mine"] & features["good"]].sort_values("label_score", ascending=False).head(8)
     found = "; ".join(f"{r.label} ({r.path}:{r.feature})" for r in mine.itertuples())
-    return [Table(("way", "latents", "operations", "living features", "of the subject", "with a good, precise label", "distinct",
-                   "distinct per 10^9 operations"), rows, heading=f"Depth first and breadth first: {result.params['subject']}",
-                  note=result.caption),
-            f"Found depth first, from {result.params['root']}: {found}." if found else
-            f"Depth first found no feature of {result.params['subject']} with a good and precise label."]
+    return [
+        Table(
+            (
+                "way",
+                "latents",
+                "operations",
+                "living features",
+                "of the subject",
+                "with a good, precise label",
+                "distinct",
+                "distinct per 10^9 operations",
+            ),
+            rows,
+            heading=f"Depth first and breadth first: {result.params['subject']}",
+            note=result.caption,
+        ),
+        f"Found depth first, from {result.params['root']}: {found}."
+        if found
+        else f"Depth first found no feature of {result.params['subject']} with a good and precise label.",
+    ]

@@ -28,26 +28,49 @@ def topics_section(results: Mapping[str, Result]) -> Section:
     table = result.table
     claimed = table[table["significant"] & (table["log2_lift"] > 0)]
     again = int(claimed["replicated"].sum())
-    finding = (f"{len(claimed):,} of {len(table):,} pairs of expert and topic go together more than chance allows; {again:,} of "
-               "them were found again on held-out documents")
+    finding = (
+        f"{len(claimed):,} of {len(table):,} pairs of expert and topic go together more than chance allows; {again:,} of "
+        "them were found again on held-out documents"
+    )
     if len(claimed):
         top = claimed.loc[claimed["log2_lift"].idxmax()]
-        finding += (f". Strongest: layer {int(top['layer'])}, expert {int(top['expert'])} for {top['topic']}, lift "
-                    f"{lift_text(top)}, q {probability(top['q_value'])}")
+        finding += (
+            f". Strongest: layer {int(top['layer'])}, expert {int(top['expert'])} for {top['topic']}, lift "
+            f"{lift_text(top)}, q {probability(top['q_value'])}"
+        )
     blocks: list[Block] = [_picture(table, finding + ".")]
     blocks.append(_turned(table))
     strong = claimed.sort_values("log2_lift", ascending=False, kind="stable").head(_ROWS)
     if len(strong):
-        rows = tuple((str(int(r["layer"])), str(int(r["expert"])), str(r["topic"]), lift_text(r), f"{r['share']:.1%}",
-                      probability(r["p_value"]), probability(r["q_value"]), "yes" if r["replicated"] else "no")
-                     for _, r in strong.iterrows())
-        blocks.append(Table(("layer", "expert", "topic", "lift [95 %]", "share of topic", "p", "q", "replicated"), rows,
-                            heading=f"The {len(rows)} strongest of {len(claimed):,} pairs",
-                            note="All pairs are in results/expert_topics.parquet."))
-    return Section(title="Which experts are used more for which topic?", finding=finding + ".", blocks=tuple(blocks),
-                   how=result.caption,
-                   limits="Experts of one layer share the selections, so that a rise of one is a fall of others: "
-                   "neighbouring claims are not independent findings.")
+        rows = tuple(
+            (
+                str(int(r["layer"])),
+                str(int(r["expert"])),
+                str(r["topic"]),
+                lift_text(r),
+                f"{r['share']:.1%}",
+                probability(r["p_value"]),
+                probability(r["q_value"]),
+                "yes" if r["replicated"] else "no",
+            )
+            for _, r in strong.iterrows()
+        )
+        blocks.append(
+            Table(
+                ("layer", "expert", "topic", "lift [95 %]", "share of topic", "p", "q", "replicated"),
+                rows,
+                heading=f"The {len(rows)} strongest of {len(claimed):,} pairs",
+                note="All pairs are in results/expert_topics.parquet.",
+            )
+        )
+    return Section(
+        title="Which experts are used more for which topic?",
+        finding=finding + ".",
+        blocks=tuple(blocks),
+        how=result.caption,
+        limits="Experts of one layer share the selections, so that a rise of one is a fall of others: "
+        "neighbouring claims are not independent findings.",
+    )
 
 
 def _picture(table: pd.DataFrame, finding: str) -> Picture:
@@ -59,16 +82,22 @@ def _picture(table: pd.DataFrame, finding: str) -> Picture:
         shown = f"the {_TOPICS} topics whose experts stand out most"
     limit = plots_maps.lift_limit(table)
     small = len(table[table["topic"].isin(topics)]) <= svg.MOST_MARKS
-    ends = f"{2 ** -limit:.2f}× or less", f"{2 ** limit:.2f}× or more"
+    ends = f"{2**-limit:.2f}× or less", f"{2**limit:.2f}× or more"
     per_topic = len(table) / table["topic"].nunique()
-    signs = ("Pairs that are not significant are left white." if per_topic > plots_maps.MOST_CELLS and not small else
-             "A dot: significant and above average; a star: found again on held-out documents. The colour of a pair without a "
-             "sign may be noise.") + (" Point at a cell for its numbers." if small else "")
+    signs = (
+        "Pairs that are not significant are left white."
+        if per_topic > plots_maps.MOST_CELLS and not small
+        else "A dot: significant and above average; a star: found again on held-out documents. The colour of a pair without a "
+        "sign may be noise."
+    ) + (" Point at a cell for its numbers." if small else "")
     return Picture(
-        "topic_panels", plots_maps.topic_panels(table, topics=topics), finding,
+        "topic_panels",
+        plots_maps.topic_panels(table, topics=topics),
+        finding,
         f"The whole model, once for {shown}: a row a layer, a column an expert. Orange: used more than for an average topic, "
         f"blue: less; colours end at {ends[0]} and {ends[1]} (log2 lift of {number(limit, 1)}). {signs}",
-        inline=_inline(table, topics, limit, ends) if small else "")
+        inline=_inline(table, topics, limit, ends) if small else "",
+    )
 
 
 def _inline(table: pd.DataFrame, topics: list[str], limit: float, ends: tuple[str, str]) -> str:
@@ -97,15 +126,18 @@ class _Cells:
         j = int(row["expert"])
         if not np.isnan(row["log2_lift"]):
             self.values[i, j] = np.clip(0.5 + row["log2_lift"] / (2 * self.limit), 0, 1)
-        self.tips[i][j] = (f"{row['topic']}: layer {int(row['layer'])}, expert {j}. Lift {lift_text(row)}, q "
-                           f"{probability(row['q_value'])}, {row['share']:.1%} of the topic's selections")
+        self.tips[i][j] = (
+            f"{row['topic']}: layer {int(row['layer'])}, expert {j}. Lift {lift_text(row)}, q "
+            f"{probability(row['q_value'])}, {row['share']:.1%} of the topic's selections"
+        )
         if row["significant"] and row["log2_lift"] > 0:
             self.signs[i][j] = "★" if row["replicated"] else "•"
 
     def draw(self, title: str, *, size: int = 16) -> str:
         """The drawing."""
-        return svg.heat(self.values, self.tips, rows=self.rows, title=title, colours=plots_maps.DIVERGING, signs=self.signs,
-                        size=size)
+        return svg.heat(
+            self.values, self.tips, rows=self.rows, title=title, colours=plots_maps.DIVERGING, signs=self.signs, size=size
+        )
 
 
 def _turned(table: pd.DataFrame) -> Picture:
@@ -115,13 +147,18 @@ def _turned(table: pd.DataFrame) -> Picture:
     shown = part["expert"].nunique() <= 64 and len(part) <= svg.MOST_MARKS / 2
     claimed = part[part["significant"] & part["replicated"] & (part["log2_lift"] > 0)]
     shared = claimed.groupby("expert")["topic"].nunique()
-    finding = (f"In layer {layer}, where lifts differ most, {int((shared == 1).sum())} experts stand out for one topic and "
-               f"{int((shared > 1).sum())} for several.")
+    finding = (
+        f"In layer {layer}, where lifts differ most, {int((shared == 1).sum())} experts stand out for one topic and "
+        f"{int((shared > 1).sum())} for several."
+    )
     return Picture(
-        "expert_topics", plots.topic_heatmap(table, layers=[layer]), finding,
+        "expert_topics",
+        plots.topic_heatmap(table, layers=[layer]),
+        finding,
         f"{finding} A row a topic, a column an expert; signs and colours as above. A column with one star is an expert of one "
         "topic; with several, one that topics share.",
-        inline=_turned_inline(part, layer, plots_maps.lift_limit(table)) if shown else "")
+        inline=_turned_inline(part, layer, plots_maps.lift_limit(table)) if shown else "",
+    )
 
 
 def _turned_inline(part: pd.DataFrame, layer: int, limit: float) -> str:

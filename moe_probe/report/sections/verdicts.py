@@ -35,27 +35,47 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     heads += ["cause"] if by_cause else []
     rows, more = [], []
     for (_, row), grade in zip(table.iterrows(), grades(table), strict=True):
-        cells: list[str | Bar] = [row["topic"], row["verdict"], grade, where(row), _lift(row, asked, ends),
-                                  probability(row["q_value"]), _times(_beyond(row, least))]
+        cells: list[str | Bar] = [
+            row["topic"],
+            row["verdict"],
+            grade,
+            where(row),
+            _lift(row, asked, ends),
+            probability(row["q_value"]),
+            _times(_beyond(row, least)),
+        ]
         cells += [number(float(row["auroc_feature"]))] if by_feature else []
         cells += [_causal(row)] if by_cause else []
         rows.append((*cells, _replicated(row, tested)))
         more.append((short_reason(row), _story(row)))
     return Section(
-        title=f"{question(table)} One row per topic", finding=count_sentence(table),
-        blocks=(Table((*heads, "replicated"), tuple(rows), marks="verdict", more=tuple(more), heading="Verdicts",
-                      note=_note(asked, ends, by_feature, by_cause)),),
+        title=f"{question(table)} One row per topic",
+        finding=count_sentence(table),
+        blocks=(
+            Table(
+                (*heads, "replicated"),
+                tuple(rows),
+                marks="verdict",
+                more=tuple(more),
+                heading="Verdicts",
+                note=_note(asked, ends, by_feature, by_cause),
+            ),
+        ),
         how=result.caption,
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
         "are ruled out one by one and in pairs (as far as the reason says); longer turns of phrase are not. The candidate "
         "with the strongest lift is shown, so that its "
-        "lift is an upper end where nothing was found.")
+        "lift is an upper end where nothing was found.",
+    )
 
 
 def question(table: pd.DataFrame) -> str:
     """The question as this corpus can put it."""
-    return ("Is there a chemistry expert?" if (table["topic"].str.lower() == "chemistry").any() else
-            "Do topics have experts of their own?")
+    return (
+        "Is there a chemistry expert?"
+        if (table["topic"].str.lower() == "chemistry").any()
+        else "Do topics have experts of their own?"
+    )
 
 
 def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
@@ -72,9 +92,12 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
     tested = table[(grade != UNTESTED) | (table["verdict"] != "none")]
     if tested.empty:
         return f"Nothing can be said: none of {len(table)} topics has enough independent documents to be tested."
-    kinds = ((tested["verdict"] == "expert", "an expert of {own} own"), (tested["verdict"] == "group", "a group of experts"),
-             (tested["verdict"] == "feature only", "a feature but no expert"),
-             ((tested["verdict"] == "none") & (grade == WEAK), "an expert that is real but too small to count"))
+    kinds = (
+        (tested["verdict"] == "expert", "an expert of {own} own"),
+        (tested["verdict"] == "group", "a group of experts"),
+        (tested["verdict"] == "feature only", "a feature but no expert"),
+        ((tested["verdict"] == "none") & (grade == WEAK), "an expert that is real but too small to count"),
+    )
     parts = []
     for mask, what in kinds:
         part = tested[mask.loc[tested.index]]
@@ -93,17 +116,21 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
 
 
 def _note(asked: float, ends: tuple[float, float], by_feature: bool, by_cause: bool) -> str:
-    text = ("Expert or group: what passes, or else the nearest candidate; lift and q are its own. Lift: how much more of the "
-            f"topic's selections go to it than of an average topic's; the line is drawn from {2 ** ends[0]:.1f} to "
-            f"{2 ** ends[1]:g} times, full mark at 1 (no difference), dashed at {2 ** asked:g} (what a verdict asks for). q: "
-            "false-discovery rate over all layers, experts and topics. Beyond words: usage over what the topic's words, previous "
-            "tokens or pairs of tokens predict, whichever predicts most. Grade: clear, the whole interval is above the "
-            "threshold; near the threshold, too close to say; weak, real by every test but smaller.")
+    text = (
+        "Expert or group: what passes, or else the nearest candidate; lift and q are its own. Lift: how much more of the "
+        f"topic's selections go to it than of an average topic's; the line is drawn from {2 ** ends[0]:.1f} to "
+        f"{2 ** ends[1]:g} times, full mark at 1 (no difference), dashed at {2**asked:g} (what a verdict asks for). q: "
+        "false-discovery rate over all layers, experts and topics. Beyond words: usage over what the topic's words, previous "
+        "tokens or pairs of tokens predict, whichever predicts most. Grade: clear, the whole interval is above the "
+        "threshold; near the threshold, too close to say; weak, real by every test but smaller."
+    )
     if by_feature:
         text += " Feature AUROC: the best SAE feature, telling held-out documents of the topic; 0.5 is chance."
     if by_cause:
-        text += (" Cause: rise of the loss on the topic without the expert or group, in nats; where the verdict is a feature, "
-                 "without that feature.")
+        text += (
+            " Cause: rise of the loss on the topic without the expert or group, in nats; where the verdict is a feature, "
+            "without that feature."
+        )
     return text + " Replicated: found in one half of the documents and confirmed in the other."
 
 
@@ -112,8 +139,11 @@ def where(row: Any) -> str:
     if missing(row["layer"]):
         return "–"
     several = "+" in str(row.get("experts", ""))
-    return (f"layer {int(row['layer'])}, experts {str(row['experts']).replace('+', ', ')}" if several else
-            f"layer {int(row['layer'])}, expert {int(row['expert'])}")
+    return (
+        f"layer {int(row['layer'])}, experts {str(row['experts']).replace('+', ', ')}"
+        if several
+        else f"layer {int(row['layer'])}, expert {int(row['expert'])}"
+    )
 
 
 def missing(value: Any) -> bool:
@@ -140,7 +170,7 @@ def _beyond(row: Any, least: float) -> float:
 
 
 def _times(log2: float) -> str:
-    return "–" if missing(log2) else f"{number(float(2 ** log2))}×"
+    return "–" if missing(log2) else f"{number(float(2**log2))}×"
 
 
 def _causal(row: Any) -> str:
@@ -171,18 +201,26 @@ def _story(row: Any) -> str:
     """Every number of a row in sentences."""
     told = [readable(str(row["sentence"]))] if row.get("sentence") else []
     if not missing(row["share"]):
-        told.append(f"{where(row).capitalize()} takes {row['share']:.1%} of the topic's selections; on the half of the "
-                    f"documents that did not choose it the lift is {_times(row['log2_lift_replication'])}.")
+        told.append(
+            f"{where(row).capitalize()} takes {row['share']:.1%} of the topic's selections; on the half of the "
+            f"documents that did not choose it the lift is {_times(row['log2_lift_replication'])}."
+        )
     if not missing(row["auroc_expert"]):
-        told.append(f"A document of the topic uses it more than another document does with probability "
-                    f"{number(float(row['auroc_expert']))} (0.5 is chance).")
+        told.append(
+            f"A document of the topic uses it more than another document does with probability "
+            f"{number(float(row['auroc_expert']))} (0.5 is chance)."
+        )
     if not missing(row.get("auroc_feature")) and not row.get("sentence"):
-        told.append(f"Best feature: {feature_name(str(row['feature']))}, AUROC {number(float(row['auroc_feature']))} on held-out "
-                    f"documents, {number(float(row['feature_beyond_expert']))} more than the best expert.")
+        told.append(
+            f"Best feature: {feature_name(str(row['feature']))}, AUROC {number(float(row['auroc_feature']))} on held-out "
+            f"documents, {number(float(row['feature_beyond_expert']))} more than the best expert."
+        )
     if not missing(row.get("ablation_delta_nats")) and not row.get("sentence"):
-        told.append(f"Without {feature_name(str(row['ablation_unit']))} the topic's loss changes by "
-                    f"{number(float(row['ablation_delta_nats']), 3)} nats [{number(float(row['ablation_low']), 3)}, "
-                    f"{number(float(row['ablation_high']), 3)}].")
+        told.append(
+            f"Without {feature_name(str(row['ablation_unit']))} the topic's loss changes by "
+            f"{number(float(row['ablation_delta_nats']), 3)} nats [{number(float(row['ablation_low']), 3)}, "
+            f"{number(float(row['ablation_high']), 3)}]."
+        )
     rest = readable(str(row["reason"])).partition(". ")[2]
     return " ".join([*told, rest] if rest else told)
 
@@ -197,4 +235,3 @@ def readable(text: str) -> str:
     """A sentence with "layer_03/width_01024" as people say it."""
     said = re.sub(r"(layer_\d+/width_\S*\w) feature (\d+)", lambda m: f"feature {m[2]} of {m[1]}", text)
     return re.sub(r"\blayer_\d+/width_\S*\w", lambda m: f"the SAE of {sae_name(m[0])}", said)
-

@@ -78,8 +78,11 @@ class Sae(nn.Module):
         mean = sample.float().mean(0)
         spread = (sample.float() - mean).square().sum(1).mean().sqrt()
         if not spread > 1e-6 * (mean.norm() + 1e-6):
-            raise MoeProbeError("the activations do not vary", f"all of {len(sample):,} rows are the same",
-                                "another layer or hook, or more tokens")
+            raise MoeProbeError(
+                "the activations do not vary",
+                f"all of {len(sample):,} rows are the same",
+                "another layer or hook, or more tokens",
+            )
         self.scale.copy_(spread)
         self.b_dec.copy_(mean / self.scale)
 
@@ -103,8 +106,10 @@ class Sae(nn.Module):
             return ((x.bfloat16() @ self.W_enc.T.bfloat16()).float() + bias).topk(slots, dim=1, sorted=False)
         size = len(x) if x.is_cuda else min(_CHUNK, len(x))
         buffer = torch.empty(size, self.config.d_sae, device=x.device)
-        found = [torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)]).topk(slots, dim=1, sorted=False)
-                 for piece in x.split(size)]
+        found = [
+            torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)]).topk(slots, dim=1, sorted=False)
+            for piece in x.split(size)
+        ]
         return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
     def choose(self, x: Tensor) -> Sparse:

@@ -30,8 +30,7 @@ class BatchTopK(Sae):
             values, indices = self.largest(x, slots)
             cut = self._cut(values) if self.training else self.threshold
         if self.training:
-            values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices,
-                                   sparse=True)
+            values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices, sparse=True)
         return Sparse(torch.where(values >= cut, values, 0.0).relu(), indices)
 
     def reconstruct(self, latents: Sparse) -> Tensor:

@@ -26,8 +26,11 @@ class Matryoshka(BatchTopK):
         super().__init__(config)
         self.nested = nested_widths(config)
         if list(self.nested) != sorted(set(self.nested)) or self.nested[-1] != config.d_sae:
-            raise MoeProbeError(f"{self.nested} are not nested widths", f"they must rise and end with {config.d_sae}",
-                                "for example 1/16, 1/4 and all of the width")
+            raise MoeProbeError(
+                f"{self.nested} are not nested widths",
+                f"they must rise and end with {config.d_sae}",
+                "for example 1/16, 1/4 and all of the width",
+            )
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
         """Mean squared error over the nested dictionaries, and the whole one's reconstruction."""

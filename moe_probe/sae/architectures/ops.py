@@ -29,8 +29,9 @@ def sum_rows(weights: Tensor, indices: Tensor, tokens: Tensor, rows: Tensor, *, 
     """
     order = indices.argsort()
     counts = torch.bincount(indices, minlength=n_latents)
-    return functional.embedding_bag(tokens[order], rows, counts.cumsum(0) - counts, mode="sum",
-                                    per_sample_weights=weights[order])
+    return functional.embedding_bag(
+        tokens[order], rows, counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights[order]
+    )
 
 
 def _pairs(values: Tensor, indices: Tensor, *, drop_zeros: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,8 +48,7 @@ class _Encode(torch.autograd.Function):
     """Pre-activations of chosen latents, with gradients to the chosen rows only (none to the input)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, chosen: Tensor, indices: Tensor,
-                sparse: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, chosen: Tensor, indices: Tensor, sparse: bool) -> Tensor:
         ctx.save_for_backward(x, indices)
         ctx.n_latents, ctx.sparse = weight.shape[0], sparse
         return chosen
@@ -61,8 +61,9 @@ class _Encode(torch.autograd.Function):
         return None, sum_rows(weights, latents, tokens, x, n_latents=ctx.n_latents), d_bias, None, None, None
 
 
-def encode_chosen(x: Tensor, parameters: tuple[Tensor, Tensor], chosen: Tensor, indices: Tensor, *,
-                  sparse: bool = False) -> Tensor:
+def encode_chosen(
+    x: Tensor, parameters: tuple[Tensor, Tensor], chosen: Tensor, indices: Tensor, *, sparse: bool = False
+) -> Tensor:
     """Attach gradients of ``weight[indices] · x + bias[indices]`` to values that were computed without.
 
     Parameters
@@ -104,6 +105,7 @@ def decode(values: Tensor, indices: Tensor, weight: Tensor, *, sparse: bool = Fa
     """
     flat, latents, tokens = _pairs(values, indices, drop_zeros=sparse)
     counts = torch.bincount(tokens, minlength=len(values))
-    found = functional.embedding_bag(latents, weight.detach(), counts.cumsum(0) - counts, mode="sum",
-                                     per_sample_weights=flat)
+    found = functional.embedding_bag(
+        latents, weight.detach(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=flat
+    )
     return _DecoderGradient.apply(found, weight, flat.detach(), latents, tokens)  # type: ignore[no-any-return,no-untyped-call]

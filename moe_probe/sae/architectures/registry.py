@@ -12,7 +12,12 @@ from moe_probe.sae.architectures.topk import TopK
 from moe_probe.sae.config import SaeConfig
 
 ARCHITECTURES: dict[str, type[Sae]] = {
-    "topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU, "standard": Standard, "matryoshka": Matryoshka}
+    "topk": TopK,
+    "batchtopk": BatchTopK,
+    "jumprelu": JumpReLU,
+    "standard": Standard,
+    "matryoshka": Matryoshka,
+}
 
 
 def make_sae(config: SaeConfig) -> Sae:
@@ -24,6 +29,9 @@ def make_sae(config: SaeConfig) -> Sae:
         When the architecture is not known.
     """
     if config.architecture not in ARCHITECTURES:
-        raise MoeProbeError(f"'{config.architecture}' is no SAE architecture", did_you_mean(
-            config.architecture, list(ARCHITECTURES)), f"one of {', '.join(ARCHITECTURES)}")
+        raise MoeProbeError(
+            f"'{config.architecture}' is no SAE architecture",
+            did_you_mean(config.architecture, list(ARCHITECTURES)),
+            f"one of {', '.join(ARCHITECTURES)}",
+        )
     return ARCHITECTURES[config.architecture](config)

@@ -21,15 +21,19 @@ _TRAINING = (
     "group_fractions group_sizes group_weights initial_sparsity_penalty l1_penalty layer lm_name lr n_ctxs n_sparsity_updates "
     "norm_factor out_batch_size p_end p_start refresh_batch_size resample_steps seed sparsity_function sparsity_penalty "
     "sparsity_queue_length sparsity_warmup_steps steps submodule_name target_l0 threshold_beta threshold_start_step top_k_aux "
-    "trainer_class wandb_name warmup_steps")
+    "trainer_class wandb_name warmup_steps"
+)
 
 #: Fields of ``trainer`` in ``config.json``. ``norm_factor`` is in the saved biases and thresholds already (``trainSAE``).
-FIELDS = Fields(read=frozenset({"dict_class", "k", "activation_dim", "dict_size"}), unused=frozenset(_TRAINING.split()),
-                refused={})
+FIELDS = Fields(
+    read=frozenset({"dict_class", "k", "activation_dim", "dict_size"}), unused=frozenset(_TRAINING.split()), refused={}
+)
 #: Fields of ``buffer``, and those beside ``trainer``.
 BUFFER = Fields(
-    read=frozenset(), unused=FIELDS.unused,
-    refused={"io": Refusal("it maps one activation to another", "a sparse autoencoder, no transcoder", ("in", "out"))})
+    read=frozenset(),
+    unused=FIELDS.unused,
+    refused={"io": Refusal("it maps one activation to another", "a sparse autoencoder, no transcoder", ("in", "out"))},
+)
 _TOP = Fields(read=frozenset({"trainer", "buffer"}), unused=frozenset(), refused={})
 
 
@@ -44,8 +48,9 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     source = Source(folder / "config.json", config, allowed)
     trainer, buffer = config.get("trainer"), config.get("buffer") or {}
     if not isinstance(trainer, dict) or not isinstance(buffer, dict):
-        raise MoeProbeError(f"{source.path} has no trainer", "it names the class of the SAE",
-                            "the folder as its program wrote it")
+        raise MoeProbeError(
+            f"{source.path} has no trainer", "it names the class of the SAE", "the folder as its program wrote it"
+        )
     for fields, part in ((_TOP, config), (FIELDS, trainer), (BUFFER, buffer)):
         source.check_fields(fields, part)
     kind = trainer.get("dict_class")
@@ -55,11 +60,16 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     tensors.finish()
     d_sae, d_in = parts.W_enc.shape
     if trainer.get("activation_dim", d_in) != d_in or trainer.get("dict_size", d_sae) != d_sae:
-        raise MoeProbeError(f"{source.path} has activation_dim {trainer.get('activation_dim')} and dict_size "
-                            f"{trainer.get('dict_size')}", f"the weights are {d_in} × {d_sae}", "files of one SAE")
+        raise MoeProbeError(
+            f"{source.path} has activation_dim {trainer.get('activation_dim')} and dict_size {trainer.get('dict_size')}",
+            f"the weights are {d_in} × {d_sae}",
+            "files of one SAE",
+        )
     if trainer.get("submodule_name"):
-        source.notes.append(f"{source.path.name} says that the SAE was trained at {printable(str(trainer['submodule_name']))}"
-                            + (f" of {printable(str(trainer['lm_name']))}" if trainer.get("lm_name") else ""))
+        source.notes.append(
+            f"{source.path.name} says that the SAE was trained at {printable(str(trainer['submodule_name']))}"
+            + (f" of {printable(str(trainer['lm_name']))}" if trainer.get("lm_name") else "")
+        )
     return parts.with_notes(source.notes)
 
 
@@ -133,8 +143,10 @@ def _by_threshold(source: Source, trainer: dict[str, Any], tensors: Tensors, par
     (threshold,) = tensors.take("threshold")
     tensors.shaped({"threshold": ()})
     if float(threshold) < 0:
-        source.notes.append(f"the threshold is {float(threshold):g}: the training never set it, and as in dictionary_learning "
-                            "every positive latent is active")
+        source.notes.append(
+            f"the threshold is {float(threshold):g}: the training never set it, and as in dictionary_learning "
+            "every positive latent is active"
+        )
     d_sae = len(parts.b_enc)
     k = None if trainer.get("k") is None and "k" not in tensors else _k(source, trainer, tensors, d_sae)
     return replace(parts, architecture="jumprelu", threshold=threshold.expand(d_sae), k=k)
@@ -153,5 +165,11 @@ def _k(source: Source, trainer: dict[str, Any], tensors: Tensors, d_sae: int) ->
 
 
 _READERS: dict[str, Callable[[Source, dict[str, Any], Tensors], Parts]] = {
-    "AutoEncoder": _standard, "AutoEncoderNew": _april, "GatedAutoEncoder": _gated, "AutoEncoderTopK": _topk,
-    "BatchTopKSAE": _batch_topk, "MatryoshkaBatchTopKSAE": _matryoshka, "JumpReluAutoEncoder": _jumprelu}
+    "AutoEncoder": _standard,
+    "AutoEncoderNew": _april,
+    "GatedAutoEncoder": _gated,
+    "AutoEncoderTopK": _topk,
+    "BatchTopKSAE": _batch_topk,
+    "MatryoshkaBatchTopKSAE": _matryoshka,
+    "JumpReluAutoEncoder": _jumprelu,
+}

@@ -129,8 +129,12 @@ class Source:
             elif _among(value, _OFF):
                 off.append(printable(name))
             elif name not in self.allowed:
-                raise self.refuse(name, value, "this field is unknown and may change what the SAE computes",
-                                  f"--ignore-field {printable(name)}, if you know that it does not")
+                raise self.refuse(
+                    name,
+                    value,
+                    "this field is unknown and may change what the SAE computes",
+                    f"--ignore-field {printable(name)}, if you know that it does not",
+                )
         if off:
             self.notes.append(f"{self.path.name} has fields that are unknown here and switched off: {', '.join(off[:8])}")
 
@@ -147,11 +151,18 @@ class Source:
             When it is missing, no whole number, below 1 or above the number of latents.
         """
         if value is None:
-            raise MoeProbeError(f"{self.path} has no {name}", "the number of active latents per token cannot be derived from "
-                                "the weights", f"add \"{name}\" as it was in training to a copy of the folder")
+            raise MoeProbeError(
+                f"{self.path} has no {name}",
+                "the number of active latents per token cannot be derived from the weights",
+                f'add "{name}" as it was in training to a copy of the folder',
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 1 <= value <= d_sae:
-            raise self.refuse(name, value, f"it must be a whole number from 1 to {d_sae}, the number of latents",
-                              "the folder as its program wrote it")
+            raise self.refuse(
+                name,
+                value,
+                f"it must be a whole number from 1 to {d_sae}, the number of latents",
+                "the folder as its program wrote it",
+            )
         return int(value)
 
 
@@ -174,13 +185,19 @@ class Tensors:
         """
         missing = [name for name in names if name not in self._held]
         if missing:
-            raise MoeProbeError(f"{self.path} has no {', '.join(missing)}", f"it has {_names(self._held)}",
-                                "the folder as its program wrote it")
+            raise MoeProbeError(
+                f"{self.path} has no {', '.join(missing)}",
+                f"it has {_names(self._held)}",
+                "the folder as its program wrote it",
+            )
         self._left -= set(names)
         for name in names:
             if not bool(self._held[name].isfinite().all()):
-                raise MoeProbeError(f"{name} of {self.path} has values that are not finite", "codes would be NaN",
-                                    "download the file again, or another SAE")
+                raise MoeProbeError(
+                    f"{name} of {self.path} has values that are not finite",
+                    "codes would be NaN",
+                    "download the file again, or another SAE",
+                )
         return [self._held[name] for name in names]
 
     def drop(self, *names: str) -> None:
@@ -197,8 +214,11 @@ class Tensors:
         """
         for name, shape in shapes.items():
             if tuple(self._held[name].shape) != shape:
-                raise MoeProbeError(f"{name} of {self.path} has the shape {tuple(self._held[name].shape)}",
-                                    f"expected {shape}", "files of one SAE")
+                raise MoeProbeError(
+                    f"{name} of {self.path} has the shape {tuple(self._held[name].shape)}",
+                    f"expected {shape}",
+                    "files of one SAE",
+                )
 
     def finish(self) -> None:
         """Refuse what was never asked for: a tensor that the function needs could be among it.
@@ -209,9 +229,11 @@ class Tensors:
             Naming the tensors.
         """
         if self._left:
-            raise MoeProbeError(f"{self.path} has tensors that this kind of SAE does not use: {_names(self._left)}",
-                                "the SAE may compute something else than its configuration says",
-                                "the folder as its program wrote it")
+            raise MoeProbeError(
+                f"{self.path} has tensors that this kind of SAE does not use: {_names(self._left)}",
+                "the SAE may compute something else than its configuration says",
+                "the folder as its program wrote it",
+            )
 
 
 def shown(value: object) -> str:
@@ -229,7 +251,9 @@ def matrix_shape(tensor: Tensor, name: str, path: Path) -> tuple[int, int]:
         When it is none.
     """
     if tensor.dim() != 2:
-        raise MoeProbeError(f"{name} of {path} has the shape {tuple(tensor.shape)}", "a matrix is expected", "files of one SAE")
+        raise MoeProbeError(
+            f"{name} of {path} has the shape {tuple(tensor.shape)}", "a matrix is expected", "files of one SAE"
+        )
     return tensor.shape[0], tensor.shape[1]
 
 

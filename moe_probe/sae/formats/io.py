@@ -52,18 +52,33 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
     folder = Path(folder)
     config, scale = sae.config, sae.scale.detach()
     tensors = {
-        "W_enc": (sae.W_enc.detach().T / scale).contiguous(), "W_dec": (sae.W_dec.detach() * scale).contiguous(),
-        "b_enc": sae.b_enc.detach().clone(), "b_dec": (sae.b_dec.detach() * scale).clone()}
+        "W_enc": (sae.W_enc.detach().T / scale).contiguous(),
+        "W_dec": (sae.W_dec.detach() * scale).contiguous(),
+        "b_enc": sae.b_enc.detach().clone(),
+        "b_dec": (sae.b_dec.detach() * scale).clone(),
+    }
     kind = config.architecture
     if kind in _BY_THRESHOLD:
         threshold = sae.threshold.detach()  # type: ignore[union-attr, operator]
         tensors["threshold"] = threshold.expand(config.d_sae).clone().contiguous()
-    metadata = {"moe_probe": config.model_dump(mode="json"), "moe_probe_training": dict(training or {}),
-                "sae_lens_version": "6.0.0", "model_name": config.model_id, "hook_name": f"{config.hook}.{config.layer}"}
+    metadata = {
+        "moe_probe": config.model_dump(mode="json"),
+        "moe_probe_training": dict(training or {}),
+        "sae_lens_version": "6.0.0",
+        "model_name": config.model_id,
+        "hook_name": f"{config.hook}.{config.layer}",
+    }
     described: dict[str, Any] = {
-        "architecture": "jumprelu" if kind in _BY_THRESHOLD else kind, "d_in": config.d_in, "d_sae": config.d_sae,
-        "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
-        "reshape_activations": "none", "metadata": metadata}
+        "architecture": "jumprelu" if kind in _BY_THRESHOLD else kind,
+        "d_in": config.d_in,
+        "d_sae": config.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }
     if kind == "topk":
         described |= {"k": min(config.k, config.d_sae), "rescale_acts_by_decoder_norm": False}
     text = json.dumps(described, indent=1) + "\n"
@@ -89,8 +104,14 @@ def read_trained_config(folder: str | Path) -> SaeConfig | None:
     return SaeConfig.model_validate(own) if own else None
 
 
-def load_sae(folder: str | Path, *, d_in: int | None = None, hook: str | None = None, ignore_fields: Sequence[str] = (),
-             say: Callable[[str], None] | None = None) -> Sae:
+def load_sae(
+    folder: str | Path,
+    *,
+    d_in: int | None = None,
+    hook: str | None = None,
+    ignore_fields: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+) -> Sae:
     """Read an SAE from a SAELens, sparsify or dictionary_learning folder.
 
     Parameters
@@ -126,16 +147,25 @@ def load_sae(folder: str | Path, *, d_in: int | None = None, hook: str | None = 
             break
     else:
         held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        raise MoeProbeError(f"there is no SAE in {folder}", f"it holds {', '.join(held[:6])}" if held else "no such folder",
-                            "a folder of SAELens, sparsify or dictionary_learning")
+        raise MoeProbeError(
+            f"there is no SAE in {folder}",
+            f"it holds {', '.join(held[:6])}" if held else "no such folder",
+            "a folder of SAELens, sparsify or dictionary_learning",
+        )
     sae = _assembled(parts, _own_config(config) or {}, folder / CONFIG)
     if d_in is not None and sae.config.d_in != d_in:
-        raise MoeProbeError(f"the SAE in {folder} takes activations of width {sae.config.d_in}",
-                            f"these have width {d_in}", "an SAE of this model")
+        raise MoeProbeError(
+            f"the SAE in {folder} takes activations of width {sae.config.d_in}",
+            f"these have width {d_in}",
+            "an SAE of this model",
+        )
     made_here = sae.config.model_fingerprint or sae.config.model_id
     if hook is not None and made_here and sae.config.hook != hook:
-        raise MoeProbeError(f"the SAE in {folder} was trained on {sae.config.hook}", f"these activations are {hook}",
-                            f"--hook {sae.config.hook}")
+        raise MoeProbeError(
+            f"the SAE in {folder} was trained on {sae.config.hook}",
+            f"these activations are {hook}",
+            f"--hook {sae.config.hook}",
+        )
     for note in parts.notes if say is not None else ():
         say(note)  # type: ignore[misc]
     return sae.eval()
@@ -151,8 +181,9 @@ def _own_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read_config(path: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict):
-        raise MoeProbeError(f"{path} is not a configuration", "a JSON object is expected",
-                            "the folder as its program wrote it")
+        raise MoeProbeError(
+            f"{path} is not a configuration", "a JSON object is expected", "the folder as its program wrote it"
+        )
     return data
 
 
@@ -169,8 +200,11 @@ def _float32(tensor: Tensor, name: str, path: Path) -> Tensor:
             return tensor.float()
     except (NotImplementedError, RuntimeError):  # packed types have no conversion
         pass
-    raise MoeProbeError(f"{printable(name)} of {path} has the type {tensor.dtype}", "it cannot be read as float32",
-                        "weights in float32, bfloat16 or float16")
+    raise MoeProbeError(
+        f"{printable(name)} of {path} has the type {tensor.dtype}",
+        "it cannot be read as float32",
+        "weights in float32, bfloat16 or float16",
+    )
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
@@ -182,8 +216,9 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise MoeProbeError(f"{path} cannot be read", str(error).partition("\n")[0], "download it again") from error
     except (pickle.UnpicklingError, AttributeError) as error:
-        raise MoeProbeError(f"{path} is refused", "it holds more than tensors, and loading it could run code",
-                            "the file of weights alone") from error
+        raise MoeProbeError(
+            f"{path} is refused", "it holds more than tensors, and loading it could run code", "the file of weights alone"
+        ) from error
 
 
 def _assembled(parts: Parts, own: Mapping[str, Any], path: Path) -> Sae:
@@ -199,8 +234,9 @@ def _assembled(parts: Parts, own: Mapping[str, Any], path: Path) -> Sae:
         sae = make_sae(SaeConfig.model_validate({"architecture": parts.architecture, "d_in": d_in, "d_sae": d_sae, **made}))
     except ValidationError as error:
         at = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise MoeProbeError(f"{path} has no valid {at} in metadata.moe_probe", error.errors()[0]["msg"],
-                            "the folder as it was written") from error
+        raise MoeProbeError(
+            f"{path} has no valid {at} in metadata.moe_probe", error.errors()[0]["msg"], "the folder as it was written"
+        ) from error
     values = {"W_enc": parts.W_enc, "W_dec": parts.W_dec, "b_enc": parts.b_enc, "b_dec": parts.b_dec}
     if parts.threshold is not None:  # below 0 it lets through what ReLU does, as a threshold of nearly 0
         values["log_threshold"] = parts.threshold.clamp_min(1e-12).log()

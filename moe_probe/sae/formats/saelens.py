@@ -21,10 +21,15 @@ from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensor
 _SCALER = "activation_scaler.json"
 _READ = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
 _BATCHED = ("batchtopk", "matryoshka_batchtopk")
-_STATES = {"abstopk": "its latents can be negative", "transcoder": "it maps one activation to another",
-           "skip_transcoder": "it maps one activation to another", "jumprelu_transcoder": "it maps one activation to another",
-           "jumprelu_skip_transcoder": "it maps one activation to another", "temporal": "its codes depend on earlier tokens",
-           "matching_pursuit": "its codes come from an iteration, not from an encoder"}
+_STATES = {
+    "abstopk": "its latents can be negative",
+    "transcoder": "it maps one activation to another",
+    "skip_transcoder": "it maps one activation to another",
+    "jumprelu_transcoder": "it maps one activation to another",
+    "jumprelu_skip_transcoder": "it maps one activation to another",
+    "temporal": "its codes depend on earlier tokens",
+    "matching_pursuit": "its codes come from an iteration, not from an encoder",
+}
 _ANOTHER = "an SAE without it"
 _TRAINING = (
     "act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient "
@@ -46,21 +51,38 @@ _TRAINING = (
     "scale_sparsity_penalty_by_decoder_norm seed seqpos_slice sequence_separator_token store_batch_size_prompts "
     "streaming target_l0 tokens_per_buffer topk_threshold_lr total_training_steps total_training_tokens train_batch_size "
     "train_batch_size_tokens training_tokens use_cached_activations use_chat_formatting use_ghost_grads "
-    "use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project")
+    "use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project"
+)
 
 #: Fields of ``cfg.json``; fields of ``metadata`` describe where an SAE came from and never its function.
 FIELDS = Fields(
-    read=frozenset({"architecture", "d_in", "d_sae", "dtype", "k", "apply_b_dec_to_input", "normalize_activations",
-                    "rescale_acts_by_decoder_norm", "activation_fn", "activation_fn_str", "activation_fn_kwargs",
-                    "finetuning_scaling_factor"}),
+    read=frozenset(
+        {
+            "architecture",
+            "d_in",
+            "d_sae",
+            "dtype",
+            "k",
+            "apply_b_dec_to_input",
+            "normalize_activations",
+            "rescale_acts_by_decoder_norm",
+            "activation_fn",
+            "activation_fn_str",
+            "activation_fn_kwargs",
+            "finetuning_scaling_factor",
+        }
+    ),
     unused=frozenset(_TRAINING.split()),
     refused={
-        "reshape_activations": Refusal("it reads all heads of an attention layer at once", "an SAE of a residual stream or MLP"),
+        "reshape_activations": Refusal(
+            "it reads all heads of an attention layer at once", "an SAE of a residual stream or MLP"
+        ),
         "hook_head_index": Refusal("it reads one attention head", "an SAE of a residual stream or MLP"),
         "hook_point_head_index": Refusal("it reads one attention head", "an SAE of a residual stream or MLP"),
         "d_out": Refusal("it maps one activation to another", "a sparse autoencoder, no transcoder"),
         "activation_normalization_factor": Refusal("activations are scaled before the encoder", _ANOTHER),
-    })
+    },
+)
 
 
 def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[str, ...] = ()) -> Parts:
@@ -77,8 +99,11 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     kind = _architecture(source)
     d_in, d_sae = matrix_shape(tensors.take("W_enc")[0], "W_enc", tensors.path)
     if (config.get("d_in"), config.get("d_sae")) != (d_in, d_sae):
-        raise MoeProbeError(f"{source.path} has d_in {config.get('d_in')} and d_sae {config.get('d_sae')}",
-                            f"the weights are {d_in} × {d_sae}", "files of one SAE")
+        raise MoeProbeError(
+            f"{source.path} has d_in {config.get('d_in')} and d_sae {config.get('d_sae')}",
+            f"the weights are {d_in} × {d_sae}",
+            "files of one SAE",
+        )
     parts = _encoder(source, kind, tensors, (d_in, d_sae))
     rescaled = _rescaled(source, kind, parts)
     parts = _unscaled(source, kind, parts)
@@ -97,8 +122,12 @@ def _architecture(source: Source) -> str:
     if activation == "topk" and kind in ("standard", "topk"):
         kind = "topk"
     elif activation not in ("relu", "topk") or (activation == "topk" and kind not in _BATCHED):
-        raise source.refuse(field, activation, "relu is read for every architecture, topk for standard and topk SAEs",
-                            "an SAE with one of these activation functions")
+        raise source.refuse(
+            field,
+            activation,
+            "relu is read for every architecture, topk for standard and topk SAEs",
+            "an SAE with one of these activation functions",
+        )
     if kind not in _READ:
         why = _STATES.get(str(kind), "this architecture is unknown")
         raise source.refuse(named, kind, f"{why}; {', '.join(_READ)} are read", "an SAE of one of these architectures")
@@ -113,7 +142,9 @@ def _encoder(source: Source, kind: str, tensors: Tensors, shape: tuple[int, int]
     w_dec = w_dec * _finetuned(source, tensors, d_sae)[:, None]
     biased = source.config.get("apply_b_dec_to_input", True)
     if not isinstance(biased, bool):
-        raise source.refuse("apply_b_dec_to_input", biased, "true or false is expected", "the folder as its program wrote it")
+        raise source.refuse(
+            "apply_b_dec_to_input", biased, "true or false is expected", "the folder as its program wrote it"
+        )
     if kind == "gated":
         b_gate, b_mag, r_mag = tensors.take("b_gate", "b_mag", "r_mag")
         tensors.shaped(dict.fromkeys(("b_gate", "b_mag", "r_mag"), (d_sae,)))
@@ -164,15 +195,22 @@ def _finetuned(source: Source, tensors: Tensors, d_sae: int) -> Tensor:
     name = next((n for n in ("scaling_factor", "finetuning_scaling_factor") if n in tensors), None)
     if name is None:
         if wanted:
-            raise source.refuse("finetuning_scaling_factor", True, f"{tensors.path.name} has no scaling_factor",
-                                "the folder as its program wrote it")
+            raise source.refuse(
+                "finetuning_scaling_factor",
+                True,
+                f"{tensors.path.name} has no scaling_factor",
+                "the folder as its program wrote it",
+            )
         return torch.ones(d_sae)
     (factor,) = tensors.take(name)
     tensors.shaped({name: (d_sae,)})
     if wanted or torch.allclose(factor, torch.ones_like(factor)):
         return factor
-    raise MoeProbeError(f"{tensors.path} has a {name} that is not 1", f"finetuning_scaling_factor of {source.path.name} says "
-                        "that it is not used", "the folder as its program wrote it")
+    raise MoeProbeError(
+        f"{tensors.path} has a {name} that is not 1",
+        f"finetuning_scaling_factor of {source.path.name} says that it is not used",
+        "the folder as its program wrote it",
+    )
 
 
 def _flag(source: Source, name: str) -> bool | None:
@@ -191,13 +229,19 @@ def _rescaled(source: Source, kind: str, parts: Parts) -> bool:
     """
     value = _flag(source, "rescale_acts_by_decoder_norm")
     if value and kind not in ("topk", *_BATCHED):
-        raise source.refuse("rescale_acts_by_decoder_norm", value, f"{kind} SAEs have no such option",
-                            "the folder as its program wrote it")
-    training = kind in _BATCHED or (kind == "topk" and bool({"decoder_init_norm", "aux_loss_coefficient"} & set(source.config)))
+        raise source.refuse(
+            "rescale_acts_by_decoder_norm", value, f"{kind} SAEs have no such option", "the folder as its program wrote it"
+        )
+    training = kind in _BATCHED or (
+        kind == "topk" and bool({"decoder_init_norm", "aux_loss_coefficient"} & set(source.config))
+    )
     norms = parts.W_dec.norm(dim=1)
     if value is None and training and not torch.allclose(norms, torch.ones_like(norms), atol=1e-5):
-        raise MoeProbeError(f"{source.path} has no rescale_acts_by_decoder_norm", "it is a checkpoint of a training, and the "
-                            "decoder rows do not have norm 1", "the final SAE of the training (save_inference_model)")
+        raise MoeProbeError(
+            f"{source.path} has no rescale_acts_by_decoder_norm",
+            "it is a checkpoint of a training, and the decoder rows do not have norm 1",
+            "the final SAE of the training (save_inference_model)",
+        )
     return bool(value)
 
 
@@ -209,14 +253,22 @@ def _unscaled(source: Source, kind: str, parts: Parts) -> Parts:
     if way is True or way == "expected_average_only_in":
         factor = _scaler(source.path.parent / _SCALER)
         if factor is None:
-            raise source.refuse("normalize_activations", way, f"the factor is neither in the weights nor in {_SCALER}",
-                                "the final SAE of the training, or a checkpoint with that file")
+            raise source.refuse(
+                "normalize_activations",
+                way,
+                f"the factor is neither in the weights nor in {_SCALER}",
+                "the final SAE of the training, or a checkpoint with that file",
+            )
         parts = replace(parts, W_enc=parts.W_enc * factor, W_dec=parts.W_dec / factor, b_dec=parts.b_dec / factor)
         if parts.threshold is not None and kind in _BATCHED and source.config.get("rescale_acts_by_decoder_norm"):
             parts = replace(parts, threshold=parts.threshold / factor)
         return parts
-    raise source.refuse("normalize_activations", way, "every token is normalised by itself or by statistics that the folder "
-                        "does not hold", "an SAE with normalize_activations none")
+    raise source.refuse(
+        "normalize_activations",
+        way,
+        "every token is normalised by itself or by statistics that the folder does not hold",
+        "an SAE with normalize_activations none",
+    )
 
 
 def _scaler(path: Path) -> float | None:
@@ -249,8 +301,10 @@ def _said(source: Source) -> list[str]:
     hook = metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point")
     model = metadata.get("model_name") or config.get("model_name")
     if hook:
-        out.append(f"{source.path.name} says that the SAE was trained at {printable(str(hook))}"
-                   + (f" of {printable(str(model))}" if model else ""))
+        out.append(
+            f"{source.path.name} says that the SAE was trained at {printable(str(hook))}"
+            + (f" of {printable(str(model))}" if model else "")
+        )
     if str(config.get("dtype") or "float32").removeprefix("torch.") != "float32":
         out.append(f"{source.path.name} has dtype {printable(str(config['dtype']))}; codes are computed in float32 here")
     return out

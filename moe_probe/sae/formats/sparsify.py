@@ -21,7 +21,8 @@ FIELDS = Fields(
         "signed": Refusal("its latents can be negative", "an SAE with signed false"),
         "transcode": Refusal("it maps one activation to another and reconstructs none", _NO_TRANSCODER),
         "skip_connection": Refusal("a linear map of the input is added to the reconstruction", _NO_TRANSCODER),
-    })
+    },
+)
 
 
 def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[str, ...] = ()) -> Parts:
@@ -36,7 +37,7 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     source.check_fields(FIELDS)
     activation = config.get("activation", "topk")  # configurations before the field had topk alone
     if activation != "topk":
-        why = ("one latent of each of k groups is active" if activation == "groupmax" else "it is unknown")
+        why = "one latent of each of k groups is active" if activation == "groupmax" else "it is unknown"
         raise source.refuse("activation", activation, f"{why}; topk is read", "an SAE with activation topk")
     w_enc, b_enc, w_dec, b_dec = tensors.take("encoder.weight", "encoder.bias", "W_dec", "b_dec")
     d_sae, d_in = matrix_shape(w_enc, "encoder.weight", tensors.path)
@@ -44,7 +45,10 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     tensors.finish()
     expected = config.get("num_latents") or (config.get("expansion_factor") or 0) * d_in or d_sae
     if config.get("d_in", d_in) != d_in or expected != d_sae:
-        raise MoeProbeError(f"{source.path} has d_in {config.get('d_in')} and {expected} latents",
-                            f"the weights are {d_in} × {d_sae}", "files of one SAE")
+        raise MoeProbeError(
+            f"{source.path} has d_in {config.get('d_in')} and {expected} latents",
+            f"the weights are {d_in} × {d_sae}",
+            "files of one SAE",
+        )
     k = source.active_latents("k", config.get("k"), d_sae)
     return Parts("topk", w_enc, w_dec, b_enc, b_dec, k=k, notes=tuple(source.notes))

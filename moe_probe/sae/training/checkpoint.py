@@ -20,8 +20,14 @@ from moe_probe.sae.training.steps import Progress, Training
 _TENSORS = "state.safetensors"
 
 
-def save_checkpoint(folder: Path, trainings: Sequence[Training], pending: Sequence[Sequence[Tensor]], *, done: int,
-                    state: Mapping[str, object]) -> None:
+def save_checkpoint(
+    folder: Path,
+    trainings: Sequence[Training],
+    pending: Sequence[Sequence[Tensor]],
+    *,
+    done: int,
+    state: Mapping[str, object],
+) -> None:
     """Write parameters, moments and counters of all SAEs that are trained together.
 
     The file of numbers carries the count of batches in its own header, so that the two files cannot
@@ -42,15 +48,21 @@ def save_checkpoint(folder: Path, trainings: Sequence[Training], pending: Sequen
         tensors[f"{number}.idle"] = training.idle
         if waiting:
             tensors[f"{number}.pending"] = torch.cat(list(waiting))
-    header = {"done": str(done), "progress": json.dumps([_counters(t.progress) for t in trainings]),
-              "identity": _identity(trainings, state)}
+    header = {
+        "done": str(done),
+        "progress": json.dumps([_counters(t.progress) for t in trainings]),
+        "identity": _identity(trainings, state),
+    }
     with disk_errors(folder, keeps="the last checkpoint is kept"):
-        write_whole(folder / _TENSORS, lambda p: save_file({k: v.detach().cpu().contiguous().clone()
-                                                            for k, v in tensors.items()}, p, metadata=header))
+        write_whole(
+            folder / _TENSORS,
+            lambda p: save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, p, metadata=header),
+        )
 
 
-def load_checkpoint(folder: Path, trainings: Sequence[Training], pending: Sequence[list[Tensor]], *,
-                    state: Mapping[str, object]) -> int:
+def load_checkpoint(
+    folder: Path, trainings: Sequence[Training], pending: Sequence[list[Tensor]], *, state: Mapping[str, object]
+) -> int:
     """Bring trainings to the state of a checkpoint; return the number of batches done (0: there is none).
 
     Raises
@@ -68,10 +80,15 @@ def load_checkpoint(folder: Path, trainings: Sequence[Training], pending: Sequen
             header = file.metadata()
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise MoeProbeError(f"the checkpoint {path} cannot be read", str(error), "--force to train from the start") from error
+        raise MoeProbeError(
+            f"the checkpoint {path} cannot be read", str(error), "--force to train from the start"
+        ) from error
     if header.get("identity") != _identity(trainings, state):
-        raise MoeProbeError(f"the checkpoint in {folder} is of another training",
-                            "its trace, SAEs or options were others", "the same options, or --force to start over")
+        raise MoeProbeError(
+            f"the checkpoint in {folder} is of another training",
+            "its trace, SAEs or options were others",
+            "the same options, or --force to start over",
+        )
     for number, (training, counters) in enumerate(zip(trainings, json.loads(header["progress"]), strict=True)):
         device = training.sae.W_dec.device
         mine = {k.split(".", 1)[1]: v.to(device) for k, v in tensors.items() if k.startswith(f"{number}.")}

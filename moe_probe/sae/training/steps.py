@@ -161,7 +161,7 @@ class Training:
 def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
     """Error with which the dead latents of largest pre-activation explain the residual, over the residual's own."""
     rows = dead.nonzero()[:, 0]
-    x, residual = x[:: _AUX_EVERY], (x - found)[:: _AUX_EVERY]
+    x, residual = x[::_AUX_EVERY], (x - found)[::_AUX_EVERY]
     with torch.no_grad():
         pre = (x - sae.b_dec) @ sae.W_enc[rows].T + sae.b_enc[rows]
         values, places = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1, sorted=False)

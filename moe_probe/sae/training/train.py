@@ -25,7 +25,11 @@ def _silent(progress: Progress) -> None:
 
 
 def train_saes(
-    batches: Iterable[Tensor], configs: Sequence[SaeConfig], *, options: TrainOptions | None = None, say: Say = _silent,
+    batches: Iterable[Tensor],
+    configs: Sequence[SaeConfig],
+    *,
+    options: TrainOptions | None = None,
+    say: Say = _silent,
 ) -> list[Sae]:
     """Train SAEs of any widths and architectures on the same batches of plain activations.
 
@@ -80,8 +84,13 @@ class Trained:
 
 
 def train_on(
-    reader: ActivationReader, configs: Sequence[SaeConfig], *, held_out: ActivationReader | None = None,
-    options: TrainOptions | None = None, checkpoint: Path | None = None, checkpoint_seconds: float = 60.0,
+    reader: ActivationReader,
+    configs: Sequence[SaeConfig],
+    *,
+    held_out: ActivationReader | None = None,
+    options: TrainOptions | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
     say: Say = _silent,
 ) -> list[Trained]:
     """Train SAEs of any widths, architectures and experts in one pass over a trace's activations.
@@ -112,7 +121,9 @@ def train_on(
     runs = [_Gathered(*_begin(reader, c, options, counts, sum(epochs))) for c in configs]
     done = 0
     if checkpoint is not None:
-        done = load_checkpoint(checkpoint, [r.training for r in runs], [r.pending for r in runs], state=_state(reader, options))
+        done = load_checkpoint(
+            checkpoint, [r.training for r in runs], [r.pending for r in runs], state=_state(reader, options)
+        )
     saved = time.monotonic()
     for epoch, n in enumerate(epochs):
         before = sum(epochs[:epoch])
@@ -123,8 +134,13 @@ def train_on(
                 run.take(select(batch, run.training.sae.config), say)
             done += 1
             if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                save_checkpoint(checkpoint, [r.training for r in runs], [r.pending for r in runs], done=done,
-                                state=_state(reader, options))
+                save_checkpoint(
+                    checkpoint,
+                    [r.training for r in runs],
+                    [r.pending for r in runs],
+                    done=done,
+                    state=_state(reader, options),
+                )
                 saved = time.monotonic()
     for run in runs:
         run.flush(say)
@@ -162,19 +178,33 @@ class _Gathered:
         self.seconds += time.perf_counter() - started
 
 
-def _begin(reader: ActivationReader, config: SaeConfig, options: TrainOptions, counts: object, n_batches: int,
-           ) -> tuple[Training, int]:
+def _begin(
+    reader: ActivationReader,
+    config: SaeConfig,
+    options: TrainOptions,
+    counts: object,
+    n_batches: int,
+) -> tuple[Training, int]:
     if config.d_in != reader.d_in:
-        raise MoeProbeError(f"an SAE of d_in {config.d_in} cannot be trained on {reader.hook}",
-                            f"these activations have width {reader.d_in}", f"d_in {reader.d_in}")
+        raise MoeProbeError(
+            f"an SAE of d_in {config.d_in} cannot be trained on {reader.hook}",
+            f"these activations have width {reader.d_in}",
+            f"d_in {reader.d_in}",
+        )
     tokens = reader.n_tokens
     if config.experts is not None:
-        tokens = sum(len(select(b, config)) for b in reader.in_order()) if len(config.experts) > 1 else int(
-            counts[config.experts[0]])  # type: ignore[index]
+        tokens = (
+            sum(len(select(b, config)) for b in reader.in_order())
+            if len(config.experts) > 1
+            else int(counts[config.experts[0]])
+        )  # type: ignore[index]
     if tokens < config.d_sae:
         whose = "" if config.experts is None else f" of expert {', '.join(map(str, config.experts))}"
-        raise MoeProbeError(f"{config.d_sae:,} latents cannot be learnt from {tokens:,} tokens{whose}",
-                            "most would never fire", "a narrower SAE, more documents, or a larger --hidden-share")
+        raise MoeProbeError(
+            f"{config.d_sae:,} latents cannot be learnt from {tokens:,} tokens{whose}",
+            "most would never fire",
+            "a narrower SAE, more documents, or a larger --hidden-share",
+        )
     size = options.batch_tokens if config.experts is None else max(256, min(options.batch_tokens, tokens // 16))
     steps = n_batches if config.experts is None else max(1, tokens * options.epochs // size)
     sample = _sample(reader, config, options.sample)
@@ -193,24 +223,37 @@ def _sample(reader: ActivationReader, config: SaeConfig, rows: int) -> Tensor:
 
 def _state(reader: ActivationReader, options: TrainOptions) -> dict[str, object]:
     """What must be the same for a checkpoint to be gone on with."""
-    return {"trace": [s.files[0].sha256 for s in reader.trace.manifest.shards], "layer": reader.layer, "hook": reader.hook,
-            "tokens": reader.n_tokens, "seed": reader.seed, "options": vars(options)}
+    return {
+        "trace": [s.files[0].sha256 for s in reader.trace.manifest.shards],
+        "layer": reader.layer,
+        "hook": reader.hook,
+        "tokens": reader.n_tokens,
+        "seed": reader.seed,
+        "options": vars(options),
+    }
 
 
 def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterator[Tensor]:
     widths = {c.d_in for c in configs}
     if len(widths) != 1:
-        raise MoeProbeError("SAEs trained together need one width of activations", f"they have {sorted(widths)}",
-                            "one call per width")
+        raise MoeProbeError(
+            "SAEs trained together need one width of activations", f"they have {sorted(widths)}", "one call per width"
+        )
     (d_in,) = widths
     for number, batch in enumerate(batches):
         if batch.ndim != 2 or batch.shape[1] != d_in:
-            raise MoeProbeError(f"batch {number} has the shape {tuple(batch.shape)}", f"(tokens, {d_in}) is expected",
-                                f"SAEs of d_in {batch.shape[-1]}")
+            raise MoeProbeError(
+                f"batch {number} has the shape {tuple(batch.shape)}",
+                f"(tokens, {d_in}) is expected",
+                f"SAEs of d_in {batch.shape[-1]}",
+            )
         if not torch.isfinite(batch.sum(dtype=torch.float32)) and not torch.isfinite(batch).all():
             row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
-            raise MoeProbeError(f"row {row} of batch {number} holds NaN or infinite activations",
-                                "one such row would spoil every latent", "leave its document out")
+            raise MoeProbeError(
+                f"row {row} of batch {number} holds NaN or infinite activations",
+                "one such row would spoil every latent",
+                "leave its document out",
+            )
         yield batch.float()
 
 
@@ -221,8 +264,11 @@ def _first(stream: Iterator[Tensor], rows: int) -> list[Tensor]:
         if sum(len(b) for b in found) >= rows:
             break
     if not found:
-        raise MoeProbeError("there are no activations to train on", "the stream is empty",
-                            "collect with --keep hidden, or widen the choice of tokens")
+        raise MoeProbeError(
+            "there are no activations to train on",
+            "the stream is empty",
+            "collect with --keep hidden, or widen the choice of tokens",
+        )
     return found
 
 

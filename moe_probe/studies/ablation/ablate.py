@@ -52,8 +52,16 @@ class AblationSettings:
     seed: int = 0
 
 
-def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit] = (), by: str = "topic",
-           settings: AblationSettings | None = None, say: Say = print) -> Result:
+def ablate(
+    run: Path,
+    trace: Trace,
+    loaded: LoadedModel,
+    *,
+    units: Sequence[Unit] = (),
+    by: str = "topic",
+    settings: AblationSettings | None = None,
+    say: Say = print,
+) -> Result:
     """Knock out experts, groups and features of a run and measure the loss on every topic.
 
     Parameters
@@ -78,8 +86,10 @@ def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit
     chosen = list(units) or candidates(run)
     held = held_out_documents(trace, seed=_held_out_seed(run))
     bench = make_bench(loaded, trace, held, label=by, max_tokens=settings.tokens, seed=settings.seed)
-    say(f"losses of {len(bench.plain)} held-out documents, {sum(map(len, bench.sample.ids)):,} tokens: "
-        f"{bench.plain.mean():.3f} nats; {len(chosen)} units to knock out")
+    say(
+        f"losses of {len(bench.plain)} held-out documents, {sum(map(len, bench.sample.ids)):,} tokens: "
+        f"{bench.plain.mean():.3f} nats; {len(chosen)} units to knock out"
+    )
 
     @lru_cache(maxsize=1)  # features come SAE by SAE
     def sae_of(name: str) -> Sae:
@@ -88,10 +98,20 @@ def ablate(run: Path, trace: Trace, loaded: LoadedModel, *, units: Sequence[Unit
         return load_sae(run / "sae" / name)
 
     loads = _Loads(run, trace)
-    controls = {unit: matched_controls(unit, loads.of(unit), n=settings.controls, avoid=_rivals(unit, chosen), seed=settings.seed)
-                for unit in chosen}
-    result = knock_out(bench, chosen, controls, how=settings.how, boost=settings.boost, saes=sae_of,
-                       resamples=settings.resamples, seed=settings.seed)
+    controls = {
+        unit: matched_controls(unit, loads.of(unit), n=settings.controls, avoid=_rivals(unit, chosen), seed=settings.seed)
+        for unit in chosen
+    }
+    result = knock_out(
+        bench,
+        chosen,
+        controls,
+        how=settings.how,
+        boost=settings.boost,
+        saes=sae_of,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
     say(f"{len(chosen)} units and their controls in {time.monotonic() - started:.1f} s")
     return result
 
@@ -109,15 +129,22 @@ def candidates(run: Path) -> list[Unit]:
     for row in table.itertuples():
         if str(row.experts):
             members = _members(str(row.experts))
-            held_to.setdefault(("expert" if len(members) == 1 else "experts", int(row.layer), members, ""), []).append(row.topic)
+            held_to.setdefault(("expert" if len(members) == 1 else "experts", int(row.layer), members, ""), []).append(
+                row.topic
+            )
     if (run / "results" / "carriers.parquet").exists():
         carriers = Result.load(run / "results", "carriers").table
         for row in carriers[carriers["kind"] == "feature"].itertuples():
             held_to.setdefault(("feature", int(row.layer), _members(row.members), str(row.source)), []).append(row.topic)
     if not held_to:
-        raise MoeProbeError(f"the verdicts of {run} name no expert", "there is nothing to knock out",
-                            "--expert LAYER:EXPERT, or --feature layer_05/width_01024:334")
-    return [Unit(kind, layer, members, tuple(topics), sae) for (kind, layer, members, sae), topics in sorted(held_to.items())]
+        raise MoeProbeError(
+            f"the verdicts of {run} name no expert",
+            "there is nothing to knock out",
+            "--expert LAYER:EXPERT, or --feature layer_05/width_01024:334",
+        )
+    return [
+        Unit(kind, layer, members, tuple(topics), sae) for (kind, layer, members, sae), topics in sorted(held_to.items())
+    ]
 
 
 def _members(text: str) -> tuple[int, ...]:
@@ -144,19 +171,26 @@ def parse_units(run: Path, experts: Iterable[str], features: Iterable[str], topi
         name, _, rest = text.rpartition(":")
         folder = run / "sae" / name
         if not (folder / "cfg.json").exists():
-            raise UsageError(f"--feature {text}: there is no SAE {name or text} in {run}", "",
-                             "FOLDER:FEATURE, as layer_05/width_01024:334")
+            raise UsageError(
+                f"--feature {text}: there is no SAE {name or text} in {run}",
+                "",
+                "FOLDER:FEATURE, as layer_05/width_01024:334",
+            )
         from moe_probe.sae import load_sae
 
         config = load_sae(folder).config
         try:
             members = tuple(sorted({int(part) for part in rest.split("+")}))
         except ValueError as error:
-            raise UsageError(f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as "
-                                                                     "layer_05/width_01024:334") from error
+            raise UsageError(
+                f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_01024:334"
+            ) from error
         if members[-1] >= config.d_sae or members[0] < 0:
-            raise UsageError(f"--feature {text} names a feature that is not there", f"the SAE has {config.d_sae}",
-                             f"0 to {config.d_sae - 1}")
+            raise UsageError(
+                f"--feature {text} names a feature that is not there",
+                f"the SAE has {config.d_sae}",
+                f"0 to {config.d_sae - 1}",
+            )
         units.append(Unit("feature" if len(members) == 1 else "features", config.layer, members, tuple(topics), name))
     return units
 
@@ -227,8 +261,12 @@ def update_verdicts(run: Path) -> Result | None:
     verdicts = known("usage_verdicts")
     if verdicts is None:
         return None
-    done = complete_verdicts(replace(verdicts, name="verdicts"),
-                             carriers=known("carriers"), features=known("features"), ablation=known("ablation"))
+    done = complete_verdicts(
+        replace(verdicts, name="verdicts"),
+        carriers=known("carriers"),
+        features=known("features"),
+        ablation=known("ablation"),
+    )
     done.save(folder)
     return done
 

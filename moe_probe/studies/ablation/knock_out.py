@@ -28,8 +28,12 @@ _SOURCES = (
     "Wang et al. 2022, zero and mean ablation, arXiv:2211.00593",
     *BOOTSTRAP,
 )
-_SAY = {"mask": "masked in the router (the next best experts take their place, gate weights as the model renormalises them)",
-        "zero": "output zeroed", "mean": "output replaced by its mean", "steer": "logits raised"}
+_SAY = {
+    "mask": "masked in the router (the next best experts take their place, gate weights as the model renormalises them)",
+    "zero": "output zeroed",
+    "mean": "output replaced by its mean",
+    "steer": "logits raised",
+}
 
 
 class Unit(NamedTuple):
@@ -83,15 +87,21 @@ class Bench:
         if unit.sae:
             if sae is None:
                 raise MoeProbeError(f"the SAE of {unit.name} was not given", "", "the run that it belongs to")
-            found = losses(self.loaded, self.sample, self._remover(unit.sae, sae).without(unit.members), prefix=prefix,
-                           suffix=self.suffix)
+            found = losses(
+                self.loaded,
+                self.sample,
+                self._remover(unit.sae, sae).without(unit.members),
+                prefix=prefix,
+                suffix=self.suffix,
+            )
         else:
             change = Intervention(unit.members, how, boost, means)
             with intervened(site_of(self.loaded, unit.layer), change):
                 found = losses(self.loaded, self.sample, prefix=prefix, suffix=self.suffix)
         if not np.isfinite(found).all():
-            raise MoeProbeError(f"the loss without {unit.name} is not a number", "the model breaks down without it",
-                                "--how zero or mean")
+            raise MoeProbeError(
+                f"the loss without {unit.name} is not a number", "the model breaks down without it", "--how zero or mean"
+            )
         return found
 
     def _remover(self, name: str, sae: Sae) -> Remover:
@@ -106,15 +116,18 @@ class Bench:
         if layer not in self.prefixes:
             cache = PrefixCache(self.loaded.model, site_of(self.loaded, layer))
             # remembered in the first pass; the third shows whether the second wrote into what was handed over
-            passes = [losses(self.loaded, self.sample, prefix=cache, suffix=self.suffix) for _ in range(3 if cache.below else 0)]
+            passes = [
+                losses(self.loaded, self.sample, prefix=cache, suffix=self.suffix) for _ in range(3 if cache.below else 0)
+            ]
             same = bool(passes) and all(np.array_equal(found, self.plain) for found in passes)
             self.prefixes.clear()  # one layer's activations in memory at a time: units are taken layer by layer
             self.prefixes[layer] = cache if same else None
         return self.prefixes[layer]
 
 
-def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label: str = "topic", max_tokens: int = 24_576,
-               seed: int = 0) -> Bench:
+def make_bench(
+    loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label: str = "topic", max_tokens: int = 24_576, seed: int = 0
+) -> Bench:
     """Choose documents for losses, all of those held out if they fit when they are cut short, and measure them as they are.
 
     Raises
@@ -133,16 +146,24 @@ def make_bench(loaded: LoadedModel, trace: Trace, held_out: np.ndarray, *, label
     rows = list(sample.documents)
     topics, topic = np.unique(labels[rows].astype(str), return_inverse=True)
     if len(topics) < 2:
-        raise MoeProbeError(f"the held-out documents have one {label}", "there is nothing to compare it with", "more "
-                                                                                                               "documents")
+        raise MoeProbeError(
+            f"the held-out documents have one {label}", "there is nothing to compare it with", "more documents"
+        )
     _, group = np.unique(names[rows].astype(str), return_inverse=True)
     plain, suffix = first_losses(loaded, sample)
     return Bench(loaded, sample, plain, topic, group, tuple(str(t) for t in topics), suffix)
 
 
 def knock_out(
-    bench: Bench, units: Sequence[Unit], controls: Mapping[Unit, Sequence[Unit]], *, how: str = "mask", boost: float = 0.0,
-    saes: Callable[[str], Sae] | None = None, resamples: int = 1000, seed: int = 0,
+    bench: Bench,
+    units: Sequence[Unit],
+    controls: Mapping[Unit, Sequence[Unit]],
+    *,
+    how: str = "mask",
+    boost: float = 0.0,
+    saes: Callable[[str], Sae] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Result:
     """Knock units out one after the other and compare the losses.
 
@@ -187,19 +208,33 @@ def knock_out(
     for unit in units:
         others = [rises[u.layer, u.sae, u.members] for u in controls.get(unit, ())]
         rows += compare.rows(unit, rises[unit.layer, unit.sae, unit.members], others, "remove" if unit.sae else how)
-    return Result("ablation", pd.DataFrame(rows), seed=seed, citations=_SOURCES, caption=_caption(how, boost), params={
-        "how": how, "boost": boost, "resamples": resamples, "documents": len(bench.plain),
-        "tokens": int(sum(map(len, bench.sample.ids))), "loss_nats": float(np.average(bench.plain, weights=_weights(bench)))})
+    return Result(
+        "ablation",
+        pd.DataFrame(rows),
+        seed=seed,
+        citations=_SOURCES,
+        caption=_caption(how, boost),
+        params={
+            "how": how,
+            "boost": boost,
+            "resamples": resamples,
+            "documents": len(bench.plain),
+            "tokens": int(sum(map(len, bench.sample.ids))),
+            "loss_nats": float(np.average(bench.plain, weights=_weights(bench))),
+        },
+    )
 
 
 def _caption(how: str, boost: float) -> str:
     raised = f" by {boost:g}" if how == "steer" else ""
-    return (f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
-            "features: their share of the activation taken away. Intervals: 95 %, bootstrap of documents within topics, "
-            "Student's t (92 to 94 % where the rises of up to 12 documents have a heavy tail). Confirmed: the rise on the unit's "
-            "own topic is above 0, above that of other units of the same kind and load (controls), and above the mean rise on "
-            "the other topics, each by its interval. Without controls nothing can be confirmed. A unit that another can stand "
-            "in for may matter and show no rise; one that all text needs shows a rise on every topic.")
+    return (
+        f"Rise of the mean next-token loss (nats) on held-out documents of each topic. Experts: {_SAY[how]}{raised}; "
+        "features: their share of the activation taken away. Intervals: 95 %, bootstrap of documents within topics, "
+        "Student's t (92 to 94 % where the rises of up to 12 documents have a heavy tail). Confirmed: the rise on the unit's "
+        "own topic is above 0, above that of other units of the same kind and load (controls), and above the mean rise on "
+        "the other topics, each by its interval. Without controls nothing can be confirmed. A unit that another can stand "
+        "in for may matter and show no rise; one that all text needs shows a rise on every topic."
+    )
 
 
 def _weights(bench: Bench) -> np.ndarray:
@@ -238,11 +273,19 @@ class _Comparison:
         for t, topic in enumerate(self.bench.topics):
             df = self.freedom[t]
             row: dict[str, Any] = {
-                "layer": unit.layer, "unit": unit.name, "topic": topic, **student_interval(own[t], df).row("delta_nats", "ci"),
-                "kind": unit.kind, "members": "+".join(map(str, unit.members)), "sae": unit.sae, "how": how,
-                "held_to": topic in unit.topics, "control_nats": float(control[t, 0]),
+                "layer": unit.layer,
+                "unit": unit.name,
+                "topic": topic,
+                **student_interval(own[t], df).row("delta_nats", "ci"),
+                "kind": unit.kind,
+                "members": "+".join(map(str, unit.members)),
+                "sae": unit.sae,
+                "how": how,
+                "held_to": topic in unit.topics,
+                "control_nats": float(control[t, 0]),
                 **student_interval(own[t] - control[t], df).row("beyond_control", "beyond_control"),
-                **self._beyond_others(own, t).row("beyond_others", "beyond_others")}
+                **self._beyond_others(own, t).row("beyond_others", "beyond_others"),
+            }
             row["confirmed"] = bool(row["ci_low"] > 0 and row["beyond_control_low"] > 0 and row["beyond_others_low"] > 0)
             row |= {"n_controls": len(controls), "n_documents": int((self.bench.topic == t).sum())}
             out.append(row | {"confirmation": confirmation(row)})
@@ -264,7 +307,9 @@ class _Comparison:
         return student_interval(own[t] - rest, float(df))
 
 
-def matched_controls(unit: Unit, load: np.ndarray, *, n: int, avoid: frozenset[int] = frozenset(), seed: int = 0) -> list[Unit]:
+def matched_controls(
+    unit: Unit, load: np.ndarray, *, n: int, avoid: frozenset[int] = frozenset(), seed: int = 0
+) -> list[Unit]:
     """Draw units of the same kind and size whose members' loads are nearest to the unit's.
 
     Parameters

@@ -14,7 +14,23 @@ from moe_probe.studies.compare.verdicts import compare_verdicts, verdict_changes
 from moe_probe.studies.compare.whole import TABLES, Comparison, compare_sides
 
 __all__ = [
-    "TABLES", "Aligned", "Comparison", "Pairing", "Shared", "Side", "align_experts", "compare_labels", "compare_layers",
-    "compare_runs_table", "compare_sides", "compare_topics", "compare_verdicts", "in_words", "pair_sides", "sae_differences",
-    "sae_values", "shared_documents", "verdict_changes",
+    "TABLES",
+    "Aligned",
+    "Comparison",
+    "Pairing",
+    "Shared",
+    "Side",
+    "align_experts",
+    "compare_labels",
+    "compare_layers",
+    "compare_runs_table",
+    "compare_sides",
+    "compare_topics",
+    "compare_verdicts",
+    "in_words",
+    "pair_sides",
+    "sae_differences",
+    "sae_values",
+    "shared_documents",
+    "verdict_changes",
 ]

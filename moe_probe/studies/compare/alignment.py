@@ -16,9 +16,11 @@ from moe_probe.studies.compare.sides import Side, matched_layers, same_shape
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
-_SOURCES = ("Kuhn 1955, the assignment problem, DOI 10.1002/nav.3800020109",
-            "Jaccard 1912, overlap of two sets, DOI 10.1111/j.1469-8137.1912.tb05611.x",
-            "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585")
+_SOURCES = (
+    "Kuhn 1955, the assignment problem, DOI 10.1002/nav.3800020109",
+    "Jaccard 1912, overlap of two sets, DOI 10.1111/j.1469-8137.1912.tb05611.x",
+    "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585",
+)
 
 
 class Aligned(NamedTuple):
@@ -38,9 +40,7 @@ class _Match(NamedTuple):
     p_value: float
 
 
-def align_experts(
-    a: Side, b: Side, *, pairing: Pairing | None = None, permutations: int = 199, seed: int = 0
-) -> Aligned:
+def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutations: int = 199, seed: int = 0) -> Aligned:
     """Assign the experts of one run to those of the other, layer by layer, so that matched ones behave alike.
 
     Two measures, each with an assignment of its own (Hungarian method, largest sum of scores). ``documents``: correlation
@@ -74,8 +74,11 @@ def align_experts(
 
     pairing = pairing or pair_sides(a, b)
     if not pairing.paired:
-        raise MoeProbeError(f"experts of {a.name} and {b.name} cannot be aligned", "they are matched by what they do on the "
-                            f"same documents: {pairing.shared.how}", "two runs on one corpus")
+        raise MoeProbeError(
+            f"experts of {a.name} and {b.name} cannot be aligned",
+            f"they are matched by what they do on the same documents: {pairing.shared.how}",
+            "two runs on one corpus",
+        )
     notes = list(pairing.notes)
     tokens = None if pairing.shared.no_tokens else _SameTokens(a, b, pairing)
     if tokens is None:
@@ -94,16 +97,33 @@ def align_experts(
             experts += [where | {"expert": row.pop("expert"), "other_layer": other} | row for row in rows]
             layers.append(where | {"other_layer": other} | total)
     table = pd.DataFrame(experts).astype({"other_expert": "Int64", "second_expert": "Int64"})
-    caption = ("Experts matched one to one within a layer so that the sum of scores is largest. documents: correlation of "
-               f"usage over {len(pairing.groups[0].groups):,} shared groups of documents, null: documents permuted within "
-               f"topics ({permutations} times); tokens: share of the tokens of either expert that chose both, null: choices "
-               "exchanged among the tokens of a document. A match says that two experts serve the same text, not that they "
-               "compute the same.")
+    caption = (
+        "Experts matched one to one within a layer so that the sum of scores is largest. documents: correlation of "
+        f"usage over {len(pairing.groups[0].groups):,} shared groups of documents, null: documents permuted within "
+        f"topics ({permutations} times); tokens: share of the tokens of either expert that chose both, null: choices "
+        "exchanged among the tokens of a document. A match says that two experts serve the same text, not that they "
+        "compute the same."
+    )
     return Aligned(
-        Result("aligned_experts", table, seed=seed, params={"permutations": permutations}, warnings=tuple(notes),
-               caption=caption, citations=_SOURCES),
-        Result("aligned_layers", pd.DataFrame(layers), seed=seed, params={"permutations": permutations},
-               warnings=tuple(notes), caption=caption, citations=_SOURCES))
+        Result(
+            "aligned_experts",
+            table,
+            seed=seed,
+            params={"permutations": permutations},
+            warnings=tuple(notes),
+            caption=caption,
+            citations=_SOURCES,
+        ),
+        Result(
+            "aligned_layers",
+            pd.DataFrame(layers),
+            seed=seed,
+            params={"permutations": permutations},
+            warnings=tuple(notes),
+            caption=caption,
+            citations=_SOURCES,
+        ),
+    )
 
 
 def assign(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +159,13 @@ def _by_documents(pairing: Pairing, layer: int, other: int, *, permutations: int
         means[i] = matched.mean()
     observed = scores[assign(scores)].mean()
     exceed = np.array((means >= observed - 1e-12).sum())
-    return _Match(scores, given / permutations, float(means.mean()), float(np.quantile(means, 0.95)),
-                  float(permutation_p(exceed, permutations)))
+    return _Match(
+        scores,
+        given / permutations,
+        float(means.mean()),
+        float(np.quantile(means, 0.95)),
+        float(permutation_p(exceed, permutations)),
+    )
 
 
 def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -153,14 +178,28 @@ def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dic
         partner = matched.get(expert)
         others = np.delete(np.arange(len(row)), partner) if partner is not None else np.arange(len(row))
         second = int(others[row[others].argmax()]) if len(others) else None
-        out.append({"expert": expert, "other_expert": partner, "score": np.nan if partner is None else float(row[partner]),
-                    "null": float(match.null[expert]), "second_best": np.nan if second is None else float(row[second]),
-                    "second_expert": second, "same_number_score": float(row[expert]) if square else np.nan})
+        out.append(
+            {
+                "expert": expert,
+                "other_expert": partner,
+                "score": np.nan if partner is None else float(row[partner]),
+                "null": float(match.null[expert]),
+                "second_best": np.nan if second is None else float(row[second]),
+                "second_expert": second,
+                "same_number_score": float(row[expert]) if square else np.nan,
+            }
+        )
     found = [float(r["score"]) for r in out if r["other_expert"] is not None]
     own = [bool(r["other_expert"] == r["expert"]) for r in out]
-    return out, {"mean_score": float(np.mean(found)), "null_mean": match.null_mean, "null_high": match.null_high,
-                 "p_value": match.p_value, "same_number_mean": float(np.diag(scores).mean()) if square else np.nan,
-                 "same_number_share": float(np.mean(own)) if square else np.nan, "experts": len(found)}
+    return out, {
+        "mean_score": float(np.mean(found)),
+        "null_mean": match.null_mean,
+        "null_high": match.null_high,
+        "p_value": match.p_value,
+        "same_number_mean": float(np.diag(scores).mean()) if square else np.nan,
+        "same_number_share": float(np.mean(own)) if square else np.nan,
+        "experts": len(found),
+    }
 
 
 class _SameTokens:
@@ -183,8 +222,10 @@ class _SameTokens:
         """Overlap of the choices of two layers, and what exchange within documents would give."""
         chosen = [_chosen(t, x)[rows] for t, x, rows in zip(self.traces, (layer, other), self.rows, strict=True)]
         sizes = [t.layers[t.place(x)].num_experts for t, x in zip(self.traces, (layer, other), strict=True)]
-        counts = [count_selections(c, unit=self.document, n_units=self.n_documents, num_experts=n).astype(float)
-                  for c, n in zip(chosen, sizes, strict=True)]
+        counts = [
+            count_selections(c, unit=self.document, n_units=self.n_documents, num_experts=n).astype(float)
+            for c, n in zip(chosen, sizes, strict=True)
+        ]
         both = _both(chosen[0], chosen[1], *sizes)
         tokens = np.bincount(self.document, minlength=self.n_documents)[:, None]
         expected = (counts[0] / np.maximum(tokens, 1)).T @ counts[1]

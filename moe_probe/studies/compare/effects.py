@@ -62,8 +62,11 @@ def compare_topics(
         When the sides differ in the label, or have fewer than two topics in common.
     """
     if a.label != b.label:
-        raise MoeProbeError(f"topics of {a.name} and {b.name} cannot be compared", f"one is about {a.label}, the other about "
-                            f"{b.label}", "compare the labels themselves")
+        raise MoeProbeError(
+            f"topics of {a.name} and {b.name} cannot be compared",
+            f"one is about {a.label}, the other about {b.label}",
+            "compare the labels themselves",
+        )
     notes: tuple[str, ...] = ()
     if a.trace is None or b.trace is None:
         rows, method = _stored_topics(a, b), _STORED
@@ -71,22 +74,35 @@ def compare_topics(
         pairing = pairing or pair_sides(a, b)
         method, notes = pairing.method, pairing.notes
         rows = _measured_topics(a, b, pairing, resamples=resamples, seed=seed)
-    return _result("comparison_topics", rows, a, b, method, alpha=alpha, resamples=resamples, seed=seed, notes=notes,
-                   caption=f"log2 lift of the best expert or group of every {a.label}, as each run's verdicts name it, second "
-                   "run less first. Both are the best of many, and so both a little too high.")
+    return _result(
+        "comparison_topics",
+        rows,
+        a,
+        b,
+        method,
+        alpha=alpha,
+        resamples=resamples,
+        seed=seed,
+        notes=notes,
+        caption=f"log2 lift of the best expert or group of every {a.label}, as each run's verdicts name it, second "
+        "run less first. Both are the best of many, and so both a little too high.",
+    )
 
 
 def _measured_topics(a: Side, b: Side, pairing: Pairing, *, resamples: int, seed: int) -> list[dict[str, Any]]:
     drawn = resample(pairing, n=resamples, seed=seed)
     units = [best_units(side).reindex(pairing.topics) for side in (a, b)]
-    lifts = [_lifts(groups, weights, unit, pairing.topics)
-             for groups, weights, unit in zip(pairing.groups, drawn, units, strict=True)]
+    lifts = [
+        _lifts(groups, weights, unit, pairing.topics)
+        for groups, weights, unit in zip(pairing.groups, drawn, units, strict=True)
+    ]
     rows = []
     for i, topic in enumerate(pairing.topics):
         one, other = lifts[0][:, i], lifts[1][:, i]
         sizes = [int(g.groups_per_topic[g.topics.index(topic)]) for g in pairing.groups]
-        found = from_draws(float(one[0]), float(other[0]), one[1:], other[1:], paired=pairing.paired,
-                           df=(sizes[0] - 1.0, sizes[1] - 1.0))
+        found = from_draws(
+            float(one[0]), float(other[0]), one[1:], other[1:], paired=pairing.paired, df=(sizes[0] - 1.0, sizes[1] - 1.0)
+        )
         rows.append(_topic_row(topic, units, found) | {"n_groups": min(sizes)})
     return rows
 
@@ -95,12 +111,25 @@ def _stored_topics(a: Side, b: Side) -> list[dict[str, Any]]:
     units = [best_units(side) for side in (a, b)]
     topics = sorted(set(units[0].index) & set(units[1].index))
     if len(topics) < 2:
-        raise MoeProbeError(f"{a.name} and {b.name} cannot be compared", f"they have {len(topics)} {a.label}s in common",
-                            f"runs with two {a.label}s in common or more")
+        raise MoeProbeError(
+            f"{a.name} and {b.name} cannot be compared",
+            f"they have {len(topics)} {a.label}s in common",
+            f"runs with two {a.label}s in common or more",
+        )
     units = [u.reindex(topics) for u in units]
-    return [_topic_row(topic, units, from_intervals(*((float(u.loc[topic, "log2_lift"]), float(u.loc[topic, "ci_low"]),
-                                                       float(u.loc[topic, "ci_high"])) for u in units)))
-            for topic in topics]
+    return [
+        _topic_row(
+            topic,
+            units,
+            from_intervals(
+                *(
+                    (float(u.loc[topic, "log2_lift"]), float(u.loc[topic, "ci_low"]), float(u.loc[topic, "ci_high"]))
+                    for u in units
+                )
+            ),
+        )
+        for topic in topics
+    ]
 
 
 def _topic_row(topic: str, units: list[pd.DataFrame], found: Difference) -> dict[str, Any]:
@@ -159,8 +188,9 @@ def compare_layers(
         As `pair_sides`.
     """
     pairs, how = matched_layers(a, b)
-    notes: tuple[str, ...] = () if how == "the same number" else (
-        f"Layers of {a.name} and {b.name} differ in number and are matched by {how}.",)
+    notes: tuple[str, ...] = (
+        () if how == "the same number" else (f"Layers of {a.name} and {b.name} differ in number and are matched by {how}.",)
+    )
     if a.trace is None or b.trace is None:
         rows, method = _stored_layers(a, b, pairs), "no interval: stored results have none"
     else:
@@ -170,26 +200,54 @@ def compare_layers(
         same_label = a.label == b.label
         ours, theirs = (_layer_draws(side, pairing, i, drawn[i], same_label=same_label) for i, side in enumerate((a, b)))
         freedom = tuple(float(len(g.groups) - len(g.topics)) for g in pairing.groups)
-        rows = [{"layer_a": i, "layer_b": j, "measure": measure} | from_draws(
-            x, y, draws, theirs[j, measure][1], paired=pairing.paired, df=(freedom[0], freedom[1]))._asdict()
-            for i, j in pairs for (layer, measure), (x, draws) in ours.items() if layer == i
-            for y in [theirs[j, measure][0]]]
-    return _result("comparison_layers", rows, a, b, method, alpha=alpha, resamples=resamples, seed=seed, notes=notes,
-                   caption="Layers of the second run less those of the first, on the documents compared. Bits about the label "
-                   "are less their mean under permuted labels; decoding: groups that the decoder did not see.")
+        rows = [
+            {"layer_a": i, "layer_b": j, "measure": measure}
+            | from_draws(x, y, draws, theirs[j, measure][1], paired=pairing.paired, df=(freedom[0], freedom[1]))._asdict()
+            for i, j in pairs
+            for (layer, measure), (x, draws) in ours.items()
+            if layer == i
+            for y in [theirs[j, measure][0]]
+        ]
+    return _result(
+        "comparison_layers",
+        rows,
+        a,
+        b,
+        method,
+        alpha=alpha,
+        resamples=resamples,
+        seed=seed,
+        notes=notes,
+        caption="Layers of the second run less those of the first, on the documents compared. Bits about the label "
+        "are less their mean under permuted labels; decoding: groups that the decoder did not see.",
+    )
 
 
 def _stored_layers(a: Side, b: Side, pairs: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
     ours, theirs = (s.result("layers").table.set_index("layer") for s in (a, b))
-    names = {"decode_accuracy": "decode_accuracy", "mi_topic_bits": "mi_bits", "entropy_bits": "entropy_bits",
-             "effective_experts": "effective_experts", "load_cv": "load_cv"}
-    return [{"layer_a": i, "layer_b": j, "measure": measure}
-            | no_difference(float(ours.loc[i, column]), float(theirs.loc[j, column]))._asdict()
-            for i, j in pairs for column, measure in names.items()]
+    names = {
+        "decode_accuracy": "decode_accuracy",
+        "mi_topic_bits": "mi_bits",
+        "entropy_bits": "entropy_bits",
+        "effective_experts": "effective_experts",
+        "load_cv": "load_cv",
+    }
+    return [
+        {"layer_a": i, "layer_b": j, "measure": measure}
+        | no_difference(float(ours.loc[i, column]), float(theirs.loc[j, column]))._asdict()
+        for i, j in pairs
+        for column, measure in names.items()
+    ]
 
 
-def _layer_draws(side: Side, pairing: Pairing, which: int, drawn: Resamples, *, same_label: bool,
-                 ) -> dict[tuple[int, str], tuple[float, np.ndarray]]:
+def _layer_draws(
+    side: Side,
+    pairing: Pairing,
+    which: int,
+    drawn: Resamples,
+    *,
+    same_label: bool,
+) -> dict[tuple[int, str], tuple[float, np.ndarray]]:
     """Value and bootstrap draws of every (layer, measure) of one side."""
     groups, layers = pairing.groups[which], _layers_result(side, pairing, which).table.set_index("layer")
     out: dict[tuple[int, str], tuple[float, np.ndarray]] = {}
@@ -207,8 +265,12 @@ def _layer_draws(side: Side, pairing: Pairing, which: int, drawn: Resamples, *, 
         if same_label:  # the load is the same whatever the label
             load = drawn.weights @ (groups.shares[:, columns] * groups.selections[:, [place]])
             entropy = entropy_bits(load)
-            for measure, values in (("entropy_bits", entropy), ("effective_experts", np.exp2(entropy)),
-                                    ("effective_share", np.exp2(entropy) / layer.num_experts), ("load_cv", load_cv(load))):
+            for measure, values in (
+                ("entropy_bits", entropy),
+                ("effective_experts", np.exp2(entropy)),
+                ("effective_share", np.exp2(entropy) / layer.num_experts),
+                ("load_cv", load_cv(load)),
+            ):
                 out[number, measure] = float(values[0]), values[1:]
     return out
 
@@ -218,8 +280,13 @@ def _layers_result(side: Side, pairing: Pairing, which: int) -> Result:
     stored = side.result("layers")
     if pairing.whole[which]:
         return stored
-    return layer_usage(pairing.usage[which], label=side.label, permutations=int(stored.params["permutations"]),
-                       strata=stored.params["strata"], seed=stored.seed or 0)
+    return layer_usage(
+        pairing.usage[which],
+        label=side.label,
+        permutations=int(stored.params["permutations"]),
+        strata=stored.params["strata"],
+        seed=stored.seed or 0,
+    )
 
 
 def _divergence(groups: GroupUsage, columns: np.ndarray, drawn: Resamples) -> np.ndarray:
@@ -233,8 +300,19 @@ def _divergence(groups: GroupUsage, columns: np.ndarray, drawn: Resamples) -> np
     return np.asarray(entropy_bits(total) - own / len(present))
 
 
-def _result(name: str, rows: list[dict[str, Any]], a: Side, b: Side, method: str, *, alpha: float, resamples: int, seed: int,
-            notes: tuple[str, ...], caption: str) -> Result:
+def _result(
+    name: str,
+    rows: list[dict[str, Any]],
+    a: Side,
+    b: Side,
+    method: str,
+    *,
+    alpha: float,
+    resamples: int,
+    seed: int,
+    notes: tuple[str, ...],
+    caption: str,
+) -> Result:
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -245,7 +323,13 @@ def _result(name: str, rows: list[dict[str, Any]], a: Side, b: Side, method: str
     table = table[[*first, *rest]]
     for column in ("layer_a", "layer_b"):
         table[column] = table[column].astype("Int64")
-    return Result(name, table, seed=seed, warnings=notes, citations=SOURCES,
-                  params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
-                  caption=f"{caption} 95 % intervals: {method} of documents. q: Benjamini-Hochberg over this table; beyond: q at "
-                  f"most {alpha:g}.")
+    return Result(
+        name,
+        table,
+        seed=seed,
+        warnings=notes,
+        citations=SOURCES,
+        params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
+        caption=f"{caption} 95 % intervals: {method} of documents. q: Benjamini-Hochberg over this table; beyond: q at "
+        f"most {alpha:g}.",
+    )

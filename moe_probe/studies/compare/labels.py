@@ -44,26 +44,44 @@ def compare_labels(
     import pandas as pd
 
     if a.label == b.label:
-        raise MoeProbeError(f"{a.name} and {b.name} are about the same label", f"both are about {a.label}",
-                            "two --by on one run")
+        raise MoeProbeError(
+            f"{a.name} and {b.name} are about the same label", f"both are about {a.label}", "two --by on one run"
+        )
     pairing = pairing or pair_sides(a, b)
     drawn = resample(pairing, n=resamples, seed=seed)[0]
     explained = [variance_explained(groups, drawn) for groups in pairing.groups]
     groups = pairing.groups[0]
     freedom = tuple(float(len(g.groups) - len(np.unique(g.topic))) for g in pairing.groups)
-    rows = [{"layer": int(groups.layer[c]), "expert": int(groups.expert[c])} | from_draws(
-        float(explained[0][0, c]), float(explained[1][0, c]), explained[0][1:, c], explained[1][1:, c], paired=True,
-        df=(freedom[0], freedom[1]))._asdict() for c in range(groups.shares.shape[1])]
+    rows = [
+        {"layer": int(groups.layer[c]), "expert": int(groups.expert[c])}
+        | from_draws(
+            float(explained[0][0, c]),
+            float(explained[1][0, c]),
+            explained[0][1:, c],
+            explained[1][1:, c],
+            paired=True,
+            df=(freedom[0], freedom[1]),
+        )._asdict()
+        for c in range(groups.shares.shape[1])
+    ]
     table = pd.DataFrame(rows)
     q_values, beyond = with_q(table["p_value"].to_numpy(), alpha=alpha)
     follows = np.where(~beyond, "neither", np.where(table["difference"] > 0, b.name, a.name))
-    table = table.assign(side_a=a.name, side_b=b.name, q_value=q_values, beyond=beyond, method=pairing.method, follows=follows)
+    table = table.assign(
+        side_a=a.name, side_b=b.name, q_value=q_values, beyond=beyond, method=pairing.method, follows=follows
+    )
     table = table[["side_a", "side_b", "layer", "expert", *COLUMNS, "q_value", "beyond", "method", "follows"]]
-    return Result("comparison_experts", table, seed=seed, warnings=pairing.notes, citations=(*SOURCES, _EPSILON),
-                  params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
-                  caption=f"Share of the variance of an expert's usage between groups of documents that {a.label} and "
-                  f"{b.label} explain, less what chance would (epsilon squared); {b.label} less {a.label}. 95 % intervals: "
-                  f"{pairing.method} of documents. q: Benjamini-Hochberg over all experts.")
+    return Result(
+        "comparison_experts",
+        table,
+        seed=seed,
+        warnings=pairing.notes,
+        citations=(*SOURCES, _EPSILON),
+        params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
+        caption=f"Share of the variance of an expert's usage between groups of documents that {a.label} and "
+        f"{b.label} explain, less what chance would (epsilon squared); {b.label} less {a.label}. 95 % intervals: "
+        f"{pairing.method} of documents. q: Benjamini-Hochberg over all experts.",
+    )
 
 
 def variance_explained(groups: GroupUsage, drawn: Resamples) -> np.ndarray:

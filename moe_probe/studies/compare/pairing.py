@@ -62,14 +62,20 @@ def pair_sides(a: Side, b: Side) -> Pairing:
         documents.
     """
     if a.usage is None or b.usage is None:
-        raise MoeProbeError(f"documents of {a.name} and {b.name} cannot be compared", "one of the two has no trace",
-                            "keep the trace in the run's folder")
+        raise MoeProbeError(
+            f"documents of {a.name} and {b.name} cannot be compared",
+            "one of the two has no trace",
+            "keep the trace in the run's folder",
+        )
     shared = shared_documents(a, b)
     notes: list[str] = []
     if a.label != b.label:
         if not shared.enough:
-            raise MoeProbeError(f"{a.label} and {b.label} cannot be compared", "two labels are held against each other on the "
-                                f"same documents, and {a.name} and {b.name} share too few", "two --by on one run")
+            raise MoeProbeError(
+                f"{a.label} and {b.label} cannot be compared",
+                f"two labels are held against each other on the same documents, and {a.name} and {b.name} share too few",
+                "two --by on one run",
+            )
         usage = _labelled_in_both(a, b, shared, notes)
         return _pairing(a, b, usage, shared, (), notes)
     topics = _common_topics(a, b, notes)
@@ -81,8 +87,16 @@ def pair_sides(a: Side, b: Side) -> Pairing:
     return _pairing(a, b, usage, shared, topics, notes, paired=False)
 
 
-def _pairing(a: Side, b: Side, usage: tuple[Usage, Usage], shared: Shared, topics: tuple[str, ...], notes: list[str], *,
-             paired: bool = True) -> Pairing:
+def _pairing(
+    a: Side,
+    b: Side,
+    usage: tuple[Usage, Usage],
+    shared: Shared,
+    topics: tuple[str, ...],
+    notes: list[str],
+    *,
+    paired: bool = True,
+) -> Pairing:
     groups = (group_usage(usage[0], label=a.label), group_usage(usage[1], label=b.label))
     if paired and groups[0].groups != groups[1].groups:  # a document without tokens in one of the two
         common = sorted(set(groups[0].groups) & set(groups[1].groups))
@@ -115,8 +129,10 @@ def _common_topics(a: Side, b: Side, notes: list[str]) -> tuple[str, ...]:
         raise MoeProbeError(f"{a.name} and {b.name} cannot be compared", what, f"runs with two {a.label}s in common or more")
     for side, own in zip((a, b), have, strict=True):
         if len(own) > len(topics):
-            notes.append(f"{len(own) - len(topics)} of {len(own)} {side.label}s of {side.name} are not in the other and were "
-                         "left out: lifts are against the mean over the rest.")
+            notes.append(
+                f"{len(own) - len(topics)} of {len(own)} {side.label}s of {side.name} are not in the other and were "
+                "left out: lifts are against the mean over the rest."
+            )
     return topics
 
 

@@ -17,8 +17,14 @@ _SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
 
 
 def compare_runs(
-    runs: Sequence[str | Path], *, by: Sequence[str] = (), names: Sequence[str] = (), resamples: int = 1000,
-    permutations: int = 199, seed: int = 0, say: Callable[[str], None] = lambda text: None,
+    runs: Sequence[str | Path],
+    *,
+    by: Sequence[str] = (),
+    names: Sequence[str] = (),
+    resamples: int = 1000,
+    permutations: int = 199,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Compare runs, or labels of one run, or its SAEs of several widths.
 
@@ -47,12 +53,16 @@ def compare_runs(
     UsageError
         When names do not match what is compared.
     """
-    return compare_sides(open_sides(runs, by=by, names=names, say=say), resamples=resamples, permutations=permutations,
-                         seed=seed, say=say)
+    return compare_sides(
+        open_sides(runs, by=by, names=names, say=say), resamples=resamples, permutations=permutations, seed=seed, say=say
+    )
 
 
 def open_sides(
-    runs: Sequence[str | Path], *, by: Sequence[str] = (), names: Sequence[str] = (),
+    runs: Sequence[str | Path],
+    *,
+    by: Sequence[str] = (),
+    names: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Side]:
     """Open runs as sides of a comparison; what a run does not hold under a label is computed from its trace.
@@ -68,8 +78,11 @@ def open_sides(
     wanted = [(path, label) for path in paths for label in (by or (None,))]
     called = list(names) or _names(paths, by)
     if len(called) != len(wanted):
-        raise UsageError(f"{len(called)} names were given for {len(wanted)} sides", ", ".join(called),
-                         f"--labels with {len(wanted)} names, separated by commas")
+        raise UsageError(
+            f"{len(called)} names were given for {len(wanted)} sides",
+            ", ".join(called),
+            f"--labels with {len(wanted)} names, separated by commas",
+        )
     return [open_side(path, label=label, name=name, say=say) for (path, label), name in zip(wanted, called, strict=True)]
 
 
@@ -108,26 +121,39 @@ def open_side(
     stored = {p.stem: Result.load(root / "results", p.stem) for p in sorted((root / "results").glob("*.parquet"))}
     missing = [n for n in ("expert_topics", "layers", "verdicts") if n not in stored]
     if missing:
-        raise MoeProbeError(f"{root} holds no result '{missing[0]}'", "a comparison starts from the results of its runs",
-                            f"moe-probe analyze {root}")
+        raise MoeProbeError(
+            f"{root} holds no result '{missing[0]}'",
+            "a comparison starts from the results of its runs",
+            f"moe-probe analyze {root}",
+        )
     own = str(stored["expert_topics"].params["label"])
     wanted = label or own
     results = stored if wanted == own else _under(wanted, own, trace, stored, say=say)
     return Side(name or root.resolve().name, trace.manifest, results, wanted, trace, _settings(root))
 
 
-def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]) -> dict[str, Result]:
+def _under(
+    label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]
+) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
     from moe_probe.experts.analyze import ANALYSES, Context, Settings
     from moe_probe.experts.explain import CONTEXTS
 
     if label not in trace.documents.columns:
-        raise MoeProbeError(f"documents have no column '{label}'", did_you_mean(label, list(trace.documents.columns)),
-                            "name a label column of the corpus")
+        raise MoeProbeError(
+            f"documents have no column '{label}'",
+            did_you_mean(label, list(trace.documents.columns)),
+            "name a label column of the corpus",
+        )
     params = stored["expert_topics"].params
     strata = params["strata"] if params["strata"] != label else own  # tests within the other of the two labels
-    settings = Settings(by=label, strata=strata, permutations=int(params["permutations"]), alpha=float(params["alpha"]),
-                        seed=stored["expert_topics"].seed or 0)
+    settings = Settings(
+        by=label,
+        strata=strata,
+        permutations=int(params["permutations"]),
+        alpha=float(params["alpha"]),
+        seed=stored["expert_topics"].seed or 0,
+    )
     context = Context(trace, settings)
     started = time.monotonic()
     for analysis in ANALYSES:

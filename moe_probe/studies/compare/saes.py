@@ -57,30 +57,53 @@ def sae_values(sides: Sequence[Side]) -> Result:
     warnings = []
     for side in sides:
         if "sae_quality" not in side.results:
-            raise MoeProbeError(f"{side.name} has no SAEs to compare", "there is no result 'sae_quality'",
-                                "moe-probe sae train RUN, then moe-probe sae eval RUN")
+            raise MoeProbeError(
+                f"{side.name} has no SAEs to compare",
+                "there is no result 'sae_quality'",
+                "moe-probe sae train RUN, then moe-probe sae eval RUN",
+            )
         features = side.results["features"].table if "features" in side.results else None
         if features is None:
             warnings.append(f"The features of {side.name} were not labelled: share of good labels and topics are not known.")
         for sae in side.results["sae_quality"].table.to_dict("records"):
-            what = {"side": side.name, "sae": str(sae["sae"]), "layer": int(sae["layer"]), "width": int(sae["width"]),
-                    "hook": str(sae["hook"]), "architecture": str(sae["architecture"]), "k": sae["k"],
-                    "experts": str(sae.get("experts") or "")}
+            what = {
+                "side": side.name,
+                "sae": str(sae["sae"]),
+                "layer": int(sae["layer"]),
+                "width": int(sae["width"]),
+                "hook": str(sae["hook"]),
+                "architecture": str(sae["architecture"]),
+                "k": sae["k"],
+                "experts": str(sae.get("experts") or ""),
+            }
             mine = None if features is None else features[features["sae"] == sae["sae"]]
-            rows += [what | {"measure": name, "value": v, "ci_low": low, "ci_high": high}
-                     for name, (v, low, high) in _measures(sae, mine).items()]
-    return Result("comparison_saes", pd.DataFrame(rows), warnings=tuple(warnings), citations=(_WILSON,),
-                  params={"carries": CARRIES},
-                  caption="Held-out documents. FVU: fraction of variance unexplained. Loss recovered: 1 where the model loses "
-                  "nothing with the reconstruction in the place of the activation. Good labels: share of living features; its "
-                  "interval takes features for independent. Topics carried: the feature is chosen on training documents.")
+            rows += [
+                what | {"measure": name, "value": v, "ci_low": low, "ci_high": high}
+                for name, (v, low, high) in _measures(sae, mine).items()
+            ]
+    return Result(
+        "comparison_saes",
+        pd.DataFrame(rows),
+        warnings=tuple(warnings),
+        citations=(_WILSON,),
+        params={"carries": CARRIES},
+        caption="Held-out documents. FVU: fraction of variance unexplained. Loss recovered: 1 where the model loses "
+        "nothing with the reconstruction in the place of the activation. Good labels: share of living features; its "
+        "interval takes features for independent. Topics carried: the feature is chosen on training documents.",
+    )
 
 
 def _measures(sae: dict[str, Any], features: pd.DataFrame | None) -> dict[str, tuple[float, float, float]]:
     nan = float("nan")
-    out = {"fvu": (float(sae["fvu"]), nan, nan), "dead": (float(sae["dead"]), nan, nan),
-           "ce_recovered": (float(sae.get("ce_recovered", nan)), float(sae.get("ce_recovered_low", nan)),
-                            float(sae.get("ce_recovered_high", nan)))}
+    out = {
+        "fvu": (float(sae["fvu"]), nan, nan),
+        "dead": (float(sae["dead"]), nan, nan),
+        "ce_recovered": (
+            float(sae.get("ce_recovered", nan)),
+            float(sae.get("ce_recovered_low", nan)),
+            float(sae.get("ce_recovered_high", nan)),
+        ),
+    }
     if features is not None and len(features):
         living = features[features["density"] > 0]
         out["good_labels"] = wilson(int(living["good"].sum()), len(living))
@@ -124,18 +147,27 @@ def sae_differences(values: Result, *, alpha: float = 0.05) -> Result:
     table = values.table
     rows = [_row(one, other) for one, other in _pairs(table)]
     if not rows:
-        raise MoeProbeError("no two SAEs can be compared", "they differ in layer, hook, architecture or sparsity",
-                            "SAEs of several widths on one layer")
+        raise MoeProbeError(
+            "no two SAEs can be compared",
+            "they differ in layer, hook, architecture or sparsity",
+            "SAEs of several widths on one layer",
+        )
     found = pd.DataFrame(rows)
     q_values, beyond = with_q(found["p_value"].to_numpy(), alpha=alpha)
     found = found.assign(q_value=q_values, beyond=beyond)
     found = found[["side_a", "side_b", "layer", "width_a", "width_b", "measure", *COLUMNS, "q_value", "beyond", "method"]]
-    return Result("comparison_sae_differences", found, citations=SOURCES, warnings=values.warnings,
-                  params={"alpha": alpha}, caption="Each SAE against the next wider one of its run, and against the one of the "
-                  "same width in the other run; of several that differ in seed or name only, the one with the shortest folder "
-                  "name. Intervals take the two for independent, though they were measured on the same "
-                  "documents, and are too wide if anything; features of one SAE are not independent of each other, so those of "
-                  "labels are too narrow if anything.")
+    return Result(
+        "comparison_sae_differences",
+        found,
+        citations=SOURCES,
+        warnings=values.warnings,
+        params={"alpha": alpha},
+        caption="Each SAE against the next wider one of its run, and against the one of the "
+        "same width in the other run; of several that differ in seed or name only, the one with the shortest folder "
+        "name. Intervals take the two for independent, though they were measured on the same "
+        "documents, and are too wide if anything; features of one SAE are not independent of each other, so those of "
+        "labels are too narrow if anything.",
+    )
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
@@ -158,8 +190,15 @@ def _pairs(table: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
 
 def _row(one: pd.Series, other: pd.Series) -> dict[str, Any]:
     found, method = _difference(one, other)
-    return {"side_a": one["side"], "side_b": other["side"], "layer": one["layer"], "width_a": one["width"],
-            "width_b": other["width"], "measure": one["measure"], "method": method} | found._asdict()
+    return {
+        "side_a": one["side"],
+        "side_b": other["side"],
+        "layer": one["layer"],
+        "width_a": one["width"],
+        "width_b": other["width"],
+        "measure": one["measure"],
+        "method": method,
+    } | found._asdict()
 
 
 def _difference(one: pd.Series, other: pd.Series) -> tuple[Difference, str]:

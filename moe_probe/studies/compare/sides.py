@@ -60,8 +60,9 @@ class Side:
             When the run holds no such result.
         """
         if name not in self.results:
-            raise MoeProbeError(f"{self.name} holds no result '{name}'", "it cannot be compared without",
-                                "moe-probe analyze RUN")
+            raise MoeProbeError(
+                f"{self.name} holds no result '{name}'", "it cannot be compared without", "moe-probe analyze RUN"
+            )
         return self.results[name]
 
     @cached_property
@@ -71,8 +72,7 @@ class Side:
 
     def same_trace(self, other: Side) -> bool:
         """Whether both rest on one and the same trace."""
-        return (self.trace is not None and other.trace is not None
-                and self.trace.root.resolve() == other.trace.root.resolve())
+        return self.trace is not None and other.trace is not None and self.trace.root.resolve() == other.trace.root.resolve()
 
 
 class Shared(NamedTuple):

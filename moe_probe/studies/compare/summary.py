@@ -13,14 +13,36 @@ from moe_probe.core.text import bracket, figure, some_of
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ["side_a", "side_b", "question", "subject", "measure", "value_a", "value_b", "difference", "ci_low", "ci_high",
-            "q_value", "beyond", "method"]
+_COLUMNS = [
+    "side_a",
+    "side_b",
+    "question",
+    "subject",
+    "measure",
+    "value_a",
+    "value_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "q_value",
+    "beyond",
+    "method",
+]
 MEASURES = {
-    "decode_accuracy": "label told from routing", "decode_skill": "label told from routing, over guessing",
-    "mi_bits": "bits about the label", "entropy_bits": "entropy of loads", "effective_experts": "effective experts",
-    "effective_share": "effective experts, share of all", "load_cv": "imbalance of loads", "fvu": "variance unexplained",
-    "ce_recovered": "loss recovered", "dead": "dead latents", "good_labels": "features with a good label",
-    "topics_carried": "topics carried by a feature", "log2_lift": "log2 lift", "variance": "variance explained",
+    "decode_accuracy": "label told from routing",
+    "decode_skill": "label told from routing, over guessing",
+    "mi_bits": "bits about the label",
+    "entropy_bits": "entropy of loads",
+    "effective_experts": "effective experts",
+    "effective_share": "effective experts, share of all",
+    "load_cv": "imbalance of loads",
+    "fvu": "variance unexplained",
+    "ce_recovered": "loss recovered",
+    "dead": "dead latents",
+    "good_labels": "features with a good label",
+    "topics_carried": "topics carried by a feature",
+    "log2_lift": "log2 lift",
+    "variance": "variance explained",
 }
 
 
@@ -41,8 +63,12 @@ def all_differences(tables: Mapping[str, Result]) -> Result:
     import pandas as pd
 
     parts, several = [], _several(tables)
-    for name, describe in (("comparison_topics", _topic), ("comparison_layers", _layer), ("comparison_experts", _expert),
-                           ("comparison_sae_differences", _sae)):
+    for name, describe in (
+        ("comparison_topics", _topic),
+        ("comparison_layers", _layer),
+        ("comparison_experts", _expert),
+        ("comparison_sae_differences", _sae),
+    ):
         if name in tables:
             found = tables[name].table
             if several:  # widths within a run are no difference between runs
@@ -50,9 +76,12 @@ def all_differences(tables: Mapping[str, Result]) -> Result:
             if len(found):
                 parts.append(found.assign(**describe(found))[_COLUMNS])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
-    return Result("comparison_differences", table,
-                  caption="Every difference between sides, second less first; beyond: more than chance would make (q at most "
-                  "0.05 within its table).")
+    return Result(
+        "comparison_differences",
+        table,
+        caption="Every difference between sides, second less first; beyond: more than chance would make (q at most "
+        "0.05 within its table).",
+    )
 
 
 def _several(tables: Mapping[str, Result]) -> bool:
@@ -65,19 +94,28 @@ def _topic(table: pd.DataFrame) -> dict[str, Any]:
 
 def _layer(table: pd.DataFrame) -> dict[str, Any]:
     same = table["layer_a"] == table["layer_b"]
-    subject = np.where(same, "layer " + table["layer_a"].astype(str),
-                       "layers " + table["layer_a"].astype(str) + " and " + table["layer_b"].astype(str))
+    subject = np.where(
+        same,
+        "layer " + table["layer_a"].astype(str),
+        "layers " + table["layer_a"].astype(str) + " and " + table["layer_b"].astype(str),
+    )
     return {"question": "layer", "subject": subject}
 
 
 def _expert(table: pd.DataFrame) -> dict[str, Any]:
-    return {"question": "expert", "measure": "variance",
-            "subject": "layer " + table["layer"].astype(str) + ", expert " + table["expert"].astype(str)}
+    return {
+        "question": "expert",
+        "measure": "variance",
+        "subject": "layer " + table["layer"].astype(str) + ", expert " + table["expert"].astype(str),
+    }
 
 
 def _sae(table: pd.DataFrame) -> dict[str, Any]:
-    widths = np.where(table["width_a"] == table["width_b"], table["width_a"].map("{:,}".format),
-                      table["width_a"].map("{:,}".format) + " to " + table["width_b"].map("{:,}".format))
+    widths = np.where(
+        table["width_a"] == table["width_b"],
+        table["width_a"].map("{:,}".format),
+        table["width_a"].map("{:,}".format) + " to " + table["width_b"].map("{:,}".format),
+    )
     return {"question": "SAE", "subject": [f"layer {x}, width {w}" for x, w in zip(table["layer"], widths, strict=True)]}
 
 
@@ -90,9 +128,15 @@ def headlines(tables: Mapping[str, Result]) -> list[str]:
     """What stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
     out: list[str] = []
     several = _several(tables)
-    for name, tell in (("comparison_changes", _changes), ("comparison_topics", _topics), ("comparison_layers", _layers),
-                       ("comparison_experts", _experts), ("aligned_layers", _aligned),
-                       ("comparison_saturation", _saturation), ("comparison_sae_differences", _saes)):
+    for name, tell in (
+        ("comparison_changes", _changes),
+        ("comparison_topics", _topics),
+        ("comparison_layers", _layers),
+        ("comparison_experts", _experts),
+        ("aligned_layers", _aligned),
+        ("comparison_saturation", _saturation),
+        ("comparison_sae_differences", _saes),
+    ):
         if name in tables:
             for pair, part in tables[name].table.groupby(["side_a", "side_b"], sort=False):
                 if pair[0] == pair[1] and several:  # widths within a run are no difference between runs
@@ -114,8 +158,11 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
 
 def _kept(part: pd.DataFrame) -> str:
     said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
-    words = {"yes": "it is the same for {}", "no": "it is another for {}",
-             "unclear": "documents and tokens disagree on whether it is the same for {}"}
+    words = {
+        "yes": "it is the same for {}",
+        "no": "it is another for {}",
+        "unclear": "documents and tokens disagree on whether it is the same for {}",
+    }
     told = "; ".join(words[answer].format(some_of(topics)) for answer, topics in said.items() if topics)
     return f"Where both have an expert, matched by what it does: {told}." if told else ""
 
@@ -124,11 +171,15 @@ def _topics(part: pd.DataFrame, a: str, b: str) -> list[str]:
     beyond = part[part["beyond"]]
     if beyond.empty:
         return [f"Best experts: for none of {len(part)} topics does the lift differ between {a} and {b} beyond chance."]
-    told = [f"{r.topic} {r.difference:+.2f} {bracket(r.ci_low, r.ci_high, '+.2f')}"
-            for r in beyond.sort_values("difference", key=abs, ascending=False).head(4).itertuples()]
+    told = [
+        f"{r.topic} {r.difference:+.2f} {bracket(r.ci_low, r.ci_high, '+.2f')}"
+        for r in beyond.sort_values("difference", key=abs, ascending=False).head(4).itertuples()
+    ]
     more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
-    return [f"Best experts: for {len(beyond)} of {len(part)} topics the log2 lift differs beyond chance ({b} less {a}): "
-            f"{', '.join(told)}{more}."]
+    return [
+        f"Best experts: for {len(beyond)} of {len(part)} topics the log2 lift differs beyond chance ({b} less {a}): "
+        f"{', '.join(told)}{more}."
+    ]
 
 
 def _layers(part: pd.DataFrame, a: str, b: str) -> list[str]:
@@ -137,8 +188,11 @@ def _layers(part: pd.DataFrame, a: str, b: str) -> list[str]:
         beyond = same[same["beyond"]]
         if measure in ("effective_share", "entropy_bits") or beyond.empty:  # effective experts say the same
             continue
-        ways = [f"{word} in {_listed(list(beyond.loc[sign, 'layer_a']), len(same))}"
-                for word, sign in (("higher", beyond["difference"] > 0), ("lower", beyond["difference"] < 0)) if sign.any()]
+        ways = [
+            f"{word} in {_listed(list(beyond.loc[sign, 'layer_a']), len(same))}"
+            for word, sign in (("higher", beyond["difference"] > 0), ("lower", beyond["difference"] < 0))
+            if sign.any()
+        ]
         size = f", by {beyond['difference'].abs().mean():.3g} on average" if len(ways) == 1 else ""
         name = MEASURES[str(measure)]
         out.append(f"{name[0].upper()}{name[1:]}, {b} against {a}: {' and '.join(ways)}{size}.")
@@ -157,17 +211,21 @@ def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
     counts = part["follows"].value_counts()
     told = " and ".join(f"{counts.get(name, 0)} by {name}" for name in (a, b))
     rest = counts.get("neither", 0)
-    return [f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
-            f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
-            f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."]
+    return [
+        f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
+        f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
+        f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."
+    ]
 
 
 def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
     measure = "tokens" if (part["measure"] == "tokens").any() else "documents"
     mine = part[part["measure"] == measure]
     what = "share of the tokens of either that chose both" if measure == "tokens" else "correlation of usage over documents"
-    text = (f"Experts of {a} matched to those of {b}: {what} {figure(mine['mean_score'].mean(), '.2f', 'unknown')} on average, "
-            f"{figure(mine['null_mean'].mean(), '.2f', 'unknown')} by chance")
+    text = (
+        f"Experts of {a} matched to those of {b}: {what} {figure(mine['mean_score'].mean(), '.2f', 'unknown')} on average, "
+        f"{figure(mine['null_mean'].mean(), '.2f', 'unknown')} by chance"
+    )
     if mine["same_number_share"].notna().all():
         text += f"; {mine['same_number_share'].mean():.0%} are matched to the expert of their own number"
     return [f"{text}."]
@@ -175,8 +233,10 @@ def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
 
 def _saturation(part: pd.DataFrame, a: str, b: str) -> list[str]:
     share = figure(part["saturation"].mean(), ".0%", "an unknown share")
-    return [f"Router saturation: {a} makes {share} of the choices of {b} already "
-            f"({figure(part['baseline'].mean(), '.0%', 'unknown')} for a random router)."]
+    return [
+        f"Router saturation: {a} makes {share} of the choices of {b} already "
+        f"({figure(part['baseline'].mean(), '.0%', 'unknown')} for a random router)."
+    ]
 
 
 def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
@@ -184,15 +244,20 @@ def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     for measure, same in part.groupby("measure", sort=False):
         if measure == "dead" or not same["difference"].notna().any():
             continue
-        told = f"{int(same['beyond'].sum())} of {len(same)} differences beyond chance" if same["p_value"].notna().any() else (
-            "no intervals")
+        told = (
+            f"{int(same['beyond'].sum())} of {len(same)} differences beyond chance"
+            if same["p_value"].notna().any()
+            else ("no intervals")
+        )
         name = MEASURES[str(measure)]
         lead = f"SAEs, {name}, mean over layers: "
         if a == b:
             at = {int(w): v for side in "ab" for w, v in same.groupby(f"width_{side}")[f"value_{side}"].mean().items()}
             text = ", ".join(f"{figure(value, '.3g', 'unknown')} at width {width:,}" for width, value in sorted(at.items()))
         else:
-            text = ", ".join(f"{figure(same[column].mean(), '.3g', 'unknown')} in {name}"
-                             for column, name in (("value_a", a), ("value_b", b)))
+            text = ", ".join(
+                f"{figure(same[column].mean(), '.3g', 'unknown')} in {name}"
+                for column, name in (("value_a", a), ("value_b", b))
+            )
         out.append(f"{lead}{text} ({told}).")
     return out

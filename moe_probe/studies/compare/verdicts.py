@@ -75,14 +75,22 @@ def compare_verdicts(sides: Sequence[Side]) -> Result:
         table = table.assign(grade=grades(table))
         parts.append(table[["topic", *_COLUMNS]].assign(side=side.name, label=side.label, told=_told(table)))
     table = pd.concat(parts, ignore_index=True)[["side", "label", "topic", "verdict", "told", *_COLUMNS[1:]]]
-    return Result("comparison_verdicts", table, warnings=tuple(warnings), params={"features": all(known)},
-                  caption="What each run says of every topic, by the same rules.")
+    return Result(
+        "comparison_verdicts",
+        table,
+        warnings=tuple(warnings),
+        params={"features": all(known)},
+        caption="What each run says of every topic, by the same rules.",
+    )
 
 
 def _told(verdicts: pd.DataFrame) -> list[str]:
-    return [str(row.verdict) + (f" ({row.grade})" if row.grade in (NEAR, WEAK) else "")
-            + (f": layer {row.layer}, {str(row.experts).replace('+', ', ')}" if row.verdict in _OWN else "")
-            for row in verdicts.itertuples()]
+    return [
+        str(row.verdict)
+        + (f" ({row.grade})" if row.grade in (NEAR, WEAK) else "")
+        + (f": layer {row.layer}, {str(row.experts).replace('+', ', ')}" if row.verdict in _OWN else "")
+        for row in verdicts.itertuples()
+    ]
 
 
 def _conditions(sides: Sequence[Side]) -> dict[str, list[str]]:
@@ -127,7 +135,9 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned:
     ours, theirs = (verdicts.table[verdicts.table["side"] == s.name].set_index("topic") for s in (a, b))
     shared = [t for t in ours.index if t in theirs.index]
     if not shared:
-        raise MoeProbeError(f"{a.name} and {b.name} cannot be compared", f"they share no {a.label}", "runs with common topics")
+        raise MoeProbeError(
+            f"{a.name} and {b.name} cannot be compared", f"they share no {a.label}", "runs with common topics"
+        )
     gaps = topics.table.set_index("topic")
     rows: list[dict[str, Any]] = []
     for topic in shared:
@@ -135,13 +145,26 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned:
         changed = one["verdict"] != other["verdict"]
         gap = gaps.loc[topic] if topic in gaps.index else None
         beyond = bool(gap is not None and gap["beyond"])
-        rows.append({"side_a": a.name, "side_b": b.name, "topic": topic, "verdict_a": one["verdict"],
-                     "verdict_b": other["verdict"], "changed": bool(changed), "beyond": beyond,
-                     "same_experts": _same_experts(one, other, aligned),
-                     "why": _why(a, b, one, other, gap, beyond=beyond) if changed else ""})
-    return Result("comparison_changes", pd.DataFrame(rows), warnings=verdicts.warnings,
-                  caption="A verdict is a threshold: one that changed while the lifts do not differ beyond chance says only "
-                  "that the topic lies near it.")
+        rows.append(
+            {
+                "side_a": a.name,
+                "side_b": b.name,
+                "topic": topic,
+                "verdict_a": one["verdict"],
+                "verdict_b": other["verdict"],
+                "changed": bool(changed),
+                "beyond": beyond,
+                "same_experts": _same_experts(one, other, aligned),
+                "why": _why(a, b, one, other, gap, beyond=beyond) if changed else "",
+            }
+        )
+    return Result(
+        "comparison_changes",
+        pd.DataFrame(rows),
+        warnings=verdicts.warnings,
+        caption="A verdict is a threshold: one that changed while the lifts do not differ beyond chance says only "
+        "that the topic lies near it.",
+    )
 
 
 def _same_experts(one: pd.Series, other: pd.Series, aligned: Result | None) -> str:
@@ -162,7 +185,9 @@ def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | No
     kinds = ", ".join(f"{_SAME.get(v['verdict'], v['verdict'])} in {side.name}" for side, v in ((a, one), (b, other)))
     said = f"{kinds[0].upper()}{kinds[1:]}."
     if gap is not None and gap["difference"] == gap["difference"]:
-        said += (f" Lift {2 ** gap['value_a']:.2f} against {2 ** gap['value_b']:.2f}, log2 difference {gap['difference']:+.2f} "
-                 f"[{figure(gap['ci_low'], '+.2f', 'unknown')}, {figure(gap['ci_high'], '+.2f', 'unknown')}]"
-                 f"{'' if beyond else ': no more than chance, so the topic lies near the threshold'}.")
+        said += (
+            f" Lift {2 ** gap['value_a']:.2f} against {2 ** gap['value_b']:.2f}, log2 difference {gap['difference']:+.2f} "
+            f"[{figure(gap['ci_low'], '+.2f', 'unknown')}, {figure(gap['ci_high'], '+.2f', 'unknown')}]"
+            f"{'' if beyond else ': no more than chance, so the topic lies near the threshold'}."
+        )
     return f"{said} {a.name}: {one['reason']} {b.name}: {other['reason']}"

@@ -23,9 +23,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Tables that a comparison can hold, in the order in which they are read.
-TABLES = ("comparison_runs", "comparison_verdicts", "comparison_changes", "comparison_topics", "comparison_layers",
-          "comparison_experts", "aligned_layers", "aligned_experts", "comparison_saturation", "comparison_saes",
-          "comparison_sae_differences", "comparison_left_out", "comparison_differences")
+TABLES = (
+    "comparison_runs",
+    "comparison_verdicts",
+    "comparison_changes",
+    "comparison_topics",
+    "comparison_layers",
+    "comparison_experts",
+    "aligned_layers",
+    "aligned_experts",
+    "comparison_saturation",
+    "comparison_saes",
+    "comparison_sae_differences",
+    "comparison_left_out",
+    "comparison_differences",
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,9 @@ class Comparison:
         for result in self.results:
             if result.name == name:
                 return result
-        raise MoeProbeError(f"this comparison has no table '{name}'", f"it has {', '.join(r.name for r in self.results)}",
-                            "another")
+        raise MoeProbeError(
+            f"this comparison has no table '{name}'", f"it has {', '.join(r.name for r in self.results)}", "another"
+        )
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of a result; errors as `result`."""
@@ -98,13 +111,21 @@ class Comparison:
         """
         found = [name for name in TABLES if (Path(directory) / f"{name}.parquet").exists()]
         if "comparison_runs" not in found:
-            raise MoeProbeError(f"there is no comparison in {directory}", "it holds no comparison_runs.parquet",
-                                "moe-probe compare RUN RUN --out FOLDER")
+            raise MoeProbeError(
+                f"there is no comparison in {directory}",
+                "it holds no comparison_runs.parquet",
+                "moe-probe compare RUN RUN --out FOLDER",
+            )
         return cls(tuple(Result.load(directory, name) for name in found))
 
 
 def compare_sides(
-    sides: Sequence[Side], *, resamples: int = 1000, permutations: int = 199, seed: int = 0, alpha: float = 0.05,
+    sides: Sequence[Side],
+    *,
+    resamples: int = 1000,
+    permutations: int = 199,
+    seed: int = 0,
+    alpha: float = 0.05,
     say: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Ask of several runs what can be asked of them together; the first is what the others are held against.
@@ -138,8 +159,9 @@ def compare_sides(
     if len(sides) > 1:
         found.append(compare_verdicts(sides))
         for other in sides[1:]:
-            parts, missing = _compare_pair(sides[0], other, found[1], resamples=resamples, permutations=permutations,
-                                           seed=seed, alpha=alpha, say=say)
+            parts, missing = _compare_pair(
+                sides[0], other, found[1], resamples=resamples, permutations=permutations, seed=seed, alpha=alpha, say=say
+            )
             found += parts
             left_out += missing
     if len({side.label for side in sides}) == 1:  # labels of one run have the same SAEs
@@ -153,11 +175,21 @@ def compare_sides(
     return Comparison(tuple(sorted(joined, key=lambda r: TABLES.index(r.name))))
 
 
-def _compare_pair(a: Side, b: Side, verdicts: Result, *, resamples: int, permutations: int, seed: int, alpha: float,
-                  say: Callable[[str], None]) -> tuple[list[Result], list[dict[str, str]]]:
+def _compare_pair(
+    a: Side,
+    b: Side,
+    verdicts: Result,
+    *,
+    resamples: int,
+    permutations: int,
+    seed: int,
+    alpha: float,
+    say: Callable[[str], None],
+) -> tuple[list[Result], list[dict[str, str]]]:
     if a.same_trace(b) and a.label == b.label and a.results.keys() == b.results.keys():
-        raise UsageError(f"{a.name} and {b.name} are one run under one label", "nothing can differ",
-                         "another run, or two --by")
+        raise UsageError(
+            f"{a.name} and {b.name} are one run under one label", "nothing can differ", "another run, or two --by"
+        )
     pairing = None if a.trace is None or b.trace is None else pair_sides(a, b)
     say(f"{a.name} against {b.name}: " + ("stored intervals" if pairing is None else f"{pairing.method} of documents"))
     out: list[Result] = []
@@ -187,10 +219,14 @@ def _saturation(a: Side, b: Side, pairing: Pairing | None) -> Result:
     from moe_probe.experts.published import router_saturation
 
     if not same_shape(a, b) or a.trace is None or b.trace is None or pairing is None or pairing.shared.no_tokens:
-        why = pairing.shared.no_tokens if pairing is not None and pairing.shared.no_tokens else "they have other layers, or " \
-            "one has no trace"
-        raise MoeProbeError(f"{a.name} and {b.name} are no checkpoints of one model on the same tokens", why,
-                            "two checkpoints on one corpus")
+        why = (
+            pairing.shared.no_tokens
+            if pairing is not None and pairing.shared.no_tokens
+            else "they have other layers, or one has no trace"
+        )
+        raise MoeProbeError(
+            f"{a.name} and {b.name} are no checkpoints of one model on the same tokens", why, "two checkpoints on one corpus"
+        )
     found = router_saturation(a.trace, b.trace)
     table = found.table.assign(side_a=a.name, side_b=b.name)
     return replace(found, name="comparison_saturation", table=table[["side_a", "side_b", *found.table.columns]])
@@ -201,8 +237,9 @@ def _saes(sides: Sequence[Side], left_out: list[dict[str, str]], *, alpha: float
     distinct = [s for i, s in enumerate(with_saes) if not any(s.same_trace(t) for t in with_saes[:i])]
     if not distinct:
         if len(sides) < 2:
-            raise MoeProbeError(f"{sides[0].name} alone cannot be compared", "it has no SAEs of several widths",
-                                "a second run, or two --by")
+            raise MoeProbeError(
+                f"{sides[0].name} alone cannot be compared", "it has no SAEs of several widths", "a second run, or two --by"
+            )
         return []
     values = sae_values(distinct)
     try:
@@ -225,6 +262,8 @@ def _joined(found: Sequence[Result]) -> list[Result]:
             continue
         before = out[result.name]
         out[result.name] = replace(
-            before, table=pd.concat([before.table, result.table], ignore_index=True),
-            warnings=tuple(dict.fromkeys([*before.warnings, *result.warnings])))
+            before,
+            table=pd.concat([before.table, result.table], ignore_index=True),
+            warnings=tuple(dict.fromkeys([*before.warnings, *result.warnings])),
+        )
     return list(out.values())

@@ -17,13 +17,15 @@ class Preset(NamedTuple):
     source: str
 
 
-PRESETS: MappingProxyType[str, Preset] = MappingProxyType({
-    "gpt-3": Preset(175e9, 175e9, 300e9, 12288, 96, "Brown et al. 2020, arXiv:2005.14165, tables 2.1 and D.1"),
-    "gemma-2-9b": Preset(9.24e9, 9.24e9, 8e12, 3584, 42, "Gemma team 2024, arXiv:2408.00118, tables 1 and 2"),
-    "olmoe-1b-7b": Preset(6.9e9, 1.28e9, 5.1e12, 2048, 16, "Muennighoff et al. 2024, arXiv:2409.02060"),
-    "mixtral-8x7b": Preset(46.7e9, 12.9e9, None, 4096, 32, "Jiang et al. 2024, arXiv:2401.04088; tokens not published"),
-    "gpt-oss-20b": Preset(20.9e9, 3.6e9, None, 2880, 24, "OpenAI 2025, arXiv:2508.10925; tokens not published"),
-    "deepseek-v3": Preset(671e9, 37e9, 14.8e12, 7168, 61, "DeepSeek-AI 2024, arXiv:2412.19437"),
-    "qwen3-30b-a3b": Preset(30.5e9, 3.3e9, 36e12, 2048, 48, "Qwen team 2025, arXiv:2505.09388"),
-    "llama-3.1-405b": Preset(405e9, 405e9, 15.6e12, 16384, 126, "Llama team 2024, arXiv:2407.21783"),
-})
+PRESETS: MappingProxyType[str, Preset] = MappingProxyType(
+    {
+        "gpt-3": Preset(175e9, 175e9, 300e9, 12288, 96, "Brown et al. 2020, arXiv:2005.14165, tables 2.1 and D.1"),
+        "gemma-2-9b": Preset(9.24e9, 9.24e9, 8e12, 3584, 42, "Gemma team 2024, arXiv:2408.00118, tables 1 and 2"),
+        "olmoe-1b-7b": Preset(6.9e9, 1.28e9, 5.1e12, 2048, 16, "Muennighoff et al. 2024, arXiv:2409.02060"),
+        "mixtral-8x7b": Preset(46.7e9, 12.9e9, None, 4096, 32, "Jiang et al. 2024, arXiv:2401.04088; tokens not published"),
+        "gpt-oss-20b": Preset(20.9e9, 3.6e9, None, 2880, 24, "OpenAI 2025, arXiv:2508.10925; tokens not published"),
+        "deepseek-v3": Preset(671e9, 37e9, 14.8e12, 7168, 61, "DeepSeek-AI 2024, arXiv:2412.19437"),
+        "qwen3-30b-a3b": Preset(30.5e9, 3.3e9, 36e12, 2048, 48, "Qwen team 2025, arXiv:2505.09388"),
+        "llama-3.1-405b": Preset(405e9, 405e9, 15.6e12, 16384, 126, "Llama team 2024, arXiv:2407.21783"),
+    }
+)

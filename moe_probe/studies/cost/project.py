@@ -49,14 +49,27 @@ class Projection:
 
     def fractions(self) -> dict[str, float]:
         """Each step that is paid once as a fraction of training, and the overhead of an output."""
-        return {"capture": self.capture / self.training, "sae": self.sae / self.training,
-                "labelling": self.labelling / self.training, "once": self.once / self.training,
-                "per output": self.per_token_encode / self.per_token_forward}
+        return {
+            "capture": self.capture / self.training,
+            "sae": self.sae / self.training,
+            "labelling": self.labelling / self.training,
+            "once": self.once / self.training,
+            "per output": self.per_token_encode / self.per_token_forward,
+        }
 
 
 def project(
-    *, active: float, tokens: float | None, d_model: int, layers: int = 1, width: int = 32_768, active_latents: float = 32,
-    sae_tokens: float = 5e8, dense: bool = False, labelled: float | None = None, labeller: float = 70e9,
+    *,
+    active: float,
+    tokens: float | None,
+    d_model: int,
+    layers: int = 1,
+    width: int = 32_768,
+    active_latents: float = 32,
+    sae_tokens: float = 5e8,
+    dense: bool = False,
+    labelled: float | None = None,
+    labeller: float = 70e9,
 ) -> Projection:
     """Count every step for a model of given size.
 
@@ -91,18 +104,27 @@ def project(
             raise UsageError(f"--{name} {value:g} is no size", "it must be above 0", f"--{name} of the model")
     n = layers * width if labelled is None else labelled
     return Projection(
-        training=training_flops(active, tokens) if tokens else float("nan"), capture=2.0 * active * sae_tokens,
+        training=training_flops(active, tokens) if tokens else float("nan"),
+        capture=2.0 * active * sae_tokens,
         sae=layers * sae_tokens * sae_train_flops(d_model, width, active_latents, dense=dense, batch_tokens=131_072),
-        labelling=2.0 * labeller * n * (EXPLAIN_TOKENS + SCORE_TOKENS), per_token_forward=2.0 * active,
-        per_token_encode=layers * sae_encode_flops(d_model, width), activation_bytes=2.0 * d_model * layers * sae_tokens)
+        labelling=2.0 * labeller * n * (EXPLAIN_TOKENS + SCORE_TOKENS),
+        per_token_forward=2.0 * active,
+        per_token_encode=layers * sae_encode_flops(d_model, width),
+        activation_bytes=2.0 * d_model * layers * sae_tokens,
+    )
 
 
 #: How the dictionary may grow as models do.
 RULES = ("width fixed", "width as d_model", "width as parameters")
 
 
-def growth(*, sizes: tuple[float, ...] = (1e9, 1e10, 1e11, 1e12), tokens_per_parameter: float = 20.0, sae_tokens: float = 4e9,
-           every_layer: bool = True) -> pd.DataFrame:
+def growth(
+    *,
+    sizes: tuple[float, ...] = (1e9, 1e10, 1e11, 1e12),
+    tokens_per_parameter: float = 20.0,
+    sae_tokens: float = 4e9,
+    every_layer: bool = True,
+) -> pd.DataFrame:
     """Is it a linear tax? Cost of SAEs as a fraction of training, for dense-equivalent models of growing size.
 
     Models have ``12 L d^2`` parameters with ``L = d / 128``, and are trained on a fixed number of tokens a parameter
@@ -121,16 +143,38 @@ def growth(*, sizes: tuple[float, ...] = (1e9, 1e10, 1e11, 1e12), tokens_per_par
         for parameters in sizes:
             d = round((parameters * 128 / 12) ** (1 / 3))
             layers = max(1, round(d / 128)) if every_layer else 1
-            width = {"width fixed": 32_768, "width as d_model": 16 * d,
-                     "width as parameters": round(32_768 * parameters / sizes[0])}
-            found = project(active=parameters, tokens=tokens_per_parameter * parameters, d_model=d, layers=layers,
-                            width=width[rule], sae_tokens=sae_tokens, labelled=0)
-            rows.append({"rule": rule, "parameters": parameters, "d_model": d, "layers": layers, "width": width[rule],
-                         "sae_flops": found.sae, "training_flops": found.training, "sae_fraction": found.sae / found.training,
-                         "capture_fraction": found.capture / found.training})
+            width = {
+                "width fixed": 32_768,
+                "width as d_model": 16 * d,
+                "width as parameters": round(32_768 * parameters / sizes[0]),
+            }
+            found = project(
+                active=parameters,
+                tokens=tokens_per_parameter * parameters,
+                d_model=d,
+                layers=layers,
+                width=width[rule],
+                sae_tokens=sae_tokens,
+                labelled=0,
+            )
+            rows.append(
+                {
+                    "rule": rule,
+                    "parameters": parameters,
+                    "d_model": d,
+                    "layers": layers,
+                    "width": width[rule],
+                    "sae_flops": found.sae,
+                    "training_flops": found.training,
+                    "sae_fraction": found.sae / found.training,
+                    "capture_fraction": found.capture / found.training,
+                }
+            )
     table = pd.DataFrame(rows)
-    slopes = {rule: float(np.polyfit(np.log(part["training_flops"]), np.log(part["sae_flops"]), 1)[0])
-              for rule, part in table.groupby("rule")}
+    slopes = {
+        rule: float(np.polyfit(np.log(part["training_flops"]), np.log(part["sae_flops"]), 1)[0])
+        for rule, part in table.groupby("rule")
+    }
     return table.assign(exponent=table["rule"].map(slopes)).drop(columns=["sae_flops", "training_flops"])
 
 

@@ -89,13 +89,28 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON; tokens are numbered from 0."""
         call = self.call
-        tokens = [{"id": int(i), "text": s, "special": bool(p), "generated": bool(g)} for i, s, p, g in
-                  zip(call.ids, call.strings, call.special, call.generated, strict=True)]
-        features = {sae: [row | {"fires_on": self.fires_on(sae, int(row["feature"]))} for row in table.to_dict("records")]
-                    for sae, table in self.features.items()}
-        decoding = None if self.decoding is None else dict(zip(("layer", "accuracy", "baseline"), self.decoding, strict=True))
-        return {"name": self.name, "model": self.model, "fingerprint": self.fingerprint, "notes": list(self.notes),
-                "windows": call.windows, "tokens": tokens, "experts": self.experts.to_dict("records"), "features": features,
-                "topics": [guess.as_dict() for guess in self.guesses], "whole_documents_decoded": decoding,
-                "watched": [alarm.as_dict() for alarm in self.alarms],
-                "overhead": None if self.overhead is None else asdict(self.overhead)}
+        tokens = [
+            {"id": int(i), "text": s, "special": bool(p), "generated": bool(g)}
+            for i, s, p, g in zip(call.ids, call.strings, call.special, call.generated, strict=True)
+        ]
+        features = {
+            sae: [row | {"fires_on": self.fires_on(sae, int(row["feature"]))} for row in table.to_dict("records")]
+            for sae, table in self.features.items()
+        }
+        decoding = (
+            None if self.decoding is None else dict(zip(("layer", "accuracy", "baseline"), self.decoding, strict=True))
+        )
+        return {
+            "name": self.name,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+            "windows": call.windows,
+            "tokens": tokens,
+            "experts": self.experts.to_dict("records"),
+            "features": features,
+            "topics": [guess.as_dict() for guess in self.guesses],
+            "whole_documents_decoded": decoding,
+            "watched": [alarm.as_dict() for alarm in self.alarms],
+            "overhead": None if self.overhead is None else asdict(self.overhead),
+        }

@@ -57,8 +57,16 @@ class Look:
     timing: bool = True
 
 
-def inspect_text(run: str | Path, text: str, *, model: LoadedModel | str | None = None, sae: Sequence[str] = (),
-                 look: Look | None = None, force_weights: bool = False, seed: int = 0) -> Inspection:
+def inspect_text(
+    run: str | Path,
+    text: str,
+    *,
+    model: LoadedModel | str | None = None,
+    sae: Sequence[str] = (),
+    look: Look | None = None,
+    force_weights: bool = False,
+    seed: int = 0,
+) -> Inspection:
     """Inspect one text with a run.
 
     Parameters
@@ -125,16 +133,27 @@ class Inspector:
         When model and trace, or model and SAE, are of other weights, or something named is not there.
     """
 
-    def __init__(self, run: Path, loaded: LoadedModel, *, saes: Sequence[str] = (), look: Look, force_weights: bool = False,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path,
+        loaded: LoadedModel,
+        *,
+        saes: Sequence[str] = (),
+        look: Look,
+        force_weights: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.run, self.loaded, self.look, self.seed = run, loaded, look, seed
         self.trace = Trace.open(run)
         there = [name for name in TABLES if (run / "results" / f"{name}.parquet").exists()]
         self.known = Known(self.trace, {name: Result.load(run / "results", name) for name in there})
         widths = widths_of(run)
         self.shown = _chosen(saes, widths)
-        self.notes = [f"The run has no results/{name}: moe-probe {'label' if name == 'features' else 'analyze'} RUN."
-                      for name in ("expert_topics", "experts", "features") if name not in there]
+        self.notes = [
+            f"The run has no results/{name}: moe-probe {'label' if name == 'features' else 'analyze'} RUN."
+            for name in ("expert_topics", "experts", "features")
+            if name not in there
+        ]
         experts = {layer.layer: layer.num_experts for layer in self.trace.layers}
         shown = {name: widths[name] for name in self.shown}
         self.watched = self._watched(widths, shown, experts)
@@ -158,8 +177,11 @@ class Inspector:
             return None
         unit = parse_unit(self.look.shade, widths, experts, option="--shade")
         if unit is None:
-            raise UsageError(f"--shade {self.look.shade} cannot be read", "",
-                             "LAYER:EXPERT as 5:13, or FOLDER:FEATURE as layer_05/width_01024:334")
+            raise UsageError(
+                f"--shade {self.look.shade} cannot be read",
+                "",
+                "LAYER:EXPERT as 5:13, or FOLDER:FEATURE as layer_05/width_01024:334",
+            )
         return unit
 
     def _open(self, names: Sequence[str] | Mapping[str, None]) -> dict[str, Sae]:
@@ -192,11 +214,19 @@ class Inspector:
                 shade = Watched(f"{unit[0]}:{unit[1]}", "feature", features=(unit,))
         timed = {sae: self.saes[sae] for sae in self.shown}
         return Inspection(
-            name=name, model=self.loaded.info.id, fingerprint=self.loaded.info.fingerprint, call=call,
-            experts=expert_table(call, self.known), features=features, guesses=self._guesses(call, reference),
-            decoding=self.known.decoding, shade=shade, notes=tuple(dict.fromkeys(self.notes)),
+            name=name,
+            model=self.loaded.info.id,
+            fingerprint=self.loaded.info.fingerprint,
+            call=call,
+            experts=expert_table(call, self.known),
+            features=features,
+            guesses=self._guesses(call, reference),
+            decoding=self.known.decoding,
+            shade=shade,
+            notes=tuple(dict.fromkeys(self.notes)),
             alarms=tuple(check(w, call, threshold=self.look.threshold, reference=reference) for w in self.watched),
-            overhead=measure_overhead(self.loaded, encoded.windows[0], timed) if self.look.timing else None)
+            overhead=measure_overhead(self.loaded, encoded.windows[0], timed) if self.look.timing else None,
+        )
 
     def _encoded(self, text: str, name: str) -> tuple[EncodedDocument, list[str], np.ndarray]:
         """Tokens and windows of a text and of its continuation, and which tokens were generated."""
@@ -211,14 +241,19 @@ class Inspector:
             raise UsageError(f"{name} is empty", "there is nothing to inspect", "a text of a word or more")
         windowing, most = self.trace.manifest.windowing, self.loaded.max_length
         length = min(windowing.max_length if windowing else 4096, most)
-        encoder = Encoder(self.loaded.tokenizer, max_length=length,
-                          overlap=min(windowing.overlap, length // 2) if windowing else length // 8)
+        encoder = Encoder(
+            self.loaded.tokenizer,
+            max_length=length,
+            overlap=min(windowing.overlap, length // 2) if windowing else length // 8,
+        )
         encoded = encoder(Document(name, text, topic=""))
         ids, special = encoded.ids, encoded.special
         generated = np.zeros(len(ids), dtype=bool)
         if self.look.generate:
             end = len(ids) - encoded.n_closing  # nothing follows a closing token
-            new = continuation(self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.seed)
+            new = continuation(
+                self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.seed
+            )
             ids = np.concatenate([ids[:end], new])
             special = np.concatenate([special[:end], np.isin(new, encoder.special_ids)])
             generated = np.arange(len(ids)) >= end
@@ -280,8 +315,11 @@ def _chosen(asked: Sequence[str], widths: Mapping[str, int]) -> list[str]:
     """SAEs asked for, else the widest of the last layer: the plain one, where several are as wide."""
     for name in asked:
         if name not in widths:
-            raise UsageError(f"--sae {name}: the run has no such SAE",
-                             did_you_mean(name, list(widths)) if widths else "it has none at all", "a folder below RUN/sae")
+            raise UsageError(
+                f"--sae {name}: the run has no such SAE",
+                did_you_mean(name, list(widths)) if widths else "it has none at all",
+                "a folder below RUN/sae",
+            )
     if asked or not widths:
         return list(dict.fromkeys(asked))
     layer_of = {name: int(match[1]) for name in widths if (match := _WIDTH.match(name))}

@@ -65,8 +65,10 @@ class Known:
         import pandas as pd
 
         index = [(layer.layer, e) for layer in self.trace.layers for e in range(layer.num_experts)]
-        out = pd.DataFrame({"topic": "", "lift": np.nan, "replicated": False, "explained_by": ""},
-                           index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]))
+        out = pd.DataFrame(
+            {"topic": "", "lift": np.nan, "replicated": False, "explained_by": ""},
+            index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]),
+        )
         if (topics := self.table("expert_topics")) is not None:
             mine = topics[topics["significant"] & (topics["log2_lift"] > 0)]
             best = mine.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
@@ -81,8 +83,14 @@ class Known:
         """Rows of one SAE, by feature: ``label, label_score, good, topic, density, max_activation``; blank where not labelled."""
         import pandas as pd
 
-        nothing: dict[str, Any] = {"label": "", "label_score": np.nan, "good": False, "topic": "", "density": np.nan,
-                                   "max_activation": np.nan}
+        nothing: dict[str, Any] = {
+            "label": "",
+            "label_score": np.nan,
+            "good": False,
+            "topic": "",
+            "density": np.nan,
+            "max_activation": np.nan,
+        }
         out = pd.DataFrame(nothing, index=pd.RangeIndex(width, name="feature"))
         if (table := self.table("features")) is None:
             return out

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models import forward_inputs, input_device
 from moe_probe.core.flops import sae_encode_flops, shape_of
+from moe_probe.models import forward_inputs, input_device
 from moe_probe.studies.inspect.record import capture_for, read_by, run_window
 
 if TYPE_CHECKING:
@@ -52,8 +52,16 @@ class Overhead:
     encode_flops: float
 
 
-def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae], *, rounds: int = 25, least: int = 7,
-                     seconds: float = 2.0, clock: Callable[[], float] = time.perf_counter) -> Overhead:
+def measure_overhead(
+    loaded: LoadedModel,
+    window: Window,
+    saes: Mapping[str, Sae],
+    *,
+    rounds: int = 25,
+    least: int = 7,
+    seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Overhead:
     """Time one window bare, hooked, and hooked and encoded, in turn and in alternating order.
 
     All three form predictions, as a model that is used does. Two rounds warm up and are not counted.
@@ -70,8 +78,10 @@ def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae
     ids = torch.from_numpy(window.ids)[None].to(input_device(loaded.model))
     inputs = forward_inputs(loaded.model, ids)
     rows = torch.arange(len(window.ids))
-    places = {name: next(i for i, site in enumerate(loaded.sites) if site.info.layer == sae.config.layer)
-              for name, sae in saes.items()}
+    places = {
+        name: next(i for i, site in enumerate(loaded.sites) if site.info.layer == sae.config.layer)
+        for name, sae in saes.items()
+    }
 
     def bare() -> None:
         loaded.model(**inputs)
@@ -97,14 +107,28 @@ def measure_overhead(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae
     except MoeProbeError:
         forward = None
     return Overhead(
-        n_tokens=len(window.ids), rounds=len(one), forward=statistics.median(one), hooks=statistics.median(two),
-        encoding=statistics.median(three), hooks_ratio=statistics.median(_ratios(two, one)),
-        encoding_ratio=statistics.median(ratios), encoding_quartiles=(quartiles[0], quartiles[2]), forward_flops=forward,
-        encode_flops=sum(sae_encode_flops(sae.config.d_in, sae.config.d_sae) for sae in saes.values()))
+        n_tokens=len(window.ids),
+        rounds=len(one),
+        forward=statistics.median(one),
+        hooks=statistics.median(two),
+        encoding=statistics.median(three),
+        hooks_ratio=statistics.median(_ratios(two, one)),
+        encoding_ratio=statistics.median(ratios),
+        encoding_quartiles=(quartiles[0], quartiles[2]),
+        forward_flops=forward,
+        encode_flops=sum(sae_encode_flops(sae.config.d_in, sae.config.d_sae) for sae in saes.values()),
+    )
 
 
-def _in_turn(variants: tuple[Callable[[], None], ...], *, rounds: int, least: int, seconds: float, wait: bool,
-             clock: Callable[[], float]) -> list[list[float]]:
+def _in_turn(
+    variants: tuple[Callable[[], None], ...],
+    *,
+    rounds: int,
+    least: int,
+    seconds: float,
+    wait: bool,
+    clock: Callable[[], float],
+) -> list[list[float]]:
     taken: list[list[float]] = [[] for _ in variants]
     with torch.inference_mode():
         begun = time.perf_counter()

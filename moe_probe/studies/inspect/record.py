@@ -74,8 +74,9 @@ class Call:
         return np.flatnonzero(~self.special)
 
 
-def record_call(loaded: LoadedModel, encoded: EncodedDocument, saes: Mapping[str, Sae], *, strings: Sequence[str],
-                generated: np.ndarray) -> Call:
+def record_call(
+    loaded: LoadedModel, encoded: EncodedDocument, saes: Mapping[str, Sae], *, strings: Sequence[str], generated: np.ndarray
+) -> Call:
     """Run a text through the model, window by window, and keep its routing and the features that fire.
 
     Activations are encoded window by window, all tokens of a window at once; only active latents are kept.
@@ -114,15 +115,27 @@ def record_call(loaded: LoadedModel, encoded: EncodedDocument, saes: Mapping[str
                 record = records[_place(place_of, name, sae)]
                 found[name].append(_active(sae, record, torch.from_numpy(text + window.record.start), rows[text], name))
             done += len(rows)
-    return Call(encoded.ids, tuple(strings), encoded.special, generated, len(encoded.windows), tuple(place_of), experts, weights,
-                {name: Latents(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
-                 for name, pieces in found.items()})
+    return Call(
+        encoded.ids,
+        tuple(strings),
+        encoded.special,
+        generated,
+        len(encoded.windows),
+        tuple(place_of),
+        experts,
+        weights,
+        {name: Latents(*(np.concatenate(parts) for parts in zip(*pieces, strict=True))) for name, pieces in found.items()},
+    )
 
 
 def capture_for(loaded: LoadedModel, saes: Mapping[str, Sae]) -> RoutingCapture:
     """Hooks for the routing of every layer, and for what these SAEs read at theirs."""
-    return RoutingCapture(loaded.model, loaded.sites, keep={PART_OF[sae.config.hook] for sae in saes.values()},
-                          keep_layers={sae.config.layer for sae in saes.values()})
+    return RoutingCapture(
+        loaded.model,
+        loaded.sites,
+        keep={PART_OF[sae.config.hook] for sae in saes.values()},
+        keep_layers={sae.config.layer for sae in saes.values()},
+    )
 
 
 def run_window(loaded: LoadedModel, window: Window, capture: RoutingCapture, *, logits: bool) -> list[SiteRecord]:
@@ -132,15 +145,21 @@ def run_window(loaded: LoadedModel, window: Window, capture: RoutingCapture, *, 
     records = capture.take()
     for site, record in zip(loaded.sites, records, strict=True):
         if len(record.experts) != len(window.ids):
-            raise MoeProbeError(f"{site.info.name} routed {len(record.experts)} rows for {len(window.ids)} tokens",
-                                "rows cannot be told apart by token", "report this model family")
+            raise MoeProbeError(
+                f"{site.info.name} routed {len(record.experts)} rows for {len(window.ids)} tokens",
+                "rows cannot be told apart by token",
+                "report this model family",
+            )
     return records
 
 
 def _place(place_of: Mapping[int, int], name: str, sae: Sae) -> int:
     if sae.config.layer not in place_of:
-        raise MoeProbeError(f"the SAE {name} reads layer {sae.config.layer}", f"the model has the MoE layers "
-                            f"{some_of(place_of, 12)}", "an SAE of this model")
+        raise MoeProbeError(
+            f"the SAE {name} reads layer {sae.config.layer}",
+            f"the model has the MoE layers {some_of(place_of, 12)}",
+            "an SAE of this model",
+        )
     return place_of[sae.config.layer]
 
 
@@ -161,8 +180,11 @@ def _active(sae: Sae, record: SiteRecord, rows: torch.Tensor, tokens: np.ndarray
     """Latents that are active on some rows of a window; `tokens` numbers these in the text."""
     values, mine = read_by(sae, record, rows)
     if values.shape[1] != sae.config.d_in:
-        raise MoeProbeError(f"the SAE {name} takes activations of width {sae.config.d_in}",
-                            f"the model's have width {values.shape[1]}", "an SAE of this model and hook")
+        raise MoeProbeError(
+            f"the SAE {name} takes activations of width {sae.config.d_in}",
+            f"the model's have width {values.shape[1]}",
+            "an SAE of this model and hook",
+        )
     if not len(values):
         return Latents(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
     latents = sae.encode(values)
@@ -196,15 +218,19 @@ def continuation(loaded: LoadedModel, ids: np.ndarray, *, n: int, temperature: f
     """
     if len(ids) + n > loaded.max_length:
         room = loaded.max_length - len(ids)
-        raise UsageError(f"{n} more tokens do not fit behind {len(ids)} tokens of text",
-                         f"the model's context is {loaded.max_length}", f"--generate {room}" if room > 0 else "a shorter text")
+        raise UsageError(
+            f"{n} more tokens do not fit behind {len(ids)} tokens of text",
+            f"the model's context is {loaded.max_length}",
+            f"--generate {room}" if room > 0 else "a shorter text",
+        )
     model: Any = loaded.model
     if not model.can_generate() or getattr(model.config, "is_encoder_decoder", False):
-        raise MoeProbeError(f"{type(model).__name__} does not continue text", "it is no decoder language model",
-                            "leave --generate away")
+        raise MoeProbeError(
+            f"{type(model).__name__} does not continue text", "it is no decoder language model", "leave --generate away"
+        )
     given = torch.from_numpy(ids)[None].to(input_device(model))
     drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode(), torch.random.fork_rng():  # the caller's random state stays as it was
         torch.manual_seed(seed)
         out = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=n, num_beams=1, **drawn)
-    return np.asarray(out[0, len(ids):].cpu().numpy(), dtype=np.int64)
+    return np.asarray(out[0, len(ids) :].cpu().numpy(), dtype=np.int64)

@@ -86,8 +86,11 @@ class Reference:
                 out.append(rows[start : start + self.length])
                 names.append(int(d))
         found = np.array(names, dtype=np.int64)
-        return Pieces(np.stack(out) if out else np.zeros((0, self.length), dtype=np.int64),
-                      self._topic[found].astype(str), self._group[found].astype(str))
+        return Pieces(
+            np.stack(out) if out else np.zeros((0, self.length), dtype=np.int64),
+            self._topic[found].astype(str),
+            self._group[found].astype(str),
+        )
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -105,8 +108,13 @@ class Reference:
     def _reader(self, sae: Sae) -> ActivationReader:
         from moe_probe.sae import ActivationReader
 
-        return ActivationReader(self.trace, layer=sae.config.layer, hook=sae.config.hook, documents=self.held,
-                                slots=sae.config.experts is not None)
+        return ActivationReader(
+            self.trace,
+            layer=sae.config.layer,
+            hook=sae.config.hook,
+            documents=self.held,
+            slots=sae.config.experts is not None,
+        )
 
     def usage(self, pieces: Pieces) -> np.ndarray:
         """Share of every piece's selections of a layer that went to each expert, shape (n_pieces, n_layers * max_experts)."""

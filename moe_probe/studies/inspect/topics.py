@@ -53,8 +53,14 @@ class Guess:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"source": self.source, "ranking": [{"topic": t, "value": v} for t, v in self.ranking],
-                "accuracy": self.accuracy, "chance": self.chance, "pieces": self.n_pieces, "piece_tokens": self.piece_tokens}
+        return {
+            "source": self.source,
+            "ranking": [{"topic": t, "value": v} for t, v in self.ranking],
+            "accuracy": self.accuracy,
+            "chance": self.chance,
+            "pieces": self.n_pieces,
+            "piece_tokens": self.piece_tokens,
+        }
 
 
 class UsageDecoder:
@@ -166,8 +172,9 @@ def guess_from_features(call: Call, known: Known, sae: str, width: int, referenc
     return Guess(sae, ranking, details, *scored)
 
 
-def _feature_accuracy(reference: Reference | None, sae: str, named: pd.DataFrame, topics: np.ndarray, column: np.ndarray,
-                      density: np.ndarray) -> tuple[float | None, float | None, int, int]:
+def _feature_accuracy(
+    reference: Reference | None, sae: str, named: pd.DataFrame, topics: np.ndarray, column: np.ndarray, density: np.ndarray
+) -> tuple[float | None, float | None, int, int]:
     if reference is None or not len(reference.held_pieces.rows):
         return None, None, 0, 0
     pieces = reference.held_pieces
@@ -177,4 +184,3 @@ def _feature_accuracy(reference: Reference | None, sae: str, named: pd.DataFrame
     best = topics[((seen + _HALF) / (reference.length * density + _HALF)).argmax(1)]
     chance = float(np.unique(pieces.topic, return_counts=True)[1].max() / len(pieces.topic))
     return float((best == pieces.topic).mean()), chance, len(pieces.rows), reference.length
-

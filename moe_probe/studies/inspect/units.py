@@ -36,9 +36,16 @@ def expert_table(call: Call, known: Known) -> pd.DataFrame:
         mass = np.bincount(ids[ids >= 0], weights=weights[ids >= 0])
         used = np.flatnonzero(counts)
         for expert in used[np.argsort(-counts[used], kind="stable")]:
-            rows.append({"layer": layer, "expert": int(expert), "tokens": int(counts[expert]),
-                         "share": counts[expert] / len(text), "corpus_share": known.corpus_share[place, expert],
-                         "gate": mass[expert] / counts[expert]})
+            rows.append(
+                {
+                    "layer": layer,
+                    "expert": int(expert),
+                    "tokens": int(counts[expert]),
+                    "share": counts[expert] / len(text),
+                    "corpus_share": known.corpus_share[place, expert],
+                    "gate": mass[expert] / counts[expert],
+                }
+            )
     columns = ["layer", "expert", "tokens", "share", "corpus_share", "gate"]
     return pd.DataFrame(rows, columns=columns).join(known.experts, on=["layer", "expert"])
 
@@ -64,8 +71,16 @@ def feature_table(call: Call, known: Known, sae: str, width: int) -> pd.DataFram
     largest = np.zeros(len(features), dtype=np.float64)
     np.maximum.at(largest, inverse, latents.value)
     total = np.bincount(inverse, weights=latents.value, minlength=len(features))
-    out = pd.DataFrame({"sae": sae, "feature": features.astype(np.int64), "tokens": tokens, "share": tokens / n,
-                        "max_activation": largest, "mean_activation": total / np.maximum(tokens, 1)})
+    out = pd.DataFrame(
+        {
+            "sae": sae,
+            "feature": features.astype(np.int64),
+            "tokens": tokens,
+            "share": tokens / n,
+            "max_activation": largest,
+            "mean_activation": total / np.maximum(tokens, 1),
+        }
+    )
     out = out.join(known.features(sae, width).rename(columns={"max_activation": "corpus_max"}), on="feature")
     out["relative"] = out["max_activation"] / out["corpus_max"].where(out["corpus_max"] > 0)
     floor = _HALF / max(known.trace.n_tokens, 1)

@@ -76,10 +76,17 @@ class Alarm:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"watched": self.watched.name, "kind": self.watched.kind, "fired": self.fired, "value": self.value,
-                "threshold": self.threshold, "threshold_from": self.says, "tokens": list(self.tokens),
-                "experts": [f"{layer}:{expert}" for layer, expert in self.watched.experts],
-                "features": [f"{sae}:{feature}" for sae, feature in self.watched.features]}
+        return {
+            "watched": self.watched.name,
+            "kind": self.watched.kind,
+            "fired": self.fired,
+            "value": self.value,
+            "threshold": self.threshold,
+            "threshold_from": self.says,
+            "tokens": list(self.tokens),
+            "experts": [f"{layer}:{expert}" for layer, expert in self.watched.experts],
+            "features": [f"{sae}:{feature}" for sae, feature in self.watched.features],
+        }
 
 
 def parse_unit(text: str, widths: Mapping[str, int], experts: Mapping[int, int], *, option: str) -> Watched | None:
@@ -102,26 +109,41 @@ def parse_unit(text: str, widths: Mapping[str, int], experts: Mapping[int, int],
     if _NUMBERS.fullmatch(text):
         layer, expert = map(int, text.split(":"))
         if layer not in experts:
-            raise UsageError(f"{option} {text}: there is no MoE layer {layer}", f"the model has {some_of(experts, 12)}",
-                             "one of those")
+            raise UsageError(
+                f"{option} {text}: there is no MoE layer {layer}", f"the model has {some_of(experts, 12)}", "one of those"
+            )
         if expert >= experts[layer]:
-            raise UsageError(f"{option} {text}: layer {layer} has no expert {expert}", f"it has {experts[layer]}",
-                             f"{layer}:0 to {layer}:{experts[layer] - 1}")
+            raise UsageError(
+                f"{option} {text}: layer {layer} has no expert {expert}",
+                f"it has {experts[layer]}",
+                f"{layer}:0 to {layer}:{experts[layer] - 1}",
+            )
         return Watched(text, "expert", experts=((layer, expert),))
     sae, _, number = text.rpartition(":")
     if "/" not in sae:
         return None
     if sae not in widths:
-        raise UsageError(f"{option} {text}: the run has no SAE {sae}",
-                         did_you_mean(sae, list(widths)) if widths else "it has none at all", "a folder below RUN/sae")
+        raise UsageError(
+            f"{option} {text}: the run has no SAE {sae}",
+            did_you_mean(sae, list(widths)) if widths else "it has none at all",
+            "a folder below RUN/sae",
+        )
     if not number.isdigit() or int(number) >= widths[sae]:
-        raise UsageError(f"{option} {text}: there is no feature {number}", f"{sae} has {widths[sae]:,}",
-                         f"{sae}:0 to {sae}:{widths[sae] - 1}")
+        raise UsageError(
+            f"{option} {text}: there is no feature {number}",
+            f"{sae} has {widths[sae]:,}",
+            f"{sae}:0 to {sae}:{widths[sae] - 1}",
+        )
     return Watched(text, "feature", features=((sae, int(number)),))
 
 
-def parse_watch(text: str, known: Known, widths: Mapping[str, int], shown: Mapping[str, int], experts: Mapping[int, int],
-                ) -> Watched:
+def parse_watch(
+    text: str,
+    known: Known,
+    widths: Mapping[str, int],
+    shown: Mapping[str, int],
+    experts: Mapping[int, int],
+) -> Watched:
     """Read what is to be watched: a unit, as `parse_unit` does, or a topic of the run.
 
     Parameters
@@ -138,14 +160,19 @@ def parse_watch(text: str, known: Known, widths: Mapping[str, int], shown: Mappi
     if unit is not None:
         return replace(unit, about=str(known.experts.loc[unit.experts[0], "topic"])) if unit.experts else unit
     if text not in known.topics:
-        raise UsageError(f"--watch {text} is no topic of the run", did_you_mean(text, list(known.topics)),
-                         "a topic, LAYER:EXPERT, or FOLDER:FEATURE as layer_05/width_01024:334")
+        raise UsageError(
+            f"--watch {text} is no topic of the run",
+            did_you_mean(text, list(known.topics)),
+            "a topic, LAYER:EXPERT, or FOLDER:FEATURE as layer_05/width_01024:334",
+        )
     units = known.units_of(text, shown)
     features = tuple((sae, f) for sae, f in units.features if sae in widths)
     if not features and not units.experts:
-        raise UsageError(f"--watch {text}: no unit of the run stands for it",
-                         "its verdict names no expert, and no feature of these SAEs has it for its topic",
-                         "another SAE (--sae), or a unit by its number")
+        raise UsageError(
+            f"--watch {text}: no unit of the run stands for it",
+            "its verdict names no expert, and no feature of these SAEs has it for its topic",
+            "another SAE (--sae), or a unit by its number",
+        )
     return Watched(text, "topic", units.experts, features, about=text)
 
 
@@ -181,16 +208,20 @@ def _threshold(watched: Watched, reference: Reference | None) -> tuple[float, st
     pieces = None if reference is None else reference.held_pieces
     unknown = reference is None or any(sae not in reference.saes for sae, _ in watched.features)
     if reference is None or pieces is None or unknown or len(pieces.rows) < _LEAST:
-        raise UsageError(f"--watch {watched.name} needs a threshold",
-                         f"the run keeps fewer than {_LEAST} held-out texts as long as this one to take it from",
-                         "--threshold 0.5: for an expert a share of the text's tokens, for a topic units a token")
+        raise UsageError(
+            f"--watch {watched.name} needs a threshold",
+            f"the run keeps fewer than {_LEAST} held-out texts as long as this one to take it from",
+            "--threshold 0.5: for an expert a share of the text's tokens, for a topic units a token",
+        )
     active = reference.active(watched)
     others = pieces.topic != watched.about
     level = float(np.quantile(active[others], 1 - FALSE_ALARMS, method="higher")) if others.any() else 0.0
     which = f"held-out texts not about {watched.about}" if watched.about else "held-out texts"
     own = "" if others.all() else f", {(active[~others] > level).mean():.0%} of those about it do"
-    return level, (f"{(active[others] > level).mean():.0%} of {others.sum():,} {which}, {reference.length} tokens each, lie "
-                   f"above it{own}")
+    return level, (
+        f"{(active[others] > level).mean():.0%} of {others.sum():,} {which}, {reference.length} tokens each, lie "
+        f"above it{own}"
+    )
 
 
 def active_units(watched: Watched, call: Call) -> np.ndarray:

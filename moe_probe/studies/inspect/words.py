@@ -79,9 +79,12 @@ def lines_of(seen: Inspection, *, top: int = 8, style: Style | None = None) -> l
     style = style or Style()
     call = seen.call
     made = int(call.generated.sum())
-    head = (f"{_safe(seen.name)}: {len(call.text):,} tokens" + (f", {made} of them generated" if made else "")
-            + (f"; special tokens, which are left out: {int(call.special.sum())}" if call.special.any() else "")
-            + (f"; {call.windows} windows" if call.windows > 1 else ""))
+    head = (
+        f"{_safe(seen.name)}: {len(call.text):,} tokens"
+        + (f", {made} of them generated" if made else "")
+        + (f"; special tokens, which are left out: {int(call.special.sum())}" if call.special.any() else "")
+        + (f"; {call.windows} windows" if call.windows > 1 else "")
+    )
     out = [style.bold(head)]
     for note in seen.notes:
         out += _wrapped(f"! {_safe(note)}", style)
@@ -119,8 +122,11 @@ def _text(seen: Inspection, style: Style) -> list[str]:
         if generated and not before:
             parts.append(" ▸")
         before = generated
-        parts.append(style.token(printable(string), shade=int(shades[rows].max()), generated=generated,
-                                 special=bool(call.special[rows.start])))
+        parts.append(
+            style.token(
+                printable(string), shade=int(shades[rows].max()), generated=generated, special=bool(call.special[rows.start])
+            )
+        )
     text = "".join(parts).strip("\n").lstrip(" ")
     out = [f"  {line}" for piece in text.split("\n") for line in flow(piece, style.width - 2)]
     if len(call.strings) > _SHOWN_TOKENS:
@@ -161,7 +167,7 @@ def _alarm(seen: Inspection, alarm: Alarm, style: Style) -> list[str]:
     w = alarm.watched
     unit = {"feature": "largest activation", "expert": "share of tokens", "topic": "active units a token"}[w.kind]
     of = f" (features: {len(w.features)}, experts: {len(w.experts)})" if w.kind == "topic" else ""
-    said = (f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({_safe(alarm.says)})")
+    said = f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({_safe(alarm.says)})"
     if not alarm.fired:
         return _wrapped(f"quiet  {said}", style, "       ")
     where = ", ".join(f"{i} “{_safe(seen.decoded.name(i))}”" for i in alarm.tokens[:8])
@@ -172,37 +178,49 @@ def _alarm(seen: Inspection, alarm: Alarm, style: Style) -> list[str]:
 def _guess(seen: Inspection, guess: Guess, style: Style) -> list[str]:
     if guess.source == "experts":
         head = "Topic, as the experts used tell it: " + ", ".join(f"{_safe(t)} {p:.0%}" for t, p in guess.ranking[:3])
-        how = ("logistic regression on square roots of usage shares of all layers, fitted on pieces of the run's own "
-               "documents as long as this text; it knows these topics only")
+        how = (
+            "logistic regression on square roots of usage shares of all layers, fitted on pieces of the run's own "
+            "documents as long as this text; it knows these topics only"
+        )
     else:
         head = f"Topic, as features of {guess.source} tell it: " + ", ".join(
-            f"{_safe(t)} ×{v:.1f}" for t, v in guess.ranking[:3])
+            f"{_safe(t)} ×{v:.1f}" for t, v in guess.ranking[:3]
+        )
         how = f"{_safe(guess.ranking[0][0])}: {guess.details[0]} from their densities"
     if guess.accuracy is None or guess.chance is None:
         trust = "how often such a guess is right was not measured"
     else:
         kind = "unseen pieces" if guess.source == "experts" else "beginnings of held-out documents"
-        trust = (f"{guess.accuracy:.0%} of {guess.n_pieces:,} {kind} of {guess.piece_tokens} tokens are guessed right "
-                 f"(commonest topic: {guess.chance:.0%})")
+        trust = (
+            f"{guess.accuracy:.0%} of {guess.n_pieces:,} {kind} of {guess.piece_tokens} tokens are guessed right "
+            f"(commonest topic: {guess.chance:.0%})"
+        )
     if guess.source == "experts" and seen.decoding is not None:
         layer, accuracy, baseline = seen.decoding
         trust += f"; whole documents by layer {layer} alone: {accuracy:.0%} (shuffled: {baseline:.0%})"
-    return [*(style.bold(line) for line in _wrapped(head, style)),
-            *(style.dim(line) for line in _wrapped(f"  {trust}; {how}.", style)), ""]
+    return [
+        *(style.bold(line) for line in _wrapped(head, style)),
+        *(style.dim(line) for line in _wrapped(f"  {trust}; {how}.", style)),
+        "",
+    ]
 
 
 def _experts(seen: Inspection, top: int, style: Style) -> list[str]:
     columns = f"  {'layer':>5} {'expert':>6} {'tokens':>7} {'corpus':>7} {'gate':>6}  {'topic in the run':<28} explained by"
-    out = [style.bold("Experts (share of the text's tokens that chose it, the same over the run's corpus, mean gate weight)"),
-           style.dim(columns)]
+    out = [
+        style.bold("Experts (share of the text's tokens that chose it, the same over the run's corpus, mean gate weight)"),
+        style.dim(columns),
+    ]
     for layer, table in seen.experts.groupby("layer", sort=False):
         for i, row in enumerate(table.head(top).itertuples()):
             topic = f"{cut_to(_safe(row.topic), 20)} ×{row.lift:.1f}" if row.topic else "–"
             topic = padded(topic + ("" if row.replicated or not row.topic else "°"), 28)
             more = f"  + {len(table) - top} more" if i == top - 1 and len(table) > top else ""
             shown = layer if i == 0 else ""
-            out.append(f"  {shown:>5} {row.expert:>6} {row.share:>7.0%} {row.corpus_share:>7.0%} {row.gate:>6.2f}  {topic} "
-                       f"{_safe(row.explained_by) or '–'}{style.dim(more)}")
+            out.append(
+                f"  {shown:>5} {row.expert:>6} {row.share:>7.0%} {row.corpus_share:>7.0%} {row.gate:>6.2f}  {topic} "
+                f"{_safe(row.explained_by) or '–'}{style.dim(more)}"
+            )
     if (seen.experts["topic"].ne("") & ~seen.experts["replicated"].astype(bool)).any():
         out.append(style.dim("  ° not replicated on the half of the documents that was kept for it"))
     return out
@@ -212,13 +230,17 @@ def _features(seen: Inspection, sae: str, table: pd.DataFrame, top: int, style: 
     how = "by how much more often than in the corpus" if table["excess"].notna().any() else "by summed activation"
     out = [style.bold(f"Features of {sae} ({len(table):,} fire; {how})")]
     room = max(24, style.width - 58)
-    out.append(style.dim(f"  {'feature':>7} {'tokens':>6} {'largest':>8}  {'topic':<14} {'label (score)':<{room - 4}} fires on"))
+    out.append(
+        style.dim(f"  {'feature':>7} {'tokens':>6} {'largest':>8}  {'topic':<14} {'label (score)':<{room - 4}} fires on")
+    )
     for row in table.head(top).to_dict("records"):
         relative = f"{row['max_activation']:.2f}"
         label = _label(row, room - 20)
         topic = padded(cut_to(_safe(row["topic"]) or "–", 14), 14)
-        out.append(f"  {row['feature']:>7} {row['tokens']:>6} {relative:>8}  {topic} "
-                   f"{padded(label, room - 4)} {cut_to(_fires_on(seen, sae, row['feature']), 32)}")
+        out.append(
+            f"  {row['feature']:>7} {row['tokens']:>6} {relative:>8}  {topic} "
+            f"{padded(label, room - 4)} {cut_to(_fires_on(seen, sae, row['feature']), 32)}"
+        )
     return out
 
 
@@ -232,11 +254,17 @@ def _fires_on(seen: Inspection, sae: str, feature: int) -> str:
 def _overhead(cost: Overhead, saes: list[str], style: Style) -> list[str]:
     per_token = 1e6 / cost.n_tokens
     what = ", ".join(saes) or "no SAE"
-    counted = ("the model's operations are not counted" if cost.forward_flops is None else
-               f"{cost.forward_flops / 1e6:.2f} M a token for the model, {cost.encode_flops / 1e6:.2f} M "
-               f"({cost.encode_flops / cost.forward_flops:.0%}) for encoding")
+    counted = (
+        "the model's operations are not counted"
+        if cost.forward_flops is None
+        else f"{cost.forward_flops / 1e6:.2f} M a token for the model, {cost.encode_flops / 1e6:.2f} M "
+        f"({cost.encode_flops / cost.forward_flops:.0%}) for encoding"
+    )
     low, high = cost.encoding_quartiles
-    return _wrapped(f"Overhead over {cost.n_tokens} tokens: forward {cost.forward * per_token:,.0f} µs a token, with hooks "
-                    f"{cost.hooks * per_token:,.0f} ({cost.hooks_ratio:.2f}×), with hooks and encoding ({what}) "
-                    f"{cost.encoding * per_token:,.0f} ({cost.encoding_ratio:.2f}×; quartiles {low:.2f} to {high:.2f}), medians "
-                    f"of {cost.rounds} paired rounds; operations: {counted}.", style)
+    return _wrapped(
+        f"Overhead over {cost.n_tokens} tokens: forward {cost.forward * per_token:,.0f} µs a token, with hooks "
+        f"{cost.hooks * per_token:,.0f} ({cost.hooks_ratio:.2f}×), with hooks and encoding ({what}) "
+        f"{cost.encoding * per_token:,.0f} ({cost.encoding_ratio:.2f}×; quartiles {low:.2f} to {high:.2f}), medians "
+        f"of {cost.rounds} paired rounds; operations: {counted}.",
+        style,
+    )

@@ -46,15 +46,25 @@ class FeatureRules:
 
 #: What a row says of its topic's best feature: column of the verdicts, column of the carriers.
 _FEATURE_COLUMNS = {
-    "auroc_feature": "auroc_document", "auroc_feature_low": "document_low", "feature_beyond_expert": "beyond_expert_document",
-    "feature_beyond_expert_low": "beyond_expert_document_low", "feature_beyond_token": "beyond_token_document",
-    "feature_beyond_token_low": "beyond_token_document_low", "feature_beyond_tokens": "beyond_tokens_document",
-    "feature_beyond_tokens_low": "beyond_tokens_document_low", "feature_log2_beyond_words": "log2_beyond_words",
-    "feature_log2_beyond_words_low": "log2_beyond_words_low"}
+    "auroc_feature": "auroc_document",
+    "auroc_feature_low": "document_low",
+    "feature_beyond_expert": "beyond_expert_document",
+    "feature_beyond_expert_low": "beyond_expert_document_low",
+    "feature_beyond_token": "beyond_token_document",
+    "feature_beyond_token_low": "beyond_token_document_low",
+    "feature_beyond_tokens": "beyond_tokens_document",
+    "feature_beyond_tokens_low": "beyond_tokens_document_low",
+    "feature_log2_beyond_words": "log2_beyond_words",
+    "feature_log2_beyond_words_low": "log2_beyond_words_low",
+}
 
 
 def complete_verdicts(
-    verdicts: Result, *, carriers: Result | None = None, features: Result | None = None, ablation: Result | None = None,
+    verdicts: Result,
+    *,
+    carriers: Result | None = None,
+    features: Result | None = None,
+    ablation: Result | None = None,
     rules: FeatureRules | None = None,
 ) -> Result:
     """Add the evidence of features and causes to verdicts from usage.
@@ -90,8 +100,7 @@ def complete_verdicts(
     rules = rules or FeatureRules()
     rows = []
     for row in verdicts.table.assign(grade=grades(verdicts.table)).to_dict("records"):
-        row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "",
-                "ablation_unit": ""}
+        row |= {"verdict_usage": row["verdict"], "causal": NOT_TESTED, "feature": "", "ablation_unit": ""}
         row |= dict.fromkeys((*_FEATURE_COLUMNS, "ablation_delta_nats", "ablation_low", "ablation_high"), np.nan)
         if carriers is not None:
             row |= _of_feature(row, carriers.table, None if features is None else features.table, rules)
@@ -100,36 +109,59 @@ def complete_verdicts(
         rows.append(row | {"sentence": _sentence(row)})
     caption = verdicts.caption
     if carriers is not None:
-        caption += (f" \"feature only\": no expert or group passes, but one SAE feature, chosen on training documents, "
-                    f"tells "
-                    f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take "
-                    f"{rules.tolerance:g} (interval above {rules.min_lower_bound:g}), better than the best expert, the best "
-                    "token and the best set of up to 8 "
-                    "tokens, chosen in the same way, do (paired intervals above 0), and fires at least "
-                    f"{2 ** rules.min_log2_beyond:.2f} times as much as their tokens predict.")
+        caption += (
+            f' "feature only": no expert or group passes, but one SAE feature, chosen on training documents, '
+            f"tells "
+            f"held-out documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take "
+            f"{rules.tolerance:g} (interval above {rules.min_lower_bound:g}), better than the best expert, the best "
+            "token and the best set of up to 8 "
+            "tokens, chosen in the same way, do (paired intervals above 0), and fires at least "
+            f"{2**rules.min_log2_beyond:.2f} times as much as their tokens predict."
+        )
     extra = tuple(c for r in (carriers, features, ablation) if r is not None for c in r.citations)
-    return Result("verdicts", pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"}), seed=verdicts.seed,
-                  params=verdicts.params | {f"feature_{k}": v for k, v in vars(rules).items()}, caption=caption,
-                  warnings=verdicts.warnings, citations=tuple(dict.fromkeys([*verdicts.citations, *extra])))
+    return Result(
+        "verdicts",
+        pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"}),
+        seed=verdicts.seed,
+        params=verdicts.params | {f"feature_{k}": v for k, v in vars(rules).items()},
+        caption=caption,
+        warnings=verdicts.warnings,
+        citations=tuple(dict.fromkeys([*verdicts.citations, *extra])),
+    )
 
 
-def _of_feature(row: dict[str, Any], carriers: pd.DataFrame, features: pd.DataFrame | None, rules: FeatureRules,
-                ) -> dict[str, Any]:
+def _of_feature(
+    row: dict[str, Any],
+    carriers: pd.DataFrame,
+    features: pd.DataFrame | None,
+    rules: FeatureRules,
+) -> dict[str, Any]:
     mine = carriers[(carriers["topic"] == row["topic"]) & (carriers["kind"] == "feature")]
     if mine.empty:
         return {}
     best = mine.iloc[0]
-    out = {"feature": f"{best['source']}:{best['members']}"} | {to: best.get(of, np.nan) for to, of in _FEATURE_COLUMNS.items()}
-    passes = (best["auroc_document"] >= rules.min_auroc - rules.tolerance and best["document_low"] >= rules.min_lower_bound
-              and best["beyond_expert_document_low"] > 0 and _enriched(best, features, rules))
+    out = {"feature": f"{best['source']}:{best['members']}"} | {
+        to: best.get(of, np.nan) for to, of in _FEATURE_COLUMNS.items()
+    }
+    passes = (
+        best["auroc_document"] >= rules.min_auroc - rules.tolerance
+        and best["document_low"] >= rules.min_lower_bound
+        and best["beyond_expert_document_low"] > 0
+        and _enriched(best, features, rules)
+    )
     if row["verdict"] == "none" and passes:
-        said = f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
+        said = (
+            f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
+        )
         words = _explained_by_words(best, rules)
         if words:
             return out | {"reason": f"{said}, but {words}. {row['reason']}"}
-        out |= {"verdict": "feature only", "grade": _grade(best, rules),
-                "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
-                f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"}
+        out |= {
+            "verdict": "feature only",
+            "grade": _grade(best, rules),
+            "reason": f"{said}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
+            f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}",
+        }
     return out
 
 
@@ -149,7 +181,7 @@ def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
             return f"no better, by its interval, than {name} (AUROC {best['auroc_document'] - difference:.2f})"
     log2, low = best["log2_beyond_words"], best["log2_beyond_words_low"]
     if log2 < rules.min_log2_beyond or not low > 0:
-        return f"it fires {2 ** log2:.2f} times as much as the topic's words alone predict (at least {2 ** low:.2f})"
+        return f"it fires {2**log2:.2f} times as much as the topic's words alone predict (at least {2**low:.2f})"
     return ""
 
 
@@ -174,8 +206,13 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
     if mine.empty:
         return {}
     found = mine.iloc[0]
-    return {"ablation_delta_nats": found["delta_nats"], "ablation_low": found["ci_low"], "ablation_high": found["ci_high"],
-            "ablation_unit": found["unit"], "causal": confirmation(found)}
+    return {
+        "ablation_delta_nats": found["delta_nats"],
+        "ablation_low": found["ci_low"],
+        "ablation_high": found["ci_high"],
+        "ablation_unit": found["unit"],
+        "causal": confirmation(found),
+    }
 
 
 def confirmation(row: Mapping[str, Any]) -> str:
@@ -217,30 +254,47 @@ def _sentence(row: dict[str, Any]) -> str:
     unit = _unit(row)
     known = not is_missing(row["layer"])
     no = {UNTESTED: "It cannot be said", WEAK: f"Hardly: {unit} is real but small"}.get(
-        row["grade"], f"No; nearest is {unit}" if known else "No")
+        row["grade"], f"No; nearest is {unit}" if known else "No"
+    )
     near = ", near the threshold" if row["grade"] == NEAR else ""
-    parts = [{"expert": f"Yes: {unit}{near}", "group": f"No single one, but {unit} together{near}", "feature only":
-              f"No expert, but {unit}{near}", "none": no}[row["verdict"]]]
+    parts = [
+        {
+            "expert": f"Yes: {unit}{near}",
+            "group": f"No single one, but {unit} together{near}",
+            "feature only": f"No expert, but {unit}{near}",
+            "none": no,
+        }[row["verdict"]]
+    ]
     if known and row["log2_lift"] == row["log2_lift"]:
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
-        parts.append(f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
-                     f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
-                     f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]")
+        parts.append(
+            f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
+            f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
+            f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]"
+        )
         if row["log2_beyond_words"] == row["log2_beyond_words"]:
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
     if row["auroc_feature"] == row["auroc_feature"]:
         difference = row["feature_beyond_expert"]
-        against = [] if is_missing(difference) else [
-            f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert"]
+        against = (
+            []
+            if is_missing(difference)
+            else [f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert"]
+        )
         words = (("feature_beyond_token", "the best token"), ("feature_beyond_tokens", "the best set of tokens"))
         against += [f"{row[column]:+.2f} on {name}" for column, name in words if not is_missing(row.get(column))]
-        parts.append(f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
-                     f"({', '.join(against) or 'no expert to compare with'})")
+        parts.append(
+            f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
+            f"({', '.join(against) or 'no expert to compare with'})"
+        )
     if row["causal"] != NOT_TESTED:
-        end = {CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
-               NOT_CONFIRMED: "which does not set it apart: not causally confirmed"}.get(row["causal"], f"which {row['causal']}")
-        rise = rise_text({"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"],
-                          "ci_high": row["ablation_high"]}, 3)
+        end = {
+            CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
+            NOT_CONFIRMED: "which does not set it apart: not causally confirmed",
+        }.get(row["causal"], f"which {row['causal']}")
+        rise = rise_text(
+            {"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"], "ci_high": row["ablation_high"]}, 3
+        )
         parts.append(f"without it the loss on the topic changes by {rise}, {end}")
     return "; ".join(parts) + "."
 

@@ -65,20 +65,26 @@ class Rules:
 
 def caption(rules: Rules, tested: bool) -> str:
     """Say under the table what a verdict needs."""
-    words = (f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
-             f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
-             f"{rules.min_coverage:.0%} of the topic's tokens)" if tested else "")
-    return (f"\"expert\" needs all of: q at most {rules.alpha:g} in a layer whose omnibus test passes, replicated on held-out "
-            f"documents, at least {rules.min_share:.0%} of the topic's selections{words}; a lift whose 95 % interval lies "
-            f"above {2**rules.min_lower_bound:.2f} and reaches {2**rules.min_log2_lift:g}, measured no lower than "
-            f"{2**(rules.min_log2_lift - rules.tolerance):.2f}. Grades: clear, the whole interval is above "
-            f"{2**rules.min_log2_lift:g}; near the threshold, measured between "
-            f"{2**(rules.min_log2_lift - rules.tolerance):.2f} and {2**(rules.min_log2_lift + rules.tolerance):.2f}; likely, "
-            "above that; weak, real by every test but smaller. \"group\": the same for some experts of one layer together, "
-            "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
-            f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
-            "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes and "
-            "sets the topic most apart (share times lower end, in bits), or else the nearest candidate.")
+    words = (
+        f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
+        f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
+        f"{rules.min_coverage:.0%} of the topic's tokens)"
+        if tested
+        else ""
+    )
+    return (
+        f'"expert" needs all of: q at most {rules.alpha:g} in a layer whose omnibus test passes, replicated on held-out '
+        f"documents, at least {rules.min_share:.0%} of the topic's selections{words}; a lift whose 95 % interval lies "
+        f"above {2**rules.min_lower_bound:.2f} and reaches {2**rules.min_log2_lift:g}, measured no lower than "
+        f"{2 ** (rules.min_log2_lift - rules.tolerance):.2f}. Grades: clear, the whole interval is above "
+        f"{2**rules.min_log2_lift:g}; near the threshold, measured between "
+        f"{2 ** (rules.min_log2_lift - rules.tolerance):.2f} and {2 ** (rules.min_log2_lift + rules.tolerance):.2f}; likely, "
+        'above that; weak, real by every test but smaller. "group": the same for some experts of one layer together, '
+        "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
+        f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
+        "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes and "
+        "sets the topic most apart (share times lower end, in bits), or else the nearest candidate."
+    )
 
 
 def grades(verdicts: pd.DataFrame) -> pd.Series:
@@ -88,5 +94,7 @@ def grades(verdicts: pd.DataFrame) -> pd.Series:
     if "grade" in verdicts:
         return verdicts["grade"]
     known = verdicts["log2_lift"].notna()
-    grade = np.where(verdicts["verdict"].isin(["expert", "group", "feature only"]), LIKELY, np.where(known, NOTHING, UNTESTED))
+    grade = np.where(
+        verdicts["verdict"].isin(["expert", "group", "feature only"]), LIKELY, np.where(known, NOTHING, UNTESTED)
+    )
     return pd.Series(grade, index=verdicts.index)

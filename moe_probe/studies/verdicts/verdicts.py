@@ -19,16 +19,37 @@ if TYPE_CHECKING:
 __all__ = ["CLEAR", "LIKELY", "NEAR", "NOTHING", "UNTESTED", "WEAK", "Rules", "grades", "topic_verdicts"]
 
 _PAIRS = RIVALS[-1]
-_NOT_TESTED = ("Vocabulary was not ruled out: an expert counted here may respond to a topic's words rather than to its "
-               "subject.")
-_COLUMNS = ("topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_high", "q_value", "auroc_expert",
-            "auroc_feature", "ablation_delta_nats", "reason", "grade", "experts", "share", "log2_lift_replication",
-            *(f"{what}_beyond_{rival.column}" for rival in RIVALS for what in ("log2", "q")),
-            *(f"{rival.column}_coverage" for rival in RIVALS), "detectable_log2_lift")
+_NOT_TESTED = (
+    "Vocabulary was not ruled out: an expert counted here may respond to a topic's words rather than to its subject."
+)
+_COLUMNS = (
+    "topic",
+    "verdict",
+    "layer",
+    "expert",
+    "log2_lift",
+    "ci_low",
+    "ci_high",
+    "q_value",
+    "auroc_expert",
+    "auroc_feature",
+    "ablation_delta_nats",
+    "reason",
+    "grade",
+    "experts",
+    "share",
+    "log2_lift_replication",
+    *(f"{what}_beyond_{rival.column}" for rival in RIVALS for what in ("log2", "q")),
+    *(f"{rival.column}_coverage" for rival in RIVALS),
+    "detectable_log2_lift",
+)
 
 
 def topic_verdicts(
-    expert_topics: Result, *, beyond: Result | Sequence[Result] = (), groups: Result | None = None,
+    expert_topics: Result,
+    *,
+    beyond: Result | Sequence[Result] = (),
+    groups: Result | None = None,
     rules: Rules | None = None,
 ) -> Result:
     """Judge every topic by fixed rules.
@@ -76,14 +97,22 @@ def topic_verdicts(
     group_table = None if groups is None else groups.table
     topics = sorted(table["topic"].unique())
     replicable = _replicable(table, rules)
-    rows = [_Judge(topic, table[table["topic"] == topic], rules, len(topics), replicable[topic]).judge(group_table)
-            for topic in topics]
+    rows = [
+        _Judge(topic, table[table["topic"] == topic], rules, len(topics), replicable[topic]).judge(group_table)
+        for topic in topics
+    ]
     out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
-    return Result("verdicts", out, params=dict(vars(rules)), seed=expert_topics.seed,
-                  warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,), caption=caption(rules, bool(given)),
-                  citations=tuple(citations))
+    return Result(
+        "verdicts",
+        out,
+        params=dict(vars(rules)),
+        seed=expert_topics.seed,
+        warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,),
+        caption=caption(rules, bool(given)),
+        citations=tuple(citations),
+    )
 
 
 def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
@@ -132,8 +161,14 @@ class _Judge:
     def judge(self, groups: pd.DataFrame | None) -> dict[str, Any]:
         """Fill the topic's row."""
         row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan) | {
-            "topic": self.topic, "verdict": "none", "grade": UNTESTED, "layer": None, "expert": None, "experts": "",
-            "detectable_log2_lift": self.typical}
+            "topic": self.topic,
+            "verdict": "none",
+            "grade": UNTESTED,
+            "layer": None,
+            "expert": None,
+            "experts": "",
+            "detectable_log2_lift": self.typical,
+        }
         if self.table.empty:
             return row | {"reason": "Nothing can be said: too few independent documents of this topic."}
         real = self.table["real"]
@@ -144,18 +179,26 @@ class _Judge:
             if group is not None:
                 return row | self._of_group(group)
         if not real.any() and not self.replicable:
-            return row | {"reason": "Nothing can be said: too few independent documents of this topic. Half of them could not "
-                          "even confirm a perfect expert."}
+            return row | {
+                "reason": "Nothing can be said: too few independent documents of this topic. Half of them could not "
+                "even confirm a perfect expert."
+            }
         weak = real & self._beyond(self.table, ratio=self.rules.min_log2_beyond / 2)
         significant = self.table["significant"] & (self.table["log2_lift"] > 0)
         if not significant.any() and self.typical >= np.log2(self.n_topics):
-            return row | {"reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "
-                          "expert that is used for it alone would have been found."}
+            return row | {
+                "reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "
+                "expert that is used for it alone would have been found."
+            }
         candidates = next((m for m in (passes, weak, real & self._large(self.table), significant) if m.any()), None)
         best = _most_bits(self.table if candidates is None else self.table[candidates])
         row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}
-        row |= {"layer": int(best["layer"]), "expert": int(best["expert"]), "experts": str(int(best["expert"])),
-                "auroc_expert": best["auroc"]}
+        row |= {
+            "layer": int(best["layer"]),
+            "expert": int(best["expert"]),
+            "experts": str(int(best["expert"])),
+            "auroc_expert": best["auroc"],
+        }
         if passes.any():
             return row | {"verdict": "expert", "grade": self._grade(best), "reason": self._why(best, int(passes.sum()))}
         return row | {"grade": WEAK if weak.any() else NOTHING, "reason": self._why_not(best, weak=bool(weak.any()))}
@@ -167,8 +210,12 @@ class _Judge:
     def _large(self, table: pd.DataFrame) -> pd.Series:
         """As large as asked for, or not to be told from it."""
         rules = self.rules
-        return ((table["log2_lift"] >= rules.min_log2_lift - rules.tolerance) & (table["ci_high"] >= rules.min_log2_lift)
-                & (table["ci_low"] > rules.min_lower_bound) & (table["share"] >= rules.min_share))
+        return (
+            (table["log2_lift"] >= rules.min_log2_lift - rules.tolerance)
+            & (table["ci_high"] >= rules.min_log2_lift)
+            & (table["ci_low"] > rules.min_lower_bound)
+            & (table["share"] >= rules.min_share)
+        )
 
     def _beyond(self, table: pd.DataFrame, *, ratio: float | None = None) -> pd.Series:
         """Used more than every rival that can be judged predicts."""
@@ -176,8 +223,9 @@ class _Judge:
         holds = table["log2_lift"].notna()
         for rival in self.judged:
             if f"q_beyond_{rival.column}" in table:
-                holds &= ((table[f"q_beyond_{rival.column}"] <= self.rules.alpha)
-                          & (table[f"log2_beyond_{rival.column}"] >= least))
+                holds &= (table[f"q_beyond_{rival.column}"] <= self.rules.alpha) & (
+                    table[f"log2_beyond_{rival.column}"] >= least
+                )
         return holds
 
     def _grade(self, best: pd.Series) -> str:
@@ -193,8 +241,11 @@ class _Judge:
 
     def _best_group(self, groups: pd.DataFrame) -> pd.Series | None:
         rules = self.rules
-        larger = ((groups["share"] >= rules.min_group_share * groups["largest_member_share"])
-                  & (groups["gain"] >= -rules.tolerance) & (groups["least_member_ci_low"] > rules.min_lower_bound))
+        larger = (
+            (groups["share"] >= rules.min_group_share * groups["largest_member_share"])
+            & (groups["gain"] >= -rules.tolerance)
+            & (groups["least_member_ci_low"] > rules.min_lower_bound)
+        )
         passing = groups[groups["replicated"] & self._large(groups) & ((groups["gain"] >= rules.min_group_gain) | larger)]
         passing = passing[self._beyond(passing)]
         if passing.empty:
@@ -205,17 +256,24 @@ class _Judge:
         names = str(group["experts"]).replace("+", ", ")
         row = {name: group[name] for name in _COLUMNS if name in group.index and name != "topic"}
         return row | {
-            "verdict": "group", "grade": self._grade(group), "layer": int(group["layer"]), "expert": None,
-            "log2_lift_replication": group["log2_lift"], **{f"{r.column}_coverage": self._coverage(r) for r in RIVALS},
+            "verdict": "group",
+            "grade": self._grade(group),
+            "layer": int(group["layer"]),
+            "expert": None,
+            "log2_lift_replication": group["log2_lift"],
+            **{f"{r.column}_coverage": self._coverage(r) for r in RIVALS},
             "reason": f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
             f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
-            f"average topic, {self._better(group)}. {self._rivals(group)}"}
+            f"average topic, {self._better(group)}. {self._rivals(group)}",
+        }
 
     def _better(self, group: pd.Series) -> str:
         if group["gain"] >= self.rules.min_group_gain:
             return f"with a lower end of the interval {2 ** group['gain']:.2f} times that of the best member alone"
-        return (f"and taking {group['share'] / group['largest_member_share']:.1f} times as much of the topic's selections as the "
-                "largest of them alone")
+        return (
+            f"and taking {group['share'] / group['largest_member_share']:.1f} times as much of the topic's selections as the "
+            "largest of them alone"
+        )
 
     def _rivals(self, row: pd.Series) -> str:
         """What the rivals predict, and which could not be judged."""
@@ -224,18 +282,34 @@ class _Judge:
         missing = [r for r in RIVALS if r not in self.judged]
         if not missing:
             return f"{text} Pairs could be judged on {self._coverage(_PAIRS):.0%} of the topic's tokens."
-        unseen = _listed([r.name + (f" ({self._coverage(r):.0%} of the topic's tokens can be compared)"
-                                    if np.isfinite(self._coverage(r)) else " (not tested)") for r in missing])
+        unseen = _listed(
+            [
+                r.name
+                + (
+                    f" ({self._coverage(r):.0%} of the topic's tokens can be compared)"
+                    if np.isfinite(self._coverage(r))
+                    else " (not tested)"
+                )
+                for r in missing
+            ]
+        )
         return f"{text} Not ruled out: {unseen}.".strip()
 
     def _why(self, best: pd.Series, n_passing: int) -> str:
         more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
-        near = (f"The lift is near the threshold of {2 ** self.rules.min_log2_lift:g}, and this corpus cannot say on which "
-                "side it lies. " if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance else
-                f"Near the threshold because tokens predict nearly as much: a verdict asks for "
-                f"{2 ** self.rules.min_log2_beyond:.2f} times what they predict. " if self._near_a_rival(best) else "")
-        return (f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
-                f"{self._rivals(best)}{more}")
+        near = (
+            f"The lift is near the threshold of {2**self.rules.min_log2_lift:g}, and this corpus cannot say on which "
+            "side it lies. "
+            if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance
+            else f"Near the threshold because tokens predict nearly as much: a verdict asks for "
+            f"{2**self.rules.min_log2_beyond:.2f} times what they predict. "
+            if self._near_a_rival(best)
+            else ""
+        )
+        return (
+            f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
+            f"{self._rivals(best)}{more}"
+        )
 
     def _why_not(self, best: pd.Series, *, weak: bool) -> str:
         """Every condition that the nearest candidate fails, and what would have been found."""
@@ -256,7 +330,7 @@ class _Judge:
     def _failed_sizes(self, best: pd.Series) -> list[str]:
         rules, failed = self.rules, []
         if best["log2_lift"] < rules.min_log2_lift - rules.tolerance or best["ci_high"] < rules.min_log2_lift:
-            failed.append(f"has a lift of {2 ** best['log2_lift']:.2f}, under {2 ** rules.min_log2_lift:g}")
+            failed.append(f"has a lift of {2 ** best['log2_lift']:.2f}, under {2**rules.min_log2_lift:g}")
         elif best["ci_low"] <= rules.min_lower_bound:
             failed.append(f"has a lift that may be as low as {2 ** best['ci_low']:.2f}")
         if best["share"] < rules.min_share:
@@ -269,7 +343,7 @@ class _Judge:
             q, ratio = best[f"q_beyond_{rival.column}"], best[f"log2_beyond_{rival.column}"]
             if ratio < self.rules.min_log2_beyond or q > self.rules.alpha:
                 chance = f" (q {q:.2g})" if np.isfinite(q) else ""
-                failed.append(f"is used {2 ** ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
+                failed.append(f"is used {2**ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
         if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):
             failed[-1] += ": an expert of tokens rather than of the topic"
         return failed
@@ -291,7 +365,8 @@ def _most_bits(table: pd.DataFrame) -> pd.Series:
     10.1214/aoms/1177729694). By the lower end alone experts that take hardly a fiftieth of the topic would stand for it.
     """
     ranked = table.assign(bits=table["share"] * table["ci_low"]).sort_values(
-        ["bits", "layer", "expert"], ascending=[False, True, True], kind="stable")
+        ["bits", "layer", "expert"], ascending=[False, True, True], kind="stable"
+    )
     return ranked.iloc[0]
 
 
