@@ -153,8 +153,8 @@ def _warnings(facts: dict[str, Any]) -> tuple[str, ...]:
         ""
         if not facts["copied_across_labels"]
         else (
-            f" {facts['copied_across_labels']:,} of them have another {facts['label']} than their copy: remove one of the two, since "
-            f"a group lies in one {facts['label']}."
+            f" {facts['copied_across_labels']:,} of them have another {facts['label']} than their copy: remove one of the two, "
+            f"since a group lies in one {facts['label']}."
         )
     )
     joined = (

@@ -97,8 +97,8 @@ def expert_similarity(
             seed=seed,
             citations=citations,
             caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
-            f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: strata "
-            "of documents do not apply.",
+            f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: "
+            "strata of documents do not apply.",
         ),
     )
 

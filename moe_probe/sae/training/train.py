@@ -182,7 +182,7 @@ def _begin(
     reader: ActivationReader,
     config: SaeConfig,
     options: TrainOptions,
-    counts: object,
+    counts: Any,
     n_batches: int,
 ) -> tuple[Training, int]:
     if config.d_in != reader.d_in:
@@ -193,11 +193,8 @@ def _begin(
         )
     tokens = reader.n_tokens
     if config.experts is not None:
-        tokens = (
-            sum(len(select(b, config)) for b in reader.in_order())
-            if len(config.experts) > 1
-            else int(counts[config.experts[0]])
-        )  # type: ignore[index]
+        several = len(config.experts) > 1
+        tokens = sum(len(select(b, config)) for b in reader.in_order()) if several else int(counts[config.experts[0]])
     if tokens < config.d_sae:
         whose = "" if config.experts is None else f" of expert {', '.join(map(str, config.experts))}"
         raise MoeProbeError(
