@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.experts.analyze import ANALYSES, Settings, analyze
 from moe_probe.recording.trace import Trace
+from moe_probe.studies.analyses import ANALYSES, Settings, analyze
 from moe_probe.testing import PlantedExpert, planted_trace
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from moe_probe.recording.corpus import Columns, Corpus
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
-from moe_probe.experts.analyze import Settings, analyze
+from moe_probe.studies.analyses import Settings, analyze
 from moe_probe.runs.config import RunConfig, check_labels, dump_config
 from moe_probe.runs.ledger import Ledger, source_state, stage_key
 from moe_probe.core.results import Result

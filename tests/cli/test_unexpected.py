@@ -32,7 +32,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*words: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("moe_probe.experts.analyze.analyze", fail)
+    monkeypatch.setattr("moe_probe.studies.analyses.analyze", fail)
 
 
 ERRORS = [

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import moe_probe.experts.duplicates as module
-from moe_probe.experts.analyze import ANALYSES, Settings, analyze
 from moe_probe.experts.duplicates import near_duplicates
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.alerts import alerts_section
+from moe_probe.studies.analyses import ANALYSES, Settings, analyze
 from moe_probe.testing import planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
 
@@ -145,7 +145,7 @@ def test_the_warning_ends_the_analysis_and_is_an_alert(
     plain: PlantedRouting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ANALYSES[-1].name == "near_duplicates"
-    monkeypatch.setattr("moe_probe.experts.analyze.ANALYSES", [a for a in ANALYSES if a.essential or a is ANALYSES[-1]])
+    monkeypatch.setattr("moe_probe.studies.analyses.ANALYSES", [a for a in ANALYSES if a.essential or a is ANALYSES[-1]])
     ids = ids_of(plain)
     ids[5] = ids[4]
     trace, said = trace_of(tmp_path / "trace", plain, ids), []

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.experts import analyze as pipeline
-from moe_probe.experts.analyze import Settings, analyze
 from moe_probe.recording.importers import ImportOptions, Recording, TokenRecord, import_records
 from moe_probe.recording.trace import Trace
 from moe_probe.report import write_report
+from moe_probe.studies import analyses as pipeline
+from moe_probe.studies.analyses import Settings, analyze
 
 N_EXPERTS = {0: 1, 2: 8, 5: 64}
 TOP_K = {0: 1, 2: 2, 5: 8}

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.experts.analyze import Settings, analyze
 from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.report import write_report
 from moe_probe.report.build import markdown_text, render_html, render_markdown
@@ -26,6 +25,7 @@ from moe_probe.report.compose import compose
 from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree, number, probability
 from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.sources import bibtex
+from moe_probe.studies.analyses import Settings, analyze
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 
 EVIL = "<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m"

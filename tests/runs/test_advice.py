@@ -14,7 +14,7 @@ from moe_probe.cli import app
 from moe_probe.cli.usage import commands
 from moe_probe.studies.compare import TABLES
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.experts.analyze import _FURTHER, ANALYSES
+from moe_probe.studies.analyses import _FURTHER, ANALYSES
 from moe_probe.core.results import _MADE_BY, Result, Results, command_for
 
 PACKAGE = Path(moe_probe.__file__).parent

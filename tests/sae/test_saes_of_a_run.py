@@ -370,8 +370,8 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
     import shutil
 
     from moe_probe.core.results import Result
-    from moe_probe.experts.analyze import Settings, analyze
     from moe_probe.report import write_report
+    from moe_probe.studies.analyses import Settings, analyze
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

@@ -136,8 +136,8 @@ def _under(
     label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]
 ) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
-    from moe_probe.experts.analyze import ANALYSES, Context, Settings
     from moe_probe.experts.explain import CONTEXTS
+    from moe_probe.studies.analyses import ANALYSES, Context, Settings
 
     if label not in trace.documents.columns:
         raise MoeProbeError(
