@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moe_probe.core.errors import MoeProbeError
 
-TRACE_FORMAT = "moe_probe.recording.trace"
+TRACE_FORMAT = "moe_probe.trace"
 TRACE_VERSION = 1
 #: Types that weights can be loaded in.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -107,7 +107,7 @@ class Windowing(_Model):
 class Manifest(_Model):
     """Contents of ``trace.json`` (format version 1)."""
 
-    format: Literal["moe_probe.recording.trace"] = "moe_probe.recording.trace"
+    format: Literal["moe_probe.trace"] = "moe_probe.trace"
     version: Literal[1] = 1
     status: Literal["writing", "sealed"] = "writing"
     model: ModelInfo
