@@ -199,7 +199,7 @@ def model_of(
     without: str = "losses are not measured",
 ) -> LoadedModel | None:
     """The model named, else the one of run.yaml; None where there is neither."""
-    from moe_probe.runs.model import load_model_of
+    from moe_probe.recording.run_model import load_model_of
 
     loaded = load_model_of(run, name, trust_remote_code=trust)
     if loaded is None and without:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, facts_html
-from moe_probe.core.results import Result, Results
-from moe_probe.recording.trace import Trace
+from moe_probe.core.results import Result
+from moe_probe.recording.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from moe_probe.sae import Sae
@@ -49,7 +48,7 @@ class Saes(Mapping[str, "Sae"]):
         return f"Saes({', '.join(self) or 'none'})"
 
 
-class Run(Trace):
+class Run(RunDirectory):
     """A run directory. It is a `Trace` with more to it, so that every analysis takes it as one.
 
     Examples
@@ -60,31 +59,6 @@ class Run(Trace):
     >>> run.card(5, 13), run.card("layer_05/width_01024", 334)   # an expert, a feature
     >>> run.report()                                # report.html, written anew
     """
-
-    def __init__(self, trace: Trace, path: Path) -> None:
-        super().__init__(trace.root, trace.manifest)
-        self.path = path
-
-    @classmethod
-    def open(cls, path: str | Path) -> Run:
-        """Open a run directory.
-
-        Raises
-        ------
-        MoeProbeError
-            When it holds no trace, or one that is unfinished or damaged.
-        """
-        return cls(Trace.open(Path(path) / "trace"), Path(path))
-
-    @cached_property
-    def trace(self) -> Trace:
-        """The trace alone."""
-        return Trace(self.root, self.manifest)
-
-    @cached_property
-    def results(self) -> Results:
-        """Results by name, read when asked for: ``run.results.layers``, ``run.results["layers"]``."""
-        return Results(self.path / "results")
 
     def saes(self) -> Saes:
         """SAEs by folder, loaded when asked for: ``run.saes()["layer_05/width_01024"]``. Needs torch."""

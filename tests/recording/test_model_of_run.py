@@ -15,8 +15,8 @@ from moe_probe.core.schema import ModelInfo, need_same_weights, stored_dtype
 from moe_probe.models import load_model
 from moe_probe.recording.collect import collect_trace
 from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.run_model import dtype_of, load_model_of
 from moe_probe.recording.trace import Trace
-from moe_probe.runs.model import dtype_of, load_model_of
 from moe_probe.studies.analyses import ANALYSES, Context, Settings
 from moe_probe.studies.inspect.inspector import _load
 

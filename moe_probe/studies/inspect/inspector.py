@@ -104,7 +104,7 @@ def inspect_text(
 
 
 def _load(run: Path, name: str | None) -> LoadedModel:
-    from moe_probe.runs.model import load_model_of
+    from moe_probe.recording.run_model import load_model_of
 
     loaded = load_model_of(run, name)
     if loaded is None:
