@@ -17,10 +17,6 @@ TRACE_VERSION = 1
 #: Types that weights can be loaded in.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
-#: What a trace can hold. "routing" is ids and gate weights; the others are asked for by ``--keep``.
-KEEPABLE = ("routing", "usage", "logits", "hidden", "residual", "expert_output_norms", "expert_outputs")
-
-
 #: Columns that tables of a trace have anyway: a label of the same name would replace one of them.
 RESERVED_LABELS = frozenset(
     {"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id", "token", "special"}

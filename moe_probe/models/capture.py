@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.sites import ActivationSite
 from moe_probe.models.adapter_base import MoeSite, Observation, Sink
 from moe_probe.models.adapters import ADAPTERS
 
 #: What can be recorded beside ids and gate weights.
-KEEPABLE_PARTS = ("logits", "router_input", "residual", "expert_output_norms", "expert_outputs")
+KEEPABLE_PARTS = tuple(site.part for site in ActivationSite)
 
 #: Numbers held at once while expert outputs are recomputed (64 MiB in float32).
 _CHUNK_NUMBERS = 2**24

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.sites import HOOKS, ActivationSite
 from moe_probe.core.textfiles import read_text
 
 _MODEL, _CORPUS, _TRACE, _STATS, _SAE, _CAUSES = (
@@ -81,9 +82,7 @@ class RunConfig(BaseModel):
             return self.keep
         wanted = dict.fromkeys(self.keep)
         if self.sae_widths:
-            from moe_probe.sae.config import KEEP_OF
-
-            wanted[KEEP_OF.get(self.sae_hook, "hidden")] = None
+            wanted[ActivationSite(self.sae_hook).keep if self.sae_hook in HOOKS else "hidden"] = None
         wanted.pop("routing", None)
         return ("routing", *wanted)
 

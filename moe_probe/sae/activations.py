@@ -12,10 +12,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import dropped_id
+from moe_probe.core.sites import ActivationSite
 from moe_probe.recording.trace.files import inside
-from moe_probe.sae.config import FOLDER_OF, HOOKS, KEEP_OF, SaeConfig
+from moe_probe.sae.config import SaeConfig
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -83,8 +84,7 @@ class ActivationReader:
         pool_bytes: int = 2**30,
         seed: int = 0,
     ) -> None:
-        if hook not in HOOKS:
-            raise MoeProbeError(f"'{hook}' is no hook", did_you_mean(hook, list(HOOKS)), f"one of {', '.join(HOOKS)}")
+        self._site = ActivationSite.of_hook(hook)
         self.trace, self.layer, self.hook, self.seed = trace, layer, hook, seed
         self.slots = slots and hook == "expert_output"
         self._place = trace.place(layer)
@@ -104,8 +104,7 @@ class ActivationReader:
         self._whole: Batch | None = None
 
     def _scan(self, documents: np.ndarray | None) -> list[_Shard]:
-        keep = KEEP_OF[self.hook]
-        folder = f"{FOLDER_OF[self.hook]}/layer_{self.layer:02d}"
+        keep, folder = self._site.keep, self._site.folder_of(self.layer)
         shards = []
         for shard, tokens in self.trace.iter_tokens(["document", "special"]):
             named = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Where activations come from: what the router reads, what the chosen experts add, or the residual stream.
-HOOKS = ("router_input", "expert_output", "residual")
-#: What ``--keep`` calls the activations of each hook, and the folder of a trace that holds them.
-KEEP_OF = {"router_input": "hidden", "expert_output": "expert_outputs", "residual": "residual"}
-FOLDER_OF = {"router_input": "hidden", "expert_output": "expert_output", "residual": "residual"}
+from moe_probe.core.sites import SaeHook
 
 
 class SaeConfig(BaseModel):
@@ -30,7 +24,8 @@ class SaeConfig(BaseModel):
     sparsity: float = Field(default=1e-3, ge=0)
     #: Widths of the nested dictionaries, the last is d_sae (matryoshka).
     nested: tuple[int, ...] = ()
-    hook: Literal["router_input", "expert_output", "residual"] = "router_input"
+    #: Name of the activation site that it reads (`moe_probe.core.sites.ActivationSite`).
+    hook: SaeHook = "router_input"
     layer: int = 0
     #: Only tokens that were routed to one of these experts; all tokens where it is None.
     experts: tuple[int, ...] | None = None

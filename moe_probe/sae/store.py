@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Bar
+from moe_probe.core.sites import ActivationSite
 from moe_probe.core.text import figure, printable, some_of
 
 if TYPE_CHECKING:
@@ -287,18 +288,14 @@ class _Bar:
 
 
 def _three_layers(trace: Trace, hook: str) -> list[int]:
-    from moe_probe.sae.config import FOLDER_OF, HOOKS, KEEP_OF
-
-    if hook not in HOOKS:
-        raise UsageError(f"'{hook}' is no hook", did_you_mean(hook, list(HOOKS)), f"one of {', '.join(HOOKS)}")
-    folder, keep = FOLDER_OF[hook], KEEP_OF[hook]
+    site = ActivationSite.of_hook(hook)
     held = {f.path.rsplit("/", 1)[0] for f in trace.manifest.shards[0].files}
-    layers = [item.layer for item in trace.layers if f"{folder}/layer_{item.layer:02d}" in held]
+    layers = [item.layer for item in trace.layers if site.folder_of(item.layer) in held]
     if not layers:
         raise MoeProbeError(
             f"the trace at {trace.root} holds no activations ({hook})",
             "SAEs learn from them",
-            f"collect again with --keep {keep}",
+            f"collect again with --keep {site.keep}",
         )
     return sorted({layers[0], layers[len(layers) // 2], layers[-1]})
 

@@ -135,15 +135,15 @@ def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
     code, out, err = moe_probe("sae", "load", run, good, "--layer", 0, "--hook", "residual")
     assert code == 0 and "width_00020-residual-k3-seed5" in out, err
     wrong = save_sae(make_sae(SaeConfig(d_in=16, d_sae=20, k=3)), tmp_path / "wrong")
-    for words, said in (
-        ([good, "--layer", 0, "--hook", "residual"], "is there already"),
-        ([wrong, "--layer", 0], "width 16"),
-        ([tmp_path / "none", "--layer", 0], "no SAE in"),
-        ([good, "--layer", 1], "--keep hidden"),
-        ([good, "--layer", 0, "--hook", "elsewhere"], "no hook"),
+    for words, expected_code, message in (
+        ([good, "--layer", 0, "--hook", "residual"], 1, "is there already"),
+        ([wrong, "--layer", 0], 1, "width 16"),
+        ([tmp_path / "none", "--layer", 0], 1, "no SAE in"),
+        ([good, "--layer", 1], 1, "--keep hidden"),
+        ([good, "--layer", 0, "--hook", "elsewhere"], 2, "unknown activation site"),
     ):
         code, _, err = moe_probe("sae", "load", run, *words)
-        assert code == 1 and said in err and "Traceback" not in err, err
+        assert code == expected_code and message in err and "Traceback" not in err, err
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
         (["--layer", "1"], "--keep hidden"),
         (["--layer", "9"], "no MoE layer 9"),
         (["--architecture", "topp"], "no SAE architecture"),
-        (["--hook", "attention"], "no hook"),
+        (["--hook", "attention"], "unknown activation site"),
         (["--precision", "int4"], "not known"),
     ],
 )

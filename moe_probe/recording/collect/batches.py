@@ -10,6 +10,7 @@ import torch
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import dropped_id
+from moe_probe.core.sites import ActivationSite
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
 from moe_probe.recording.collect.windows import EncodedDocument, Window
 
@@ -27,7 +28,7 @@ class ShardArrays:
     """
 
     def __init__(
-        self, loaded: LoadedModel, n_tokens: int, *, dtype: str, keep: frozenset[str], sampled: np.ndarray | None
+        self, loaded: LoadedModel, n_tokens: int, *, dtype: str, keep: Sequence[ActivationSite], sampled: np.ndarray | None
     ) -> None:
         slots = max(site.info.top_k for site in loaded.sites)
         shape = (n_tokens, len(loaded.sites), slots)
@@ -49,29 +50,23 @@ class ShardArrays:
                 self._put_extras(site.info.layer, record, picked, rows)
 
     def _put_extras(self, layer: int, record: SiteRecord, picked: torch.Tensor, rows: np.ndarray) -> None:
-        def take(values: torch.Tensor) -> torch.Tensor:
-            return values[picked.to(values.device)].cpu()
+        for site in self.keep:
+            values = getattr(record, site.part)
+            if values is None:  # a layer at which nothing but routing is kept
+                continue
+            values = values[picked.to(values.device)].cpu()
+            where = site.folder_of(layer), site.tensor_of(layer)
+            if site.sampled and self.sampled is not None:
+                sample_rows = self.sampled[rows]
+                chosen = torch.from_numpy(np.flatnonzero(sample_rows >= 0))
+                size = int(self.sampled.max()) + 1
+                self._store(where, values[chosen].to(torch.bfloat16), sample_rows[sample_rows >= 0], size)
+            else:
+                dtype = torch.float16 if site is ActivationSite.LOGITS else torch.float32
+                self._store(where, values.to(dtype), rows, len(self.experts))
 
-        if record.logits is not None:
-            self._store("logits", f"layer_{layer:02d}", take(record.logits).to(torch.float16), rows, len(self.experts))
-        if record.expert_output_norms is not None:
-            self._store(
-                f"expert_output/layer_{layer:02d}", "norms", take(record.expert_output_norms), rows, len(self.experts)
-            )
-        if self.sampled is None:
-            return
-        places = self.sampled[rows]
-        chosen = torch.from_numpy(np.flatnonzero(places >= 0))
-        size = int(self.sampled.max()) + 1
-        for folder, values in (
-            (f"hidden/layer_{layer:02d}", record.router_input),
-            (f"residual/layer_{layer:02d}", record.residual),
-            (f"expert_output/layer_{layer:02d}", record.expert_outputs),
-        ):
-            if values is not None:
-                self._store(folder, "values", take(values)[chosen].to(torch.bfloat16), places[places >= 0], size)
-
-    def _store(self, folder: str, name: str, values: torch.Tensor, rows: np.ndarray, size: int) -> None:
+    def _store(self, where: tuple[str, str], values: torch.Tensor, rows: np.ndarray, size: int) -> None:
+        folder, name = where
         named = self.extras.setdefault(folder, {})
         if name not in named:
             named[name] = torch.zeros((size, *values.shape[1:]), dtype=values.dtype)

@@ -13,7 +13,8 @@ import numpy as np
 
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.progress import Bar
-from moe_probe.core.schema import KEEPABLE, CorpusInfo, Manifest, Windowing
+from moe_probe.core.schema import CorpusInfo, Manifest, Windowing
+from moe_probe.core.sites import KEEPABLE, ActivationSite
 from moe_probe.recording.collect.windows import EncodedDocument, Encoder
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace, TraceWriter
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from moe_probe.recording.collect.batches import ShardArrays
     from moe_probe.recording.corpus import CorpusSummary
 
-_CAPTURE_PART = {
-    "logits": "logits",
-    "hidden": "router_input",
-    "residual": "residual",
-    "expert_output_norms": "expert_output_norms",
-    "expert_outputs": "expert_outputs",
-}
-#: Vectors: kept for a share of the tokens.
-_SAMPLED = frozenset({"hidden", "residual", "expert_outputs"})
-
 
 @dataclass(frozen=True)
 class CollectOptions:
@@ -41,7 +32,7 @@ class CollectOptions:
     Attributes
     ----------
     keep : tuple of str
-        Any of `moe_probe.core.schema.KEEPABLE`; ``("usage",)`` keeps counts per document only.
+        Any of `moe_probe.core.sites.KEEPABLE`; ``("usage",)`` keeps counts per document only.
     hidden_share : float
         Share of tokens whose hidden states, residual stream and expert outputs are kept (0 to 1), drawn by seed.
     hidden_layers : tuple of int
@@ -77,6 +68,16 @@ class CollectOptions:
             )
         if not 0 < self.hidden_share <= 1:
             raise UsageError(f"a share of {self.hidden_share} is not between 0 and 1", "", "--hidden-share 0.1")
+
+    @property
+    def sites(self) -> tuple[ActivationSite, ...]:
+        """What is kept beside routing and usage, in the order of the enumeration."""
+        return tuple(site for site in ActivationSite if site.keep in self.keep)
+
+    @property
+    def samples_tokens(self) -> bool:
+        """Whether vectors are kept, and so only those of a sample of the tokens."""
+        return any(site.sampled for site in self.sites)
 
 
 def collect_trace(
@@ -143,18 +144,17 @@ def _append_shards(
     from moe_probe.models import RoutingCapture
     from moe_probe.recording.collect.batches import ShardArrays, run_shard
 
-    parts = [_CAPTURE_PART[k] for k in options.keep if k in _CAPTURE_PART]
     done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
     with (
         Bar("collect", total=n_documents, initial=done, unit="documents", shown=progress) as bar,
-        RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture,
+        RoutingCapture(
+            loaded.model, loaded.sites, keep=[site.part for site in options.sites], keep_layers=options.hidden_layers or None
+        ) as capture,
     ):
         for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
             n_tokens = sum(len(d.ids) for d in shard)
             sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
-            arrays = ShardArrays(
-                loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=frozenset(parts), sampled=sampled
-            )
+            arrays = ShardArrays(loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=options.sites, sampled=sampled)
             windows = sum(len(w.ids) for d in shard for w in d.windows)
             for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
                 bar.update(min(round(len(shard) * batch / windows), n_documents - bar.n))
@@ -195,7 +195,6 @@ def _manifest(
     from moe_probe.models import tokenizer_hash
 
     sites = [site.info for site in loaded.sites]
-    sampled = bool(_SAMPLED & set(options.keep))
     return Manifest(
         model=loaded.info,
         tokenizer_hash=tokenizer_hash(loaded.tokenizer),
@@ -211,7 +210,7 @@ def _manifest(
         has_weights=True,
         has_text=options.text,
         kept=options.keep,
-        hidden_share=options.hidden_share if sampled else 1.0,
+        hidden_share=options.hidden_share if options.samples_tokens else 1.0,
         windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap),
         seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
@@ -239,7 +238,7 @@ def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list
 
 
 def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray | None:
-    if not _SAMPLED & set(options.keep):
+    if not options.samples_tokens:
         return None
     chosen = np.random.default_rng([options.seed, index]).random(n_tokens) < options.hidden_share
     if not chosen.any():

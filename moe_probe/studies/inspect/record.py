@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.sites import ActivationSite
 from moe_probe.core.text import some_of
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.recording.collect import EncodedDocument, Window
     from moe_probe.sae import Sae
-
-#: What is recorded of a site for an SAE of each hook.
-PART_OF = {"router_input": "router_input", "expert_output": "expert_outputs", "residual": "residual"}
 
 
 class Latents(NamedTuple):
@@ -133,7 +131,7 @@ def capture_for(loaded: LoadedModel, saes: Mapping[str, Sae]) -> RoutingCapture:
     return RoutingCapture(
         loaded.model,
         loaded.sites,
-        keep={PART_OF[sae.config.hook] for sae in saes.values()},
+        keep={ActivationSite(sae.config.hook).part for sae in saes.values()},
         keep_layers={sae.config.layer for sae in saes.values()},
     )
 
@@ -167,7 +165,7 @@ def read_by(sae: Sae, record: SiteRecord, rows: torch.Tensor) -> tuple[torch.Ten
     """Activations that an SAE reads, (n, d_in), and which of the rows they belong to: some, for an SAE of some experts."""
     from moe_probe.sae.activations import Batch, select
 
-    values = getattr(record, PART_OF[sae.config.hook])
+    values = getattr(record, ActivationSite(sae.config.hook).part)
     rows = rows.to(values.device)
     batch = Batch(values[rows].cpu(), record.experts[rows.to(record.experts.device)].cpu().int(), rows.cpu())
     mine = torch.arange(len(rows))
