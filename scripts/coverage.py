@@ -20,7 +20,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from moe_probe.core.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
-from moe_probe.features.matching.carriers import Side, measure_unit
+from moe_probe.features.matching.topic_predictors import Side, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
 from moe_probe.studies.compare.intervals import from_draws

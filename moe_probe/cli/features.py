@@ -271,7 +271,7 @@ def label(
             console=console,
         )
     if labels is not None:
-        from moe_probe.features.labels.human import apply_labels
+        from moe_probe.features.labels.human_labels import apply_labels
 
         features = apply_labels(run, trace, features, labels)
     for result in (features, excerpts):
@@ -314,7 +314,7 @@ def _label_by_llm(
     import os
 
     from moe_probe.features.labels.llm import Endpoint
-    from moe_probe.features.labels.run_llm import estimate_cost, label_by_llm
+    from moe_probe.features.labels.llm_labels import estimate_cost, label_by_llm
 
     endpoint = Endpoint(
         base_url=url, model=model, api_key=os.environ.get(key_env, ""), price_in=price[0] or None, price_out=price[1] or None
@@ -350,7 +350,7 @@ def find(
     debug: Debug = False,
 ) -> None:
     """Find features and experts by a word, a phrase, a regular expression, or a pair of contrast files."""
-    from moe_probe.features.find_units import find_units
+    from moe_probe.features.search.search import find_units
     from moe_probe.recording.trace import Trace
 
     console = Console(quiet=quiet, as_json=as_json)

@@ -40,8 +40,8 @@ def match(
     debug: Debug = False,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
-    from moe_probe.features.matching.carriers import TOKENS
     from moe_probe.features.matching.match import match as match_all
+    from moe_probe.features.matching.topic_predictors import TOKENS
     from moe_probe.recording.trace import Trace
     from moe_probe.studies.ablation.ablate import update_verdicts
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.factors import Surroundings
+    from moe_probe.features.labels.context import Surroundings
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
 

@@ -279,7 +279,7 @@ def label(
 
     from moe_probe.experts.topics import other_labels
     from moe_probe.features.describe import describe_features
-    from moe_probe.features.labels.factors import surroundings
+    from moe_probe.features.labels.context import surroundings
 
     spoken = tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)]))
     finer = finer if finer in spoken else None

@@ -11,8 +11,8 @@ import pytest
 
 from moe_probe.core.pieces import decode, marked, standing
 from moe_probe.core.text import cells, clipped, cut_to, wrapped
-from moe_probe.features.labels.factors import _words
-from moe_probe.features.search import Found, occurrences
+from moe_probe.features.labels.context import _words
+from moe_probe.features.search.occurrences import Found, occurrences
 from moe_probe.report.build import _environment
 from moe_probe.report.content import Passage
 from moe_probe.report.sections.features import _by_sae

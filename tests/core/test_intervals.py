@@ -24,8 +24,8 @@ from moe_probe.core.stats import (
 from moe_probe.core.stats.bootstrap import satterthwaite
 from moe_probe.experts.explain.bits import _bits
 from moe_probe.features import quality
-from moe_probe.features.matching.carriers import Side, measure_unit
 from moe_probe.features.matching.prediction import Predicted
+from moe_probe.features.matching.topic_predictors import Side, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.report import write_report
 from moe_probe.studies.ablation.ablate import summary_lines

@@ -22,10 +22,10 @@ from moe_probe.core.text import cells, cut_to, flow, padded, printable, table_te
 from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.explain import expert_tokens
 from moe_probe.experts.explain.classes import token_class
+from moe_probe.features.labels.context import _words, surroundings
 from moe_probe.features.labels.excerpts import Excerpt
-from moe_probe.features.labels.factors import _words, surroundings
 from moe_probe.features.labels.llm import _shown
-from moe_probe.features.search import occurrences
+from moe_probe.features.search.occurrences import occurrences
 from moe_probe.models import LoadedModel, load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus

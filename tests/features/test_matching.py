@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 
 from moe_probe.core.results import Result
 from moe_probe.core.stats import Resamples
-from moe_probe.features.matching.carriers import Side, choose_units, effective_number, measure_unit, weighted_auroc
+from moe_probe.features.matching.feature_experts import experts_through
 from moe_probe.features.matching.pairs import beyond_random
 from moe_probe.features.matching.prediction import predict
 from moe_probe.features.matching.signals import shuffled
-from moe_probe.features.matching.through import experts_through
+from moe_probe.features.matching.topic_predictors import Side, choose_units, effective_number, measure_unit, weighted_auroc
 from moe_probe.studies.verdicts.evidence import complete_verdicts
 
 
@@ -189,8 +189,8 @@ def test_a_feature_of_words_is_none_with_the_reason() -> None:
 def carriers_of(fires: np.ndarray, words: np.ndarray, topic: np.ndarray, group: np.ndarray) -> pd.DataFrame:
     """Table of carriers where features fire as given; experts at random; every fourth group of a topic is held out."""
     from moe_probe.features.firing import Firings
-    from moe_probe.features.matching.carriers import Carriers
     from moe_probe.features.matching.signals import Choices, Tokens
+    from moe_probe.features.matching.topic_predictors import Carriers
 
     rng = np.random.default_rng(7)
     names = tuple(f"topic-{i}" for i in range(int(topic.max()) + 1))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import RESERVED_LABELS
-from moe_probe.features.labels.human import read_labels
+from moe_probe.features.labels.human_labels import read_labels
 from moe_probe.recording.corpus import Columns, Corpus
 from moe_probe.runs.config import load_config
 from moe_probe.runs.ledger import source_state

@@ -18,8 +18,8 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import auroc
 from moe_probe.features.describe import choose_cards
 from moe_probe.features.firing import Firings
-from moe_probe.features.matching.carriers import Carriers
 from moe_probe.features.matching.signals import Choices, Tokens
+from moe_probe.features.matching.topic_predictors import Carriers
 from moe_probe.features.topic_enrichment import GroupRates, enrich, group_rates
 from moe_probe.models import load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace

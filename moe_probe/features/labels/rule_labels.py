@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.factors import Surroundings
+    from moe_probe.features.labels.context import Surroundings
 
 #: Firing tokens below which nothing is said of a feature.
 MIN_FIRINGS = 20

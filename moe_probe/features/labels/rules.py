@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.features.labels.factors import Factor, Surroundings
+    from moe_probe.features.labels.context import Factor, Surroundings
 
 #: Values that one rule may list: a label is to be read by people.
 MAX_VALUES = 24

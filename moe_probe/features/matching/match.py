@@ -77,11 +77,11 @@ def match(
     """
     import pandas as pd
 
-    from moe_probe.features.matching.carriers import Carriers
+    from moe_probe.features.matching.feature_experts import experts_through
     from moe_probe.features.matching.pairs import Halves, match_features, rival_scores
     from moe_probe.features.matching.sets import feature_sets
     from moe_probe.features.matching.signals import read_choices, read_tokens
-    from moe_probe.features.matching.through import experts_through
+    from moe_probe.features.matching.topic_predictors import Carriers
 
     choices, tokens = read_choices(trace), read_tokens(trace, label=by)
     halves: Halves | None = None
@@ -378,7 +378,7 @@ def _cosines(sae: Sae, loaded: LoadedModel | None, choices: Any) -> np.ndarray |
 
 def _token_texts(trace: Trace) -> dict[tuple[str, int], str]:
     """Text of every token id, as the label of a unit that is a token."""
-    from moe_probe.features.matching.carriers import TOKENS
+    from moe_probe.features.matching.topic_predictors import TOKENS
 
     return {(TOKENS, number): f"“{standing(text)}”" for number, text in trace.token_strings().items()}
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
 from moe_probe.core.stats.bootstrap import correlation_of
-from moe_probe.features.matching.carriers import weighted_auroc
 from moe_probe.features.matching.counts import Pairs
+from moe_probe.features.matching.topic_predictors import weighted_auroc
 
 if TYPE_CHECKING:
     import pandas as pd

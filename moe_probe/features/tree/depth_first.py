@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.factors import Surroundings
+    from moe_probe.features.labels.context import Surroundings
     from moe_probe.features.tree import DepthOptions, Grown
     from moe_probe.recording.trace import Trace
 
@@ -162,7 +162,7 @@ def depth_first(
     import pandas as pd
 
     from moe_probe.experts.topics import other_labels
-    from moe_probe.features.labels.factors import surroundings
+    from moe_probe.features.labels.context import surroundings
     from moe_probe.features.tree import DepthOptions
 
     options = options or DepthOptions(seed=seed)

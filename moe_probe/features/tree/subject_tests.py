@@ -360,8 +360,8 @@ def show_examples(
     """
     import pandas as pd
 
+    from moe_probe.features.labels.context import surroundings
     from moe_probe.features.labels.excerpts import Excerpts
-    from moe_probe.features.labels.factors import surroundings
     from moe_probe.features.tree import choose_examples, telling_words
 
     chosen = [(kind, nodes.loc[i]) for _, mine in nodes.groupby("layer") for kind, i in choose_examples(mine, edges)]

@@ -39,7 +39,7 @@ def walk_word(run: Path, trace: Trace, word: str, *, regex: bool = False) -> lis
     MoeProbeError
         When the run has no tree, or the word is not in the corpus.
     """
-    from moe_probe.features.search import occurrences
+    from moe_probe.features.search.occurrences import occurrences
 
     edges = Result.load(run / "results", "tree").table
     rows = occurrences(trace, word, regex=regex)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode, standing
 from moe_probe.core.text import figure, some_of
-from moe_probe.features.matching.carriers import effective_number
+from moe_probe.features.matching.topic_predictors import effective_number
 from moe_probe.report.content import (
     Block,
     Card,

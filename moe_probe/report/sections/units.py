@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.text import bracket, figure
-from moe_probe.features.matching.carriers import TOKENS, topics_served
+from moe_probe.features.matching.topic_predictors import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.sections.verdicts import readable

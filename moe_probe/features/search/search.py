@@ -14,7 +14,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.core.textfiles import read_text
-from moe_probe.features.search import Found, expert_shares, occurrences, rank_experts, rank_features
+from moe_probe.features.search.occurrences import Found, expert_shares, occurrences, rank_experts, rank_features
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from moe_probe.core.textfiles import read_csv
 from moe_probe.features.describe import GOOD_SCORE
 from moe_probe.features.evaluate import opened_saes
 from moe_probe.features.firing import fire
-from moe_probe.features.search import occurrences
+from moe_probe.features.search.occurrences import occurrences
 from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:

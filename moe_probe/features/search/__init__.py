@@ -1,0 +1,1 @@
+"""Features and experts of a word, a phrase or a pair of texts."""
