@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
-from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import UsageError
+from moe_probe.core.files import OutputKind, check_output_folder
 
 if TYPE_CHECKING:
     from moe_probe.studies.compare import Comparison
@@ -62,7 +63,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
-    from moe_probe.recording.trace.files import disk_errors
+    from moe_probe.core.files import disk_errors
     from moe_probe.studies.compare import TABLES
     from moe_probe.studies.compare.runs import compare_runs
 
@@ -73,7 +74,7 @@ def compare(
         need_notebook()  # before anything is computed
     written = [out / f"{name}.{ending}" for name in TABLES for ending in ("parquet", "json")]
     written += [out / "compare.ipynb", out / "compare.html"]
-    _prepare(out, written, force=force)
+    _prepare(out, force=force)
     names = [name.strip() for name in labels.split(",")] if labels else []
     found = compare_runs(
         runs, by=tuple(by or ()), names=names, resamples=resamples, permutations=permutations, seed=seed, say=console.say
@@ -89,16 +90,9 @@ def compare(
     _tell(found, out, files, console)
 
 
-def _prepare(out: Path, written: list[Path], *, force: bool) -> None:
-    if out.is_file():
-        raise MoeProbeError(f"{out} is a file", "a comparison is a folder", "another --out")
-    if out.exists() and any(out.iterdir()) and not force:
-        ours = any(path.exists() for path in written)
-        raise MoeProbeError(
-            f"{out} already holds {'a comparison' if ours else 'other files'}",
-            "nothing is overwritten unasked",
-            "--force to replace it, or another --out" if ours else "another --out",
-        )
+def _prepare(out: Path, *, force: bool) -> None:
+    kind = OutputKind("a comparison", "comparison_runs.parquet", "--force to replace it, or another --out")
+    check_output_folder(out, "force" if force else "new", kind)
     if (out / "run.yaml").exists():
         raise UsageError(f"{out} is a run", "its results would be mixed with a comparison", "another --out")
 

@@ -317,9 +317,9 @@ def analyze(
     debug: Debug = False,
 ) -> None:
     """Compute the result tables of a trace."""
+    from moe_probe.core.files import disk_errors
     from moe_probe.recording.run_model import dtype_of
     from moe_probe.recording.trace import Trace
-    from moe_probe.recording.trace.files import disk_errors
     from moe_probe.studies.ablation.ablate import update_verdicts
     from moe_probe.studies.analyses import Settings
     from moe_probe.studies.analyses import analyze as analyze_trace

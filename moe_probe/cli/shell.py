@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ import typer
 
 from moe_probe.cli.unexpected import sentence_of
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.files import disk_error
 from moe_probe.core.progress import heeding_interrupts, say_above, showing
 from moe_probe.core.text import printable, some_of
 
@@ -166,20 +166,7 @@ def _noted() -> Iterator[None]:
 
 def _refused(error: OSError) -> MoeProbeError | None:
     """What the disk refused, wherever a command was writing or reading; None for anything else."""
-    where = str(error.filename) if error.filename else "a file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MoeProbeError(
-            f"no space is left for {where}",
-            "the disk is full; what was already written is kept",
-            "free some space, then run the command again",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MoeProbeError(
-            f"{where} cannot be read or written", str(error.strerror), "another folder, or change its permissions"
-        )
-    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
-        return MoeProbeError(f"{where[:200]} cannot be read or written", str(error.strerror), "check the path")
-    return None
+    return disk_error(error, error.filename or "a file", verb="read or written", keeps="what was already written is kept")
 
 
 def _interrupted() -> None:

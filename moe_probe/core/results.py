@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.files import write_json, write_whole
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shown, table_html
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ class Result:
 
         Both files are replaced atomically, and carry no time stamp: equal results are equal bytes.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{self.name}.parquet"
+        path = Path(directory) / f"{self.name}.parquet"
         meta = {
             "name": self.name,
             "params": self.params,
@@ -113,12 +111,8 @@ class Result:
             "columns": [str(c) for c in self.table.columns],
             "rows": len(self.table),
         }
-        partial = path.with_suffix(".parquet.partial")
-        self.table.to_parquet(partial, index=False)
-        os.replace(partial, path)
-        partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, path.with_suffix(".json"))
+        write_whole(path, lambda partial: self.table.to_parquet(partial, index=False))
+        write_json(path.with_suffix(".json"), meta)
         return path
 
     @classmethod

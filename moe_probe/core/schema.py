@@ -14,6 +14,8 @@ from moe_probe.core.errors import MoeProbeError
 
 TRACE_FORMAT = "moe_probe.trace"
 TRACE_VERSION = 1
+#: File of a trace that describes its other files.
+MANIFEST = "trace.json"
 #: Types that weights can be loaded in.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.core.text import printable
 from moe_probe.recording.trace import Trace
-from moe_probe.recording.trace.files import disk_errors, write_whole
 from moe_probe.report import svg
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
@@ -69,7 +69,7 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
         write_whole(path, partial(Path.write_bytes, data=data))
         files.append(path)
     for name, text in pages.items():
-        write_whole(root / name, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_text(root / name, text)
         files.append(root / name)
     return files
 

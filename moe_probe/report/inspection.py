@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.core.files import disk_errors, write_text
 from moe_probe.core.text import clipped, printable
-from moe_probe.recording.trace.files import disk_errors, write_whole
 from moe_probe.report.content import number
 from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
 
@@ -39,7 +38,7 @@ def write_inspections(seen: Sequence[Inspection], path: str | Path) -> Path:
     path = Path(path)
     page = render_inspections(seen)
     with disk_errors(path):
-        write_whole(path, partial(Path.write_text, data=page, encoding="utf-8"))
+        write_text(path, page)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moe_probe.core.files import write_text
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.sites import HOOKS, ActivationSite
 from moe_probe.core.textfiles import read_text
@@ -128,13 +129,9 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
 
 def dump_config(config: RunConfig, path: Path) -> None:
     """Write every setting, defaults included, so that a run can be read and repeated without its version."""
-    import os
-
     import yaml
 
-    partial = path.with_suffix(".yaml.partial")
-    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def check_labels(config: RunConfig) -> None:

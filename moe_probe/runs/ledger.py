@@ -11,12 +11,12 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import expand
-from moe_probe.recording.trace.files import sha256_file
+from moe_probe.core.files import sha256_file, sha256_json, write_json
 
 
 def stage_key(*parts: Any) -> str:
     """SHA-256 over inputs and parameters (JSON values)."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256_json(parts)
 
 
 def source_state(source: str) -> Any:
@@ -62,7 +62,4 @@ class Ledger:
             "key": key, "seconds": round(seconds, 2),
             "files": {p.relative_to(self.root).as_posix(): sha256_file(p) for p in sorted(files)},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(self.stages, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        write_json(self.path, self.stages)

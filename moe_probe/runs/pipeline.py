@@ -17,7 +17,7 @@ from moe_probe.runs.config import RunConfig, check_labels, dump_config
 from moe_probe.runs.ledger import Ledger, source_state, stage_key
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace
-from moe_probe.recording.trace.files import check_place, disk_errors, sha256_file
+from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, sha256_file
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -120,15 +120,8 @@ def _wanted(stage: str, config: RunConfig) -> bool:
 
 
 def _prepare(root: Path, mode: str) -> None:
+    check_output_folder(root, mode, OutputKind("a run", "run.yaml"))
     with disk_errors(root):
-        if root.is_file():
-            raise MoeProbeError(f"{root} is a file", "a run is a folder", "another --out")
-        if mode == "new" and root.exists() and any(root.iterdir()):
-            ours = (root / "run.yaml").exists()
-            raise MoeProbeError(f"{root} already holds {'a run' if ours else 'other files'}",
-                                "nothing is overwritten unasked",
-                                "--resume to go on with it, --force to start over, or another --out" if ours
-                                else "another --out")
         if mode == "force":
             for name in WRITTEN:
                 path = root / name
@@ -161,7 +154,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
         max_length=config.max_length, overlap=config.overlap,
         batch_tokens=config.batch_tokens, shard_tokens=config.shard_tokens, text=not config.no_text, seed=config.seed)
     need_corpus_extra(config.corpus)
-    check_place(Path(path), mode)
+    check_output_folder(Path(path), mode)
     corpus = open_corpus(config)
     for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it is noticed before the model loads
         say(f"note: {note}")

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import path_inside
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.sites import ActivationSite
-from moe_probe.recording.trace.files import inside
 from moe_probe.sae.config import SaeConfig
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class ActivationReader:
                     f"the {self.hook} of layer {self.layer} was not kept",
                     f"collect again with --keep {keep} (and --hidden-layers {self.layer})",
                 )
-            path = inside(self.trace.root, named)
+            path = path_inside(self.trace.root, named)
             with safe_open(path, framework="pt") as file:
                 if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
                     raise MoeProbeError(
@@ -225,7 +225,7 @@ class ActivationReader:
         """Experts chosen by a shard's tokens, shape (n, slots), -1 where a slot is empty."""
         entry = self.trace.manifest.shards[shard.index]
         path = next(f.path for f in entry.files if f.path.startswith("routing/"))
-        with safe_open(inside(self.trace.root, path), framework="numpy") as file:
+        with safe_open(path_inside(self.trace.root, path), framework="numpy") as file:
             experts = file.get_slice("experts")[:, self._place : self._place + 1][:, 0]
         first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
         chosen = experts[shard.rows - first].astype(np.int32)

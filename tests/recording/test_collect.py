@@ -144,7 +144,7 @@ def test_killed_run_resumes_to_the_same_trace(
 
 def test_what_resume_refuses(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> None:
     collect_trace(loaded, Corpus(corpus_file), tmp_path / "t", progress=False)
-    with pytest.raises(MoeProbeError, match="already holds a trace"):
+    with pytest.raises(MoeProbeError, match="already contains a trace"):
         collect_trace(loaded, Corpus(corpus_file), tmp_path / "t", progress=False)
     with pytest.raises(MoeProbeError, match="another corpus"):
         collect_trace(loaded, Corpus(corpus_file, limit=5), tmp_path / "t", mode="resume", progress=False)

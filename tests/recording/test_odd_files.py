@@ -461,7 +461,7 @@ def test_a_trace_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None
     for out, message in (
         ("file", "is a file; a trace is a folder"),
         ("file/t", "is a file; a trace is a folder"),
-        ("full", "already holds other files"),
+        ("full", "already contains other files"),
     ):
         options = [
             "collect",

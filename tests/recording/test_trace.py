@@ -122,7 +122,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 import test_trace as t
-from moe_probe.recording.trace import TraceWriter, files, writer
+from moe_probe.recording.trace import TraceWriter
 calls = 0
 real = os.replace
 def replace(a, b):
@@ -131,7 +131,7 @@ def replace(a, b):
     if calls == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
     real(a, b)
-files.os.replace = replace
+os.replace = replace
 w = TraceWriter.resume({path!r}, t.manifest())
 for index in range(len(w.shards), 3):
     w.append(**t.shard(index))
@@ -218,7 +218,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="there is no trace"):
         Trace.open(tmp_path)
     write(tmp_path / "t")
-    with pytest.raises(MoeProbeError, match="already holds a trace"):
+    with pytest.raises(MoeProbeError, match="already contains a trace"):
         TraceWriter.create(tmp_path / "t", manifest())
     unfinished = TraceWriter.create(tmp_path / "u", manifest())
     with pytest.raises(MoeProbeError, match="unfinished"):

@@ -97,7 +97,7 @@ def test_refusals_lose_nothing(finished: Path, checkpoint: Path, tmp_path: Path)
     settings = config(checkpoint, finished / "corpus.jsonl")
     shutil.copytree(finished / "one", tmp_path / "run")
     before = (tmp_path / "run" / "report.html").read_bytes()
-    with pytest.raises(MoeProbeError, match="already holds a run"):
+    with pytest.raises(MoeProbeError, match="already contains a run"):
         run(settings, tmp_path / "run")
     other = config(checkpoint, write_corpus(tmp_path / "other.jsonl", seed=9))
     with pytest.raises(MoeProbeError, match="another corpus"):
@@ -108,7 +108,7 @@ def test_refusals_lose_nothing(finished: Path, checkpoint: Path, tmp_path: Path)
     assert (tmp_path / "run" / "mine.txt").read_text() == "keep me"
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "draft.txt").write_text("x")
-    with pytest.raises(MoeProbeError, match="already holds other files"):
+    with pytest.raises(MoeProbeError, match="already contains other files"):
         run(settings, tmp_path / "papers")
 
 

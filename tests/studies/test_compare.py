@@ -327,7 +327,7 @@ def test_command_writes_tables_and_says_what_changed(call, runs: tuple[Path, Pat
     changes = pd.read_parquet(out / "comparison_changes.parquet")
     assert (out / "comparison_changes.json").exists() and changes["changed"].sum() == 1
     status, _, told = call(*runs, "--out", out, "--no-notebook")
-    assert status == 1 and "already holds a comparison" in told and "--force" in told
+    assert status == 1 and "already contains a comparison" in told and "--force" in told
     (out / "mine.txt").write_text("kept")
     status, said, told = call(*runs, "--out", out, "--no-notebook", "--force", "--json", "--quiet")
     data = json.loads(said)

@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import disk_errors
 from moe_probe.core.text import printable
-from moe_probe.recording.trace.files import disk_errors
 
 #: The longest that an endpoint may make a request wait before it counts as not answering.
 LONGEST_WAIT_S = 120.0

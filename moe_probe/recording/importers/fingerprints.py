@@ -7,7 +7,6 @@ answer), ``generated_only`` (tokens of the answer) and ``router_data``: for each
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.files import sha256_file, sha256_text
 from moe_probe.core.text import label_text
 from moe_probe.core.textfiles import expand, read_csv, read_json
 from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
@@ -80,7 +80,7 @@ def import_fingerprints(
     codes: dict[str, int] = {}
     layers: list[int] = []
     _record(chosen[0], topic_of, codes, layers)
-    digest = hashlib.sha256("".join(hashlib.sha256(f.read_bytes()).hexdigest() for f in chosen).encode()).hexdigest()
+    digest = sha256_text("".join(map(sha256_file, chosen)))
     return import_records(
         lambda: (_record(file, topic_of, codes, layers) for file in chosen),
         out,
@@ -177,7 +177,7 @@ def _record(
         )
     tokens = [str(text[p]) for p in position]
     dataset, category = _key(data)
-    prompt = hashlib.sha256(str(data["original_prompt"]).encode()).hexdigest()[:16]
+    prompt = sha256_text(str(data["original_prompt"]))[:16]
     topic = topic_of[dataset, category] if topic_of else category
     name = re.sub(r"(_examples)?\.json(\.\w+)?$", "", file.name, flags=re.IGNORECASE)
     labels = {"document": name, "topic": topic, "subtopic": category, "group": prompt, "dataset": dataset}

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.files import check_output_folder
 from moe_probe.core.progress import track
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.schema import RESERVED_LABELS, CorpusInfo, Manifest, ModelInfo, MoeLayer
@@ -18,7 +19,6 @@ from moe_probe.recording.importers.survey import LayerSurvey, Survey, TokenRecor
 from moe_probe.recording.importers.tokens import TokenTexts
 from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.recording.trace.checks import check_layers, id_past_end, repeated_expert
-from moe_probe.recording.trace.files import check_place
 
 _MOST = 0.5  # a record that is constant for more than this share says nothing about a router
 _MENTION = 0.01  # a smaller share of constant routing (a row of equal signs) is no warm-up
@@ -142,7 +142,7 @@ def import_records(
         weights, positions that do not increase, a document that repeats. When most of the record is one and
         the same set of experts; when no layer holds routing; when the disk refuses, whole shards are kept.
     """
-    check_place(Path(path), mode)
+    check_output_folder(Path(path), mode)
     check_layers(recording.layers)
     texts = None if options.tokenizer is None else TokenTexts(options.tokenizer)
     survey = Survey(recording.layers)

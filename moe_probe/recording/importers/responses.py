@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import sha256_files
 from moe_probe.core.text import label_text
 from moe_probe.core.textfiles import expand, read_json_rows
 from moe_probe.recording.importers.answers import Answer, answers_of
@@ -27,7 +27,6 @@ from moe_probe.recording.importers.records import ImportOptions, Recording, impo
 from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_missing
 from moe_probe.recording.importers.survey import TokenRecord
 from moe_probe.recording.trace import Trace
-from moe_probe.recording.trace.files import sha256_file
 
 _LABELS = ("document", "topic", "subtopic", "group", "split")
 
@@ -107,12 +106,7 @@ def import_responses(
         )
     n_columns = first.experts.shape[1]
     named = answers.named(n_columns)
-    digest = (
-        hashlib.sha256("".join(map(sha256_file, answers.files)).encode()).hexdigest()
-        if len(answers.files) > 1
-        else (sha256_file(answers.files[0]))
-    )
-    recording = Recording(named or range(n_columns), Path(path).name, digest, every_layer=True)
+    recording = Recording(named or range(n_columns), Path(path).name, sha256_files(answers.files), every_layer=True)
     trace = import_records(
         answers.records,
         out,

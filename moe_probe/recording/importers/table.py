@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import sha256_files
 from moe_probe.core.textfiles import expand
 from moe_probe.recording.importers.columns import Place, label_values, lists, token_texts, whole_numbers
 from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
 from moe_probe.recording.importers.survey import TokenRecord
 from moe_probe.recording.importers.tablefile import TableFile
 from moe_probe.recording.trace import Trace
-from moe_probe.recording.trace.files import sha256_file
 
 _OPTIONAL = ("subtopic", "group", "split")
 
@@ -60,11 +59,7 @@ def import_table(path: str | Path, out: str | Path, *, options: ImportOptions | 
             )
     declared = {layer: n for table in tables for layer, n in table.num_experts.items()}
     reader = _Reader(tables, options, declared)
-    digest = (
-        sha256_file(tables[0].path)
-        if len(tables) == 1
-        else hashlib.sha256("".join(sha256_file(table.path) for table in tables).encode()).hexdigest()
-    )
+    digest = sha256_files([table.path for table in tables])
     return import_records(
         reader.documents,
         out,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import path_inside
 from moe_probe.core.html import card_html, facts_html
 from moe_probe.core.pieces import SPACE_MARKS, with_spaces
 from moe_probe.core.routing import Usage, dropped_id
 from moe_probe.core.schema import Manifest, MoeLayer, ShardEntry
 from moe_probe.core.text import some_of
-from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, inside, read_manifest
+from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, read_manifest
 from moe_probe.recording.trace.stored import readable
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Trace:
                 "the same collect command with --resume",
             )
         for entry in (*manifest.files, *(f for shard in manifest.shards for f in shard.files)):
-            inside(root, entry.path)
+            path_inside(root, entry.path)
         return cls(root, manifest)
 
     @property
@@ -215,7 +216,7 @@ class Trace:
         names = ["document", "position", "token_id", "special"]
         for shard in self.manifest.shards:
             path = next(f.path for f in shard.files if f.path.startswith("routing/"))
-            with safe_open(inside(self.root, path), framework="numpy") as arrays:
+            with safe_open(path_inside(self.root, path), framework="numpy") as arrays:
                 experts = _read_layers(arrays, "experts", places)
                 weights = _read_layers(arrays, "weights", places) if self.manifest.has_weights else None
             table = tokens.read_row_group(shard.index, columns=names)  # one row group a shard
@@ -287,7 +288,7 @@ class Trace:
                 "collect again with --keep hidden (or logits, expert_output_norms ...)",
             )
         for path in paths:
-            yield load_file(inside(self.root, path))
+            yield load_file(path_inside(self.root, path))
 
     def _need_routing(self) -> None:
         if "routing" not in self.manifest.kept:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import path_inside, sha256_file
 from moe_probe.core.progress import track
-from moe_probe.recording.trace.files import CHECKSUM, MANIFEST, inside, read_manifest, sha256_file
+from moe_probe.core.schema import MANIFEST
+from moe_probe.recording.trace.files import CHECKSUM, read_manifest
 
 
 def verify(path: str | Path) -> list[str]:
@@ -49,7 +51,7 @@ def verify(path: str | Path) -> list[str]:
     entries = [*manifest.files, *(f for shard in manifest.shards for f in shard.files)]
     for entry in track(entries, "verify", unit="files", name=lambda entry: entry.path):
         try:
-            file = inside(root, entry.path)
+            file = path_inside(root, entry.path)
         except MoeProbeError as error:
             problems.append(str(error))
             continue

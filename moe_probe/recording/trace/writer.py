@@ -20,22 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import check_output_folder, disk_errors, write_text, write_whole
 from moe_probe.core.routing import count_selections, dropped_id
-from moe_probe.core.schema import Manifest, ShardEntry
+from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.recording.trace.checks import check_ids, check_layers, check_order, check_repeats, check_topics, check_weights
 from moe_probe.recording.trace.files import (
     CHECKSUM,
     DOCUMENTS,
-    MANIFEST,
     PARTS,
     TOKENS,
     USAGE,
-    check_place,
-    disk_errors,
     file_entry,
     read_manifest,
     write_manifest,
-    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +74,7 @@ class TraceWriter:
         """
         root = Path(path)
         check_layers([layer.layer for layer in manifest.layers])
-        check_place(root, "new")
+        check_output_folder(root, "new")
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             manifest = manifest.model_copy(update={"status": "writing"})
@@ -178,7 +175,7 @@ class TraceWriter:
                 files=tuple(file_entry(self.root, f) for f in files),
             )
             text = entry.model_dump_json(indent=1)
-            write_whole(self.root / PARTS / f"{index:05d}.json", lambda p: p.write_text(text))
+            write_text(self.root / PARTS / f"{index:05d}.json", text)
         self.shards.append(entry)
         return entry
 

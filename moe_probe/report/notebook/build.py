@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
 from moe_probe.core.extras import need_extra
-from moe_probe.recording.trace.files import disk_errors, write_whole
+from moe_probe.core.files import disk_errors, write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -206,5 +205,5 @@ def write_notebook(
         pages[target.with_suffix(".html")] = export_html(notebook, title=title)
     with disk_errors(target.parent):
         for file, text in pages.items():
-            write_whole(file, partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(file, text)
     return list(pages)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.text import printable
 from moe_probe.core.textfiles import read_json
-from moe_probe.recording.trace.files import disk_errors, write_whole
 from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
@@ -84,7 +84,7 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
     text = json.dumps(described, indent=1) + "\n"
     with disk_errors(folder):  # the configuration last: a folder counts as an SAE once it is there
         write_whole(folder / WEIGHTS, lambda p: save_file(tensors, p))
-        write_whole(folder / CONFIG, lambda p: p.write_text(text, encoding="utf-8"))
+        write_text(folder / CONFIG, text)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.recording.trace.files import disk_errors, write_whole
+from moe_probe.core.files import disk_errors, sha256_json, write_whole
 from moe_probe.sae.training.steps import Progress, Training
 
 _TENSORS = "state.safetensors"
@@ -115,4 +114,4 @@ def _counters(progress: Progress) -> dict[str, Any]:
 
 def _identity(trainings: Sequence[Training], state: Mapping[str, object]) -> str:
     described = [state, [t.sae.config.model_dump(mode="json") for t in trainings], [t.steps for t in trainings]]
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256_json(described)

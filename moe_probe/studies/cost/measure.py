@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.core.files import write_json
 from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops
 from moe_probe.core.results import Result
 from moe_probe.studies.cost import PRESETS, growth, project, shape_of
@@ -286,11 +286,8 @@ def save_cost(run: Path, found: dict[str, Any]) -> list[Path]:
     import pandas as pd
 
     folder = run / "results"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cost.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, found)
     steps = pd.DataFrame(found["steps"]).astype({"flops": float, "seconds": float, "of_training": float})
     costs = Result(
         "costs",

@@ -1,0 +1,218 @@
+"""Files that are either whole or absent, with checksums, and disk errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import MANIFEST
+
+
+class OutputKind(NamedTuple):
+    """What a command writes into a folder of its own: a trace, a run, a comparison."""
+
+    noun: str
+    #: A file that only this kind of folder has.
+    marker: str
+    #: What the user can do about a folder that has one already.
+    hint: str = "--resume to continue it, --force to start over, or another folder"
+
+
+TRACE_FOLDER = OutputKind("a trace", MANIFEST)
+_AGAIN = "run the same command again (with --resume where it has that option)"
+
+
+def disk_error(error: OSError, path: object, *, verb: str = "written", keeps: str = "") -> MoeProbeError | None:
+    """Describe a full disk, a missing permission or an impossible path.
+
+    Parameters
+    ----------
+    error : OSError
+    path : object
+        File or folder concerned.
+    verb : str
+        What cannot be done with it, as a participle.
+    keeps : str
+        What is still there.
+
+    Returns
+    -------
+    MoeProbeError or None
+        None for an error of another kind.
+    """
+    kept = f"; {keeps}" if keeps else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MoeProbeError(f"no space is left for {path}", f"the disk is full{kept}", f"free some space, then {_AGAIN}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "another folder, or change its permissions"
+        return MoeProbeError(f"{path} cannot be {verb}", f"{error.strerror}{kept}", hint)
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        return MoeProbeError(f"{str(path)[:200]} cannot be {verb}", f"{error.strerror}{kept}", "check the path")
+    return None
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, *, keeps: str = "what was already written is kept") -> Iterator[None]:
+    """Turn a full disk, a read-only folder or a vanished one into one sentence.
+
+    Parameters
+    ----------
+    path : Path
+        What is written inside the ``with`` block.
+    keeps : str
+        What is still there after an error.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    MoeProbeError
+        In place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = disk_error(error, path, keeps=keeps)
+        raise told or MoeProbeError(f"{path} cannot be written", f"{error}; {keeps}", f"mend that, then {_AGAIN}") from error
+
+
+def check_output_folder(root: Path, mode: str, kind: OutputKind = TRACE_FOLDER) -> None:
+    """Refuse, before anything is computed, a folder that cannot be written to.
+
+    Parameters
+    ----------
+    root : Path
+    mode : {"new", "resume", "force"}
+        A new trace, run or comparison needs an empty folder, or none.
+    kind : OutputKind
+        What is going to be written.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is a file at the path or above it, or other files in the folder.
+    """
+    with disk_errors(root):
+        existing = next((path for path in (root, *root.parents) if path.exists()), root)
+        if existing.exists() and not existing.is_dir():
+            raise MoeProbeError(
+                f"{root} cannot be written", f"{existing} is a file; {kind.noun} is a folder", "another --out"
+            )
+        if mode == "new" and existing == root and any(root.iterdir()):
+            same = (root / kind.marker).exists()
+            raise MoeProbeError(
+                f"{root} already contains {kind.noun if same else 'other files'}",
+                "refusing to overwrite",
+                kind.hint if same else "another --out",
+            )
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is whole or absent.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made where it is missing.
+    write : callable
+        Fills a partial file beside it, which is then flushed to the disk and renamed in one step.
+    """
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, as `write_whole` does.
+
+    Parameters
+    ----------
+    path : Path
+    text : str
+    """
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON with sorted keys, as `write_whole` does.
+
+    Parameters
+    ----------
+    path : Path
+    value : object
+        Of JSON's types.
+    """
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, as hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a value as JSON with sorted keys; other types (paths) count as their text."""
+    return sha256_text(json.dumps(value, sort_keys=True, default=str))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of one file, or of the digests of several in their order."""
+    digests = [sha256_file(path) for path in paths]
+    return digests[0] if len(digests) == 1 else sha256_text("".join(digests))
+
+
+def path_inside(root: Path, relative: str) -> Path:
+    """Path of a file named in a manifest.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the manifest.
+    relative : str
+        Name of the file, with forward slashes.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    MoeProbeError
+        When the name would lead out of the folder: manifests come from other people.
+    """
+    pure = PurePosixPath(relative)
+    if (
+        pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in relative
+        or not ((root / pure).resolve().is_relative_to(root.resolve()))
+    ):
+        raise MoeProbeError(
+            f"{root / MANIFEST} names a file outside the trace",
+            f"'{relative}'",
+            "do not use this trace: it was tampered with",
+        )
+    return root / pure
