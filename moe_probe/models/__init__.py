@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from moe_probe.models.adapter_base import MoeSite, Observation
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import MoeSite, Observation
 from moe_probe.models.capture import KEEPABLE_PARTS, RoutingCapture, SiteRecord
 from moe_probe.models.check import CheckReport, SiteCheck, estimate, forward_inputs, input_device, self_check
 from moe_probe.models.discover import find_moe_layers

@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.sites import ActivationSite
-from moe_probe.models.adapter_base import MoeSite, Observation, Sink
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import MoeSite, Observation, Sink
 
 #: What can be recorded beside ids and gate weights.
 KEEPABLE_PARTS = tuple(site.part for site in ActivationSite)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import is_missing
-from moe_probe.models.adapter_base import MoeSite, execution_device
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import MoeSite, execution_device
 from moe_probe.models.capture import RoutingCapture, SiteRecord
 from moe_probe.models.discover import find_moe_layers, unwrap
 

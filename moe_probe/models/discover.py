@@ -11,8 +11,8 @@ from torch import nn
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import MoeLayer
-from moe_probe.models.adapter_base import Adapter, Found, MoeSite
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import Adapter, Found, MoeSite
 
 #: Parts of a model that plain text does not run through: pictures, sound, speech output, drafting heads.
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|video|talker|code2wav|mtp|nextn")

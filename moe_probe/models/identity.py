@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models.adapter_base import MoeSite
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import MoeSite
 from moe_probe.models.discover import unwrap
 
 #: Bytes that are copied to main memory at once while hashing.

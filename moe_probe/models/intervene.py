@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.text import some_of
-from moe_probe.models.adapter_base import MoeSite, Observation
 from moe_probe.models.adapters import ADAPTERS
+from moe_probe.models.adapters.base import MoeSite, Observation
 
 #: ``mask``: the router cannot choose the experts, the next best take their place and gate weights are renormalised as
 #: the model does it. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: their

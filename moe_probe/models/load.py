@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.extras import need_extra
 from moe_probe.core.schema import DTYPES, ModelInfo
-from moe_probe.models.adapter_base import MoeSite
+from moe_probe.models.adapters.base import MoeSite
 from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers
 from moe_probe.models.identity import fingerprint

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models.adapter_base import MoeSite
+from moe_probe.models.adapters.base import MoeSite
 from moe_probe.models.capture import enclosing_layer
 
 

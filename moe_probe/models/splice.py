@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models.adapter_base import MoeSite, first_input, rows
+from moe_probe.models.adapters.base import MoeSite, first_input, rows
 from moe_probe.models.capture import enclosing_layer
 
 Replace = Callable[[Tensor], Tensor]

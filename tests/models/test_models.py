@@ -346,7 +346,7 @@ def test_expert_outputs_do_not_depend_on_the_chunk(olmoe: Any, monkeypatch: pyte
 
 
 def test_check_notices_wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe.models.adapters import ExpertsInput
+    from moe_probe.models.adapters.experts_module import ExpertsInput
 
     original = ExpertsInput.attach
 
@@ -364,7 +364,7 @@ def test_check_notices_wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_check_notices_changed_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe.models.adapters import ExpertsInput
+    from moe_probe.models.adapters.experts_module import ExpertsInput
 
     original = ExpertsInput.attach
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from moe_probe.models.adapter_base import (
+from moe_probe.models.adapters.base import (
     Adapter,
     Found,
     MoeSite,

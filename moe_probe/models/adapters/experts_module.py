@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from moe_probe.models.adapter_base import (
+from moe_probe.models.adapters.base import (
     Adapter,
     Found,
     MoeSite,
@@ -33,7 +33,7 @@ from moe_probe.models.adapter_base import (
     rows,
     watch_router,
 )
-from moe_probe.models.adapters_sorted import ProductKeys, SortedAttention, SortedExperts
+from moe_probe.models.adapters.jetmoe import ProductKeys, SortedAttention, SortedExperts
 
 
 class ExpertsInput(Adapter):
