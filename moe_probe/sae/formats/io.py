@@ -22,6 +22,7 @@ from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.formats import dictionaries, saelens, sparsify
 from moe_probe.sae.formats.foreign import Parts, Tensors
+from moe_probe.sae.training.options import TrainingRecord
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: Written as jumprelu with one threshold, as SAELens does with what it trained by batches.
@@ -88,10 +89,10 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
     return folder
 
 
-def read_training(folder: str | Path) -> dict[str, Any]:
-    """What was remembered of an SAE's training; empty where nothing was."""
+def read_training(folder: str | Path) -> TrainingRecord:
+    """Read what the folder of an SAE records of its training; the record is empty where it was trained elsewhere."""
     metadata = _read_config(Path(folder) / CONFIG).get("metadata") or {}
-    return dict(metadata.get("moe_probe_training") or {})
+    return TrainingRecord(metadata.get("moe_probe_training") or {})
 
 
 def read_trained_config(folder: str | Path) -> SaeConfig | None:
