@@ -86,8 +86,8 @@ def opened_saes(run: Path, trace: Trace) -> Iterator[_Opened]:
     MoeProbeError
         When there are none, or one does not fit the trace.
     """
-    from moe_probe.features.firing import held_out_documents
     from moe_probe.sae import load_sae, read_training
+    from moe_probe.sae.held_out import held_out_documents
 
     for folder in saes_of(run):
         sae = load_sae(folder)

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.stats import group_names
-from moe_probe.recording.corpus.splits import stratified_split
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
 
-TRAIN, HELD_OUT = "train", "held-out"
-#: Share of documents that SAEs and labels never see.
-HELD_OUT_SHARE = 0.25
 _CHUNK = 8192
 
 
@@ -46,36 +40,6 @@ class Firings:
     def counts(self) -> np.ndarray:
         """Tokens on which each latent fires, shape (d_sae,)."""
         return np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
-
-
-def held_out_documents(trace: Trace, *, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray:
-    """Say which documents are kept from SAEs and labels, whole groups together, each topic to the same share.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_documents,)
-
-    Raises
-    ------
-    MoeProbeError
-        When there are too few documents to hold any out.
-    """
-    documents = trace.documents
-    groups = group_names(documents)
-    topics = documents["topic"].astype(str).to_numpy()
-    if len(set(groups)) < 2:
-        raise MoeProbeError(
-            "a single document (or group of documents) cannot be divided",
-            "features are measured on documents that they were not learnt from",
-            "a corpus of more documents",
-        )
-    parts = {TRAIN: 1 - share, HELD_OUT: share}
-    part = stratified_split(list(topics), list(groups), shares=parts, seed=seed)
-    if len(set(part)) < 2:  # topics of one or two documents: divide without regard to topic
-        part = stratified_split([""] * len(groups), list(groups), shares=parts, seed=seed)
-    if len(set(part)) < 2:  # as few as two documents
-        part = np.where(groups == sorted(set(groups))[-1], HELD_OUT, TRAIN)
-    return np.asarray(part == HELD_OUT)
 
 
 def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) -> Firings:

@@ -197,8 +197,8 @@ def _train_layer(
     say: Say,
     progress: bool,
 ) -> list[Path]:
-    from moe_probe.features.firing import held_out_documents
     from moe_probe.sae import ActivationReader, TrainOptions, train_on
+    from moe_probe.sae.held_out import held_out_documents
 
     held = held_out_documents(trace, seed=settings.seed)
     shared: dict[str, Any] = {
@@ -243,8 +243,8 @@ def _train_layer(
 
 
 def _save(made: Trained, folder: Path, trace: Trace, settings: SaeSettings, say: Say) -> None:
-    from moe_probe.features.firing import HELD_OUT_SHARE
     from moe_probe.sae import save_sae
+    from moe_probe.sae.held_out import HELD_OUT_SHARE
 
     training = {
         "tokens": made.progress.tokens,

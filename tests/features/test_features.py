@@ -14,7 +14,7 @@ from scipy import sparse
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.pieces import with_spaces
 from moe_probe.features.describe import GOOD_SCORE, FeatureTables, describe_features
-from moe_probe.features.firing import Firings, fire, held_out_documents
+from moe_probe.features.firing import Firings, fire
 from moe_probe.features.labels.context import Factor, surroundings
 from moe_probe.features.labels.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
 from moe_probe.features.labels.rule_labels import label_by_rules, nearest, strongest
@@ -23,6 +23,7 @@ from moe_probe.features.quality import decoder_redundancy, quality_row
 from moe_probe.features.search.occurrences import occurrences
 from moe_probe.features.topic_enrichment import enrich, group_rates
 from moe_probe.sae import ActivationReader, SaeConfig, make_sae
+from moe_probe.sae.held_out import held_out_documents
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
 

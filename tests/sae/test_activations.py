@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.features.firing import held_out_documents
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import ActivationReader, SaeConfig, TrainOptions, train_on
 from moe_probe.sae.activations import select
+from moe_probe.sae.held_out import held_out_documents
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
 

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.sites import HOOKS
-from moe_probe.features.firing import held_out_documents
 from moe_probe.features.quality import ablated_losses, loss_recovered
 from moe_probe.features.spliced_loss import Splice, loss_sample, losses
 from moe_probe.models import LoadedModel, load_model
@@ -25,6 +24,7 @@ from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
+from moe_probe.sae.held_out import held_out_documents
 
 
 @pytest.fixture(scope="module")

@@ -179,8 +179,8 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     from typing import Any
 
     from moe_probe.core.stats import group_names
-    from moe_probe.features.firing import held_out_documents
     from moe_probe.report.sections.alerts import _few
+    from moe_probe.sae.held_out import held_out_documents
 
     documents = pd.DataFrame(
         {"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24, "group": [None] * 24 + [""] * 24}

@@ -22,13 +22,13 @@ from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.flops import sae_encode_flops, shape_of
 from moe_probe.core.results import Result
-from moe_probe.features.firing import held_out_documents
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace
 from moe_probe.report.inspection import render_inspections
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
+from moe_probe.sae.held_out import held_out_documents
 from moe_probe.studies.inspect.inspector import Inspector, Look, inspect_text
 from moe_probe.studies.inspect.reference import piece_length
 from moe_probe.studies.inspect.watch import strengths

@@ -182,9 +182,10 @@ def test_random_dictionaries_match_nothing_and_router_rows_do(run: Path, tmp_pat
 
 def test_shuffled_pairs_match_nothing(run: Path) -> None:
     """Firings of other documents tell no expert; the same firings in their own places do."""
-    from moe_probe.features.firing import Firings, held_out_documents
+    from moe_probe.features.firing import Firings
     from moe_probe.features.matching.pairs import Halves, best_of_each, match_features, rival_scores
     from moe_probe.features.matching.signals import fired, random_dictionary, read_choices, read_tokens, shuffled
+    from moe_probe.sae.held_out import held_out_documents
     from moe_probe.sae.store import readers
 
     trace = Trace.open(run)

@@ -13,7 +13,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.results import Result
-from moe_probe.features.firing import held_out_documents
+from moe_probe.sae.held_out import held_out_documents
 from moe_probe.studies.ablation.knock_out import Unit, knock_out, make_bench, matched_controls
 from moe_probe.studies.verdicts.evidence import NOT_CONFIRMED, confirmation, rise_text
 

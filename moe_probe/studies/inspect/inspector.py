@@ -275,8 +275,8 @@ class Inspector:
         return self._references[length]
 
     def _made(self, length: int, saes: Mapping[str, Sae]) -> Reference | None:
-        from moe_probe.features.firing import held_out_documents
         from moe_probe.sae import read_training
+        from moe_probe.sae.held_out import held_out_documents
         from moe_probe.studies.inspect.reference import Reference
 
         try:
