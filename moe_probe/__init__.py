@@ -29,7 +29,7 @@ _PUBLIC = {
     "recording.importers": ("import_table", "import_responses", "import_fingerprints"),
     "experts.usage": ("layer_usage", "expert_usage", "coactivation_table"),
     "experts.topics": ("expert_topics", "expert_labels"),
-    "studies.verdicts.verdicts": ("topic_verdicts", "Rules"),
+    "studies.verdicts": ("topic_verdicts", "Rules"),
     "report": ("write_report",),
     "experts.explain": (
         "explain_routing",

@@ -22,7 +22,7 @@ from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare import Side, align_experts, compare_layers, compare_topics, pair_sides, verdict_changes
 from moe_probe.studies.compare.intervals import from_draws
 from moe_probe.studies.compare.verdicts import compare_verdicts
-from moe_probe.studies.verdicts.verdicts import topic_verdicts
+from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing
 
 SHAPE = {"topics": 6, "documents_per_topic": 20, "tokens": 150, "n_layers": 3, "num_experts": 16, "group_size": 1}

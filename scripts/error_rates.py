@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from moe_probe.experts.clusters import expert_groups
 from moe_probe.experts.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
 from moe_probe.experts.topics import expert_topics
-from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
+from moe_probe.studies.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
 
 _PERMUTATIONS = 499

@@ -286,8 +286,8 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
     from dataclasses import replace
 
     from moe_probe.experts.explain import CONTEXTS
+    from moe_probe.studies.verdicts import Rules, topic_verdicts
     from moe_probe.studies.verdicts.evidence import complete_verdicts
-    from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
 
     found = topic_verdicts(
         c.done["expert_topics"],

@@ -57,8 +57,7 @@ def planted_results(
     -------
     list of Result
     """
-    from moe_probe.studies.verdicts.evidence import complete_verdicts
-    from moe_probe.studies.verdicts.verdicts import topic_verdicts
+    from moe_probe.studies.verdicts import complete_verdicts, topic_verdicts
 
     rng = np.random.default_rng(seed)
     experts = np.array([(m.layer, e) for m in trace.layers for e in range(m.num_experts)])

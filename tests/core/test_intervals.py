@@ -30,7 +30,7 @@ from moe_probe.features.spliced_loss import LossSample
 from moe_probe.report import write_report
 from moe_probe.studies.ablation.ablate import summary_lines
 from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
-from moe_probe.studies.verdicts.evidence import complete_verdicts, confirmation
+from moe_probe.studies.verdicts import complete_verdicts, confirmation
 from moe_probe.testing import planted_trace
 from moe_probe.testing.results import planted_results
 

@@ -29,7 +29,7 @@ from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
 from moe_probe.experts.explain.tokens import layer_selections
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import coactivation_table
-from moe_probe.studies.verdicts.verdicts import topic_verdicts
+from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 from moe_probe.testing.planted import write_routing
 

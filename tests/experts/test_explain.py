@@ -27,7 +27,7 @@ from moe_probe.experts.explain.stacking import SHRINKAGE, Stack, compact, positi
 from moe_probe.experts.explain.tokens import load_layer, sample_tokens
 from moe_probe.experts.topics import expert_labels, expert_topics, other_labels
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.verdicts.verdicts import Rules, topic_verdicts
+from moe_probe.studies.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 
 TOPIC, TOKEN, POSITION = PlantedExpert(0, 1, "topic", 0), PlantedExpert(0, 2, "token", 1), PlantedExpert(1, 3, "position")

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import coactivation_table, expert_usage, layer_usage
-from moe_probe.studies.verdicts.verdicts import topic_verdicts
+from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 
 CHEMIST = PlantedExpert(layer=1, expert=5, kind="topic", target=2)

@@ -18,7 +18,7 @@ from moe_probe.features.matching.pairs import beyond_random
 from moe_probe.features.matching.prediction import predict
 from moe_probe.features.matching.signals import shuffled
 from moe_probe.features.matching.topic_predictors import Side, choose_units, effective_number, measure_unit, weighted_auroc
-from moe_probe.studies.verdicts.evidence import complete_verdicts
+from moe_probe.studies.verdicts import complete_verdicts
 
 
 @settings(max_examples=40, deadline=None)

@@ -17,7 +17,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.results import Result, Results
 from moe_probe.recording.trace import Trace
 from moe_probe.runs.run import Run
-from moe_probe.studies.verdicts.evidence import complete_verdicts
+from moe_probe.studies.verdicts import complete_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
 
 EVIL = '<script>alert(1)</script>" onload="x\x1b[31m'

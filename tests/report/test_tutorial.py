@@ -12,7 +12,7 @@ import pytest
 
 import moe_probe
 from moe_probe.core.results import Result
-from moe_probe.studies.verdicts.evidence import complete_verdicts
+from moe_probe.studies.verdicts import complete_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
 
 ROOT = Path(__file__).resolve().parents[2]

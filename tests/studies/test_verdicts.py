@@ -15,7 +15,7 @@ from moe_probe.experts.explain import CONTEXTS, expected_usage, topic_beyond_voc
 from moe_probe.experts.topics import expert_topics
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.verdicts import count_sentence, question
-from moe_probe.studies.verdicts.verdicts import Rules, grades, topic_verdicts
+from moe_probe.studies.verdicts import Rules, grades, topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace, write_routing
 
 SMALL = {"topics": 5, "documents_per_topic": 30, "tokens": 120, "n_layers": 2, "num_experts": 8}

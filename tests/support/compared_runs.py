@@ -13,7 +13,7 @@ from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import layer_usage
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare import Side
-from moe_probe.studies.verdicts.verdicts import topic_verdicts
+from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from moe_probe.core.text import figure
 from moe_probe.report.content import Answer, listed, number, some
 from moe_probe.report.sections.verdicts import count_sentence, question, where
-from moe_probe.studies.verdicts.evidence import UNCONFIRMABLE
-from moe_probe.studies.verdicts.verdicts import NEAR, grades
+from moe_probe.studies.verdicts import NEAR, UNCONFIRMABLE, grades
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from moe_probe.report.content import (
     probability,
     sae_name,
 )
-from moe_probe.studies.verdicts.evidence import rise_text
+from moe_probe.studies.verdicts import rise_text
 
 if TYPE_CHECKING:
     import pandas as pd

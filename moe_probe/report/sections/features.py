@@ -9,7 +9,7 @@ from moe_probe.core.pieces import decode
 from moe_probe.core.text import bracket, figure, some_of
 from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
 from moe_probe.report.plots import routing as plots
-from moe_probe.studies.verdicts.evidence import rise_text
+from moe_probe.studies.verdicts import rise_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from moe_probe.features.matching.topic_predictors import TOKENS, topics_served
 from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.sections.verdicts import readable
-from moe_probe.studies.verdicts.evidence import confirmation
+from moe_probe.studies.verdicts import confirmation
 
 if TYPE_CHECKING:
     import pandas as pd

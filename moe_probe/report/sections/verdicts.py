@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report.content import Bar, Section, Table, lift_text, number, probability, sae_name, some
-from moe_probe.studies.verdicts.verdicts import NEAR, UNTESTED, WEAK, grades
+from moe_probe.studies.verdicts import NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from moe_probe.core.results import Result
 from moe_probe.core.text import figure
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.studies.compare.sides import Side
-from moe_probe.studies.verdicts.verdicts import NEAR, WEAK, grades
+from moe_probe.studies.verdicts import NEAR, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,1 +1,41 @@
-"""Is there an expert for the topic? The rules, and the evidence that features and causes add."""
+"""Does a topic have an expert of its own? Verdicts by fixed rules, with the evidence of features and knock-outs.
+
+In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic. `rules` has the
+thresholds and grades, `conditions` checks them for one topic, `reasons` puts the answer into sentences, and `judge` makes the
+table. `evidence` adds what features (from matching) and knock-outs (from `studies.ablation`) say.
+"""
+
+from __future__ import annotations
+
+from moe_probe.studies.verdicts.evidence import (
+    CONFIRMED,
+    NOT_CONFIRMED,
+    NOT_TESTED,
+    UNCONFIRMABLE,
+    FeatureRules,
+    complete_verdicts,
+    confirmation,
+    rise_text,
+)
+from moe_probe.studies.verdicts.judge import topic_verdicts
+from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, grades
+
+__all__ = [
+    "CLEAR",
+    "CONFIRMED",
+    "LIKELY",
+    "NEAR",
+    "NOTHING",
+    "NOT_CONFIRMED",
+    "NOT_TESTED",
+    "UNCONFIRMABLE",
+    "UNTESTED",
+    "WEAK",
+    "FeatureRules",
+    "Rules",
+    "complete_verdicts",
+    "confirmation",
+    "grades",
+    "rise_text",
+    "topic_verdicts",
+]

@@ -10,7 +10,7 @@ import numpy as np
 
 from moe_probe.core.results import Result
 from moe_probe.core.text import figure, is_missing
-from moe_probe.studies.verdicts.verdicts import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
+from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def complete_verdicts(
     Parameters
     ----------
     verdicts : Result
-        From `moe_probe.studies.verdicts.verdicts.topic_verdicts`.
+        From `moe_probe.studies.verdicts.topic_verdicts`.
     carriers : Result, optional
         From `moe_probe.features.matching.match.match`.
     features : Result, optional

@@ -10,15 +10,21 @@ import numpy as np
 
 from moe_probe.core.results import Result
 from moe_probe.core.stats import benjamini_hochberg
-from moe_probe.experts.explain.rivals import RIVALS, Rival
-from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption, grades
+from moe_probe.experts.explain.rivals import RIVALS
+from moe_probe.studies.verdicts.conditions import TopicConditions
+from moe_probe.studies.verdicts.reasons import (
+    NOT_DETECTABLE,
+    NOT_REPLICABLE,
+    TOO_FEW,
+    reason_for_expert,
+    reason_for_group,
+    reason_for_none,
+)
+from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CLEAR", "LIKELY", "NEAR", "NOTHING", "UNTESTED", "WEAK", "Rules", "grades", "topic_verdicts"]
-
-_PAIRS = RIVALS[-1]
 _NOT_TESTED = (
     "Vocabulary was not ruled out: an expert counted here may respond to a topic's words rather than to its subject."
 )
@@ -94,13 +100,13 @@ def topic_verdicts(
     table = table.assign(real=_real(table, rules))
     for rival in RIVALS:
         table = _with_rival(table, given.get(rival.result), rival.column, rules)
-    group_table = None if groups is None else groups.table
     topics = sorted(table["topic"].unique())
     replicable = _replicable(table, rules)
-    rows = [
-        _Judge(topic, table[table["topic"] == topic], rules, len(topics), replicable[topic]).judge(group_table)
-        for topic in topics
-    ]
+    rows = []
+    for topic in topics:
+        conditions = TopicConditions(table[table["topic"] == topic], rules, len(topics))
+        candidates = None if groups is None else groups.table[groups.table["topic"] == topic]
+        rows.append(_verdict(conditions, candidates, replicable=replicable[topic]) | {"topic": topic})
     out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
@@ -149,213 +155,54 @@ def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Ru
     return table.assign(**{f"q_beyond_{name}": benjamini_hochberg(table[f"p_beyond_{name}"].where(asked).to_numpy())})
 
 
-class _Judge:
-    """Judges one topic: `table` holds its experts, with all rivals beside them."""
-
-    def __init__(self, topic: str, table: pd.DataFrame, rules: Rules, n_topics: int, replicable: bool) -> None:
-        self.topic, self.rules, self.n_topics, self.replicable = topic, rules, n_topics, replicable
-        self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
-        self.judged = [r for r in RIVALS if self._coverage(r) >= rules.min_coverage]
-        self.typical = _typical(self.table)
-
-    def judge(self, groups: pd.DataFrame | None) -> dict[str, Any]:
-        """Fill the topic's row."""
-        row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan) | {
-            "topic": self.topic,
-            "verdict": "none",
-            "grade": UNTESTED,
-            "layer": None,
-            "expert": None,
-            "experts": "",
-            "detectable_log2_lift": self.typical,
-        }
-        if self.table.empty:
-            return row | {"reason": "Nothing can be said: too few independent documents of this topic."}
-        real = self.table["real"]
-        beyond = self._beyond(self.table)
-        passes = real & beyond & self._large(self.table)
-        if not passes.any() and groups is not None:
-            group = self._best_group(groups[groups["topic"] == self.topic])
-            if group is not None:
-                return row | self._of_group(group)
-        if not real.any() and not self.replicable:
-            return row | {
-                "reason": "Nothing can be said: too few independent documents of this topic. Half of them could not "
-                "even confirm a perfect expert."
-            }
-        weak = real & self._beyond(self.table, ratio=self.rules.min_log2_beyond / 2)
-        significant = self.table["significant"] & (self.table["log2_lift"] > 0)
-        if not significant.any() and self.typical >= np.log2(self.n_topics):
-            return row | {
-                "reason": "Nothing can be said: too few independent documents of this topic. Not even a typical "
-                "expert that is used for it alone would have been found."
-            }
-        candidates = next((m for m in (passes, weak, real & self._large(self.table), significant) if m.any()), None)
-        best = _most_bits(self.table if candidates is None else self.table[candidates])
-        row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}
-        row |= {
-            "layer": int(best["layer"]),
-            "expert": int(best["expert"]),
-            "experts": str(int(best["expert"])),
-            "auroc_expert": best["auroc"],
-        }
-        if passes.any():
-            return row | {"verdict": "expert", "grade": self._grade(best), "reason": self._why(best, int(passes.sum()))}
-        return row | {"grade": WEAK if weak.any() else NOTHING, "reason": self._why_not(best, weak=bool(weak.any()))}
-
-    def _coverage(self, rival: Rival) -> float:
-        known = self.table[f"{rival.column}_coverage"].dropna()
-        return float(known.iloc[0]) if len(known) else np.nan
-
-    def _large(self, table: pd.DataFrame) -> pd.Series:
-        """As large as asked for, or not to be told from it."""
-        rules = self.rules
-        return (
-            (table["log2_lift"] >= rules.min_log2_lift - rules.tolerance)
-            & (table["ci_high"] >= rules.min_log2_lift)
-            & (table["ci_low"] > rules.min_lower_bound)
-            & (table["share"] >= rules.min_share)
-        )
-
-    def _beyond(self, table: pd.DataFrame, *, ratio: float | None = None) -> pd.Series:
-        """Used more than every rival that can be judged predicts."""
-        least = self.rules.min_log2_beyond if ratio is None else ratio
-        holds = table["log2_lift"].notna()
-        for rival in self.judged:
-            if f"q_beyond_{rival.column}" in table:
-                holds &= (table[f"q_beyond_{rival.column}"] <= self.rules.alpha) & (
-                    table[f"log2_beyond_{rival.column}"] >= least
-                )
-        return holds
-
-    def _grade(self, best: pd.Series) -> str:
-        if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance or self._near_a_rival(best):
-            return NEAR
-        every = len(self.judged) == len(RIVALS)
-        return CLEAR if every and best["ci_low"] >= self.rules.min_log2_lift else LIKELY
-
-    def _near_a_rival(self, best: pd.Series) -> bool:
-        """Whether some rival predicts nearly as much as would speak against the verdict."""
-        least = self.rules.min_log2_beyond + self.rules.tolerance
-        return any(best[f"log2_beyond_{r.column}"] < least for r in self.judged)
-
-    def _best_group(self, groups: pd.DataFrame) -> pd.Series | None:
-        rules = self.rules
-        larger = (
-            (groups["share"] >= rules.min_group_share * groups["largest_member_share"])
-            & (groups["gain"] >= -rules.tolerance)
-            & (groups["least_member_ci_low"] > rules.min_lower_bound)
-        )
-        passing = groups[groups["replicated"] & self._large(groups) & ((groups["gain"] >= rules.min_group_gain) | larger)]
-        passing = passing[self._beyond(passing)]
-        if passing.empty:
-            return None
-        return passing.sort_values(["n_experts", "ci_low", "layer"], ascending=[True, False, True], kind="stable").iloc[0]
-
-    def _of_group(self, group: pd.Series) -> dict[str, Any]:
-        names = str(group["experts"]).replace("+", ", ")
-        row = {name: group[name] for name in _COLUMNS if name in group.index and name != "topic"}
-        return row | {
-            "verdict": "group",
-            "grade": self._grade(group),
-            "layer": int(group["layer"]),
-            "expert": None,
-            "log2_lift_replication": group["log2_lift"],
-            **{f"{r.column}_coverage": self._coverage(r) for r in RIVALS},
-            "reason": f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
-            f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
-            f"average topic, {self._better(group)}. {self._rivals(group)}",
-        }
-
-    def _better(self, group: pd.Series) -> str:
-        if group["gain"] >= self.rules.min_group_gain:
-            return f"with a lower end of the interval {2 ** group['gain']:.2f} times that of the best member alone"
-        return (
-            f"and taking {group['share'] / group['largest_member_share']:.1f} times as much of the topic's selections as the "
-            "largest of them alone"
-        )
-
-    def _rivals(self, row: pd.Series) -> str:
-        """What the rivals predict, and which could not be judged."""
-        said = [f"{2 ** row[f'log2_beyond_{r.column}']:.2f} times as much as {r.name} predict" for r in self.judged]
-        text = f"Usage is {_listed(said)}." if said else ""
-        missing = [r for r in RIVALS if r not in self.judged]
-        if not missing:
-            return f"{text} Pairs could be judged on {self._coverage(_PAIRS):.0%} of the topic's tokens."
-        unseen = _listed(
-            [
-                r.name
-                + (
-                    f" ({self._coverage(r):.0%} of the topic's tokens can be compared)"
-                    if np.isfinite(self._coverage(r))
-                    else " (not tested)"
-                )
-                for r in missing
-            ]
-        )
-        return f"{text} Not ruled out: {unseen}.".strip()
-
-    def _why(self, best: pd.Series, n_passing: int) -> str:
-        more = "" if n_passing == 1 else f" {n_passing - 1} further expert{'s pass' if n_passing > 2 else ' passes'} too."
-        near = (
-            f"The lift is near the threshold of {2**self.rules.min_log2_lift:g}, and this corpus cannot say on which "
-            "side it lies. "
-            if best["log2_lift"] < self.rules.min_log2_lift + self.rules.tolerance
-            else f"Near the threshold because tokens predict nearly as much: a verdict asks for "
-            f"{2**self.rules.min_log2_beyond:.2f} times what they predict. "
-            if self._near_a_rival(best)
-            else ""
-        )
-        return (
-            f"{near}Every test passes: on held-out documents the lift is {2 ** best['log2_lift_replication']:.2f}. "
-            f"{self._rivals(best)}{more}"
-        )
-
-    def _why_not(self, best: pd.Series, *, weak: bool) -> str:
-        """Every condition that the nearest candidate fails, and what would have been found."""
-        failed = [*self._failed_tests(best), *self._failed_sizes(best), *self._failed_rivals(best, alone=not weak)]
-        opening = "Real but small: an expert passes every test but" if weak else "The nearest candidate"
-        return f"{opening} {', '.join(failed)}. {self._power()}"
-
-    def _power(self) -> str:
-        if self.typical >= np.log2(self.n_topics):  # an expert used for one of T topics alone has lift T
-            return "With so few documents most experts would not be found even if they were used for this topic alone."
-        return f"A typical expert of lift {2**self.typical:.2f} or more would have been found with probability 0.8."
-
-    def _failed_tests(self, best: pd.Series) -> list[str]:
-        sure = best["significant"] and best["q_value"] <= self.rules.alpha
-        failed = [] if sure else [f"is not significant (q {best['q_value']:.2g})"]
-        return failed if best["replicated"] else [*failed, "was not replicated on held-out documents"]
-
-    def _failed_sizes(self, best: pd.Series) -> list[str]:
-        rules, failed = self.rules, []
-        if best["log2_lift"] < rules.min_log2_lift - rules.tolerance or best["ci_high"] < rules.min_log2_lift:
-            failed.append(f"has a lift of {2 ** best['log2_lift']:.2f}, under {2**rules.min_log2_lift:g}")
-        elif best["ci_low"] <= rules.min_lower_bound:
-            failed.append(f"has a lift that may be as low as {2 ** best['ci_low']:.2f}")
-        if best["share"] < rules.min_share:
-            failed.append(f"takes only {best['share']:.1%} of the topic's selections")
-        return failed
-
-    def _failed_rivals(self, best: pd.Series, *, alone: bool) -> list[str]:
-        failed = []
-        for rival in self.judged:
-            q, ratio = best[f"q_beyond_{rival.column}"], best[f"log2_beyond_{rival.column}"]
-            if ratio < self.rules.min_log2_beyond or q > self.rules.alpha:
-                chance = f" (q {q:.2g})" if np.isfinite(q) else ""
-                failed.append(f"is used {2**ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
-        if alone and failed and not self._failed_tests(best) and not self._failed_sizes(best):
-            failed[-1] += ": an expert of tokens rather than of the topic"
-        return failed
+def _verdict(conditions: TopicConditions, groups: pd.DataFrame | None, *, replicable: bool) -> dict[str, Any]:
+    """Verdict, grade, reason and unit of one topic; `groups` are its candidates."""
+    table = conditions.table
+    row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan)
+    row |= {"verdict": "none", "grade": UNTESTED, "layer": None, "expert": None, "experts": ""}
+    row["detectable_log2_lift"] = conditions.detectable
+    if table.empty:
+        return row | {"reason": TOO_FEW}
+    real, large = table["real"], conditions.large(table)
+    passes = real & conditions.beyond_rivals(table) & large
+    group = None if passes.any() or groups is None else conditions.best_group(groups)
+    if group is not None:
+        return row | _group_cells(conditions, group)
+    if not real.any() and not replicable:
+        return row | {"reason": NOT_REPLICABLE}
+    weak = real & conditions.beyond_rivals(table, weak=True)
+    significant = table["significant"] & (table["log2_lift"] > 0)
+    if not significant.any() and conditions.too_few_documents:
+        return row | {"reason": NOT_DETECTABLE}
+    nearest = next((mask for mask in (passes, weak, real & large, significant) if mask.any()), None)
+    best = _most_bits(table if nearest is None else table[nearest])
+    row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}
+    row |= {"layer": int(best["layer"]), "expert": int(best["expert"]), "experts": str(int(best["expert"]))}
+    row["auroc_expert"] = best["auroc"]
+    if passes.any():
+        reason = reason_for_expert(conditions, best, int(passes.sum()))
+        return row | {"verdict": "expert", "grade": _grade(conditions, best), "reason": reason}
+    is_weak = bool(weak.any())
+    return row | {"grade": WEAK if is_weak else NOTHING, "reason": reason_for_none(conditions, best, weak=is_weak)}
 
 
-def _typical(table: pd.DataFrame) -> float:
-    """Log2 lift that would have been found of the expert that a typical selection of the topic goes to."""
-    known = table[table["detectable_log2_lift"].notna() & (table["share"] > 0)].sort_values("detectable_log2_lift")
-    if known.empty:
-        return float(table["detectable_log2_lift"].median()) if len(table) else np.nan
-    half = known["share"].cumsum() >= known["share"].sum() / 2
-    return float(known.loc[half.idxmax(), "detectable_log2_lift"])
+def _group_cells(conditions: TopicConditions, group: pd.Series) -> dict[str, Any]:
+    return {
+        **{name: group[name] for name in _COLUMNS if name in group.index and name != "topic"},
+        "verdict": "group",
+        "grade": _grade(conditions, group),
+        "layer": int(group["layer"]),
+        "expert": None,
+        "log2_lift_replication": group["log2_lift"],
+        **{f"{rival.column}_coverage": conditions.coverage(rival) for rival in RIVALS},
+        "reason": reason_for_group(conditions, group),
+    }
+
+
+def _grade(conditions: TopicConditions, best: pd.Series) -> str:
+    if conditions.near_lift(best) or conditions.near_rival(best):
+        return NEAR
+    return CLEAR if not conditions.unjudged and best["ci_low"] >= conditions.rules.min_log2_lift else LIKELY
 
 
 def _most_bits(table: pd.DataFrame) -> pd.Series:
@@ -368,7 +215,3 @@ def _most_bits(table: pd.DataFrame) -> pd.Series:
         ["bits", "layer", "expert"], ascending=[False, True, True], kind="stable"
     )
     return ranked.iloc[0]
-
-
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join(([", ".join(items[:-1])] if len(items) > 1 else []) + list(items[-1:]))
