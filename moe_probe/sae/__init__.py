@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from moe_probe.sae.activations import ActivationReader
     from moe_probe.sae.architectures.base import Sae, Sparse
     from moe_probe.sae.architectures.registry import ARCHITECTURES, make_sae
-    from moe_probe.sae.config import SaeConfig
+    from moe_probe.sae.config import SaeConfig, TrainOptions
     from moe_probe.sae.formats.io import load_sae, read_trained_config, read_training, save_sae
-    from moe_probe.sae.training.options import TrainingRecord, TrainOptions
+    from moe_probe.sae.training.record import TrainingRecord
     from moe_probe.sae.training.steps import Progress
     from moe_probe.sae.training.train import Trained, train_on, train_saes
 
@@ -29,9 +29,9 @@ _PUBLIC = {
     "activations": ("ActivationReader",),
     "architectures.base": ("Sae", "Sparse"),
     "architectures.registry": ("ARCHITECTURES", "make_sae"),
-    "config": ("SaeConfig",),
+    "config": ("SaeConfig", "TrainOptions"),
     "formats.io": ("load_sae", "read_trained_config", "read_training", "save_sae"),
-    "training.options": ("TrainOptions", "TrainingRecord"),
+    "training.record": ("TrainingRecord",),
     "training.steps": ("Progress",),
     "training.train": ("Trained", "train_on", "train_saes"),
 }

@@ -22,7 +22,7 @@ from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.formats import dictionaries, saelens, sparsify
 from moe_probe.sae.formats.foreign import Parts, Tensors
-from moe_probe.sae.training.options import TrainingRecord
+from moe_probe.sae.training.record import TrainingRecord
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 #: Written as jumprelu with one threshold, as SAELens does with what it trained by batches.

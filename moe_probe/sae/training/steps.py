@@ -10,8 +10,7 @@ from torch import Tensor
 from moe_probe.sae.architectures.base import Sae, Sparse
 from moe_probe.sae.architectures.ops import decode, encode_chosen
 from moe_probe.sae.architectures.registry import make_sae
-from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.training.options import TrainOptions
+from moe_probe.sae.config import SaeConfig, TrainOptions
 
 #: The auxiliary loss is formed on one token in so many: dead latents come back as well, at an eighth of the cost.
 _AUX_EVERY = 8

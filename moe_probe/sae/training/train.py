@@ -14,9 +14,8 @@ from torch import Tensor
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae.activations import ActivationReader, select
 from moe_probe.sae.architectures.base import Sae
-from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.config import SaeConfig, TrainOptions
 from moe_probe.sae.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from moe_probe.sae.training.options import TrainOptions
 from moe_probe.sae.training.steps import SAY_EVERY, Progress, Training
 
 Say = Callable[[Progress], None]
