@@ -5,79 +5,23 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.errors import UsageError
 from moe_probe.core.progress import Bar
 from moe_probe.core.schema import CorpusInfo, Manifest, Windowing
-from moe_probe.core.sites import KEEPABLE, ActivationSite
 from moe_probe.recording.collect.windows import EncodedDocument, Encoder
 from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.settings import CollectOptions
 from moe_probe.recording.trace import Trace, TraceWriter
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.recording.collect.batches import ShardArrays
     from moe_probe.recording.corpus import CorpusSummary
-
-
-@dataclass(frozen=True)
-class CollectOptions:
-    """What to keep and in what pieces.
-
-    Attributes
-    ----------
-    keep : tuple of str
-        Any of `moe_probe.core.sites.KEEPABLE`; ``("usage",)`` keeps counts per document only.
-    hidden_share : float
-        Share of tokens whose hidden states, residual stream and expert outputs are kept (0 to 1), drawn by seed.
-    hidden_layers : tuple of int
-        Layers at which these and logits are kept; all when empty.
-    max_length, overlap : int
-        Longest window and the left context that later windows repeat; 0 means what the model allows
-        (at most 4096) and an eighth of that.
-    batch_tokens : int
-        Tokens a forward pass takes at most (a single window may be longer).
-    shard_tokens : int
-        Tokens after which a shard is written: what an interruption can cost at most.
-    """
-
-    keep: tuple[str, ...] = ("routing",)
-    hidden_share: float = 0.1
-    hidden_layers: tuple[int, ...] = ()
-    max_length: int = 0
-    overlap: int = -1
-    batch_tokens: int = 4096
-    shard_tokens: int = 65536
-    text: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for part in self.keep:
-            if part not in KEEPABLE:
-                raise UsageError(f"--keep {part} is not known", did_you_mean(part, list(KEEPABLE)))
-        if "usage" in self.keep and len(self.keep) > 1:
-            raise UsageError(
-                "--keep usage cannot be combined",
-                "it means that nothing per token is kept",
-                "leave out usage: counts per document are always kept",
-            )
-        if not 0 < self.hidden_share <= 1:
-            raise UsageError(f"a share of {self.hidden_share} is not between 0 and 1", "", "--hidden-share 0.1")
-
-    @property
-    def sites(self) -> tuple[ActivationSite, ...]:
-        """What is kept beside routing and usage, in the order of the enumeration."""
-        return tuple(site for site in ActivationSite if site.keep in self.keep)
-
-    @property
-    def samples_tokens(self) -> bool:
-        """Whether vectors are kept, and so only those of a sample of the tokens."""
-        return any(site.sampled for site in self.sites)
 
 
 def collect_trace(
@@ -209,7 +153,7 @@ def _manifest(
         expert_dtype="uint8" if max(s.num_experts for s in sites) < 256 else "uint16",
         has_weights=True,
         has_text=options.text,
-        kept=options.keep,
+        kept=options.parts(),
         hidden_share=options.hidden_share if options.samples_tokens else 1.0,
         windowing=Windowing(max_length=encoder.max_length, overlap=encoder.overlap),
         seed=options.seed,

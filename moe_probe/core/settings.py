@@ -1,0 +1,107 @@
+"""Settings: one class per room, nested in the run's configuration, with an option of the command line for every field.
+
+A default stands in one place: the field. ``run.yaml``, Python calls and options of commands read it from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe_probe.core.errors import UsageError, did_you_mean
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and unknown names are refused, so that a typing error shows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    #: Heading of the options in a command's help.
+    panel: ClassVar[str] = ""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise invalid_setting(type(self), error) from error
+
+
+def setting(default: Any, text: str, *, flag: str = "", **limits: Any) -> Any:
+    """A field of settings with the help of its option.
+
+    Parameters
+    ----------
+    default : object
+        Also the default of the option.
+    text : str
+        Help, without the default.
+    flag : str
+        Option, where it is not ``--field-name``; "-" for none.
+    **limits
+        Limits of the value, as `pydantic.Field` takes them.
+
+    Returns
+    -------
+    pydantic.fields.FieldInfo
+    """
+    return Field(default, description=text, json_schema_extra={"flag": flag}, **limits)
+
+
+def flag_of(settings: type[BaseModel], name: str) -> str:
+    """Option that sets a field.
+
+    Parameters
+    ----------
+    settings : type
+    name : str
+        Field.
+
+    Returns
+    -------
+    str
+        Such as ``--max-length``; "" where the field has no option.
+    """
+    extra = settings.model_fields[name].json_schema_extra
+    flag = str(extra.get("flag", "")) if isinstance(extra, dict) else ""
+    return "" if flag == "-" else flag or f"--{name.replace('_', '-')}"
+
+
+def invalid_setting(settings: type[BaseModel], error: ValidationError) -> UsageError:
+    """Say in one sentence which setting is unknown, missing or out of range.
+
+    Parameters
+    ----------
+    settings : type
+        Settings that were to be made.
+    error : pydantic.ValidationError
+
+    Returns
+    -------
+    UsageError
+    """
+    # an unknown name explains a missing one: it comes first
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    owner: type[BaseModel] = settings
+    for part in path[:-1]:
+        inner = owner.model_fields[part].annotation if part in owner.model_fields else None
+        owner = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else owner
+    name = path[-1] if path else ""
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"'{'.'.join(path)}' is not a setting", "", did_you_mean(name, list(owner.model_fields)))
+    field = owner.model_fields.get(name)
+    if first["type"] == "missing":
+        return UsageError(f"no {name} was given", (field.description or "") if field else "", "moe-probe run --help")
+    option = flag_of(owner, name) if field else ".".join(path)
+    return UsageError(f"{option or name} {first['input']!r} is invalid", first["msg"])
+
+
+class StatisticsSettings(Settings):
+    """How topics are tested: shared by the analyses of experts, features, the tree and the knock-outs."""
+
+    panel: ClassVar[str] = "Statistics"
+
+    by: str = setting("topic", "label column that experts are tested against: topic, subtopic or a --label column")
+    strata: str | None = setting(None, "label column within which documents are permuted (register, source ...)")
+    permutations: int = setting(1000, "label permutations behind every p-value", ge=99)
+    alpha: float = setting(0.05, "error rate of claims", gt=0, lt=1)
