@@ -297,7 +297,7 @@ def test_one_kind_of_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_failures_are_sentences(mixed: Trace) -> None:
-    with pytest.raises(MoeProbeError, match="no context"):
+    with pytest.raises(MoeProbeError, match="unknown context"):
         expected_usage(mixed, given="sentence")
     with pytest.raises(MoeProbeError, match="times in other documents"):
         expected_usage(mixed, min_count=10**9)

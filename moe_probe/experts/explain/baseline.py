@@ -1,4 +1,4 @@
-"""What any router over the vocabulary would show: token ids dealt to experts at random, loads as observed."""
+"""Random routers over the vocabulary as a baseline: token ids dealt to experts at random, at the observed loads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Association(NamedTuple):
-    """How strongly usage goes with topics in one layer."""
+    """How strongly usage depends on topics in one layer; units as in the result of `vocabulary_baseline`."""
 
     mi_topic_bits: float
     max_lift: float
@@ -28,17 +28,21 @@ def vocabulary_baseline(
 
     A random router deals the token ids to experts, in random order, until each has the load that it has
     in the layer; one deal for each of the layer's slots. Texts about different topics use different
-    words, so such a router goes with topics too: more than it is what a layer must show before meaning
-    comes into question.
+    words, so even such a router depends on the topic. A layer must exceed it before its routing can be
+    said to reflect meaning.
 
     Parameters
     ----------
     trace : Trace
+        With routing.
     label : str
+        Label column.
     routers : int
-        Random routers per layer.
+        Number of random routers per layer.
     max_tokens : int, optional
+        Number of tokens to measure on, about (whole documents).
     seed : int
+        Seed of the sample and of the random routers.
 
     Returns
     -------
@@ -60,29 +64,11 @@ def vocabulary_baseline(
     frequency = np.bincount(sample.token, minlength=len(sample.vocabulary)).astype(np.float64)
 
     def measure(item: LayerSelections) -> list[dict[str, object]]:
-        counts = np.bincount(
-            sample.group[item.token] * item.num_experts + item.expert, minlength=len(sample.groups) * item.num_experts
-        ).reshape(-1, item.num_experts)
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        means = np.stack([shares[sample.topic == t].mean(0) for t in range(len(sample.topics))])
-        observed = _association(means)
+        counts = item.counts(sample.group, len(sample.groups))
         rng = np.random.default_rng([seed, item.layer])
         slots = max(int(item.slots.max()), 1)
         random = [_association(_deal(words, frequency, counts.sum(0), slots, rng)) for _ in range(routers)]
-        rows = []
-        for name, value in observed._asdict().items():
-            drawn = np.array([getattr(r, name) for r in random])
-            rows.append(
-                {
-                    "layer": item.layer,
-                    "measure": name,
-                    "observed": value,
-                    "random_mean": drawn.mean(),
-                    "random_low": np.quantile(drawn, 0.025),
-                    "random_high": np.quantile(drawn, 0.975),
-                }
-            )
-        return rows
+        return _rows(item.layer, _association(_topic_means(counts, sample)), random)
 
     rows = [row for part in map_layers(trace, sample, measure) for row in part]
     return Result(
@@ -91,13 +77,35 @@ def vocabulary_baseline(
         seed=seed,
         warnings=sample.warnings,
         params={"label": label, "routers": routers, "tokens": len(sample.row)},
-        caption=f"Each layer beside {routers} random routers: token ids dealt to experts in random order, to the loads "
-        "observed. What such a router shows, any partition of the vocabulary would.",
+        caption=f"Association of routing and {label} in every layer, compared with {routers} random routers that deal token "
+        "ids to experts at the observed loads. A layer within the range of the random routers shows no more than any "
+        "partition of the vocabulary would.",
     )
 
 
+def _topic_means(counts: np.ndarray, sample: TokenSample) -> np.ndarray:
+    """Average the usage shares of a topic's groups, shape (n_topics, n_experts), from counts (n_groups, n_experts)."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return np.stack([shares[sample.topic == t].mean(0) for t in range(len(sample.topics))])
+
+
+def _rows(layer: int, observed: _Association, random: list[_Association]) -> list[dict[str, object]]:
+    """Format one row per measure: the observed value beside mean and 95 % range of the random routers."""
+    return [
+        {
+            "layer": layer,
+            "measure": name,
+            "observed": value,
+            "random_mean": drawn.mean(),
+            "random_low": np.quantile(drawn, 0.025),
+            "random_high": np.quantile(drawn, 0.975),
+        }
+        for name, value, drawn in zip(_Association._fields, observed, np.array(random).T, strict=True)
+    ]
+
+
 def _words_of_topics(sample: TokenSample) -> np.ndarray:
-    """Mean over a topic's groups of the share of every word, shape (n_topics, n_words)."""
+    """Average the share of every word over a topic's groups, shape (n_topics, n_words)."""
     of_group = 1.0 / np.bincount(sample.group) / np.bincount(sample.topic)[sample.topic]
     size = len(sample.topics) * len(sample.vocabulary)
     cell = sample.topic[sample.group] * len(sample.vocabulary) + sample.token
@@ -105,12 +113,12 @@ def _words_of_topics(sample: TokenSample) -> np.ndarray:
 
 
 def _deal(words: np.ndarray, frequency: np.ndarray, load: np.ndarray, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """Mean usage of topics (n_topics, n_experts) by a router that deals token ids at random."""
+    """Draw a router that deals token ids at random; return its mean usage by topic, shape (n_topics, n_experts)."""
     ends = np.cumsum(load) / load.sum()
     partition = np.zeros((len(frequency), len(load)), dtype=np.float32)
     for _ in range(slots):
         order, experts = rng.permutation(len(frequency)), rng.permutation(len(load))
-        # experts in random order too: a frequent word that overruns one end is not always the same expert's
+        # experts in random order too, so that a frequent word which overruns an end does not always go to the same expert
         middle = (np.cumsum(frequency[order]) - frequency[order] / 2) / frequency.sum()
         bounds = np.cumsum(np.diff(ends, prepend=0.0)[experts])[:-1]
         upto = np.searchsorted(middle, bounds, side="right")
@@ -119,7 +127,7 @@ def _deal(words: np.ndarray, frequency: np.ndarray, load: np.ndarray, slots: int
 
 
 def _association(means: np.ndarray) -> _Association:
-    """Association of topics and experts from mean usage, shape (n_topics, n_experts)."""
+    """Measure the association of topics and experts from mean usage, shape (n_topics, n_experts)."""
     base = means.mean(0)
     used = base >= 0.1 / len(base)
     with np.errstate(divide="ignore", invalid="ignore"):

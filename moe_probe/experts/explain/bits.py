@@ -1,8 +1,8 @@
-"""What explains routing, in bits on documents that the explanation has not seen."""
+"""Information that token, previous token, position and topic have about routing, in bits on held-out documents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from moe_probe.recording.trace import Trace
 
-#: Factors in the order of the two chains; "features" joins them where an SAE is there.
+#: Factors in the order of the two chains.
 LOCAL_FIRST = ("token", "previous token", "position", "topic")
 TOPIC_FIRST = ("topic", "token", "previous token", "position")
 _SCORED = ("token", "previous token", "position", "topic", "topic given token", "token given topic")
@@ -30,14 +30,22 @@ _CITATIONS = (
 
 
 class Explained(NamedTuple):
-    """Two results: `layers` (the chains, for the stacked picture) and `experts`."""
+    """Two results: ``explained`` (`layers`, the two chains of factors) and ``explained_experts`` (`experts`)."""
 
     layers: Result
     experts: Result
 
 
 class _LayerGains(NamedTuple):
-    """Bits saved per group and expert, by (chain, factors so far), and selections per group and expert."""
+    """Bits that factors save in one layer.
+
+    Attributes
+    ----------
+    layer : int
+    gains : dict of tuple of str to ndarray of float, shape (n_groups, n_experts)
+        Bits saved by the factors of the key, in their order; keys of the chains begin with "chain".
+    selections : ndarray of int, shape (n_groups, n_experts)
+    """
 
     layer: int
     gains: dict[tuple[str, ...], np.ndarray]
@@ -53,27 +61,30 @@ def explain_routing(
     resamples: int = 500,
     seed: int = 0,
 ) -> Explained:
-    """Measure in held-out bits what token, previous token, position and topic tell of routing.
+    """Measure, in bits on held-out documents, how well token, previous token, position and topic predict routing.
 
     Parameters
     ----------
     trace : Trace
+        With routing.
     label : str
+        Label column of the topic.
     folds : int
-        Groups are predicted from the groups of the other folds.
+        Number of folds; groups are predicted from the groups of the other folds.
     max_tokens : int, optional
-        Measure on about so many tokens, whole documents.
+        Number of tokens to measure on, about (whole documents).
     resamples : int
-        Bootstrap resamples of groups, for 95 % intervals.
+        Number of bootstrap resamples of groups, for the 95 % intervals.
     seed : int
+        Seed of folds, sample and resamples.
 
     Returns
     -------
     Explained
-        ``layers``: Result ``explained``, a row per layer, order ("alone", "beyond token", "token first", "topic
+        ``layers``: Result ``explained``, one row per layer, order ("alone", "beyond token", "token first", "topic
         first") and factor: ``layer, order, step, factor, bits, ci_low, ci_high`` (bits per selection that the factor adds
         after those before it; alone: over the base rate), ``base_bits`` (cross-entropy under the base
-        rate). ``experts``: Result ``explained_experts``, a row an expert: ``layer, expert`` and per factor
+        rate). ``experts``: Result ``explained_experts``, one row per expert: ``layer, expert`` and per factor
         ``bits_<factor>, bits_<factor>_low, bits_<factor>_high`` in bits per selection *of the expert*,
         ``explained_by`` (topic | token | position | none) and ``best_factor``.
 
@@ -82,25 +93,49 @@ def explain_routing(
     MoeProbeError
         As `sample_tokens`.
     """
+    import pandas as pd
+
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
     keys = factor_keys(sample)
     drawn = Resamples(np.zeros(len(sample.groups), dtype=int), n=resamples, seed=seed)
     chains: list[dict[str, Any]] = []
     experts: list[pd.DataFrame] = []
-    for measured in _measure(trace, sample, keys):
+    for measured in map_layers(trace, sample, lambda item: _layer_gains(item, sample, keys)):
         chains += _chain_rows(measured, drawn)
         experts.append(_expert_rows(measured, drawn))
-    return _results(
-        chains,
-        experts,
-        sample,
-        {"label": label, "folds": folds, "resamples": resamples, "max_tokens": max_tokens, "tokens": len(sample.row)},
-        seed,
+    params = {"label": label, "folds": folds, "resamples": resamples, "max_tokens": max_tokens, "tokens": len(sample.row)}
+    how = (
+        f"Measured: the cross-entropy of the chosen experts that is saved over the base rate, on held-out groups of documents "
+        f"({folds} folds over {len(sample.groups):,} groups). Intervals: 95 %, bootstrap over groups. Held-out gains cannot "
+        "be inflated by fitting, and may be negative."
+    )
+
+    def result(name: str, table: pd.DataFrame, caption: str) -> Result:
+        return Result(name, table, params, seed, f"{caption} {how}", sample.warnings, _CITATIONS)
+
+    return Explained(
+        result(
+            "explained",
+            pd.DataFrame(chains),
+            "Bits per selection that token, previous token, position and topic save in predicting each layer's routing. In "
+            'the two orders each factor counts what it adds to the factors before it; "previous token" after "token" is the '
+            "pair of both, and word sense the pair of token and topic.",
+        ),
+        result(
+            "explained_experts",
+            pd.concat(experts, ignore_index=True),
+            "Bits per selection of each expert that token, previous token, position and topic save. Explained by: the factor "
+            "that alone saves most, with an interval above 0; topic only where it still saves bits once the token is known. "
+            "An expert's bits (Poisson likelihood ratio) add up to its layer's.",
+        ),
     )
 
 
 def factor_keys(sample: TokenSample) -> dict[str, np.ndarray]:
-    """Values of every factor at every token; "previous token" after "token" is the pair of both."""
+    """Code the value of every factor at every token, arrays of shape (n_tokens,); -1 where it carries nothing over.
+
+    ``pair`` is the token with the one before it, ``sense`` the token with the topic.
+    """
     return {
         "token": sample.token,
         "previous token": sample.previous,
@@ -111,12 +146,8 @@ def factor_keys(sample: TokenSample) -> dict[str, np.ndarray]:
     }
 
 
-def _measure(trace: Trace, sample: TokenSample, keys: Mapping[str, np.ndarray]) -> Iterator[_LayerGains]:
-    """Gains of every layer, on all threads, a few layers in memory at a time."""
-    yield from map_layers(trace, sample, lambda item: _layer_gains(item, sample, keys))
-
-
 def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, np.ndarray]) -> _LayerGains:
+    """Score every factor alone, topic and word sense after the token, and the two chains."""
     stack = Stack(item, sample)
     gains: dict[tuple[str, ...], np.ndarray] = {}
 
@@ -128,7 +159,7 @@ def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, 
     for factor in ("previous token", "position"):
         add(stack.base, (factor,), factor)
     token, topic = add(stack.base, ("token",), "token"), add(stack.base, ("topic",), "topic")
-    # beyond the token: the topic as such, then the sense that a word has within the topic
+    # after the token: the topic as such, then the sense that a word has within the topic
     add(add(token, ("token", "topic"), "topic"), ("token", "topic", "sense"), "sense")
     for first, order in ((token, LOCAL_FIRST), (topic, TOPIC_FIRST)):
         prediction = first
@@ -136,14 +167,11 @@ def _layer_gains(item: LayerSelections, sample: TokenSample, keys: Mapping[str, 
         for factor in order[1:]:
             so_far = (*so_far, factor)
             prediction = add(prediction, ("chain", *so_far), "pair" if factor == "previous token" else factor)
-    counts = np.bincount(
-        sample.group[item.token] * item.num_experts + item.expert, minlength=len(sample.groups) * item.num_experts
-    )
-    return _LayerGains(item.layer, gains, counts.reshape(len(sample.groups), item.num_experts))
+    return _LayerGains(item.layer, gains, item.counts(sample.group, len(sample.groups)))
 
 
 def _bits(gains: np.ndarray, selections: np.ndarray, drawn: Resamples) -> np.ndarray:
-    """Gains over selections, and the ends of its 95 % interval; shape (3, ...). NaN for experts that nobody chose."""
+    """Divide gains by selections; return it with its 95 % interval, shape (3, ...), NaN for experts never chosen."""
     return np.stack(ratio_interval(drawn, gains, selections))
 
 
@@ -199,45 +227,8 @@ def _expert_rows(item: _LayerGains, drawn: Resamples) -> pd.DataFrame:
 
 
 def _best_factor(row: Mapping[str, Any]) -> str:
-    """The factor that alone tells most of the expert; topic only where something of it is left beyond the token."""
-    found = {f: row[f"bits_{f.replace(' ', '_')}"] for f in LOCAL_FIRST if row[f"bits_{f.replace(' ', '_')}_low"] > 0}
-    if "topic" in found and not row["bits_topic_given_token_low"] > 0:
-        del found["topic"]
-    return max(found, key=lambda f: found[f]) if found else "none"
-
-
-def _results(
-    chains: list[dict[str, Any]], experts: list[pd.DataFrame], sample: TokenSample, params: dict[str, Any], seed: int
-) -> Explained:
-    import pandas as pd
-
-    how = (
-        f"Cross-entropy of the chosen experts on groups of documents that the explanation has not seen "
-        f"({sample.n_folds} folds over {len(sample.groups):,} groups), saved over the base rate; intervals: 95 %, "
-        "bootstrap over groups. Gains cannot be inflated by fitting, and may be negative."
-    )
-    layers = Result(
-        "explained",
-        pd.DataFrame(chains),
-        params=params,
-        seed=seed,
-        warnings=sample.warnings,
-        citations=_CITATIONS,
-        caption=f'{how} In the two orders each factor is given what it adds after those before it; "previous token" '
-        'after "token" is the pair of both. Word sense: the pair of token and topic, after both.',
-    )
-    table = pd.concat(experts, ignore_index=True)
-    return Explained(
-        layers,
-        Result(
-            "explained_experts",
-            table,
-            params=params,
-            seed=seed,
-            warnings=sample.warnings,
-            citations=_CITATIONS,
-            caption=f"{how} Per selection of the expert (Poisson likelihood ratio, which adds up to the layer's bits). "
-            "Explained by: the factor that alone saves most, its interval above 0; topic only where the topic still saves "
-            "bits once the token is known.",
-        ),
-    )
+    """Name the factor that alone saves most bits; topic only where it still saves bits once the token is known."""
+    bits = {f: row[f"bits_{f.replace(' ', '_')}"] for f in LOCAL_FIRST if row[f"bits_{f.replace(' ', '_')}_low"] > 0}
+    if "topic" in bits and not row["bits_topic_given_token_low"] > 0:
+        del bits["topic"]
+    return max(bits, key=lambda f: bits[f]) if bits else "none"

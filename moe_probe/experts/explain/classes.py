@@ -1,9 +1,8 @@
-"""Which kinds of token does an expert take? Digits, punctuation, beginnings and ends of words, capitals ..."""
+"""Classes of tokens that an expert takes: digits, punctuation, starts and continuations of words, capitals ..."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from moe_probe.recording.trace import Trace
 
-#: Every token is of exactly one class.
+#: Every token has exactly one class.
 TOKEN_CLASSES = (
     "word start",
     "capitalised word",
@@ -38,11 +37,11 @@ _CITATIONS = (
 
 
 def token_class(text: str) -> str:
-    """Class of a token, from its text.
+    """Classify a token by its text, as one of `TOKEN_CLASSES`.
 
-    A leading space (or a vocabulary's mark of it) makes a token the start of a word. ``symbol`` is
-    anything else that is neither letter, digit nor punctuation; ``marker`` a token such as ``<|end|>`` that
-    no text is made of. A part of a character is of the class of the whole characters beside it, or else ``other script``.
+    A leading space (or a vocabulary's mark for it) makes a token the start of a word. ``symbol`` is
+    anything that is neither letter, digit nor punctuation; ``marker`` is a token such as ``<|end|>`` that
+    occurs in no text. A part of a character has the class of the whole characters beside it, or else ``other script``.
     """
     import unicodedata
 
@@ -78,16 +77,22 @@ def expert_token_classes(
 ) -> Result:
     """Measure how much more each expert is used by each class of token, within documents.
 
-    For every group the share of a class's selections that go to the expert is set against the same share
-    among the group's other tokens: a paired comparison, in which topic, source and habits of the document
-    drop out. t of the mean difference over groups; Benjamini-Hochberg over layers, experts and classes.
+    For every group, the share of a class's selections that go to the expert is compared with the same share
+    among the group's other tokens: a paired comparison, in which topic, source and style of the document
+    cancel out. t of the mean difference over groups; Benjamini-Hochberg over layers, experts and classes.
 
     Parameters
     ----------
     trace : Trace
-    label, max_tokens, seed
-        As `sample_tokens`.
+        With routing and token strings.
+    label : str
+        Label column; documents without a label are left out.
+    max_tokens : int, optional
+        Number of tokens to measure on, about (whole documents).
     alpha : float
+        False discovery rate of ``significant``.
+    seed : int
+        Seed of the sample.
 
     Returns
     -------
@@ -99,18 +104,18 @@ def expert_token_classes(
     Raises
     ------
     MoeProbeError
-        As `sample_tokens`, and when all tokens are of one kind.
+        As `sample_tokens`, and when all tokens are of one class.
     """
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     strings = trace.token_strings()
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]
     if len(np.unique(classes)) < 2:
         raise MoeProbeError(
-            f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'",
-            "kinds of token are compared",
-            "a trace whose token table holds the tokens' texts",
+            f"all tokens are of the class '{TOKEN_CLASSES[classes[0]]}'",
+            "classes of tokens are compared",
+            "a trace whose token table has the tokens' texts",
         )
-    table = paired_shares(trace, sample, classes, TOKEN_CLASSES, column="token_class", alpha=alpha)
+    table = paired_shares(trace, sample, TokenKinds("token_class", TOKEN_CLASSES, classes), alpha=alpha)
     return Result(
         "expert_token_classes",
         table,
@@ -118,71 +123,67 @@ def expert_token_classes(
         warnings=sample.warnings,
         citations=_CITATIONS,
         params={"label": label, "alpha": alpha, "tokens": len(sample.row)},
-        caption="Share of a class's selections that go to an expert, over the same share among all other tokens of the "
-        "same documents; a paired t test over groups of documents, false discovery rate over all layers, experts and "
-        "classes.",
+        caption="Share of each token class's selections that go to an expert, over the same share among the other tokens of "
+        "the same documents. A lift above 1 means that the expert takes more of that class than of other tokens. Paired t "
+        "test over groups of documents; false discovery rate over all layers, experts and classes.",
     )
 
 
-def paired_shares(
-    trace: Trace,
-    sample: TokenSample,
-    codes: np.ndarray,
-    names: Sequence[str],
-    *,
-    column: str,
-    alpha: float,
-) -> pd.DataFrame:
-    """Compare, for every expert, its share of the selections of one kind of token with that of the others.
+class TokenKinds(NamedTuple):
+    """A division of a sample's tokens into kinds.
+
+    Attributes
+    ----------
+    column : str
+        Name of the column of kinds in tables.
+    names : tuple of str
+    codes : ndarray of int, shape (n_tokens,)
+        Kind of every token, an index into `names`.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    codes: np.ndarray
+
+
+def paired_shares(trace: Trace, sample: TokenSample, kinds: TokenKinds, *, alpha: float) -> pd.DataFrame:
+    """Compare, for every expert, its share of the selections of one kind of token with that of the other kinds.
 
     Parameters
     ----------
-    codes : ndarray of int, shape (n_tokens,)
-        Kind of every token of the sample, an index into `names`.
-    column : str
-        What the column of kinds is called.
+    trace : Trace
+        With routing.
+    sample : TokenSample
+        Of that trace.
+    kinds : TokenKinds
+    alpha : float
+        False discovery rate of ``significant``.
 
     Returns
     -------
     pandas.DataFrame
-        A row per layer, expert and kind: ``share, lift, log2_lift, ci_low, ci_high, p_value, q_value, significant,
-        n_groups``.
+        One row per layer, kind and expert: ``layer, expert, <column>, share, lift, log2_lift, ci_low, ci_high, p_value,
+        q_value, significant, n_groups``.
     """
     import pandas as pd
 
-    parts = list(map_layers(trace, sample, lambda item: _layer(item, sample, codes, names, column)))
-    table = pd.concat(parts, ignore_index=True)
-    table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
-    table["significant"] = table["q_value"] <= alpha
-    return table[
-        [
-            "layer",
-            "expert",
-            column,
-            "share",
-            "lift",
-            "log2_lift",
-            "ci_low",
-            "ci_high",
-            "p_value",
-            "q_value",
-            "significant",
-            "n_groups",
-        ]
-    ]
+    table = pd.concat(map_layers(trace, sample, lambda item: _layer(item, sample, kinds)), ignore_index=True)
+    q_values = benjamini_hochberg(table["p_value"].to_numpy())
+    table.insert(len(table.columns) - 1, "q_value", q_values)
+    table.insert(len(table.columns) - 1, "significant", q_values <= alpha)
+    return table
 
 
-def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names: Sequence[str], column: str) -> pd.DataFrame:
-    """Paired differences of one layer; rows by kind, then expert."""
+def _layer(item: LayerSelections, sample: TokenSample, kinds: TokenKinds) -> pd.DataFrame:
+    """Test the paired differences of one layer; rows by kind, then expert."""
     import pandas as pd
     from scipy.stats import t as student
 
-    n_groups, n_classes, n_experts = len(sample.groups), len(names), item.num_experts
-    cell = (sample.group[item.token] * n_classes + codes[item.token]) * n_experts + item.expert
-    counts = np.bincount(cell, minlength=n_groups * n_classes * n_experts).reshape(n_groups, n_classes, n_experts)
+    n_groups, n_kinds, n_experts = len(sample.groups), len(kinds.names), item.num_experts
+    counts = item.counts(sample.group * n_kinds + kinds.codes, n_groups * n_kinds).reshape(n_groups, n_kinds, n_experts)
     total = counts.sum(1)
     parts = []
-    for number, name in enumerate(names):
+    for number, name in enumerate(kinds.names):
         inside, outside = counts[:, number], total - counts[:, number]
         both = (inside.sum(1) > 0) & (outside.sum(1) > 0)
         n = int(both.sum())
@@ -200,7 +201,7 @@ def _layer(item: LayerSelections, sample: TokenSample, codes: np.ndarray, names:
                 {
                     "layer": item.layer,
                     "expert": np.arange(n_experts),
-                    column: name,
+                    kinds.column: name,
                     "share": a.mean(0),
                     "lift": (a.mean(0) + half) / (b.mean(0) + half),
                     "log2_lift": ratio.log2,

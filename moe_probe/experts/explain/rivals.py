@@ -1,4 +1,4 @@
-"""What else than the topic may explain an expert: the contexts that usage is compared with, each under all its names."""
+"""The contexts that rival the topic as explanations of expert usage, each under all its names: one table for all rooms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from typing import NamedTuple
 
 
 class Rival(NamedTuple):
-    """One context: what it is called where it is measured, its result, the suffix of its columns, its name in sentences."""
+    """One context that may explain usage instead of the topic.
+
+    Attributes
+    ----------
+    given : str
+        Name of the context as an option of `expected_usage`.
+    result : str
+        Name of the result that tests usage against it.
+    column : str
+        Suffix of its columns in other tables (``log2_beyond_<column>``).
+    name : str
+        Its name in sentences, in the plural.
+    """
 
     given: str
     result: str
@@ -19,5 +31,5 @@ RIVALS = (
     Rival("previous token", "beyond_previous_token", "previous", "previous tokens"),
     Rival("token pair", "beyond_token_pairs", "pairs", "pairs of tokens"),
 )
-#: Result of every context.
+#: Name of the result by context.
 CONTEXTS = {rival.given: rival.result for rival in RIVALS}

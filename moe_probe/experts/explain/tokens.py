@@ -1,4 +1,4 @@
-"""The tokens that the rivals of topic are measured on: sorted by group, with all that could explain their routing."""
+"""Token samples: text tokens sorted by group of documents, with every factor that may explain their routing."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ class TokenSample:
     row : ndarray of int64, shape (n_tokens,)
         Row of the token in the trace.
     group : ndarray of int, shape (n_tokens,)
-        Index into `groups`, never decreasing.
+        Index into `groups`, in ascending order.
     token, previous : ndarray of int, shape (n_tokens,)
         Codes 0, 1, ... of the token id and of the id before it in the document; the first token of a
         document has a `previous` of its own.
     position : ndarray of int, shape (n_tokens,)
-        Position in the document.
+        Position in the document, counted from 0.
     topic : ndarray of int, shape (n_groups,)
+        Index into `topics`.
     fold : ndarray of int, shape (n_groups,)
         Groups of one fold are predicted from those of the others.
     topics, groups : tuple of str
-    vocabulary : ndarray of int
+        Names of the topics and of the groups of documents.
+    vocabulary : ndarray of int64, shape (n_codes,)
         Token id of every code.
     n_folds : int
     warnings : tuple of str
+        Sentences for the results that rest on the sample.
     """
 
     row: np.ndarray
@@ -60,11 +63,11 @@ class TokenSample:
 
     @property
     def token_fold(self) -> np.ndarray:
-        """Fold of every token."""
+        """Fold of every token, shape (n_tokens,)."""
         return np.asarray(self.fold[self.group])
 
     def take(self, groups: np.ndarray) -> TokenSample:
-        """Keep the tokens of some groups (boolean mask); codes stay."""
+        """Keep the tokens of some groups (boolean mask, shape (n_groups,)); codes stay."""
         keep = groups[self.group]
         number = np.cumsum(groups) - 1
         return replace(
@@ -82,36 +85,71 @@ class TokenSample:
 
 @dataclass(frozen=True)
 class LayerSelections:
-    """Selections of one layer by the tokens of a `TokenSample`: one entry a slot that was filled."""
+    """Selections of one layer by the tokens of a `TokenSample`: one entry per filled slot.
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer in the model.
+    num_experts : int
+    token : ndarray of int, shape (n_selections,)
+        Index of the token in the sample, in ascending order.
+    expert : ndarray of int64, shape (n_selections,)
+    slots : ndarray of int, shape (n_tokens,)
+        Filled slots of every token.
+    """
 
     layer: int
     num_experts: int
     token: np.ndarray
     expert: np.ndarray
-    #: Filled slots of every token.
     slots: np.ndarray
+
+    def counts(self, unit: np.ndarray, n_units: int) -> np.ndarray:
+        """Count selections by a unit of the tokens (a group, say) and expert.
+
+        Parameters
+        ----------
+        unit : ndarray of int, shape (n_tokens,)
+            Unit of every token; -1 leaves a token out.
+        n_units : int
+
+        Returns
+        -------
+        ndarray of int64, shape (n_units, num_experts)
+        """
+        cell = unit[self.token] * self.num_experts + self.expert
+        cell = cell[cell >= 0]  # an expert's number is below num_experts, so unit -1 gives a negative cell
+        return np.bincount(cell, minlength=n_units * self.num_experts).reshape(n_units, self.num_experts)
 
 
 def sample_tokens(
     trace: Trace, *, label: str = "topic", folds: int = 4, max_tokens: int | None = None, seed: int = 0
 ) -> TokenSample:
-    """Read what may explain the routing of every token: its id, the one before, position, topic.
+    """Read the factors that may explain the routing of every token: its id, the id before it, position and topic.
 
     Parameters
     ----------
     trace : Trace
+        With routing.
     label : str
+        Label column; documents without a label are left out.
     folds : int
-        Groups are divided into as many folds, each topic evenly.
+        Number of folds that groups are divided into, each topic evenly.
     max_tokens : int, optional
-        Keep whole groups, drawn evenly over topics, until about so many tokens.
+        Number of tokens to keep, about: whole groups, drawn evenly over topics.
     seed : int
+        Seed of the division and of the draw.
+
+    Returns
+    -------
+    TokenSample
 
     Raises
     ------
     MoeProbeError
-        When the trace has no routing or documents no such label, or a topic-wise division leaves a
-        fold without groups (fewer groups than folds).
+        When the trace has no routing or the documents have no such label, or a fold stays without groups
+        (fewer groups than folds).
     """
     keep, labels, names = labelled_documents(trace.documents, label=label)
     table = trace.tokens(["document", "position", "token_id", "special"])
@@ -160,8 +198,8 @@ def _folds(topics: list[str], groups: list[str], folds: int, seed: int) -> np.nd
     if empty:
         raise MoeProbeError(
             f"{len(groups)} groups of documents cannot be divided into {folds} folds",
-            "routing is explained on documents that the explanation has not seen",
-            "a corpus of more documents, or fewer folds",
+            "routing is explained on held-out documents",
+            "a corpus of more documents",
         )
     return np.asarray(fold)
 
@@ -181,20 +219,49 @@ def _thin(sample: TokenSample, max_tokens: int, seed: int) -> TokenSample:
     return replace(
         thinned,
         warnings=(
-            f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens (whole documents, "
-            "drawn evenly over topics), to save time.",
+            (
+                f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens to save time: whole documents, "
+                "drawn evenly over topics."
+            ),
         ),
     )
 
 
 def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelections:
-    """Read the selections of one layer by the tokens of a sample."""
+    """Read the selections of one layer by the tokens of a sample.
+
+    Parameters
+    ----------
+    trace : Trace
+    sample : TokenSample
+        Of that trace.
+    item : MoeLayer
+        The layer.
+
+    Returns
+    -------
+    LayerSelections
+    """
     experts = np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([item.layer])])[sample.row]
     return layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
 
 
 def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelections], Any]) -> Iterator[Any]:
-    """Do `work` on the selections of every layer, in order, on all threads: as many layers in memory as threads."""
+    """Apply a function to the selections of every layer, on several threads.
+
+    Parameters
+    ----------
+    trace : Trace
+    sample : TokenSample
+        Of that trace.
+    work : callable
+        Called with the `LayerSelections` of a layer; called from several threads at once, so it must not change state.
+
+    Yields
+    ------
+    object
+        Value of `work` for every layer, in order; as many layers as threads are in memory at a time.
+    """
 
     def read_and_work(item: MoeLayer) -> Any:
         return work(load_layer(trace, sample, item))
@@ -208,12 +275,24 @@ def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelection
 
 
 def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> LayerSelections:
-    """Flatten expert ids (n_tokens, n_slots) of one layer into its filled slots."""
+    """Flatten the expert ids of one layer into its filled slots.
+
+    Parameters
+    ----------
+    experts : ndarray of unsigned int, shape (n_tokens, n_slots)
+        The largest value of the type marks an empty slot.
+    layer : int
+        Number of the layer in the model.
+    num_experts : int
+
+    Returns
+    -------
+    LayerSelections
+    """
     filled = experts != dropped_id(experts.dtype)
-    if filled.all():  # the rule; much faster than looking for the filled slots
-        token = np.repeat(np.arange(len(experts)), experts.shape[1])
-        return LayerSelections(
-            layer, num_experts, token, experts.ravel().astype(np.int64), np.full(len(experts), experts.shape[1])
-        )
+    if filled.all():  # the usual case; much faster than looking for the filled slots
+        n_tokens, n_slots = experts.shape
+        token = np.repeat(np.arange(n_tokens), n_slots)
+        return LayerSelections(layer, num_experts, token, experts.ravel().astype(np.int64), np.full(n_tokens, n_slots))
     token, slot = np.nonzero(filled)
     return LayerSelections(layer, num_experts, token, experts[token, slot].astype(np.int64), filled.sum(1))

@@ -1,8 +1,8 @@
-"""Is it the topic, or the topic's words? Expert usage against what the words alone predict."""
+"""Expert usage compared with the prediction from contexts alone: the vocabulary test of topic effects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,11 +27,24 @@ _CITATIONS = (
 
 
 class ExpectedUsage(NamedTuple):
-    """Observed and expected usage of groups, from tokens whose context other groups know.
+    """Observed and expected usage of groups, from tokens whose context occurs in other groups.
 
-    ``observed`` and ``expected`` have shape (n_groups, n_columns), a column one (layer, expert);
-    ``selections`` (n_groups, n_layers) counts what they were formed from; ``coverage`` (n_groups,) is
-    the share of tokens that were known; ``given`` is the context.
+    Attributes
+    ----------
+    observed, expected : ndarray of float, shape (n_groups, n_columns)
+        Shares of a layer's selections; a column is one (layer, expert).
+    selections : ndarray of int, shape (n_groups, n_layers)
+        Selections that the shares are formed from.
+    coverage : ndarray of float, shape (n_groups,)
+        Share of a group's tokens whose context is known.
+    layer, expert : ndarray of int, shape (n_columns,)
+    layer_index : ndarray of int, shape (n_columns,)
+        Ordinal of the column's layer.
+    sample : TokenSample
+    min_count : int
+        Occurrences in other folds from which on a context is known.
+    given : str
+        The context.
     """
 
     observed: np.ndarray
@@ -58,50 +71,52 @@ def expected_usage(
 ) -> ExpectedUsage:
     """Predict every group's usage from its words (and its positions) alone.
 
-    The chance of an expert given a token is its frequency in the groups of other folds, taken as it is:
-    without shrinkage it is unbiased, so that an expert which goes by words alone differs from its
-    expectation by nothing but noise, however rare the words. Only tokens are used (in observation and
-    expectation) whose context occurred at least `min_count` times in other folds. What positions add is learnt
-    jointly (`moe_probe.experts.explain.additive`), so that topics of short documents do not look special.
+    The probability of an expert given a token is its frequency in the groups of other folds, without shrinkage. So it
+    is unbiased: an expert that depends on words alone differs from its expectation only by noise, however rare the
+    words. Observation and expectation use only tokens whose context occurs at least `min_count` times in other folds.
+    Effects of positions are learnt jointly (`moe_probe.experts.explain.additive`), so that topics of short documents do
+    not look special.
 
     Parameters
     ----------
     trace : Trace
+        With routing.
     label : str
+        Label column.
     given : {"token", "previous token", "token pair"}
-        The pair is the token with the one before it: stricter than either, but known for fewer tokens.
+        The context. The pair is the token with the one before it: stricter than either, but known for fewer tokens.
     folds : int
+        Number of folds; groups are predicted from the groups of the other folds.
     min_count : int
+        Occurrences in other folds from which on a context is known.
     max_tokens : int, optional
-        As `sample_tokens`.
+        Number of tokens to measure on, about (whole documents).
     seed : int
+        Seed of folds, sample and positions.
+
+    Returns
+    -------
+    ExpectedUsage
 
     Raises
     ------
     MoeProbeError
-        As `sample_tokens`, or when no token's context is known to other folds.
+        As `sample_tokens`, or when there is no such context, or no token's context occurs in other folds.
     """
     if given not in CONTEXTS:
-        raise MoeProbeError(f"'{given}' is no context", f"known are {', '.join(CONTEXTS)}", "one of those")
+        raise MoeProbeError(f"unknown context '{given}'", f"contexts are {', '.join(CONTEXTS)}", "one of those")
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
-    key = (
-        sample.token
-        if given == "token"
-        else sample.previous
-        if given == "previous token"
-        else shared_pairs(sample.previous, sample.token, sample.group)
-    )
+    key = _contexts(sample, given)
     known = _known(key, sample, min_count)
     if not known.any():
         raise MoeProbeError(
             f"no {given} occurs {min_count} times in other documents",
-            "what words predict must be learnt on documents other than those it is compared with",
+            "the prediction from words must be learnt on other documents than those it is compared with",
             "a larger corpus",
         )
     code = _codes(key, known)
     bins = np.where(code >= 0, position_bins(sample.position), -1)
     predictor = AdditiveContexts(code, bins, sample, measured=known, seed=seed)
-
     observed, expected, totals = zip(*map_layers(trace, sample, predictor.measure), strict=True)
     layers = trace.layers
     numbers = [layer.num_experts for layer in layers]
@@ -130,20 +145,29 @@ def topic_beyond_vocabulary(
     strata: str | None = None,
     seed: int = 0,
 ) -> Result:
-    """Test every expert and topic again, with what the topic's words predict taken away.
+    """Test every expert and topic again, after subtracting the usage that the topic's words predict.
 
     Observed minus expected usage (`expected_usage`) of groups is tested exactly as usage itself is:
     Welch's t, topic against rest, topics permuted over groups.
 
     Parameters
     ----------
-    label, permutations, alpha, seed
-        As `moe_probe.experts.topics.expert_topics`.
+    trace : Trace
+        With routing.
+    label : str
+        Label column.
     given : {"token", "previous token", "token pair"}
+        The context.
+    permutations : int
+        Number of permutations of topics over groups.
+    alpha : float
+        Error rate of ``beyond``.
     usage : ExpectedUsage, optional
-        From `expected_usage` with the same label and context, where it is there already.
+        Value of `expected_usage` for the same label and context, if already computed.
     strata : str, optional
-        Column within whose values labels are exchanged.
+        Label column within whose values topics are permuted.
+    seed : int
+        Seed of the expected usage and of the permutations.
 
     Returns
     -------
@@ -151,7 +175,12 @@ def topic_beyond_vocabulary(
         ``beyond_vocabulary`` (or ``beyond_previous_token``, ``beyond_token_pairs``): ``layer, expert, topic``; ``share``
         (of the known tokens' selections), ``expected_share`` (from the context and positions), ``log2_ratio`` of the
         two with ``ci_low, ci_high`` (95 %, groups), ``p_value, q_value``, ``beyond`` (q at most alpha and observed above
-        expected), ``coverage`` (share of the topic's tokens whose context other documents know).
+        expected), ``coverage`` (share of the topic's tokens whose context occurs in other documents).
+
+    Raises
+    ------
+    MoeProbeError
+        As `expected_usage`, and when there is no such column of strata or no labels can be exchanged.
     """
     usage = usage or expected_usage(trace, label=label, given=given, seed=seed)
     sample = usage.sample
@@ -170,39 +199,45 @@ def topic_beyond_vocabulary(
     )
     q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
     pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
-    ratio = _log2_ratio(observed, expected, topic, n_topics=n_topics, pseudo=pseudo)
-    table = _table(usage, ratio, test.p_value, q_values, alpha)
+    ratio = _log2_ratio(observed, expected, topic, pseudo)
     coverage = float(np.average(usage.coverage, weights=np.bincount(sample.group)))
-    warnings = [*sample.warnings]
-    if coverage < 0.5:
-        warnings.append(f"Only {coverage:.0%} of tokens have a {given} that other documents know: the others were left out.")
+    params = {
+        "label": label,
+        "given": given,
+        "strata": strata,
+        "permutations": permutations,
+        "alpha": alpha,
+        "folds": sample.n_folds,
+        "min_count": usage.min_count,
+        "coverage": coverage,
+        "model_p": test.model_p,
+    }
+    few = f"Only {coverage:.0%} of tokens have a {given} that occurs in other documents: the others were left out."
     return Result(
         CONTEXTS[given],
-        table,
-        seed=seed,
-        warnings=tuple(warnings),
-        citations=_CITATIONS,
-        params={
-            "label": label,
-            "given": given,
-            "strata": strata,
-            "permutations": permutations,
-            "alpha": alpha,
-            "folds": sample.n_folds,
-            "min_count": usage.min_count,
-            "coverage": coverage,
-            "model_p": test.model_p,
-        },
-        caption=f"Usage against what the {given} and its position predict, learnt on other groups of documents "
-        f"({sample.n_folds} folds; tokens seen there at least {usage.min_count} times, {coverage:.0%} of all). The "
-        f"difference is tested as usage itself: Welch's t of group means under {permutations:,} permutations of {label}s "
-        f"over groups{f' within {strata}' if strata else ''}, q over the whole family. Beyond: more than its {given}s predict, q "
-        f"at most {alpha:g}. Words that occur in one {label} only take its effect with them, so this errs on the side of words.",
+        _table(usage, ratio, test.p_value, q_values, alpha),
+        params,
+        seed,
+        _caption(params),
+        (*sample.warnings, *([few] if coverage < 0.5 else [])),
+        _CITATIONS,
+    )
+
+
+def _caption(params: dict[str, Any]) -> str:
+    label, given, within = params["label"], params["given"], f" within {params['strata']}" if params["strata"] else ""
+    return (
+        f"Usage of every expert for every {label}, compared with the usage that each {given} and its position predict. Beyond: "
+        f"used more than predicted, q at most {params['alpha']:g}. Predictions are learnt on other groups of documents "
+        f"({params['folds']} folds; contexts that occur there at least {params['min_count']} times, {params['coverage']:.0%} of "
+        f"all tokens). Test of the difference: Welch's t of group means, {params['permutations']:,} permutations of {label}s "
+        f"over groups{within}, q over the whole family. Words that occur in one {label} only absorb its effect, so that "
+        "the test errs on the side of words."
     )
 
 
 class _Ratio(NamedTuple):
-    """Arrays [topic, column]."""
+    """Observed (`share`) and expected shares, log2 of their ratio and its 95 % interval, shape (n_topics, n_columns)."""
 
     share: np.ndarray
     expected: np.ndarray
@@ -211,13 +246,10 @@ class _Ratio(NamedTuple):
     ci_high: np.ndarray
 
 
-def _log2_ratio(
-    observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray
-) -> _Ratio:
-    """Ratio of topic means with its interval over the topic's groups."""
-    shape = (n_topics, observed.shape[1])
-    share, mean, log2, low, high = (np.full(shape, np.nan) for _ in range(5))
-    for t in range(n_topics):
+def _log2_ratio(observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, pseudo: np.ndarray) -> _Ratio:
+    """Compare topic means of shares (n_groups, n_columns), with half a selection (n_topics, n_columns) added to both."""
+    share, mean, log2, low, high = (np.full(pseudo.shape, np.nan) for _ in range(5))
+    for t in range(len(pseudo)):
         rows = topic == t
         if rows.any():
             share[t], mean[t] = observed[rows].mean(0), expected[rows].mean(0)
@@ -255,10 +287,17 @@ def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, al
     )
 
 
-def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Number the contexts that are known somewhere, at all of their tokens; -1 elsewhere.
+def _contexts(sample: TokenSample, given: str) -> np.ndarray:
+    """Code the context of every token, shape (n_tokens,); -1 where it occurs in one group only."""
+    if given == "token pair":
+        return shared_pairs(sample.previous, sample.token, sample.group)
+    return sample.token if given == "token" else sample.previous
 
-    A token that cannot be predicted itself, its context being too rare in other folds, is what others are predicted from.
+
+def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Code the contexts that are known at some token, at all of their tokens; -1 elsewhere.
+
+    A token whose context is too rare in other folds cannot be predicted itself, but others are predicted from it.
     """
     contexts, code = np.unique(key, return_inverse=True)
     number = np.full(len(contexts), -1)
@@ -268,7 +307,7 @@ def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
-    """Tokens whose context occurs often enough in the folds that predict them."""
+    """Mark the tokens whose context occurs at least `min_count` times in other folds, shape (n_tokens,)."""
     known = key >= 0
     values, code = np.unique(key, return_inverse=True)
     counts = np.zeros((sample.n_folds, len(values)), dtype=np.int64)
