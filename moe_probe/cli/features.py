@@ -92,33 +92,28 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
-    from moe_probe.recording.trace import Trace
-    from moe_probe.sae.store import SaeSettings
-    from moe_probe.sae.store import train as train_all
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.sae.settings import SaeSettings
+    from moe_probe.sae.training.layers import train_layers
+    from moe_probe.sae.training.request import TrainRequest
 
     console = Console(quiet=quiet, as_json=as_json)
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--precision {precision} is not known", "", "auto, float32 or bfloat16")
-    widths: dict[str, Any] = {"widths": tuple(width)} if width else {}
     settings = SaeSettings(
         layers=tuple(layer or ()),
+        widths=tuple(width or ()),
         architecture=architecture,
         k=k,
         sparsity=sparsity,
         hook=hook,
         experts=experts,
         epochs=epochs,
-        batch_tokens=batch_tokens,
+        sae_batch_tokens=batch_tokens,
         learning_rate=learning_rate,
-        device=device,
         precision=precision,
-        seed=seed,
         name=name,
-        **widths,
     )
-    folders = train_all(
-        Trace.open(run), run, settings, mode=mode_of(resume=resume, force=force), say=console.say, progress=console.progress
-    )
+    request = TrainRequest(settings, seed=seed, device=device, mode=mode_of(resume=resume, force=force))
+    folders = train_layers(RunDirectory.open(run), request, say=console.say)
     console.result(
         {"saes": [str(f) for f in folders]},
         f"{len(folders)} SAEs in {run / 'sae'}. Next: moe-probe sae eval {run}, moe-probe label {run}",
@@ -146,12 +141,12 @@ def load(
     debug: Debug = False,
 ) -> None:
     """Bring an SAE that was trained elsewhere into a run."""
-    from moe_probe.recording.trace import Trace
-    from moe_probe.sae.store import LoadSettings, load_into
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.sae.load_into import LoadSettings, load_into
 
     console = Console(quiet=quiet, as_json=as_json)
     settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
-    folder = load_into(run, Trace.open(run), source, settings, say=console.say)
+    folder = load_into(RunDirectory.open(run), source, settings, say=console.say)
     console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
 
 

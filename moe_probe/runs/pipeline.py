@@ -21,7 +21,7 @@ from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, s
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
-    from moe_probe.sae.store import SaeSettings
+    from moe_probe.sae.training.request import TrainRequest
 
 #: Everything a run writes at its top level; --force removes these and nothing else.
 WRITTEN = ("run.yaml", "trace", "sae", "results", "figures", "report.html", "report.md", "logs")
@@ -201,23 +201,30 @@ def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> li
     return _result_files(root, [name for name in results if name != "verdicts"])
 
 
-def _sae_settings(config: RunConfig) -> SaeSettings:
-    from moe_probe.sae.store import SaeSettings
+def _sae_request(config: RunConfig) -> TrainRequest:
+    from moe_probe.sae.settings import SaeSettings
+    from moe_probe.sae.training.request import TrainRequest
 
-    return SaeSettings(layers=config.sae_layers, widths=config.sae_widths, architecture=config.sae_architecture,
-                       k=config.sae_k, hook=config.sae_hook, epochs=config.sae_epochs, seed=config.seed, device=config.device)
+    settings = SaeSettings(layers=config.sae_layers, widths=config.sae_widths, architecture=config.sae_architecture,
+                           k=config.sae_k, hook=config.sae_hook, epochs=config.sae_epochs)
+    return TrainRequest(settings, seed=config.seed, device=config.device, mode="resume")
 
 
 def _sae_key(config: RunConfig, root: Path) -> str:
     from moe_probe import __version__
 
-    return stage_key("sae", __version__, vars(_sae_settings(config)), sha256_file(root / "trace" / "trace.json"))
+    request = _sae_request(config)
+    made = [request.settings.model_dump(), request.seed, request.device]
+    return stage_key("sae", __version__, made, sha256_file(root / "trace" / "trace.json"))
 
 
 def _train_saes(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
-    from moe_probe.sae.store import train
+    from moe_probe.core.progress import showing
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.sae.training.layers import train_layers
 
-    folders = train(Trace.open(root), root, _sae_settings(config), mode="resume", say=say, progress=progress)
+    with showing(progress):
+        folders = train_layers(RunDirectory.open(root), _sae_request(config), say=say)
     return [folder / name for folder in folders for name in ("cfg.json", "sae_weights.safetensors")]
 
 

@@ -81,7 +81,7 @@ def test_train_measure_label_find(run: Path) -> None:
         f"layer_0{i}/width_000{w}-k4" for i in (0, 2) for w in (16, 48)
     ]
     code, _, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4)
-    assert code == 1 and "is there already" in err and "--resume" in err
+    assert code == 1 and "exists already" in err and "--resume" in err
     code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume", "--json")
     assert code == 0 and len(json.loads(out)["saes"]) == 1
     code, out, err = moe_probe("sae", "eval", run, "--tokens", 200)
@@ -137,7 +137,7 @@ def test_loading_from_elsewhere(run: Path, tmp_path: Path) -> None:
     assert code == 0 and "width_00020-residual-k3-seed5" in out, err
     wrong = save_sae(make_sae(SaeConfig(d_in=16, d_sae=20, k=3)), tmp_path / "wrong")
     for words, expected_code, message in (
-        ([good, "--layer", 0, "--hook", "residual"], 1, "is there already"),
+        ([good, "--layer", 0, "--hook", "residual"], 1, "exists already"),
         ([wrong, "--layer", 0], 1, "width 16"),
         ([tmp_path / "none", "--layer", 0], 1, "no SAE in"),
         ([good, "--layer", 1], 1, "--keep hidden"),
@@ -166,13 +166,13 @@ def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> N
     code, _, err = moe_probe(*load, sources[2], "--name", "seed.1")
     assert code == 0, err
     code, _, err = moe_probe(*load, sources[1])
-    assert code == 1 and "is there already" in err and "--name NAME to keep both" in err
+    assert code == 1 and "exists already" in err and "--name NAME to keep both" in err
     code, out, err = moe_probe(*load, sources[1], "--name", "again_2", "--json")
     assert code == 0, err
     folder = bare / "sae" / "layer_00" / "width_00020-residual-k3_again_2"
     assert json.loads(out)["sae"] == str(folder)
     code, _, err = moe_probe(*load, sources[1], "--name", "again_2")
-    assert code == 1 and "is there already" in err
+    assert code == 1 and "exists already" in err
     code, out, err = moe_probe("sae", "train", bare, "--layer", 0, "--width", 16, "--k", 4, "--name", "mine", "--epochs", 1)
     assert code == 0 and "width_00016-k4_mine" in out + err, err
     names = {
@@ -240,7 +240,7 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--width", "0"], "a width of 0 is no SAE"),
+        (["--width", "0"], "a width of 0 is invalid"),
         (["--width", "100000"], "cannot be learnt"),
         (["--k", "0"], "--k 0"),
         (["--layer", "1"], "--keep hidden"),
