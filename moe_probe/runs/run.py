@@ -112,4 +112,4 @@ class Run(RunDirectory):
     def _repr_html_(self) -> str:
         from moe_probe.recording.trace.facts import trace_facts
 
-        return card_html(f"Run {self.path}: {self.manifest.model.id}", facts_html([*trace_facts(self), *self._held()]))
+        return card_html(f"Run {self.path}: {self.manifest.model.id}", facts_html([*trace_facts(self.manifest, self.documents), *self._held()]))

@@ -87,7 +87,7 @@ class ActivationReader:
         self._site = ActivationSite.of_hook(hook)
         self.trace, self.layer, self.hook, self.seed = trace, layer, hook, seed
         self.slots = slots and hook == "expert_output"
-        self._place = trace.place(layer)
+        self._place = trace.layer_index(layer)
         self.batch_tokens = batch_tokens
         self._shards = self._scan(documents)
         self.n_tokens = sum(len(s.rows) for s in self._shards)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,25 @@ def test_count_selections_equals_a_loop() -> None:
             if u >= 0 and e != 65535:
                 expected[u, e] += 1
     np.testing.assert_array_equal(count_selections(experts, unit=unit, n_units=4, num_experts=5), expected)
+
+
+def test_usage_is_computed_once_and_read_only(tmp_path: Path) -> None:
+    """A trace holds its counts once, however often they are asked for, and nobody can change what others see."""
+    writer = TraceWriter.create(tmp_path / "trace", manifest())
+    writer.append(**shard(0, n_documents=1000))
+    trace = writer.seal()
+    _ = trace.documents
+    tracemalloc.start()
+    usage = trace.usage()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    again = trace.usage()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert usage.gate_mass is not None
+    arrays = (usage.selections, usage.gate_mass)
+    assert again is usage and sum(a.nbytes for a in arrays) <= held < 1.5 * sum(a.nbytes for a in arrays)
+    assert peak - held < 10_000  # the second call makes nothing of its own
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0, 0] = 7

@@ -4,7 +4,8 @@
 `verify` finds damage. The format is described in docs/formats.md.
 """
 
-from moe_probe.recording.trace.reader import RoutingChunk, Trace
+from moe_probe.recording.trace.chunks import RoutingChunk
+from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.verify import verify
 from moe_probe.recording.trace.writer import TraceWriter
 

@@ -1,12 +1,12 @@
-"""A trace as AnnData: the one format that scanpy, squidpy and their relatives share."""
+"""Routing as AnnData: the one format that scanpy, squidpy and their relatives share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.core.errors import UsageError
 from moe_probe.core.extras import need_extra
 from moe_probe.core.routing import dropped_id
 
@@ -15,85 +15,121 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from moe_probe.recording.trace.reader import Trace
+    from moe_probe.core.routing import Usage
+    from moe_probe.core.schema import Manifest
+    from moe_probe.recording.trace.chunks import RoutingChunk
 
 
-def to_anndata(trace: Trace, *, of: str, layer: int | None) -> AnnData:
-    """As `Trace.to_anndata`."""
+def documents_anndata(manifest: Manifest, usage: Usage, layers: Sequence[int]) -> AnnData:
+    """Build documents x experts: selections, and gate mass where it is known.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the trace.
+    usage : Usage
+        Its counts per document, layer and expert.
+    layers : sequence of int
+        Positions of the layers on the layer axis.
+
+    Returns
+    -------
+    anndata.AnnData
+        As `Trace.to_anndata` describes it.
+    """
     need_extra("anndata", "AnnData objects")
-    from anndata import AnnData
-
-    if of not in ("documents", "tokens"):
-        raise UsageError(f"of='{of}' is not known", "rows are documents or tokens", "of='documents'")
-    places = list(range(len(trace.layers))) if layer is None else [trace.place(layer)]
-    counts, mass, obs = (_documents if of == "documents" else _tokens)(trace, places)
-    made = AnnData(X=counts, obs=obs, var=_experts(trace, places))
-    if mass is not None:
-        made.layers["gate_mass" if of == "documents" else "weights"] = mass
-    model, corpus = trace.manifest.model, trace.manifest.corpus
-    made.uns["moe_probe"] = {
-        "of": of,
-        "layers": [trace.layers[p].layer for p in places],
-        "top_k": [trace.layers[p].top_k for p in places],
-        "model": model.id,
-        "revision": model.revision or "",
-        "architecture": model.architecture,
-        "fingerprint": model.fingerprint,
-        "corpus": corpus.name,
-        "corpus_hash": corpus.hash,
-        "seed": trace.manifest.seed,
-    }
-    return made
-
-
-def _experts(trace: Trace, places: list[int]) -> pd.DataFrame:
-    """A row per column of the matrix."""
-    import pandas as pd
-
-    rows = [(trace.layers[p].layer, e) for p in places for e in range(trace.layers[p].num_experts)]
-    names = pd.Index([f"L{layer:02d}E{expert:03d}" for layer, expert in rows], dtype=object)
-    return pd.DataFrame(rows, columns=["layer", "expert"], index=names)
-
-
-def _documents(trace: Trace, places: list[int]) -> tuple[sparse.csr_matrix, sparse.csr_matrix | None, pd.DataFrame]:
-    usage = trace.usage()
-
-    def wide(counts: np.ndarray) -> sparse.csr_matrix:
-        from scipy import sparse
-
-        parts = [counts[:, p, : trace.layers[p].num_experts] for p in places]
-        return sparse.csr_matrix(np.concatenate(parts, axis=1).astype(np.float32))
-
-    obs = _labels(trace.documents.drop(columns="document"))
-    obs.index = _unique(trace.documents["document"])
-    return wide(usage.selections), None if usage.gate_mass is None else wide(usage.gate_mass), obs
-
-
-def _tokens(trace: Trace, places: list[int]) -> tuple[sparse.csr_matrix, sparse.csr_matrix | None, pd.DataFrame]:
     import pandas as pd
     from scipy import sparse
 
-    first = np.concatenate([[0], np.cumsum([trace.layers[p].num_experts for p in places])])
-    chosen: list[Any] = []
-    weighed: list[Any] = []
-    for chunk in trace.iter_routing([trace.layers[p].layer for p in places]):
-        plain = ~chunk.special
-        experts = chunk.experts[plain]
-        token, place, slot = np.nonzero(experts != dropped_id(experts.dtype))
-        column = first[place] + experts[token, place, slot]
+    def matrix(counts: np.ndarray) -> sparse.csr_matrix:
+        parts = [counts[:, i, : manifest.layers[i].num_experts] for i in layers]
+        return sparse.csr_matrix(np.concatenate(parts, axis=1).astype(np.float32))
+
+    obs = _labels(usage.documents.drop(columns="document"))
+    names = usage.documents["document"]
+    repeated = names.duplicated(keep=False)  # two documents may have one name
+    obs.index = pd.Index(
+        [f"{name}#{row}" if twice else str(name) for row, (name, twice) in enumerate(zip(names, repeated, strict=True))],
+        dtype=object,
+    )
+    layered = {} if usage.gate_mass is None else {"gate_mass": matrix(usage.gate_mass)}
+    return _anndata(manifest, layers, matrix(usage.selections), obs, layered)
+
+
+def tokens_anndata(
+    manifest: Manifest, documents: pd.DataFrame, tokens: pd.DataFrame, routing: Iterable[RoutingChunk], layers: Sequence[int]
+) -> AnnData:
+    """Build tokens x experts: 1 for a selected expert, and its gate weight where it is known.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the trace.
+    documents, tokens : pandas.DataFrame
+        Its tables; special tokens are left out of the result.
+    routing : iterable of RoutingChunk
+        Routing of the chosen layers, all tokens in order.
+    layers : sequence of int
+        Positions of the chosen layers on the layer axis of the trace.
+
+    Returns
+    -------
+    anndata.AnnData
+        As `Trace.to_anndata` describes it.
+    """
+    need_extra("anndata", "AnnData objects")
+    import pandas as pd
+    from scipy import sparse
+
+    first = np.concatenate([[0], np.cumsum([manifest.layers[i].num_experts for i in layers])])
+    selected: list[Any] = []
+    weighted: list[Any] = []
+    for chunk in routing:
+        experts = chunk.experts[~chunk.special]
+        token, layer, slot = np.nonzero(experts != dropped_id(experts.dtype))
+        column = first[layer] + experts[token, layer, slot]
         shape = (len(experts), int(first[-1]))
-        chosen.append(sparse.csr_matrix((np.ones(len(token), dtype=np.float32), (token, column)), shape=shape))
+        selected.append(sparse.csr_matrix((np.ones(len(token), dtype=np.float32), (token, column)), shape=shape))
         if chunk.weights is not None:
-            values = chunk.weights[plain][token, place, slot].astype(np.float32)
-            weighed.append(sparse.csr_matrix((values, (token, column)), shape=shape))
-    tokens = trace.tokens(["document", "position", "token_id", "token", "special"])
+            values = chunk.weights[~chunk.special][token, layer, slot].astype(np.float32)
+            weighted.append(sparse.csr_matrix((values, (token, column)), shape=shape))
     tokens = tokens[~tokens["special"]].drop(columns="special")
-    documents = trace.documents.drop(columns="n_tokens").iloc[tokens["document"].to_numpy()]
-    columns = {str(name): documents[name].to_numpy() for name in documents.columns}
+    labels = documents.drop(columns="n_tokens").iloc[tokens["document"].to_numpy()]
+    columns = {str(name): labels[name].to_numpy() for name in labels.columns}
     columns |= {name: tokens[name].to_numpy() for name in ("position", "token_id", "token")}
     obs = _labels(pd.DataFrame(columns))
     obs.index = pd.Index([str(row) for row in tokens.index], dtype=object)  # the trace's row of the token
-    return sparse.vstack(chosen, format="csr"), sparse.vstack(weighed, format="csr") if weighed else None, obs
+    layered = {"weights": sparse.vstack(weighted, format="csr")} if weighted else {}
+    return _anndata(manifest, layers, sparse.vstack(selected, format="csr"), obs, layered)
+
+
+def _anndata(
+    manifest: Manifest,
+    layers: Sequence[int],
+    counts: sparse.csr_matrix,
+    obs: pd.DataFrame,
+    layered: dict[str, sparse.csr_matrix],
+) -> AnnData:
+    import pandas as pd
+    from anndata import AnnData
+
+    chosen = [manifest.layers[i] for i in layers]
+    rows = [(layer.layer, expert) for layer in chosen for expert in range(layer.num_experts)]
+    names = pd.Index([f"L{layer:02d}E{expert:03d}" for layer, expert in rows], dtype=object)
+    data = AnnData(X=counts, obs=obs, var=pd.DataFrame(rows, columns=["layer", "expert"], index=names), layers=layered)
+    data.uns["moe_probe"] = {
+        "of": "tokens" if "token" in obs else "documents",
+        "layers": [layer.layer for layer in chosen],
+        "top_k": [layer.top_k for layer in chosen],
+        "model": manifest.model.id,
+        "revision": manifest.model.revision or "",
+        "architecture": manifest.model.architecture,
+        "fingerprint": manifest.model.fingerprint,
+        "corpus": manifest.corpus.name,
+        "corpus_hash": manifest.corpus.hash,
+        "seed": manifest.seed,
+    }
+    return data
 
 
 def _labels(table: pd.DataFrame) -> pd.DataFrame:
@@ -108,14 +144,3 @@ def _labels(table: pd.DataFrame) -> pd.DataFrame:
         return pd.Categorical([None if v is None else str(v) for v in plain], categories=pd.Index(words, dtype=object))
 
     return pd.DataFrame({str(name): column(table[name]) for name in table.columns})
-
-
-def _unique(names: pd.Series) -> pd.Index:
-    """Names as an index without repetition: two documents may bear one name."""
-    import pandas as pd
-
-    repeated = names.duplicated(keep=False)
-    return pd.Index(
-        [f"{name}#{row}" if twice else str(name) for row, (name, twice) in enumerate(zip(names, repeated, strict=True))],
-        dtype=object,
-    )

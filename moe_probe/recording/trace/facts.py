@@ -1,31 +1,47 @@
-"""What a trace holds, in words."""
+"""What a trace contains, in words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moe_probe.recording.trace.reader import Trace
+    import pandas as pd
+
+    from moe_probe.core.schema import Manifest
 
 #: Topics that are named one by one.
 _TOPICS = 24
 
 
-def trace_facts(trace: Trace) -> list[tuple[str, str]]:
-    """Names and sentences: model, layers, experts, corpus, topics, what is kept, how it was made."""
-    m = trace.manifest
+def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, str]]:
+    """Describe a trace: model, layers, experts, corpus, topics, what is kept, how it was made.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    documents : pandas.DataFrame
+        Its table of documents (`Trace.documents`).
+
+    Returns
+    -------
+    list of (str, str)
+        Name and sentence of each fact.
+    """
+    m = manifest
     revision = f" at {m.model.revision}" if m.model.revision else ""
     weights = f"weights {m.model.fingerprint[:12]}, {m.model.dtype}" if m.model.fingerprint else "imported"
     numbers = [layer.layer for layer in m.layers]
-    topics = trace.documents["topic"].value_counts(sort=False)
+    topics = documents["topic"].value_counts(sort=False)
     named = ", ".join(f"{topic} ({n})" for topic, n in topics.head(_TOPICS).items())
     return [
         ("model", f"{m.model.id}{revision} ({m.model.architecture}; {weights})"),
         ("layers", f"{len(numbers)} MoE layers, {_ranges(numbers)}"),
         (
             "experts",
-            f"{_several({x.num_experts for x in m.layers})} a layer, top-k {_several({x.top_k for x in m.layers})}; "
-            f"gate weights {'kept' if m.has_weights else 'not known'}",
+            (
+                f"{_several({x.num_experts for x in m.layers})} per layer, top-k {_several({x.top_k for x in m.layers})}; "
+                f"gate weights {'kept' if m.has_weights else 'unknown'}"
+            ),
         ),
         (
             "documents",

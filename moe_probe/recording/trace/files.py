@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file, sha256_text, write_text
@@ -13,13 +16,43 @@ DOCUMENTS, TOKENS, USAGE = "documents.parquet", "tokens.parquet", "usage.parquet
 PARTS = "parts"
 
 
+def find_root(path: Path) -> Path:
+    """Return the folder of a trace: the path, or ``trace/`` in it, where the path is that of a run."""
+    inner = path / "trace"
+    return inner if not (path / MANIFEST).exists() and (inner / MANIFEST).exists() else path
+
+
+def file_entries(manifest: Manifest) -> list[FileEntry]:
+    """List all files that a manifest names."""
+    return [*manifest.files, *(entry for shard in manifest.shards for entry in shard.files)]
+
+
 def file_entry(root: Path, path: Path) -> FileEntry:
-    """Describe a file of the trace for its manifest."""
+    """Describe a file of the trace for its manifest.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    path : Path
+        The file.
+
+    Returns
+    -------
+    FileEntry
+    """
     return FileEntry(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=sha256_file(path))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write ``trace.json`` and its checksum; the manifest last, since its status is what counts."""
+    """Write ``trace.json`` and its checksum; the manifest last, since its status is what counts.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+    """
     text = manifest.model_dump_json(indent=1) + "\n"
     write_text(root / CHECKSUM, sha256_text(text) + "\n")
     write_text(root / MANIFEST, text)
@@ -33,19 +66,15 @@ def read_manifest(root: Path) -> Manifest:
     MoeProbeError
         When there is none, or it is damaged, or of a format this version does not know.
     """
-    import json
-
-    from pydantic import ValidationError
-
     path = root / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MoeProbeError(
-            f"there is no trace at {root}", f"it holds no {MANIFEST}", "moe-probe collect or moe-probe import"
+            f"there is no trace at {root}", f"it has no {MANIFEST}", "run moe-probe collect or moe-probe import"
         ) from error
     except (ValueError, OSError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "moe-probe verify, or collect again") from error
+        raise MoeProbeError(f"{path} cannot be read", str(error), "run moe-probe verify, or collect again") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != 1:
         raise MoeProbeError(f"{path} has format version {version}", "this moe_probe reads version 1", "a newer moe_probe")
@@ -56,5 +85,5 @@ def read_manifest(root: Path) -> Manifest:
         raise MoeProbeError(
             f"{path} is not a manifest of version 1",
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            "moe-probe verify",
+            "run moe-probe verify",
         ) from error

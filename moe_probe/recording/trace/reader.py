@@ -5,46 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import safe_open
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside
 from moe_probe.core.html import card_html, facts_html
 from moe_probe.core.pieces import SPACE_MARKS, with_spaces
 from moe_probe.core.routing import Usage, dropped_id
 from moe_probe.core.schema import Manifest, MoeLayer, ShardEntry
 from moe_probe.core.text import some_of
-from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, read_manifest
+from moe_probe.recording.trace.annotated import documents_anndata, tokens_anndata
+from moe_probe.recording.trace.chunks import RoutingChunk, TokenChunk
+from moe_probe.recording.trace.facts import trace_facts
+from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entries, find_root, read_manifest
 from moe_probe.recording.trace.stored import readable
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from scipy import sparse
-
-
-class RoutingChunk(NamedTuple):
-    """A run of tokens with their routing; arrays share their first axis, the tokens.
-
-    ``experts`` (token, layer, slot) holds ids, the largest value of the type marking an empty slot;
-    ``weights`` is float16 of the same shape or None; ``document`` is the row in `Trace.documents`.
-    """
-
-    experts: np.ndarray
-    weights: np.ndarray | None
-    document: np.ndarray
-    position: np.ndarray
-    token_id: np.ndarray
-    special: np.ndarray
-
-
-class TokenChunk(NamedTuple):
-    """Columns of the token table of one shard; ``first`` is the trace's row of its first token."""
-
-    first: int
-    columns: dict[str, np.ndarray]
 
 
 class Trace:
@@ -69,17 +53,15 @@ class Trace:
         MoeProbeError
             When there is no trace, it is damaged beyond reading, or it was never sealed.
         """
-        root = Path(path)
-        if not (root / "trace.json").exists() and (root / "trace" / "trace.json").exists():
-            root = root / "trace"
+        root = find_root(Path(path))
         manifest = read_manifest(root)
         if manifest.status != "sealed":
             raise MoeProbeError(
                 f"the trace at {root} is unfinished",
                 "its collection was interrupted",
-                "the same collect command with --resume",
+                "run the same collect command with --resume",
             )
-        for entry in (*manifest.files, *(f for shard in manifest.shards for f in shard.files)):
+        for entry in file_entries(manifest):
             path_inside(root, entry.path)
         return cls(root, manifest)
 
@@ -93,8 +75,8 @@ class Trace:
         """Tokens recorded, special ones included."""
         return self.manifest.n_tokens
 
-    def place(self, layer: int) -> int:
-        """Row of a layer in the arrays.
+    def layer_index(self, layer: int) -> int:
+        """Position of a layer on the layer axis of the arrays.
 
         Raises
         ------
@@ -103,14 +85,12 @@ class Trace:
         """
         numbers = [item.layer for item in self.layers]
         if layer not in numbers:
-            raise MoeProbeError(f"there is no MoE layer {layer}", f"the trace holds {numbers}", "one of those")
+            raise MoeProbeError(f"there is no MoE layer {layer}", f"the trace has {some_of(numbers, 12)}", "one of those")
         return numbers.index(layer)
 
     @cached_property
     def documents(self) -> pd.DataFrame:
         """Documents with their labels and token counts, without text."""
-        import pyarrow.parquet as pq
-
         names = [n for n in pq.read_schema(self.root / DOCUMENTS).names if n != "text"]
         return pq.read_table(self.root / DOCUMENTS, columns=names).to_pandas()
 
@@ -122,24 +102,20 @@ class Trace:
         MoeProbeError
             When the trace was made with ``--no-text``.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if not self.manifest.has_text:
             raise MoeProbeError(
-                f"the trace at {self.root} holds no text", "it was made with --no-text", "collect again without --no-text"
+                f"the trace at {self.root} has no text", "it was made with --no-text", "collect again without --no-text"
             )
         texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
         # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
-        return texts.to_pylist() if rows is None else texts.take(pa.array(rows, type=pa.int64())).to_pylist()
+        chosen = texts if rows is None else texts.take(pa.array(rows, type=pa.int64()))
+        return list(chosen.to_pylist())
 
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Token table, or some of its columns: ``document, position, token_id, token, special``.
 
         ``token`` is text as `core.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
         """
-        import pyarrow.parquet as pq
-
         self._need_routing()
         wanted = ["document", "position", "token_id", "token", "special"] if columns is None else list(columns)
         more = ["token_id"] if "token" in wanted and "token_id" not in wanted and self._texts_of_tokens else []
@@ -151,14 +127,12 @@ class Trace:
     @cached_property
     def _texts_of_tokens(self) -> dict[tuple[int, str], str]:
         """Text of the tokens that are stored otherwise; empty for traces that hold text."""
-        import pyarrow.parquet as pq
-
         if "token_text" in self.manifest.settings:
             return {}
         names = ["document", "token_id", "token", "special"]
         return readable(
             pq.read_table(self.root / TOKENS, columns=names).to_pandas(),
-            (lambda rows: self.texts(rows)) if self.manifest.has_text else None,
+            self.texts if self.manifest.has_text else None,
         )
 
     def _as_text(self, ids: np.ndarray, strings: np.ndarray) -> np.ndarray:
@@ -183,21 +157,29 @@ class Trace:
         return any(t.startswith(SPACE_MARKS) for t in self.token_strings().values())
 
     def usage(self) -> Usage:
-        """Selections and gate mass per document, layer and expert (special tokens left out)."""
-        import pyarrow.parquet as pq
+        """Return selections and gate mass per document, layer and expert (special tokens left out).
 
+        Computed once for a trace; the arrays are read-only, since everyone who asks gets the same ones.
+        """
+        return self._usage
+
+    @cached_property
+    def _usage(self) -> Usage:
         table = pq.read_table(self.root / USAGE)
+        numbers = [layer.layer for layer in self.layers]
         shape = (len(self.documents), len(self.layers), max(layer.num_experts for layer in self.layers))
-        numbers = np.full(max(layer.layer for layer in self.layers) + 1, -1)
-        numbers[[layer.layer for layer in self.layers]] = np.arange(len(self.layers))
-        where = (table["document"].to_numpy(), numbers[table["layer"].to_numpy()], table["expert"].to_numpy())
-        selections = np.zeros(shape, dtype=np.int64)
-        selections[where] = table["selections"].to_numpy()
-        mass = None
-        if "gate_mass" in table.column_names:
-            mass = np.zeros(shape)
-            mass[where] = table["gate_mass"].to_numpy()
-        return Usage(selections, mass, self.layers, self.documents)
+        index_of = np.full(max(numbers) + 1, -1)
+        index_of[numbers] = np.arange(len(numbers))
+        where = (table["document"].to_numpy(), index_of[table["layer"].to_numpy()], table["expert"].to_numpy())
+
+        def dense(column: str, dtype: type) -> np.ndarray:
+            array: np.ndarray = np.zeros(shape, dtype=dtype)
+            array[where] = table[column].to_numpy()
+            array.flags.writeable = False
+            return array
+
+        mass = dense("gate_mass", np.float64) if "gate_mass" in table.column_names else None
+        return Usage(dense("selections", np.int64), mass, self.layers, self.documents)
 
     def iter_routing(self, layers: Sequence[int] | None = None) -> Iterator[RoutingChunk]:
         """Yield the routing shard by shard; of some layers only, when they are named.
@@ -207,19 +189,16 @@ class Trace:
         MoeProbeError
             When only usage was kept, or a layer does not exist.
         """
-        import pyarrow.parquet as pq
-        from safetensors import safe_open
-
         self._need_routing()
-        places = None if layers is None else [self.place(layer) for layer in layers]
+        indices = None if layers is None else [self.layer_index(layer) for layer in layers]
         tokens = pq.ParquetFile(self.root / TOKENS)
         names = ["document", "position", "token_id", "special"]
         for shard in self.manifest.shards:
             path = next(f.path for f in shard.files if f.path.startswith("routing/"))
             with safe_open(path_inside(self.root, path), framework="numpy") as arrays:
-                experts = _read_layers(arrays, "experts", places)
-                weights = _read_layers(arrays, "weights", places) if self.manifest.has_weights else None
-            table = tokens.read_row_group(shard.index, columns=names)  # one row group a shard
+                experts = _read_layers(arrays, "experts", indices)
+                weights = _read_layers(arrays, "weights", indices) if self.manifest.has_weights else None
+            table = tokens.read_row_group(shard.index, columns=names)  # one row group per shard
             yield RoutingChunk(experts, weights, *(table[n].to_numpy() for n in names))
 
     def iter_tokens(self, columns: Sequence[str]) -> Iterator[tuple[ShardEntry, TokenChunk]]:
@@ -230,19 +209,16 @@ class Trace:
         MoeProbeError
             When only usage was kept.
         """
-        import pyarrow.parquet as pq
-
         self._need_routing()
         file, first = pq.ParquetFile(self.root / TOKENS), 0
-        other = "token" in columns and bool(self._texts_of_tokens)
+        not_text = "token" in columns and bool(self._texts_of_tokens)
         for shard in self.manifest.shards:
-            table = file.read_row_group(
-                shard.index, columns=list(dict.fromkeys([*columns, *(("token_id",) if other else ())]))
-            )
-            found = {name: table[name].to_numpy() for name in columns}
-            if other:
-                found["token"] = self._as_text(table["token_id"].to_numpy(), found["token"])
-            yield shard, TokenChunk(first, found)
+            wanted = dict.fromkeys([*columns, "token_id"] if not_text else columns)
+            table = file.read_row_group(shard.index, columns=list(wanted))
+            arrays = {name: table[name].to_numpy() for name in columns}
+            if not_text:
+                arrays["token"] = self._as_text(table["token_id"].to_numpy(), arrays["token"])
+            yield shard, TokenChunk(first, arrays)
             first += shard.n_tokens
 
     def whereabouts(self, row: int) -> tuple[str, int]:
@@ -254,15 +230,15 @@ class Trace:
         raise IndexError(f"the trace has {self.n_tokens} tokens, there is no row {row}")
 
     def layer(self, layer: int) -> sparse.csr_array:
-        """Selections of one layer as a sparse 0/1 matrix, shape (n_tokens, num_experts)."""
+        """Return the selections of one layer as a sparse 0/1 matrix, shape (n_tokens, num_experts)."""
         from scipy import sparse
 
         experts = np.concatenate([c.experts[:, 0] for c in self.iter_routing([layer])])
-        keep = experts != dropped_id(experts.dtype)
-        indptr = np.concatenate([[0], np.cumsum(keep.sum(1))])
-        size = (len(experts), self.layers[self.place(layer)].num_experts)
+        filled = experts != dropped_id(experts.dtype)
+        indptr = np.concatenate([[0], np.cumsum(filled.sum(1))])
+        size = (len(experts), self.layers[self.layer_index(layer)].num_experts)
         ones = np.ones(indptr[-1], dtype=np.int32)
-        return sparse.csr_array((ones, experts[keep].astype(np.int32), indptr), shape=size)
+        return sparse.csr_array((ones, experts[filled].astype(np.int32), indptr), shape=size)
 
     def token_strings(self) -> dict[int, str]:
         """Text of every token id that occurs."""
@@ -283,8 +259,8 @@ class Trace:
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
             raise MoeProbeError(
-                f"the trace at {self.root} holds no {folder}",
-                f"it holds {some_of(held, 12)}",
+                f"the trace at {self.root} has no {folder}",
+                f"it has {some_of(held, 12)}",
                 "collect again with --keep hidden (or logits, expert_output_norms ...)",
             )
         for path in paths:
@@ -293,7 +269,7 @@ class Trace:
     def _need_routing(self) -> None:
         if "routing" not in self.manifest.kept:
             raise MoeProbeError(
-                f"the trace at {self.root} holds document counts only",
+                f"the trace at {self.root} has counts per document only",
                 "it was collected with --keep usage",
                 "collect again with --keep routing",
             )
@@ -320,14 +296,17 @@ class Trace:
         MoeProbeError
             Without the extra ``anndata``, without such a layer, or of tokens where only counts were kept.
         """
-        from moe_probe.recording.trace.annotated import to_anndata
-
-        return to_anndata(self, of=of, layer=layer)
+        if of not in ("documents", "tokens"):
+            raise UsageError(f"unknown of='{of}'", "rows are documents or tokens", "of='documents'")
+        indices = list(range(len(self.layers))) if layer is None else [self.layer_index(layer)]
+        if of == "documents":
+            return documents_anndata(self.manifest, self.usage(), indices)
+        tokens = self.tokens(["document", "position", "token_id", "token", "special"])
+        routing = self.iter_routing([self.layers[i].layer for i in indices])
+        return tokens_anndata(self.manifest, self.documents, tokens, routing, indices)
 
     def _repr_html_(self) -> str:
-        from moe_probe.recording.trace.facts import trace_facts
-
-        return card_html(f"Trace of {self.manifest.model.id}", facts_html(trace_facts(self)))
+        return card_html(f"Trace of {self.manifest.model.id}", facts_html(trace_facts(self.manifest, self.documents)))
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -339,8 +318,8 @@ class Trace:
         )
 
 
-def _read_layers(arrays: Any, name: str, places: Sequence[int] | None) -> np.ndarray:
-    if places is None:
-        return arrays.get_tensor(name)
+def _read_layers(arrays: Any, name: str, indices: Sequence[int] | None) -> np.ndarray:
+    if indices is None:
+        return np.asarray(arrays.get_tensor(name))
     part = arrays.get_slice(name)
-    return np.concatenate([part[:, place : place + 1] for place in places], axis=1)
+    return np.concatenate([part[:, i : i + 1] for i in indices], axis=1)

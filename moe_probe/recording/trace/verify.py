@@ -7,8 +7,8 @@ from pathlib import Path
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside, sha256_file
 from moe_probe.core.progress import track
-from moe_probe.core.schema import MANIFEST
-from moe_probe.recording.trace.files import CHECKSUM, read_manifest
+from moe_probe.core.schema import MANIFEST, FileEntry
+from moe_probe.recording.trace.files import CHECKSUM, file_entries, find_root, read_manifest
 
 
 def verify(path: str | Path) -> list[str]:
@@ -29,42 +29,45 @@ def verify(path: str | Path) -> list[str]:
     MoeProbeError
         When there is no trace at all.
     """
-    root = Path(path)
-    if not (root / MANIFEST).exists() and (root / "trace" / MANIFEST).exists():
-        root = root / "trace"
+    root = find_root(Path(path))
     if not (root / MANIFEST).exists():
-        raise MoeProbeError(f"there is no trace at {root}", f"it holds no {MANIFEST}", "the folder of a trace or run")
-    problems = []
-    try:
-        recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").strip()
-    except FileNotFoundError:
-        problems.append(f"{CHECKSUM} is missing")
-        recorded = None
-    if recorded is not None and recorded != sha256_file(root / MANIFEST):
-        problems.append(f"{MANIFEST} does not match {CHECKSUM}: one of the two was changed")
+        raise MoeProbeError(f"there is no trace at {root}", f"it has no {MANIFEST}", "pass the folder of a trace or run")
+    problems = _checksum_problems(root)
     try:
         manifest = read_manifest(root)
     except MoeProbeError as error:
         return [*problems, str(error)]
     if manifest.status != "sealed":
         problems.append("the trace is unfinished: collect with --resume")
-    entries = [*manifest.files, *(f for shard in manifest.shards for f in shard.files)]
+    entries = file_entries(manifest)
     for entry in track(entries, "verify", unit="files", name=lambda entry: entry.path):
-        try:
-            file = path_inside(root, entry.path)
-        except MoeProbeError as error:
-            problems.append(str(error))
-            continue
-        if not file.exists():
-            problems.append(f"{entry.path} is missing")
-        elif file.stat().st_size != entry.size:
-            problems.append(f"{entry.path} has {file.stat().st_size} bytes instead of {entry.size}")
-        elif sha256_file(file) != entry.sha256:
-            problems.append(f"{entry.path} was changed: its checksum differs")
-    known = {e.path for e in entries} | {MANIFEST, CHECKSUM}
-    problems += [
-        f"{p} does not belong to the trace"
-        for p in sorted(f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file())
-        if p not in known and manifest.status == "sealed"
-    ]
+        problems += _file_problems(root, entry)
+    if manifest.status == "sealed":
+        known = {entry.path for entry in entries} | {MANIFEST, CHECKSUM}
+        files = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+        problems += [f"{name} does not belong to the trace" for name in files if name not in known]
     return problems
+
+
+def _checksum_problems(root: Path) -> list[str]:
+    try:
+        recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return [f"{CHECKSUM} is missing"]
+    if recorded != sha256_file(root / MANIFEST):
+        return [f"{MANIFEST} does not match {CHECKSUM}: one of the two was changed"]
+    return []
+
+
+def _file_problems(root: Path, entry: FileEntry) -> list[str]:
+    try:
+        file = path_inside(root, entry.path)
+    except MoeProbeError as error:
+        return [str(error)]
+    if not file.exists():
+        return [f"{entry.path} is missing"]
+    if file.stat().st_size != entry.size:
+        return [f"{entry.path} has {file.stat().st_size} bytes instead of {entry.size}"]
+    if sha256_file(file) != entry.sha256:
+        return [f"{entry.path} was changed: its checksum differs"]
+    return []

@@ -221,7 +221,7 @@ class _Loads:
             if unit.sae not in self._densities:
                 self._densities[unit.sae] = self._of_features(unit.sae)
             return self._densities[unit.sae]
-        place = self.trace.place(unit.layer)
+        place = self.trace.layer_index(unit.layer)
         n = self.trace.layers[place].num_experts
         wrong = [m for m in unit.members if not 0 <= m < n]
         if wrong:

@@ -221,7 +221,7 @@ class _SameTokens:
     def match(self, layer: int, other: int) -> _Match:
         """Overlap of the choices of two layers, and what exchange within documents would give."""
         chosen = [_chosen(t, x)[rows] for t, x, rows in zip(self.traces, (layer, other), self.rows, strict=True)]
-        sizes = [t.layers[t.place(x)].num_experts for t, x in zip(self.traces, (layer, other), strict=True)]
+        sizes = [t.layers[t.layer_index(x)].num_experts for t, x in zip(self.traces, (layer, other), strict=True)]
         counts = [
             count_selections(c, unit=self.document, n_units=self.n_documents, num_experts=n).astype(float)
             for c, n in zip(chosen, sizes, strict=True)
