@@ -228,7 +228,7 @@ def test_refusals(tmp_path: Path) -> None:
     bad["experts"][3, 1, 0] = N_EXPERTS
     with pytest.raises(MoeProbeError, match=r"layer 2 selects expert 8 of 8: document 'd0-0', position 3"):
         unfinished.append(**bad)
-    with pytest.raises(MoeProbeError, match="holds no document"):
+    with pytest.raises(MoeProbeError, match="has no document"):
         unfinished.seal()
 
 

@@ -36,13 +36,26 @@ def first_repeat(ids: np.ndarray, empty: int) -> int | None:
 
 
 def repeated_expert(layer: int, ids: np.ndarray, where: str) -> MoeProbeError:
-    """The error for a token (its slots in `ids`) that selects an expert twice."""
+    """Build the error for a token that selects an expert twice.
+
+    Parameters
+    ----------
+    layer : int
+    ids : ndarray of int, shape (n_selected,)
+        Experts of the token.
+    where : str
+        Row of the token in what the user handed over.
+
+    Returns
+    -------
+    MoeProbeError
+    """
     chosen, counts = np.unique(ids, return_counts=True)
     twice = int(chosen[counts > 1][-1])
     return MoeProbeError(
         f"{where} selects expert {twice} of layer {layer} twice",
         f"its experts are {ids.tolist()}",
-        "each expert once per token and layer; leave a layer without experts out with --layers",
+        "each expert once per token and layer; omit a layer without experts from --layers",
     )
 
 
@@ -142,14 +155,13 @@ def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray
         )
 
 
-def check_ids(
-    layers: Sequence[int], num_experts: Sequence[int], experts: np.ndarray, empty: int, where: Callable[[int], str]
-) -> None:
+def check_ids(num_experts: Mapping[int, int], experts: np.ndarray, empty: int, where: Callable[[int], str]) -> None:
     """Refuse ids past a layer's number of experts.
 
     Parameters
     ----------
-    layers, num_experts : sequence of int, length n_layers
+    num_experts : mapping of layer to int
+        In the order of the second axis.
     experts : ndarray of int, shape (n_tokens, n_layers, n_slots)
     empty : int
         Value of a slot without an expert.
@@ -161,7 +173,7 @@ def check_ids(
     MoeProbeError
         Naming the row.
     """
-    for column, (layer, n) in enumerate(zip(layers, num_experts, strict=True)):
+    for column, (layer, n) in enumerate(num_experts.items()):
         ids = experts[:, column]
         bad = (ids != empty) & (ids >= n)
         if bad.any():
@@ -170,11 +182,22 @@ def check_ids(
 
 
 def id_past_end(layer: int, expert: int, num_experts: int, where: str) -> MoeProbeError:
-    """The error for an id that the layer does not have."""
+    """Build the error for an id that the layer does not have.
+
+    Parameters
+    ----------
+    layer, expert, num_experts : int
+    where : str
+        Row of the id in what the user handed over.
+
+    Returns
+    -------
+    MoeProbeError
+    """
     return MoeProbeError(
         f"layer {layer} selects expert {expert} of {num_experts}",
         f"{where}; ids count from 0 to one less than the number of experts",
-        "the right --num-experts, for layers that differ 0:8,1:64",
+        "pass the right --num-experts; for layers that differ, 0:8,1:64",
     )
 
 
@@ -189,9 +212,9 @@ def check_topics(documents: Sequence[Mapping[str, object]]) -> None:
     for number, row in enumerate(documents):
         for name in ("document", "topic"):
             if row.get(name) is None or not str(row[name]).strip():
-                called = f"document '{row.get('document')}'" if name == "topic" else f"the shard's document {number}"
+                subject = f"document '{row.get('document')}'" if name == "topic" else f"the shard's document {number}"
                 raise MoeProbeError(
-                    f"{called} has no {name}", f"its {name} is empty", "a name and a topic for every document"
+                    f"{subject} has no {name}", f"its {name} is empty", "a name and a topic for every document"
                 )
 
 
@@ -207,6 +230,6 @@ def check_layers(layers: Sequence[int]) -> None:
     for layer in layers:
         if layer in seen:
             raise MoeProbeError(
-                f"layer {layer} is named twice", "results are told apart by the number of the layer", "each layer once"
+                f"layer {layer} is named twice", "results are identified by the number of the layer", "each layer once"
             )
         seen.add(layer)

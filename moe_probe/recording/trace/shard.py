@@ -1,0 +1,138 @@
+"""One shard of a trace: whole documents with their tokens and routing, checked and turned into tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import count_selections, dropped_id
+from moe_probe.core.schema import Manifest
+from moe_probe.recording.trace.checks import check_ids, check_order, check_repeats, check_topics, check_weights
+
+DOCUMENT_COLUMNS = ("document", "topic", "subtopic", "group", "split")
+_USAGE_TYPES = {
+    "document": pa.int32(),
+    "layer": pa.int32(),
+    "expert": pa.int32(),
+    "selections": pa.int32(),
+    "gate_mass": pa.float32(),
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Documents that are written together; attributes are the arguments of `TraceWriter.append`."""
+
+    documents: Sequence[Mapping[str, Any]]
+    tokens: Mapping[str, Any]
+    experts: np.ndarray
+    weights: np.ndarray | None = None
+    extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what does not fit the trace, or is no routing.
+
+        Raises
+        ------
+        MoeProbeError
+            As `TraceWriter.append`.
+        """
+        experts, n_layers = self.experts, len(manifest.layers)
+        lengths = {name: len(self.tokens[name]) for name in ("document", "position", "token_id", "token", "special")}
+        if set(lengths.values()) != {len(experts)} or experts.ndim != 3 or experts.shape[1] != n_layers:
+            raise MoeProbeError(
+                "a shard's arrays disagree", f"experts {experts.shape} for {n_layers} layers, tokens {lengths}"
+            )
+        if str(experts.dtype) != manifest.expert_dtype:
+            raise MoeProbeError(f"expert ids are {experts.dtype}", f"the trace has {manifest.expert_dtype}")
+        if (self.weights is not None) != manifest.has_weights or (
+            self.weights is not None and self.weights.shape != experts.shape
+        ):
+            raise MoeProbeError("gate weights do not fit the trace", f"has_weights is {manifest.has_weights}")
+        check_topics(self.documents)
+        document, position = np.asarray(self.tokens["document"]), np.asarray(self.tokens["position"])
+        if len(experts) and ((np.diff(document) < 0).any() or document[0] < 0 or document[-1] >= len(self.documents)):
+            raise MoeProbeError(
+                "a shard's tokens are not in the order of its documents",
+                "",
+                "the tokens of a document after those of the document before",
+            )
+
+        def where(row: int) -> str:
+            return f"document '{self.documents[int(document[row])]['document']}', position {int(position[row])}"
+
+        numbers, empty = [layer.layer for layer in manifest.layers], dropped_id(experts.dtype)
+        check_order(document, position, np.asarray(self.tokens["token_id"]), where)
+        check_ids({layer.layer: layer.num_experts for layer in manifest.layers}, experts, empty, where)
+        check_repeats(numbers, experts, empty, where)
+        if self.weights is not None:
+            check_weights(numbers, self.weights, experts != empty, where)
+
+    def documents_table(self) -> pa.Table:
+        """Build the table of documents: labels, ``n_tokens`` (without special tokens) and text."""
+        first = self.documents[0]
+        names = [*DOCUMENT_COLUMNS, *(name for name in first if name not in (*DOCUMENT_COLUMNS, "text"))]
+        columns: dict[str, Any] = {k: pa.array([str(d.get(k, "")) for d in self.documents], pa.string()) for k in names}
+        counted = np.asarray(self.tokens["document"])[~self._special]
+        columns["n_tokens"] = pa.array(np.bincount(counted, minlength=len(self.documents)), pa.int32())
+        if "text" in first:
+            columns["text"] = pa.array([d["text"] for d in self.documents], pa.string())
+        return pa.table(columns)
+
+    def tokens_table(self, offset: int) -> pa.Table:
+        """Build the table of tokens; `offset` is the trace's row of the shard's first document."""
+        return pa.table(
+            {
+                "document": pa.array(np.asarray(self.tokens["document"], dtype=np.int64) + offset, pa.int32()),
+                "position": pa.array(np.asarray(self.tokens["position"]), pa.int32()),
+                "token_id": pa.array(np.asarray(self.tokens["token_id"]), pa.int32()),
+                "token": pa.array(self.tokens["token"], pa.string()),
+                "special": pa.array(self._special, pa.bool_()),
+            }
+        )
+
+    def usage_table(self, manifest: Manifest, offset: int) -> pa.Table:
+        """Build the table of counts per document, layer and expert.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            Of the trace.
+        offset : int
+            The trace's row of the shard's first document.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns ``document, layer, expert, selections`` and, with weights, ``gate_mass``; rows with a selection only.
+        """
+        unit = np.where(self._special, -1, np.asarray(self.tokens["document"]))
+        names = [name for name in _USAGE_TYPES if name != "gate_mass" or self.weights is not None]
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for i, layer in enumerate(manifest.layers):
+            count = partial(
+                count_selections,
+                self.experts[:, i],
+                unit=unit,
+                n_units=len(self.documents),
+                num_experts=layer.num_experts,
+            )
+            counts = count()
+            rows, selected = np.nonzero(counts)
+            columns["document"].append(rows + offset)
+            columns["layer"].append(np.full(len(rows), layer.layer))
+            columns["expert"].append(selected)
+            columns["selections"].append(counts[rows, selected])
+            if self.weights is not None:
+                columns["gate_mass"].append(count(weights=self.weights[:, i])[rows, selected])
+        return pa.table({name: pa.array(np.concatenate(parts), _USAGE_TYPES[name]) for name, parts in columns.items()})
+
+    @property
+    def _special(self) -> np.ndarray:
+        return np.asarray(self.tokens["special"], dtype=bool)
