@@ -61,11 +61,14 @@ def cost(
     data: dict[str, Any] = {}
     lines: list[str] = []
     if run is not None:
+        from moe_probe.recording.rundir import RunDirectory
         from moe_probe.recording.trace import Trace
-        from moe_probe.studies.cost.measure import measure_cost, save_cost
+        from moe_probe.studies.cost import measure_cost, save_cost
 
-        data["run"] = measure_cost(run, Trace.open(run), model=model, train_tokens=train_tokens, say=console.say)
-        lines += [*_run_lines(data["run"]), f"Table: {save_cost(run, data['run'])[0]}", ""]
+        opened = RunDirectory(Trace.open(run), run)
+        model, revision = _model(run, model)
+        data["run"] = measure_cost(opened, model=model, revision=revision, train_tokens=train_tokens, say=console.say)
+        lines += [*_run_lines(data["run"]), f"Table: {save_cost(opened, data['run'])[0]}", ""]
     if preset or params or active:
         sizes = _sizes(preset, params, active, tokens, d_model)
         data["projection"], said = _projection(sizes, layers=layers, width=width, sae_tokens=sae_tokens, labeller=labeller)
@@ -75,6 +78,16 @@ def cost(
             "nothing to count", "name a run, a --preset, or --params and --tokens", "moe-probe cost --preset deepseek-v3"
         )
     console.result(data, "\n".join(lines).rstrip())
+
+
+def _model(run: Path, named: str | None) -> tuple[str | None, str | None]:
+    """The model named, or that of run.yaml with its revision."""
+    if named is not None or not (run / "run.yaml").exists():
+        return named, None
+    from moe_probe.runs.config import load_config
+
+    config = load_config(run / "run.yaml", {})
+    return config.model, config.revision
 
 
 def _run_lines(found: dict[str, Any]) -> list[str]:
@@ -129,17 +142,10 @@ def _projection(
     sae_tokens: float,
     labeller: float,
 ) -> tuple[dict[str, Any], list[str]]:
-    from moe_probe.studies.cost import growth, project
+    from moe_probe.studies.cost import SaePlan, growth, project
 
-    found = project(
-        active=sizes["active"],
-        tokens=sizes["tokens"],
-        d_model=sizes["d_model"],
-        layers=layers,
-        width=width,
-        sae_tokens=sae_tokens,
-        labeller=labeller,
-    )
+    plan = SaePlan(layers=layers, width=width, tokens=sae_tokens, labeller=labeller)
+    found = project(sizes["active"], sizes["d_model"], tokens=sizes["tokens"], saes=plan)
     shares = {name: None if value != value else value for name, value in found.fractions().items()}
     slopes = growth().groupby("rule")["exponent"].first().to_dict()
     named = {

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.recording.corpus import Columns, Corpus
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
-from moe_probe.studies.analyses import Settings, analyze
+from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, sha256_file
+from moe_probe.core.results import Result
+from moe_probe.recording.corpus import Columns, Corpus
+from moe_probe.recording.trace import Trace
 from moe_probe.runs.config import RunConfig, check_labels, dump_config
 from moe_probe.runs.ledger import Ledger, source_state, stage_key
-from moe_probe.core.results import Result
-from moe_probe.recording.trace import Trace
-from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, sha256_file
+from moe_probe.studies.analyses import Settings, analyze
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -146,8 +146,8 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     MoeProbeError
         As `load_model`, `CheckReport.raise_if_failed` and `collect_trace` do.
     """
-    from moe_probe.recording.collect import CollectOptions, collect_trace
     from moe_probe.models import load_model, self_check
+    from moe_probe.recording.collect import CollectOptions, collect_trace
 
     options = CollectOptions(
         keep=config.kept(), hidden_share=config.hidden_share, hidden_layers=config.kept_layers(),
@@ -255,8 +255,8 @@ def _match_key(config: RunConfig, root: Path) -> str:
 
 
 def _match(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.studies.ablation.ablate import update_verdicts
     from moe_probe.features.matching.match import match
+    from moe_probe.studies.ablation.ablate import update_verdicts
 
     results = match(root, Trace.open(root), by=config.by, alpha=config.alpha, loaded=_model(config), seed=config.seed, say=say)
     for result in results:
@@ -270,9 +270,9 @@ def _tree_key(config: RunConfig, root: Path) -> str:
 
 
 def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+    from moe_probe.features.tree.build import TreeSettings, build_tree
     from moe_probe.features.tree.depth_first import depth_first
     from moe_probe.features.tree.levels import places
-    from moe_probe.features.tree.build import TreeSettings, build_tree
 
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))
@@ -298,10 +298,11 @@ def _cost_key(config: RunConfig, root: Path) -> str:
 
 
 def _cost(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
-    from moe_probe.studies.cost.measure import measure_cost, save_cost
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.studies.cost import measure_cost, save_cost
 
-    found = measure_cost(root, Trace.open(root), model=config.model, revision=config.revision, say=say)
-    return save_cost(root, found)
+    run = RunDirectory.open(root)
+    return save_cost(run, measure_cost(run, model=config.model, revision=config.revision, say=say))
 
 
 def _ablate_key(config: RunConfig, root: Path) -> str:

@@ -17,8 +17,17 @@ from moe_probe.core.errors import UsageError
 from moe_probe.models import load_model
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, TrainOptions, make_sae, train_saes
-from moe_probe.studies.cost import PRESETS, growth, project, sae_encode_flops, sae_train_flops, shape_of, training_flops
-from moe_probe.studies.cost.project import break_even_nodes, depth_first_fraction
+from moe_probe.studies.cost import (
+    PRESETS,
+    SaePlan,
+    break_even_nodes,
+    growth,
+    project,
+    sae_encode_flops,
+    sae_train_flops,
+    shape_of,
+    training_flops,
+)
 
 SHIPPED = Path(__file__).parents[2] / "data" / "model" / "final"
 
@@ -64,12 +73,12 @@ def test_training_agrees_with_torch() -> None:
 def test_an_olmoe_like_case_worked_by_hand() -> None:
     """N 3.9e22; 500 M tokens, width 32,768, d 2,048: SAE 4.0e17 dense, 6.8e16 over active latents, capture 1.3e18, 2 TB."""
     olmoe = PRESETS["olmoe-1b-7b"]
-    found = project(active=olmoe.active, tokens=olmoe.tokens, d_model=2048, width=32_768, active_latents=32, sae_tokens=5e8)
+    found = project(olmoe.active, 2048, tokens=olmoe.tokens, saes=SaePlan(width=32_768, active_latents=32, tokens=5e8))
     assert found.training == pytest.approx(3.9e22, rel=0.01)
     assert found.sae == pytest.approx(6.8e16, rel=0.02)
     assert found.capture == pytest.approx(1.3e18, rel=0.02)
     assert found.activation_bytes == pytest.approx(2e12, rel=0.03)
-    dense = project(active=olmoe.active, tokens=olmoe.tokens, d_model=2048, width=32_768, sae_tokens=5e8, dense=True)
+    dense = project(olmoe.active, 2048, tokens=olmoe.tokens, saes=SaePlan(width=32_768, tokens=5e8, dense=True))
     assert dense.sae == pytest.approx(4.0e17, rel=0.01)
     assert dense.fractions()["sae"] == pytest.approx(1e-5, rel=0.05)
     assert dense.capture / dense.sae == pytest.approx(3, rel=0.1)
@@ -83,7 +92,7 @@ def test_gemma_scope_in_units_of_both_models() -> None:
 
 
 def test_labelling_by_a_language_model_costs_more_than_the_sae() -> None:
-    found = project(active=1.28e9, tokens=5.1e12, d_model=2048, width=32_768, sae_tokens=5e8, dense=True)
+    found = project(1.28e9, 2048, tokens=5.1e12, saes=SaePlan(width=32_768, tokens=5e8, dense=True))
     assert found.labelling == pytest.approx(2 * 70e9 * 32_768 * (993 + 5 * 790))
     assert found.labelling > 30 * found.sae
 
@@ -91,18 +100,8 @@ def test_labelling_by_a_language_model_costs_more_than_the_sae() -> None:
 def test_small_numbers_by_hand() -> None:
     assert sae_train_flops(2, 10, 3, dense=True) == 240
     assert sae_train_flops(2, 10, 3, batch_tokens=24) == 2 * 20 + 8 * 2 * 3 + 12 * 2 * 20 / 24
-    found = project(
-        active=100,
-        tokens=50,
-        d_model=4,
-        layers=3,
-        width=8,
-        active_latents=2,
-        sae_tokens=10,
-        dense=True,
-        labelled=2,
-        labeller=1,
-    )
+    plan = SaePlan(layers=3, width=8, active_latents=2, tokens=10, dense=True, labelled=2, labeller=1)
+    found = project(100, 4, tokens=50, saes=plan)
     assert (found.training, found.capture, found.sae) == (30_000, 2_000, 3 * 10 * 12 * 4 * 8)
     assert found.per_token_encode == 3 * 2 * 4 * 8
     assert found.once == found.capture + found.sae + found.labelling
@@ -118,15 +117,15 @@ def test_is_it_a_linear_tax() -> None:
 
 def test_depth_first_breaks_even_where_it_should() -> None:
     nodes = break_even_nodes(0.01, wide=65_536, root=4_096, small=256)
-    fraction = depth_first_fraction(0.01, wide=65_536, root=4_096, small=256, nodes=round(nodes), d_in=7)
-    assert fraction == pytest.approx(1, rel=1e-3)
+    depth_first = sae_encode_flops(7, 4_096) + round(nodes) * 0.01 * sae_encode_flops(7, 256)
+    assert depth_first == pytest.approx(sae_encode_flops(7, 65_536), rel=1e-3)
 
 
 def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
-    found = project(active=12.9e9, tokens=PRESETS["mixtral-8x7b"].tokens, d_model=4096)
+    found = project(12.9e9, 4096, tokens=PRESETS["mixtral-8x7b"].tokens)
     assert math.isnan(found.training) and math.isnan(found.fractions()["sae"])
     with pytest.raises(UsageError, match="width"):
-        project(active=1e9, tokens=1e12, d_model=64, width=0)
+        project(1e9, 64, tokens=1e12, saes=SaePlan(width=0))
 
 
 @pytest.fixture(scope="module")

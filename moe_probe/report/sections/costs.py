@@ -150,7 +150,7 @@ def _projected(result: Result) -> list[Block]:
 
 
 def _break_even(result: Result) -> str:
-    from moe_probe.studies.cost.project import break_even_nodes
+    from moe_probe.studies.cost import break_even_nodes
 
     root_share, small = float(result.params["root_share"]), int(result.params["width"])
     wide = int(result.table[result.table["way"] == "breadth first"]["width"].max())

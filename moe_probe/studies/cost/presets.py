@@ -7,7 +7,19 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """Parameters in all and for a token, training tokens, residual width, layers; and where they are from."""
+    """Sizes of a model.
+
+    Attributes
+    ----------
+    parameters, active : float
+        Parameters in all, and those that a token passes through.
+    tokens : float or None
+        Training tokens; None where they were not published.
+    d_model, n_layers : int
+        Width of the residual stream, and number of layers.
+    source : str
+        Where the sizes are published.
+    """
 
     parameters: float
     active: float

@@ -1,4 +1,4 @@
-"""Projections: each step as a fraction of what training the model cost, and how that moves with its size."""
+"""Projections: each step as a fraction of what training the model cost, and how that fraction moves with its size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,39 @@ if TYPE_CHECKING:
 #: Tokens a feature that explaining and scoring it by a language model take, with what it answers: 963 + 30 and five calls of
 #: detection at 778 + 12 (EleutherAI 2024, open source automated interpretability, https://blog.eleuther.ai/autointerp/).
 EXPLAIN_TOKENS, SCORE_TOKENS = 993, 5 * 790
+#: Parameters of a language model that labels features.
+LABELLER = 70e9
+
+
+@dataclass(frozen=True)
+class SaePlan:
+    """SAEs to train and to label.
+
+    Attributes
+    ----------
+    layers : int
+        SAEs, one per layer.
+    width : int
+        Latents of each.
+    active_latents : float
+        Latents active on a token (k, or L0).
+    tokens : float
+        Tokens that each is trained on.
+    dense : bool
+        Whether all products of training are dense.
+    labelled : float or None
+        Features that a language model explains and scores; None for all of them.
+    labeller : float
+        Parameters of that language model.
+    """
+
+    layers: int = 1
+    width: int = 32_768
+    active_latents: float = 32
+    tokens: float = 5e8
+    dense: bool = False
+    labelled: float | None = None
+    labeller: float = LABELLER
 
 
 @dataclass(frozen=True)
@@ -25,13 +58,13 @@ class Projection:
     Attributes
     ----------
     training : float
-        Of the model itself, N; NaN where its training tokens are not known.
+        Of the model itself; NaN where its training tokens are not known.
     capture, sae, labelling : float
-        Once: forward passes that are recorded, training of all SAEs, explaining and scoring features by a language model.
+        Paid once: recorded forward passes, training of all SAEs, explaining and scoring features by a language model.
     per_token_forward, per_token_encode : float
-        On every output: the model's own forward, and encoding with all SAEs.
+        Paid for every token of output: the model's own forward pass, and encoding with all SAEs.
     activation_bytes : float
-        Of the activations, where they are kept in two bytes a number.
+        Bytes of the activations, where they are kept in two bytes a number.
     """
 
     training: float
@@ -49,68 +82,47 @@ class Projection:
 
     def fractions(self) -> dict[str, float]:
         """Each step that is paid once as a fraction of training, and the overhead of an output."""
-        return {
-            "capture": self.capture / self.training,
-            "sae": self.sae / self.training,
-            "labelling": self.labelling / self.training,
-            "once": self.once / self.training,
-            "per output": self.per_token_encode / self.per_token_forward,
-        }
+        steps = {name: getattr(self, name) / self.training for name in ("capture", "sae", "labelling", "once")}
+        return steps | {"per output": self.per_token_encode / self.per_token_forward}
 
 
-def project(
-    *,
-    active: float,
-    tokens: float | None,
-    d_model: int,
-    layers: int = 1,
-    width: int = 32_768,
-    active_latents: float = 32,
-    sae_tokens: float = 5e8,
-    dense: bool = False,
-    labelled: float | None = None,
-    labeller: float = 70e9,
-) -> Projection:
+def project(active: float, d_model: int, *, tokens: float | None, saes: SaePlan | None = None) -> Projection:
     """Count every step for a model of given size.
 
     Parameters
     ----------
     active : float
         Parameters that a token passes through.
-    tokens : float, optional
-        Training tokens of the model; None where not known.
     d_model : int
         Width of the activations that SAEs read.
-    layers : int
-        SAEs, one a layer.
-    width, active_latents : int, float
-    sae_tokens : float
-        Tokens that SAEs are trained on.
-    dense : bool
-        Whether SAEs are trained with dense products.
-    labelled : float, optional
-        Features that a language model explains and scores; all of them when left out.
-    labeller : float
-        Parameters of that language model.
+    tokens : float or None
+        Training tokens of the model; None where they are not known.
+    saes : SaePlan, optional
+
+    Returns
+    -------
+    Projection
 
     Raises
     ------
     UsageError
         When a size is not positive.
     """
-    sizes = {"active": active, "d-model": d_model, "layers": layers, "width": width, "sae-tokens": sae_tokens}
+    saes = saes or SaePlan()
+    sizes = {"active": active, "d-model": d_model, "layers": saes.layers, "width": saes.width, "sae-tokens": saes.tokens}
     for name, value in sizes.items():
         if not value > 0:
-            raise UsageError(f"--{name} {value:g} is no size", "it must be above 0", f"--{name} of the model")
-    n = layers * width if labelled is None else labelled
+            raise UsageError(f"--{name} {value:g} is invalid", "it must be above 0", f"--{name} of the model")
+    labelled = saes.layers * saes.width if saes.labelled is None else saes.labelled
+    per_token = sae_train_flops(d_model, saes.width, saes.active_latents, dense=saes.dense, batch_tokens=131_072)
     return Projection(
         training=training_flops(active, tokens) if tokens else float("nan"),
-        capture=2.0 * active * sae_tokens,
-        sae=layers * sae_tokens * sae_train_flops(d_model, width, active_latents, dense=dense, batch_tokens=131_072),
-        labelling=2.0 * labeller * n * (EXPLAIN_TOKENS + SCORE_TOKENS),
+        capture=2.0 * active * saes.tokens,
+        sae=saes.layers * saes.tokens * per_token,
+        labelling=2.0 * saes.labeller * labelled * (EXPLAIN_TOKENS + SCORE_TOKENS),
         per_token_forward=2.0 * active,
-        per_token_encode=layers * sae_encode_flops(d_model, width),
-        activation_bytes=2.0 * d_model * layers * sae_tokens,
+        per_token_encode=saes.layers * sae_encode_flops(d_model, saes.width),
+        activation_bytes=2.0 * d_model * saes.layers * saes.tokens,
     )
 
 
@@ -125,10 +137,21 @@ def growth(
     sae_tokens: float = 4e9,
     every_layer: bool = True,
 ) -> pd.DataFrame:
-    """Is it a linear tax? Cost of SAEs as a fraction of training, for dense-equivalent models of growing size.
+    """Project the cost of SAEs as a fraction of training, for dense-equivalent models of growing size: is it a linear tax?
 
     Models have ``12 L d^2`` parameters with ``L = d / 128``, and are trained on a fixed number of tokens a parameter
     (20: Hoffmann et al. 2022, arXiv:2203.15556). SAEs read every layer, or one.
+
+    Parameters
+    ----------
+    sizes : tuple of float
+        Parameters of the models.
+    tokens_per_parameter : float
+        Training tokens of a model over its parameters.
+    sae_tokens : float
+        Tokens that SAEs are trained on.
+    every_layer : bool
+        One SAE per layer; else one in all.
 
     Returns
     -------
@@ -143,31 +166,21 @@ def growth(
         for parameters in sizes:
             d = round((parameters * 128 / 12) ** (1 / 3))
             layers = max(1, round(d / 128)) if every_layer else 1
-            width = {
-                "width fixed": 32_768,
-                "width as d_model": 16 * d,
-                "width as parameters": round(32_768 * parameters / sizes[0]),
-            }
-            found = project(
-                active=parameters,
-                tokens=tokens_per_parameter * parameters,
-                d_model=d,
-                layers=layers,
-                width=width[rule],
-                sae_tokens=sae_tokens,
-                labelled=0,
-            )
+            by_parameters = round(32_768 * parameters / sizes[0])
+            width = dict(zip(RULES, (32_768, 16 * d, by_parameters), strict=True))[rule]
+            plan = SaePlan(layers=layers, width=width, tokens=sae_tokens, labelled=0)
+            cost = project(parameters, d, tokens=tokens_per_parameter * parameters, saes=plan)
             rows.append(
                 {
                     "rule": rule,
                     "parameters": parameters,
                     "d_model": d,
                     "layers": layers,
-                    "width": width[rule],
-                    "sae_flops": found.sae,
-                    "training_flops": found.training,
-                    "sae_fraction": found.sae / found.training,
-                    "capture_fraction": found.capture / found.training,
+                    "width": width,
+                    "sae_flops": cost.sae,
+                    "training_flops": cost.training,
+                    "sae_fraction": cost.sae / cost.training,
+                    "capture_fraction": cost.capture / cost.training,
                 }
             )
     table = pd.DataFrame(rows)
@@ -178,22 +191,21 @@ def growth(
     return table.assign(exponent=table["rule"].map(slopes)).drop(columns=["sae_flops", "training_flops"])
 
 
-def depth_first_fraction(share: float, *, wide: int, root: int, small: int, nodes: int, d_in: int) -> float:
-    """Encoder operations of going depth first over those of one wide dictionary on all tokens.
+def break_even_nodes(share: float, *, wide: int, root: int, small: int) -> float:
+    """Count the small dictionaries at which depth first takes as many encoder operations as one wide dictionary.
 
-    A root dictionary reads all tokens; `nodes` small ones each read the share of tokens on which their parent fires.
+    A root dictionary reads all tokens; each small one reads the tokens on which its parent fires.
 
     Parameters
     ----------
     share : float
         Mean share of tokens on which a parent fires.
     wide, root, small : int
-        Widths: of the wide dictionary, the root and the small ones.
+        Latents of the wide dictionary, the root and the small ones.
+
+    Returns
+    -------
+    float
+        ``(wide - root) / (share * small)``.
     """
-    depth = sae_encode_flops(d_in, root) + nodes * share * sae_encode_flops(d_in, small)
-    return depth / sae_encode_flops(d_in, wide)
-
-
-def break_even_nodes(share: float, *, wide: int, root: int, small: int) -> float:
-    """Small dictionaries that can be trained until depth first costs as much as breadth first."""
     return (wide - root) / (share * small)
