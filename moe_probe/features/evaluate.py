@@ -13,6 +13,7 @@ from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.core.stats import group_names
 from moe_probe.core.text import figure
+from moe_probe.core.units import format_members
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.sae.store import readers, saes_of
 
@@ -139,7 +140,7 @@ def evaluate(
             "hook": config.hook,
             "architecture": config.architecture,
             "k": config.k if training.get("k_known", True) else 0,
-            "experts": "" if config.experts is None else "+".join(map(str, config.experts)),
+            "experts": "" if config.experts is None else format_members(config.experts),
             **quality_row(item.sae, item.held_out, item.fired()[1]),
             **losses.of(item, warnings),
             "train_tokens": training.get("tokens", 0),

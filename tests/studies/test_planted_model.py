@@ -213,7 +213,7 @@ def test_shuffled_pairs_match_nothing(run: Path) -> None:
         (("ablate", "--expert", "0:99"), "has no expert 99"),
         (("ablate", "--expert", "nine"), "cannot be read"),
         (("ablate", "--expert", "7:0"), "layer 7"),
-        (("ablate", "--feature", "layer_00/width_00024:99"), "is not there"),
+        (("ablate", "--feature", "layer_00/width_00024:99"), "does not exist"),
         (("ablate", "--feature", "layer_09/width_00024:1"), "there is no SAE"),
         (("ablate", "--how", "hammer"), "is not known"),
         (("ablate", "--expert", "0:" + "+".join(map(str, range(16)))), "cannot be masked"),

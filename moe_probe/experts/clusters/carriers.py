@@ -19,6 +19,7 @@ from moe_probe.core.stats import (
     permutation_test,
     strata_of_groups,
 )
+from moe_probe.core.units import format_members, parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.experts.explain.tokens import map_layers, sample_tokens
 from moe_probe.experts.topics import align, divide, split_halves
@@ -205,7 +206,7 @@ def _measure(groups: GroupUsage, candidates: list[_Candidate], *, permutations: 
         rows.append(
             {
                 "layer": int(groups.layer[c.columns[0]]),
-                "experts": "+".join(str(e) for e in groups.expert[c.columns]),
+                "experts": format_members(groups.expert[c.columns]),
                 "topic": groups.topics[c.topic],
                 "n_experts": len(c.columns),
                 "share": effect.share[c.topic, i],
@@ -380,9 +381,7 @@ def _combinations_of(item: Any, group: np.ndarray, n_groups: int, top: int) -> t
     key = chosen @ np.random.default_rng(0).integers(1, 2**44, item.num_experts)
     _, first, code, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     common = np.argsort(-count, kind="stable")[:top]
-    names = [
-        "+".join(str(e) for e in np.sort(chosen.indices[chosen.indptr[i] : chosen.indptr[i + 1]])) for i in first[common]
-    ]
+    names = [format_members(np.sort(chosen.indices[chosen.indptr[i] : chosen.indptr[i + 1]])) for i in first[common]]
     place = np.full(len(count), -1)
     place[common] = np.arange(len(common))
     use = place[code] >= 0
@@ -400,5 +399,5 @@ def _expected(item: Any, names: list[str]) -> np.ndarray:
     symmetric[0] = 1.0
     for value in odds:
         symmetric[1:] += value * symmetric[:-1]
-    sets = [[int(e) for e in name.split("+") if e] for name in names]
+    sets = [list(parse_members(name)) for name in names]
     return np.array([np.prod(odds[s]) / symmetric[len(s)] for s in sets])

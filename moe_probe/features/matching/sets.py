@@ -8,6 +8,7 @@ import numpy as np
 
 from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
 from moe_probe.core.stats.bootstrap import correlation_of
+from moe_probe.core.units import format_members
 from moe_probe.features.matching.counts import Pairs
 from moe_probe.features.matching.topic_predictors import weighted_auroc
 
@@ -81,7 +82,7 @@ def feature_sets(
         row: dict[str, Any] = {
             "layer": layer,
             "expert": int(choices.expert[unit]),
-            "features": "+".join(map(str, members)),
+            "features": format_members(members),
             "single_auroc": float(alone[0]),
         }
         one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))

@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_probe.core.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval, student_interval
 from moe_probe.core.stats.bootstrap import correlation_of
+from moe_probe.core.units import format_members
 from moe_probe.features.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class Carriers:
                 "kind": kind,
                 "layer": unit.layer,
                 "source": unit.source,
-                "members": "+".join(map(str, members)),
+                "members": format_members(members),
                 "train_auroc": unit.train_auroc,
                 "label": "" if kind.startswith("expert") else "; ".join(labels.get((unit.source, m), "") for m in members),
                 **found.document.row("auroc_document", "document"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import figure
+from moe_probe.core.units import format_members
 from moe_probe.features.tree.levels import Dictionary, Place, activations
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class SubjectsOf:
                     "topical_children": sum(t != "" for t in topics),
                     "topics_of_children": len({t for t in topics if t}),
                     "label": facts.get((parent.name, int(number) + parent.first), ("", ""))[1],
-                    "child_features": "+".join(map(str, children)),
+                    "child_features": format_members(children),
                     "parent_sae": parent.name,
                     "child_sae": child.name,
                 }
@@ -299,7 +300,7 @@ class SubjectsOf:
                     "f1_best": max(found.f1),
                     "splits": found.splits,
                     "absorption": found.absorption,
-                    "features": "+".join(map(str, found.features)),
+                    "features": format_members(found.features),
                 }
             )
         return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode, standing
 from moe_probe.core.text import figure, some_of
+from moe_probe.core.units import parse_members
 from moe_probe.features.matching.topic_predictors import effective_number
 from moe_probe.report.content import (
     Block,
@@ -42,8 +43,7 @@ def experts_section(results: Mapping[str, Result]) -> Section | None:
     named: list[tuple[int, int]] = []
     if "verdicts" in results:
         for row in results["verdicts"].table.itertuples():
-            if str(row.experts):
-                named += [(int(row.layer), int(e)) for e in str(row.experts).split("+")]
+            named += [(int(row.layer), expert) for expert in parse_members(row.experts)]
     strongest = topics[topics["significant"]].sort_values("log2_lift", ascending=False, kind="stable")
     order = list(dict.fromkeys([*named, *zip(strongest["layer"].astype(int), strongest["expert"].astype(int), strict=True)]))
     chosen = order[: len(set(named)) + _FURTHER]

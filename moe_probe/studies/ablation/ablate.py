@@ -13,6 +13,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.results import Result
+from moe_probe.core.units import UnitRef, parse_members
 from moe_probe.sae.held_out import held_out_documents
 from moe_probe.studies.ablation.knock_out import Unit, knock_out, make_bench, matched_controls
 from moe_probe.studies.verdicts.evidence import NOT_CONFIRMED, confirmation, rise_text
@@ -128,14 +129,16 @@ def candidates(run: Path) -> list[Unit]:
     held_to: dict[tuple[str, int, tuple[int, ...], str], list[str]] = {}
     for row in table.itertuples():
         if str(row.experts):
-            members = _members(str(row.experts))
+            members = parse_members(row.experts)
             held_to.setdefault(("expert" if len(members) == 1 else "experts", int(row.layer), members, ""), []).append(
                 row.topic
             )
     if (run / "results" / "carriers.parquet").exists():
         carriers = Result.load(run / "results", "carriers").table
         for row in carriers[carriers["kind"] == "feature"].itertuples():
-            held_to.setdefault(("feature", int(row.layer), _members(row.members), str(row.source)), []).append(row.topic)
+            held_to.setdefault(("feature", int(row.layer), parse_members(row.members), str(row.source)), []).append(
+                row.topic
+            )
     if not held_to:
         raise MoeProbeError(
             f"the verdicts of {run} name no expert",
@@ -145,10 +148,6 @@ def candidates(run: Path) -> list[Unit]:
     return [
         Unit(kind, layer, members, tuple(topics), sae) for (kind, layer, members, sae), topics in sorted(held_to.items())
     ]
-
-
-def _members(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace(", ", "+").split("+"))
 
 
 def parse_units(run: Path, experts: Iterable[str], features: Iterable[str], topics: Sequence[str]) -> list[Unit]:
@@ -161,38 +160,36 @@ def parse_units(run: Path, experts: Iterable[str], features: Iterable[str], topi
     """
     units = []
     for text in experts:
-        layer, _, rest = text.partition(":")
-        try:
-            members = tuple(sorted({int(part) for part in rest.split("+")}))
-            units.append(Unit("expert" if len(members) == 1 else "experts", int(layer), members, tuple(topics)))
-        except ValueError as error:
-            raise UsageError(f"--expert {text} cannot be read", "", "LAYER:EXPERT, as 5:13, or a group: 5:13+4") from error
+        ref = _parsed("--expert", text, "LAYER:EXPERT, as 5:13, or a group: 5:13+4")
+        if ref.layer is None:
+            raise UsageError(f"--expert {text} names no layer", "", "LAYER:EXPERT, as 5:13, or --feature")
+        members = tuple(sorted(set(ref.members)))
+        units.append(Unit("expert" if len(members) == 1 else "experts", ref.layer, members, tuple(topics)))
     for text in features:
-        name, _, rest = text.rpartition(":")
-        folder = run / "sae" / name
-        if not (folder / "cfg.json").exists():
-            raise UsageError(
-                f"--feature {text}: there is no SAE {name or text} in {run}",
-                "",
-                "FOLDER:FEATURE, as layer_05/width_01024:334",
-            )
+        hint = "FOLDER:FEATURE, as layer_05/width_01024:334"
+        ref = _parsed("--feature", text, hint)
+        folder = run / "sae" / ref.sae
+        if not ref.sae or not (folder / "cfg.json").exists():
+            raise UsageError(f"--feature {text}: there is no SAE {ref.sae or ref.layer} in {run}", "", hint)
         from moe_probe.sae import load_sae
 
         config = load_sae(folder).config
-        try:
-            members = tuple(sorted({int(part) for part in rest.split("+")}))
-        except ValueError as error:
+        members = tuple(sorted(set(ref.members)))
+        if members[-1] >= config.d_sae:
             raise UsageError(
-                f"--feature {text} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_01024:334"
-            ) from error
-        if members[-1] >= config.d_sae or members[0] < 0:
-            raise UsageError(
-                f"--feature {text} names a feature that is not there",
+                f"--feature {text} names a feature that does not exist",
                 f"the SAE has {config.d_sae}",
                 f"0 to {config.d_sae - 1}",
             )
-        units.append(Unit("feature" if len(members) == 1 else "features", config.layer, members, tuple(topics), name))
+        units.append(Unit("feature" if len(members) == 1 else "features", config.layer, members, tuple(topics), ref.sae))
     return units
+
+
+def _parsed(option: str, text: str, hint: str) -> UnitRef:
+    try:
+        return UnitRef.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text} cannot be read", "", hint) from error
 
 
 def _rivals(unit: Unit, units: Sequence[Unit]) -> frozenset[int]:

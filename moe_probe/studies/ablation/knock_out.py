@@ -13,6 +13,7 @@ from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.core.stats import Interval, Resamples, labelled_documents, student_interval
 from moe_probe.core.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
+from moe_probe.core.units import UnitRef, format_members
 from moe_probe.features.spliced_loss import LossSample, Suffix, first_losses, loss_sample, losses, site_of
 from moe_probe.studies.ablation.removal import Remover
 from moe_probe.studies.verdicts.evidence import confirmation
@@ -49,10 +50,7 @@ class Unit(NamedTuple):
     @property
     def name(self) -> str:
         """As tables show it."""
-        what = "+".join(map(str, self.members))
-        if self.sae:
-            return f"{self.sae} feature{'s' * (len(self.members) > 1)} {what}"
-        return f"layer {self.layer} expert{'s' * (len(self.members) > 1)} {what}"
+        return UnitRef(self.members, sae=self.sae).title if self.sae else UnitRef(self.members, self.layer).title
 
 
 @dataclass(frozen=True)
@@ -278,7 +276,7 @@ class _Comparison:
                 "topic": topic,
                 **student_interval(own[t], df).row("delta_nats", "ci"),
                 "kind": unit.kind,
-                "members": "+".join(map(str, unit.members)),
+                "members": format_members(unit.members),
                 "sae": unit.sae,
                 "how": how,
                 "held_to": topic in unit.topics,

@@ -11,6 +11,7 @@ from moe_probe.core.results import Result
 from moe_probe.core.routing import entropy_bits, load_cv
 from moe_probe.core.stats import GroupUsage, Resamples, half_selection
 from moe_probe.core.text import is_missing
+from moe_probe.core.units import parse_members
 from moe_probe.experts.usage import layer_usage, topics_told
 from moe_probe.studies.compare.intervals import (
     COLUMNS,
@@ -158,7 +159,7 @@ def _columns(groups: GroupUsage, unit: Any) -> np.ndarray:
     """Columns of a unit's experts; none where the verdict names no unit."""
     if is_missing(unit.layer) or is_missing(unit.experts) or not str(unit.experts):
         return np.zeros(0, dtype=np.int64)
-    wanted = [int(x) for x in str(unit.experts).split("+")]
+    wanted = parse_members(unit.experts)
     return np.flatnonzero((groups.layer == int(unit.layer)) & np.isin(groups.expert, wanted))
 
 

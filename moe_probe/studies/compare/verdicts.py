@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.text import figure
+from moe_probe.core.units import parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.studies.compare.sides import Side
 from moe_probe.studies.verdicts import NEAR, WEAK, grades
@@ -178,7 +179,7 @@ def _same_experts(one: pd.Series, other: pd.Series, aligned: Result | None) -> s
 
 
 def _numbers(verdict: pd.Series) -> set[int]:
-    return {int(x) for x in str(verdict["experts"]).split("+")}
+    return set(parse_members(verdict["experts"]))
 
 
 def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | None, *, beyond: bool) -> str:

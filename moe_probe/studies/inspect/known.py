@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.units import UnitRef, parse_members
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -118,11 +120,10 @@ class Known:
         if verdicts is not None and (verdicts["topic"] == topic).any():
             row = verdicts[verdicts["topic"] == topic].iloc[0]
             if row["verdict"] in ("expert", "group"):
-                members = str(row["experts"]).replace(", ", "+").split("+")
-                experts = [(int(row["layer"]), int(m)) for m in members]
+                experts = [(int(row["layer"]), member) for member in parse_members(row["experts"])]
             elif row["verdict"] == "feature only" and ":" in str(row.get("feature", "")):
-                sae, _, number = str(row["feature"]).rpartition(":")
-                features += [(sae, int(number))]
+                unit = UnitRef.parse(row["feature"])
+                features += [(unit.sae, member) for member in unit.members]
         return TopicUnits(tuple(experts), tuple(dict.fromkeys(features)))
 
     @cached_property

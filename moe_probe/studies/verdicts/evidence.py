@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.core.results import Result
 from moe_probe.core.text import figure, is_missing
+from moe_probe.core.units import UnitRef, format_members, parse_members
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
@@ -196,10 +197,10 @@ def _of_causes(row: dict[str, Any], ablation: pd.DataFrame) -> dict[str, Any]:
     """The rise without the unit of the verdict: its experts, or its feature where the verdict is that."""
     mine = ablation[ablation["topic"] == row["topic"]]
     if row["verdict"] == "feature only":
-        sae, _, members = row["feature"].rpartition(":")
-        mine = mine[(mine["sae"] == sae) & (mine["members"] == members)]
+        unit = UnitRef.parse(row["feature"])
+        mine = mine[(mine["sae"] == unit.sae) & (mine["members"] == format_members(unit.members))]
     elif not is_missing(row["layer"]):
-        members = str(row["experts"]).replace(", ", "+")
+        members = format_members(parse_members(row["experts"]))
         mine = mine[(mine["sae"] == "") & (mine["layer"] == int(row["layer"])) & (mine["members"] == members)]
     else:
         return {}
@@ -301,9 +302,9 @@ def _sentence(row: dict[str, Any]) -> str:
 
 def _unit(row: dict[str, Any]) -> str:
     if row["verdict"] == "feature only":
-        sae, _, number = row["feature"].rpartition(":")
-        return f"feature {number} of {sae}"
+        unit = UnitRef.parse(row["feature"])
+        return f"feature {format_members(unit.members)} of {unit.sae}"
     if is_missing(row["layer"]):
         return ""
-    many = "+" in str(row["experts"]) or "," in str(row["experts"])
-    return f"expert{'s' if many else ''} {str(row['experts']).replace('+', ', ')} of layer {int(row['layer'])}"
+    experts = parse_members(row["experts"])
+    return f"expert{'s' * (len(experts) > 1)} {', '.join(map(str, experts))} of layer {int(row['layer'])}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.units import parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def reason_for_group(conditions: TopicConditions, group: pd.Series) -> str:
             f"and taking {group['share'] / group['largest_member_share']:.1f} times as much of the topic's selections as the "
             "largest of them alone"
         )
-    names = str(group["experts"]).replace("+", ", ")
+    names = ", ".join(map(str, parse_members(group["experts"])))
     return (
         f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
         f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
