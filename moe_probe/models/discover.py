@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import MoeLayer
 from moe_probe.models.adapters import ADAPTERS
-from moe_probe.models.adapters.base import Adapter, Found, MoeSite
+from moe_probe.models.adapters.base import Adapter, MatchedBlock, MoeSite
 
 #: Parts of a model that plain text does not run through: pictures, sound, speech output, drafting heads.
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|video|talker|code2wav|mtp|nextn")
@@ -37,13 +37,13 @@ _EXPERT_COUNTS = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, where it was handed over compiled."""
+    """Return the model itself, where it was handed over compiled."""
     original = getattr(model, "_orig_mod", None)
     return original if isinstance(original, nn.Module) else model
 
 
 def find_moe_layers(model: nn.Module, *, stacks: Collection[str] = ("decoder", "encoder"), note: str = "") -> list[MoeSite]:
-    """List the places of a model where a router sends tokens to experts.
+    """List the mixture-of-experts layers of a model: where a router sends tokens to experts.
 
     A block counts when one of its modules is *called* like experts (hidden states, expert ids, gate
     weights), or when one of the adapters for the few families written otherwise recognises it. Dense
@@ -55,10 +55,10 @@ def find_moe_layers(model: nn.Module, *, stacks: Collection[str] = ("decoder", "
         A model of transformers, or any composite that contains one.
     stacks : collection of str
         Which parts of the model to list. ``decoder`` is the language model itself; ``encoder`` the
-        encoder of an encoder-decoder; towers for pictures, sound or drafting carry the name of their
+        encoder of an encoder-decoder; towers for pictures, sound or drafting have the name of their
         module and are left out by default, because text does not run through them.
     note : str
-        Said of every layer found, for example how the weights were loaded.
+        Added to the note of every layer, for example how the weights were loaded.
 
     Returns
     -------
@@ -71,22 +71,25 @@ def find_moe_layers(model: nn.Module, *, stacks: Collection[str] = ("decoder", "
         If there are no experts, or experts that are not understood.
     """
     model = unwrap(model)
-    found = [(name, adapter, blocks) for name, adapter, blocks in _scan(model) if _stack(name) in stacks]
-    if not found:
+    matches = [match for match in _scan(model) if _stack(match.name) in stacks]
+    if not matches:
         raise _nothing_found(model)
-    ordinals = _layer_numbers([name for name, _, _ in found])
-    return [
-        _site(model, name, layer=layer, adapter=adapter, found=blocks, note=note)
-        for layer, (name, adapter, blocks) in zip(ordinals, found, strict=True)
-    ]
+    layers = _layer_numbers([match.name for match in matches])
+    return [_site(model, match, layer=layer, note=note) for layer, match in zip(layers, matches, strict=True)]
 
 
-def _scan(model: nn.Module) -> Iterator[tuple[str, Adapter, Found]]:
+class _Match(NamedTuple):
+    name: str
+    adapter: Adapter
+    modules: MatchedBlock
+
+
+def _scan(model: nn.Module) -> Iterator[_Match]:
     """Ask the adapters, in order, about every module of the model."""
     for name, module in model.named_modules():
         for adapter in ADAPTERS.values():
-            if (found := adapter.find(module)) is not None:
-                yield name, adapter, found
+            if (modules := adapter.match(module)) is not None:
+                yield _Match(name, adapter, modules)
                 break
 
 
@@ -100,14 +103,14 @@ def _stack(name: str) -> str:
 
 
 def _layer_numbers(names: list[str]) -> list[int]:
-    """First number in each module path where these differ, otherwise the ordinals of the places."""
+    """First number in each module path where these differ, otherwise the ordinals of the layers."""
     numbers = [next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in names]
     unique = len(set(numbers)) == len(numbers) and min(numbers) >= 0
     return numbers if unique else list(range(len(names)))
 
 
 def _text_configs(model: nn.Module) -> list[Any]:
-    """Configurations that may describe the experts: the text part's first."""
+    """List the configurations that may describe the experts: the text part's first."""
     config = getattr(model, "config", None)
     if config is None:
         return []
@@ -127,7 +130,7 @@ def _first_int(holders: list[Any], names: tuple[str, ...]) -> int:
 
 
 def _shared_experts(model: nn.Module, name: str, block: nn.Module) -> int:
-    """Number of always-active experts of a block, or of the layer around it (0 if there are none)."""
+    """Count the always-active experts of a block, or of the layer around it (0 if there are none)."""
     parent = model.get_submodule(name.rpartition(".")[0])
     for holder in (block, parent):
         for child_name, child in holder.named_children():
@@ -147,13 +150,14 @@ def _logits_index(model: nn.Module, router: nn.Module | None, *, default: int) -
     return default
 
 
-def _site(model: nn.Module, name: str, *, layer: int, adapter: Adapter, found: Found, note: str) -> MoeSite:
+def _site(model: nn.Module, match: _Match, *, layer: int, note: str) -> MoeSite:
+    name, adapter, modules = match
     configs = _text_configs(model)
-    num_experts = found.num_experts or _first_int([found.router, *configs], _EXPERT_COUNTS)
-    top_k = found.top_k or _first_int([found.router, found.block, found.experts, *configs], _TOP_K_NAMES)
+    num_experts = modules.num_experts or _first_int([modules.router, *configs], _EXPERT_COUNTS)
+    top_k = modules.top_k or _first_int([modules.router, modules.block, modules.experts, *configs], _TOP_K_NAMES)
     if num_experts < 1 or top_k < 1:
         raise MoeProbeError(
-            f"{name} looks like experts but not how many",
+            f"{name} looks like experts, but their number is unknown",
             f"found {num_experts or 'no number of'} experts, {top_k or 'no number of'} per token",
             "report this model, with its config.json",
         )
@@ -163,14 +167,14 @@ def _site(model: nn.Module, name: str, *, layer: int, adapter: Adapter, found: F
         stack=_stack(name),
         num_experts=num_experts,
         top_k=top_k,
-        router=type(found.router).__name__ if found.router is not None else "none",
-        experts=type(found.experts if found.experts is not None else found.block).__name__,
-        shared_experts=_shared_experts(model, name, found.block),
+        router=type(modules.router).__name__ if modules.router is not None else "none",
+        experts=type(modules.experts if modules.experts is not None else modules.block).__name__,
+        shared_experts=_shared_experts(model, name, modules.block),
         capture=adapter.name,
-        note="; ".join(part for part in (found.note, note) if part),
+        note="; ".join(part for part in (modules.note, note) if part),
     )
-    index = _logits_index(model, found.router, default=adapter.logits_index)
-    return MoeSite(info, found.block, found.router, found.experts, adapter.name, index)
+    index = _logits_index(model, modules.router, default=adapter.logits_index)
+    return MoeSite(info, modules.block, modules.router, modules.experts, adapter.name, index)
 
 
 def _nothing_found(model: nn.Module) -> MoeProbeError:

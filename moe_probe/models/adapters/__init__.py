@@ -1,7 +1,37 @@
-"""Adapters: how to read the routing of each kind of mixture-of-experts block."""
+"""How to read routing off a block: one adapter for nearly every family, one class for each exception.
+
+In transformers 5 the experts of a block are one module that is called with
+``(hidden_states, top_k_index, top_k_weights)``; a pre-hook on it observes what was really executed, after
+biases, groups, hashing and capacity (`experts_module`). Five families are written otherwise (`masked`, `jetmoe`,
+`product_keys`). An adapter recognises its blocks by their structure, not by class name, so that renamed copies of a
+family work too; whether it understood them is what `moe_probe.models.self_check` proves.
+"""
 
 from __future__ import annotations
 
-from moe_probe.models.adapters.experts_module import ADAPTERS
+from types import MappingProxyType
+
+from moe_probe.models.adapters.base import Adapter
+from moe_probe.models.adapters.experts_module import ExpertsInput, IdentityExperts
+from moe_probe.models.adapters.jetmoe import SortedAttention, SortedExperts
+from moe_probe.models.adapters.masked import Llama4Experts, NllbExperts, SwitchExperts
+from moe_probe.models.adapters.product_keys import ProductKeys
 
 __all__ = ["ADAPTERS"]
+
+#: Adapters by name, in the order in which they are asked: the special ones first.
+ADAPTERS: MappingProxyType[str, Adapter] = MappingProxyType(
+    {
+        adapter.name: adapter
+        for adapter in (
+            SwitchExperts(),
+            NllbExperts(),
+            Llama4Experts(),
+            SortedExperts(),
+            SortedAttention(),
+            ProductKeys(),
+            IdentityExperts(),
+            ExpertsInput(),
+        )
+    }
+)

@@ -19,18 +19,15 @@ from moe_probe.core.schema import MoeLayer
 _INDEX_NAME = re.compile(r"top_?k_ind|router_ind|selected_expert|expert_ind|expert_ids|topk_ids")
 _WEIGHT_NAME = re.compile(r"weight|scores|probs|gates")
 
-Sink = Callable[["Observation"], None]
-Watcher = Callable[[Tensor], None]
-
 
 @dataclass(frozen=True, eq=False)
 class MoeSite:
-    """One place of a model where tokens are sent to experts.
+    """One mixture-of-experts layer of a model: where its router sends tokens to experts.
 
     Attributes
     ----------
     info : MoeLayer
-        What a trace says of this place.
+        What a trace records of this layer.
     block : nn.Module
         The module that holds router and experts.
     router, experts : nn.Module or None
@@ -50,16 +47,17 @@ class MoeSite:
 
 
 class Observation(NamedTuple):
-    """What one call of a site showed; the tensors are the model's own, to be copied by who keeps them.
+    """One call of a layer, as observed; the tensors are the model's own, to be copied by whoever keeps them.
 
     Attributes
     ----------
     experts : Tensor of int, shape (T, k)
         Expert ids as the model used them.
     weights : Tensor of float, shape (T, k)
-    expert_input : Tensor
-        What the experts read, (T, d); (T, k, d) where each slot reads something else.
-    logits : Tensor, shape (T, n), or None
+        Gate weights.
+    expert_input : Tensor, shape (T, d) or (T, k, d)
+        What the experts read; (T, k, d) where each slot reads something else.
+    logits : Tensor, shape (T, n_experts), or None
     router_input : Tensor, shape (T, d), or None
     """
 
@@ -70,16 +68,127 @@ class Observation(NamedTuple):
     router_input: Tensor | None = None
 
 
-class Found(NamedTuple):
+Sink = Callable[[Observation], None]
+Watcher = Callable[[Tensor], None]
+
+
+class MatchedBlock(NamedTuple):
     """Modules of a recognised block, by the adapter that recognised it."""
 
     block: nn.Module
     router: nn.Module | None
     experts: nn.Module | None
     num_experts: int
-    #: 0 where only the model's configuration knows.
+    #: 0 where only the model's configuration has it.
     top_k: int = 0
     note: str = ""
+
+
+class Adapter(ABC):
+    """Reads the routing of one kind of block.
+
+    Families implement `match`, `_observe` and `_contributions`; and `_mixture`, `total_module` and `parts` where the
+    defaults do not fit.
+    """
+
+    name: ClassVar[str]
+    #: Which entry of the router's output holds the logits, where the model does not say.
+    logits_index: ClassVar[int] = 0
+    #: Whether what a slot adds depends on which slot it is, not on its expert and weight alone.
+    slots_differ: ClassVar[bool] = False
+    #: Whether `_observe` hands over the router's logits and input by itself.
+    observes_router: ClassVar[bool] = False
+
+    @abstractmethod
+    def match(self, block: Any) -> MatchedBlock | None:
+        """Recognise a block that holds router and experts; None where it is something else."""
+
+    def attach(self, site: MoeSite, sink: Sink, *, router: bool = False) -> list[RemovableHandle]:
+        """Hook the site so that every call of it ends in one ``sink(Observation)``.
+
+        Parameters
+        ----------
+        site : MoeSite
+        sink : callable
+            Called with each `Observation`.
+        router : bool
+            Observe the router's logits and input too.
+
+        Returns
+        -------
+        list of RemovableHandle
+
+        Raises
+        ------
+        MoeProbeError
+            On a call whose arguments are not understood.
+        """
+        read_by_router: dict[str, Tensor] = {}
+
+        def emit(seen: Observation) -> None:
+            seen = seen._replace(**read_by_router)
+            read_by_router.clear()
+            sink(_checked(site, seen))
+
+        handles = self._observe(site, emit)
+        if router and not self.observes_router and site.router is not None:
+            handles.append(_watch_router(site, read_by_router))
+        return handles
+
+    def contributions(self, site: MoeSite, seen: Observation) -> Tensor:
+        """Compute what each slot adds to the mixture, gate weight included, by running the chosen experts.
+
+        Parameters
+        ----------
+        site : MoeSite
+        seen : Observation
+            All ids are within range; slots of weight 0 give zeros.
+
+        Returns
+        -------
+        Tensor, shape (T, k, d)
+        """
+        return self._contributions(site, seen)
+
+    def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
+        """Hook the site so that the sum over slots that the model itself computes is handed over.
+
+        Parameters
+        ----------
+        site : MoeSite
+        watcher : callable
+            Called with the sum, shape (T, d), after each call of the site.
+
+        Returns
+        -------
+        list of RemovableHandle
+        """
+
+        def after(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            watcher(self._mixture(site, output[0] if isinstance(output, tuple) else output, (args, kwargs)))
+
+        return [self.total_module(site).register_forward_hook(after, with_kwargs=True)]
+
+    def total_module(self, site: MoeSite) -> nn.Module:
+        """Return the module whose output, or the first part of it, is the sum over slots, alone or with more added."""
+        experts: nn.Module = experts_of(site)
+        return experts
+
+    def parts(self, site: MoeSite) -> list[nn.Module]:
+        """List the modules whose parameters decide the routing and the experts' outputs."""
+        return [module for module in (site.router, site.experts) if module is not None]
+
+    @abstractmethod
+    def _observe(self, site: MoeSite, emit: Sink) -> list[RemovableHandle]:
+        """Hook the site so that every call of it ends in one ``emit(Observation)``."""
+
+    @abstractmethod
+    def _contributions(self, site: MoeSite, seen: Observation) -> Tensor:
+        """Compute `contributions`."""
+
+    def _mixture(self, _site: MoeSite, output: Tensor, _called_with: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+        """Sum over slots, shape (T, d), from the output of `total_module` and what that was called with."""
+        return rows(output)
 
 
 def rows(x: Tensor) -> Tensor:
@@ -88,13 +197,24 @@ def rows(x: Tensor) -> Tensor:
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states a module was called with, whether by position or by name."""
+    """Return the hidden states that a module was called with, whether by position or by name.
+
+    Parameters
+    ----------
+    args : tuple
+    kwargs : dict
+        Arguments of the call, as a hook receives them.
+
+    Returns
+    -------
+    Tensor, shape (..., d)
+    """
     x: Tensor = args[0] if args else kwargs["hidden_states"]
     return x
 
 
 def forward_parameters(module: nn.Module) -> list[inspect.Parameter]:
-    """Parameters of a module's forward as its class writes it (decorators looked through), without self."""
+    """List the parameters of a module's forward as its class writes it (decorators looked through), without self."""
     try:
         return list(inspect.signature(type(module).forward).parameters.values())[1:]
     except (TypeError, ValueError):  # forwards implemented in C, or replaced by a builtin
@@ -114,55 +234,25 @@ def is_experts_input(module: nn.Module) -> bool:
 
 def router_of(block: nn.Module) -> nn.Module | None:
     """Return the router inside a block, by the two names that families give it; None where it has neither."""
-    for name in ("gate", "router"):
-        child = getattr(block, name, None)
-        if isinstance(child, nn.Module):
-            return child
-    return None
+    children = (getattr(block, name, None) for name in ("gate", "router"))
+    return next((child for child in children if isinstance(child, nn.Module)), None)
 
 
-class Adapter(ABC):
-    """Reads the routing of one kind of block."""
+def experts_of(site: MoeSite) -> Any:
+    """Return the experts module of a site whose adapter needs one.
 
-    name: ClassVar[str]
-    #: Which entry of the router's output holds the logits, where the model does not say.
-    logits_index: ClassVar[int] = 0
-    #: Whether what a slot adds depends on its place, not on its expert and weight alone.
-    slots_differ: ClassVar[bool] = False
-
-    @abstractmethod
-    def find(self, block: nn.Module) -> Found | None:
-        """Recognise a block that holds router and experts; None where it is something else."""
-
-    @abstractmethod
-    def attach(self, site: MoeSite, sink: Sink, *, router: bool = False) -> list[RemovableHandle]:
-        """Hook the site so that every call ends in one ``sink(Observation)``.
-
-        With ``router``, the observation also has the router's logits and input.
-        """
-
-    @abstractmethod
-    def contributions(self, site: MoeSite, seen: Observation) -> Tensor:
-        """Compute ``w * E(x)`` of every slot, shape (T, k, d), by running the chosen experts.
-
-        Slots with weight 0 give zeros; their ids are within range.
-        """
-
-    @abstractmethod
-    def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
-        """Hook the site so that the sum over slots that the model itself computed, (T, d), is handed over."""
-
-    def total_module(self, site: MoeSite) -> nn.Module:
-        """Module whose output, or the first part of it, is the sum over slots, alone or with more added to it."""
-        return experts_of(site)
-
-    def parts(self, site: MoeSite) -> list[nn.Module]:
-        """Modules whose parameters decide the routing and the experts' outputs."""
-        return [module for module in (site.router, site.experts) if module is not None]
+    Raises
+    ------
+    MoeProbeError
+        When the site has none.
+    """
+    if site.experts is None:
+        raise MoeProbeError(f"{site.info.name} has no experts module", "its adapter does not fit", "report this model")
+    return site.experts
 
 
 def count_experts(experts: nn.Module) -> int:
-    """Number of experts of a module: its own count, or the length of its stacked weights (0 if unknown)."""
+    """Count the experts of a module: its own number, or the length of its stacked weights (0 if unknown)."""
     for name in ("num_experts", "n_routed_experts", "num_local_experts"):
         if isinstance(value := getattr(experts, name, None), int):
             return value
@@ -184,14 +274,7 @@ def execution_device(module: nn.Module) -> torch.device:
     return torch.device("meta")
 
 
-def experts_of(site: MoeSite) -> nn.Module:
-    """The experts module of a site whose adapter needs one."""
-    if site.experts is None:
-        raise MoeProbeError(f"{site.info.name} has no experts module", "its adapter does not fit", "report this model")
-    return site.experts
-
-
-def checked(site: MoeSite, seen: Observation) -> Observation:
+def _checked(site: MoeSite, seen: Observation) -> Observation:
     """Refuse what only looks like ids and weights (shapes and types: nothing that waits for the GPU)."""
     ids, weights = seen.experts, seen.weights
     if (
@@ -205,16 +288,16 @@ def checked(site: MoeSite, seen: Observation) -> Observation:
     raise MoeProbeError(
         f"the experts of {site.info.name} are called in a way that is not understood",
         f"ids {tuple(ids.shape)} {ids.dtype}, weights {tuple(weights.shape)}, {len(seen.expert_input)} tokens",
-        "a model of a family listed in docs/families.md, or report this one",
+        "use a model of a family listed in docs/families.md, or report this one",
     )
 
 
-def watch_router(site: MoeSite, pending: dict[str, Tensor]) -> RemovableHandle:
-    """Keep the router's input and logits until the experts are called."""
+def _watch_router(site: MoeSite, pending: dict[str, Tensor]) -> RemovableHandle:
+    """Keep the router's logits and input until the experts are called."""
 
     def after_router(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         logits = output[site.logits_index] if isinstance(output, tuple) else output
-        pending.update(logits=rows(logits), x=rows(first_input(args, kwargs)))
+        pending.update(logits=rows(logits), router_input=rows(first_input(args, kwargs)))
 
     assert site.router is not None
     return site.router.register_forward_hook(after_router, with_kwargs=True)
