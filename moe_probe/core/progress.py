@@ -18,12 +18,18 @@ from typing import Any, TypeVar
 from moe_probe.core.text import printable
 
 Item = TypeVar("Item")
+#: Shows a sentence to the user: the command line's console, or `print`.
+Say = Callable[[str], None]
 
 #: Whether Ctrl-C was pressed inside `heeding_interrupts`.
 _pressed = False
 _shown: ContextVar[bool] = ContextVar("moe_probe_progress", default=False)
 #: Seconds before anything is shown, between refreshed bars, and between lines (more as time goes on).
 _PATIENCE, _BEAT, _BETWEEN_LINES = 2.0, 1.0, 5.0
+
+
+def silent(message: str) -> None:
+    """Show nothing: the `Say` of Python callers who did not ask for messages."""
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.stats import group_names
 from moe_probe.core.text import figure
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
 
-Say = Callable[[str], None]
 _QUALITY_SOURCES = (
     "Gao et al. 2024, scaling and evaluating sparse autoencoders, arXiv:2406.04093",
     "Bricken et al. 2023, Towards Monosemanticity, https://transformer-circuits.pub/2023/monosemantic-features",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_probe.core.progress import Say, silent
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, sha256_file
@@ -51,7 +52,7 @@ def open_corpus(config: RunConfig) -> Corpus:
                   name=config.dataset_config, split=config.dataset_split)
 
 
-def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Callable[[str], None] = lambda text: None,
+def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = silent,
         progress: bool = False) -> RunOutcome:
     """Collect, analyse, train and label SAEs where the settings ask for them, and report.
 
@@ -137,7 +138,7 @@ def _collect_key(config: RunConfig) -> str:
     return stage_key("collect", settings, source_state(config.model), source_state(config.corpus))
 
 
-def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say: Callable[[str], None],
+def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say: Say,
                   progress: bool) -> Trace:
     """Load the model, prove that recording works, and collect the corpus into a trace.
 
@@ -173,7 +174,7 @@ def collect_as_configured(config: RunConfig, path: str | Path, *, mode: str, say
     return trace
 
 
-def _collect(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
+def _collect(config: RunConfig, root: Path, *, say: Say, progress: bool) -> list[Path]:
     # resuming a trace that is not there begins one, and one made from other inputs is refused
     collect_as_configured(config, root / "trace", mode="resume", say=say, progress=progress)
     return [root / "trace" / "trace.json"]
@@ -191,7 +192,7 @@ def _analyze_key(config: RunConfig, root: Path) -> str:
     return stage_key("analyze", __version__, vars(_settings(config)), sha256_file(root / "trace" / "trace.json"))
 
 
-def _analyze(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _analyze(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     results = analyze(Trace.open(root), root / "results", settings=_settings(config), say=say)
     if "usage_verdicts" in results:
         from moe_probe.studies.ablation.ablate import update_verdicts
@@ -218,7 +219,7 @@ def _sae_key(config: RunConfig, root: Path) -> str:
     return stage_key("sae", __version__, made, sha256_file(root / "trace" / "trace.json"))
 
 
-def _train_saes(config: RunConfig, root: Path, *, say: Callable[[str], None], progress: bool) -> list[Path]:
+def _train_saes(config: RunConfig, root: Path, *, say: Say, progress: bool) -> list[Path]:
     from moe_probe.core.progress import showing
     from moe_probe.recording.rundir import RunDirectory
     from moe_probe.sae.training.layers import train_layers
@@ -238,7 +239,7 @@ def _sae_files(root: Path) -> list[Path]:
     return [folder / "cfg.json" for folder in saes_of(root)]
 
 
-def _features(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _features(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.features.evaluate import evaluate, label
 
     trace = Trace.open(root)
@@ -254,7 +255,7 @@ def _match_key(config: RunConfig, root: Path) -> str:
     return stage_key("match", _features_key(config, root))
 
 
-def _match(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _match(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.features.matching.match import match
     from moe_probe.studies.ablation.ablate import update_verdicts
 
@@ -269,7 +270,7 @@ def _tree_key(config: RunConfig, root: Path) -> str:
     return stage_key("tree", _features_key(config, root), config.tree, config.depth_first)
 
 
-def _tree(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _tree(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.features.tree.build import TreeSettings, build_tree
     from moe_probe.features.tree.depth_first import depth_first
     from moe_probe.features.tree.levels import places
@@ -297,7 +298,7 @@ def _cost_key(config: RunConfig, root: Path) -> str:
     return stage_key("cost", __version__, stages)
 
 
-def _cost(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _cost(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.recording.rundir import RunDirectory
     from moe_probe.studies.cost import measure_cost, save_cost
 
@@ -310,7 +311,7 @@ def _ablate_key(config: RunConfig, root: Path) -> str:
     return stage_key("ablate", before, config.ablate, config.ablate_tokens)
 
 
-def _ablate(config: RunConfig, root: Path, *, say: Callable[[str], None]) -> list[Path]:
+def _ablate(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.studies.ablation.ablate import AblationSettings, ablate, update_verdicts
 
     settings = AblationSettings(how=config.ablate, tokens=config.ablate_tokens, seed=config.seed)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import Say
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.sae.activations import ActivationReader
 from moe_probe.sae.config import SaeConfig
@@ -41,7 +41,7 @@ class LoadSettings:
         check_name(self.name)
 
 
-def load_into(run: RunDirectory, source: Path, settings: LoadSettings, *, say: Callable[[str], None] = print) -> Path:
+def load_into(run: RunDirectory, source: Path, settings: LoadSettings, *, say: Say = print) -> Path:
     """Bring an SAE trained elsewhere into a run, as a SAELens folder that names its layer and activation site.
 
     Nothing is trained, and no setting is guessed.

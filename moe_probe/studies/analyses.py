@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def analyze(
     directory: str | Path,
     *,
     settings: Settings | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> dict[str, Result]:
     """Run every analysis that the trace allows and save its table.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import standing
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.stats.bootstrap import AUROC, BOOTSTRAP
 from moe_probe.core.text import figure
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
 
-Say = Callable[[str], None]
 _SOURCES = (
     "Mann and Whitney 1947, DOI 10.1214/aoms/1177730491",
     "Benjamini and Hochberg 1995, DOI 10.1111/j.2517-6161.1995.tb02031.x",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.results import Result
 from moe_probe.core.textfiles import read_text
 from moe_probe.features.search.occurrences import Found, expert_shares, occurrences, rank_experts, rank_features
@@ -35,7 +35,7 @@ def find_units(
     contrast: tuple[Path, Path] | None = None,
     limit: int = 10,
     load: Callable[[], LoadedModel | None],
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> Found:
     """Find features and experts that a word, phrase, regular expression or pair of texts belongs to.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.text import clipped, figure, table_text
 from moe_probe.features.tree.levels import Dictionary, Place, activations, places
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from moe_probe.recording.trace import Trace
 
-Say = Callable[[str], None]
 #: Held-out tokens that stitching is measured on: their activations are held in memory.
 _STITCHED_TOKENS = 32_768
 _SOURCES = (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_probe.core.flops import sae_encode_flops, sae_train_flops
+from moe_probe.core.progress import Say, silent
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def grow(
     *,
     options: DepthOptions,
     base: dict[str, object],
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> list[Grown]:
     """Train a small dictionary on some tokens, and again on the tokens of each of its latents, largest first.
 

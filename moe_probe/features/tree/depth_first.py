@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.flops import sae_encode_flops, sae_train_flops
-from moe_probe.core.progress import track
+from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.text import some_of
 from moe_probe.features.tree.levels import Dictionary, Place, activations, places
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from moe_probe.features.tree import DepthOptions, Grown
     from moe_probe.recording.trace import Trace
 
-Say = Callable[[str], None]
 #: Decoder rows closer than this are one feature (Paulo and Belrose 2025, arXiv:2501.16615).
 _SAME = 0.7
 #: A dictionary as narrow as this is none: breadth first at equal operations is at least so wide.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, write_text, write_whole
+from moe_probe.core.progress import Say
 from moe_probe.core.text import printable
 from moe_probe.core.textfiles import read_json
 from moe_probe.sae.architectures.base import Sae
@@ -111,7 +112,7 @@ def load_sae(
     d_in: int | None = None,
     hook: str | None = None,
     ignore_fields: Sequence[str] = (),
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Sae:
     """Read an SAE from a SAELens, sparsify or dictionary_learning folder.
 

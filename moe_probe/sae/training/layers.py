@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.progress import Bar
+from moe_probe.core.progress import Bar, Say
 from moe_probe.core.sites import ActivationSite
 from moe_probe.core.text import figure, some_of
 from moe_probe.core.units import parse_members
@@ -25,8 +25,6 @@ from moe_probe.sae.training.record import TrainingRecord
 from moe_probe.sae.training.request import TrainRequest
 from moe_probe.sae.training.steps import Progress
 from moe_probe.sae.training.train import Trained, train_on
-
-Say = Callable[[str], None]
 
 
 def train_layers(run: RunDirectory, request: TrainRequest, *, say: Say = print) -> list[Path]:

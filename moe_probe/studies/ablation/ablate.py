@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import Say
 from moe_probe.core.results import Result
 from moe_probe.core.units import UnitRef, parse_members
 from moe_probe.sae.held_out import held_out_documents
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare import Comparison, Side, compare_sides
@@ -24,7 +25,7 @@ def compare_runs(
     resamples: int = 1000,
     permutations: int = 199,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> Comparison:
     """Compare runs, or labels of one run, or its SAEs of several widths.
 
@@ -63,7 +64,7 @@ def open_sides(
     *,
     by: Sequence[str] = (),
     names: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> list[Side]:
     """Open runs as sides of a comparison; what a run does not hold under a label is computed from its trace.
 
@@ -95,9 +96,7 @@ def _names(paths: list[Path], by: Sequence[str]) -> list[str]:
     return list(by) if len(runs) == 1 else [f"{run}, {label}" for run in runs for label in by]
 
 
-def open_side(
-    run: str | Path, *, label: str | None = None, name: str | None = None, say: Callable[[str], None] = lambda text: None
-) -> Side:
+def open_side(run: str | Path, *, label: str | None = None, name: str | None = None, say: Say = silent) -> Side:
     """Open one run under a label.
 
     Parameters
@@ -132,9 +131,7 @@ def open_side(
     return Side(name or root.resolve().name, trace.manifest, results, wanted, trace, _settings(root))
 
 
-def _under(
-    label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Callable[[str], None]
-) -> dict[str, Result]:
+def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Say) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
     from moe_probe.experts.explain import CONTEXTS
     from moe_probe.studies.analyses import ANALYSES, Context, Settings

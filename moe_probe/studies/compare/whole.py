@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.studies.compare.alignment import align_experts
 from moe_probe.studies.compare.effects import compare_layers, compare_topics
@@ -126,7 +127,7 @@ def compare_sides(
     permutations: int = 199,
     seed: int = 0,
     alpha: float = 0.05,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = silent,
 ) -> Comparison:
     """Ask of several runs what can be asked of them together; the first is what the others are held against.
 
@@ -184,7 +185,7 @@ def _compare_pair(
     permutations: int,
     seed: int,
     alpha: float,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[list[Result], list[dict[str, str]]]:
     if a.same_trace(b) and a.label == b.label and a.results.keys() == b.results.keys():
         raise UsageError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops, shape_of
+from moe_probe.core.progress import Say
 from moe_probe.studies.cost.project import EXPLAIN_TOKENS, LABELLER, SCORE_TOKENS
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
     from moe_probe.sae import SaeConfig
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
