@@ -162,17 +162,15 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure SAEs on held-out documents: variance, sparsity, dead latents, loss with reconstructions spliced in."""
+    from moe_probe.features.evaluate import EvaluateSettings
     from moe_probe.features.evaluate import evaluate as measure
-    from moe_probe.recording.trace import Trace
+    from moe_probe.recording.rundir import RunDirectory
 
     console = Console(quiet=quiet, as_json=as_json)
-    trace = Trace.open(run)
     result = measure(
-        run,
-        trace,
+        RunDirectory.open(run),
+        EvaluateSettings(tokens, seed),
         loaded=model_of(run, model, trust=trust_remote_code, console=console),
-        tokens=tokens,
-        seed=seed,
         say=console.say,
     )
     result.save(run / "results")
@@ -240,20 +238,19 @@ def label(
 ) -> None:
     """Label features by rules that are scored on held-out text; by a language model or by hand if asked."""
     from moe_probe.experts.strata import choose_strata
-    from moe_probe.features.evaluate import label as label_all
-    from moe_probe.recording.trace import Trace
+    from moe_probe.features.describe import LabelSettings
+    from moe_probe.features.label import label as label_all
+    from moe_probe.recording.rundir import RunDirectory
 
     console = Console(quiet=quiet, as_json=as_json)
-    trace = Trace.open(run)
+    trace = RunDirectory.open(run)
     need_label(trace, by, "--by")
     within = choose_strata(run, trace, by=by, given=strata)
     _check_sources(labels, llm_url, llm_model)
-    features, excerpts = label_all(
-        run, trace, by=by, permutations=permutations, alpha=alpha, cards=cards, seed=seed, strata=within, say=console.say
-    )
+    settings = LabelSettings(by, strata=within, cards=cards, permutations=permutations, alpha=alpha, seed=seed)
+    features, excerpts = label_all(trace, settings, say=console.say)
     if llm_url is not None:
         features = _label_by_llm(
-            run,
             trace,
             features,
             excerpts,
@@ -268,7 +265,7 @@ def label(
     if labels is not None:
         from moe_probe.features.labels.human_labels import apply_labels
 
-        features = apply_labels(run, trace, features, labels)
+        features = apply_labels(trace, features, labels)
     for result in (features, excerpts):
         result.save(run / "results")
     for warning in features.warnings:
@@ -292,8 +289,7 @@ def _check_sources(labels: Path | None, url: str | None, model: str) -> None:
 
 
 def _label_by_llm(
-    run: Path,
-    trace: Any,
+    run: Any,
     features: Result,
     excerpts: Result,
     *,
@@ -308,20 +304,20 @@ def _label_by_llm(
     """Estimate, ask, then label the features that have cards."""
     import os
 
-    from moe_probe.features.labels.llm import Endpoint
+    from moe_probe.features.labels.endpoint import Endpoint
     from moe_probe.features.labels.llm_labels import estimate_cost, label_by_llm
 
     endpoint = Endpoint(
         base_url=url, model=model, api_key=os.environ.get(key_env, ""), price_in=price[0] or None, price_out=price[1] or None
     )
-    console.say(estimate_cost(run, trace, excerpts, endpoint, seed=seed).sentence())
+    console.say(estimate_cost(run, excerpts, endpoint, seed=seed).sentence())
     if not yes:
         if not sys.stdin.isatty():
             raise MoeProbeError(
                 "nothing was sent", "labelling by a language model has to be confirmed", "--yes", exit_code=2
             )
         typer.confirm(f"Send excerpts of this corpus to {url}?", abort=True, err=True)
-    return label_by_llm(run, trace, features, excerpts, endpoint, seed=seed)
+    return label_by_llm(run, features, excerpts, endpoint, seed=seed)
 
 
 def find(
@@ -345,19 +341,15 @@ def find(
     debug: Debug = False,
 ) -> None:
     """Find features and experts by a word, a phrase, a regular expression, or a pair of contrast files."""
-    from moe_probe.features.search.search import find_units
-    from moe_probe.recording.trace import Trace
+    from moe_probe.features.search import Query, find_units
+    from moe_probe.recording.rundir import RunDirectory
 
     console = Console(quiet=quiet, as_json=as_json)
     if bool(query) == (contrast is not None):
         raise UsageError("find takes a QUERY or --contrast A B", "one of the two", 'moe-probe find RUN "anthrax"')
     found = find_units(
-        run,
-        Trace.open(run),
-        query,
-        regex=regex,
-        contrast=contrast,
-        limit=limit,
+        RunDirectory.open(run),
+        Query(query, regex, contrast, limit),
         load=lambda: model_of(run, model, trust=trust_remote_code, console=console),
         say=console.say,
     )

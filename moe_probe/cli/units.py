@@ -42,14 +42,13 @@ def match(
     """Match experts with features, predict routing from features, and say who carries each topic best."""
     from moe_probe.features.matching.match import match as match_all
     from moe_probe.features.matching.topic_predictors import TOKENS
-    from moe_probe.recording.trace import Trace
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.studies.ablation.ablate import update_verdicts
 
     console = Console(quiet=quiet, as_json=as_json)
-    trace = Trace.open(run)
+    trace = RunDirectory.open(run)
     need_label(trace, by, "--by")
     results = match_all(
-        run,
         trace,
         by=by,
         per_expert=per_expert,

@@ -1,9 +1,9 @@
-"""All that is said of the features of one SAE: labels with scores, topics, densities, and excerpts for cards."""
+"""Description of the features of one SAE: labels with scores, topics, densities, and excerpts for cards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,19 +15,46 @@ from moe_probe.features.topic_enrichment import Enrichment, enrich, group_rates
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.context import Surroundings
+    from moe_probe.features.firing import Firings, SplitFirings
+    from moe_probe.features.labels.context import TokenContext
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
 
-#: A label is called good from these held-out balanced accuracies on: against any silent tokens, and against tokens
-#: on which the feature of nearest direction fires.
+#: Least held-out balanced accuracies of a good label: against any silent tokens, and against tokens on which the feature
+#: of nearest direction fires.
 GOOD_SCORE, GOOD_HARD_SCORE = 0.8, 0.7
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """How features are labelled and tested.
+
+    Attributes
+    ----------
+    by, finer : str
+        Label column that features are tested against, and a finer division (None or absent: not tested).
+    strata : str, optional
+        Label column within which labels are permuted; a column is not tested within itself.
+    cards : int
+        Features of each SAE with excerpts, chosen by `choose_cards`.
+    permutations : int
+    alpha : float
+        Error rate of the topic test.
+    seed : int
+    """
+
+    by: str = "topic"
+    finer: str | None = "subtopic"
+    strata: str | None = None
+    cards: int = 8
+    permutations: int = 1000
+    alpha: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class FeatureTables:
-    """Tables of one SAE: a row a feature, and a row an excerpt of the features that get a card."""
+    """Tables of one SAE: one row per feature, and one row per excerpt of the features with a card."""
 
     features: pd.DataFrame
     cards: pd.DataFrame
@@ -35,19 +62,7 @@ class FeatureTables:
 
 
 def describe_features(
-    trace: Trace,
-    sae: Sae,
-    text: Surroundings,
-    *,
-    train: Firings,
-    held_out: Firings,
-    label: str = "topic",
-    finer: str | None = "subtopic",
-    cards: int = 8,
-    permutations: int = 1000,
-    alpha: float = 0.05,
-    seed: int = 0,
-    strata: str | None = None,
+    trace: Trace, sae: Sae, context: TokenContext, firings: SplitFirings, settings: LabelSettings | None = None
 ) -> FeatureTables:
     """Label all features of an SAE, score the labels on held-out text, and draw excerpts.
 
@@ -55,18 +70,11 @@ def describe_features(
     ----------
     trace : Trace
     sae : Sae
-    text : Surroundings
+    context : TokenContext
         Of the same trace.
-    train, held_out : Firings
+    firings : SplitFirings
         Of training and held-out documents.
-    label, finer : str
-        Topics that features are tested against, and a finer division (left out where documents have none).
-    cards : int
-        Features with excerpts, as `choose_cards` takes them.
-    permutations, alpha, seed
-        Of the topic test.
-    strata : str, optional
-        Label within which topics are permuted; a label is not tested within itself.
+    settings : LabelSettings, optional
 
     Returns
     -------
@@ -74,75 +82,58 @@ def describe_features(
         ``features``: ``layer, width, feature, label, label_score`` (held-out balanced accuracy), ``topic`` ("" where none
         passes), ``auroc_topic`` (held-out documents; of the best topic, passing or not), ``density, top_tokens,
         label_rule, label_source, label_precision, label_recall, label_hard_score, good, best_topic, topic_log2_lift,
-        topic_ci_low, topic_ci_high, topic_q, <finer>, <finer>_q, nearest, nearest_cosine, max_activation, n_firings``
-        (held-out tokens).
+        topic_ci_low, topic_ci_high, topic_q, nearest, nearest_cosine, max_activation, n_firings`` (held-out tokens), and
+        ``<finer>, <finer>_q``.
 
     Raises
     ------
     MoeProbeError
         When one part holds no tokens.
     """
+    settings = settings or LabelSettings()
     decoder = sae.W_dec.detach().float().numpy()
-    labels = label_by_rules(text, train, held_out, decoder=decoder)
-    neighbour = nearest(decoder, alive=train.counts > 0)
+    labels = label_by_rules(context, *firings, decoder=decoder)
+    neighbour = nearest(decoder, alive=firings.train.counts > 0)
+    table = _label_columns(sae.config.layer, labels, firings)
+    unit = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
+    table["nearest"], table["nearest_cosine"] = neighbour, (unit * unit[neighbour]).sum(1)
+    table["max_activation"], table["n_firings"] = _largest(firings.train), firings.held_out.counts
     warnings: list[str] = []
-    options: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed, "strata": strata}
-    topics = _topics(trace, text, (train, held_out), label, options, warnings)
-    subtopics = _topics(trace, text, (train, held_out), finer, options, warnings) if finer else None
-    table = _table(
-        sae, labels, topics, subtopics, train=train, held_out=held_out, neighbour=neighbour, decoder=decoder, finer=finer
-    )
-    return FeatureTables(table, _cards(trace, table, held_out, neighbour, n=cards, seed=seed), tuple(warnings))
+    for column, add in ((settings.by, _add_topics), (settings.finer, _add_finer)):
+        if column is None:
+            continue
+        try:
+            add(table, _enrichment(trace, context, firings, column, settings), column)
+        except MoeProbeError as error:
+            warnings.append(f"Features were not tested against {column}: {error}")
+    return FeatureTables(table, _cards(trace, table, firings.held_out, settings), tuple(warnings))
 
 
-def _topics(
-    trace: Trace,
-    text: Surroundings,
-    parts: tuple[Firings, Firings],
-    label: str,
-    options: dict[str, Any],
-    warnings: list[str],
-) -> Enrichment | None:
-    options = dict(options)
-    strata = options.pop("strata")
-    strata = None if strata == label else strata
-    try:
-        rates = [group_rates(trace.documents, text.document, f, label=label, strata=strata) for f in parts]
-        return enrich(*rates, **options)
-    except MoeProbeError as error:
-        warnings.append(f"Features were not tested against {label}: {error}")
-        return None
+def _enrichment(
+    trace: Trace, context: TokenContext, firings: SplitFirings, column: str, settings: LabelSettings
+) -> Enrichment:
+    strata = None if settings.strata == column else settings.strata
+    rates = [group_rates(trace.documents, context.document, f, label=column, strata=strata) for f in firings]
+    return enrich(*rates, permutations=settings.permutations, alpha=settings.alpha, seed=settings.seed)
 
 
-def _table(
-    sae: Sae,
-    labels: Labels,
-    topics: Enrichment | None,
-    subtopics: Enrichment | None,
-    *,
-    train: Firings,
-    held_out: Firings,
-    neighbour: np.ndarray,
-    decoder: np.ndarray,
-    finer: str | None,
-) -> pd.DataFrame:
+def _label_columns(layer: int, labels: Labels, firings: SplitFirings) -> pd.DataFrame:
+    """Columns of the labels, and those of topics with nothing in them yet."""
     import pandas as pd
 
-    n = sae.config.d_sae
-    detection = labels.detection
+    n, detection = len(labels.text), labels.detection
     with np.errstate(invalid="ignore"):
         good = (detection.score >= GOOD_SCORE) & ~(detection.hard_score < GOOD_HARD_SCORE)
-    unit = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
-            "layer": sae.config.layer,
+            "layer": layer,
             "width": n,
             "feature": np.arange(n),
             "label": labels.text,
             "label_score": detection.score,
             "topic": "",
             "auroc_topic": np.nan,
-            "density": train.counts / len(train.rows),
+            "density": firings.train.counts / len(firings.train.rows),
             "top_tokens": labels.top_words,
             "label_rule": labels.rule,
             "label_source": np.where(labels.rule == "", "none", "rule"),
@@ -155,28 +146,21 @@ def _table(
             "topic_ci_low": np.nan,
             "topic_ci_high": np.nan,
             "topic_q": np.nan,
-            "nearest": neighbour,
-            "nearest_cosine": (unit * unit[neighbour]).sum(1),
-            "max_activation": _largest(train),
-            "n_firings": held_out.counts,
         }
     )
-    alive = train.counts > 0
-    if topics is not None:
-        names = np.array([*topics.topics, ""], dtype=object)
-        table["topic"], table["best_topic"] = names[topics.topic], np.where(alive, names[topics.best], "")
-        table["auroc_topic"] = np.where(alive, topics.auroc, np.nan)
-        for column, values in (
-            ("topic_log2_lift", topics.log2_lift),
-            ("topic_ci_low", topics.ci_low),
-            ("topic_ci_high", topics.ci_high),
-            ("topic_q", topics.q_value),
-        ):
-            table[column] = values
-    if subtopics is not None and finer:
-        table[finer] = np.array([*subtopics.topics, ""], dtype=object)[subtopics.topic]
-        table[f"{finer}_q"] = subtopics.q_value
-    return table
+
+
+def _add_topics(table: pd.DataFrame, topics: Enrichment, _column: str) -> None:
+    names, alive = np.array([*topics.topics, ""], dtype=object), table["density"] > 0
+    table["topic"], table["best_topic"] = names[topics.topic], np.where(alive, names[topics.best], "")
+    table["auroc_topic"] = np.where(alive, topics.auroc, np.nan)
+    table["topic_log2_lift"], table["topic_q"] = topics.log2_lift, topics.q_value
+    table["topic_ci_low"], table["topic_ci_high"] = topics.ci_low, topics.ci_high
+
+
+def _add_finer(table: pd.DataFrame, topics: Enrichment, column: str) -> None:
+    table[column] = np.array([*topics.topics, ""], dtype=object)[topics.topic]
+    table[f"{column}_q"] = topics.q_value
 
 
 def _largest(firings: Firings) -> np.ndarray:
@@ -186,17 +170,27 @@ def _largest(firings: Firings) -> np.ndarray:
 
 
 def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, str]]:
-    """Features to show, and why: half those that tell the documents of a topic best, each of another topic; a quarter the
-    best labelled of each kind of rule in turn; a quarter drawn at random among the others that are alive.
+    """Choose the features to show.
+
+    Half of them separate the documents of a topic best, each of another topic; a quarter are the best labelled of each kind
+    of rule in turn; a quarter are drawn at random among the other living ones.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``features`` of `describe_features`.
+    n : int
+        How many.
+    seed : int
 
     Returns
     -------
     list of (feature, ``best`` | ``topic`` | ``drawn``)
     """
-    living = table[(table["n_firings"] >= 10) & (table["label"] != "")]
-    topical = living[living["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable")
+    alive = table[(table["n_firings"] >= 10) & (table["label"] != "")]
+    topical = alive[alive["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable")
     chosen = [(int(f), "topic") for f in topical.drop_duplicates("topic")["feature"].head(n // 2)]
-    left = living[~living["feature"].isin([f for f, _ in chosen])]
+    left = alive[~alive["feature"].isin([f for f, _ in chosen])]
     good = left[left["good"]]
     rank = good.groupby("label_rule")["label_score"].rank(ascending=False, method="first")
     ranked = good.assign(rank=rank).sort_values(["rank", "label_score"], ascending=[True, False], kind="stable")
@@ -206,27 +200,16 @@ def choose_cards(table: pd.DataFrame, *, n: int, seed: int) -> list[tuple[int, s
     return [*chosen, *best, *((int(f), "drawn") for f in drawn)]
 
 
-def _cards(
-    trace: Trace, table: pd.DataFrame, held_out: Firings, neighbour: np.ndarray, *, n: int, seed: int
-) -> pd.DataFrame:
+def _cards(trace: Trace, table: pd.DataFrame, held_out: Firings, settings: LabelSettings) -> pd.DataFrame:
     import pandas as pd
 
-    excerpts = Excerpts(trace, held_out, seed=seed)
+    excerpts = Excerpts(trace, held_out, seed=settings.seed)
     names = trace.documents["document"].to_numpy()
-    rows = [
-        {
-            "layer": int(table["layer"].iloc[0]),
-            "width": len(table),
-            "feature": feature,
-            "chosen": chosen,
-            "part": e.part,
-            "document": str(names[e.document]),
-            "row": e.row,
-            "tokens": list(e.tokens),
-            "activations": list(e.activations),
-        }
-        for feature, chosen in choose_cards(table, n=n, seed=seed)
-        for e in excerpts.of(feature, neighbour=int(neighbour[feature]))
-    ]
     columns = ["layer", "width", "feature", "chosen", "part", "document", "row", "tokens", "activations"]
+    where = int(table["layer"].iloc[0]), len(table)
+    rows = [
+        (*where, feature, reason, e.part, str(names[e.document]), e.row, list(e.tokens), list(e.activations))
+        for feature, reason in choose_cards(table, n=settings.cards, seed=settings.seed)
+        for e in excerpts.draw(feature, neighbour=int(table["nearest"][feature]))
+    ]
     return pd.DataFrame(rows, columns=columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,18 @@ class Firings:
     def counts(self) -> np.ndarray:
         """Tokens on which each latent fires, shape (d_sae,)."""
         return np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
+
+
+class SplitFirings(NamedTuple):
+    """Firings of an SAE on its training documents and on those held out."""
+
+    train: Firings
+    held_out: Firings
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that both take."""
+        return sum(f.matrix.data.nbytes + f.matrix.indices.nbytes + f.rows.nbytes for f in self)
 
 
 def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) -> Firings:

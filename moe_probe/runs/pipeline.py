@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.core.progress import Say, silent
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import OutputKind, check_output_folder, disk_errors, sha256_file
+from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.recording.corpus import Columns, Corpus
 from moe_probe.recording.trace import Trace
@@ -240,14 +240,19 @@ def _sae_files(root: Path) -> list[Path]:
 
 
 def _features(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
-    from moe_probe.features.evaluate import evaluate, label
+    from moe_probe.features.describe import LabelSettings
+    from moe_probe.features.evaluate import EvaluateSettings, evaluate
+    from moe_probe.features.label import label
+    from moe_probe.features.run_saes import RunSaes
+    from moe_probe.recording.rundir import RunDirectory
 
-    trace = Trace.open(root)
-    results = [evaluate(root, trace, loaded=_model(config), seed=config.seed, say=say)]
-    results += label(root, trace, by=config.by, permutations=config.permutations, alpha=config.alpha, seed=config.seed,
-                     strata=config.strata, say=say)
-    for result in results:
-        result.save(root / "results")
+    run = RunDirectory.open(root)
+    saes = RunSaes(run)
+    results = [evaluate(run, EvaluateSettings(seed=config.seed), loaded=_model(config), saes=saes, say=say)]
+    settings = LabelSettings(config.by, strata=config.strata, permutations=config.permutations, alpha=config.alpha,
+                             seed=config.seed)
+    results += label(run, settings, saes=saes, say=say)
+    run.save(results)
     return _result_files(root, [r.name for r in results])
 
 
@@ -257,9 +262,10 @@ def _match_key(config: RunConfig, root: Path) -> str:
 
 def _match(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.features.matching.match import match
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.studies.ablation.ablate import update_verdicts
 
-    results = match(root, Trace.open(root), by=config.by, alpha=config.alpha, loaded=_model(config), seed=config.seed, say=say)
+    results = match(RunDirectory.open(root), by=config.by, alpha=config.alpha, loaded=_model(config), seed=config.seed, say=say)
     for result in results:
         result.save(root / "results")
     update_verdicts(root)

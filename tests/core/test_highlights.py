@@ -12,7 +12,7 @@ import pytest
 from moe_probe.core.pieces import decode, marked, standing
 from moe_probe.core.text import cells, clipped, cut_to, wrapped
 from moe_probe.features.labels.context import _words
-from moe_probe.features.search.occurrences import Found, occurrences
+from moe_probe.features.search import SearchResult, occurrences
 from moe_probe.report.build import _environment
 from moe_probe.report.content import Passage
 from moe_probe.report.sections.features import _by_sae
@@ -107,7 +107,7 @@ def test_accents_join_the_word_before_them_and_stand_on_a_circle_alone() -> None
 
 
 def test_missing_numbers_are_a_dash_in_a_terminal() -> None:
-    shown = Found("q", 1, pd.DataFrame({"label": ["化学"], "label_score": [np.nan]}), pd.DataFrame()).text()
+    shown = SearchResult("q", 1, pd.DataFrame({"label": ["化学"], "label_score": [np.nan]}), pd.DataFrame()).text()
     assert "NaN" not in shown and "–" in shown
 
 

@@ -22,7 +22,7 @@ from moe_probe.core.text import cells, cut_to, flow, padded, printable, table_te
 from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.explain import expert_tokens
 from moe_probe.experts.explain.classes import token_class
-from moe_probe.features.labels.context import _words, surroundings
+from moe_probe.features.labels.context import _words, token_context
 from moe_probe.features.labels.excerpts import Excerpt
 from moe_probe.features.labels.llm import _shown
 from moe_probe.features.search.occurrences import occurrences
@@ -206,7 +206,7 @@ def test_contexts_and_token_tables_hold_text(trace: Trace) -> None:
 
 
 def test_words_of_labels_are_whole(trace: Trace) -> None:
-    words = {w for w in surroundings(trace).factor("word").values if w}
+    words = {w for w in token_context(trace).factor("word").values if w}
     if is_word_piece(trace):
         assert {"привет", "мир", "наука", "buchner", "науки"} & words >= {"привет", "мир", "наука", "buchner"}
     else:

@@ -13,9 +13,9 @@ from scipy import sparse
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.pieces import with_spaces
-from moe_probe.features.describe import GOOD_SCORE, FeatureTables, describe_features
-from moe_probe.features.firing import Firings, fire
-from moe_probe.features.labels.context import Factor, surroundings
+from moe_probe.features.describe import GOOD_SCORE, FeatureTables, LabelSettings, describe_features
+from moe_probe.features.firing import Firings, SplitFirings, fire
+from moe_probe.features.labels.context import Factor, token_context
 from moe_probe.features.labels.excerpts import FIFTHS, HARD, SILENT, TOP, Excerpts
 from moe_probe.features.labels.rule_labels import label_by_rules, nearest, strongest
 from moe_probe.features.labels.rules import MAX_VALUES, detect, make_rules
@@ -70,9 +70,8 @@ def found(planted: PlantedActivations) -> tuple[Any, FeatureTables, Firings]:
     train, other = (ActivationReader(trace, layer=0, documents=d) for d in (~held, held))
     sae = perfect_sae(planted)
     firings = fire(sae, other)
-    tables = describe_features(
-        trace, sae, surroundings(trace), train=fire(sae, train), held_out=firings, finer=None, permutations=199
-    )
+    settings = LabelSettings(finer=None, permutations=199)
+    tables = describe_features(trace, sae, token_context(trace), SplitFirings(fire(sae, train), firings), settings)
     return sae, tables, firings
 
 
@@ -111,7 +110,7 @@ def test_columns_of_the_contract(found) -> None:
 def test_shuffled_firings_claim_nothing(planted: PlantedActivations) -> None:
     """Firings that have nothing to do with the text: a topic in about 5 % of data sets, hardly ever a good label."""
     trace, rng = planted.trace, np.random.default_rng(0)
-    held, text = held_out_documents(trace), surroundings(trace)
+    held, text = held_out_documents(trace), token_context(trace)
     document = text.document
     n, m = trace.n_tokens, 60
     matrix = sparse.random_array((n, m), density=0.03, rng=rng, dtype=np.float32).tocsr()
@@ -143,7 +142,7 @@ def brute_detection(rules, factor: Factor, fired: np.ndarray, rows: np.ndarray, 
 @pytest.mark.parametrize("seed", range(5))
 def test_detection_equals_a_loop(planted: PlantedActivations, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    text = surroundings(planted.trace)
+    text = token_context(planted.trace)
     rows = np.sort(rng.choice(planted.trace.n_tokens, 400, replace=False))
     fired = rng.random((400, 7)) < rng.uniform(0, 0.3, 7)
     neighbour = rng.integers(0, 7, 7)
@@ -162,7 +161,7 @@ def test_detection_equals_a_loop(planted: PlantedActivations, seed: int) -> None
 def test_more_values_are_taken_only_where_they_help(planted: PlantedActivations) -> None:
     """No single value, and no shorter list in the same order, has a higher F1."""
     rng = np.random.default_rng(3)
-    text, rows = surroundings(planted.trace), np.arange(2000)
+    text, rows = token_context(planted.trace), np.arange(2000)
     factor = text.factor("word")
     fired = rng.random(2000) < np.isin(factor.codes[rows], [3, 4, 5]) * 0.6 + 0.02
     rules = make_rules(factor, sparse.csr_array(fired[:, None].astype(np.float32)), rows)
@@ -184,7 +183,7 @@ def test_words_are_put_together_from_pieces() -> None:
             pieces = [" Ph", "os", "ph", "ate", ",", " don", "'t", "\n", "The", " 3", "rd", " x", "yz"]
             return pd.DataFrame({"document": [0] * 11 + [1] * 2, "position": [*range(11), 0, 1], "token": pieces})
 
-    text = surroundings(Fake())  # type: ignore[arg-type]
+    text = token_context(Fake())  # type: ignore[arg-type]
     word, before = text.factor("word"), text.factor("word before")
     read = [word.values[c] if c >= 0 else None for c in word.codes]
     assert read == ["phosphate"] * 4 + [None, "don't", "don't", None, "the", "3rd", "3rd", "xyz", "xyz"]
@@ -223,7 +222,7 @@ def test_rules_are_tried_on_documents_of_other_sources() -> None:
             )
 
     trace: Any = Fake()
-    text = surroundings(trace)
+    text = token_context(trace)
     half = _first_half(text, np.arange(120))
     by_group = pd.DataFrame(
         {"group": np.repeat(Fake.documents["group"], 5), "topic": np.repeat(Fake.documents["topic"], 5), "half": half}
@@ -231,9 +230,9 @@ def test_rules_are_tried_on_documents_of_other_sources() -> None:
     assert (by_group.groupby("group")["half"].nunique() == 1).all()
     assert by_group.groupby("topic")["half"].mean().tolist() == [0.5, 0.5]
     trace.documents = Fake.documents.assign(group="one source")  # nothing but documents is left to divide by
-    assert 0 < _first_half(surroundings(trace), np.arange(120)).mean() < 1
+    assert 0 < _first_half(token_context(trace), np.arange(120)).mean() < 1
     trace.documents = Fake.documents.assign(topic=Fake.documents["document"], group="")  # topics of one document each
-    assert _first_half(surroundings(trace), np.arange(120)).mean() == 0.5
+    assert _first_half(token_context(trace), np.arange(120)).mean() == 0.5
 
 
 def test_strongest_firings_and_nearest_features() -> None:
@@ -246,7 +245,7 @@ def test_strongest_firings_and_nearest_features() -> None:
 def test_excerpts_come_from_all_strengths(found, planted: PlantedActivations) -> None:
     _, tables, firings = found
     feature = 0
-    drawn = Excerpts(planted.trace, firings).of(feature, neighbour=int(tables.features["nearest"][feature]))
+    drawn = Excerpts(planted.trace, firings).draw(feature, neighbour=int(tables.features["nearest"][feature]))
     parts = [e.part for e in drawn]
     assert parts == [TOP] * 3 + list(FIFTHS) + [HARD, SILENT]
     strength = [firings.matrix[np.flatnonzero(firings.rows == e.row)[0], feature] for e in drawn]
@@ -304,7 +303,7 @@ def test_words_are_found_however_they_were_cut() -> None:
     assert occurrences(trace, "AND THE").tolist() == [4, 5]
     assert occurrences(trace, "an?th", regex=True).tolist() == [1, 2, 6, 7, 8, 9]
     assert occurrences(trace, "").tolist() == []
-    with pytest.raises(UsageError, match="no regular expression"):
+    with pytest.raises(UsageError, match="not a regular expression"):
         occurrences(trace, "(", regex=True)
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.features.labels import endpoint as http
+from moe_probe.features.labels.endpoint import Endpoint
 from moe_probe.features.labels.excerpts import Excerpt
-from moe_probe.features.labels.llm import Endpoint, Evidence, estimate, explanation, label_features
+from moe_probe.features.labels.llm import Evidence, estimate, explanation, label_features
 
 KEY = "sk-very-secret"
 

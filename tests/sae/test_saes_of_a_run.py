@@ -345,8 +345,8 @@ def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
         ("sae,feature\n", "no column label"),
         (f"sae,feature,label\n{name},99,x\n", "names feature 99"),
         (f"sae,feature,label\n{name},1,x\n{name},1,y\n", "twice"),
-        ("sae,feature,label\na,b,c\n", "no numbers"),
-        (f"sae,feature,label,pattern\n{name},1,x,(\n", "no regular expression"),
+        ("sae,feature,label\na,b,c\n", "not numbers"),
+        (f"sae,feature,label,pattern\n{name},1,x,(\n", "not a regular expression"),
     ):
         code, _, err = moe_probe(
             "label", run, "--permutations", 99, "--cards", 0, "--labels", labels_file(tmp_path / "bad.csv", text)

@@ -47,7 +47,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class TokenContext:
     """The text of a trace as labels see it.
 
     Attributes
@@ -74,7 +74,7 @@ class Surroundings:
         return next(f for f in self.factors if f.name == name)
 
 
-def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surroundings:
+def token_context(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> TokenContext:
     """Read the token table of a trace and divide its tokens in every way that a label can speak of.
 
     Parameters
@@ -106,7 +106,7 @@ def surroundings(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> Surro
         factors.append(_coded(label, values, absent=""))
     near, kept = _near(word_number, word, document, names)
     group, topic = _groups(trace.documents)
-    return Surroundings(tuple(factors), near, tuple(str(w) for w in names[kept]), document, group, topic)
+    return TokenContext(tuple(factors), near, tuple(str(w) for w in names[kept]), document, group, topic)
 
 
 def _groups(documents: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ class Excerpts:
         self._columns: sparse.csc_array = firings.matrix.tocsc()
         self._seed = seed
 
-    def of(
+    def draw(
         self,
         feature: int,
         *,

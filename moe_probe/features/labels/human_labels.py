@@ -1,4 +1,4 @@
-"""A person's labels, in the place of any other."""
+"""A person's labels, which replace any other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from moe_probe.core.progress import track
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import read_csv
 from moe_probe.features.describe import GOOD_SCORE
-from moe_probe.features.evaluate import opened_saes
 from moe_probe.features.firing import fire
+from moe_probe.features.run_saes import RunSaes
 from moe_probe.features.search.occurrences import occurrences
-from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.core.results import Result
     from moe_probe.features.firing import Firings
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
 
 _NEEDED = ("sae", "feature", "label")
@@ -50,70 +50,79 @@ def read_labels(path: Path) -> pd.DataFrame:
     wrong = table[~table["feature"].str.strip().str.fullmatch("[0-9]{1,18}")]
     if len(wrong):
         raise MoeProbeError(
-            f"{path} has features that are no numbers",
+            f"{path} has features that are not numbers",
             f"'{wrong.iloc[0]['feature']}' in the column 'feature'",
-            "whole numbers from 0 on",
+            "whole numbers from 0",
         )
     table["feature"] = table["feature"].str.strip().astype(np.int64)
     twice = table[table.duplicated(["sae", "feature"])]
     if len(twice):
         raise MoeProbeError(
             f"{path} labels feature {twice.iloc[0]['feature']} of {twice.iloc[0]['sae']} twice",
-            "one label can hold",
-            "one row a feature",
+            "only one label can apply",
+            "one row per feature",
         )
     return table
 
 
-def apply_labels(run: Path, trace: Trace, features: Result, path: Path) -> Result:
-    """Put a person's labels in the place of others; score those that come with a pattern.
+def apply_labels(run: RunDirectory, features: Result, path: Path) -> Result:
+    """Replace labels by a person's; score those that come with a pattern.
 
-    A pattern is a regular expression for the text on which the feature is said to fire; it is scored on held-out tokens
-    as rules are. A label without one says "unscored": its score is NaN.
+    A pattern is a regular expression for the text on which the feature is claimed to fire; it is scored on held-out tokens
+    as rules are. A label without one is unscored: its score is NaN.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    features : Result
+        ``features`` of the run.
+    path : Path
+        CSV file, see `read_labels`.
+
+    Returns
+    -------
+    Result
+        ``features`` with these labels.
 
     Raises
     ------
     MoeProbeError
-        As `read_labels`, and when a feature is not there or a pattern is no regular expression.
+        As `read_labels`, and when a feature is not there or a pattern is not a regular expression.
     """
     given = read_labels(path)
     table = features.table.copy()
-    place = {key: i for i, key in enumerate(zip(table["sae"], table["feature"], strict=True))}
-    for key in zip(given["sae"], given["feature"], strict=True):
-        if key not in place:
+    row_of = {key: i for i, key in enumerate(zip(table["sae"], table["feature"], strict=True))}
+    for sae, feature in zip(given["sae"], given["feature"], strict=True):
+        if (sae, feature) not in row_of:
             raise MoeProbeError(
-                f"{path} names feature {key[1]} of '{key[0]}'",
+                f"{path} names feature {feature} of '{sae}'",
                 "there is none in this run",
                 f"one of {', '.join(sorted(table['sae'].unique())[:4])} ...",
             )
     scored = given[given["pattern"] != ""] if "pattern" in given.columns else given.iloc[:0]
-    opened = track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs")
+    opened = track(RunSaes(run), "read SAEs", unit="SAEs")
     firings = {item.name: fire(item.sae, item.held_out) for item in opened if item.name in set(scored["sae"])}
     for _, row in given.iterrows():
-        at = table.index[place[row["sae"], row["feature"]]]
+        at = table.index[row_of[row["sae"], row["feature"]]]
         table.loc[at, ["label", "label_rule", "label_source"]] = [row["label"], "a person", "human"]
-        pattern = row.get("pattern", "")
-        recall, alarms, precision = (
-            _tried(trace, firings[row["sae"]], int(row["feature"]), pattern) if pattern else (np.nan,) * 3
-        )
-        table.loc[at, ["label_score", "label_recall", "label_precision", "label_hard_score"]] = [
-            (recall + 1 - alarms) / 2,
-            recall,
-            precision,
-            np.nan,
-        ]
-        table.loc[at, "good"] = bool((recall + 1 - alarms) / 2 >= GOOD_SCORE)
+        recall = false_alarms = precision = np.nan
+        if pattern := row.get("pattern", ""):
+            recall, false_alarms, precision = _tested(run, firings[row["sae"]], int(row["feature"]), pattern)
+        score = (recall + 1 - false_alarms) / 2
+        columns = ["label_score", "label_recall", "label_precision", "label_hard_score"]
+        table.loc[at, columns] = [score, recall, precision, np.nan]
+        table.loc[at, "good"] = bool(score >= GOOD_SCORE)
     return replace(features, table=table, params=features.params | {"human_labels": len(given)})
 
 
-def _tried(trace: Trace, firings: Firings, feature: int, pattern: str) -> tuple[float, float, float]:
+def _tested(trace: Trace, firings: Firings, feature: int, pattern: str) -> tuple[float, float, float]:
     """Recall, false alarms and precision of a pattern on held-out tokens."""
-    said = np.isin(firings.rows, occurrences(trace, pattern, regex=True))
+    predicted = np.isin(firings.rows, occurrences(trace, pattern, regex=True))
     fires = np.zeros(len(firings.rows), dtype=bool)
     fires[firings.matrix[:, [feature]].tocoo().coords[0]] = True
-    both = int((said & fires).sum())
+    both = int((predicted & fires).sum())
     return (
         both / fires.sum() if fires.any() else np.nan,
-        float((said & ~fires).sum() / max(1, (~fires).sum())),
-        both / said.sum() if said.any() else np.nan,
+        float((predicted & ~fires).sum() / max(1, (~fires).sum())),
+        both / predicted.sum() if predicted.any() else np.nan,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.context import Surroundings
+    from moe_probe.features.labels.context import TokenContext
 
 #: Firing tokens below which nothing is said of a feature.
 MIN_FIRINGS = 20
@@ -48,7 +48,7 @@ class Labels:
     top_words: list[str]
 
 
-def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, decoder: np.ndarray) -> Labels:
+def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, decoder: np.ndarray) -> Labels:
     """Label all features of one SAE.
 
     Every factor proposes a rule, made on one half of the training documents and tried on the other, both ways; groups of
@@ -57,7 +57,7 @@ def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, dec
 
     Parameters
     ----------
-    text : Surroundings
+    context : TokenContext
     train, held_out : Firings
     decoder : ndarray, shape (n_features, d_in)
         Rows give each feature its nearest neighbour, whose firings are the hard negatives.
@@ -72,9 +72,9 @@ def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, dec
             "features cannot be labelled", "there are no tokens to learn from or none held out", "a corpus of more documents"
         )
     fired, tested = _binary(train.matrix), _binary(held_out.matrix)
-    half = _first_half(text, train.rows)
-    f1 = np.stack([_cross_f1(text, name, train, half) for name in _names(text)])
-    names = _names(text)
+    half = _first_half(context, train.rows)
+    f1 = np.stack([_cross_f1(context, name, train, half) for name in _names(context)])
+    names = _names(context)
     f1[names.index("word")] += _WORD_BONUS
     choice = f1.argmax(0)
     neighbour = nearest(decoder, alive=train.counts > 0)
@@ -86,19 +86,19 @@ def label_by_rules(text: Surroundings, train: Firings, held_out: Firings, *, dec
         mine = np.flatnonzero((choice == place) & enough)
         if not len(mine):
             continue
-        rules = _make(text, name, fired[:, mine], train.matrix[:, mine], train.rows)
-        found = _detect_some(rules, text, tested, held_out.rows, mine=mine, neighbour=neighbour)
+        rules = _make(context, name, fired[:, mine], train.matrix[:, mine], train.rows)
+        found = _detect_some(rules, context, tested, held_out.rows, mine=mine, neighbour=neighbour)
         for field, values in parts.items():
             values[mine] = getattr(found, field)
-        for feature, label in zip(mine, describe(rules, text), strict=True):
+        for feature, label in zip(mine, describe(rules, context), strict=True):
             labels[feature] = label
-    words = describe(make_rules(text.factor("word"), fired, train.rows), text, bare=True)
+    words = describe(make_rules(context.factor("word"), fired, train.rows), context, bare=True)
     rule = np.where(enough, np.array(names, dtype=object)[choice], "")
     return Labels(labels, rule, Detection(**parts), words)
 
 
-def _names(text: Surroundings) -> tuple[str, ...]:
-    return (*(f.name for f in text.factors), NEAR)
+def _names(context: TokenContext) -> tuple[str, ...]:
+    return (*(f.name for f in context.factors), NEAR)
 
 
 def _binary(matrix: sparse.csr_array) -> sparse.csr_array:
@@ -107,42 +107,42 @@ def _binary(matrix: sparse.csr_array) -> sparse.csr_array:
     return out
 
 
-def _make(text: Surroundings, name: str, fired: sparse.csr_array, values: sparse.csr_array, rows: np.ndarray) -> RuleSet:
+def _make(context: TokenContext, name: str, fired: sparse.csr_array, values: sparse.csr_array, rows: np.ndarray) -> RuleSet:
     if name == NEAR:
-        return make_near_rules(text, fired, strongest(values), rows)
-    return make_rules(text.factor(name), fired, rows)
+        return make_near_rules(context, fired, strongest(values), rows)
+    return make_rules(context.factor(name), fired, rows)
 
 
-def _first_half(text: Surroundings, rows: np.ndarray) -> np.ndarray:
+def _first_half(context: TokenContext, rows: np.ndarray) -> np.ndarray:
     """Which tokens are of the first half of the training documents: whole groups, so that no source is on both sides."""
-    documents = np.unique(text.document[rows])
-    groups = text.group[documents]
+    documents = np.unique(context.document[rows])
+    groups = context.group[documents]
     # one group, or topics of one group each, cannot be divided by topic: then without regard to it, then by document
     for topics, units in (
-        (text.topic[documents], groups),
+        (context.topic[documents], groups),
         (np.full(len(documents), ""), groups),
         (np.full(len(documents), ""), documents.astype(str)),
     ):
         first = documents[assign_halves(list(topics), list(units), seed=0) == DISCOVERY]
-        half = np.isin(text.document[rows], first)
+        half = np.isin(context.document[rows], first)
         if half.any() and not half.all():
             break
     return np.asarray(half)
 
 
-def _cross_f1(text: Surroundings, name: str, train: Firings, half: np.ndarray) -> np.ndarray:
+def _cross_f1(context: TokenContext, name: str, train: Firings, half: np.ndarray) -> np.ndarray:
     """F1 of a factor's rules on the half of documents that they were not made from, mean of both ways."""
     scores = []
     for made_on in (half, ~half):
         first, second = train.select(made_on), train.select(~made_on)
-        rules = _make(text, name, _binary(first.matrix), first.matrix, first.rows)
-        scores.append(np.nan_to_num(detect(rules, text, _binary(second.matrix), second.rows).f1))
+        rules = _make(context, name, _binary(first.matrix), first.matrix, first.rows)
+        scores.append(np.nan_to_num(detect(rules, context, _binary(second.matrix), second.rows).f1))
     return np.asarray(np.mean(scores, axis=0))
 
 
 def _detect_some(
     rules: RuleSet,
-    text: Surroundings,
+    context: TokenContext,
     tested: sparse.csr_array,
     rows: np.ndarray,
     *,
@@ -160,7 +160,9 @@ def _detect_some(
             sparse.hstack([rules.members, sparse.csc_array((rules.members.shape[0], n), dtype=np.float32)])
         )
     )
-    found = detect(padded, text, tested[:, both], rows, neighbour=np.concatenate([np.arange(n, 2 * n), np.arange(n, 2 * n)]))
+    found = detect(
+        padded, context, tested[:, both], rows, neighbour=np.concatenate([np.arange(n, 2 * n), np.arange(n, 2 * n)])
+    )
     return Detection(*(getattr(found, field)[:n] for field in ("recall", "false_alarms", "hard_alarms", "precision")))
 
 
@@ -201,9 +203,9 @@ _PHRASE = {
 }
 
 
-def describe(rules: RuleSet, text: Surroundings, *, bare: bool = False) -> list[str]:
+def describe(rules: RuleSet, context: TokenContext, *, bare: bool = False) -> list[str]:
     """Put rules into words, one label a feature; with `bare`, the values alone, two spaces apart."""
-    values = text.words if rules.factor == NEAR else text.factor(rules.factor).values
+    values = context.words if rules.factor == NEAR else context.factor(rules.factor).values
     quoted = rules.factor in ("word", "token", "word before", "words", NEAR)
     lists: list[list[str]] = [[] for _ in range(rules.members.shape[1])]
     for feature, value in zip(*rules.order, strict=True):

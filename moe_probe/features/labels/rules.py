@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.features.labels.context import Factor, Surroundings
+    from moe_probe.features.labels.context import Factor, TokenContext
 
 #: Values that one rule may list: a label is to be read by people.
 MAX_VALUES = 24
@@ -128,7 +128,9 @@ def _hits(codes: np.ndarray, n_values: int, fired: sparse.csr_array) -> sparse.c
     return (one_hot @ fired).tocoo()
 
 
-def make_near_rules(text: Surroundings, fired: sparse.csr_array, strongest: sparse.csr_array, rows: np.ndarray) -> RuleSet:
+def make_near_rules(
+    context: TokenContext, fired: sparse.csr_array, strongest: sparse.csr_array, rows: np.ndarray
+) -> RuleSet:
     """Choose words of the neighbourhood by c-TF-IDF over a feature's strongest contexts.
 
     ``tf * log(1 + A / f)`` with tf the word's count in the contexts of the feature, f in those of all features and A
@@ -141,7 +143,7 @@ def make_near_rules(text: Surroundings, fired: sparse.csr_array, strongest: spar
     """
     from scipy import sparse
 
-    near = text.near[rows]
+    near = context.near[rows]
     counts = (near.T @ strongest).tocoo()
     totals = np.bincount(counts.coords[0], weights=counts.data, minlength=near.shape[1])
     average = counts.data.sum() / max(1, len(np.unique(counts.coords[1])))
@@ -156,14 +158,14 @@ def make_near_rules(text: Surroundings, fired: sparse.csr_array, strongest: spar
         (np.ones(len(value), dtype=np.float32), (value, feature)), shape=(near.shape[1], fired.shape[1])
     )
     rules = RuleSet(NEAR, members, (feature, value), np.zeros(fired.shape[1]))
-    tp, said = _overlap(said_near(text, rules, rows), fired)
+    tp, said = _overlap(said_near(context, rules, rows), fired)
     fires = np.bincount(fired.indices, minlength=fired.shape[1])
     return rules._replace(f1=2 * tp / np.maximum(said + fires, 1))
 
 
-def said_near(text: Surroundings, rules: RuleSet, rows: np.ndarray) -> sparse.csr_array:
+def said_near(context: TokenContext, rules: RuleSet, rows: np.ndarray) -> sparse.csr_array:
     """Tokens at which the rules of the neighbourhood fire, 0/1, shape (n_tokens, n_features)."""
-    said = (text.near[rows] @ rules.members).tocsr()
+    said = (context.near[rows] @ rules.members).tocsr()
     said.data[:] = 1
     return said
 
@@ -176,7 +178,7 @@ def _overlap(said: sparse.csr_array, fired: sparse.csr_array) -> tuple[np.ndarra
 
 
 def detect(
-    rules: RuleSet, text: Surroundings, fired: sparse.csr_array, rows: np.ndarray, *, neighbour: np.ndarray | None = None
+    rules: RuleSet, context: TokenContext, fired: sparse.csr_array, rows: np.ndarray, *, neighbour: np.ndarray | None = None
 ) -> Detection:
     """Hold rules against tokens that they were not made from.
 
@@ -190,10 +192,10 @@ def detect(
     n_tokens, n = fired.shape
     fires = np.bincount(fired.indices, minlength=n)
     if rules.factor == NEAR:
-        said = said_near(text, rules, rows)
+        said = said_near(context, rules, rows)
         tp, n_said = _overlap(said, fired)
     else:
-        factor = text.factor(rules.factor)
+        factor = context.factor(rules.factor)
         codes = factor.codes[rows]
         sizes = np.bincount(codes[codes >= 0], minlength=len(factor.values))
         tp = _tally(rules, codes, fired)

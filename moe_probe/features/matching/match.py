@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
@@ -13,18 +12,18 @@ from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.stats.bootstrap import AUROC, BOOTSTRAP
 from moe_probe.core.text import figure
-from moe_probe.features.evaluate import opened_saes
-from moe_probe.sae.store import saes_of
+from moe_probe.features.run_saes import RunSaes
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from moe_probe.features.evaluate import _Opened
     from moe_probe.features.firing import Firings
     from moe_probe.features.matching.counts import Scores
     from moe_probe.features.matching.pairs import Halves
+    from moe_probe.features.run_saes import OpenSae
     from moe_probe.models import LoadedModel
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import Sae
 
@@ -39,8 +38,7 @@ _RESAMPLES = 500
 
 
 def match(
-    run: Path,
-    trace: Trace,
+    run: RunDirectory,
     *,
     by: str = "topic",
     per_expert: int = 8,
@@ -48,6 +46,7 @@ def match(
     randoms: int = 3,
     loaded: LoadedModel | None = None,
     seed: int = 0,
+    saes: RunSaes | None = None,
     say: Say = print,
 ) -> tuple[Result, ...]:
     """Hold experts and features of all SAEs of a run against each other.
@@ -82,7 +81,8 @@ def match(
     from moe_probe.features.matching.signals import read_choices, read_tokens
     from moe_probe.features.matching.topic_predictors import Carriers
 
-    choices, tokens = read_choices(trace), read_tokens(trace, label=by)
+    choices, tokens = read_choices(run), read_tokens(run, label=by)
+    saes = saes or RunSaes(run)
     halves: Halves | None = None
     matches: list[pd.DataFrame] = []
     baselines: list[pd.DataFrame] = []
@@ -91,12 +91,12 @@ def match(
     predicted: list[dict[str, Any]] = []
     by_expert: list[dict[str, Any]] = []
     rivals: Any = None
-    for item in track(opened_saes(run, trace), "match", total=len(saes_of(run)), unit="SAEs"):
+    for item in track(saes, "match", unit="SAEs"):
         if item.sae.config.experts is not None:
             say(f"{item.name}: an SAE of some experts' tokens, not matched")
             continue
         started = time.monotonic()
-        first, second = item.fired()
+        first, second = saes.firings(item)
         if halves is None:
             halves = Halves(choices, tokens, first.rows, second.rows)
             rivals, carriers = rival_scores(halves), Carriers(choices, tokens, first.rows, second.rows, seed=seed)
@@ -142,7 +142,9 @@ def match(
         say(f"{item.name}: {_matched(found.matches)} ({time.monotonic() - started:.1f} s)")
     if halves is None:
         raise MoeProbeError(
-            f"{run} has no SAEs of all tokens", "experts are matched with their features", f"moe-probe sae train {run}"
+            f"{run.path} has no SAEs of all tokens",
+            "experts are matched with their features",
+            f"moe-probe sae train {run.path}",
         )
     labels = _labels(run)
     warnings = () if loaded is not None else ("Router rows and decoder rows were not compared: no model was named.",)
@@ -179,7 +181,7 @@ def match(
         Result("feature_experts", pd.concat(through, ignore_index=True), params=params, seed=seed, caption=_THROUGH),
         Result(
             "carriers",
-            carriers.table({**labels, **_token_texts(trace)}),
+            carriers.table({**labels, **_token_texts(run)}),
             params=params | {"resamples": _RESAMPLES},
             seed=seed,
             citations=_CARRIER_SOURCES,
@@ -242,7 +244,7 @@ _CARRIERS = (
 
 def _random_scores(
     halves: Halves,
-    item: _Opened,
+    item: OpenSae,
     train: Firings,
     *,
     n: int,
@@ -382,9 +384,9 @@ def _token_texts(trace: Trace) -> dict[tuple[str, int], str]:
     return {(TOKENS, number): f"“{standing(text)}”" for number, text in trace.token_strings().items()}
 
 
-def _labels(run: Path) -> Mapping[tuple[str, int], str]:
+def _labels(run: RunDirectory) -> Mapping[tuple[str, int], str]:
     """Labels of features, where they were made."""
-    if not (run / "results" / "features.parquet").exists():
+    if "features" not in run.results:
         return {}
-    table = Result.load(run / "results", "features").table
+    table = run.results["features"].table
     return {(str(s), int(f)): str(text) for s, f, text in zip(table["sae"], table["feature"], table["label"], strict=True)}

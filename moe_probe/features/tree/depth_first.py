@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.labels.context import Surroundings
+    from moe_probe.features.labels.context import TokenContext
     from moe_probe.features.tree import DepthOptions, Grown
     from moe_probe.recording.trace import Trace
 
@@ -161,7 +161,7 @@ def depth_first(
     import pandas as pd
 
     from moe_probe.experts.topics import other_labels
-    from moe_probe.features.labels.context import surroundings
+    from moe_probe.features.labels.context import token_context
     from moe_probe.features.tree import DepthOptions
 
     options = options or DepthOptions(seed=seed)
@@ -172,7 +172,7 @@ def depth_first(
             f"note: {root.name} was loaded from elsewhere: how it was trained is unknown, so the dictionaries on all tokens are "
             "trained with the default settings"
         )
-    text = surroundings(trace, labels=tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)])))
+    text = token_context(trace, labels=tuple(dict.fromkeys([by, *other_labels(trace.usage(), label=by)])))
     judge = _Judge(
         run, trace, text, by=by, subject=subject, permutations=permutations, alpha=alpha, seed=seed, strata=strata
     )
@@ -286,7 +286,7 @@ class _Judge:
         self,
         run: Path,
         trace: Trace,
-        text: Surroundings,
+        text: TokenContext,
         *,
         by: str,
         subject: str,

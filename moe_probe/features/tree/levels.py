@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_probe.core.progress import track
-from moe_probe.features.evaluate import opened_saes
-from moe_probe.sae.store import saes_of
+from moe_probe.features.run_saes import RunSaes
+from moe_probe.recording.rundir import RunDirectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def places(run: Path, trace: Trace) -> Iterator[tuple[Place, list[Dictionary]]]:
     from moe_probe.sae.architectures.matryoshka import nested_widths
 
     groups: dict[Place, dict[int, Dictionary]] = {}
-    for item in track(opened_saes(run, trace), "read SAEs", total=len(saes_of(run)), unit="SAEs"):
+    for item in track(RunSaes(RunDirectory(trace, run)), "read SAEs", unit="SAEs"):
         config = item.sae.config
         if config.experts is not None:
             continue

@@ -361,7 +361,7 @@ def show_examples(
     """
     import pandas as pd
 
-    from moe_probe.features.labels.context import surroundings
+    from moe_probe.features.labels.context import token_context
     from moe_probe.features.labels.excerpts import Excerpts
     from moe_probe.features.tree import choose_examples, telling_words
 
@@ -369,7 +369,7 @@ def show_examples(
     needed = {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")}
     fired = _held_out_firings(found, needed)
     draw = {name: Excerpts(trace, firings) for name, firings in fired.items()}
-    word = surroundings(trace, labels=()).factor("word")
+    word = token_context(trace, labels=()).factor("word")
     background = np.bincount(word.codes[word.codes >= 0], minlength=len(word.values))
     names = trace.documents["document"].to_numpy()
     rows: list[dict[str, Any]] = []
@@ -398,7 +398,7 @@ def show_examples(
         ]
         for role, sae, feature, joined, words in units:
             topic, label = facts.get((sae, feature), ("", ""))
-            shown = draw[sae].of(feature, top=_EXCERPTS, per_fifth=0, silent=0)
+            shown = draw[sae].draw(feature, top=_EXCERPTS, per_fifth=0, silent=0)
             rows += [
                 {
                     "layer": int(node["layer"]),
