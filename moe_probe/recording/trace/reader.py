@@ -269,7 +269,7 @@ class Trace:
     def _need_routing(self) -> None:
         if "routing" not in self.manifest.kept:
             raise MoeProbeError(
-                f"the trace at {self.root} has counts per document only",
+                f"the trace at {self.root} has document counts only",
                 "it was collected with --keep usage",
                 "collect again with --keep routing",
             )
