@@ -243,10 +243,15 @@ def import_(
         trace = import_fingerprints(source, out, topics=topics, options=options, mode=mode)
     else:
         trace = import_responses(source, out, top_k=top_k, options=options, mode=mode)
-    for warning in options.warnings:
+    for warning in trace.warnings:
         console.say(f"note: {warning}")
     console.result(
-        {"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens, "warnings": options.warnings},
+        {
+            "trace": str(out),
+            "documents": trace.manifest.n_documents,
+            "tokens": trace.n_tokens,
+            "warnings": list(trace.warnings),
+        },
         f"Trace: {out}. Next: moe-probe analyze {out}",
     )
 

@@ -188,7 +188,7 @@ def test_every_form_gives_the_same_trace(tmp_path: Path, form: Callable[[int], d
     assert (experts == np.concatenate([routing(i) for i in range(4)])).all()
     assert position == list(range(ROWS)) * 4
     assert token_id == [t for i in range(4) for t in (prompt_of(i) + answer_of(i))[:ROWS]]
-    assert others(options.warnings) == [] and not trace.manifest.has_weights
+    assert others(trace.warnings) == [] and not trace.manifest.has_weights
     assert list(trace.documents["topic"]) == ["a", "b", "a", "b"]
 
 
@@ -237,11 +237,11 @@ def test_dense_layers_are_left_out_aloud(tmp_path: Path, write: Callable[[np.nda
     path = saved(tmp_path / "a.jsonl", rows)
     trace = import_responses(path, tmp_path / "t", top_k=K, options=options)
     assert [layer.layer for layer in trace.layers] == [1, 2]
-    assert "left out as dense: 1 layer of 3 (0)" in options.warnings[0]
+    assert "left out as dense: 1 layer of 3 (0)" in trace.warnings[0]
     assert (stored(trace)[0] == np.concatenate([routing(i)[:, 1:] for i in range(3)])).all()
     options = ImportOptions(num_experts=N_EXPERTS, layers=(2,))
     picked = import_responses(path, tmp_path / "p", top_k=K, options=options)
-    assert [layer.layer for layer in picked.layers] == [2] and others(options.warnings) == []
+    assert [layer.layer for layer in picked.layers] == [2] and others(picked.warnings) == []
     with pytest.raises(MoeProbeError, match=r"layer 0 of a.jsonl is dense"):
         import_responses(path, tmp_path / "q", top_k=K, options=ImportOptions(num_experts=N_EXPERTS, layers=(0, 1)))
     with pytest.raises(MoeProbeError, match="has no layer 9"):
@@ -266,8 +266,8 @@ def test_answers_without_routing_are_counted(tmp_path: Path, nothing: Any) -> No
     options = ImportOptions(num_experts=N_EXPERTS)
     trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", options=options)
     assert trace.manifest.n_documents == 3
-    assert options.warnings == ["left out: 1 answer without routing (line 3)"]
-    with pytest.raises(MoeProbeError, match="holds no answer with routing"):
+    assert list(trace.warnings) == ["left out: 1 answer without routing (line 3)"]
+    with pytest.raises(MoeProbeError, match="has no answer with routing"):
         import_responses(saved(tmp_path / "b.jsonl", [rows[2]]), tmp_path / "u")
 
 
@@ -282,7 +282,7 @@ def test_tokens_without_routing_are_left_out(tmp_path: Path, missing: int) -> No
     _, position, token_id = stored(trace)
     assert position[ROWS : 2 * ROWS - 3] == list(range(3, ROWS))
     assert token_id[ROWS] == prompt_of(1)[3]
-    assert "3 tokens without routing" in options.warnings[0]
+    assert "3 tokens without routing" in trace.warnings[0]
 
 
 @pytest.mark.parametrize("said", ["start", "routed_experts_start_len", "routed_experts_prompt_start", "start_len"])
@@ -315,7 +315,7 @@ def test_prompts_without_ids_are_left_out_aloud(tmp_path: Path) -> None:
     trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", top_k=K, options=options)
     _, position, token_id = stored(trace)
     assert position[:4] == list(range(PROMPT, ROWS)) and token_id[:4] == answer_of(0)[:4]
-    assert "28 tokens of prompts whose ids are not in the answers" in options.warnings[0]
+    assert "28 tokens of prompts whose ids are not in the answers" in trace.warnings[0]
 
 
 def test_split_answer_with_a_cached_prompt(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_unequal_slots_are_said(tmp_path: Path) -> None:
     rows[3]["routed_experts"] = routing(3)[:, :, :2].tolist()
     options = ImportOptions(num_experts=N_EXPERTS)
     trace = import_responses(saved(tmp_path / "a.jsonl", rows), tmp_path / "t", options=options)
-    assert "4 in 3 answers, 2 in 1 answers" in options.warnings[0]
+    assert "4 in 3 answers, 2 in 1 answers" in trace.warnings[0]
     assert (stored(trace)[0][-ROWS:, :, 2:] == 255).all()
 
 

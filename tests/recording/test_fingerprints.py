@@ -70,7 +70,7 @@ def test_topics_come_from_a_table(folder: Path, tmp_path: Path) -> None:
     trace = import_fingerprints(folder, tmp_path / "t", topics=tmp_path / "topics.csv", options=options)
     assert set(trace.documents["topic"]) == {"physics"}
     assert set(trace.documents["subtopic"]) == {"optics"}
-    assert "1 of 3 answers left out" in options.warnings[0]
+    assert "1 of 3 answers left out" in trace.warnings[0]
 
 
 def test_failures_are_sentences(folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.recording.importers import (
     ImportOptions,
-    Recording,
+    ImportSource,
     TokenRecord,
     import_fingerprints,
     import_records,
@@ -146,7 +146,7 @@ def test_dense_layers_of_tables_are_left_out(tmp_path: Path, empty: list[int]) -
     table["weights_0"] = [[0.5] * len(empty)] * len(table["document"])
     options = ImportOptions(num_experts=8)
     trace = import_table(parquet(tmp_path / "t.parquet", table), tmp_path / "a", options=options)
-    assert [x.layer for x in trace.layers] == [1] and "left out as dense: 1 layer of 2 (0)" in options.warnings[0]
+    assert [x.layer for x in trace.layers] == [1] and "left out as dense: 1 layer of 2 (0)" in trace.warnings[0]
 
 
 @pytest.mark.parametrize("how", ["guess", "option", "column", "metadata"])
@@ -168,7 +168,7 @@ def test_layers_with_different_numbers_of_experts(tmp_path: Path, how: str) -> N
     trace = import_table(tmp_path / "t.parquet", tmp_path / "a", options=options)
     largest = 1 + max(max(ids) for ids in table["experts_1"])
     assert [(x.num_experts, x.top_k) for x in trace.layers] == [(1, 1), (largest if how == "guess" else 64, 3)]
-    assert bool(options.warnings) is (how == "guess")
+    assert bool(trace.warnings) is (how == "guess")
     with pytest.raises(MoeProbeError, match="names layer 5"):
         import_table(tmp_path / "t.parquet", tmp_path / "b", options=ImportOptions(num_experts={5: 4}))
 
@@ -193,11 +193,12 @@ def warm_up(share: float, *, spread: bool) -> dict[str, list[Any]]:
 def test_warm_up_is_reported(tmp_path: Path) -> None:
     options = ImportOptions(num_experts=8)
     path = parquet(tmp_path / "t.parquet", warm_up(1 / 3, spread=False))
-    assert import_table(path, tmp_path / "a", options=options).manifest.n_documents == DOCUMENTS
-    assert options.warnings[0].startswith("18 of 54 tokens (33%) have one and the same set of experts in every layer")
+    trace = import_table(path, tmp_path / "a", options=options)
+    assert trace.manifest.n_documents == DOCUMENTS
+    assert trace.warnings[0].startswith("18 of 54 tokens (33%) have one and the same set of experts in every layer")
     options = ImportOptions(num_experts=8, drop_constant=True)
     trace = import_table(path, tmp_path / "b", options=options)
-    assert list(trace.documents["document"]) == ["d2", "d3", "d4", "d5"] and "left out" in options.warnings[0]
+    assert list(trace.documents["document"]) == ["d2", "d3", "d4", "d5"] and "left out" in trace.warnings[0]
 
 
 @pytest.mark.parametrize(("bos", "expected"), [(False, 18), (True, 0)])
@@ -208,8 +209,8 @@ def test_scattered_warm_up(tmp_path: Path, bos: bool, expected: int) -> None:
         for layer in range(4):
             table[f"experts_{layer}"][row] = [0, 1]
     options = ImportOptions(num_experts=16)
-    import_table(parquet(tmp_path / "t.parquet", table), tmp_path / "a", options=options)
-    assert [w.split(" of 54")[0] for w in options.warnings] == [str(expected)] * bool(expected)
+    trace = import_table(parquet(tmp_path / "t.parquet", table), tmp_path / "a", options=options)
+    assert [w.split(" of 54")[0] for w in trace.warnings] == [str(expected)] * bool(expected)
 
 
 def test_a_record_that_is_mostly_warm_up_is_refused(tmp_path: Path) -> None:
@@ -228,11 +229,9 @@ def test_a_record_that_is_mostly_warm_up_is_refused(tmp_path: Path) -> None:
 
 
 def test_routing_that_varies_or_cannot_vary_is_no_warm_up(tmp_path: Path) -> None:
-    options = ImportOptions(num_experts=8)
-    import_table(parquet(tmp_path / "t.parquet", columns()), tmp_path / "a", options=options)
-    everything = parquet(tmp_path / "u.parquet", columns(num_experts=2, k=2))  # every token uses both experts
-    import_table(everything, tmp_path / "b", options=ImportOptions(num_experts=2, warnings=options.warnings))
-    assert options.warnings == []
+    for name, table, n in (("a", columns(), 8), ("b", columns(num_experts=2, k=2), 2)):  # b: every token uses both experts
+        path = parquet(tmp_path / f"{name}.parquet", table)
+        assert import_table(path, tmp_path / name, options=ImportOptions(num_experts=n)).warnings == ()
 
 
 def test_compressed_tables_and_folders(tmp_path: Path) -> None:
@@ -329,21 +328,21 @@ def record(**changes: Any) -> TokenRecord:
 
 def test_arrays_of_ones_own(tmp_path: Path) -> None:
     trace = import_records(
-        lambda: iter([record()]), tmp_path / "a", Recording([4], "mine", ""), options=ImportOptions(num_experts=3)
+        lambda: iter([record()]), tmp_path / "a", ImportSource([4], "mine", ""), options=ImportOptions(num_experts=3)
     )
     assert [x.layer for x in trace.layers] == [4]
     with pytest.raises(MoeProbeError, match="document 'd', position 1 does not come after"):
         import_records(
             lambda: iter([record(position=np.array([1, 1, 2]))]),
             tmp_path / "b",
-            Recording([4], "mine", ""),
+            ImportSource([4], "mine", ""),
             options=ImportOptions(),
         )
     with pytest.raises(MoeProbeError, match="not text"):
         import_records(
             lambda: iter([record(labels={"document": "d", "topic": "a\0"})]),
             tmp_path / "b",
-            Recording([4], "mine", ""),
+            ImportSource([4], "mine", ""),
             options=ImportOptions(),
         )
 
@@ -409,7 +408,10 @@ def test_what_is_right_comes_back_as_it_was(tmp_path: Path, num_experts: int, k:
     weights = rng.random(ids.shape).astype(np.float16)
     made = record(token_id=np.arange(12), position=np.cumsum(rng.integers(1, 4, 12)), experts=ids, weights=weights)
     trace = import_records(
-        lambda: iter([made]), tmp_path / "a", Recording([1, 5], "mine", ""), options=ImportOptions(num_experts=num_experts)
+        lambda: iter([made]),
+        tmp_path / "a",
+        ImportSource([1, 5], "mine", ""),
+        options=ImportOptions(num_experts=num_experts),
     )
     chunk = next(trace.iter_routing())
     assert (chunk.experts == ids).all() and (chunk.weights == weights).all() and (chunk.position == made.position).all()

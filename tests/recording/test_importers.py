@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.recording.importers import ImportOptions, decode_sglang, import_responses, import_table
+from moe_probe.recording.importers import ImportOptions, import_responses, import_table
 from moe_probe.recording.trace import Trace, verify
 from moe_probe.testing import planted_routing
 
@@ -58,22 +58,21 @@ def check(trace: Trace, *, weights: bool) -> None:
 def test_table(tmp_path: Path, name: str, weights: bool) -> None:
     path = write(tmp_path / name, table(weights=weights))
     options = ImportOptions(num_experts=8, shard_tokens=100)
-    check(import_table(path, tmp_path / "trace", options=options), weights=weights)
-    assert options.warnings == []
+    trace = import_table(path, tmp_path / "trace", options=options)
+    check(trace, weights=weights)
+    assert trace.warnings == () == Trace.open(trace.root).warnings
 
 
 def test_number_of_experts_is_guessed_aloud_or_read(tmp_path: Path) -> None:
-    options = ImportOptions()
-    import_table(write(tmp_path / "t.parquet", table()), tmp_path / "a", options=options)
-    assert "guessed" in options.warnings[0]
+    trace = import_table(write(tmp_path / "t.parquet", table()), tmp_path / "a")
+    assert "guessed" in trace.warnings[0]
     plain = pa.table(table())
     schema = pa.schema(
         [f.with_metadata({"num_experts": "12"}) if f.name.startswith("experts_") else f for f in plain.schema]
     )
     pq.write_table(plain.cast(schema), tmp_path / "m.parquet")
-    options = ImportOptions()
-    trace = import_table(tmp_path / "m.parquet", tmp_path / "b", options=options)
-    assert trace.layers[0].num_experts == 12 and options.warnings == []
+    trace = import_table(tmp_path / "m.parquet", tmp_path / "b")
+    assert trace.layers[0].num_experts == 12 and trace.warnings == ()
 
 
 def test_short_lists_are_empty_slots(tmp_path: Path) -> None:
@@ -152,11 +151,7 @@ def test_server_answers(tmp_path: Path, sglang: bool) -> None:
             import_responses(path, tmp_path / "b", options=ImportOptions(num_experts=8))
 
 
-def test_strings_that_are_no_arrays() -> None:
-    with pytest.raises(MoeProbeError, match="not base64"):
-        decode_sglang("!!", n_layers=1, top_k=1)
-    with pytest.raises(MoeProbeError, match="not a multiple"):
-        decode_sglang(base64.b64encode(b"\0" * 12).decode(), n_layers=2, top_k=1)
+def test_refused_number_of_experts() -> None:
     with pytest.raises(UsageError, match="a layer has 1 to"):
         ImportOptions(num_experts=0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_probe.recording.importers import ImportOptions, Recording, TokenRecord, import_records
+from moe_probe.recording.importers import ImportOptions, ImportSource, TokenRecord, import_records
 from moe_probe.recording.trace import Trace
 from moe_probe.report import write_report
 from moe_probe.studies import analyses as pipeline
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_records(
         lambda: iter(records()),
         root / "trace",
-        Recording(list(N_EXPERTS), "mixed", ""),
+        ImportSource(list(N_EXPERTS), "mixed", ""),
         options=ImportOptions(num_experts=N_EXPERTS),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +100,7 @@ def test_experts_that_all_tokens_use_are_no_finding(tmp_path: Path) -> None:
 
     made = [every_expert(record) for record in records(1)]
     trace = import_records(
-        lambda: iter(made), tmp_path / "t", Recording([0], "all", ""), options=ImportOptions(num_experts=2)
+        lambda: iter(made), tmp_path / "t", ImportSource([0], "all", ""), options=ImportOptions(num_experts=2)
     )
     assert not topic_beyond_vocabulary(trace, usage=expected_usage(trace), permutations=99).table["beyond"].any()
 

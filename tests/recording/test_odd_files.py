@@ -326,14 +326,10 @@ def test_answers_with_numbers_and_gaps_for_labels(tmp_path: Path) -> None:
 
 
 def test_strings_without_a_shape_say_how_they_were_read(tmp_path: Path) -> None:
-    options = ImportOptions()
-    answers(
-        tmp_path,
-        lambda i, routed: {"routed_experts": base64.b64encode(routed.astype("<i4").tobytes()).decode()},
-        top_k=2,
-        options=options,
+    trace = answers(
+        tmp_path, lambda i, routed: {"routed_experts": base64.b64encode(routed.astype("<i4").tobytes()).decode()}, top_k=2
     )
-    assert any("4 layers of 2 experts per token" in note for note in options.warnings)
+    assert any("4 layers of 2 experts per token" in note for note in trace.warnings)
 
 
 # --- fingerprints
@@ -367,7 +363,7 @@ def one(**layers: Any) -> dict[str, Any]:
         (one(layer_0={"selected_experts": [2**70], "selected_probs": [1]}), "no expert ids"),
         (one(layer_0={"selected_experts": [1], "selected_probs": [10**400]}), "no gate weights"),
         ({"category": None}, "has no category"),
-        ({"category": ["a"]}, "has no category"),
+        ({"category": ["a"]}, "'category' that is a list"),
         ({"router_data": [[]]}, "no object of objects"),
         (one(layer_0={"selected_experts": [1]}), "a layer has no 'selected_probs'"),
         (

@@ -1,16 +1,22 @@
-"""Traces from routing that somebody else recorded: the interchange table, vLLM, SGLang, fingerprint files, your arrays."""
+"""Traces from routing that somebody else recorded: files or arrays in, a sealed trace out.
+
+`table` reads the interchange table (with `tablefile`, `columns`), `responses` the answers of vLLM and SGLang (with
+`answers`, `routed`), `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting. Each of them makes `TokenRecord`
+documents, which `records` surveys (`survey`), plans (`plan`) and writes; your own arrays go there directly.
+"""
 
 from moe_probe.recording.importers.fingerprints import import_fingerprints
-from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
-from moe_probe.recording.importers.responses import decode_sglang, import_responses
-from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.importers.options import ImportOptions, ImportSource
+from moe_probe.recording.importers.records import import_records
+from moe_probe.recording.importers.responses import import_responses
 from moe_probe.recording.importers.table import import_table
+from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
 
 __all__ = [
     "ImportOptions",
-    "Recording",
+    "ImportSource",
+    "SourceRows",
     "TokenRecord",
-    "decode_sglang",
     "import_fingerprints",
     "import_records",
     "import_responses",

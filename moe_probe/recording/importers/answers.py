@@ -36,7 +36,7 @@ class Answer:
     ids : ndarray of int64
         Token ids of prompt and answer, as far as they are known.
     first : int
-        Place of the first of `ids` in the sequence: the prompt's length where its ids are not known.
+        Position of the first of `ids` in the sequence: the prompt's length where its ids are not known.
     n_prompt : int or None
         Tokens of the prompt, where the answer says it.
     routed, prompt_routed : Any
@@ -66,6 +66,10 @@ def answers_of(row: Mapping[str, Any], where: str) -> Iterator[Answer]:
         JSON object of the row; the server's answer may lie in it under ``response``.
     where : str
         File and line, for messages.
+
+    Yields
+    ------
+    Answer
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The JSON files of the repository GPT-OSS-MoE-ExpertFingerprinting: one answer a file, every router's choice in it.
+"""The JSON files of the repository GPT-OSS-MoE-ExpertFingerprinting: one answer per file, every router's choice in it.
 
 ``data/**/*_examples.json`` hold ``dataset, category, original_prompt, full_text`` (tokens of prompt and
 answer), ``generated_only`` (tokens of the answer) and ``router_data``: for each generated token but the last
@@ -19,8 +19,10 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import sha256_file, sha256_text
 from moe_probe.core.text import label_text
 from moe_probe.core.textfiles import expand, read_csv, read_json
-from moe_probe.recording.importers.records import ImportOptions, Recording, import_records
-from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.importers.jsonrows import label_of
+from moe_probe.recording.importers.options import ImportOptions, ImportSource
+from moe_probe.recording.importers.records import import_records
+from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
 from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.checks import check_layers
 
@@ -36,7 +38,7 @@ def import_fingerprints(
     options: ImportOptions | None = None,
     mode: str = "new",
 ) -> Trace:
-    """Import a folder of fingerprint files as a trace, one document an answer.
+    """Import a folder of fingerprint files as a trace, one document per answer.
 
     The category is the subtopic, the dataset a further label, and answers to one prompt are one group.
     Token ids are not in the files: an index over distinct token strings takes their place.
@@ -44,10 +46,20 @@ def import_fingerprints(
     Parameters
     ----------
     path : str or Path
-        Folder that holds ``*_examples.json`` at any depth, or one such file.
+        Folder with ``*_examples.json`` at any depth, or one such file.
+    out : str or Path
+        Folder of the trace.
     topics : str or Path, optional
         CSV with columns ``dataset, category, topic``; without it the category is the topic. Answers
-        whose category it does not list are left out, and counted in ``options.warnings``.
+        whose category it does not list are omitted, and counted in `Trace.warnings`.
+    options : ImportOptions, optional
+    mode : {"new", "resume", "force"}
+        What to do with a trace that exists: refuse, continue it, start over.
+
+    Returns
+    -------
+    Trace
+        Sealed.
 
     Raises
     ------
@@ -71,23 +83,23 @@ def import_fingerprints(
     files = [root] if root.is_file() else _files(root)
     topic_of = None if topics is None else _topics(Path(topics))
     chosen = [file for file in files if topic_of is None or _key(_read(file)) in topic_of]
-    if len(chosen) < len(files):
-        options.warnings.append(
-            f"{len(files) - len(chosen)} of {len(files)} answers left out: {topics} names no topic for their category"
-        )
     if not chosen:
         raise MoeProbeError(f"{topics} names the category of no file under {root}", "", "columns dataset, category, topic")
     codes: dict[str, int] = {}
     layers: list[int] = []
     _record(chosen[0], topic_of, codes, layers)
     digest = sha256_text("".join(map(sha256_file, chosen)))
-    return import_records(
+    trace = import_records(
         lambda: (_record(file, topic_of, codes, layers) for file in chosen),
         out,
-        Recording(layers, root.name, digest),
+        ImportSource(layers, root.name, digest),
         options=replace(options, labels=("dataset",)),
         mode=mode,
     )
+    if len(chosen) < len(files):
+        omitted = f"{len(files) - len(chosen)} of {len(files)} answers left out: {topics} names no topic for their category"
+        trace.warnings = (omitted, *trace.warnings)
+    return trace
 
 
 def _files(root: Path) -> list[Path]:
@@ -136,7 +148,7 @@ def _read(file: Path) -> dict[str, Any]:
                 f"{file} is not a fingerprint file", f"its {name} is no list", "the data folder of the repository"
             )
     for name in ("dataset", "category"):
-        if label_text(data[name]) is None or not str(label_text(data[name])).strip():
+        if not label_of(data[name], name, str(file)).strip():
             raise MoeProbeError(f"{file} has no {name}", f"it is {str(data[name])[:40]}", "a text or a number")
     return dict(data)
 
@@ -154,9 +166,7 @@ def _record(
     if not layers:
         layers.extend(sorted(chosen[0]))
     if not layers:
-        raise MoeProbeError(
-            f"{file} has no layer at token {position[0]}", "router_data is empty there", "leave the file out"
-        )
+        raise MoeProbeError(f"{file} has no layer at token {position[0]}", "router_data is empty there", "omit the file")
     slots = max((len(ids) for one in chosen for ids, _ in one.values()), default=1)
     experts = np.full((len(chosen), len(layers), max(slots, 1)), -1, dtype=np.int64)
     weights = np.zeros(experts.shape)
@@ -189,9 +199,7 @@ def _record(
         tokens,
         experts,
         weights,
-        file=str(file),
-        unit="entry",
-        rows=np.arange(1, len(tokens) + 1),
+        source=SourceRows(file, "entry", np.arange(1, len(tokens) + 1)),
     )
 
 
@@ -232,12 +240,12 @@ def _choices(entries: list[Any], file: Path) -> tuple[list[int], list[dict[int, 
                     "one selected_probs per selected_experts",
                 )
     if not chosen:
-        raise MoeProbeError(f"{file} holds no routing", "router_data is empty", "leave the file out")
+        raise MoeProbeError(f"{file} has no routing", "router_data is empty", "omit the file")
     return position, chosen
 
 
 def _numbers(values: Any, kind: type) -> list[Any]:
-    """A list of numbers; experts must be whole and not negative."""
+    """Return a list of numbers; experts must be whole and not negative."""
     if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
         raise ValueError(f"{str(values)[:60]} is no list of numbers")
     if kind is float and any(isinstance(v, int) and abs(v) > 2**63 for v in values):

@@ -8,8 +8,6 @@ hidden layer: dense layers hold zeros. `moe_probe.recording.importers.answers` f
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,49 +19,19 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_files
 from moe_probe.core.text import label_text
-from moe_probe.core.textfiles import expand, read_json_rows
+from moe_probe.core.textfiles import expand
 from moe_probe.recording.importers.answers import Answer, answers_of
-from moe_probe.recording.importers.records import ImportOptions, Recording, import_records, some
-from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_missing
-from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.importers.jsonrows import json_objects, label_of
+from moe_probe.recording.importers.options import ImportOptions, ImportSource
+from moe_probe.recording.importers.plan import some
+from moe_probe.recording.importers.records import import_records
+from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_missing, mark_empty
+from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
 from moe_probe.recording.trace import Trace
-
-_LABELS = ("document", "topic", "subtopic", "group", "split")
-
-
-def decode_sglang(text: str, *, n_layers: int, top_k: int) -> np.ndarray:
-    """Decode SGLang's ``routed_experts``.
-
-    Parameters
-    ----------
-    text : str
-        Base64 of little-endian int32, laid out (token, layer, slot).
-
-    Returns
-    -------
-    ndarray of int32, shape (n_tokens, n_layers, top_k)
-
-    Raises
-    ------
-    MoeProbeError
-        When the text is not base64 or its length does not fit layers and slots.
-    """
-    try:
-        flat = np.frombuffer(base64.b64decode(text, validate=True), dtype="<i4")
-    except (binascii.Error, ValueError) as error:
-        raise MoeProbeError(
-            "routed_experts is not base64 of 32-bit integers", str(error), "the string as SGLang returned it"
-        ) from error
-    if flat.size % (n_layers * top_k):
-        raise MoeProbeError(
-            f"routed_experts holds {flat.size} ids",
-            f"not a multiple of {n_layers} layers x {top_k} slots",
-            "the right --layers and --top-k",
-        )
-    return flat.reshape(-1, n_layers, top_k)
+from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
 
 
-def import_responses(
+def import_responses(  # public: keyword-only options with defaults
     path: str | Path,
     out: str | Path,
     *,
@@ -77,17 +45,27 @@ def import_responses(
     JSON Lines or a JSON array, plain or compressed, a row per answer: ``document``, ``topic`` (and optional
     further labels) beside the answer as the server returned it, or beside ``token_ids`` (list of int, prompt
     and answer together), optional ``tokens`` (list of str), and ``routed_experts``. docs/formats.md shows
-    the forms. Answers and tokens without routing (null, ``{}``, rows of -1) are left out, and counted in
-    ``options.warnings``; so are dense layers.
+    the forms. Answers and tokens without routing (null, ``{}``, rows of -1) are omitted, and counted in
+    `Trace.warnings`; so are dense layers.
 
     Parameters
     ----------
     path : str or Path
         A file, a folder of such files, or a glob.
+    out : str or Path
+        Folder of the trace.
     layers : sequence of int, optional
         Layers to keep; or, where the arrays hold exactly as many layers, their numbers in the model.
     top_k : int, optional
         Slots per layer, needed for SGLang's strings, which do not say their shape.
+    options : ImportOptions, optional
+    mode : {"new", "resume", "force"}
+        What to do with a trace that exists: refuse, continue it, start over.
+
+    Returns
+    -------
+    Trace
+        Sealed.
 
     Raises
     ------
@@ -100,21 +78,17 @@ def import_responses(
     first = next(answers.records(), None)
     if first is None:
         raise MoeProbeError(
-            f"{path} holds no answer with routing",
+            f"{path} has no answer with routing",
             answers.left_out() or "there is no row in it",
             "start the server with --enable-return-routed-experts",
         )
     n_columns = first.experts.shape[1]
     named = answers.named(n_columns)
-    recording = Recording(named or range(n_columns), Path(path).name, sha256_files(answers.files), every_layer=True)
-    trace = import_records(
-        answers.records,
-        out,
-        recording,
-        mode=mode,
-        options=replace(options, layers=None if layers is None or named else layers),
-    )
-    options.warnings.extend(note for note in (answers.left_out(), answers.unequal_slots(), answers.shape_taken()) if note)
+    source = ImportSource(named or range(n_columns), Path(path).name, sha256_files(answers.files), every_layer=True)
+    options = replace(options, layers=None if layers is None or named else layers)
+    trace = import_records(answers.records, out, source, mode=mode, options=options)
+    notes = (answers.left_out(), answers.unequal_slots(), answers.assumed_shape())
+    trace.warnings += tuple(note for note in notes if note)
     return trace
 
 
@@ -124,7 +98,7 @@ class _Answers:
     def __init__(
         self, files: Sequence[Path], layers: Sequence[int] | None, top_k: int | None, options: ImportOptions
     ) -> None:
-        self.files, self.layers, self.top_k, self.options = files, layers, top_k, options
+        self.files, self.layers, self.top_k, self.labels = files, layers, top_k, options.labels
         self._tally: Counter[str] = Counter()
         self._slots: Counter[int] = Counter()
         self._without: list[str] = []
@@ -141,11 +115,11 @@ class _Answers:
         """Read the files from the start."""
         self._tally, self._without, self._slots = Counter(), [], Counter()
         for file in self.files:
-            for line, row in read_json_rows(file):
+            for line, row in json_objects(file, "answer"):
                 yield from self._row(row, file, line)
 
     def left_out(self) -> str:
-        """What was left out since the reading began, in a sentence; "" where nothing was."""
+        """Say what was left out since the reading began; "" where nothing was."""
         parts = [some(self._without, "answer", " without routing")] if self._without else []
         if self._tally["no row"]:
             parts.append(f"{self._tally['no row']:,} tokens without routing (rows of -1 or zeros)")
@@ -157,43 +131,32 @@ class _Answers:
         return f"left out: {'; '.join(parts)}" if parts else ""
 
     def unequal_slots(self) -> str:
-        """That answers differ in the number of experts per token, in a sentence; "" where they do not."""
+        """Say that answers differ in the number of experts per token; "" where they do not."""
         if len(self._slots) < 2:
             return ""
         counts = ", ".join(f"{k} in {n:,} answers" for k, n in self._slots.most_common(5))
         return f"answers differ in experts per token ({counts}): are they of one model and one setting?"
 
-    def shape_taken(self) -> str:
-        """How strings without a shape were read, in a sentence; "" where there were none. A wrong --top-k may fit them too."""
+    def assumed_shape(self) -> str:
+        """Say how strings without a shape were read; "" where there were none. A wrong --top-k may fit them too."""
+        if not self._unshaped:
+            return ""
         return (
-            ""
-            if not self._unshaped
-            else (
-                f"the strings do not say their shape: with --top-k {self.top_k} they are {self._columns} layers of {self.top_k} "
-                f"experts per token; check both against the model's configuration"
-            )
+            f"the strings do not say their shape: with --top-k {self.top_k} they are {self._columns} layers of {self.top_k} "
+            f"experts per token; check both against the model's configuration"
         )
 
-    def _row(self, row: Any, file: Path, line: int) -> Iterator[TokenRecord]:
+    def _row(self, row: Mapping[str, Any], file: Path, line: int) -> Iterator[TokenRecord]:
         where = f"{file}, line {line}"
-        if not isinstance(row, Mapping):
-            raise MoeProbeError(f"{where} is not a JSON object", "", "one JSON object per answer")
-        for name in ("document", "topic", *self.options.labels):
+        for name in ("document", "topic", *self.labels):
             if name not in row:
                 raise MoeProbeError(
                     f"{where} has no '{name}'",
                     f"its fields are {', '.join(map(str, list(row)[:12]))}",
                     "add it to the row; docs/formats.md describes the fields",
                 )
-        labels = {k: row[k] for k in (*_LABELS, *self.options.labels) if row.get(k) is not None}
-        for name, value in labels.items():
-            if label_text(value) is None:
-                raise MoeProbeError(
-                    f"{where} has a '{name}' that is a list or an object",
-                    "a label has one value per document",
-                    "a string or a number",
-                )
-        labels = {k: label_text(value) or "" for k, value in labels.items()}
+        names = (*DOCUMENT_COLUMNS, *self.labels)
+        labels = {name: label_of(row[name], name, where) for name in names if row.get(name) is not None}
         for answer in answers_of(row, where):
             named = labels
             if answer.number is not None:  # answers to one prompt are not independent
@@ -201,23 +164,22 @@ class _Answers:
                     "document": f"{labels.get('document', '')}#{answer.number}",
                     "group": labels.get("group") or labels.get("document", ""),
                 }
-            if is_missing(answer.routed) and is_missing(answer.prompt_routed):
-                self._without.append(f"line {line}")
-                continue
-            record = self._record(answer, named, row.get("tokens"), (file, line))
-            if len(record.experts):
+            missing = is_missing(answer.routed) and is_missing(answer.prompt_routed)
+            record = None if missing else self._record(answer, named, row.get("tokens"), (file, line))
+            if record is not None and len(record.experts):
                 yield record
             else:
                 self._without.append(f"line {line}")
 
-    def _record(self, answer: Answer, labels: Mapping[str, str], tokens: Any, place: tuple[Path, int]) -> TokenRecord:
-        where = f"{place[0]}, line {place[1]}"
+    def _record(self, answer: Answer, labels: Mapping[str, str], tokens: Any, at: tuple[Path, int]) -> TokenRecord:
+        file, line = at
+        where = f"{file}, line {line}"
         n_tokens = answer.first + len(answer.ids)
         if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
             raise MoeProbeError(
                 f"{where} has another number of tokens than of token ids",
                 f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
-                "one string per token id in 'tokens'; or leave them out and pass --tokenizer",
+                "one string per token id in 'tokens'; or omit them and pass --tokenizer",
             )
         experts, start = self._experts(answer, where)
         if self._columns not in (None, experts.shape[1]):
@@ -241,20 +203,18 @@ class _Answers:
             None if tokens is None else self._texts(tokens, answer, position, where),
             experts[keep],
             None,
-            file=str(place[0]),
-            unit="line",
-            rows=np.full(len(position), place[1]),
+            source=SourceRows(file, "line", np.full(len(position), line)),
         )
 
     @staticmethod
     def _texts(tokens: list[Any], answer: Answer, position: np.ndarray, where: str) -> list[str]:
-        """Texts of the tokens at some positions; the id where an answer has null."""
+        """Return the texts of the tokens at some positions; the id where an answer has null."""
         texts = [label_text(tokens[p]) for p in position]
         if None in texts:
             raise MoeProbeError(
                 f"{where} has tokens that are lists or objects",
                 "a token is a text",
-                "one string per token id in 'tokens'; or leave them out and pass --tokenizer",
+                "one string per token id in 'tokens'; or omit them and pass --tokenizer",
             )
         return [
             str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
@@ -262,11 +222,11 @@ class _Answers:
         ]
 
     def _experts(self, answer: Answer, where: str) -> tuple[np.ndarray, int]:
-        """Routing of the sequence and the token at which it starts."""
+        """Return the routing of the sequence and the token at which it starts."""
         n_tokens = answer.first + len(answer.ids)
         prompt = None if is_missing(answer.prompt_routed) else decode_routed(answer.prompt_routed, where)[0]
-        rest, said = (None, None) if is_missing(answer.routed) else decode_routed(answer.routed, where)
-        start = said if said is not None else answer.start or 0
+        rest, own_start = (None, None) if is_missing(answer.routed) else decode_routed(answer.routed, where)
+        start = own_start if own_start is not None else answer.start or 0
         n_prompt = answer.n_prompt or 0
         if prompt is not None:
             prompt = self._shaped(prompt, [n_prompt], where)
@@ -276,7 +236,7 @@ class _Answers:
                     "",
                     "prompt_token_ids as the server returned them",
                 )
-        apart = prompt is not None or (answer.split and said is None and answer.start is None)
+        apart = prompt is not None or (answer.split and own_start is None and answer.start is None)
         begin = n_prompt if apart else start
         if begin > n_tokens:
             raise MoeProbeError(
@@ -309,8 +269,4 @@ class _Answers:
         if not isinstance(ids, Unshaped):
             return ids
         self._unshaped = True
-        out = ids.shaped(n_rows, self.layers, self.top_k, where).astype(np.int64)
-        if out.shape[2] > 1:
-            out[(out == 0).all(axis=(1, 2))] = -1
-        out[out < 0] = -1
-        return out
+        return mark_empty(ids.shaped(n_rows, self.layers, self.top_k, where).astype(np.int64))

@@ -30,7 +30,7 @@ class Unshaped:
         self.ids = ids
 
     def shaped(self, n_rows: Sequence[int], layers: Sequence[int] | None, top_k: int | None, where: str) -> np.ndarray:
-        """Ids as (token, layer, slot).
+        """Return the ids as (token, layer, slot).
 
         Parameters
         ----------
@@ -43,6 +43,10 @@ class Unshaped:
         where : str
             File and line, for messages.
 
+        Returns
+        -------
+        ndarray of int32, shape (n_tokens, n_layers, top_k)
+
         Raises
         ------
         MoeProbeError
@@ -50,7 +54,7 @@ class Unshaped:
         """
         if top_k is None:
             raise UsageError(
-                f"{where} holds base64 without a shape",
+                f"{where} has base64 without a shape",
                 "experts per token are not in the string",
                 "--top-k 8, as the model's num_experts_per_tok says",
             )
@@ -60,7 +64,7 @@ class Unshaped:
             if rows > 0 and self.ids.size and not self.ids.size % (rows * top_k):
                 return self.ids.reshape(rows, -1, top_k)
         raise MoeProbeError(
-            f"{where} holds {self.ids.size} expert ids",
+            f"{where} has {self.ids.size} expert ids",
             f"that is no whole number of layers for {n_rows[0]} tokens with {top_k} experts each",
             "the right --top-k, and the token ids of prompt and answer",
         )
@@ -119,10 +123,15 @@ def decode_routed(value: Any, where: str) -> tuple[np.ndarray | Unshaped, int | 
     ids = array.astype(np.int64)
     if array.dtype.kind == "u":  # -1 of an unsigned type
         ids[(array == np.iinfo(array.dtype).max).all(axis=(1, 2))] = -1
+    return mark_empty(ids), start
+
+
+def mark_empty(ids: np.ndarray) -> np.ndarray:
+    """Write -1 into the slots, shape (n_tokens, n_layers, top_k), of tokens that have no routing; return the same array."""
     ids[ids < 0] = -1
     if ids.shape[2] > 1:  # a buffer that was never written: no token has expert 0 in every slot of every layer
         ids[(ids == 0).all(axis=(1, 2))] = -1
-    return ids, start
+    return ids
 
 
 def _base64(text: str, where: str) -> bytes:
@@ -143,7 +152,7 @@ def _npy(data: bytes, where: str) -> np.ndarray:
         shape, _, dtype = header(file)
         _check_size(shape, dtype, len(data) - file.tell(), where)
         file.seek(0)
-        return np.load(file, allow_pickle=False)
+        return np.asarray(np.load(file, allow_pickle=False))
     except (ValueError, EOFError, SyntaxError, TypeError, TokenError, RecursionError, MemoryError, OverflowError) as error:
         raise MoeProbeError(
             f"{where} has routed_experts that are no .npy file",
@@ -176,7 +185,7 @@ def _check_size(shape: Sequence[Any], dtype: np.dtype, n_bytes: int, where: str)
 
 
 def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | None]:
-    """An object of ``data, shape, dtype, start``."""
+    """Read an object of ``data, shape, dtype, start``."""
     for name in ("data", "shape"):
         if name not in value:
             raise MoeProbeError(

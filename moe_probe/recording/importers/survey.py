@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import is_unwritable
+from moe_probe.recording.importers.token_record import TokenRecord
 from moe_probe.recording.trace.checks import check_order, check_topics, check_weights, first_repeat
 
 _RUN = 8  # tokens in a row with the same experts in every layer: no router of a trained model does that to a text
@@ -19,48 +19,9 @@ _SCATTERED, _LAYERS, _IDS = 0.1, 4, 8
 _MIX = np.random.default_rng(0).integers(1, 2**63, 1 << 16, dtype=np.uint64)  # a random number per expert id
 
 
-class TokenRecord(NamedTuple):
-    """One document as somebody recorded it.
-
-    ``labels`` holds ``document, topic`` and optionally ``subtopic, group, split`` and more, all strings;
-    ``experts`` (n_tokens, n_layers, n_slots) holds expert ids, -1 in slots that reached no expert;
-    ``weights`` has the same shape or is None; ``tokens`` are strings or None. ``rows`` numbers the row (or line)
-    of ``file`` that each token comes from, and ``unit`` is what to call it, for messages.
-    """
-
-    labels: Mapping[str, str]
-    token_id: np.ndarray
-    position: np.ndarray
-    tokens: Sequence[str] | None
-    experts: np.ndarray
-    weights: np.ndarray | None
-    special: np.ndarray | None = None
-    file: str = ""
-    unit: str = "row"
-    rows: np.ndarray | None = None
-
-    def where(self, token: int) -> str:
-        """Name a token of the record: row or line, document, position."""
-        inside = f"document '{self.labels.get('document')}', position {int(self.position[token])}"
-        return inside if self.rows is None else f"{self.unit} {int(self.rows[token])} of {self.file} ({inside})"
-
-    def take(self, tokens: np.ndarray) -> TokenRecord:
-        """The record with some of its tokens (a mask) only."""
-        kept = None if self.tokens is None else [t for t, keep in zip(self.tokens, tokens, strict=True) if keep]
-        return self._replace(
-            token_id=self.token_id[tokens],
-            position=self.position[tokens],
-            tokens=kept,
-            experts=self.experts[tokens],
-            weights=None if self.weights is None else self.weights[tokens],
-            special=None if self.special is None else self.special[tokens],
-            rows=None if self.rows is None else self.rows[tokens],
-        )
-
-
 @dataclass
 class LayerSurvey:
-    """What one column of the records holds.
+    """What is in one column of the records.
 
     Attributes
     ----------
@@ -89,7 +50,16 @@ class LayerSurvey:
         return self.largest < 0 or (self.sets == 1 and self.repeat is not None)
 
     def add(self, record: TokenRecord, column: int, sets: np.ndarray) -> None:
-        """Count one record's column; `sets` are numbers that stand for each token's set of experts (0: none)."""
+        """Count one record's column.
+
+        Parameters
+        ----------
+        record : TokenRecord
+        column : int
+            Position on its layer axis.
+        sets : ndarray of uint64, shape (n_tokens,)
+            A number that stands for each token's set of experts; 0 for no expert.
+        """
         ids = record.experts[:, column]
         filled = ids >= 0
         if not filled.any():
@@ -134,15 +104,11 @@ class Survey:
             Naming the row: no topic, positions that do not increase, gate weights that are no weights.
         """
         name = record.labels.get("document")
-        if (
-            record.rows is not None
-            and len(record.rows)
-            and any(not str(record.labels.get(key) or "").strip() for key in ("document", "topic"))
-        ):
-            key = "document" if not str(name or "").strip() else "topic"
+        empty = [key for key in ("document", "topic") if not str(record.labels.get(key) or "").strip()]
+        if empty and record.source is not None and len(record.source.numbers):
             raise MoeProbeError(
-                f"{record.unit} {int(record.rows[0])} of {record.file} has no {key}",
-                f"its {key} is empty",
+                f"{record.source.name(0)} has no {empty[0]}",
+                f"its {empty[0]} is empty",
                 "a document and a topic in every row",
             )
         check_topics([record.labels])
@@ -170,11 +136,11 @@ class Survey:
         self.n_tokens, self.n_documents = self.n_tokens + len(record.experts), self.n_documents + 1
 
     def patterns(self, experts: np.ndarray) -> np.ndarray:
-        """Number that stands for each token's sets of experts over all layers, shape (n_tokens,)."""
+        """Return a number that stands for each token's sets of experts over all layers, shape (n_tokens,)."""
         return self._pattern(self._sets(experts))
 
     def constant(self) -> set[int]:
-        """Patterns that stay the same for many tokens: in a row, or scattered over a large share of the record."""
+        """Return the patterns that stay the same for many tokens: in a row, or scattered over a large share of the record."""
         if sum(column.sets > 1 for column in self.columns) < _LAYERS:
             return self._in_runs  # so few layers can agree by chance
         return self._in_runs | {
@@ -184,16 +150,17 @@ class Survey:
         }
 
     def n_constant(self) -> int:
-        """Number of tokens with such a pattern."""
+        """Count the tokens with such a pattern."""
         return sum(self._counts.get(pattern, 0) for pattern in self.constant())
 
     @staticmethod
     def _sets(experts: np.ndarray) -> np.ndarray:
-        """A number per token and layer, the same for the same experts in any order; 0 for no expert."""
-        return np.where(experts >= 0, _MIX[experts & 0xFFFF], np.uint64(0)).sum(axis=2, dtype=np.uint64)
+        """Return a number per token and layer, the same for the same experts in any order; 0 for no expert."""
+        numbers = np.where(experts >= 0, _MIX[experts & 0xFFFF], np.uint64(0))
+        return np.asarray(numbers.sum(axis=2, dtype=np.uint64))
 
     def _pattern(self, per_layer: np.ndarray) -> np.ndarray:
-        return (per_layer * self._layer_mix).sum(axis=1, dtype=np.uint64)
+        return np.asarray((per_layer * self._layer_mix).sum(axis=1, dtype=np.uint64))
 
     def _count(self, patterns: np.ndarray, token_id: np.ndarray) -> None:
         if not len(patterns):

@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import label_text
-from moe_probe.core.textfiles import format_of, read_json_rows, refuse_repeated
-from moe_probe.recording.importers.columns import Place, column_of
+from moe_probe.core.textfiles import format_of, refuse_repeated
+from moe_probe.recording.importers.columns import column_of
+from moe_probe.recording.importers.jsonrows import json_objects
+from moe_probe.recording.importers.token_record import SourceRows
 from moe_probe.recording.trace.checks import check_layers
 
 _REQUIRED = ("document", "topic", "position", "token_id")
 _ROWS = 16384
 _JSON = (".jsonl", ".ndjson", ".json")
+#: Endings of files that can be an interchange table.
+TABLES = (".parquet", *_JSON)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ class TableFile:
     def open(cls, path: Path, labels: Sequence[str]) -> TableFile:
         """Read the names of the columns.
 
+        Parameters
+        ----------
+        path : Path
+        labels : sequence of str
+            Label columns that have to be there.
+
+        Returns
+        -------
+        TableFile
+
         Raises
         ------
         MoeProbeError
@@ -64,12 +78,12 @@ class TableFile:
             schema = _schema(path)
             names, fields = schema.names, {field.name: field for field in schema}
         elif format_of(path) in _JSON:
-            names = list(dict.fromkeys(name for _, row in _json_rows(path) for name in row))
+            names = list(dict.fromkeys(name for _, row in json_objects(path, "token") for name in row))
             if not names:
                 raise MoeProbeError(f"{path} is empty", "", "an interchange table")
         else:
             raise MoeProbeError(
-                f"the format of {path} is not known",
+                f"unknown format of {path}",
                 f"its name ends in '{path.suffix}'",
                 "an interchange table ending in .parquet or .jsonl",
             )
@@ -134,7 +148,7 @@ class TableFile:
             return
         lines: list[int] = []
         rows: list[dict[str, Any]] = []
-        for line, value in _json_rows(self.path):
+        for line, value in json_objects(self.path, "token"):
             lines.append(line)
             rows.append(value)
             if len(rows) == _ROWS:
@@ -144,8 +158,8 @@ class TableFile:
             yield np.array(lines), self._as_table(rows, names, np.array(lines))
 
     def _as_table(self, rows: list[dict[str, Any]], names: Sequence[str], lines: np.ndarray) -> pa.Table:
-        place = Place(self.path, self.unit, lines)
-        return pa.table({name: column_of([_plain(name, row.get(name)) for row in rows], name, place) for name in names})
+        source = SourceRows(self.path, self.unit, lines)
+        return pa.table({name: column_of([_plain(name, row.get(name)) for row in rows], name, source) for name in names})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -159,13 +173,6 @@ def _schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise MoeProbeError(f"{path} is not a Parquet file", str(error).splitlines()[0], "check the file") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, row in read_json_rows(path):
-        if not isinstance(row, dict):
-            raise MoeProbeError(f"{path}, line {line} is not a JSON object", "", "one JSON object per token")
-        yield line, row
 
 
 def _declared(field: pa.Field, path: Path) -> int | None:

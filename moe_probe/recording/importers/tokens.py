@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.recording.importers.survey import TokenRecord
+from moe_probe.recording.importers.token_record import TokenRecord
 
 
 class TokenTexts:

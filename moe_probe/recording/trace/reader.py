@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 class Trace:
     """A sealed record of routing decisions. Open with `Trace.open`.
 
+    Attributes
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+        What the trace says of itself.
+    warnings : tuple of str
+        What the importer guessed or omitted; not stored, so empty for a trace that was opened.
+
     Examples
     --------
     >>> trace = Trace.open("RUN/trace")
@@ -43,6 +52,7 @@ class Trace:
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root, self.manifest = root, manifest
+        self.warnings: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Trace:
