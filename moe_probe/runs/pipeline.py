@@ -279,7 +279,7 @@ def _tree_key(config: RunConfig, root: Path) -> str:
 def _tree(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
     from moe_probe.features.tree.build import TreeSettings, build_tree
     from moe_probe.features.tree.depth_first import depth_first
-    from moe_probe.features.tree.levels import places
+    from moe_probe.features.tree.ladders import places
 
     trace, results = Trace.open(root), list[Result]()
     found = list(places(root, trace))

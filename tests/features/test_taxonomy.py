@@ -25,7 +25,7 @@ from moe_probe.features.tree import (
     sibling_pairs,
     tree_distance,
 )
-from moe_probe.features.tree.subjects import rate_strata, shuffled_within
+from moe_probe.features.tree.same_label import rate_strata, shuffled_within
 from moe_probe.report.sections.splitting import human_lines
 
 TOPICS, SUBTOPICS, DOCUMENTS = 4, 3, 6

@@ -17,7 +17,7 @@ from moe_probe.cli import app
 from moe_probe.core.results import Result
 from moe_probe.experts.strata import choose_strata
 from moe_probe.features.tree import Labelling, Level, Subjects, agreement, join, purity, sibling_pairs, splitting
-from moe_probe.features.tree.levels import Dictionary, places
+from moe_probe.features.tree.ladders import Dictionary, places
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.splitting import human_lines, splitting_section
 from moe_probe.sae import SaeConfig, make_sae

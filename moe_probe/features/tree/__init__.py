@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from moe_probe.features.tree.concepts import ConceptSplit, Sample, split_of_concept
-from moe_probe.features.tree.depth import DepthOptions, Grown, grow
 from moe_probe.features.tree.distance import Distances, tree_distance
 from moe_probe.features.tree.examples import KINDS, UNJUDGED, choose_examples, kind_of_node, telling_words
 from moe_probe.features.tree.join import Level, Splitting, agreement, join, splitting
 from moe_probe.features.tree.power import POWER, NodePower, node_power
-from moe_probe.features.tree.stitching import stitched_change
-from moe_probe.features.tree.subjects import Labelling, SameLabel, bundled
-from moe_probe.features.tree.taxonomy import (
+from moe_probe.features.tree.same_label import Labelling, SameLabel, bundled
+from moe_probe.features.tree.siblings import (
     Pairs,
     Purity,
     Subjects,
@@ -20,6 +18,8 @@ from moe_probe.features.tree.taxonomy import (
     purity,
     sibling_pairs,
 )
+from moe_probe.features.tree.small_dictionaries import DepthOptions, Grown, grow
+from moe_probe.features.tree.stitching import stitched_change
 
 __all__ = [
     "KINDS",

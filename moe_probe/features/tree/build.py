@@ -15,7 +15,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.text import clipped, figure, table_text
-from moe_probe.features.tree.levels import Dictionary, Place, activations, places
+from moe_probe.features.tree.ladders import Dictionary, Place, activations, places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ def build_tree(
     ----------
     settings : TreeSettings
     found : sequence of (Place, list of Dictionary), optional
-        From `moe_probe.features.tree.levels.places`, where it was called already.
+        From `moe_probe.features.tree.ladders.places`, where it was called already.
 
     Returns
     -------

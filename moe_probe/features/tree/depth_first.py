@@ -15,7 +15,7 @@ from moe_probe.core.flops import sae_encode_flops, sae_train_flops
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.text import some_of
-from moe_probe.features.tree.levels import Dictionary, Place, activations, places
+from moe_probe.features.tree.ladders import Dictionary, Place, activations, places
 
 if TYPE_CHECKING:
     import pandas as pd

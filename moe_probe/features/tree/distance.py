@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.features.tree.nulls import EQUAL, one_sided_p
-from moe_probe.features.tree.subjects import SameLabel, exchanged, rate_strata, shuffled_within
-from moe_probe.features.tree.taxonomy import ALL_PAIRS, Subjects, Verdict
+from moe_probe.features.tree.same_label import SameLabel, exchanged, rate_strata, shuffled_within
+from moe_probe.features.tree.siblings import ALL_PAIRS, Subjects, Verdict
 
 
 class Distances(NamedTuple):

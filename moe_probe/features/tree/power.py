@@ -9,11 +9,11 @@ import numpy as np
 
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.features.tree.nulls import PooledNull
-from moe_probe.features.tree.subjects import Labelling, SameLabel, exchanged
-from moe_probe.features.tree.taxonomy import ALL_PAIRS
+from moe_probe.features.tree.same_label import Labelling, SameLabel, exchanged
+from moe_probe.features.tree.siblings import ALL_PAIRS
 
 if TYPE_CHECKING:
-    from moe_probe.features.tree.taxonomy import Pairs, Purity, Subjects
+    from moe_probe.features.tree.siblings import Pairs, Purity, Subjects
 
 #: Share of pure nodes that a test must find to be one, and share of them that lie above the bound of purity.
 POWER, _ABOVE = 0.8, 0.95

@@ -11,7 +11,7 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import figure
 from moe_probe.core.units import format_members
-from moe_probe.features.tree.levels import Dictionary, Place, activations
+from moe_probe.features.tree.ladders import Dictionary, Place, activations
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.features.tree.nulls import PooledNull, one_sided_p
-from moe_probe.features.tree.subjects import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
+from moe_probe.features.tree.same_label import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
 
 if TYPE_CHECKING:
     import pandas as pd
