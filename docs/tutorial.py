@@ -31,6 +31,7 @@ import pandas as pd
 
 import moe_probe
 from moe_probe.report.plots import routing as plots
+
 pd.set_option("display.max_colwidth", None)
 run = moe_probe.open(RUN)
 run
@@ -121,7 +122,7 @@ run.card(best["sae"], int(best["feature"]))
 # topic], and how much of its parent it takes.
 
 # %%
-from moe_probe.features.tree.build import walk
+from moe_probe.features.tree import walk_feature
 
 if "tree" in run.results:
     edges = run.results.tree.table
@@ -129,7 +130,7 @@ if "tree" in run.results:
     several = narrow.groupby(["parent_sae", "parent"]).size().loc[lambda n: n >= 3].reset_index()
     parents = features.merge(several, left_on=["sae", "feature"], right_on=["parent_sae", "parent"])
     top = parents.sort_values("auroc_topic").iloc[-1]
-    print("\n".join(walk(run.path, top["sae"], int(top["feature"]), depth=1)[:12]))
+    print("\n".join(walk_feature(run, top["sae"], int(top["feature"]), depth=1)[:12]))
 else:
     print(f"There is no tree yet: moe-probe tree {RUN}")
 

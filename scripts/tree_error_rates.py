@@ -17,7 +17,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from moe_probe.features.tree import Labelling, Subjects, node_power, parts_of_subject, purity, sibling_pairs, tree_distance
+from moe_probe.features.tree import (
+    Ancestors,
+    Labelling,
+    Subjects,
+    node_power,
+    parts_of_subject,
+    purity,
+    sibling_pairs,
+    tree_distance,
+)
 
 TOPICS, SUBTOPICS, DOCUMENTS, NODES, PARTS = 4, 3, 6, 20, 3
 GROUPS = TOPICS * SUBTOPICS * DOCUMENTS
@@ -46,7 +55,7 @@ def simulate(kind: str, seed: int, permutations: int) -> Counter[str]:
     if pairs is None:
         raise AssertionError("every node has three parts")
     found = purity(made, pairs, permutations=permutations, seed=seed)
-    far = tree_distance(made, PARENT, PARENT // 5, permutations=permutations, seed=seed, most=200)
+    far = tree_distance(made, Ancestors(PARENT, PARENT // 5), permutations=permutations, seed=seed, most=200)
     parts = parts_of_subject(made, pairs, pairs.parents % TOPICS, permutations=permutations, seed=seed)
     return Counter(
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.text import clipped, table_text
 
 if TYPE_CHECKING:
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
 
 
@@ -204,28 +204,25 @@ def tree(
     debug: Debug = False,
 ) -> None:
     """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
-    from moe_probe.recording.trace import Trace
+    from moe_probe.features.tree import TreeSettings, build_tree, tree_lines, walk_word, word_walk_lines
+    from moe_probe.recording.rundir import RunDirectory
 
     console = Console(quiet=quiet, as_json=as_json)
+    directory = RunDirectory.open(run)
     if walk is not None:
-        return _walk(run, walk, console)
+        return _walk(directory, walk, console)
     if word is not None:
-        from moe_probe.features.tree.walk import walk_lines, walk_word
-
-        steps = walk_word(run, Trace.open(run), word)
-        return console.result({"word": word, "steps": steps}, "\n".join(walk_lines(word, steps)))
+        steps = walk_word(directory, word)
+        return console.result({"word": word, "steps": steps}, "\n".join(word_walk_lines(word, steps)))
     from moe_probe.experts.strata import choose_strata
 
-    trace = Trace.open(run)
-    within = choose_strata(run, trace, by=by, given=strata)
+    within = choose_strata(run, directory, by=by, given=strata)
     if depth_first is not None or topic is not None:
         return _depth_first(
-            run, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within, console=console
+            directory, depth_first, topic, by=by, width=depth_width, depth=depth, seed=seed, strata=within, console=console
         )
-    from moe_probe.features.tree.build import TreeSettings, build_tree, tree_lines
-
     settings = TreeSettings(null=null, by=by, permutations=permutations, seed=seed, strata=within)
-    results = build_tree(run, trace, settings=settings, say=console.say)
+    results = build_tree(directory, settings=settings, say=console.say)
     for result in results:
         result.save(run / "results")
         for warning in result.warnings:
@@ -243,18 +240,18 @@ def tree(
     )
 
 
-def _walk(run: Path, start: str, console: Console) -> None:
-    from moe_probe.features.tree.build import walk
+def _walk(run: RunDirectory, start: str, console: Console) -> None:
+    from moe_probe.features.tree import walk_feature
 
     name, _, number = start.rpartition(":")
     if not number.isdigit():
         raise UsageError(f"--walk {start} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_00256:12")
-    lines = walk(run, name, int(number))
+    lines = walk_feature(run, name, int(number))
     console.result({"walk": lines}, "\n".join(lines))
 
 
 def _depth_first(
-    run: Path,
+    run: RunDirectory,
     root: str | None,
     topic: str | None,
     *,
@@ -265,24 +262,13 @@ def _depth_first(
     strata: str | None,
     console: Console,
 ) -> None:
-    from moe_probe.features.tree import DepthOptions
-    from moe_probe.features.tree.depth_first import depth_first
-    from moe_probe.recording.trace import Trace
+    from moe_probe.features.tree import DepthFirstSettings, DepthOptions, TreeSettings, depth_first
 
     options = DepthOptions(width=width, depth=depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=seed)
-    results = depth_first(
-        run,
-        Trace.open(run),
-        feature=None if root in (None, "auto") else root,
-        topic=topic,
-        options=options,
-        by=by,
-        seed=seed,
-        strata=strata,
-        say=console.say,
-    )
-    for result in results:
-        result.save(run / "results")
+    tests = TreeSettings(by=by, seed=seed, strata=strata)
+    settings = DepthFirstSettings(None if root in (None, "auto") else root, topic, options, tests)
+    results = depth_first(run, settings, say=console.say)
+    run.save(results)
     compared, found = results
     shown = found.table[found.table["mine"] & found.table["good"]].sort_values("label_score", ascending=False)
     best = [
@@ -295,7 +281,7 @@ def _depth_first(
                 f"{compared.params['subject']}, from {compared.params['root']}",
                 table_text(compared.table.round(4)),
                 *best,
-                f"Tables: {run / 'results'}: depth_first, depth_features. Next: moe-probe report {run}",
+                f"Tables: {run.results_folder}: depth_first, depth_features. Next: moe-probe report {run.path}",
             ]
         ),
     )

@@ -277,23 +277,20 @@ def _tree_key(config: RunConfig, root: Path) -> str:
 
 
 def _tree(config: RunConfig, root: Path, *, say: Say) -> list[Path]:
-    from moe_probe.features.tree.build import TreeSettings, build_tree
-    from moe_probe.features.tree.depth_first import depth_first
-    from moe_probe.features.tree.ladders import places
+    from moe_probe.features.tree import DepthFirstSettings, TreeSettings, build_tree, depth_first, iter_sae_ladders
+    from moe_probe.recording.rundir import RunDirectory
 
-    trace, results = Trace.open(root), list[Result]()
-    found = list(places(root, trace))
+    run, results = RunDirectory.open(root), list[Result]()
+    ladders = list(iter_sae_ladders(run))
+    settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed, strata=config.strata)
     if config.tree:
-        settings = TreeSettings(by=config.by, alpha=config.alpha, seed=config.seed, strata=config.strata)
-        results += build_tree(root, trace, settings=settings, found=found, say=say)
+        results += build_tree(run, settings=settings, ladders=ladders, say=say)
     if config.depth_first:
         try:
-            results += depth_first(root, trace, by=config.by, alpha=config.alpha, seed=config.seed, found=found,
-                                   strata=config.strata, say=say)
+            results += depth_first(run, DepthFirstSettings(tests=settings), ladders=ladders, say=say)
         except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
-            say(f"note: nothing was grown depth first: {error}")
-    for result in results:
-        result.save(root / "results")
+            say(f"note: no dictionaries were trained depth-first: {error}")
+    run.save(results)
     return _result_files(root, [r.name for r in results])
 
 

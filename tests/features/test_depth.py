@@ -13,7 +13,17 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.results import Result
-from moe_probe.features.tree import DepthOptions, Sample, grow, split_of_concept, stitched_change, telling_words
+from moe_probe.features.tree import (
+    DepthOptions,
+    Sample,
+    SubjectTester,
+    TreeSettings,
+    distinctive_words,
+    grow,
+    split_of_concept,
+    stitched_change,
+)
+from moe_probe.recording.trace import Trace
 from moe_probe.studies.cost import sae_encode_flops, sae_train_flops
 
 BASE: dict[str, object] = {"layer": 0, "hook": "router_input"}
@@ -72,7 +82,7 @@ def test_stitching_tells_what_is_new_from_what_is_there() -> None:
 
 
 def concept(n: int, seed: int, *, parts: int) -> Sample:
-    """A concept that `parts` features share out among its tokens; other features fire at random."""
+    """Draw a concept that `parts` features share out among its tokens; other features fire at random."""
     rng = np.random.default_rng(seed)
     y = rng.random(n) < 0.3
     z = (rng.random((n, 6)) < 0.1) * 1.0
@@ -106,9 +116,9 @@ def test_absorption_is_what_others_hold_where_the_concepts_own_feature_is_silent
     assert split_of_concept(*without, decoder, most=1).absorption == 0
 
 
-def test_telling_words_are_those_of_one_set_only() -> None:
+def test_distinctive_words_are_those_of_one_set_only() -> None:
     codes = [np.array([0] * 30 + [1] * 30), np.array([0] * 30 + [2] * 30), np.full(4, -1)]
-    assert telling_words(codes, 4, np.array([60, 30, 30, 10])) == [[1], [2], []]
+    assert distinctive_words(codes, 4, np.array([60, 30, 30, 10])) == [[1], [2], []]
 
 
 def moe_probe(*words: object) -> tuple[int, str, str]:
@@ -118,7 +128,7 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose topics have words of their own, so that features of topics exist."""
+    """Make a run whose topics have words of their own, so that features of topics exist."""
     import json
 
     root = tmp_path_factory.mktemp("depth")
@@ -219,12 +229,9 @@ def test_a_corpus_of_one_topic_has_a_tree_without_subjects(checkpoint: Path, tmp
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents=40)
     text = corpus.read_text().replace("topic-1", "topic-0").replace("topic-2", "topic-0")
     corpus.write_text(text)
-    from moe_probe.features.tree.build import TreeSettings
-    from moe_probe.features.tree.subject_tests import SubjectsOf
-    from moe_probe.recording.trace import Trace
 
     code, _, err = moe_probe("collect", checkpoint, "--corpus", corpus, "--out", tmp_path / "trace")
     assert code == 0, err
-    told: list[str] = []
-    assert not SubjectsOf(Trace.open(tmp_path / "trace"), TreeSettings(), told).known
-    assert "fewer than two" in told[0]
+    warnings: list[str] = []
+    assert not SubjectTester(Trace.open(tmp_path / "trace"), TreeSettings(), warnings).possible
+    assert "fewer than two" in warnings[0]

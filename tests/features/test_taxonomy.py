@@ -13,10 +13,12 @@ from moe_probe.core.results import Result
 from moe_probe.features.tree import (
     KINDS,
     UNJUDGED,
+    Ancestors,
     Labelling,
     NodePower,
     SameLabel,
     Subjects,
+    TreeSettings,
     bundled,
     kind_of_node,
     node_power,
@@ -25,7 +27,7 @@ from moe_probe.features.tree import (
     sibling_pairs,
     tree_distance,
 )
-from moe_probe.features.tree.same_label import rate_strata, shuffled_within
+from moe_probe.features.tree.nulls import rate_strata, shuffled_within
 from moe_probe.report.sections.splitting import human_lines
 
 TOPICS, SUBTOPICS, DOCUMENTS = 4, 3, 6
@@ -94,7 +96,7 @@ def test_a_tree_along_subjects_is_found() -> None:
     found = purity(made, pairs, permutations=199)
     assert found.tree.p_value == 0.005 and found.tree.observed > found.tree.expected + 0.15
     assert found.shared == pytest.approx(1, abs=0.1) and (found.q_value <= 0.05).mean() > 0.8
-    far = tree_distance(made, parent, parent // 5, permutations=99)
+    far = tree_distance(made, Ancestors(parent, parent // 5), permutations=99)
     assert far is not None and far.test.p_value == 0.01 and far.siblings < far.strangers
 
 
@@ -122,7 +124,7 @@ def test_the_false_positive_rate_is_what_it_says() -> None:
         pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
         assert pairs is not None
         p_values.append(purity(made, pairs, permutations=99, seed=seed).tree.p_value)
-        far = tree_distance(made, parent, parent // 4, permutations=99, seed=seed, most=60)
+        far = tree_distance(made, Ancestors(parent, parent // 4), permutations=99, seed=seed, most=60)
         assert far is not None
         distances.append(far.test.p_value)
     low, high = stats.binom.ppf([0.005, 0.995], 150, 0.05)
@@ -145,7 +147,7 @@ def test_pairs_that_are_all_equally_far_apart_are_no_evidence() -> None:
     """Every feature fires in one and the same document: nothing is known of any pair."""
     rates = np.zeros((GROUPS, 12))
     rates[0] = 0.1
-    far = tree_distance(subjects(rates), np.repeat(np.arange(4), 3), np.repeat([0, 1], 6), permutations=20)
+    far = tree_distance(subjects(rates), Ancestors(np.repeat(np.arange(4), 3), np.repeat([0, 1], 6)), permutations=20)
     assert far is not None and np.isnan(far.test.observed) and far.test.p_value == 1
 
 
@@ -265,7 +267,7 @@ def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
             pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
             assert pairs is not None
             found = purity(made, pairs, permutations=99, seed=seed)
-            far = tree_distance(made, parent, parent // 3, permutations=99, seed=seed, most=200)
+            far = tree_distance(made, Ancestors(parent, parent // 3), permutations=99, seed=seed, most=200)
             assert far is not None
             claims[strata] += [found.tree.p_value <= 0.05, (found.q_value <= 0.05).any(), far.test.p_value <= 0.05]
             if strata:
@@ -291,7 +293,7 @@ def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:
 def test_no_node_with_two_parts_is_no_test() -> None:
     assert sibling_pairs(edges_of(np.arange(5)), np.arange(5) + 1) is None
     made, _ = planted(siblings_alike=True)
-    assert tree_distance(made, np.full(60, -1), np.full(60, -1)) is None
+    assert tree_distance(made, Ancestors(np.full(60, -1), np.full(60, -1))) is None
 
 
 def test_long_corpora_are_bundled_within_subjects() -> None:
@@ -304,7 +306,7 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
             "register": [f"r{i % 2}" for i in range(700)],
         }
     )
-    made = bundled(registers, by="topic", finer="subtopic", most=60, strata="register")
+    made = bundled(registers, TreeSettings(strata="register"), most=60)
     assert (made.groupby("group")[["topic", "register"]].nunique() == 1).all(axis=None)
     documents = pd.DataFrame(
         {
@@ -314,15 +316,15 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
             "group": names,
         }
     )
-    assert bundled(documents, by="topic", finer="subtopic", most=700) is documents
-    made = bundled(documents, by="topic", finer="subtopic", most=60)
+    assert bundled(documents, TreeSettings(), most=700) is documents
+    made = bundled(documents, TreeSettings(), most=60)
     labelled = made[made["topic"] != ""]
     assert 50 <= labelled["group"].nunique() <= 60
     mixed = labelled.groupby("group")[["topic", "subtopic"]].nunique()
     assert (mixed == 1).all(axis=None)
     assert labelled.groupby(["topic", "subtopic"])["group"].nunique().min() >= 2
     whole = documents.assign(group=[f"g{i // 2}" for i in range(700)], topic=[f"t{i // 100}" for i in range(700)])
-    made = bundled(whole, by="topic", finer="subtopic", most=60)  # groups of two subtopics: bundled by topic, and never torn
+    made = bundled(whole, TreeSettings(), most=60)  # groups of two subtopics: bundled by topic, and never torn
     assert (made.groupby("group")["topic"].nunique() == 1).all()
     assert (made.assign(own=whole["group"]).groupby("own")["group"].nunique() == 1).all()
 

@@ -16,8 +16,19 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.results import Result
 from moe_probe.experts.strata import choose_strata
-from moe_probe.features.tree import Labelling, Level, Subjects, agreement, join, purity, sibling_pairs, splitting
-from moe_probe.features.tree.ladders import Dictionary, places
+from moe_probe.features.tree import (
+    Dictionary,
+    Labelling,
+    Level,
+    Subjects,
+    agreement,
+    iter_sae_ladders,
+    join,
+    purity,
+    sibling_pairs,
+    splitting,
+)
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.splitting import human_lines, splitting_section
 from moe_probe.sae import SaeConfig, make_sae
@@ -105,7 +116,7 @@ def test_a_feature_that_stays_is_not_split() -> None:
 
 
 def trained(x: np.ndarray, width: int, k: int, seed: int = 0) -> Level:
-    """A small TopK SAE, trained long enough for its few features."""
+    """Train a small TopK SAE, long enough for its few features."""
     sae = make_sae(SaeConfig(architecture="topk", d_in=D, d_sae=width, k=k, hook="router_input", layer=0, seed=seed))
     data = torch.from_numpy(x).float()
     sae.start_from(data[:1000])
@@ -128,7 +139,7 @@ def trained(x: np.ndarray, width: int, k: int, seed: int = 0) -> Level:
 
 
 def named(level: Level, rows: np.ndarray) -> np.ndarray:
-    """The true feature that each latent is, by cosine."""
+    """Find the true feature that each latent is, by cosine."""
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return (level.directions @ unit.T).argmax(1)
 
@@ -321,19 +332,19 @@ def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_the_parts_of_a_matryoshka_sae_are_levels(nested_run: Path) -> None:
-    found = list(places(nested_run, Trace.open(nested_run)))
-    assert len(found) == 1 and found[0][0].sae == found[0][1][0].name
-    levels = found[0][1]
+    (ladder,) = iter_sae_ladders(RunDirectory.open(nested_run))
+    levels = ladder.dictionaries
+    assert ladder.sae == levels[0].name
     assert [level.width for level in levels] == [4, 8, 16, 32, 64]
     assert [level.first for level in levels] == [0, 4, 8, 16, 32]
     whole = levels[0].sae.W_dec.detach().numpy()
     for level in levels:
-        assert (level.level.directions == whole[level.first : level.width]).all()
+        assert (level.directions == whole[level.first : level.width]).all()
         assert level.held_out.matrix.shape[1] == level.width - level.first
-    made: dict[str, Dictionary] = {}
-    other = levels[1].again(made)
-    assert (other.first, other.width) == (4, 8) and levels[2].again(made).sae is other.sae  # trained once
-    assert (other.level.directions != levels[1].level.directions).any()
+    retrained: dict[str, Dictionary] = {}
+    other = levels[1].retrain_with_seed(retrained)
+    assert (other.first, other.width) == (4, 8) and levels[2].retrain_with_seed(retrained).sae is other.sae  # trained once
+    assert (other.directions != levels[1].directions).any()
     assert (
         levels[0].sae.config.architecture == "jumprelu" and other.origin.architecture == "matryoshka"
     )  # not as it is saved

@@ -1,49 +1,58 @@
-"""Feature splitting: how the features of a wider dictionary divide those of a narrower one, and whether along human lines."""
+"""Feature splitting: how the features of a wider SAE divide those of a narrower one, and whether along human subjects.
+
+In come a run's SAEs of two widths or more, out go result tables; the modules in the way of the data:
+
+- `ladders` opens the SAEs of each layer from narrow to wide; `join` finds every feature's parent; `stitching` asks what is new.
+- `subjects` gives firing rates in groups of documents; `same_label`, `nulls`, `siblings`, `power` and `distance` are the
+  statistics of a tree against topics; `subject_tests` runs them, and `kinds` names what they find of a node.
+- `concepts` counts features per topic, `examples` chooses nodes to read, `annotations` has labels, `captions` the texts.
+- `build` puts all of it together (`build_tree`); `walk` reads a tree that was built.
+- `depth_root`, `small_dictionaries`, `depth_judge`, then `depth_first`: dictionaries trained only where a feature fires.
+"""
 
 from __future__ import annotations
 
-from moe_probe.features.tree.concepts import ConceptSplit, Sample, split_of_concept
-from moe_probe.features.tree.distance import Distances, tree_distance
-from moe_probe.features.tree.examples import KINDS, UNJUDGED, choose_examples, kind_of_node, telling_words
-from moe_probe.features.tree.join import Level, Splitting, agreement, join, splitting
-from moe_probe.features.tree.power import POWER, NodePower, node_power
-from moe_probe.features.tree.same_label import Labelling, SameLabel, bundled
-from moe_probe.features.tree.siblings import (
-    Pairs,
-    Purity,
-    Subjects,
-    Verdict,
-    best_parents,
-    parts_of_subject,
-    purity,
-    sibling_pairs,
-)
-from moe_probe.features.tree.small_dictionaries import DepthOptions, Grown, grow
+from moe_probe.features.tree.build import build_tree, tree_lines
+from moe_probe.features.tree.concepts import Sample, split_of_concept
+from moe_probe.features.tree.depth_first import depth_first
+from moe_probe.features.tree.distance import Ancestors, tree_distance
+from moe_probe.features.tree.examples import distinctive_words
+from moe_probe.features.tree.join import Level, agreement, join, splitting
+from moe_probe.features.tree.kinds import KINDS, UNJUDGED, kind_of_node
+from moe_probe.features.tree.ladders import Dictionary, SaeLadder, iter_sae_ladders
+from moe_probe.features.tree.options import DepthFirstSettings, DepthOptions, TreeSettings
+from moe_probe.features.tree.power import NodePower, node_power
+from moe_probe.features.tree.same_label import Labelling, SameLabel
+from moe_probe.features.tree.siblings import parts_of_subject, purity, sibling_pairs
+from moe_probe.features.tree.small_dictionaries import grow
 from moe_probe.features.tree.stitching import stitched_change
+from moe_probe.features.tree.subject_tests import SubjectTester
+from moe_probe.features.tree.subjects import Subjects, bundled
+from moe_probe.features.tree.walk import walk_feature, walk_word, word_walk_lines
 
 __all__ = [
     "KINDS",
-    "POWER",
     "UNJUDGED",
-    "ConceptSplit",
+    "Ancestors",
+    "DepthFirstSettings",
     "DepthOptions",
-    "Distances",
-    "Grown",
+    "Dictionary",
     "Labelling",
     "Level",
     "NodePower",
-    "Pairs",
-    "Purity",
+    "SaeLadder",
     "SameLabel",
     "Sample",
-    "Splitting",
+    "SubjectTester",
     "Subjects",
-    "Verdict",
+    "TreeSettings",
     "agreement",
-    "best_parents",
+    "build_tree",
     "bundled",
-    "choose_examples",
+    "depth_first",
+    "distinctive_words",
     "grow",
+    "iter_sae_ladders",
     "join",
     "kind_of_node",
     "node_power",
@@ -53,6 +62,9 @@ __all__ = [
     "split_of_concept",
     "splitting",
     "stitched_change",
-    "telling_words",
     "tree_distance",
+    "tree_lines",
+    "walk_feature",
+    "walk_word",
+    "word_walk_lines",
 ]

@@ -1,14 +1,27 @@
-"""Does distance in the tree agree with distance in the corpus's own taxonomy? With the two nulls of siblings."""
+"""Agreement of distance in the tree with distance in the corpus's own taxonomy, with the two nulls of siblings."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.features.tree.nulls import EQUAL, one_sided_p
-from moe_probe.features.tree.same_label import SameLabel, exchanged, rate_strata, shuffled_within
-from moe_probe.features.tree.siblings import ALL_PAIRS, Subjects, Verdict
+from moe_probe.features.tree.nulls import EQUAL, exchanged, one_sided_p, rate_strata, shuffled_within
+from moe_probe.features.tree.same_label import SameLabel
+from moe_probe.features.tree.siblings import ALL_PAIRS, Verdict
+
+if TYPE_CHECKING:
+    from moe_probe.features.tree.subjects import Subjects
+
+
+class Ancestors(NamedTuple):
+    """Parent and grandparent of every leaf, -1 for none; arrays are (n_features,).
+
+    Siblings share a parent, cousins a grandparent, strangers neither.
+    """
+
+    parent: np.ndarray
+    grandparent: np.ndarray
 
 
 class Distances(NamedTuple):
@@ -32,22 +45,22 @@ class Distances(NamedTuple):
 
 
 def tree_distance(
-    subjects: Subjects,
-    parent: np.ndarray,
-    grandparent: np.ndarray,
-    *,
-    permutations: int = 500,
-    seed: int = 0,
-    most: int = 4000,
+    subjects: Subjects, ancestors: Ancestors, *, permutations: int = 500, seed: int = 0, most: int = 4000
 ) -> Distances | None:
-    """Does distance in the tree agree with distance in the corpus's own taxonomy?
+    """Correlate distance in the tree with distance in the corpus's own taxonomy.
 
     Parameters
     ----------
-    parent, grandparent : ndarray of int, shape (n_features,)
-        Of every leaf; -1 for none. Siblings share a parent, cousins a grandparent, strangers neither.
+    subjects : Subjects
+        Firing rates of the leaves' dictionary.
+    ancestors : Ancestors
+        Of its features.
+    permutations : int
+        Of labels over groups, and as many of features over leaves.
+    seed : int
+        Seed of pairs and permutations.
     most : int
-        Pairs of each kind that are looked at.
+        Pairs of siblings, of cousins and of strangers that are looked at.
 
     Returns
     -------
@@ -55,56 +68,47 @@ def tree_distance(
         None where fewer than two kinds of pairs exist.
     """
     rng = np.random.default_rng(seed)
-    features = np.flatnonzero(parent >= 0)
+    features = np.flatnonzero(ancestors.parent >= 0)
     if len(features) < 2:
         return None
-    up, above = parent[features], grandparent[features]
     strata = rate_strata(subjects.counts[features])
-    drawn = _drawn(up, above, rng, most=most)
+    drawn = _drawn(Ancestors(*(codes[features] for codes in ancestors)), rng, most=most)
     if sum(len(i) > 0 for i, _ in drawn) < 2:
         return None
-    one, other = (np.concatenate([pair[side] for pair in drawn]) for side in (0, 1))
-    far = np.repeat([0, 1, 2], [len(i) for i, _ in drawn]).astype(float)
+    first, second = (np.concatenate([pair[side] for pair in drawn]) for side in (0, 1))
+    in_tree = np.repeat([0, 1, 2], [len(i) for i, _ in drawn]).astype(float)
     scales = [SameLabel(subjects.rates[:, features], labels) for labels in (subjects.topic, subjects.subtopic) if labels]
 
-    def human(i: np.ndarray, j: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-        """2 less the chances of one topic and of one subtopic (twice the first where there are no subtopics)."""
+    def in_taxonomy(i: np.ndarray, j: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+        """Subtract the chances of one topic and of one subtopic from 2 (twice the first where there are no subtopics)."""
         chances = [s.of(i, j, None if order is None else s.labelling.permuted(order)) for s in scales]
         return np.asarray(2 - chances[0] - chances[-1])
 
-    found = human(one, other)
-    observed = _correlation(far, found)
-    n = len(subjects.topic.codes)
-    labels = [_correlation(far, human(one, other, exchanged(n, subjects.strata, rng))) for _ in range(permutations)]
+    distance = in_taxonomy(first, second)
+    observed = _correlation(in_tree, distance)
+    n, null_labels, null_features = len(subjects.topic.codes), [], []
+    for _ in range(permutations):
+        order = exchanged(n, subjects.strata, rng)
+        null_labels.append(_correlation(in_tree, in_taxonomy(first, second, order)))
     table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= ALL_PAIRS else None
-    swapped = []
     for _ in range(permutations):
         swap = shuffled_within(strata, rng)
-        i, j = swap[one], swap[other]
-        swapped.append(_correlation(far, human(i, j) if table is None else table[i, j]))
-    test = Verdict(
-        observed,
-        float(np.mean(swapped)),
-        float(one_sided_p(np.array(labels), observed)),
-        float(one_sided_p(np.array(swapped), observed)),
-    )
-    near, next_to, apart = (float(found[far == kind].mean()) if (far == kind).any() else float("nan") for kind in (0, 1, 2))
-    return Distances(near, next_to, apart, test)
+        i, j = swap[first], swap[second]
+        null_features.append(_correlation(in_tree, in_taxonomy(i, j) if table is None else table[i, j]))
+    p_labels, p_features = (float(one_sided_p(np.array(null), observed)) for null in (null_labels, null_features))
+    kinds = [distance[in_tree == kind] for kind in (0, 1, 2)]
+    siblings, cousins, strangers = (float(values.mean()) if len(values) else float("nan") for values in kinds)
+    return Distances(siblings, cousins, strangers, Verdict(observed, float(np.mean(null_features)), p_labels, p_features))
 
 
-def _correlation(far: np.ndarray, found: np.ndarray) -> float:
-    """Pearson's; NaN where nothing varies, instead of a quotient of roundings."""
-    return float(np.corrcoef(far, found)[0, 1]) if np.ptp(found) > EQUAL else float("nan")
+def _correlation(in_tree: np.ndarray, in_taxonomy: np.ndarray) -> float:
+    """Correlate after Pearson; NaN where nothing varies, instead of a quotient of roundings."""
+    return float(np.corrcoef(in_tree, in_taxonomy)[0, 1]) if np.ptp(in_taxonomy) > EQUAL else float("nan")
 
 
-def _drawn(
-    parent: np.ndarray,
-    grandparent: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    most: int,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of siblings, of cousins and of strangers, at most `most` of each."""
+def _drawn(ancestors: Ancestors, rng: np.random.Generator, *, most: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw pairs of siblings, of cousins and of strangers, at most `most` of each."""
+    parent, grandparent = ancestors
     i, j = rng.integers(len(parent), size=(2, 40 * most))
     near = [np.flatnonzero(parent == p) for p in np.unique(parent)]
     wider = [np.flatnonzero(grandparent == g) for g in np.unique(grandparent[grandparent >= 0])]
@@ -119,7 +123,7 @@ def _drawn(
 
 
 def _within(sets: list[np.ndarray], rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random pairs inside random sets, every pair alike."""
+    """Draw random pairs inside random sets, every pair alike."""
     sets = [s for s in sets if len(s) > 1]
     if not sets:
         empty = np.zeros(0, dtype=int)

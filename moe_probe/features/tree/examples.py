@@ -1,26 +1,34 @@
-"""Nodes to show, of every kind: dividing a subject, mixing several, about none; and the words that tell parts apart."""
+"""The clearest node of every kind, with excerpts, and the words that set its parts apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from moe_probe.features.firing import Firings
+from moe_probe.features.labels.context import token_context
+from moe_probe.features.labels.excerpts import Excerpts
+from moe_probe.features.tree.kinds import BY_PARTS, NONE, ONE, SEVERAL, UNJUDGED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What kinds of nodes there are, from the most human on.
-BY_PARTS, ONE, SEVERAL, NONE = "one subject, by its parts", "one subject", "several subjects", "no subject"
-KINDS = (BY_PARTS, ONE, SEVERAL, NONE)
-#: Of a node that the test could not have found: it is none of the kinds.
-UNJUDGED = "could not be judged"
+    from moe_probe.features.tree.annotations import Annotations
+    from moe_probe.features.tree.ladders import Dictionary, SaeLadder
+    from moe_probe.recording.trace import Trace
+
 #: Weight of all text as a prior, in tokens, when words are compared.
 _PRIOR = 50.0
+#: Children of an example that are shown, and excerpts of each feature.
+_CHILDREN, _EXCERPTS = 4, 3
 
 
-def telling_words(codes: Sequence[np.ndarray], n_words: int, background: np.ndarray, *, most: int = 6) -> list[list[int]]:
-    """Words that tell each of several sets of tokens from the other sets.
+def distinctive_words(
+    codes: Sequence[np.ndarray], n_words: int, background: np.ndarray, *, most: int = 6
+) -> list[list[int]]:
+    """Find the words that set each of several sets of tokens apart from the other sets.
 
     Log-odds with an informative Dirichlet prior, as z-scores (Monroe, Colaresi and Quinn 2008, DOI 10.1093/pan/mpn018,
     equations 16 and 22); all of the text is the prior.
@@ -30,55 +38,42 @@ def telling_words(codes: Sequence[np.ndarray], n_words: int, background: np.ndar
     codes : sequence of ndarray of int
         Word of every token of each set; -1 for none.
     n_words : int
+        Number of different words.
     background : ndarray of float, shape (n_words,)
         Counts of words in all of the text.
     most : int
+        Words of each set.
 
     Returns
     -------
     list of list of int
-        For every set its words, the most telling first; z above 1.96 and two tokens or more.
+        For every set its words by falling z-score; z above 1.96 and two tokens or more.
     """
     counts = np.stack([np.bincount(c[c >= 0], minlength=n_words) for c in codes]).astype(float)
     prior = _PRIOR * background / max(background.sum(), 1) + 1e-6
-    found = []
-    for mine, others in ((counts[i], counts.sum(0) - counts[i]) for i in range(len(counts))):
-        a, b = mine + prior, others + prior
+    out = []
+    for own in counts:
+        a, b = own + prior, counts.sum(0) - own + prior
         odds = np.log(a / (a.sum() - a)) - np.log(b / (b.sum() - b))
         z = odds / np.sqrt(1 / a + 1 / b)
         order = np.argsort(-z, kind="stable")[: 4 * most]
-        found.append([int(w) for w in order if z[w] > 1.96 and mine[w] >= 2][:most])
-    return found
-
-
-def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha: float, judged: bool = True) -> str:
-    """Name what a node's children have to do with subjects.
-
-    Parameters
-    ----------
-    q_value : float
-        Siblings are about one topic more often than strangers.
-    q_parts : float
-        Children divide the topic by its subtopics; NaN where that could not be tested.
-    topics : sequence of str
-        Topic that each child is enriched for, "" where none passes.
-    judged : bool
-        Whether the test would have found a node of one subject, from `node_power`: where it would not, that it
-        found none says nothing.
-    """
-    if q_value <= alpha:
-        return BY_PARTS if q_parts <= alpha else ONE
-    if not judged:
-        return UNJUDGED
-    return SEVERAL if len({t for t in topics if t}) > 1 else NONE
+        out.append([int(w) for w in order if z[w] > 1.96 and own[w] >= 2][:most])
+    return out
 
 
 def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str, int]]:
-    """The clearest node of every kind, by rules that look at no text.
+    """Choose the clearest node of every kind, by rules that look at no text.
 
-    Of one subject: most purity beyond what is expected, among nodes one of whose children is joined to it by direction as
+    Of one subject: largest purity less the expected one, among nodes one of whose children is joined to it by direction as
     well as by firing, if there are any. Of several: most topics among the children, then most children with one, then least
     purity. Of none, and of those that could not be judged: most children.
+
+    Parameters
+    ----------
+    nodes : pandas.DataFrame
+        ``tree_nodes`` of one layer.
+    edges : pandas.DataFrame
+        ``tree``.
 
     Returns
     -------
@@ -102,7 +97,118 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
     }
     chosen = []
     for kind, columns in order.items():
-        mine = marks[marks["kind"] == kind].sort_values([*columns, "parent"], ascending=False, kind="stable")
-        if len(mine):
-            chosen.append((kind, int(mine.index[0])))
+        of_kind = marks[marks["kind"] == kind].sort_values([*columns, "parent"], ascending=False, kind="stable")
+        if len(of_kind):
+            chosen.append((kind, int(of_kind.index[0])))
     return chosen
+
+
+class _Unit(NamedTuple):
+    """A feature of an example: its role, its edge to the parent (share, inside, cosine) and its distinctive words."""
+
+    role: str
+    sae: str
+    feature: int
+    edge: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    words: str = ""
+
+
+def example_table(
+    trace: Trace, ladders: Sequence[SaeLadder], nodes: pd.DataFrame, edges: pd.DataFrame, annotations: Annotations
+) -> pd.DataFrame:
+    """Draw excerpts of the clearest node of every kind in every layer: of the parent, and of its largest children.
+
+    Parameters
+    ----------
+    trace : Trace
+    ladders : sequence of SaeLadder
+        Whose dictionaries the nodes are of.
+    nodes, edges : pandas.DataFrame
+        ``tree_nodes`` and ``tree``.
+    annotations : Annotations
+        Topics and labels of the features.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per excerpt: ``layer, kind, node`` (number of the example), ``role`` (parent | child), ``sae, feature, label,
+        topic, share, inside, cosine, words, part, document, tokens, activations``.
+    """
+    import pandas as pd
+
+    chosen = [(kind, nodes.loc[i]) for _, rows in nodes.groupby("layer") for kind, i in choose_examples(rows, edges)]
+    firings = _held_out_firings(ladders, {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")})
+    excerpts = {name: Excerpts(trace, fired) for name, fired in firings.items()}
+    words = _Words(trace)
+    names = trace.documents["document"].to_numpy()
+    rows: list[dict[str, Any]] = []
+    for number, (kind, node) in enumerate(chosen):
+        for unit in _units(node, edges, firings, words):
+            topic, label = annotations[unit.sae, unit.feature]
+            row = {
+                "layer": int(node["layer"]),
+                "kind": kind,
+                "node": number,
+                "role": unit.role,
+                "sae": unit.sae,
+                "feature": unit.feature,
+                "label": label,
+                "topic": topic,
+                **dict(zip(("share", "inside", "cosine"), unit.edge, strict=True)),
+                "words": unit.words,
+            }
+            rows += [
+                row
+                | {
+                    "part": excerpt.part,
+                    "document": str(names[excerpt.document]),
+                    "tokens": list(excerpt.tokens),
+                    "activations": list(excerpt.activations),
+                }
+                for excerpt in excerpts[unit.sae].draw(unit.feature, top=_EXCERPTS, per_fifth=0, silent=0)
+            ]
+    return pd.DataFrame(rows)
+
+
+class _Words:
+    """The words of a trace, and those that set features apart."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._word = token_context(trace, labels=()).factor("word")
+        codes = self._word.codes
+        self._background = np.bincount(codes[codes >= 0], minlength=len(self._word.values))
+
+    def distinctive(self, firings: Firings, features: Sequence[int]) -> list[str]:
+        """List the words of every feature's firings that those of the others have less of, as one text per feature."""
+        fired = (firings.rows[firings.matrix[:, [feature]].tocoo().coords[0]] for feature in features)
+        codes = [self._word.codes[rows] for rows in fired]
+        chosen = distinctive_words(codes, len(self._word.values), self._background)
+        return [", ".join(self._word.values[w] for w in words) for words in chosen]
+
+
+def _units(node: pd.Series, edges: pd.DataFrame, firings: dict[str, Firings], words: _Words) -> Iterator[_Unit]:
+    """Yield the parent of a node and its largest children."""
+    sae, child_sae = str(node["parent_sae"]), str(node["child_sae"])
+    yield _Unit("parent", sae, int(node["parent"]))
+    of_node = (edges["parent_sae"] == sae) & (edges["child_sae"] == child_sae) & (edges["parent"] == node["parent"])
+    parts = edges[of_node & (edges["relation"] == "part")].sort_values("share", ascending=False).head(_CHILDREN)
+    texts = words.distinctive(firings[child_sae], parts["child"].tolist())
+    for edge, text in zip(parts.itertuples(), texts, strict=True):
+        yield _Unit("child", child_sae, int(edge.child), (edge.share, edge.inside, edge.cosine), text)
+
+
+def _held_out_firings(ladders: Sequence[SaeLadder], names: Collection[str]) -> dict[str, Firings]:
+    """Collect the firings of whole SAEs by name; the nested parts of a Matryoshka SAE are put together again."""
+    from scipy import sparse
+
+    parts: dict[str, list[Dictionary]] = {}
+    for ladder in ladders:
+        for dictionary in ladder.dictionaries:
+            if dictionary.name in names:
+                parts.setdefault(dictionary.name, []).append(dictionary)
+    return {
+        name: Firings(sparse.hstack([d.held_out.matrix for d in same], format="csr"), same[0].held_out.rows)
+        if len(same) > 1
+        else same[0].held_out
+        for name, same in parts.items()
+    }

@@ -1,7 +1,8 @@
-"""Join a dictionary's features to those of a wider one: by the direction they write, and by the tokens they fire on."""
+"""Join the features of a dictionary to those of a wider one: by decoder direction, and by the tokens they fire on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,6 +35,16 @@ class Level(NamedTuple):
 
     directions: np.ndarray
     firings: sparse.csr_array
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Tokens on which each feature fires, shape (n_features,)."""
+        return np.bincount(self.firings.indices, minlength=self.firings.shape[1])
+
+    @property
+    def living(self) -> np.ndarray:
+        """Features that fire often enough to be joined, bool, shape (n_features,)."""
+        return np.asarray(self.counts >= _MIN_FIRINGS)
 
 
 class Splitting(NamedTuple):
@@ -76,48 +87,56 @@ def join(parent: Level, child: Level) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        An edge a row: ``parent, child, cosine, inside`` (share of the child's tokens on which the parent fires), ``share``
+        One row per edge: ``parent, child, cosine, inside`` (share of the child's tokens on which the parent fires), ``share``
         (of the parent's tokens that the child takes), ``lift, weight`` (mean of cosine, at least 0, and inside), ``joined_by``
         (both | direction | firing), ``relation`` (same | part | overlap: fires mostly inside and takes half of the parent's
         tokens; fires mostly inside and takes less; points along it but fires elsewhere too).
     """
     import pandas as pd
 
-    n = parent.firings.shape[0]
-    fired = _counts(parent.firings), _counts(child.firings)
-    cosine_best, cosine = _nearest(parent.directions, child.directions, alive=fired[0] >= _MIN_FIRINGS)
-    edges: list[tuple[int, int, float, str]] = []
+    edges = pd.concat(_edges(parent, child), ignore_index=True)
+    edges = edges.astype({"parent": np.int64, "child": np.int64, "shared": np.float64})  # also where there are no edges
+    ends = _unit(parent.directions)[edges["parent"]], _unit(child.directions)[edges["child"]]
+    fired = parent.counts[edges["parent"]], child.counts[edges["child"]]
+    edges["cosine"] = (ends[0] * ends[1]).sum(1)
+    edges["inside"] = edges["shared"] / fired[1]
+    edges["share"] = edges["shared"] / fired[0]
+    edges["lift"] = edges["inside"] / (fired[0] / parent.firings.shape[0])
+    edges["weight"] = (edges["cosine"].clip(lower=0) + edges["inside"]) / 2
+    mostly_inside = np.where(edges["share"] >= SAME_FEATURE, "same", "part")
+    edges["relation"] = np.where(edges["inside"] < INSIDE, "overlap", mostly_inside)
+    return edges.drop(columns="shared").sort_values(["parent", "child"], ignore_index=True)
+
+
+def _edges(parent: Level, child: Level) -> Iterator[pd.DataFrame]:
+    """Yield ``parent, child, shared`` (tokens on which both fire) and ``joined_by``, some children at a time."""
+    import pandas as pd
+
+    nearest, cosine = _nearest(parent, child)
+    by_direction, counts, living = np.where(cosine >= SAME_DIRECTION, nearest, -1), child.counts, child.living
     for block, both in count_blocks(parent.firings, child.firings):
-        mine = fired[1][block]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inside = both / mine[:, None]
-            more = both * float(n) > mine[:, None] * fired[0]
-        bits = np.where(
-            (inside >= INSIDE) & more & (fired[0] >= _MIN_FIRINGS),
-            mutual_information(both.astype(float), mine[:, None], fired[0][None], n),
-            0.0,
-        )
-        firing_best = np.where(bits.max(1) > 0, bits.argmax(1), -1)
-        for i in range(len(mine)):
-            c = block.start + i
-            if mine[i] < _MIN_FIRINGS:
-                continue
-            by_direction = int(cosine_best[c]) if cosine[c] >= SAME_DIRECTION else -1
-            for p in dict.fromkeys(x for x in (by_direction, int(firing_best[i])) if x >= 0):
-                how = "both" if p == by_direction == firing_best[i] else "direction" if p == by_direction else "firing"
-                edges.append((p, c, float(both[i, p]), how))
-    table = pd.DataFrame(edges, columns=["parent", "child", "both", "joined_by"])
-    table = table.astype({"parent": np.int64, "child": np.int64, "both": np.float64})  # also where there are no edges
-    unit = _unit(parent.directions), _unit(child.directions)
-    table["cosine"] = (unit[0][table["parent"]] * unit[1][table["child"]]).sum(1)
-    table["inside"] = table["both"] / fired[1][table["child"]]
-    table["share"] = table["both"] / fired[0][table["parent"]]
-    table["lift"] = table["inside"] / (fired[0][table["parent"]] / n)
-    table["weight"] = (table["cosine"].clip(lower=0) + table["inside"]) / 2
-    table["relation"] = np.where(
-        table["inside"] < INSIDE, "overlap", np.where(table["share"] >= SAME_FEATURE, "same", "part")
+        direction, firing = by_direction[block], _most_informative(both, parent, counts[block])
+        for best, use, joined_by in (
+            (direction, direction >= 0, np.where(direction == firing, "both", "direction")),
+            (firing, (firing >= 0) & (firing != direction), np.full(len(firing), "firing")),
+        ):
+            i = np.flatnonzero(use & living[block])
+            columns = {"parent": best[i], "child": block.start + i, "shared": both[i, best[i]]}
+            yield pd.DataFrame(columns | {"joined_by": joined_by[i]})
+
+
+def _most_informative(both: np.ndarray, parent: Level, fired: np.ndarray) -> np.ndarray:
+    """Find for every child the parent by firing, -1 for none: from shared tokens (child, parent) and the children's tokens."""
+    n, counts = parent.firings.shape[0], parent.counts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = both / fired[:, None]
+        more_than_elsewhere = both * float(n) > fired[:, None] * counts
+    bits = np.where(
+        (inside >= INSIDE) & more_than_elsewhere & parent.living,
+        mutual_information(both.astype(float), fired[:, None], counts[None], n),
+        0.0,
     )
-    return table.drop(columns="both").sort_values(["parent", "child"], ignore_index=True)
+    return np.where(bits.max(1) > 0, bits.argmax(1), -1)
 
 
 def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
@@ -125,27 +144,31 @@ def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
 
     Parameters
     ----------
+    parent, child : Level
+        The narrower and the wider dictionary on the same tokens.
     edges : pandas.DataFrame
         From `join` of the same levels.
+
+    Returns
+    -------
+    Splitting
     """
-    living = np.flatnonzero(_counts(parent.firings) >= _MIN_FIRINGS)
-    finer = np.flatnonzero(_counts(child.firings) >= _MIN_FIRINGS)
     parts = edges[edges["relation"] == "part"].groupby("parent").size()
     split = parts[parts >= 2]
     kept = edges.loc[edges["relation"] == "same", "parent"].nunique()
-    _, cosine = _nearest(parent.directions, child.directions, alive=_counts(parent.firings) >= _MIN_FIRINGS)
-    n, m = max(len(living), 1), max(len(finer), 1)
+    finer = np.flatnonzero(child.living)
+    n, m = max(int(parent.living.sum()), 1), max(len(finer), 1)
     return Splitting(
         len(split) / n,
         kept / n,
-        float((cosine[finer] < SAME_DIRECTION).sum() / m),
+        float((_nearest(parent, child)[1][finer] < SAME_DIRECTION).sum() / m),
         1 - edges["child"].nunique() / m if len(finer) else 0.0,
         float(split.mean()) if len(split) else 0.0,
     )
 
 
 def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Do two coarse dictionaries of other seeds put the same fine features together? Chance is 0, sameness 1.
+    """Measure how alike two coarse dictionaries of different seeds group the same fine features.
 
     A narrow dictionary has to put many features into each of its own, so that it always looks as if these split when it widens.
     Only groupings that another seed finds again are of the model. Adjusted mutual information of the children's parents (Vinh,
@@ -155,6 +178,11 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
     ----------
     first, second : pandas.DataFrame
         From `join`, of two parent levels with one child level.
+
+    Returns
+    -------
+    float
+        0 is chance, 1 the same grouping; NaN with fewer than two shared children.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -165,22 +193,18 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(adjusted_mutual_info_score(best[0].loc[shared], best[1].loc[shared]))
 
 
-def _counts(firings: sparse.csr_array) -> np.ndarray:
-    return np.bincount(firings.indices, minlength=firings.shape[1])
-
-
 def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
-def _nearest(parents: np.ndarray, children: np.ndarray, *, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Living parent of largest cosine for every child, and the cosine."""
-    unit = _unit(parents)
-    best, cosine = np.zeros(len(children), dtype=int), np.full(len(children), -1.0)
-    if not alive.any():
+def _nearest(parent: Level, child: Level) -> tuple[np.ndarray, np.ndarray]:
+    """Find the living parent of largest cosine for every child, and the cosine."""
+    unit, living = _unit(parent.directions), parent.living
+    best, cosine = np.zeros(len(child.directions), dtype=int), np.full(len(child.directions), -1.0)
+    if not living.any():
         return best, cosine
-    for start in range(0, len(children), 2048):
+    for start in range(0, len(child.directions), 2048):
         piece = slice(start, start + 2048)
-        found = np.where(alive[None], _unit(children[piece]) @ unit.T, -1.0)
-        best[piece], cosine[piece] = found.argmax(1), found.max(1)
+        cosines = np.where(living[None], _unit(child.directions[piece]) @ unit.T, -1.0)
+        best[piece], cosine[piece] = cosines.argmax(1), cosines.max(1)
     return best, cosine

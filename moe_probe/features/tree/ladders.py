@@ -1,101 +1,130 @@
-"""Dictionaries of a run that can be joined: SAEs of one layer and hook by width, and the nested parts of a Matryoshka SAE."""
+"""SAEs of a run that can be joined: those of one layer and hook by width, and the nested parts of a Matryoshka SAE."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from moe_probe.core.progress import track
+from moe_probe.features.firing import Firings
 from moe_probe.features.run_saes import RunSaes
-from moe_probe.recording.rundir import RunDirectory
+from moe_probe.features.tree.join import Level, join
 
 if TYPE_CHECKING:
-    import numpy as np
+    import pandas as pd
 
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.tree import Level
-    from moe_probe.recording.trace import Trace
-    from moe_probe.sae import ActivationReader, Sae, SaeConfig
-
-
-class Place(NamedTuple):
-    """One layer and hook, or one Matryoshka SAE."""
-
-    layer: int
-    hook: str
-    sae: str = ""
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.sae import ActivationReader, Sae, SaeConfig, TrainingRecord
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """One level that can be joined with a finer one.
+    """An SAE of a run, or a nested part of one, with its firings.
 
     Attributes
     ----------
     name : str
         Folder of its SAE below RUN/sae.
     width : int
-        Latents of the SAE, or of a Matryoshka SAE's nested part up to this level.
+        Latents of the SAE, or of a Matryoshka SAE's nested part up to this one.
     first : int
-        Number of the level's first latent: those of a nested part begin where the part before ends.
+        Number of the first latent: those of a nested part begin where the part before ends.
     sae : Sae
-    level : Level
-        On held-out tokens.
-    held_out, train : Firings
+    directions : ndarray of float, shape (n_features, d_in)
+        Decoder rows.
+    train, held_out : Firings
+        On training and on held-out tokens.
     readers : tuple of ActivationReader
         Training and held-out activations.
-    told : dict
-        What is known of its training.
+    training : TrainingRecord
+        What is recorded of its training.
     origin : SaeConfig
-        As it was trained, which another seed has to be too: `sae` may be saved with a threshold in place of what chose latents.
+        Configuration as trained, which another seed needs as well: `sae` may be saved with a threshold in place of what chose
+        its latents.
     """
 
     name: str
     width: int
     first: int
     sae: Sae
-    level: Level
-    held_out: Firings
+    directions: np.ndarray
     train: Firings
+    held_out: Firings
     readers: tuple[ActivationReader, ActivationReader]
-    told: dict[str, Any]
+    training: TrainingRecord
     origin: SaeConfig
 
-    def again(self, made: dict[str, Dictionary]) -> Dictionary:
-        """The same from another seed; a Matryoshka SAE is trained again once for all its parts, which `made` remembers."""
+    @property
+    def level(self) -> Level:
+        """The dictionary on held-out tokens, as it is joined with others."""
+        return Level(self.directions, self.held_out.matrix)
+
+    @property
+    def layer(self) -> int:
+        """MoE layer of the activations."""
+        return self.sae.config.layer
+
+    @property
+    def imported(self) -> bool:
+        """Whether the SAE was trained elsewhere."""
+        return "loaded_from" in self.training
+
+    @property
+    def assumed(self) -> str:
+        """A sentence on training options that were not recorded, so that defaults stand in; empty where all were."""
+        values = [f"{name} {getattr(self.training.options, name):g}" for name in self.training.assumed]
+        return f"{self.name} does not record how it was trained; assumed: {', '.join(values)}." if values else ""
+
+    def retrain_with_seed(self, retrained: dict[str, Dictionary]) -> Dictionary:
+        """Train the same dictionary from the next seed.
+
+        Parameters
+        ----------
+        retrained : dict of str to Dictionary
+            Remembers whole SAEs by name, so that a Matryoshka SAE is trained once for all its parts.
+
+        Returns
+        -------
+        Dictionary
+        """
         config = self.origin
-        if self.name not in made:
-            made[self.name] = self._trained(config.model_copy(update={"seed": config.seed + 1}))
-        other = made[self.name]
+        if self.name not in retrained:
+            retrained[self.name] = self._train(config.model_copy(update={"seed": config.seed + 1}))
+        whole = retrained[self.name]
         if not self.first and self.width == config.d_sae:
-            return other
-        return next(d for d in _nested(other) if d.width == self.width)
+            return whole
+        return next(part for part in _nested(whole) if part.width == self.width)
 
-    def like(self, width: int, *, k: int) -> Dictionary:
-        """A TopK SAE of another width on the same activations."""
+    def train_variant(self, width: int, *, k: int) -> Dictionary:
+        """Train a TopK SAE of another width on the same activations.
+
+        Parameters
+        ----------
+        width : int
+            Latents.
+        k : int
+            Active latents per token.
+
+        Returns
+        -------
+        Dictionary
+        """
         change = {"architecture": "topk", "d_sae": width, "k": k, "nested": ()}
-        return self._trained(self.origin.model_copy(update=change))
+        return self._train(self.origin.model_copy(update=change))
 
-    def _trained(self, config: SaeConfig) -> Dictionary:
-        from moe_probe.sae import TrainOptions, train_on
+    def _train(self, config: SaeConfig) -> Dictionary:
+        from moe_probe.sae import train_on
 
-        options = TrainOptions(
-            epochs=int(self.told.get("epochs", 4)),
-            batch_tokens=int(self.told.get("batch_tokens", 2048)),
-            learning_rate=float(self.told.get("learning_rate", 3e-3)),
-        )
         train, held_out = self.readers
-        made = train_on(train, [config], held_out=held_out, options=options)[0].sae.eval()
-        return _plain(f"{self.name} (trained again)", made, train, held_out, self.told, config)
+        sae = train_on(train, [config], held_out=held_out, options=self.training.options)[0].sae.eval()
+        return _whole(f"{self.name} (trained again)", sae, self.readers, self.training, config)
 
-    def everywhere(self) -> Firings:
-        """Firings on all documents."""
-        import numpy as np
+    def all_firings(self) -> Firings:
+        """Put the firings on training and held-out tokens together, in the order of the trace."""
         from scipy import sparse
-
-        from moe_probe.features.firing import Firings
 
         rows = np.concatenate([self.train.rows, self.held_out.rows])
         order = np.argsort(rows, kind="stable")
@@ -103,92 +132,139 @@ class Dictionary:
         return Firings(matrix, rows[order])
 
 
-def places(run: Path, trace: Trace) -> Iterator[tuple[Place, list[Dictionary]]]:
-    """Dictionaries that can be joined, from narrow to wide; places with one only are left out.
+class SaeLadder(NamedTuple):
+    """Dictionaries of one layer and hook, or of one Matryoshka SAE, from narrow to wide.
+
+    Attributes
+    ----------
+    layer : int
+    hook : str
+        Activation site, as `SaeConfig`.
+    sae : str
+        Name of the Matryoshka SAE; "" where the dictionaries are SAEs of their own.
+    dictionaries : sequence of Dictionary
+        Two or more.
+    """
+
+    layer: int
+    hook: str
+    sae: str
+    dictionaries: Sequence[Dictionary]
+
+
+class JoinedPair(NamedTuple):
+    """Two dictionaries and the edges from the narrower one's features to those of the wider one."""
+
+    parent: Dictionary
+    child: Dictionary
+    edges: pd.DataFrame
+
+    @classmethod
+    def of(cls, parent: Dictionary, child: Dictionary) -> JoinedPair:
+        """Join two dictionaries on held-out tokens.
+
+        Parameters
+        ----------
+        parent, child : Dictionary
+            The narrower and the wider one.
+
+        Returns
+        -------
+        JoinedPair
+        """
+        return cls(parent, child, join(parent.level, child.level))
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Columns by which result tables name the pair."""
+        return {"layer": self.parent.layer, "parent_width": self.parent.width, "child_width": self.child.width}
+
+
+def iter_sae_ladders(run: RunDirectory) -> Iterator[SaeLadder]:
+    """Open the SAEs of a run as ladders; layers and hooks with a single width are left out.
 
     Of several SAEs of one width the plain one (TopK, the run's seed) is taken, or the first.
+
+    Parameters
+    ----------
+    run : RunDirectory
+
+    Yields
+    ------
+    SaeLadder
+        By layer and hook.
+
+    Raises
+    ------
+    MoeProbeError
+        When there are no SAEs, or one does not fit the trace.
     """
     from moe_probe.sae import read_trained_config, read_training
     from moe_probe.sae.architectures.matryoshka import nested_widths
 
-    groups: dict[Place, dict[int, Dictionary]] = {}
-    for item in track(RunSaes(RunDirectory(trace, run)), "read SAEs", unit="SAEs"):
+    by_width: dict[tuple[int, str, str], dict[int, Dictionary]] = {}
+    for item in track(RunSaes(run), "read SAEs", unit="SAEs"):
         config = item.sae.config
         if config.experts is not None:
             continue
         origin = read_trained_config(item.folder) or config
-        opened = _plain(item.name, item.sae, item.train, item.held_out, read_training(item.folder), origin)
-        if len(nested_widths(origin)) > 1:
-            mine = groups.setdefault(Place(config.layer, config.hook, item.name), {})
-            mine.update({d.width: d for d in _nested(opened)})
-        else:
-            mine = groups.setdefault(Place(config.layer, config.hook), {})
-            mine.setdefault(config.d_sae, opened)
-    for place, levels in sorted(groups.items()):
-        if len(levels) > 1:
-            yield place, [levels[width] for width in sorted(levels)]
+        whole = _whole(item.name, item.sae, (item.train, item.held_out), read_training(item.folder), origin)
+        nested = len(nested_widths(origin)) > 1
+        rungs = by_width.setdefault((config.layer, config.hook, item.name if nested else ""), {})
+        for dictionary in _nested(whole) if nested else [whole]:
+            rungs.setdefault(dictionary.width, dictionary)
+    for key, rungs in sorted(by_width.items()):
+        if len(rungs) > 1:
+            yield SaeLadder(*key, [rungs[width] for width in sorted(rungs)])
 
 
-def activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np.ndarray:
-    """Activations of some tokens, in the order of `rows` (rows of the trace, increasing), shape (n, d)."""
-    import numpy as np
+def read_activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np.ndarray:
+    """Read the activations of some tokens.
 
+    Parameters
+    ----------
+    reader : ActivationReader
+        Of the part of the trace that holds the tokens.
+    sae : Sae
+        Says which activations it reads.
+    rows : ndarray of int, shape (n,)
+        Rows of the trace, increasing.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, d_in)
+    """
     from moe_probe.sae.activations import select
 
     out = np.empty((len(rows), reader.d_in), dtype=np.float32)
     for batch in reader.in_order():
-        place = np.searchsorted(rows, batch.rows.numpy())
-        place = np.minimum(place, max(len(rows) - 1, 0))
-        mine = rows[place] == batch.rows.numpy()
-        out[place[mine]] = select(batch, sae.config).float().numpy()[mine]
+        at = np.minimum(np.searchsorted(rows, batch.rows.numpy()), max(len(rows) - 1, 0))
+        wanted = rows[at] == batch.rows.numpy()
+        out[at[wanted]] = select(batch, sae.config).float().numpy()[wanted]
     return out
 
 
-def _plain(
+def _whole(
     name: str,
     sae: Sae,
-    train: ActivationReader,
-    held_out: ActivationReader,
-    told: dict[str, Any],
+    readers: tuple[ActivationReader, ActivationReader],
+    training: TrainingRecord,
     origin: SaeConfig,
 ) -> Dictionary:
     from moe_probe.features.matching.signals import fired
-    from moe_probe.features.tree import Level
 
-    found = fired(sae, held_out)
-    return Dictionary(
-        name,
-        sae.config.d_sae,
-        0,
-        sae,
-        Level(_rows(sae), found.matrix),
-        found,
-        fired(sae, train),
-        (train, held_out),
-        told,
-        origin,
-    )
+    directions = sae.W_dec.detach().cpu().numpy()
+    held_out, train = fired(sae, readers[1]), fired(sae, readers[0])
+    return Dictionary(name, sae.config.d_sae, 0, sae, directions, train, held_out, readers, training, origin)
 
 
 def _nested(whole: Dictionary) -> Iterator[Dictionary]:
-    """Every nested part that a Matryoshka SAE adds is a level: what is new in it hangs below what came before."""
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.tree import Level
+    """Yield every nested part that a Matryoshka SAE adds: what is new in it is joined with what came before."""
     from moe_probe.sae.architectures.matryoshka import nested_widths
 
     start = 0
     for width in nested_widths(whole.origin):
         part = slice(start, width)
-        yield replace(
-            whole,
-            width=width,
-            first=start,
-            level=Level(whole.level.directions[part], whole.level.firings[:, part].tocsr()),
-            held_out=Firings(whole.held_out.matrix[:, part].tocsr(), whole.held_out.rows),
-            train=Firings(whole.train.matrix[:, part].tocsr(), whole.train.rows),
-        )
+        train, held_out = (Firings(f.matrix[:, part].tocsr(), f.rows) for f in (whole.train, whole.held_out))
+        yield replace(whole, width=width, first=start, directions=whole.directions[part], train=train, held_out=held_out)
         start = width
-
-
-def _rows(sae: Sae) -> np.ndarray:
-    return sae.W_dec.detach().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Could a node have been found at all? Pure nodes made of the tree's own features, tested as its nodes are."""
+"""Power of the test of every node: pure nodes made of the tree's own features, tested as its nodes are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.stats import benjamini_hochberg
-from moe_probe.features.tree.nulls import PooledNull
-from moe_probe.features.tree.same_label import Labelling, SameLabel, exchanged
+from moe_probe.features.tree.nulls import PooledNull, exchanged
+from moe_probe.features.tree.same_label import Labelling, SameLabel
 from moe_probe.features.tree.siblings import ALL_PAIRS
 
 if TYPE_CHECKING:
-    from moe_probe.features.tree.siblings import Pairs, Purity, Subjects
+    from moe_probe.features.tree.siblings import Pairs, Purity
+    from moe_probe.features.tree.subjects import Subjects
 
 #: Share of pure nodes that a test must find to be one, and share of them that lie above the bound of purity.
 POWER, _ABOVE = 0.8, 0.95
@@ -47,8 +48,8 @@ class NodePower:
     judged: np.ndarray
 
 
-def node_power(subjects: Subjects, pairs: Pairs, found: Purity, *, alpha: float = 0.05, seed: int = 0) -> NodePower:
-    """Ask of every node whether the test would have found it, had its children been of one topic.
+def node_power(subjects: Subjects, pairs: Pairs, tested: Purity, *, alpha: float = 0.05, seed: int = 0) -> NodePower:
+    """Estimate for every node whether the test would have found it, had its children been of one topic.
 
     A pure node is put together from features of the tree that have one topic in common: the clearest quarter of those that
     keep to a topic by themselves (labels permuted, Benjamini-Hochberg over features), with the topic that most of their
@@ -59,14 +60,24 @@ def node_power(subjects: Subjects, pairs: Pairs, found: Purity, *, alpha: float 
 
     Parameters
     ----------
-    found : Purity
+    subjects : Subjects
+        Firing rates of the children's dictionary.
+    pairs : Pairs
+        From `sibling_pairs`.
+    tested : Purity
         Of the same subjects and pairs.
     alpha : float
         False discovery rate of features and nodes.
+    seed : int
+        Seed of the pure nodes.
+
+    Returns
+    -------
+    NodePower
     """
     rng = np.random.default_rng(seed)
     n_nodes = len(pairs.parents)
-    passed = found.q_value <= alpha
+    passed = tested.q_value <= alpha
     if not subjects.exchangeable:
         return NodePower(np.full(n_nodes, np.nan), np.full(n_nodes, np.nan), passed)
     enough = alpha * (int(passed.sum()) + 1) / n_nodes
@@ -82,15 +93,15 @@ def node_power(subjects: Subjects, pairs: Pairs, found: Purity, *, alpha: float 
         if len(like) < _FEWEST:
             continue
         purity = _purity([features for features in made if len(features)], same, table)
-        power[nodes] = float((found.node_p(purity, like) <= enough).mean())
+        power[nodes] = float((tested.node_p(purity, like) <= enough).mean())
         low[nodes] = float(np.quantile(purity, 1 - _ABOVE))
     with np.errstate(invalid="ignore"):
-        judged = passed | ((power >= POWER) & (found.observed < low))
+        judged = passed | ((power >= POWER) & (tested.observed < low))
     return NodePower(power, low, judged)
 
 
 def _topical(subjects: Subjects, pairs: Pairs, alpha: float, rng: np.random.Generator) -> tuple[list[np.ndarray], SameLabel]:
-    """Features that clearly keep to a topic, topic by topic, where there are two or more; and chances to measure them by.
+    """Find features that clearly keep to a topic, topic by topic, where there are two or more; and chances to measure them by.
 
     Nearly all features of a wide dictionary keep to a topic a little: the clearest quarter is what a subject means here. They
     are chosen on half of the groups of documents, and what is measured of them comes from the other half: chosen and measured
@@ -99,8 +110,8 @@ def _topical(subjects: Subjects, pairs: Pairs, alpha: float, rng: np.random.Gene
     codes = subjects.topic.codes
     first = np.zeros(len(codes), dtype=bool)
     for topic in range(subjects.topic.n):
-        mine = rng.permutation(np.flatnonzero(codes == topic))
-        first[mine[: (len(mine) + 1) // 2]] = True
+        groups = rng.permutation(np.flatnonzero(codes == topic))
+        first[groups[: (len(groups) + 1) // 2]] = True
     rates, alone = subjects.rates[:, pairs.features], np.arange(len(pairs.features))
     chosen, measured = (SameLabel(rates[half], Labelling(codes[half], subjects.topic.n)) for half in (first, ~first))
     n, strata = int(first.sum()), None if subjects.strata is None else subjects.strata[first]
@@ -111,8 +122,8 @@ def _topical(subjects: Subjects, pairs: Pairs, alpha: float, rng: np.random.Gene
     keeps = np.flatnonzero(benjamini_hochberg(PooledNull(null).p_values(observed)) <= alpha)
     clear = keeps[np.argsort(-observed[keeps], kind="stable")][: max(int(_CLEAR * len(keeps)), _CLEAR_FEWEST)]
     own = (chosen.labelling.one_hot() @ chosen.shares).argmax(0)
-    groups = [np.sort(clear[own[clear] == topic]) for topic in range(subjects.topic.n)]
-    return [features for features in groups if len(features) > 1], measured
+    by_topic = [np.sort(clear[own[clear] == topic]) for topic in range(subjects.topic.n)]
+    return [features for features in by_topic if len(features) > 1], measured
 
 
 def _children(pairs: Pairs) -> list[np.ndarray]:

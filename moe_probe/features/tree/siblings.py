@@ -1,4 +1,4 @@
-"""Does the tree follow human subjects? Siblings held against topic and subtopic, with two nulls."""
+"""Whether siblings share a topic, and divide it by its subtopics: tests with two nulls."""
 
 from __future__ import annotations
 
@@ -8,47 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.stats import benjamini_hochberg
-from moe_probe.features.tree.nulls import PooledNull, one_sided_p
-from moe_probe.features.tree.same_label import Labelling, SameLabel, exchanged, rate_strata, shuffled_within
+from moe_probe.features.tree.nulls import PooledNull, exchanged, one_sided_p, rate_strata, shuffled_within
+from moe_probe.features.tree.same_label import Labelling, SameLabel
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from moe_probe.features.tree.subjects import Subjects
 
 #: Pairs of siblings of one node that are looked at, and pairs of strangers in all.
 _PAIRS_OF_NODE, _STRANGERS = 21, 4000
 #: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
 ALL_PAIRS = 6000
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """Features' firing rates in groups of documents with their subjects.
-
-    Attributes
-    ----------
-    rates : ndarray of float, shape (n_groups, n_features)
-        Share of the group's tokens on which each feature fires.
-    counts : ndarray of int, shape (n_features,)
-        Tokens on which each feature fires.
-    topic : Labelling
-    subtopic : Labelling or None
-        Inside the topics; None where the corpus has none.
-    strata : ndarray of int, shape (n_groups,), optional
-        Labels are exchanged between groups of one stratum only.
-    """
-
-    rates: np.ndarray
-    counts: np.ndarray
-    topic: Labelling
-    subtopic: Labelling | None
-    strata: np.ndarray | None = None
-
-    @property
-    def exchangeable(self) -> bool:
-        """Whether topics can be exchanged at all: some stratum has groups of two."""
-        if self.strata is None:
-            return len(np.unique(self.topic.codes)) > 1
-        return any(len(np.unique(self.topic.codes[self.strata == stratum])) > 1 for stratum in np.unique(self.strata))
 
 
 class Verdict(NamedTuple):
@@ -71,8 +42,10 @@ class Verdict(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The larger of both, since the tree must beat either null (intersection-union test: Berger and Hsu 1996,
-        DOI 10.1214/ss/1032280304)."""
+        """The larger of both, since the tree must beat either null.
+
+        An intersection-union test (Berger and Hsu 1996, DOI 10.1214/ss/1032280304).
+        """
         return max(self.p_labels, self.p_features)
 
 
@@ -104,33 +77,40 @@ class Pairs:
 
 
 def best_parents(edges: pd.DataFrame) -> pd.DataFrame:
-    """One parent a child, that of largest weight, among the edges of parts."""
+    """Choose one parent per child, that of largest weight, among the edges of relation ``part``."""
     return edges[edges["relation"] == "part"].sort_values(["weight", "parent"]).groupby("child").tail(1)
 
 
 def sibling_pairs(edges: pd.DataFrame, counts: np.ndarray, *, seed: int = 0) -> Pairs | None:
-    """Pair the parts of every node that has two or more; None where no node has.
+    """Pair the parts of every node that has two or more.
 
     Parameters
     ----------
     edges : pandas.DataFrame
         From `moe_probe.features.tree.join`.
     counts : ndarray of int, shape (n_children,)
-        Firings of the children's level.
+        Tokens on which each feature of the children's level fires.
+    seed : int
+        Seed of the choice of pairs and strangers.
+
+    Returns
+    -------
+    Pairs or None
+        None where no node has two parts.
     """
     rng = np.random.default_rng(seed)
-    parts = best_parents(edges)
-    nodes = [(int(parent), np.sort(mine["child"].to_numpy())) for parent, mine in parts.groupby("parent") if len(mine) > 1]
+    nodes = [(int(parent), np.sort(rows["child"].to_numpy())) for parent, rows in best_parents(edges).groupby("parent")]
+    nodes = [(parent, children) for parent, children in nodes if len(children) > 1]
     if not nodes:
         return None
     features = np.unique(np.concatenate([children for _, children in nodes]))
     first, second, node = [], [], []
     for number, (_, children) in enumerate(nodes):
-        place = np.searchsorted(features, children)
-        i, j = np.triu_indices(len(place), 1)
+        columns = np.searchsorted(features, children)
+        i, j = np.triu_indices(len(columns), 1)
         chosen = rng.choice(len(i), min(len(i), _PAIRS_OF_NODE), replace=False)
-        first.append(place[i[chosen]])
-        second.append(place[j[chosen]])
+        first.append(columns[i[chosen]])
+        second.append(columns[j[chosen]])
         node.append(np.full(len(chosen), number))
     a, b = np.concatenate(first), np.concatenate(second)
     strata = rate_strata(counts[features])
@@ -165,18 +145,30 @@ class Purity:
     strangers: float
 
     def node_p(self, values: np.ndarray, node: np.ndarray) -> np.ndarray:
-        """p-values that nodes would have were their purity another, the larger of both nulls; shape of both arguments."""
-        return np.maximum(self.nulls[0].tail(values - self.strangers, node), self.nulls[1].tail(values, node))
+        """Compute the p-values that nodes would have with another purity: the larger of both nulls.
+
+        Parameters
+        ----------
+        values : ndarray of float, shape (n,)
+            Purity, a chance from 0 to 1.
+        node : ndarray of int, shape (n,)
+            Node whose nulls each value is compared with.
+
+        Returns
+        -------
+        ndarray of float, shape (n,)
+        """
+        return np.asarray(np.maximum(self.nulls[0].tail(values - self.strangers, node), self.nulls[1].tail(values, node)))
 
     @property
     def shared(self) -> float:
-        """How much of what children have of a topic they share with their siblings: 0 as much as strangers, 1 all of it."""
+        """How far siblings share what a child has of a topic, from 0 (as strangers do) to 1 (all of it)."""
         room = self.ceiling - self.tree.expected
         return (self.tree.observed - self.tree.expected) / room if room > 0 else float("nan")
 
 
 def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: int = 0) -> Purity:
-    """Are firings of siblings about the same topic more often than those of strangers?
+    """Test whether firings of siblings are about the same topic more often than those of strangers.
 
     The statistic is the mean over nodes of the siblings' `SameLabel`, less that of strangers. Nodes are tested one by one from
     the same permutations, with the larger p of both nulls and Benjamini-Hochberg over nodes; since that asks for far smaller
@@ -184,38 +176,48 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
 
     Parameters
     ----------
+    subjects : Subjects
+        Firing rates of the children's dictionary.
+    pairs : Pairs
+        From `sibling_pairs`.
     permutations : int
         Of labels over groups, and as many of features over the tree.
+    seed : int
+        Seed of the permutations.
+
+    Returns
+    -------
+    Purity
     """
     rng = np.random.default_rng(seed)
     same = SameLabel(subjects.rates[:, pairs.features], subjects.topic)
-    all_pairs = same.matrix() if len(pairs.features) <= ALL_PAIRS else None
     n_nodes = len(pairs.parents)
     node_size = np.bincount(pairs.node, minlength=n_nodes)
-    one, other = np.concatenate([pairs.first, pairs.strangers[0]]), np.concatenate([pairs.second, pairs.strangers[1]])
+    # the same arrays at every permutation: `SameLabel` remembers what does not change with labels
+    first, second = np.concatenate([pairs.first, pairs.strangers[0]]), np.concatenate([pairs.second, pairs.strangers[1]])
 
     def by_node(values: np.ndarray) -> np.ndarray:
-        return np.bincount(pairs.node, weights=values, minlength=n_nodes) / node_size
+        return np.asarray(np.bincount(pairs.node, weights=values, minlength=n_nodes) / node_size)
 
-    def rise(labelling: Labelling) -> tuple[np.ndarray, float]:
-        values = same.of(one, other, labelling)
+    def siblings_and_strangers(labelling: Labelling) -> tuple[np.ndarray, float]:
+        values = same.of(first, second, labelling)
         return by_node(values[: len(pairs.node)]), float(values[len(pairs.node) :].mean())
 
-    observed, base = rise(subjects.topic)
-    null_labels = np.empty((permutations, n_nodes))
+    all_pairs = same.matrix() if len(pairs.features) <= ALL_PAIRS else None
+    observed, base = siblings_and_strangers(subjects.topic)
+    null_labels, null_features = np.empty((permutations, n_nodes)), np.empty((permutations, n_nodes))
     for row in null_labels:
-        found, strangers = rise(subjects.topic.permuted(exchanged(len(subjects.topic.codes), subjects.strata, rng)))
-        row[:] = found - strangers
-    null_features = np.empty((permutations, n_nodes))
+        order = exchanged(len(subjects.topic.codes), subjects.strata, rng)
+        siblings, strangers = siblings_and_strangers(subjects.topic.permuted(order))
+        row[:] = siblings - strangers
     for row in null_features:
         swap = shuffled_within(pairs.strata, rng)
         i, j = swap[pairs.first], swap[pairs.second]
         row[:] = by_node(same.of(i, j) if all_pairs is None else all_pairs[i, j])
-    both = ((null_labels, observed - base), (null_features, observed))
-    whole = [one_sided_p(null.mean(1), value.mean()) for null, value in both]
+    p_tree = [one_sided_p(null.mean(1), v.mean()) for null, v in ((null_labels, observed - base), (null_features, observed))]
     nulls = PooledNull(null_labels), PooledNull(null_features)
     p_value = np.maximum(nulls[0].p_values(observed - base), nulls[1].p_values(observed))
-    tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in whole))
+    tree = Verdict(float(observed.mean()), float(null_features.mean()), *(float(p) for p in p_tree))
     own = (same.of(pairs.first, pairs.first) + same.of(pairs.second, pairs.second)) / 2
     return Purity(
         tree, float(by_node(own).mean()), observed, null_features.mean(0), p_value, benjamini_hochberg(p_value), nulls, base
@@ -223,14 +225,9 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
 
 
 def parts_of_subject(
-    subjects: Subjects,
-    pairs: Pairs,
-    node_topic: np.ndarray,
-    *,
-    permutations: int = 500,
-    seed: int = 0,
+    subjects: Subjects, pairs: Pairs, node_topic: np.ndarray, *, permutations: int = 500, seed: int = 0
 ) -> np.ndarray:
-    """Do the children of a node of one topic divide it by its subtopics?
+    """Test whether the children of a node of one topic divide it by its subtopics.
 
     Within the groups of the node's topic: how much children keep to a subtopic by themselves (`SameLabel` of a feature with
     itself), less how much two siblings do. Large where each child has a subtopic of its own. Null: subtopics permuted over
@@ -238,8 +235,16 @@ def parts_of_subject(
 
     Parameters
     ----------
+    subjects : Subjects
+        Firing rates of the children's dictionary.
+    pairs : Pairs
+        From `sibling_pairs`.
     node_topic : ndarray of int, shape (n_nodes,)
         Topic of every node; -1 for nodes that are left out.
+    permutations : int
+        Of subtopics, for every topic.
+    seed : int
+        Seed of the permutations.
 
     Returns
     -------
@@ -255,28 +260,25 @@ def parts_of_subject(
         names, codes = np.unique(subjects.subtopic.codes[groups], return_inverse=True)
         if len(names) < 2 or len(groups) <= len(names):
             continue
-        labelling = Labelling(codes, len(names))
-        mine = np.flatnonzero(node_topic == topic)
-        keep = np.isin(pairs.node, mine)
-        first, second = pairs.first[keep], pairs.second[keep]
-        place = np.searchsorted(mine, pairs.node[keep])
-        same = SameLabel(subjects.rates[np.ix_(groups, pairs.features)], labelling)
-        one, other = np.concatenate([first, second, first]), np.concatenate([first, second, second])
-        size = np.bincount(place, minlength=len(mine))
-
-        def apart(
-            labels: Labelling,
-            *,
-            same: SameLabel = same,
-            one: np.ndarray = one,
-            other: np.ndarray = other,
-            place: np.ndarray = place,
-            size: np.ndarray = size,
-        ) -> np.ndarray:
-            own_first, own_second, between = np.split(same.of(one, other, labels), 3)
-            return np.bincount(place, weights=(own_first + own_second) / 2 - between, minlength=len(size)) / size
-
+        labelling, nodes = Labelling(codes, len(names)), np.flatnonzero(node_topic == topic)
+        apart = _Apart(SameLabel(subjects.rates[np.ix_(groups, pairs.features)], labelling), pairs, nodes)
         strata = None if subjects.strata is None else subjects.strata[groups]
         null = np.stack([apart(labelling.permuted(exchanged(len(codes), strata, rng))) for _ in range(permutations)])
-        out[mine] = one_sided_p(null, apart(labelling))
+        out[nodes] = one_sided_p(null, apart(labelling))
     return out
+
+
+class _Apart:
+    """How much children of some nodes keep to a label by themselves, less how much two siblings do."""
+
+    def __init__(self, same: SameLabel, pairs: Pairs, nodes: np.ndarray) -> None:
+        keep = np.isin(pairs.node, nodes)
+        first, second = pairs.first[keep], pairs.second[keep]
+        self._same, self._node = same, np.searchsorted(nodes, pairs.node[keep])
+        self._first, self._second = np.concatenate([first, second, first]), np.concatenate([first, second, second])
+        self._size = np.bincount(self._node, minlength=len(nodes))
+
+    def __call__(self, labels: Labelling) -> np.ndarray:
+        own_first, own_second, between = np.split(self._same.of(self._first, self._second, labels), 3)
+        weights = (own_first + own_second) / 2 - between
+        return np.asarray(np.bincount(self._node, weights=weights, minlength=len(self._size)) / self._size)

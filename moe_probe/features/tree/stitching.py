@@ -1,4 +1,4 @@
-"""Latents of a wider dictionary put into a narrower one: which add something, and which say the same again?"""
+"""Latents of a wider dictionary put into a narrower one: which add something, and which repeat what is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def stitched_change(residual: np.ndarray, latents: sparse.csr_array, directions: np.ndarray) -> np.ndarray:
-    """Change of the narrower dictionary's squared error when one latent of the wider one is added to it.
+    """Compute the change of the narrower dictionary's squared error when one latent of the wider one is added to it.
 
     For latent j with activations z and direction d, and r the narrower dictionary's residual,
 
@@ -27,11 +27,12 @@ def stitched_change(residual: np.ndarray, latents: sparse.csr_array, directions:
     latents : csr_array, shape (n_tokens, n_latents)
         The wider dictionary's activations, in the units of `residual` over `directions`.
     directions : ndarray of float, shape (n_latents, d)
+        The wider dictionary's decoder rows.
 
     Returns
     -------
     ndarray of float, shape (n_latents,)
-        Squared error a token; 0 for latents that never fire.
+        Squared error per token; 0 for latents that never fire.
     """
     norms = np.square(directions).sum(1)
     change = np.zeros(latents.shape[1])
