@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
-from moe_probe.testing.planted import planted_routing
+from moe_probe.testing.planted import PlantedRouting, planted_manifest, planted_routing, shard
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -64,76 +63,75 @@ def planted_activations(
 
     Parameters
     ----------
+    path : str or Path
+        Folder that is made.
     features : tuple of PlantedFeature
     d_in : int
+        Width of the activations.
     noise : float
         Standard deviation of each component; features have length 1 to 2.
-    settings
+    seed : int
+        Seed of everything.
+    **settings
         As `planted_routing` (documents, tokens, topics, vocabulary ...).
+
+    Returns
+    -------
+    PlantedActivations
 
     Raises
     ------
     MoeProbeError
         When a kind is not known.
     """
-    import torch
-
-    from moe_probe.recording.trace import TraceWriter
-
     if any(f.kind not in _KINDS for f in features):
         raise MoeProbeError(f"{features} cannot be planted", "one kind is not known", f"kinds are {', '.join(_KINDS)}")
     routing = planted_routing(planted=(), seed=seed, **{"n_layers": 1, **settings})  # type: ignore[arg-type]
     rng = np.random.default_rng([seed, 3])
-    topic = np.array([int(t.rsplit("-", 1)[1]) for t in routing.documents["topic"]])[routing.document]
-    before = np.where(routing.position == 0, -1, np.roll(routing.token_id, 1))
-    fires = np.stack(
-        [
-            {
-                "word": routing.token_id == f.target,
-                "before": before == f.target,
-                "topic": (topic == f.target) & (rng.random(len(topic)) < 0.5),
-                "noise": rng.random(len(topic)) < 0.05,
-            }[f.kind]
-            for f in features
-        ],
-        axis=1,
-    )
+    fires = _fires(rng, routing, features)
     directions = rng.normal(size=(len(features), d_in))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     strength, mean = fires * rng.uniform(1, 2, fires.shape), rng.normal(size=d_in)
-    hidden = strength @ directions + mean + noise * rng.normal(size=(len(topic), d_in))
-    shares = routing.weights[:, 0].astype(np.float64)
-    manifest = Manifest(
-        model=ModelInfo(id="planted", architecture="none: drawn at random"),
-        kept=("routing", "hidden", "expert_outputs"),
-        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents)),
-        layers=routing.layers,
-        has_text=False,
-        seed=seed,
-    )
+    hidden = strength @ directions + mean + noise * rng.normal(size=(len(fires), d_in))
+    trace = _write(path, routing, hidden, seed=seed)
+    return PlantedActivations(trace, directions.astype(np.float32), fires, mean.astype(np.float32))
+
+
+def _fires(rng: np.random.Generator, routing: PlantedRouting, features: tuple[PlantedFeature, ...]) -> np.ndarray:
+    """Say where every feature fires, shape (n_tokens, n_features)."""
+    topic = np.array([int(t.rsplit("-", 1)[1]) for t in routing.documents["topic"]])[routing.document]
+    before = np.where(routing.position == 0, -1, np.roll(routing.token_id, 1))
+    columns = [
+        {
+            "word": routing.token_id == f.target,
+            "before": before == f.target,
+            "topic": (topic == f.target) & (rng.random(len(topic)) < 0.5),
+            "noise": rng.random(len(topic)) < 0.05,
+        }[f.kind]
+        for f in features
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _write(path: str | Path, routing: PlantedRouting, hidden: np.ndarray, *, seed: int) -> Trace:
+    """Write routing with activations (n_tokens, d_in), and expert outputs that are shares of them, in three shards."""
+    import torch
+
+    from moe_probe.recording.trace import TraceWriter
+
+    manifest = planted_manifest(routing, seed=seed, kept=("routing", "hidden", "expert_outputs"))
     writer = TraceWriter.create(path, manifest)
-    pieces = np.array_split(np.arange(len(routing.documents)), 3)
-    for piece in pieces:
-        inside = np.isin(routing.document, piece)
+    shares = routing.weights[:, 0].astype(np.float64)
+    for documents in np.array_split(np.arange(len(routing.documents)), 3):
+        inside = np.isin(routing.document, documents)
         rows = torch.from_numpy(np.flatnonzero(inside))
-        values = torch.from_numpy(hidden[inside]).to(torch.bfloat16)
+        outputs = hidden[inside][:, None] * shares[inside][..., None]
+        named = {"hidden/layer_00": hidden[inside], "expert_output/layer_00": outputs}
         writer.append(
-            documents=routing.documents.iloc[piece].drop(columns="n_tokens").to_dict("records"),
-            tokens={
-                "document": routing.document[inside] - piece[0],
-                "position": routing.position[inside],
-                "token_id": routing.token_id[inside],
-                "token": [f" word{i}" for i in routing.token_id[inside]],
-                "special": np.zeros(int(inside.sum()), dtype=bool),
-            },
-            experts=routing.experts[inside],
-            weights=routing.weights[inside],
+            **shard(routing, documents, [f" word{i}" for i in routing.token_id[inside]]),
             extras={
-                "hidden/layer_00": {"values": values, "rows": rows},
-                "expert_output/layer_00": {
-                    "rows": rows,
-                    "values": torch.from_numpy(hidden[inside][:, None] * shares[inside][..., None]).to(torch.bfloat16),
-                },
+                folder: {"values": torch.from_numpy(values).to(torch.bfloat16), "rows": rows}
+                for folder, values in named.items()
             },
         )
-    return PlantedActivations(writer.seal(), directions.astype(np.float32), fires, mean.astype(np.float32))
+    return writer.seal()

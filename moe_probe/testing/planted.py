@@ -69,14 +69,12 @@ class PlantedRouting:
     truth: tuple[PlantedExpert, ...]
 
     def usage(self) -> Usage:
-        """Counts and gate mass per document, as a trace would give them."""
+        """Count selections and sum gate mass per document, as a trace would give them."""
         shape = (len(self.documents), len(self.layers), self.layers[0].num_experts)
         counts, mass = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-        for place in range(shape[1]):
-            count = partial(
-                count_selections, self.experts[:, place], unit=self.document, n_units=shape[0], num_experts=shape[2]
-            )
-            counts[:, place], mass[:, place] = count(), count(weights=self.weights[:, place])
+        for i in range(shape[1]):
+            count = partial(count_selections, self.experts[:, i], unit=self.document, n_units=shape[0], num_experts=shape[2])
+            counts[:, i], mass[:, i] = count(), count(weights=self.weights[:, i])
         return Usage(counts, mass, self.layers, self.documents)
 
 
@@ -104,6 +102,12 @@ def planted_routing(
     ----------
     planted : tuple of PlantedExpert
         Experts with a reason; all others follow habits alone. None: pure noise, topics meaning nothing.
+    topics, documents_per_topic : int
+        Number of topics, and of documents of each.
+    tokens : int
+        Tokens of every document.
+    n_layers, num_experts, top_k : int
+        MoE layers, experts of each, and experts chosen per token.
     lift : float
         Share of a topic expert for its topic over its mean share over topics, as `expert_topics` measures
         it; between 1 and the number of topics. Solved for a typical expert, so that experts scatter around
@@ -114,6 +118,8 @@ def planted_routing(
         Standard deviations of the habits, on the logits.
     vocabulary : int
         Number of token ids; every topic has a twentieth of it to itself, as far as there are topics for it.
+    seed : int
+        Seed of everything.
     lengths : sequence of int, optional
         Tokens of the documents of every topic, in place of `tokens`.
     positions : tuple of int, optional
@@ -126,65 +132,70 @@ def planted_routing(
     Raises
     ------
     MoeProbeError
-        When a planted expert does not exist or has an unknown kind.
+        When a planted expert does not exist or has an unknown kind, or no expert can have such a lift.
     """
-    for item in planted:
-        if item.kind not in _KINDS or not (
-            0 <= item.layer < n_layers and 0 <= item.expert < num_experts and 0 <= item.target < topics
-        ):
-            raise MoeProbeError(
-                f"{item} cannot be planted", f"kinds are {', '.join(_KINDS)}", "layer, expert and target within range"
-            )
-    if not 1 <= lift < topics:
-        raise MoeProbeError(
-            f"a lift of {lift} cannot be planted",
-            "an expert used for one of T topics alone has lift T",
-            f"between 1 and {topics}",
-        )
+    _check_planted(planted, (n_layers, num_experts, topics), lift)
     rng = np.random.default_rng(seed)
-    n_documents = topics * documents_per_topic
     topic = np.repeat(np.arange(topics), documents_per_topic)
     group = np.concatenate([t * documents_per_topic + np.arange(documents_per_topic) // group_size for t in range(topics)])
     base = rng.normal(0, 0.3, (n_layers, num_experts))
     habits = rng.normal(0, group_effect, (group.max() + 1, n_layers, num_experts))[group] + rng.normal(
-        0, document_effect, (n_documents, n_layers, num_experts)
+        0, document_effect, (len(topic), n_layers, num_experts)
     )
-    of_document = np.asarray([tokens] * topics if lengths is None else lengths)[topic]
-    document = np.repeat(np.arange(n_documents), of_document)
-    position = np.concatenate([np.arange(n) for n in of_document])
+    n_tokens = np.asarray([tokens] * topics if lengths is None else lengths)[topic]
+    document = np.repeat(np.arange(len(topic)), n_tokens)
+    position = np.concatenate([np.arange(n) for n in n_tokens])
     words = min(int(vocabulary * _WORDS_PER_TOPIC), vocabulary // (topics + 1))
     token_id = _draw_tokens(rng, topic[document], n_topics=topics, vocabulary=vocabulary, words=words)
-    # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
-    boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
+    kinds = {item.kind for item in planted}
     pairing = np.full(len(token_id), -1)
-    if any(item.kind == "pair" for item in planted):
+    if "pair" in kinds:
         pairing = _pair_up(token_id, topic[document], position, seed=seed, n_topics=topics)
     own = (token_id - (vocabulary - topics * words)) // words
-    before = np.where(position > 0, np.roll(own, 1), -1)
     first, last = positions or (0, position.max() // 10 - 1)
     register = _registers(topic, group, planted, seed)
     reasons = {
         "topic": topic[document],
         "token": own,
-        "previous": before,
+        "previous": np.where(position > 0, np.roll(own, 1), -1),
         "pair": pairing,
         "position": (position >= first) & (position <= last),
         "register": (register == "a")[document],
     }
-    experts, weights = _route(
-        rng, base, habits, document=document, reasons=reasons, planted=planted, top_k=top_k, boost=boost
-    )
+    # the topic is one part of the mean over topics: r times the share elsewhere makes r T / (r + T - 1) of it
+    boost = _boost(base, lift * (topics - 1) / (topics - lift), top_k, seed)
+    logits = (_pushed((base[i] + habits[:, i])[document], i, planted, reasons, boost) for i in range(n_layers))
+    experts, weights = zip(*(_route(rng, of_layer, top_k) for of_layer in logits), strict=True)
+    documents = _documents(topic, group, n_tokens)
+    if "register" in kinds:
+        documents["register"] = register
     layers = tuple(
         MoeLayer(layer=i, name=f"layer {i}", num_experts=num_experts, top_k=top_k, note="planted") for i in range(n_layers)
     )
-    documents = _documents(topic, group, of_document)
-    if any(item.kind == "register" for item in planted):
-        documents["register"] = register
-    return PlantedRouting(experts, weights, document, position, token_id, documents, layers, planted)
+    chosen, gates = np.stack(experts, axis=1), np.stack(weights, axis=1)
+    return PlantedRouting(chosen, gates, document, position, token_id, documents, layers, planted)
+
+
+def _check_planted(planted: tuple[PlantedExpert, ...], sizes: tuple[int, int, int], lift: float) -> None:
+    """Refuse experts that do not exist and a lift that none can have; `sizes` are the numbers of layers, experts and topics."""
+    for item in planted:
+        known = item.kind in _KINDS
+        if not known or any(not 0 <= i < n for i, n in zip((item.layer, item.expert, item.target), sizes, strict=True)):
+            raise MoeProbeError(
+                f"{item} cannot be planted",
+                f"kinds are {', '.join(_KINDS)}",
+                "choose layer, expert and target within range",
+            )
+    if not 1 <= lift < sizes[2]:
+        raise MoeProbeError(
+            f"a lift of {lift} cannot be planted",
+            "an expert used for one of T topics alone has lift T",
+            f"choose a lift between 1 and {sizes[2]}",
+        )
 
 
 def _pair_up(token_id: np.ndarray, topic: np.ndarray, position: np.ndarray, *, seed: int, n_topics: int) -> np.ndarray:
-    """Put common words in pairs into half of the places (in place), and say at each second word whose pair it is.
+    """Write pairs of common words over half of the tokens (in place), and say at each second word whose pair it is.
 
     A first and a second word are equally frequent in all topics, and before or after anything; which second word follows
     which first one is the topic's own: neither word predicts the topic, the pair does.
@@ -239,31 +250,26 @@ def _boost(base: np.ndarray, times: float, top_k: int, seed: int) -> float:
     return high
 
 
-def _route(
-    rng: np.random.Generator,
-    base: np.ndarray,
-    habits: np.ndarray,
-    *,
-    document: np.ndarray,
-    reasons: dict[str, np.ndarray],
+def _pushed(
+    logits: np.ndarray,
+    layer: int,
     planted: tuple[PlantedExpert, ...],
-    top_k: int,
+    reasons: dict[str, np.ndarray],
     boost: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    n_layers, _ = base.shape
-    experts = np.empty((len(document), n_layers, top_k), dtype=np.uint8)
-    weights = np.empty(experts.shape, dtype=np.float16)
-    for layer in range(n_layers):
-        logits = (base[layer] + habits[:, layer])[document]
-        for item in planted:
-            if item.layer == layer:
-                reason = reasons[item.kind]
-                logits[:, item.expert] += boost * (reason if reason.dtype == bool else reason == item.target)
-        chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, :top_k]
-        picked = np.exp(np.take_along_axis(logits, chosen, axis=1))
-        experts[:, layer] = chosen
-        weights[:, layer] = picked / picked.sum(1, keepdims=True)
-    return experts, weights
+) -> np.ndarray:
+    """Add the boost to the logits (n_tokens, num_experts) of a layer's planted experts wherever their reason holds."""
+    for item in planted:
+        if item.layer == layer:
+            reason = reasons[item.kind]
+            logits[:, item.expert] += boost * (reason if reason.dtype == bool else reason == item.target)
+    return logits
+
+
+def _route(rng: np.random.Generator, logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw experts by Gumbel top-k, and their weights: uint8 and float16, shape (n_tokens, top_k)."""
+    chosen = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, :top_k]
+    picked = np.exp(np.take_along_axis(logits, chosen, axis=1))
+    return chosen.astype(np.uint8), (picked / picked.sum(1, keepdims=True)).astype(np.float16)
 
 
 def _documents(topic: np.ndarray, group: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
@@ -282,7 +288,20 @@ def _documents(topic: np.ndarray, group: np.ndarray, tokens: np.ndarray) -> pd.D
 
 
 def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **settings: Any) -> Trace:
-    """Write planted routing as a sealed trace; settings are those of `planted_routing`.
+    """Write planted routing as a sealed trace.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder that is made.
+    planted : tuple of PlantedExpert
+        Experts with a reason.
+    **settings
+        As `planted_routing`.
+
+    Returns
+    -------
+    Trace
 
     Raises
     ------
@@ -293,16 +312,38 @@ def planted_trace(path: str | Path, *, planted: tuple[PlantedExpert, ...], **set
     return write_routing(path, routing, seed=int(settings.get("seed", 0)))
 
 
+def null_trace(path: str | Path, **settings: Any) -> Trace:
+    """Write a trace of pure noise: documents have habits, topics mean nothing. An analysis must claim nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder that is made.
+    **settings
+        As `planted_routing`.
+
+    Returns
+    -------
+    Trace
+    """
+    return planted_trace(path, planted=(), **settings)
+
+
 def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -> Trace:
     """Write planted routing, changed as you like, as a sealed trace in two shards.
 
     Parameters
     ----------
     path : str or Path
+        Folder that is made.
     routing : PlantedRouting
         Columns of its documents beyond the known ones are kept as labels.
     seed : int
-        What the manifest says.
+        Seed that the manifest names.
+
+    Returns
+    -------
+    Trace
 
     Raises
     ------
@@ -311,38 +352,67 @@ def write_routing(path: str | Path, routing: PlantedRouting, *, seed: int = 0) -
     """
     from moe_probe.recording.trace import TraceWriter
 
+    writer = TraceWriter.create(path, planted_manifest(routing, seed=seed))
+    half = len(routing.documents) // 2
+    for documents in np.split(np.arange(len(routing.documents)), [half]):
+        inside = np.isin(routing.document, documents)
+        writer.append(**shard(routing, documents, [f"{' ' if i % 2 else ''}word{i}" for i in routing.token_id[inside]]))
+    return writer.seal()
+
+
+def planted_manifest(routing: PlantedRouting, *, seed: int, kept: tuple[str, ...] = ("routing",)) -> Manifest:
+    """Make the manifest of a trace of planted routing.
+
+    Parameters
+    ----------
+    routing : PlantedRouting
+    seed : int
+        Seed that it was drawn with.
+    kept : tuple of str
+        Parts of the trace.
+
+    Returns
+    -------
+    Manifest
+    """
     known = {"document", "topic", "subtopic", "group", "split", "n_tokens"}
-    corpus = CorpusInfo(
-        name="planted",
-        n_documents=len(routing.documents),
-        label_columns=tuple(c for c in routing.documents.columns if c not in known),
-    )
-    manifest = Manifest(
+    labels = tuple(c for c in routing.documents.columns if c not in known)
+    return Manifest(
         model=ModelInfo(id="planted", architecture="none: drawn at random"),
-        corpus=corpus,
+        kept=kept,
+        corpus=CorpusInfo(name="planted", n_documents=len(routing.documents), label_columns=labels),
         layers=routing.layers,
         has_text=False,
         seed=seed,
     )
-    writer = TraceWriter.create(path, manifest)
-    half = len(routing.documents) // 2
-    for rows in (slice(0, half), slice(half, len(routing.documents))):
-        inside = (routing.document >= rows.start) & (routing.document < rows.stop)
-        writer.append(
-            documents=routing.documents.iloc[rows].drop(columns="n_tokens").to_dict("records"),
-            tokens={
-                "document": routing.document[inside] - rows.start,
-                "position": routing.position[inside],
-                "token_id": routing.token_id[inside],
-                "token": [f"{' ' if i % 2 else ''}word{i}" for i in routing.token_id[inside]],
-                "special": np.zeros(int(inside.sum()), dtype=bool),
-            },
-            experts=routing.experts[inside],
-            weights=routing.weights[inside],
-        )
-    return writer.seal()
 
 
-def null_trace(path: str | Path, **settings: Any) -> Trace:
-    """Write a trace of pure noise: documents have habits, topics mean nothing. An analysis must claim nothing."""
-    return planted_trace(path, planted=(), **settings)
+def shard(routing: PlantedRouting, documents: np.ndarray, words: Sequence[str]) -> dict[str, Any]:
+    """Cut some documents out of planted routing, as `TraceWriter.append` takes them.
+
+    Parameters
+    ----------
+    routing : PlantedRouting
+    documents : ndarray of int
+        Consecutive documents.
+    words : sequence of str
+        Text of each of their tokens.
+
+    Returns
+    -------
+    dict
+        ``documents, tokens, experts, weights``.
+    """
+    inside = np.isin(routing.document, documents)
+    return {
+        "documents": routing.documents.iloc[documents].drop(columns="n_tokens").to_dict("records"),
+        "tokens": {
+            "document": routing.document[inside] - documents[0],
+            "position": routing.position[inside],
+            "token_id": routing.token_id[inside],
+            "token": list(words),
+            "special": np.zeros(int(inside.sum()), dtype=bool),
+        },
+        "experts": routing.experts[inside],
+        "weights": routing.weights[inside],
+    }

@@ -34,67 +34,34 @@ _ENDINGS = (
     "Model",
 )
 
-#: Sizes by field name, used wherever a configuration class has a field of that name.
+#: Sizes by the names of the fields that take them, wherever a configuration class has a field of that name.
+_NAMES_BY_SIZE = (
+    (96, "vocab_size unpadded_vocab_size vocab_size_per_layer_input"),
+    (32, "hidden_size d_model"),
+    (4, "num_hidden_layers n_layers num_layers num_decoder_layers encoder_layers decoder_layers"),
+    (4, "num_attention_heads n_heads num_heads encoder_attention_heads decoder_attention_heads"),
+    (4, "num_key_value_heads num_global_key_value_heads kv_n_heads"),
+    (8, "head_dim global_head_dim d_kv kv_channels v_head_dim qk_nope_head_dim qk_rope_head_dim qk_head_dim"),
+    (16, "q_lora_rank kv_lora_rank o_lora_rank"),
+    (16, "moe_hidden_size ssm_state_size mamba_d_state chunk_size mamba_chunk_size"),
+    (8, "mamba_num_heads mamba_n_heads mamba_head_dim"),
+    (48, "intermediate_size ffn_hidden_size d_ff encoder_ffn_dim decoder_ffn_dim dense_intermediate_size"),
+    (24, "moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size"),
+    (24, "moe_shared_expert_intermediate_size shared_intermediate_size"),
+    (8, "num_experts num_local_experts n_routed_experts moe_num_experts"),
+    (3, "num_experts_per_tok moe_topk moe_top_k top_k_experts moe_k num_experts_per_token"),
+    (2, "n_group num_expert_groups"),
+    (1, "topk_group first_k_dense_replace num_dense_layers n_shared_experts num_shared_experts moe_num_shared_experts"),
+    (0, "num_mtp_layers num_nextn_predict_layers"),
+    (128, "max_position_embeddings max_seq_len"),
+    (16, "linear_head_dim linear_key_head_dim linear_value_head_dim index_head_dim"),
+    (4, "linear_num_heads linear_num_key_heads linear_num_value_heads"),
+    (1, "bos_token_id pad_token_id"),
+    (2, "eos_token_id decoder_start_token_id"),
+)
 _SIZES: MappingProxyType[str, Any] = MappingProxyType(
-    {
-        **dict.fromkeys(("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input"), 96),
-        **dict.fromkeys(("hidden_size", "d_model"), 32),
-        **dict.fromkeys(
-            (
-                "num_hidden_layers",
-                "n_layers",
-                "num_layers",
-                "num_decoder_layers",
-                "encoder_layers",
-                "decoder_layers",
-            ),
-            4,
-        ),
-        **dict.fromkeys(
-            (
-                "num_attention_heads",
-                "n_heads",
-                "num_heads",
-                "encoder_attention_heads",
-                "decoder_attention_heads",
-            ),
-            4,
-        ),
-        **dict.fromkeys(("num_key_value_heads", "num_global_key_value_heads", "kv_n_heads"), 4),
-        **dict.fromkeys(("head_dim", "global_head_dim", "d_kv", "kv_channels", "v_head_dim", "qk_nope_head_dim"), 8),
-        **dict.fromkeys(("qk_rope_head_dim", "qk_head_dim"), 8),
-        **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
-        **dict.fromkeys(("moe_hidden_size", "ssm_state_size", "mamba_d_state", "chunk_size", "mamba_chunk_size"), 16),
-        **dict.fromkeys(("mamba_num_heads", "mamba_n_heads", "mamba_head_dim"), 8),
-        **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 48),
-        **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"), 24),
-        **dict.fromkeys(("moe_shared_expert_intermediate_size", "shared_intermediate_size"), 24),
-        "dense_intermediate_size": 48,
-        **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 8),
-        **dict.fromkeys(
-            (
-                "num_experts_per_tok",
-                "moe_topk",
-                "moe_top_k",
-                "top_k_experts",
-                "moe_k",
-                "num_experts_per_token",
-            ),
-            3,
-        ),
-        **dict.fromkeys(("n_group", "num_expert_groups"), 2),
-        "topk_group": 1,
-        "topk_method": "group_limited_greedy",
-        **dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), 1),
-        **dict.fromkeys(("num_mtp_layers", "num_nextn_predict_layers"), 0),
-        **dict.fromkeys(("max_position_embeddings", "max_seq_len"), 128),
-        "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
-        **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
-        **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim", "index_head_dim"), 16),
-        **dict.fromkeys(("linear_num_heads", "linear_num_key_heads", "linear_num_value_heads"), 4),
-        **dict.fromkeys(("bos_token_id", "pad_token_id"), 1),
-        **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), 2),
-    }
+    {name: size for size, names in _NAMES_BY_SIZE for name in names.split()}
+    | {"topk_method": "group_limited_greedy", "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}
 )
 
 _MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
@@ -111,7 +78,7 @@ _SMALL_VISION = {
     "position_embedding_size": 16,
 }
 
-#: What the names do not tell, per model type.
+#: Settings that no rule over names can guess, per model type.
 _OVERRIDES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
         "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
@@ -164,14 +131,14 @@ class Family(NamedTuple):
 
 def _experts_classes(source: str) -> tuple[str, ...]:
     """Names of the classes that hold experts: ``*Experts``, or a block named MoE that is a module itself."""
-    found = []
+    names = []
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
         is_module = any(ast.unparse(base) in ("nn.Module", "torch.nn.Module") for base in node.bases)
         if node.name.endswith("Experts") or (is_module and "moe" in node.name.lower()):
-            found.append(node.name)
-    return tuple(found)
+            names.append(node.name)
+    return tuple(names)
 
 
 def _names_experts(config_source: str) -> bool:
@@ -198,7 +165,7 @@ def moe_families() -> MappingProxyType[str, Family]:
     """
     import transformers
 
-    found = {}
+    families = {}
     for path in sorted(Path(transformers.__file__).parent.glob("models/*/modeling_*.py")):
         name = path.parent.name
         config = path.with_name(path.name.replace("modeling_", "configuration_"))
@@ -208,8 +175,8 @@ def moe_families() -> MappingProxyType[str, Family]:
             continue
         classes = _experts_classes(source)
         if classes or ("expert" in settings and _names_experts(settings)):
-            found[name] = Family(name, classes)
-    return MappingProxyType(found)
+            families[name] = Family(name, classes)
+    return MappingProxyType(families)
 
 
 def model_class(family: str) -> type[PreTrainedModel]:
@@ -231,7 +198,8 @@ def model_class(family: str) -> type[PreTrainedModel]:
     for ending in _ENDINGS:
         fitting = [name for name in names if name.endswith(ending) and "Vision" not in name and "Audio" not in name]
         if fitting:
-            return getattr(module, min(fitting, key=len))
+            chosen: type[PreTrainedModel] = getattr(module, min(fitting, key=len))
+            return chosen
     raise MoeProbeError(f"'{family}' has no class that can be built", f"it offers {', '.join(names)}", "report it")
 
 
@@ -277,7 +245,8 @@ def tiny_moe(family: str, *, seed: int = 0) -> PreTrainedModel:
         torch.manual_seed(seed)
         model = cls(config)
         _randomise(model)
-    return model.eval()
+    tiny: PreTrainedModel = model.eval()
+    return tiny
 
 
 def _randomise(model: PreTrainedModel) -> None:
