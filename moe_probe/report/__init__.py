@@ -1,5 +1,27 @@
-"""Reports: results in, one self-contained HTML page and the same in Markdown out. Needs no torch."""
+"""Reports: a run's results in; one self-contained HTML page, the same in Markdown, figures, cards and notebooks out.
 
-from moe_probe.report.build import write_report
+``compose`` arranges what ``sections`` write as the objects of ``content``, with values formatted by ``cells``; ``build`` renders
+it with ``templates``. ``plots`` draws with matplotlib, ``svg`` inside the page. ``unit_card`` has cards of single experts and
+features, ``inspection`` the page of an inspected text, ``notebook`` the comparisons. Needs no torch; matplotlib is imported
+where something is drawn.
+"""
 
-__all__ = ["write_report"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moe_probe.report.build import write_report
+    from moe_probe.report.inspection import write_inspections
+    from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
+
+__all__ = ["UnitCard", "expert_card", "feature_card", "write_inspections", "write_report"]
+
+_WHERE = {"write_report": "build", "write_inspections": "inspection"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_WHERE.get(name, 'unit_card')}"), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from moe_probe.core.results import Result
 from moe_probe.core.text import printable
 from moe_probe.recording.trace import Trace
 from moe_probe.report import svg
+from moe_probe.report.cells import sentences
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
 from moe_probe.report.plots.drawing import figure_of
@@ -49,10 +51,10 @@ def write_report(run: str | Path) -> list[Path]:
     trace = Trace.open(root)
     names = sorted(p.stem for p in (root / "results").glob("*.parquet"))
     if not names:
-        raise MoeProbeError(f"{root} holds no results", "a report shows what was analysed", f"moe-probe analyze {root}")
+        raise MoeProbeError(f"{root} has no results", "a report shows what was analysed", f"moe-probe analyze {root}")
     import matplotlib
 
-    # figures of a report are files, which a notebook should not show too; names with a $ in them are no formulas
+    # a notebook should not show the figures of a report, which are files; names with a $ in them are no formulas
     with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
         report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
@@ -84,8 +86,19 @@ def _png(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def render_html(report: Report, images: dict[str, bytes]) -> str:
-    """One page that fetches nothing and runs nothing but its own script; all text escaped."""
+def render_html(report: Report, images: Mapping[str, bytes]) -> str:
+    """Render one page that fetches nothing and runs nothing but its own script; all text is escaped.
+
+    Parameters
+    ----------
+    report : Report
+    images : mapping of str to bytes
+        PNG files by the name of their picture.
+
+    Returns
+    -------
+    str
+    """
     import hashlib
 
     encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
@@ -99,7 +112,7 @@ def render_html(report: Report, images: dict[str, bytes]) -> str:
 
 
 def render_markdown(report: Report) -> str:
-    """The same content as Markdown; figures are files in ``figures/``."""
+    """Render the same content as Markdown; figures are files in ``figures/``."""
     text = _environment(autoescape=False).get_template("report.md.j2").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
@@ -118,6 +131,7 @@ def _environment(*, autoescape: bool) -> Environment:
     environment.filters["md"] = markdown_text
     environment.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
     environment.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""
+    environment.filters["sentences"] = sentences
     environment.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
     environment.tests["is_a"] = lambda block, name: type(block).__name__ == name
     return environment
@@ -130,7 +144,7 @@ def markdown_text(text: str) -> str:
 
 
 def _printable(report: Report) -> Report:
-    """Control characters shown, not sent: they have no place in a page."""
+    """Replace control characters by their codes in every text of a report."""
     from dataclasses import fields, is_dataclass, replace
 
     def clean(value: object) -> object:

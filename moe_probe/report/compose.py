@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
 
-class _Place(NamedTuple):
+class _Entry(NamedTuple):
     """A section of the page: its anchor, its name in the contents, the result that it needs ("" for none), its maker."""
 
     key: str
@@ -39,39 +39,50 @@ class _Place(NamedTuple):
 
 
 def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
-    """Arrange what was found: the answers first, then the verdicts, then what they rest on."""
-    places = (
-        _Place("verdicts", "Verdicts", "verdicts", verdicts_section),
-        _Place("alerts", "Alerts", "", partial(alerts_section, trace)),
-        _Place("card", "Run card", "", partial(card_section, trace.manifest)),
+    """Arrange the results as a report: the answers first, then the verdicts, then what they rest on.
+
+    Parameters
+    ----------
+    trace : Trace
+    results : mapping of str to Result
+        By name; a section is made where its result is there.
+
+    Returns
+    -------
+    Report
+    """
+    entries = (
+        _Entry("verdicts", "Verdicts", "verdicts", verdicts_section),
+        _Entry("alerts", "Alerts", "", partial(alerts_section, trace)),
+        _Entry("card", "Run card", "", partial(card_section, trace.manifest)),
         # what explains routing
-        _Place("explained", "What explains routing", "explained", explained_section),
-        _Place("kinds", "Kinds of tokens", "expert_token_classes", classes_section),
-        _Place("labels", "Other labels", "expert_labels", labels_section),
+        _Entry("explained", "What explains routing", "explained", explained_section),
+        _Entry("kinds", "Kinds of tokens", "expert_token_classes", classes_section),
+        _Entry("labels", "Other labels", "expert_labels", labels_section),
         # experts
-        _Place("topics", "Experts and topics", "expert_topics", topics_section),
-        _Place("layers", "Layers", "layers", layers_section),
-        _Place("experts", "Experts one by one", "experts", experts_section),
-        _Place("pairs", "Pairs of experts", "coactivation", coactivation_section),
-        _Place("combinations", "Combinations", "combinations", combinations_section),
-        _Place("maps", "Maps and clusters", "clusters", partial(clusters_section, trace)),
+        _Entry("topics", "Experts and topics", "expert_topics", topics_section),
+        _Entry("layers", "Layers", "layers", layers_section),
+        _Entry("experts", "Experts one by one", "experts", experts_section),
+        _Entry("pairs", "Pairs of experts", "coactivation", coactivation_section),
+        _Entry("combinations", "Combinations", "combinations", combinations_section),
+        _Entry("maps", "Maps and clusters", "clusters", partial(clusters_section, trace)),
         # features
-        _Place("saes", "SAEs", "sae_quality", sae_section),
-        _Place("features", "Features", "features", features_section),
-        _Place("carriers", "Who carries a topic", "carriers", carriers_section),
-        _Place("matches", "Experts and features", "matches", matches_section),
-        _Place("predicted", "Routing predicted", "routing_predicted", predicted_section),
-        _Place("tree", "Feature splitting", "tree", splitting_section),
+        _Entry("saes", "SAEs", "sae_quality", sae_section),
+        _Entry("features", "Features", "features", features_section),
+        _Entry("carriers", "Topics and their carriers", "carriers", carriers_section),
+        _Entry("matches", "Experts and features", "matches", matches_section),
+        _Entry("predicted", "Routing predicted", "routing_predicted", predicted_section),
+        _Entry("tree", "Feature splitting", "tree", splitting_section),
         # causes
-        _Place("causes", "Causes", "ablation", causes_section),
-        _Place("cost", "Cost", "costs", costs_section),
+        _Entry("causes", "Causes", "ablation", causes_section),
+        _Entry("cost", "Cost", "costs", costs_section),
         # for reference
-        _Place("published", "Published metrics", "published", published_section),
-        _Place("methods", "Methods and sources", "", methods_section),
-        _Place("data", "Data files", "", files_section),
+        _Entry("published", "Published metrics", "published", published_section),
+        _Entry("methods", "Methods and sources", "", methods_section),
+        _Entry("data", "Data files", "", files_section),
     )
-    made = ((place, place.maker(results)) for place in places if not place.needs or place.needs in results)
-    sections = tuple(replace(section, key=place.key, short=place.short) for place, section in made if section is not None)
+    made = ((entry, entry.maker(results)) for entry in entries if not entry.needs or entry.needs in results)
+    sections = tuple(replace(section, key=entry.key, short=entry.short) for entry, section in made if section is not None)
     return Report(
         title=f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
         summary=_summary(trace, sections),
@@ -83,8 +94,8 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
 def _summary(trace: Trace, sections: tuple[Section, ...]) -> tuple[str, ...]:
     m = trace.manifest
     layers = f"{len(m.layers)} mixture-of-experts layer{'s' if len(m.layers) > 1 else ''}"
-    notes = next(s.finding for s in sections if s.key == "alerts")
+    alerts = next(s.finding for s in sections if s.key == "alerts")
     return (
         f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were run "
-        f"through {layers}; every choice of the routers was recorded. {notes}",
+        f"through {layers}; every routing decision was recorded. {alerts}",
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_probe.core.text import clipped
 
@@ -23,27 +21,27 @@ class Bar:
     Attributes
     ----------
     text : str
-        The number and interval in words; all that Markdown shows.
+        The number and interval as text; all that Markdown shows.
     value, low, high : float
-        On the scale of `ends`.
-    ends : tuple of float
+        On the scale of `axis`.
+    axis : tuple of float
         What the left and the right end of the drawing stand for.
-    plain, asked : float
-        Where "no difference" lies, and what the rules ask for.
+    null, threshold : float
+        Where "no difference" lies, and what a verdict requires.
     """
 
     text: str
     value: float
     low: float
     high: float
-    ends: tuple[float, float]
-    plain: float
-    asked: float
+    axis: tuple[float, float]
+    null: float
+    threshold: float
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and numbers; numbers are formatted here, once, for every face of the report.
+    """Rows of text and formatted numbers, the same in every face of the report; see `moe_probe.report.cells.table_of`.
 
     Attributes
     ----------
@@ -53,10 +51,10 @@ class Table:
     marks : str, optional
         Column whose values become a CSS class of the row, and a badge (verdicts).
     note : str
-        What the columns mean, and what is not shown.
+        What the columns mean, and what is not shown; at most 50 words.
     heading : str
-        Stands on the fold where the table is long, and is the table's name for screen readers.
-    more : tuple of (str, str)
+        Shown on the fold where the table is long; the table's name for screen readers.
+    details : tuple of (str, str)
         For every row a short text that is always seen, and a longer one under a fold.
     """
 
@@ -65,15 +63,15 @@ class Table:
     marks: str | None = None
     note: str = ""
     heading: str = ""
-    more: tuple[tuple[str, str], ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure (or what a plot function returned), its file stem, alternative text (what it shows) and caption.
 
-    `inline` is markup that stands in the image's place in HTML, made by `moe_probe.report.svg`, with all text
-    in it escaped; Markdown shows the image.
+    The caption has one sentence on what is shown and one on how to read it, at most 50 words. `inline` is markup that
+    replaces the image in HTML, made by `moe_probe.report.svg`, with all text in it escaped; Markdown shows the image.
     """
 
     name: str
@@ -93,7 +91,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to say of one unit: a title, facts by name, and passages of text."""
+    """What is known of one unit: a title, facts by name, and passages of text."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -128,7 +126,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what is to be said of each: a run card, alerts, formulas. ``kind`` is a CSS class."""
+    """Names and a text for each: a run card, alerts, formulas. ``kind`` is a CSS class."""
 
     items: tuple[tuple[str, str], ...]
     kind: str = ""
@@ -148,7 +146,7 @@ Block = Table | Picture | Cards | Tree | Facts | Verbatim | str
 
 @dataclass(frozen=True)
 class Section:
-    """One question and what was found.
+    """One question and its answer.
 
     Attributes
     ----------
@@ -157,7 +155,7 @@ class Section:
         The answer in a sentence or two.
     blocks : tuple of Table, Picture, Cards, Tree, Facts, Verbatim or str
     how, limits : str
-        How it was computed; how it can mislead.
+        How it was computed; how it can mislead. Shown under a fold, one bullet per sentence.
     key, short : str
         Anchor and name in the table of contents, given by `moe_probe.report.compose.compose`.
     """
@@ -173,7 +171,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question people come with, the answer in a sentence or two, and the section that it rests on."""
+    """A question of readers, the answer in a sentence or two, and the section that it rests on."""
 
     question: str
     answer: str
@@ -182,43 +180,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report: what was done, the answers in short, and the sections behind them."""
+    """A whole report: what was done, short answers, and the sections behind them."""
 
     title: str
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
     answers: tuple[Answer, ...] = ()
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """A number for reading: fixed digits, thousands separated, an en dash where there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    text = f"{value:,.{digits}f}"
-    if not any(c in "123456789" for c in text):
-        text = text.lstrip("-")  # no negative zero
-    return text.replace("-", "−")
-
-
-def probability(value: float) -> str:
-    """A p- or q-value: three digits, never zero, and no pretence of knowing the far tail."""
-    if value is None or math.isnan(value):
-        return "–"
-    if value < 1e-10:
-        return "<1e-10"
-    return f"{value:.3f}" if value >= 0.00095 else f"{value:.0e}"
-
-
-def lift_text(row: Any, *, digits: int = 2) -> str:
-    """Lift with its interval, of a row with ``log2_lift, ci_low, ci_high``."""
-    if math.isnan(row["log2_lift"]):
-        return "–"
-    value, low, high = (number(float(2 ** row[c]), digits) for c in ("log2_lift", "ci_low", "ci_high"))
-    return f"{value}× [{low}, {high}]"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -231,16 +198,6 @@ def some(words: Sequence[str], most: int = 8) -> str:
     """Words as an enumeration that stays short."""
     words = list(words)
     return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
-
-
-def sae_name(path: str) -> str:
-    """``layer_02/width_01024-residual`` and ``layer_02/width_01024_NAME`` as people say it; other text as it is."""
-    found = re.fullmatch(r"layer_(\d+)/width_(\d+)(?:-((?:expert_output|router_input|[^_])+))?(?:_(.+))?", path)
-    if found is None:
-        return path
-    layer, width, further, name = found.groups()
-    described = [*(further.split("-") if further else []), *([name] if name else [])]
-    return f"layer {int(layer)}, width {int(width):,}" + (f" ({', '.join(described)})" if described else "")
 
 
 def cut(text: str, size: int = 60) -> str:

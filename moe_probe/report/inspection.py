@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.files import disk_errors, write_text
 from moe_probe.core.text import clipped, printable
-from moe_probe.report.content import number
+from moe_probe.report.cells import number
 from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
 
 if TYPE_CHECKING:

@@ -1,19 +1,19 @@
 """Figures as markup inside a page: small drawings whose every mark says what it is when pointed at.
 
-All text is escaped here. Colours are those of the PNG figures; no mark is told by its colour alone: marks carry a
-``<title>``, and what is significant carries a sign.
+What they show is described in `moe_probe.report.plots.panels`, for the PNG figures as well. All text is escaped here. No mark
+is told by its colour alone: marks carry a ``<title>``, and what is significant carries a sign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moe_probe.core.text import cells, printable
-from moe_probe.report.plots.maps import DIVERGING, PALETTE, SHAPES
+from moe_probe.report.plots.panels import PALETTE, SHAPES, ColourScale, HeatPanel, PointPanel
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Bar
@@ -28,82 +28,67 @@ def text(value: object) -> str:
 
 
 def interval(bar: Bar) -> str:
-    """A number and its interval on a line, with marks for "no difference" and for what is asked."""
-    low, high = bar.ends
+    """Draw a number and its interval on a line, with marks for "no difference" and for the threshold."""
+    low, high = bar.axis
 
-    def place(value: float) -> str:
+    def x(value: float) -> str:
         return f"{4 + 92 * (min(max(value, low), high) - low) / (high - low):.1f}"
 
     return (
         f'<svg class="bar" width="100" height="14" viewBox="0 0 100 14" aria-hidden="true">'
-        f'<path class="plain" d="M{place(bar.plain)} 1v12"/><path class="asked" d="M{place(bar.asked)} 1v12"/>'
-        f'<path class="range" d="M{place(bar.low)} 7H{place(bar.high)}"/>'
-        f'<circle cx="{place(bar.value)}" cy="7" r="3"/></svg>'
+        f'<path class="plain" d="M{x(bar.null)} 1v12"/><path class="asked" d="M{x(bar.threshold)} 1v12"/>'
+        f'<path class="range" d="M{x(bar.low)} 7H{x(bar.high)}"/>'
+        f'<circle cx="{x(bar.value)}" cy="7" r="3"/></svg>'
     )
 
 
-def heat(
-    values: np.ndarray,
-    tips: Sequence[Sequence[str]],
-    *,
-    rows: Sequence[Any],
-    title: str,
-    colours: Any,
-    signs: Sequence[Sequence[str]] | None = None,
-    size: int = 16,
-) -> str:
-    """A heat map: a column an expert, a row a layer or a topic.
+def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]], str], *, size: int = 16) -> str:
+    """Draw a heat map with a column for each expert.
 
     Parameters
     ----------
-    values : ndarray, shape (n_rows, n_columns)
-        From 0 to 1 on the scale of `colours`; NaN is left empty.
-    tips : sequence of sequence of str
-        What each cell says when pointed at.
-    rows : sequence
-        Names of the rows.
-    title : str
-    colours : callable
-        From numbers to colours, as a matplotlib colour map.
-    signs : sequence of sequence of str, optional
-        A character in the cell.
+    panel : HeatPanel
+    scale : ColourScale
+    tip : callable
+        From the record of a cell to what it says when pointed at.
     size : int
-        Of a cell, in pixels.
+        Width and height of a cell, in pixels.
+
+    Returns
+    -------
+    str
+        Markup.
     """
     from matplotlib.colors import to_hex
 
-    left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in rows)), 20
-    height, width = values.shape
+    left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in panel.rows)), 20
+    width, height = left + size * panel.width + 2, top + size * len(panel.rows) + 18
     parts = [
-        f'<svg class="heat" role="img" aria-label="{text(title)}" width="{left + size * width + 2}" '
-        f'height="{top + size * height + 18}" viewBox="0 0 {left + size * width + 2} {top + size * height + 18}">'
-        f'<text class="title" x="{left}" y="12">{text(title)}</text>'
+        f'<svg class="heat" role="img" aria-label="{text(panel.title)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><text class="title" x="{left}" y="12">{text(panel.title)}</text>'
     ]
-    for i in range(height):
-        middle = f"{top + size * (i + 0.5) + 4:.0f}"
-        parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(rows[i])}</text>')
-        for j in range(width):
-            if not np.isfinite(values[i, j]):
-                continue
-            x, y = left + size * j, top + size * i
-            colour = to_hex(colours(round(float(values[i, j]) * 60) / 60))
+    middles = [f"{top + size * (i + 0.5) + 4:.0f}" for i in range(len(panel.rows))]
+    for middle, row in zip(middles, panel.rows, strict=True):
+        parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(row)}</text>')
+    for i, cell in zip(panel.row_index, panel.cells.to_dict("records"), strict=True):
+        if not np.isfinite(cell["value"]):
+            continue
+        x, share = left + size * int(cell["expert"]), (cell["value"] - scale.low) / (scale.high - scale.low)
+        colour = to_hex(scale.colours(round(float(np.clip(share, 0, 1)) * 60) / 60))
+        parts.append(
+            f'<rect x="{x}" y="{top + size * i}" width="{size}" height="{size}" fill="{colour}">'
+            f"<title>{text(tip(cell))}</title></rect>"
+        )
+        if cell["sign"]:
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="{colour}">'
-                f"<title>{text(tips[i][j])}</title></rect>"
+                f'<text class="sign" x="{x + size / 2:.0f}" y="{middles[i]}" text-anchor="middle" '
+                f'fill="{"#fff" if _dark(colour) else "#111"}">{text(cell["sign"])}</text>'
             )
-            if signs is not None and signs[i][j]:
-                ink = "#fff" if _dark(colour) else "#111"
-                parts.append(
-                    f'<text class="sign" x="{x + size / 2:.0f}" y="{middle}" text-anchor="middle" fill="{ink}">'
-                    f"{text(signs[i][j])}</text>"
-                )
-    step = max(1, -(-width // 8))
-    below = top + size * height + 12
-    ticks = "".join(
-        f'<text class="tick" x="{left + size * (j + 0.5):.0f}" y="{below}" text-anchor="middle">{j}</text>'
-        for j in range(0, width, step)
-    )
-    return "".join(parts) + ticks + "</svg>"
+    for j in range(0, panel.width, max(1, -(-panel.width // 8))):
+        parts.append(
+            f'<text class="tick" x="{left + size * (j + 0.5):.0f}" y="{height - 6}" text-anchor="middle">{j}</text>'
+        )
+    return "".join(parts) + "</svg>"
 
 
 def _dark(colour: str) -> bool:
@@ -111,38 +96,59 @@ def _dark(colour: str) -> bool:
     return 0.299 * red + 0.587 * green + 0.114 * blue < 110
 
 
-def scale(low: str, middle: str, high: str, name: str, *, colours: Any = DIVERGING) -> str:
-    """A colour bar with the limits in words."""
+def colour_bar(scale: ColourScale, ends: tuple[str, str], name: str) -> str:
+    """Draw a colour bar.
+
+    Parameters
+    ----------
+    scale : ColourScale
+    ends : tuple of str
+        What the first and the last colour stand for.
+    name : str
+        What the colours stand for.
+
+    Returns
+    -------
+    str
+        Markup.
+    """
     from matplotlib.colors import to_hex
 
-    cells = "".join(f'<rect x="{12 * i}" width="12" height="10" fill="{to_hex(colours(i / 14))}"/>' for i in range(15))
+    shades = (to_hex(scale.colours(i / 14)) for i in range(15))
+    bar = "".join(f'<rect x="{12 * i}" width="12" height="10" fill="{shade}"/>' for i, shade in enumerate(shades))
     return (
-        f'<p class="scale">{text(low)} <svg width="180" height="10" viewBox="0 0 180 10" aria-hidden="true">{cells}</svg> '
-        f"{text(high)} <span>{text(name)}{text('; middle: ' + middle) if middle else ''}</span></p>"
+        f'<p class="scale">{text(ends[0])} <svg width="180" height="10" viewBox="0 0 180 10" aria-hidden="true">{bar}</svg> '
+        f"{text(ends[1])} <span>{text(name)}</span></p>"
     )
 
 
-def points(
-    x: np.ndarray, y: np.ndarray, labels: Sequence[str], tips: Sequence[str], *, title: str, names: Sequence[str]
-) -> str:
-    """Points in the plane that say what they are; colour and shape by label (its place in `names`)."""
+def points(panel: PointPanel, tips: Sequence[str]) -> str:
+    """Draw points in the plane; colour and shape by label.
+
+    Parameters
+    ----------
+    panel : PointPanel
+    tips : sequence of str
+        What each point says when pointed at.
+
+    Returns
+    -------
+    str
+        Markup.
+    """
     width, height, edge, top = 318, 300, 8, 22
-    place = {name: i for i, name in enumerate(names)}
-    left = edge + _unit(x) * (width - 2 * edge)
-    down = top + edge + (1 - _unit(y)) * (height - top - 2 * edge)
+    left = edge + _unit(panel.points["x"].to_numpy()) * (width - 2 * edge)
+    down = top + edge + (1 - _unit(panel.points["y"].to_numpy())) * (height - top - 2 * edge)
     parts = [
-        f'<svg class="points" role="img" aria-label="{text(title)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}"><text class="title" x="{edge}" y="14">{text(title)}</text>'
+        f'<svg class="points" role="img" aria-label="{text(panel.title)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><text class="title" x="{edge}" y="14">{text(panel.title)}</text>'
     ]
-    order = np.argsort([place[label] for label in labels], kind="stable")
-    for group in range(len(names)):
-        mine = [i for i in order if place[labels[i]] == group]
-        if mine:
-            marks = "".join(
-                f'<path d="M{left[i]:.1f} {down[i]:.1f}{SHAPES[group % len(SHAPES)][0]}">'
-                f"<title>{text(tips[i])}</title></path>"
-                for i in mine
-            )
+    for group, label in enumerate(panel.labels):
+        marks = "".join(
+            f'<path d="M{left[i]:.1f} {down[i]:.1f}{SHAPES[group % len(SHAPES)][0]}"><title>{text(tips[i])}</title></path>'
+            for i in np.flatnonzero(panel.points["label"] == label).tolist()
+        )
+        if marks:
             parts.append(f'<g data-pick="{group}" fill="{PALETTE[group % len(PALETTE)]}">{marks}</g>')
     return "".join(parts) + "</svg>"
 
@@ -153,7 +159,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def legend(names: Sequence[str]) -> str:
-    """Buttons of the labels; pressing one keeps its points and dims the others (the page's script does)."""
+    """Draw buttons of the labels; pressing one keeps its points and dims the others (the page's script does)."""
     items = "".join(
         f'<button type="button" aria-pressed="false" data-pick="{i}"><svg width="12" height="12" viewBox="-6 -6 12 12" '
         f'aria-hidden="true"><path d="M0 0{SHAPES[i % len(SHAPES)][0]}" fill="{PALETTE[i % len(PALETTE)]}"/></svg> '
@@ -163,6 +169,19 @@ def legend(names: Sequence[str]) -> str:
     return f'<div class="legend" role="group" aria-label="Show one label only">{items}</div>'
 
 
-def panels(drawings: Sequence[str], *, further: str = "") -> str:
-    """Drawings side by side, as many as fit."""
-    return f'<div class="panels">{"".join(drawings)}</div>{further}'
+def side_by_side(drawings: Sequence[str], below: str = "") -> str:
+    """Put drawings side by side, as many as fit.
+
+    Parameters
+    ----------
+    drawings : sequence of str
+        Markup.
+    below : str
+        Markup under them.
+
+    Returns
+    -------
+    str
+        Markup.
+    """
+    return f'<div class="panels">{"".join(drawings)}</div>{below}'

@@ -1,4 +1,4 @@
-"""Cards of single experts and features, for notebooks and terminals: what a run's results say of one unit."""
+"""Cards of single experts and features, for notebooks and terminals: what a run's results say about one unit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from moe_probe.core.results import Results
 from moe_probe.core.text import printable, some_of
 
 if TYPE_CHECKING:
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.report.content import Card, Passage
-    from moe_probe.runs.run import Run
 
 
 @dataclass(frozen=True)
 class UnitCard:
-    """What there is to say of one expert or feature; shown by notebooks, printed as Markdown.
+    """What is known of one expert or feature; shown by notebooks, printed as Markdown.
 
     Attributes
     ----------
@@ -34,29 +34,22 @@ class UnitCard:
     passages: tuple[Passage, ...] = ()
 
     def markdown(self) -> str:
-        """The card as Markdown, everything escaped; the strongest parts of passages are bold."""
+        """Write the card as Markdown, everything escaped; the strongest parts of passages are bold."""
         from moe_probe.report.build import markdown_text
 
         def safe(text: str) -> str:
             return markdown_text(printable(text))
 
-        lines = [f"### {safe(self.title)}", "", *(f"- **{safe(name)}**: {safe(said)}" for name, said in self.facts)]
+        lines = [f"### {safe(self.title)}", "", *(f"- **{safe(name)}**: {safe(value)}" for name, value in self.facts)]
         for passage in self.passages:
-            lines += [
-                "",
-                f"{safe(passage.name)}:",
-                "",
-                "> "
-                + "".join(
-                    # ** would not be read as bold within a word, nor beside a space or a sign
-                    f"<b>{safe(text)}</b>" if strength >= 2 else safe(text)
-                    for text, strength in passage.pieces
-                ),
-            ]
+            # ** would not be read as bold within a word, nor beside a space or a sign
+            shown = (f"<b>{safe(text)}</b>" if strength >= 2 else safe(text) for text, strength in passage.pieces)
+            lines += ["", f"{safe(passage.name)}:", "", f"> {''.join(shown)}"]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
-        lines = [self.title, *(f"  {name}: {said}" for name, said in self.facts)]
+        """Write the card as plain text, its strongest parts in brackets."""
+        lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts)]
         for passage in self.passages:
             text = "".join(f"[{t}]" if s >= 2 else t for t, s in passage.pieces)
             lines.append(f"  ({passage.name}) {text.strip()}")
@@ -71,12 +64,12 @@ class UnitCard:
         )
 
 
-def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:
-    """Everything that a run's results say of an expert.
+def expert_card(run: RunDirectory | str | Path, layer: int, expert: int) -> UnitCard:
+    """Collect what a run's results say about an expert.
 
     Parameters
     ----------
-    run : Run, str or Path
+    run : RunDirectory, str or Path
     layer, expert : int
 
     Returns
@@ -88,7 +81,7 @@ def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:
     UsageError
         When there is no such layer or expert.
     MoeProbeError
-        When the run was not analysed.
+        When the run was not analysed: run ``moe-probe analyze RUN`` first.
     """
     from moe_probe.report.sections.experts import card_of_expert
 
@@ -103,12 +96,12 @@ def expert_card(run: Run | str | Path, layer: int, expert: int) -> UnitCard:
     return _made(card_of_expert(results, layer, expert))
 
 
-def feature_card(run: Run | str | Path, sae: str, feature: int) -> UnitCard:
-    """Everything that a run's results say of a feature.
+def feature_card(run: RunDirectory | str | Path, sae: str, feature: int) -> UnitCard:
+    """Collect what a run's results say about a feature.
 
     Parameters
     ----------
-    run : Run, str or Path
+    run : RunDirectory, str or Path
     sae : str
         Folder of the SAE below ``RUN/sae``, as ``layer_05/width_01024``.
     feature : int
@@ -123,7 +116,7 @@ def feature_card(run: Run | str | Path, sae: str, feature: int) -> UnitCard:
     UsageError
         When there is no such SAE or feature.
     MoeProbeError
-        When the features of the run were not labelled.
+        When the features of the run were not labelled: run ``moe-probe label RUN`` first.
     """
     from moe_probe.report.sections.features import card_of_feature
 
@@ -138,7 +131,7 @@ def feature_card(run: Run | str | Path, sae: str, feature: int) -> UnitCard:
     return _made(card_of_feature(results, sae, feature))
 
 
-def _results(run: Run | str | Path) -> Results:
+def _results(run: RunDirectory | str | Path) -> Results:
     return Results(Path(run) / "results") if isinstance(run, str | Path) else run.results
 
 

@@ -94,7 +94,7 @@ def test_tips_of_a_map_are_the_text_as_it_is() -> None:
     chunks = [(0, SimpleNamespace(columns={"document": np.full(8, i), "token": tokens}, first=8 * i)) for i in range(2)]
     trace: Any = SimpleNamespace(iter_tokens=lambda columns: chunks, spaced=lambda strings: strings)
     part = pd.DataFrame({"id": [1, 3, 5, 9], "label": "t"})
-    tips = _tokens(trace, {}, part)
+    tips = _tokens(trace, part)
     assert "ки»с«лота" in tips[0] and " »и« соль" in tips[1] and "соль»化«学" in tips[2]
     assert tips[3] == tips[0]
 

@@ -30,7 +30,8 @@ from moe_probe.features.tree import (
 )
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
-from moe_probe.report.sections.splitting import human_lines, splitting_section
+from moe_probe.report.sections.splitting import splitting_section
+from moe_probe.report.sections.subjects import human_lines
 from moe_probe.sae import SaeConfig, make_sae
 
 COARSE, PARTS, D = 10, 4, 48

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from moe_probe.report import plots
 from moe_probe.report.plots import maps as plots_maps
-from moe_probe.report.plots import routing as plots
+from moe_probe.report.plots import routing as plots_routing
 from moe_probe.report.plots import tree as plots_tree
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.plots.drawing import figure_of, new_figure
@@ -122,7 +125,7 @@ def tables() -> dict[str, pd.DataFrame]:
 TABLES = tables()
 PUBLIC = {
     name: item
-    for module in (plots, plots_maps, plots_tree, plots_units)
+    for module in (plots_routing, plots_maps, plots_tree, plots_units)
     for name, item in inspect.getmembers(module, inspect.isfunction)
     if item.__module__ == module.__name__ and not name.startswith("_")
 }
@@ -136,6 +139,14 @@ def draw(name: str, **options: object) -> Axes | np.ndarray:
     if name in ("topic_heatmap", "coactivation_heatmap"):
         options["layers"] = LAYERS
     return FUNCTIONS[name](TABLES[name], **options)
+
+
+def test_the_face_has_every_plot_and_loads_no_matplotlib() -> None:
+    assert {name for name in plots.__all__ if getattr(plots, name) is PUBLIC.get(name)} == set(TABLES) - {"maps"}
+    with pytest.raises(AttributeError, match="no attribute 'heatmap'"):
+        plots.heatmap  # noqa: B018
+    code = "import sys; from moe_probe.report import plots; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_plot_gives_a_figure() -> None:

@@ -21,8 +21,9 @@ from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.report import write_report
 from moe_probe.report.build import markdown_text, render_html, render_markdown
+from moe_probe.report.cells import number, probability
 from moe_probe.report.compose import compose
-from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree, number, probability
+from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree
 from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.sources import bibtex
 from moe_probe.studies.analyses import Settings, analyze
@@ -110,15 +111,19 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     assert not re.search(r'\sstyle="|\son[a-z]+="', text)  # the page's policy would not apply them
 
 
-def test_every_figure_says_what_it_shows_and_how_it_can_mislead(run: Path) -> None:
+@pytest.mark.parametrize("made", ["run", "planted"])
+def test_every_figure_says_what_it_shows_and_how_it_can_mislead(made: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(made)
     report = compose(Trace.open(run), {p.stem: Result.load(p.parent, p.stem) for p in (run / "results").glob("*.parquet")})
     for section in report.sections:
         for block in section.blocks:
             if isinstance(block, Picture):
                 assert block.alt.endswith(".") and len(block.alt) > 40 and block.caption, block.name
                 assert section.how and section.limits, section.title
+                assert len(block.caption.split()) <= 50, block.name
             if isinstance(block, Table):
                 assert block.heading and all(len(row) == len(block.columns) for row in block.rows), section.title
+                assert len(block.note.split()) <= 50, block.heading
 
 
 def test_both_faces_hold_the_same_tables(run: Path) -> None:
@@ -289,7 +294,7 @@ def test_nothing_to_report(tmp_path: Path, run: Path) -> None:
     with pytest.raises(MoeProbeError, match="there is no run"):
         write_report(tmp_path / "none")
     (tmp_path / "trace").symlink_to(run / "trace")
-    with pytest.raises(MoeProbeError, match="holds no results"):
+    with pytest.raises(MoeProbeError, match="has no results"):
         write_report(tmp_path)
 
 

@@ -189,4 +189,4 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     assert group_names(documents).tolist() == documents["document"].tolist()
     held_out = held_out_documents(trace)
     assert held_out.sum() == 12 and held_out[documents["topic"] == "a"].sum() == 6
-    assert _few(trace, {}) == ""
+    assert _few(trace) == ""

@@ -1,24 +1,42 @@
-"""Where plots are drawn: on the caller's Axes, or on a figure of their own."""
+"""Where plots are drawn (on the caller's Axes, or on a figure of their own), and the parts that many of them share."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.core.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+#: Size of the names of axes.
+SMALL: Any = {"fontsize": 8}
 
-def new_figure(width: float, height: float) -> Figure:
-    """Make a figure; one that a notebook shows by itself where pyplot is at work interactively.
+
+def safe(text: object) -> str:
+    """Text for a figure: no control characters, and dollar signs are dollar signs, not the beginning of a formula."""
+    return printable(str(text)).replace("$", r"\$")
+
+
+def new_figure(width: float, height: float, *, shown: bool = True) -> Figure:
+    """Make a figure.
 
     Parameters
     ----------
     width, height : float
         In inches.
+    shown : bool
+        Register it with pyplot where that works interactively, so that a notebook shows it by itself.
+
+    Returns
+    -------
+    Figure
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -26,21 +44,106 @@ def new_figure(width: float, height: float) -> Figure:
     from moe_probe.report.plots.fonts import FittedLayout
 
     size: Any = {"figsize": (width, height), "layout": FittedLayout(), "dpi": 110}
-    if matplotlib.is_interactive() and "matplotlib.pyplot" in sys.modules:
-        return sys.modules["matplotlib.pyplot"].figure(**size)
+    if shown and matplotlib.is_interactive() and "matplotlib.pyplot" in sys.modules:
+        interactive: Figure = sys.modules["matplotlib.pyplot"].figure(**size)
+        return interactive
     return Figure(**size)  # no global state, nothing to close, no display needed
 
 
-def panel(ax: Axes | None, width: float, height: float) -> Axes:
-    """Axes to draw one panel on: those given, else those of a new figure of that many inches."""
-    return ax if ax is not None else new_figure(width, height).subplots()
+def new_axes(width: float, height: float) -> Axes:
+    """Make a figure of one panel, and return its Axes.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
+
+    Returns
+    -------
+    Axes
+    """
+    return new_figure(width, height).subplots()
+
+
+def panel_grid(figure: Figure, n: int, columns: int, **options: Any) -> np.ndarray:
+    """Make Axes for `n` panels, row by row; those left over in the last row are hidden.
+
+    Parameters
+    ----------
+    figure : Figure
+    n, columns : int
+        Panels, and panels side by side.
+    **options
+        Of `matplotlib.figure.Figure.subplots`.
+
+    Returns
+    -------
+    ndarray of Axes, shape (n,)
+    """
+    grid: np.ndarray = figure.subplots(-(-n // columns), columns, squeeze=False, **options).ravel()
+    for axes in grid[n:]:
+        axes.axis("off")
+    return grid[:n]
 
 
 def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
-    """The figure that a plot function has drawn on, whatever it returned: Axes, an array of Axes, or the figure itself."""
+    """Return the figure that a plot function has drawn on, whatever it returned: Axes, an array of Axes, or the figure."""
     from matplotlib.figure import Figure
 
     first: Any = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
     figure = first if isinstance(first, Figure) else first.figure
     assert isinstance(figure, Figure)
     return figure
+
+
+def colour_bar(image: Any, axes: Axes | np.ndarray, label: str, **options: Any) -> None:
+    """Put a colour bar beside Axes.
+
+    Parameters
+    ----------
+    image : matplotlib image
+        What is drawn on them.
+    axes : Axes or ndarray of Axes
+    label : str
+        What colours stand for, with the unit.
+    **options
+        Of `matplotlib.figure.Figure.colorbar`.
+    """
+    beside: Any = axes.tolist() if isinstance(axes, np.ndarray) else axes
+    bar = figure_of(axes).colorbar(image, ax=beside, pad=0.01, **options)
+    bar.set_label(label, **SMALL)
+    bar.ax.tick_params(labelsize=7)
+
+
+def layer_ticks(axis: Axis, layers: Sequence[int], most: int, **options: Any) -> None:
+    """Name layers along an axis on which they stand one after another.
+
+    Parameters
+    ----------
+    axis : matplotlib Axis
+    layers : sequence of int
+    most : int
+        Names at most; of more layers, every second, third, ... is named.
+    **options
+        Of the names.
+    """
+    step = max(1, -(-len(layers) // most))
+    axis.set_ticks(range(0, len(layers), step), [str(x) for x in layers[::step]], **options)
+
+
+def layer_shades(layers: Sequence[int], end: float = 0.85) -> dict[int, Any]:
+    """Return a colour for every layer, from dark to light with depth.
+
+    Parameters
+    ----------
+    layers : sequence of int
+    end : float
+        Where on the colour map the last layer lies, from 0 to 1.
+
+    Returns
+    -------
+    dict of int to colour
+    """
+    from matplotlib import colormaps
+
+    return dict(zip(layers, colormaps["cividis"](np.linspace(0.05, end, len(layers))), strict=True))

@@ -7,54 +7,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.text import printable
-from moe_probe.report.plots.drawing import panel
+from moe_probe.report.plots.drawing import SMALL, new_axes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_TREES = {
-    "this run": ("#d95f02", "this run"),
-    "parents of another seed": ("#f4b183", "parents of another seed"),
-    "same width, another seed": ("#7fb1d3", "same width, another seed"),
-}
+#: Trees that are drawn, and their colours.
+_TREES = {"this run": "#d95f02", "parents of another seed": "#f4b183", "same width, another seed": "#7fb1d3"}
+_STEP = ["layer", "parent_width", "child_width"]
 
 
 def purity_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how often siblings' firings are about one topic, between what is random and what a feature has with itself.
+    """Draw how often two siblings' firings are about one topic, between the random level and a feature with itself.
 
     Parameters
     ----------
-    table : DataFrame
+    table : pandas.DataFrame
         Result ``tree_subjects``.
     ax : Axes, optional
-        Drawn into; a new figure's when left out.
+        Where to draw; a figure of its own when omitted.
 
     Returns
     -------
     Axes
     """
-    rows = table[table["nodes"] > 0]
-    places = list(dict.fromkeys(zip(rows["layer"], rows["parent_width"], rows["child_width"], strict=True)))
-    ax = panel(ax, 7.2, 0.75 * len(places) + 1.4)
-    for tree, (colour, name) in _TREES.items():
-        mine = rows[rows["tree"] == tree]
-        y = [
-            places.index(key) + 0.25 * (list(_TREES).index(tree) - 1)
-            for key in zip(mine["layer"], mine["parent_width"], mine["child_width"], strict=True)
-        ]
-        ax.hlines(y, mine["expected"], mine["ceiling"], color="#b8b8b8", linewidth=1)
-        ax.plot(mine["expected"], y, "|", color="#4a4a4a", markersize=9)
-        ax.plot(mine["ceiling"], y, "|", color="#4a4a4a", markersize=9)
-        ax.plot(mine["purity"], y, "o", color=colour, markersize=6, label=name)
-    ax.set_yticks(
-        np.arange(len(places)), [printable(f"layer {layer}, {a:,} to {b:,}") for layer, a, b in places], fontsize=8
+    table = table[table["nodes"] > 0]
+    steps = table[_STEP].drop_duplicates().reset_index(drop=True)
+    axes = ax or new_axes(7.2, 0.75 * len(steps) + 1.4)
+    for i, (tree, colour) in enumerate(_TREES.items()):
+        rows = table[table["tree"] == tree].merge(steps.assign(y=steps.index + 0.25 * (i - 1)), on=_STEP)
+        axes.hlines(rows["y"], rows["expected"], rows["ceiling"], color="#b8b8b8", linewidth=1)
+        for end in ("expected", "ceiling"):
+            axes.plot(rows[end], rows["y"], "|", color="#4a4a4a", markersize=9)
+        axes.plot(rows["purity"], rows["y"], "o", color=colour, markersize=6, label=tree)
+    names = [printable(f"layer {layer}, {parent:,} to {child:,}") for layer, parent, child in steps.itertuples(index=False)]
+    axes.set_yticks(np.arange(len(steps)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "chance that firings of two siblings are about one topic (bars: at random; a feature with itself)", **SMALL
     )
-    ax.invert_yaxis()
-    ax.set_xlabel(
-        "chance that firings of two siblings are about one topic (bars: at random; a feature with itself)", fontsize=8
-    )
-    ax.tick_params(labelsize=8)
-    ax.legend(fontsize=8, loc="best", frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=8, loc="best", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes

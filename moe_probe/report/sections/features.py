@@ -1,4 +1,4 @@
-"""Sections on sparse autoencoders: how faithful they are, and what their features say."""
+"""Sections on sparse autoencoders: how faithful they are, and what their features respond to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode
-from moe_probe.core.text import bracket, figure, some_of
-from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table, number, probability, sae_name
+from moe_probe.core.text import figure
+from moe_probe.report.cells import lift_cell, number, probability, ranged, sae_name, table_of
+from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table
 from moe_probe.report.plots import routing as plots
-from moe_probe.studies.verdicts import rise_text
+from moe_probe.report.sections.experts import rises
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,95 +27,70 @@ def sae_section(results: Mapping[str, Result]) -> Section:
     """Show the measures of every SAE on held-out documents."""
     result = results["sae_quality"]
     table = result.table
+    known = table[table["ce_recovered"].notna()]
     finding = (
         f"Reconstructions leave {number(float(table['fvu'].min()))} to {number(float(table['fvu'].max()))} of the "
-        f"variance unexplained with {number(float(table['l0'].mean()), 0)} active latents a token"
+        f"variance unexplained with {number(float(table['l0'].mean()), 0)} active latents per token"
     )
-    known = table[table["ce_recovered"].notna()]
     finding += (
-        f"; put into the model they keep {float(known['ce_recovered'].min()):.0%} to "
-        f"{float(known['ce_recovered'].max()):.0%} of what the activation does for the loss."
+        f"; spliced into the model they recover {float(known['ce_recovered'].min()):.0%} to "
+        f"{float(known['ce_recovered'].max()):.0%} of the activation's effect on the loss."
         if len(known)
         else "."
-    )
-    heads = (
-        "SAE",
-        "hook",
-        "L0",
-        "FVU",
-        "loss recovered [95 %]",
-        "against the mean",
-        "dead",
-        "dense",
-        "redundancy",
-        "seconds",
-    )
-    rows = tuple(
-        (
-            _name(r),
-            str(r["hook"]).replace("_", " "),
-            number(float(r["l0"]), 1),
-            number(float(r["fvu"]), 3),
-            _recovered(r),
-            number(float(r["ce_recovered_mean"])),
-            figure(r["dead"], ".1%", "–"),
-            figure(r["dense"], ".1%", "–"),
-            number(float(r["redundancy"])),
-            number(float(r["train_seconds"]), 1),
-        )
-        for _, r in table.iterrows()
     )
     picture = Picture(
         "sae_pareto",
         plots.sae_pareto(table),
         finding,
-        "Left: variance unexplained against active latents a token, lower and further left is better. Right: the "
-        "share of the activation's effect on the loss that the reconstruction keeps, by width. Held-out documents.",
+        "Fidelity on held-out documents: variance unexplained against active latents per token (left; lower and further left is "
+        "better), and the share of the activation's effect on the loss that the reconstruction keeps, by width (right).",
+    )
+    measures = table_of(
+        table,
+        {
+            "SAE": ("sae", sae_name),
+            "activation site": ("hook", lambda hook: str(hook).replace("_", " ")),
+            "L0": ("l0", 1),
+            "FVU": ("fvu", 3),
+            "loss recovered [95 %]": ranged("ce_recovered", "ce_recovered", ".1%"),
+            "against the mean": ("ce_recovered_mean", 2),
+            "dead": ("dead", ".1%"),
+            "dense": ("dense", ".1%"),
+            "redundancy": ("redundancy", 2),
+            "seconds": ("train_seconds", 1),
+        },
+        heading="SAEs",
     )
     return Section(
         title="How faithful are the sparse autoencoders?",
         finding=finding,
-        blocks=(picture, Table(heads, rows, heading="SAEs")),
+        blocks=(picture, measures),
         how=result.caption,
-        limits="A low FVU says that sums of features give the activation back, not that single features mean "
-        "something. Where zeros in the activation's place cost little, the share recovered is of a small thing.",
+        limits="A low FVU means that sums of features reconstruct the activation, not that single features mean something. "
+        "Where zero-ablating the activation costs little, the share recovered is of a small effect.",
     )
 
 
-def _name(row: Any) -> str:
-    return sae_name(str(row["sae"]))
-
-
-def _recovered(row: Any) -> str:
-    if row["ce_recovered"] != row["ce_recovered"]:
-        return "–"
-    return f"{float(row['ce_recovered']):.1%} {bracket(row['ce_recovered_low'], row['ce_recovered_high'], '.1%')}"
-
-
 def features_section(results: Mapping[str, Result]) -> Section:
-    """Show how many features have a label that holds, what labels speak of, topics, and cards."""
+    """Show how many features have a good label, what labels are about, topics, and cards."""
     result = results["features"]
-    table = result.table
+    table, params = result.table, result.params
     living = table[table["density"] > 0]
     if living.empty:
         return Section(title=_FEATURES, finding="No feature fires on this corpus.", how=result.caption)
     share = living["good"].mean()
-    finding = (
-        f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label from which one can "
-        f"tell, on text it was not made from, where the feature fires; the other {1 - share:.0%} have none that good."
-    )
-    params = result.params
     blocks: list[Block] = [_by_sae(table, params), _by_rule(living), _topics(living, params)]
     if "feature_cards" in results:
-        blocks += _cards(table, results, params)
+        blocks += _cards(results)
     return Section(
         title=_FEATURES,
-        finding=finding,
+        finding=f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label that predicts, on "
+        f"held-out text, where the feature fires; the other {1 - share:.0%} have none that good.",
         blocks=tuple(blocks),
         how=result.caption,
-        limits="Rules are narrow: a feature about an idea that many words express gets a poor score though a "
-        "person might see the idea. A good label tells where a feature fires, not what it does. "
-        "Words are put together from tokens, so a label may name a word of which the feature sees a piece.",
+        limits="Rules are narrow: a feature about an idea that many words express gets a low score although a "
+        "person might see the idea. A good label predicts where a feature fires, not what it does. "
+        "Words are put together from tokens: a label may name a word of which the feature sees a part.",
     )
 
 
@@ -125,7 +101,7 @@ def _by_sae(table: pd.DataFrame, params: Mapping[str, Any]) -> Table:
         scored, tested, measured = (living[living[column].notna()] for column in ("label_score", "topic_q", "auroc_topic"))
         rows.append(
             (
-                _name({"sae": name}),
+                sae_name(str(name)),
                 number(len(living)),
                 f"{len(living) / len(part):.0%}",
                 figure(living["good"].mean(), ".0%", "–"),
@@ -134,17 +110,12 @@ def _by_sae(table: pd.DataFrame, params: Mapping[str, Any]) -> Table:
                 figure((measured["auroc_topic"] >= 0.9).mean(), ".1%", "–"),
             )
         )
+    label = params["by"]
+    heads = ("SAE", "living features", "of all", "good label", "median label score")
     return Table(
-        (
-            "SAE",
-            "living features",
-            "of all",
-            "good label",
-            "median label score",
-            f"fire more for a {params['by']}",
-            f"tell a {params['by']}'s documents (AUROC ≥ 0.9)",
-        ),
+        (*heads, f"fire more for a {label}", f"separate a {label}'s documents (AUROC ≥ 0.9)"),
         tuple(rows),
+        heading="Features of each SAE",
         note=f"Good: balanced accuracy of at least {params['good_score']:g} on held-out tokens, and "
         f"{params['good_hard_score']:g} against tokens of the feature of nearest direction.",
     )
@@ -165,135 +136,129 @@ def _by_rule(living: pd.DataFrame) -> Table:
             )
         )
     return Table(
-        ("labels speak of", "features", "good", "median score", "best example"),
+        ("labels are about", "features", "good", "median score", "best example"),
         tuple(rows),
-        heading="What labels speak of",
-        note="The rule that tells best, on text it was not made from, where a feature fires.",
+        heading="What labels are about",
+        note="The rule that predicts best, on held-out text, where a feature fires.",
     )
 
 
 def shortened(label: str) -> str:
-    """A label's first parts, and how many more there are."""
+    """Return a label's first parts, and how many more there are."""
     parts = label.split(", ")
     return label if len(parts) <= _SHOWN else f"{', '.join(parts[:_SHOWN])} and {len(parts) - _SHOWN} more"
 
 
 def _topics(living: pd.DataFrame, params: Mapping[str, Any]) -> Table:
-    by = params["by"]
+    label = params["by"]
     best = living[living["topic"] != ""].sort_values("auroc_topic", ascending=False, kind="stable").groupby("topic").head(1)
-    rows = tuple(
-        (
-            str(r["topic"]),
-            _name(r),
-            str(int(r["feature"])),
-            number(float(r["auroc_topic"])),
-            f"{number(float(2 ** r['topic_log2_lift']))}× [{number(float(2 ** r['topic_ci_low']))}, "
-            f"{number(float(2 ** r['topic_ci_high']))}]",
-            probability(float(r["topic_q"])),
-            f"{float(r['density']):.2%}",
-            shortened(str(r["label"])),
-        )
-        for _, r in best.head(_TOPIC_ROWS).iterrows()
-    )
-    return Table(
-        (by, "SAE", "feature", "AUROC, held-out documents", "lift [95 %]", "q", "density", "label"),
-        rows,
-        heading=f"The feature that tells each {by} best",
-        note=f"The feature that tells a {by}'s held-out documents best, of all SAEs. AUROC was looked at to choose it: "
-        "take it as an upper end.",
+    return table_of(
+        best.head(_TOPIC_ROWS),
+        {
+            label: "topic",
+            "SAE": ("sae", sae_name),
+            "feature": "feature",
+            "AUROC, held-out documents": ("auroc_topic", 2),
+            "lift [95 %]": lift_cell("topic_"),
+            "q": ("topic_q", probability),
+            "density": ("density", ".2%"),
+            "label of the feature": ("label", shortened),
+        },
+        heading=f"The feature that separates each {label} best",
+        note=f"The feature of all SAEs that separates a {label}'s held-out documents best. It is chosen by this AUROC: take "
+        "the value as an upper end.",
     )
 
 
-def _cards(table: pd.DataFrame, results: Mapping[str, Result], params: Mapping[str, Any]) -> list[Block]:
-    facts, cards = table.set_index(["sae", "feature"]), results["feature_cards"].table
-    out: list[Block] = []
-    for chosen, heading in (
-        ("topic", f"Cards of features that tell a {params['by']}"),
-        ("best", "Cards of features with good labels"),
-        ("drawn", "Cards of features drawn at random"),
-    ):
-        made = []
-        for (sae, feature), part in cards[cards["chosen"] == chosen].groupby(["sae", "feature"], sort=False):
-            key = str(sae), int(feature)
-            made.append(_card(facts.loc[key], *key, part, params, _more(results, *key)))
+def _cards(results: Mapping[str, Result]) -> list[Block]:
+    cards = results["feature_cards"].table
+    headings = {
+        "topic": f"Cards of features that separate a {results['features'].params['by']}",
+        "best": "Cards of features with good labels",
+        "drawn": "Cards of features drawn at random",
+    }
+    rows = results["features"].table.set_index(["sae", "feature"])
+    blocks: list[Block] = []
+    for chosen, heading in headings.items():
+        groups = cards[cards["chosen"] == chosen].groupby(["sae", "feature"], sort=False)
+        made = tuple(_card(results, rows.loc[key], excerpts) for key, excerpts in groups)
         if made:
-            out.append(Cards(f"{heading} ({len(made)})", tuple(made)))
-    return out
-
-
-def _more(results: Mapping[str, Result], sae: str, feature: int) -> list[tuple[str, str]]:
-    return [("experts", _through(results, sae, feature)), ("without it", _without(results, sae, feature))]
+            blocks.append(Cards(f"{heading} ({len(made)})", made))
+    return blocks
 
 
 def _through(results: Mapping[str, Result], sae: str, feature: int) -> str:
-    """Experts that the feature's tokens go through; empty where features were not matched with experts."""
+    """Name the experts that the feature's tokens are routed to; "" where features were not matched with experts."""
     if "feature_experts" not in results:
         return ""
     table = results["feature_experts"].table
-    mine = table[(table["sae"] == sae) & (table["feature"] == feature)].sort_values("rank")
-    if mine.empty:
+    experts = table[(table["sae"] == sae) & (table["feature"] == feature)].sort_values("rank")
+    if experts.empty:
         return "it fires on too few held-out tokens to say"
-    said = ", ".join(f"{int(r.expert)} ({r.share:.0%} of their selections, {r.lift:.1f}×)" for r in mine.itertuples())
-    first = mine.iloc[0]
+    most = ", ".join(f"{int(r.expert)} ({r.share:.0%} of their selections, {r.lift:.1f}×)" for r in experts.itertuples())
+    first = experts.iloc[0]
     return (
         f"its tokens go through {number(float(first['effective_experts']), 1)} experts by effective number (all tokens: "
-        f"{number(float(first['effective_experts_all']), 1)}), most through {said}"
+        f"{number(float(first['effective_experts_all']), 1)}), most through {most}"
     )
 
 
 def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
-    """What the loss does with the feature taken away; empty where that was not measured."""
     if "ablation" not in results:
         return ""
     table = results["ablation"].table
-    mine = table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))]
-    if mine.empty:
-        return ""
-    own = mine[mine["held_to"]]
-    said = some_of(
-        (f"{r['topic']} {rise_text(r)}{', confirmed' if r['confirmed'] else ''}" for r in own.to_dict("records")), joint="; "
-    )
-    top = mine.sort_values("delta_nats", na_position="first").iloc[-1]
-    return f"{said + '; ' if len(own) else ''}most on {top['topic']} ({figure(top['delta_nats'], '+.4f')})"
+    return rises(table[(table["sae"] == sae) & (table["members"].astype(str) == str(feature))], 4)
 
 
-def _card(
-    row: pd.Series, sae: str, feature: int, excerpts: pd.DataFrame, params: Mapping[str, Any], more: list[tuple[str, str]]
-) -> Card:
-    label = shortened(str(row["label"])) or "no label"
-    by, finer = params["by"], params.get("finer")
+def _card(results: Mapping[str, Result], row: pd.Series, excerpts: pd.DataFrame) -> Card:
+    """Write a feature's card from its row of ``features``, indexed by SAE and feature."""
+    (sae, feature), params = row.name, results["features"].params
     topic = (
         f"{row['topic']} ({number(float(2 ** row['topic_log2_lift']))}×, q {probability(float(row['topic_q']))}; AUROC of "
         f"held-out documents {number(float(row['auroc_topic']))})"
         if row["topic"]
         else "none passes"
     )
-    facts = [
-        ("label", str(row["label"])),
-        (
-            "label score",
-            f"{number(float(row['label_score']))} (nearest feature: {number(float(row['label_hard_score']))}; "
-            f"precision {number(float(row['label_precision']))}, recall {number(float(row['label_recall']))})",
-        ),
-        (by, topic),
+    score = (
+        f"{number(float(row['label_score']))} (nearest feature: {number(float(row['label_hard_score']))}; "
+        f"precision {number(float(row['label_precision']))}, recall {number(float(row['label_recall']))})"
+    )
+    facts = [("label", str(row["label"])), ("label score", score), (params["by"], topic)]
+    if params.get("finer") and row[params["finer"]]:
+        facts.append((str(params["finer"]), str(row[params["finer"]])))
+    facts += [
         ("fires on", f"{float(row['density']):.2%} of tokens, most on: {row['top_tokens'] or '–'}"),
         ("nearest feature", f"{int(row['nearest'])} (cosine {number(float(row['nearest_cosine']))})"),
+        ("experts", _through(results, sae, int(feature))),
+        ("without it", _without(results, sae, int(feature))),
     ]
-    if finer and row[finer]:
-        facts.insert(3, (str(finer), str(row[finer])))
-    facts += [(name, text) for name, text in more if text]
     largest = float(row["max_activation"]) or 1.0
-    passages = tuple(Passage(str(e["part"]), pieces(e["tokens"], e["activations"], largest)) for _, e in excerpts.iterrows())
-    return Card(f"{_name({'sae': sae})}, feature {feature}: {label}", tuple(facts), passages)
+    passages = tuple(Passage(str(r.part), pieces(r.tokens, r.activations, largest)) for r in excerpts.itertuples())
+    title = f"{sae_name(sae)}, feature {feature}: {shortened(str(row['label'])) or 'no label'}"
+    return Card(title, tuple((name, text) for name, text in facts if text), passages)
 
 
 def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
-    """The text of tokens, joined as far as it is shaded alike."""
+    """Join the text of tokens as far as it is shaded alike.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+    activations : sequence of float
+        Of each token.
+    largest : float
+        Activation with the darkest shade.
+
+    Returns
+    -------
+    tuple of (str, int)
+        Text, and strength from 0 (none) to 4.
+    """
     joined: list[tuple[str, int]] = []
     for part, value in decode(list(map(str, tokens))).shaded(activations):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
         text = part.replace("\n", "⏎")
-        if joined and joined[-1][1] == strength and strength == 0:
+        if joined and joined[-1][1] == strength == 0:
             joined[-1] = (joined[-1][0] + text, 0)
         else:
             joined.append((text, strength))
@@ -301,12 +266,25 @@ def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, in
 
 
 def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Card:
-    """The card of one feature; the run has a table ``features`` with a row of it."""
-    found = results["features"]
-    row = found.table.set_index(["sae", "feature"]).loc[(sae, feature)]
-    excerpts = found.table.head(0)
+    """Write the card of one feature.
+
+    Parameters
+    ----------
+    results : mapping of str to Result
+        With a table ``features`` that has a row of it.
+    sae : str
+        Folder of the SAE.
+    feature : int
+
+    Returns
+    -------
+    Card
+    """
+    table = results["features"].table
+    excerpts = table.head(0)
     if "feature_cards" in results:
-        kept = results["feature_cards"].table
-        kept = kept[(kept["sae"] == sae) & (kept["feature"] == feature)]
-        excerpts = kept[kept["chosen"] == kept["chosen"].iloc[0]] if len(kept) else kept  # it may be chosen for two reasons
-    return _card(row, sae, feature, excerpts, found.params, _more(results, sae, feature))
+        cards = results["feature_cards"].table
+        excerpts = cards[(cards["sae"] == sae) & (cards["feature"] == feature)]
+        if len(excerpts):  # it may be chosen for two reasons
+            excerpts = excerpts[excerpts["chosen"] == excerpts["chosen"].iloc[0]]
+    return _card(results, table.set_index(["sae", "feature"]).loc[(sae, feature)], excerpts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.content import Facts, Section, Table, number, probability
+from moe_probe.report.cells import number, probability, sentences
+from moe_probe.report.content import Facts, Section, Table
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
@@ -13,12 +14,23 @@ if TYPE_CHECKING:
 
 
 def short_name(name: str) -> str:
-    """Last two parts of a path or repository name: enough to know it by, nothing of the machine."""
+    """Return the last two parts of a path or repository name: enough to recognise it, nothing of the machine."""
     return "/".join(name.rstrip("/").split("/")[-2:])
 
 
 def card_section(m: Manifest, results: Mapping[str, Result]) -> Section:
-    """Say what was run on what."""
+    """Say what was run on what.
+
+    Parameters
+    ----------
+    m : Manifest
+        Of the trace.
+    results : mapping of str to Result
+
+    Returns
+    -------
+    Section
+    """
     finding = f"{short_name(m.model.id)} on {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens."
     return Section(title="Run card", finding=finding, blocks=(Facts(tuple(_facts(m, results).items()), kind="card"),))
 
@@ -27,7 +39,7 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
     experts = ", ".join(str(n) for n in sorted({x.num_experts for x in m.layers}))
     slots = ", ".join(str(n) for n in sorted({x.top_k for x in m.layers}))
     size = f", {m.model.n_parameters / 1e6:,.1f} M parameters" if m.model.n_parameters else ""
-    weights = "not known (imported trace)"
+    weights = "unknown (imported trace)"
     if m.model.fingerprint:
         weights = f"{m.model.dtype}; fingerprint of routers and experts {m.model.fingerprint[:16]}"
     corpus_hash = f", hash {m.corpus.hash[:16]}" if m.corpus.hash else ""
@@ -36,7 +48,7 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
         "architecture": f"{m.model.architecture}{size}",
         "weights": weights,
         "routing": f"{len(m.layers)} layers, experts {experts}, top-k {slots}, gate weights "
-        f"{'kept' if m.has_weights else 'not known'}",
+        f"{'recorded' if m.has_weights else 'unknown'}",
         "corpus": f"{m.corpus.name}, {m.n_documents:,} documents, {m.n_tokens:,} tokens{corpus_hash}",
     }
     if m.windowing:
@@ -54,7 +66,7 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
         )
         card["seed"] = str(results["expert_topics"].seed)
     card["versions"] = ", ".join(f"{k} {v}" for k, v in m.versions.items()) or "imported"
-    card["repeat with"] = "moe-probe run --config run.yaml --out NEW (run.yaml lies beside this report)"
+    card["repeat with"] = "moe-probe run --config run.yaml --out NEW (run.yaml is in the folder of this report)"
     return card
 
 
@@ -64,7 +76,7 @@ def files_section(results: Mapping[str, Result]) -> Section:
         (
             f"results/{name}.parquet",
             number(len(result.table)),
-            first_sentence(result.caption) or "–",
+            next(iter(sentences(result.caption)), "–"),
             ", ".join(str(c) for c in result.table.columns),
         )
         for name, result in sorted(results.items())
@@ -74,17 +86,11 @@ def files_section(results: Mapping[str, Result]) -> Section:
         finding=f"{len(rows)} tables in results/ hold every number shown here, and more.",
         blocks=(
             Table(
-                ("file", "rows", "what it holds", "columns"),
+                ("file", "rows", "content", "columns"),
                 rows,
                 heading=f"{len(rows)} tables",
-                note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN "
-                "makes this page from them again, without the model.",
+                note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN makes "
+                "this page again from them, without the model.",
             ),
         ),
     )
-
-
-def first_sentence(text: str) -> str:
-    """Up to the first full stop that a new sentence follows."""
-    head, dot, _ = text.partition(". ")
-    return f"{head}." if dot else head

@@ -23,8 +23,8 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
     (
         "expert_topics",
         "p",
-        "(1 + number of permutations with a statistic as large) / (1 + permutations); the statistic is "
-        "Welch's t of document means, topic against rest; topics are exchanged between documents",
+        """(1 + number of permutations with a statistic as large) / (1 + permutations); the statistic is Welch's t of
+        document means, topic against rest; topics are exchanged between documents""",
     ),
     (
         "expert_topics",
@@ -42,32 +42,32 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
     (
         "layers",
         "bits of topic",
-        "H(mean over topics of s(·, t)) − mean over topics of H(s(·, t)), less its mean under permutation",
+        "H(mean over topics of s(·, t)) − mean over topics of H(s(·, t)), minus its mean under permutation",
     ),
     (
         "explained",
         "bits saved",
-        "Σ log2 P(chosen expert | what is known) − log2 P(chosen expert), over selections of documents "
-        "that were not learnt from, a selection",
+        """Σ log2 P(selected expert | what is known) − log2 P(selected expert), over selections of held-out documents, per
+        selection""",
     ),
-    ("coactivation", "times expected", "P(e and e′ chosen for a token) / (P(e) P(e′))"),
-    ("cluster_agreement", "AMI", "(I(A; B) − E I) / (mean(H(A), H(B)) − E I): mutual information less what chance gives"),
+    ("coactivation", "times expected", "P(e and e′ selected for a token) / (P(e) P(e′))"),
+    ("cluster_agreement", "AMI", "(I(A; B) − E I) / (mean(H(A), H(B)) − E I): mutual information minus what chance gives"),
     ("sae_quality", "FVU", "Σ‖x − x̂‖² / Σ‖x − mean‖², held-out documents"),
     ("sae_quality", "loss recovered", "(loss with zero − loss with x̂) / (loss with zero − loss with x)"),
     ("features", "label score", "balanced accuracy: mean of P(rule says yes | fires) and P(rule says no | silent)"),
-    ("matches", "score", "AUROC of “the feature fires” for “the expert is chosen”, over held-out tokens"),
+    ("matches", "score", "AUROC of “the feature fires” for “the expert is selected”, over held-out tokens"),
     (
         "ablation",
         "rise",
-        "loss on the topic without the unit − loss as is, nats a token; confirmed: above controls of the "
-        "same load, and above other topics, by the intervals of both differences",
+        """loss on the topic without the unit − loss of the unchanged model, nats per token; confirmed: above controls of the
+        same load, and above other topics, by the intervals of both differences""",
     ),
 )
 
 
 def methods_section(results: Mapping[str, Result]) -> Section:
-    """Formulas of what was measured, and the sources of the methods with BibTeX."""
-    used = tuple((name, formula) for needs, name, formula in _FORMULAS if needs in results)
+    """Give the formulas of what was measured, and the sources of the methods with BibTeX."""
+    used = tuple((name, " ".join(formula.split())) for needs, name, formula in _FORMULAS if needs in results)
     citations = all_citations(results)
     blocks: list[Block] = [Facts(used, kind="formulas")] if used else []
     if citations:
@@ -77,27 +77,25 @@ def methods_section(results: Mapping[str, Result]) -> Section:
         ]
     return Section(
         title="Methods, formulas, sources",
-        finding=f"{len(citations)} published sources stand behind the methods used here.",
+        finding=f"The methods used here rest on {len(citations)} published sources.",
         blocks=tuple(blocks),
-        limits="The BibTeX holds what the results name (authors, year, identifier); reference managers fill in the rest from "
+        limits="The BibTeX has what the results name (authors, year, identifier). Reference managers fill in the rest from "
         "the DOI or arXiv number.",
     )
 
 
 def all_citations(results: Mapping[str, Result]) -> tuple[str, ...]:
-    """Sources of all results; several in one string apart, each once."""
-    found = dict.fromkeys(
-        part.strip() for result in results.values() for text in result.citations for part in text.split("; ")
-    )
+    """List the sources of all results, each once; several in one string are separated."""
+    texts = {part.strip(): None for result in results.values() for text in result.citations for part in text.split("; ")}
     named: dict[str, str] = {}
-    for text in sorted(found, key=len, reverse=True):  # the fullest wording of a source stands for it
+    for text in sorted(texts, key=len, reverse=True):  # the fullest wording of a source stands for it
         named.setdefault(_identity(text), text)
     return tuple(sorted(named.values()))
 
 
 def _identity(text: str) -> str:
-    found = _DOI.search(text) or _ARXIV.search(text) or _URL.search(text)
-    return found.group(1) if found else re.split(r",", text)[0]
+    match = _DOI.search(text) or _ARXIV.search(text) or _URL.search(text)
+    return match.group(1) if match else text.partition(",")[0]
 
 
 _DOI = re.compile(r"DOI\s+(10\.\S+?)(?=[,;]?(?:\s|$))")
@@ -107,7 +105,7 @@ _HEAD = re.compile(r"^(?P<authors>[^,(]*?)\s+(?P<year>(?:19|20)\d\d)(?:\s*\((?P<
 
 
 def bibtex(citations: Iterable[str]) -> str:
-    """Entries for sources written as "Authors year (name), what for, DOI or arXiv or address".
+    """Write entries for sources given as "Authors year (name), what for, DOI or arXiv or address".
 
     Parameters
     ----------
@@ -116,7 +114,7 @@ def bibtex(citations: Iterable[str]) -> str:
     Returns
     -------
     str
-        An ``@misc`` entry a source. ``note`` says what the method is used for; a title is given only where the
+        One ``@misc`` entry per source. ``note`` says what the method is used for; a title is given only where the
         source has a name of its own, never made up.
     """
     seen: dict[str, int] = {}
@@ -124,10 +122,8 @@ def bibtex(citations: Iterable[str]) -> str:
 
 
 def _entry(text: str, seen: dict[str, int]) -> str:
-    found = _HEAD.match(text)
-    authors, year, name, rest = (
-        (found["authors"], found["year"], found["name"], found["rest"]) if found else ("", "", None, text)
-    )
+    head = _HEAD.match(text)
+    authors, year, name, rest = head.group("authors", "year", "name", "rest") if head else ("", "", None, text)
     fields = {"author": _authors(authors), "year": year, "title": name or ""}
     for kind, pattern in (("doi", _DOI), ("eprint", _ARXIV), ("url", _URL)):
         if hit := pattern.search(rest):
@@ -154,8 +150,6 @@ def _key(text: str, year: str) -> str:
 
 
 def _braced(text: str) -> str:
-    return (
-        re.sub(r"([&%#_$])", r"\\\1", text.replace("{", "").replace("}", ""))
-        if not text.startswith(("http", "10."))
-        else text
-    )
+    if text.startswith(("http", "10.")):
+        return text
+    return re.sub(r"([&%#_$])", r"\\\1", text.replace("{", "").replace("}", ""))

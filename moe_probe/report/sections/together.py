@@ -7,83 +7,72 @@ from typing import TYPE_CHECKING
 
 from moe_probe.core.text import figure
 from moe_probe.experts.published.summary import sample_sentence
-from moe_probe.report.content import Block, Section, Table, lift_text, number, probability
+from moe_probe.report.cells import lift_text, number, probability, spelled, table_of
+from moe_probe.report.content import Section
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
 
 
 def combinations_section(results: Mapping[str, Result]) -> Section:
-    """Show the sets of experts that tokens choose together."""
+    """Show the sets of experts that are selected together for a token."""
     result = results["combinations"]
     table = result.table
     claimed = table[table["significant"] & table["replicated"] & (table["log2_lift"] >= 1) & (table["ci_low"] > 0.5)]
     top = claimed.sort_values("ci_low", ascending=False, kind="stable").drop_duplicates("topic").head(12)
-    finding = (
-        f"{len(claimed)} of the {len(table)} commonest combinations are used twice as much for some topic, or more, "
-        "and were found again on held-out documents."
+    shown = table_of(
+        top,
+        {
+            "topic": "topic",
+            "layer": "layer",
+            "experts": ("experts", spelled),
+            "tokens": ("tokens", ","),
+            "lift [95 %]": lift_text,
+            "q": ("q_value", probability),
+            "times expected": ("times_expected", 1),
+        },
+        heading="The strongest combination of each topic",
+        note="Times expected: compared with experts drawn independently.",
     )
-    blocks: list[Block] = []
-    if len(top):
-        blocks.append(
-            Table(
-                ("topic", "layer", "experts", "tokens", "lift [95 %]", "q", "times expected"),
-                tuple(
-                    (
-                        r["topic"],
-                        str(int(r["layer"])),
-                        str(r["experts"]).replace("+", ", "),
-                        number(int(r["tokens"])),
-                        lift_text(r),
-                        probability(r["q_value"]),
-                        number(float(r["times_expected"]), 1),
-                    )
-                    for _, r in top.iterrows()
-                ),
-                heading="The strongest combination of each topic",
-                note="The strongest combination of each topic. Times expected: against experts drawn independently.",
-            )
-        )
     return Section(
         title="Do combinations of experts say more than experts?",
-        finding=finding,
-        blocks=tuple(blocks),
+        finding=f"{len(claimed)} of the {len(table)} most frequent combinations are used at least twice as much for some topic, "
+        "replicated on held-out documents.",
+        blocks=(shown,) if len(top) else (),
         how=result.caption,
-        limits="A combination takes a small part of a topic's tokens: a high lift here is not "
-        "an expert of the topic. Vocabulary is not ruled out for combinations.",
+        limits="A combination takes a small part of a topic's tokens: a high lift here is not an expert of the topic. "
+        "Vocabulary is not ruled out for combinations.",
     )
 
 
 def published_section(results: Mapping[str, Result]) -> Section:
     """Show the metrics of published work, averaged over layers."""
     result = results["published"]
-    rows = []
-    for metric, part in result.table.groupby("metric", sort=False):
-        rows.append(
-            (
-                str(metric),
-                str(part["source"].iloc[0]),
-                number(float(part["value"].mean())),
-                f"{number(float(part['value'].min()))} to {number(float(part['value'].max()))}",
-                number(float(part["baseline"].mean())),
-            )
-        )
-    repeats = result.table[result.table["metric"] == "consecutive repetition, first choice"]
-    finding = (
-        f"Successive tokens go to the same first expert {figure(repeats['value'].mean(), '.0%', 'an unknown share')} of "
-        f"the time ({figure(repeats['baseline'].mean(), '.0%', 'unknown')} for a router without preferences)."
+    by_metric = result.table.groupby("metric", sort=False)
+    frame = (
+        by_metric["value"]
+        .agg(["mean", "min", "max"])
+        .assign(source=by_metric["source"].first(), baseline=by_metric["baseline"].mean())
     )
+    repeats = result.table[result.table["metric"] == "consecutive repetition, first choice"]
     return Section(
         title="How does this model compare by the metrics of published work?",
-        finding=finding,
+        finding=f"Successive tokens go to the same first expert {figure(repeats['value'].mean(), '.0%', 'an unknown share')} of "
+        f"the time ({figure(repeats['baseline'].mean(), '.0%', 'unknown')} for a router without preferences).",
         blocks=(
-            Table(
-                ("metric", "source", "mean over layers", "range", "without preferences"),
-                tuple(rows),
+            table_of(
+                frame.reset_index(),
+                {
+                    "metric": "metric",
+                    "source": "source",
+                    "mean over layers": ("mean", 2),
+                    "range": lambda row: f"{number(row['min'])} to {number(row['max'])}",
+                    "without preferences": ("baseline", 2),
+                },
                 heading="Published metrics",
                 note="Layer by layer in results/published.parquet. " + sample_sentence(result.params),
             ),
         ),
         how=result.caption,
-        limits="These metrics come without error rates; the sections above are what to rely on.",
+        limits="These metrics come without error rates; rely on the sections above.",
     )

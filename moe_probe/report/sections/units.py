@@ -1,15 +1,16 @@
-"""Sections on experts against features: who carries a topic, what predicts routing, which pairs match, what causes say."""
+"""Sections on experts and features: who carries a topic, what predicts routing, which pairs match, what ablations show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.core.text import bracket, figure
+from moe_probe.core.text import bracket, figure, is_missing
 from moe_probe.features.matching.topic_predictors import TOKENS, topics_served
-from moe_probe.report.content import Picture, Section, Table, cut, number, probability, sae_name, some
+from moe_probe.report.cells import Row, number, probability, ranged, sae_name, spelled, table_of
+from moe_probe.report.content import Picture, Section, Table, cut, some
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.sections.verdicts import readable
 from moe_probe.studies.verdicts import confirmation
@@ -29,72 +30,63 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
     table = result.table
     if not {"expert", "feature"} <= set(table.get("kind", ())):  # one of the two could not be measured for any topic
         return None
-    feature = table[table["kind"] == "feature"]
-    better = feature[feature["beyond_expert_document_low"] > 0]
-    named = f": {some(sorted(better['topic']))}" if len(better) else ""
-    expert, words = table[table["kind"] == "expert"], _beyond_words(feature)
-    finding = (
-        f"A single feature tells held-out documents of {len(better)} of {len(feature)} topics better than the best "
-        f"expert does, beyond doubt by its interval{named}; the median AUROC is "
-        f"{number(float(feature['auroc_document'].median()))} for features and "
-        f"{number(float(expert['auroc_document'].median()))} for experts.{words}{_served(results)}"
-    )
-    heads = (
-        "topic",
-        "unit",
-        "which",
-        "label",
-        "AUROC of documents [95 %]",
-        "AUROC of tokens [95 %]",
-        "beyond the best expert [95 %]",
-        "beyond the best set of tokens [95 %]",
-        "times what words predict [95 %]",
-        "experts passed through",
-    )
-    rows = tuple(
-        (
-            r["topic"],
-            plots_units.KINDS[r["kind"]][1],
-            f"{'ids' if r['source'] == TOKENS else sae_name(str(r['source']))}: {str(r['members']).replace('+', ', ')}",
-            cut(str(r["label"])),
-            _ci(r, "auroc_document", "document"),
-            _ci(r, "auroc_token", "token"),
-            "–" if r["kind"] == "expert" else _ci(r, "beyond_expert_document", "beyond_expert_document"),
-            *_against_words(r),
-            _passes(r),
-        )
-        for _, r in table.sort_values(["topic", "kind"]).iterrows()
+    finding = _carried(table) + _beyond_words(table[table["kind"] == "feature"]) + _served(results)
+    picture = Picture(
+        "carriers",
+        plots_units.carriers(table),
+        finding,
+        "The best unit of each kind for every topic, chosen on other documents: AUROC by the share of a document's tokens on "
+        "which it is active (left), by its activation on one token (right). Dotted: chance.",
     )
     return Section(
         title="Who carries a topic best: an expert, a group, a feature, or words?",
         finding=finding,
-        blocks=(
-            Picture(
-                "carriers",
-                plots_units.carriers(table),
-                finding,
-                "The best unit of each kind for every topic, chosen on other documents. Left: does the share of a "
-                "document's tokens on which the unit is active tell the topic? Right: does its activation on a "
-                "single token? Dotted: chance.",
-            ),
-            Table(
-                heads,
-                rows,
-                heading="The best units of every topic",
-                note="Tokens: ids and sets of up to 8, chosen as features are. Times what words predict: firings in the "
-                "topic's documents over what their tokens predict. Experts passed through: effective number of experts (2 "
-                "to the entropy) that the tokens of the unit are sent to in the SAE's layer, of the effective number that "
-                "all tokens are sent to.",
-            ),
-        ),
-        how=result.caption,
-        limits="The best of thousands of features is compared with the best of far fewer experts: that is what having a "
+        blocks=(picture, _best_units(table)),
+        how=f"{result.caption} Tokens: ids, and sets of up to 8, chosen as features are. Times what words predict: firings in "
+        "the topic's documents over what their tokens predict. Experts passed through: effective number of experts (2 to the "
+        "entropy) that the unit's tokens are routed to in the SAE's layer, of the effective number for all tokens.",
+        limits="The best of thousands of features is compared with the best of far fewer experts. That is what having a "
         "dictionary means, but it is no property of any one feature.",
     )
 
 
+def _carried(table: pd.DataFrame) -> str:
+    feature, expert = (table[table["kind"] == kind] for kind in ("feature", "expert"))
+    better = feature[feature["beyond_expert_document_low"] > 0]
+    named = f": {some(sorted(better['topic']))}" if len(better) else ""
+    return (
+        f"A single feature separates held-out documents of {len(better)} of {len(feature)} topics better than the best expert "
+        f"does (interval above 0){named}. The median AUROC is {number(float(feature['auroc_document'].median()))} for features "
+        f"and {number(float(expert['auroc_document'].median()))} for experts."
+    )
+
+
+def _best_units(table: pd.DataFrame) -> Table:
+    beyond_expert = ranged("beyond_expert_document", "beyond_expert_document")
+    return table_of(
+        table.sort_values(["topic", "kind"]),
+        {
+            "topic": "topic",
+            "unit": lambda row: plots_units.KINDS[row["kind"]][1],
+            "which": lambda row: (
+                f"{'ids' if row['source'] == TOKENS else sae_name(str(row['source']))}: {spelled(row['members'])}"
+            ),
+            "label": ("label", lambda value: cut(str(value))),
+            "AUROC of documents [95 %]": ranged("auroc_document", "document"),
+            "AUROC of tokens [95 %]": ranged("auroc_token", "token"),
+            "beyond the best expert [95 %]": lambda row: "–" if row["kind"] == "expert" else beyond_expert(row),
+            "beyond the best set of tokens [95 %]": _beyond_tokens,
+            "times what words predict [95 %]": _times_words,
+            "experts passed through": _passes,
+        },
+        heading="The best units of every topic",
+        note="Beyond: difference in AUROC of documents. Times what words predict: 1 if the unit fires as its tokens alone let "
+        "one expect.",
+    )
+
+
 def _beyond_words(feature: pd.DataFrame) -> str:
-    """How many features do better than words, of those that could be compared with words; "" where none could be."""
+    """Count the features that do better than words, of those that could be compared with words; "" without such a test."""
     if "log2_beyond_words_low" not in feature:
         return ""
     judged = feature[feature["log2_beyond_words_low"].notna()]
@@ -107,247 +99,196 @@ def _beyond_words(feature: pd.DataFrame) -> str:
     left = len(feature) - len(judged)
     more = f" {left} more could not be compared with words." if left else ""
     return (
-        f" {int(better.sum())} of {len(judged)} features do better than words: than the best set of up to 8 tokens, and than "
-        f"their own tokens predict.{more}"
+        f" {int(better.sum())} of {len(judged)} features do better than words: better than the best set of up to 8 tokens, and "
+        f"firing more than their own tokens predict.{more}"
     )
 
 
-def _against_words(row: Any) -> tuple[str, str]:
-    """The difference from the best set of tokens (or token, where no set is better), and firings over their prediction."""
-    rival = "tokens" if row.get("beyond_tokens_document", np.nan) == row.get("beyond_tokens_document", np.nan) else "token"
-    if row["kind"] in ("token", "tokens") or f"beyond_{rival}_document" not in row:
-        return "–", "–"
+def _beyond_tokens(row: Row) -> str:
+    """Write the difference from the best set of tokens, or from the best token where no set is better."""
+    rival = "token" if is_missing(row.get("beyond_tokens_document")) else "tokens"
+    if row["kind"] in ("token", "tokens"):
+        return "–"
+    return ranged(f"beyond_{rival}_document", f"beyond_{rival}_document")(row)
+
+
+def _times_words(row: Row) -> str:
     log2 = [float(row.get(f"log2_beyond_words{end}", np.nan)) for end in ("", "_low", "_high")]
-    times = "–" if log2[0] != log2[0] else "{} [{}, {}]".format(*(number(2**x) for x in log2))
-    return _ci(row, f"beyond_{rival}_document", f"beyond_{rival}_document"), times
+    if row["kind"] in ("token", "tokens") or is_missing(log2[0]):
+        return "–"
+    return "{} [{}, {}]".format(*(number(2**x) for x in log2))
 
 
 def _served(results: Mapping[str, Result]) -> str:
-    """How many topics an expert serves."""
+    """Say how many topics an expert serves."""
     if "expert_topics" not in results:
         return ""
     table = results["expert_topics"].table
-    wide = table.pivot_table(index=["layer", "expert"], columns="topic", values="share").fillna(0.0).to_numpy()
-    served = topics_served(wide)
+    shares = table.pivot_table(index=["layer", "expert"], columns="topic", values="share").fillna(0.0).to_numpy()
+    served = topics_served(shares)
     return (
-        f" An expert serves {number(float(np.nanmedian(served)), 1)} of {wide.shape[1]} topics in the median, by "
-        f"effective number, the most devoted one {number(float(np.nanmin(served)), 1)}."
+        f" An expert serves {number(float(np.nanmedian(served)), 1)} of {shares.shape[1]} topics in the median, by "
+        f"effective number; the most specialised one serves {number(float(np.nanmin(served)), 1)}."
     )
 
 
-def _passes(row: Any) -> str:
-    value = row.get("effective_experts", float("nan"))
-    return "–" if value != value else f"{number(float(value), 1)} of {number(float(row['effective_experts_all']), 1)}"
-
-
-def _ci(row: Any, name: str, prefix: str) -> str:
-    if row[name] != row[name]:
-        return "–"
-    return f"{number(float(row[name]))} [{number(float(row[f'{prefix}_low']))}, {number(float(row[f'{prefix}_high']))}]"
+def _passes(row: Row) -> str:
+    experts = row.get("effective_experts", np.nan)
+    return "–" if is_missing(experts) else f"{number(float(experts), 1)} of {number(float(row['effective_experts_all']), 1)}"
 
 
 def predicted_section(results: Mapping[str, Result]) -> Section:
-    """Show how much of the routing features predict, beside tokens and random directions."""
+    """Show how much of the routing features predict, compared with tokens and random directions."""
     result = results["routing_predicted"]
     table = result.table
     by_layer = []
     for layer, part in table.groupby("layer"):
         best = part[part["inputs"] == "features"].sort_values("recall").iloc[-1]
-        plain = part[part["inputs"] == "token and the one before"].iloc[0]
-        blind = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
-        first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, plain, blind))
+        token = part[part["inputs"] == "token and the one before"].iloc[0]
+        random = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
+        first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, token, random))
         by_layer.append(
             f"layer {layer}: {first} from {int(best['width']):,} features, {second} from the token and the one "
             f"before, {third} from as many random directions"
         )
-    finding = "Recall of the chosen experts on held-out documents: " + "; ".join(by_layer) + "."
+    finding = "Recall of the selected experts on held-out documents: " + "; ".join(by_layer) + "."
     table = table.assign(name=plots_units.input_names(table))
-    rows = tuple(
-        (
-            str(int(r["layer"])),
-            str(r["name"]),
-            f"{figure(r['recall'], '.1%', '–')} {bracket(r['recall_low'], r['recall_high'], '.1%')}",
-            f"{number(float(r['bits']))} [{number(float(r['bits_low']))}, {number(float(r['bits_high']))}]",
-        )
-        for _, r in table.sort_values(["layer", "recall"]).iterrows()
+    picture = Picture(
+        "routing_predicted",
+        plots_units.prediction_bars(table),
+        finding,
+        "Share of the selected experts among the k likeliest by a regression on each kind of input. Orange: features; grey: as "
+        "many random directions of the same sparsity; blue: inputs that need no model.",
+    )
+    shown = table_of(
+        table.sort_values(["layer", "recall"]),
+        {
+            "layer": "layer",
+            "inputs": "name",
+            "recall [95 %]": lambda row: (
+                f"{figure(row['recall'], '.1%', '–')} {bracket(row['recall_low'], row['recall_high'], '.1%')}"
+            ),
+            "bits saved per selection [95 %]": ranged("bits", "bits"),
+        },
+        heading="What predicts routing",
     )
     return Section(
         title="How much of the routing do features predict?",
         finding=finding,
-        blocks=(
-            Picture(
-                "routing_predicted",
-                plots_units.prediction_bars(table),
-                finding,
-                "Share of the chosen experts that are among the k likeliest by a regression on each kind of "
-                "input. Orange: features; grey: as many random directions of the same sparsity; blue: what needs "
-                "no model.",
-            ),
-            Table(
-                ("layer", "inputs", "recall [95 %]", "bits saved a selection [95 %]"), rows, heading="What predicts routing"
-            ),
-        ),
+        blocks=(picture, shown),
         how=result.caption,
-        limits="Features of the router's own input predict the router because it reads that input: what random directions of "
-        "the same number give for nothing is the fair comparison, not chance.",
+        limits="Features of the router's own input predict the router because it reads that input. Compare them with as many "
+        "random directions, not with chance.",
     )
 
 
 def matches_section(results: Mapping[str, Result]) -> Section:
-    """Show the pairs of expert and feature that go together most, with what else would tell the expert."""
+    """Show the pairs of expert and feature that share most information, with the rivals that predict the expert."""
     result = results["matches"]
     first = result.table[result.table["rank"] == 1]
-    baselines = results["match_baselines"].table if "match_baselines" in results else None
-    known = first.copy()
-    if baselines is not None:
-        known = known.merge(baselines.drop(columns=["width", "sae_layer"]), on=["sae", "layer", "expert"], how="left")
-    significant = first[first["significant"]]
-    n_experts = len(first.groupby(["layer", "expert"]))
-    told = len(significant.groupby(["layer", "expert"]))
+    by_expert = first.groupby(["layer", "expert"])
+    n_matched = len(first[first["significant"]].groupby(["layer", "expert"]))
     finding = (
-        f"{told} of {n_experts} experts have a feature, chosen on other documents, that tells them better than the "
-        f"best of as many random directions; the median held-out AUROC of the best feature is "
-        f"{number(float(first.groupby(['layer', 'expert'])['heldout_score'].max().median()))}."
+        f"{n_matched} of {len(by_expert)} experts have a feature, chosen on other documents, that predicts their selection "
+        f"better than the best of as many random directions. The median held-out AUROC of the best feature is "
+        f"{number(float(by_expert['heldout_score'].max().median()))}."
     )
     if "match_sets" in results and len(sets := results["match_sets"].table):
         finding += (
-            f" Up to four features together tell the experts of their own layer with a median AUROC of "
-            f"{number(float(sets['set_auroc'].median()))}, against {number(float(sets['single_auroc'].median()))} "
+            f" Up to four features together predict the experts of their own layer with a median AUROC of "
+            f"{number(float(sets['set_auroc'].median()))}, compared with {number(float(sets['single_auroc'].median()))} "
             "for the best one alone."
         )
-    strong = (
-        known.sort_values("heldout_bits", ascending=False, kind="stable").drop_duplicates(["layer", "expert"]).head(_ROWS)
-    )
-    heads = (
-        "expert",
-        "feature",
-        "label",
-        "AUROC",
-        "precision",
-        "recall",
-        "lift",
-        "q",
-        "best token",
-        "best token pair",
-        "best topic",
-        "random",
-        "shuffled",
-        "cosine with router",
-    )
-    rivals = ("token_score", "token_pair_score", "topic_score", "random_score", "shuffled_score")
-    rows = tuple(
-        (
-            f"layer {int(r['layer'])}, expert {int(r['expert'])}",
-            f"{sae_name(str(r['sae']))}: {int(r['feature'])}",
-            cut(str(r["label"])),
-            number(float(r["heldout_score"])),
-            figure(r["precision"], ".0%", "–"),
-            figure(r["recall"], ".0%", "–"),
-            number(float(r["heldout_lift"]), 1),
-            probability(float(r["q_value"])),
-            *(number(float(r[c])) if c in r else "–" for c in rivals),
-            number(float(r["router_cosine"])),
-        )
-        for _, r in strong.iterrows()
+    known = first
+    if "match_baselines" in results:
+        rivals = results["match_baselines"].table.drop(columns=["width", "sae_layer"])
+        known = first.merge(rivals, on=["sae", "layer", "expert"], how="left")
+    strong = known.sort_values("heldout_bits", ascending=False, kind="stable").drop_duplicates(["layer", "expert"])
+    shown = table_of(
+        strong.head(_ROWS),
+        {
+            "expert": lambda row: f"layer {row['layer']}, expert {row['expert']}",
+            "feature": lambda row: f"{sae_name(str(row['sae']))}: {row['feature']}",
+            "label": ("label", lambda value: cut(str(value))),
+            "AUROC": ("heldout_score", 2),
+            "precision": ("precision", ".0%"),
+            "recall": ("recall", ".0%"),
+            "lift": ("heldout_lift", 1),
+            "q": ("q_value", probability),
+            "best token": ("token_score", 2),
+            "best token pair": ("token_pair_score", 2),
+            "best topic": ("topic_score", 2),
+            "random": ("random_score", 2),
+            "shuffled": ("shuffled_score", 2),
+            "cosine with router": ("router_cosine", 2),
+        },
+        heading=f"The {min(_ROWS, len(strong))} pairs that share most information, one per expert",
+        note="AUROC of “the feature fires” for “the expert is selected” on held-out documents, and that of the "
+        "best rival of each kind. All are in results/matches.parquet.",
     )
     return Section(
         title="Which features go with which experts?",
         finding=finding,
-        blocks=(
-            Table(
-                heads,
-                rows,
-                heading=f"The {len(rows)} pairs that share most information, one an expert",
-                note="AUROC of “the feature fires” for “the expert is chosen” on held-out documents, and that of the "
-                "best rival of each kind. All are in results/matches.parquet.",
-            ),
-        ),
+        blocks=(shown,),
         how=result.caption,
-        limits="An expert that serves many features has no feature that tells all of its tokens: a low recall with a high "
+        limits="An expert that serves many features has no feature that covers all of its tokens. A low recall with a high "
         "precision is what many features to one expert look like.",
     )
 
 
 def causes_section(results: Mapping[str, Result]) -> Section:
-    """Show what the loss does without each unit."""
+    """Show how the loss changes without each unit."""
     result = results["ablation"]
-    table, params = result.table, result.params
-    own = table[table["held_to"]]
-    yes = own[own["confirmed"]]
-    experts = yes[yes["sae"] == ""]
-    features = yes[yes["sae"] != ""]
-    finding = (
-        "Without it the loss rises on its own topic, more than on others and more than without units of the same "
-        f"load, for {len(experts)} of {int((own['sae'] == '').sum())} pairs of topic and expert{_names(experts)}"
+    own, params = result.table[result.table["held_to"]], result.params
+    finding = _confirmed(own)
+    picture = Picture(
+        "ablation",
+        plots_units.ablation_matrix(result.table),
+        finding,
+        "Rise of the loss on each topic (columns) without each unit (rows); blue: a fall. A dot marks the topic that the unit "
+        "is claimed for; a star marks a confirmed claim.",
     )
-    if (own["sae"] != "").any():
-        finding += f" and {len(features)} of {int((own['sae'] != '').sum())} pairs of topic and feature{_names(features)}"
-    finding += "."
-    if len(own) and own["control_nats"].isna().all():
-        finding = (
-            "Units were knocked out without control units, so nothing can be confirmed: a rise may be what any unit of "
-            "the same load shows."
-        )
-    heads = (
-        "topic",
-        "without",
-        "how",
-        "rise of the loss, nats [95 %]",
-        "without controls",
-        "beyond controls [95 %]",
-        "beyond other topics [95 %]",
-        "confirmed",
-    )
-    ordered = own.sort_values(["topic", "sae", "unit"])
-    rows = tuple(
-        (
-            r["topic"],
-            readable(str(r["unit"])),
-            r["how"],
-            _nats(r, "delta_nats", "ci"),
-            _plain_nats(r["control_nats"]),
-            _nats(r, "beyond_control", "beyond_control"),
-            _nats(r, "beyond_others", "beyond_others"),
-            _CONFIRMED.get(confirmation(r), confirmation(r)),
-        )
-        for _, r in ordered.iterrows()
+    shown = table_of(
+        own.sort_values(["topic", "sae", "unit"]),
+        {
+            "topic": "topic",
+            "without": ("unit", lambda value: readable(str(value))),
+            "how": "how",
+            "rise of the loss, nats [95 %]": ranged("delta_nats", "ci", "+.3f"),
+            "without controls": ("control_nats", "+.3f"),
+            "beyond controls [95 %]": ranged("beyond_control", "beyond_control", "+.3f"),
+            "beyond other topics [95 %]": ranged("beyond_others", "beyond_others", "+.3f"),
+            "confirmed": lambda row: _CONFIRMED.get(confirmation(row), confirmation(row)),
+        },
+        heading="Units and their own topics",
+        note=f"{params['documents']} held-out documents, {params['tokens']:,} tokens; the loss of the unchanged model is "
+        f"{params['loss_nats']:.3f} nats per token.",
     )
     return Section(
         title="What happens without them?",
         finding=finding,
-        blocks=(
-            Picture(
-                "ablation",
-                plots_units.ablation_matrix(table),
-                finding,
-                "Rise of the loss on each topic (columns) without each unit (rows); blue: a fall. A dot: the topic "
-                "that the unit was put forward for; a star: confirmed there.",
-            ),
-            Table(
-                heads,
-                rows,
-                heading="Units and their own topics",
-                note=f"{params['documents']} held-out documents, {params['tokens']:,} tokens; loss as is "
-                f"{params['loss_nats']:.3f} nats.",
-            ),
-        ),
+        blocks=(picture, shown),
         how=result.caption,
-        limits="Confirmed pairs are counted among many that were tried, at 95 % each, with no correction: one in some "
-        "hundred would pass by chance. A missing rise is no proof of no role: the next best expert may know the same.",
+        limits="Confirmed pairs are counted among many that were tried, at 95 % each, with no correction: about one in a "
+        "hundred would pass by chance. A missing rise does not prove that the unit has no role: the next best expert may do the "
+        "same.",
     )
 
 
-def _names(part: pd.DataFrame) -> str:
-    return f" ({some(sorted(part['topic']))})" if len(part) else ""
-
-
-def _plain_nats(value: float) -> str:
-    return "–" if value != value else f"{value:+.3f}"
-
-
-def _nats(row: Any, name: str, prefix: str) -> str:
-    if row[name] != row[name]:
-        return "–"
-    if row[f"{prefix}_low"] != row[f"{prefix}_low"]:
-        return f"{row[name]:+.3f} (no interval)"
-    return f"{row[name]:+.3f} [{row[f'{prefix}_low']:+.3f}, {row[f'{prefix}_high']:+.3f}]"
+def _confirmed(own: pd.DataFrame) -> str:
+    """Count the claims that the ablation confirms, of experts and of features."""
+    if len(own) and own["control_nats"].isna().all():
+        return (
+            "Units were ablated without control units, so nothing can be confirmed: a rise may be what any unit of "
+            "the same load shows."
+        )
+    counts = []
+    for kind, part in (("expert", own[own["sae"] == ""]), ("feature", own[own["sae"] != ""])):
+        confirmed = part[part["confirmed"]]
+        named = f" ({some(sorted(confirmed['topic']))})" if len(confirmed) else ""
+        if kind == "expert" or len(part):
+            counts.append(f"{len(confirmed)} of {len(part)} pairs of topic and {kind}{named}")
+    return (
+        "Without the unit, the loss rises on its own topic, more than on other topics and more than without units of the same "
+        f"load, for {' and '.join(counts)}."
+    )
