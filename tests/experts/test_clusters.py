@@ -24,7 +24,7 @@ from moe_probe.experts.clusters import (
     stability,
     weight_similarity,
 )
-from moe_probe.experts.clusters.carriers import _expected
+from moe_probe.experts.clusters.groups import _expected
 from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
 from moe_probe.experts.explain.tokens import layer_selections
 from moe_probe.experts.topics import expert_topics

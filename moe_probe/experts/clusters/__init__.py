@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from moe_probe.experts.clusters.carriers import combinations, expert_groups
-from moe_probe.experts.clusters.partition import Agreement, Partition, agreement, cluster_units, stability
+from moe_probe.experts.clusters.groups import combinations, expert_groups
+from moe_probe.experts.clusters.kmeans import Agreement, Partition, agreement, cluster_units, stability
 from moe_probe.experts.clusters.similarity import Similarity, expert_similarity, mantel
 from moe_probe.experts.clusters.units import Clusters, cluster_routing
 from moe_probe.experts.clusters.weights import weight_similarity

@@ -10,7 +10,7 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError, did_you_mean
 from moe_probe.core.results import Result
 from moe_probe.core.stats import group_usage, labelled_documents, topic_moments
-from moe_probe.experts.clusters.partition import agreement, cluster_units, leading_components, stability
+from moe_probe.experts.clusters.kmeans import agreement, cluster_units, leading_components, stability
 from moe_probe.experts.explain.classes import token_class
 from moe_probe.experts.explain.tokens import LayerSelections, map_layers, sample_tokens
 
