@@ -56,7 +56,7 @@ def label(
     """
     import pandas as pd
 
-    from moe_probe.experts.topics import other_labels
+    from moe_probe.experts.topic_groups import other_labels
 
     settings = settings or LabelSettings()
     columns = tuple(dict.fromkeys([settings.by, *other_labels(run.usage(), label=settings.by)]))

@@ -135,7 +135,8 @@ def _gate_mass(c: Context) -> Result:
 
 
 def _expert_labels(c: Context) -> Result:
-    from moe_probe.experts.topics import expert_labels, other_labels
+    from moe_probe.experts.topic_groups import other_labels
+    from moe_probe.experts.topics import expert_labels
 
     usage = c.trace.usage()
     return expert_labels(
@@ -216,7 +217,7 @@ def _similarity(c: Context) -> tuple[Result, ...]:
 
 def _clusters(c: Context) -> tuple[Result, ...]:
     from moe_probe.experts.clusters import cluster_routing
-    from moe_probe.experts.topics import other_labels
+    from moe_probe.experts.topic_groups import other_labels
 
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
     return tuple(

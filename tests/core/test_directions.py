@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moe_probe.core.stats import GroupUsage, draw_divisions
-from moe_probe.experts.topics import align, expert_topics
+from moe_probe.experts.topic_tests import topic_effects
+from moe_probe.experts.topics import expert_topics
 from moe_probe.testing import planted_routing
 
 
@@ -26,7 +27,7 @@ def aligned(usage: np.ndarray, topic: np.ndarray, strata: np.ndarray | None, rng
         groups=tuple(map(str, range(len(topic)))),
         strata=strata,
     )
-    table = align(groups, draw_divisions(topic, strata, seed=0), permutations=199).table
+    table = topic_effects(groups, draw_divisions(topic, strata, seed=0), permutations=199).table
     return table[table["expert"] == 0].set_index("topic")
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_m
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.clusters import (
+    Exchangeable,
     agreement,
     cluster_routing,
     cluster_units,
@@ -24,7 +25,7 @@ from moe_probe.experts.clusters import (
     stability,
     weight_similarity,
 )
-from moe_probe.experts.clusters.groups import _expected
+from moe_probe.experts.clusters.chosen_sets import _expected_shares
 from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
 from moe_probe.experts.explain.tokens import layer_selections
 from moe_probe.experts.topics import expert_topics
@@ -71,7 +72,7 @@ def test_agreement_equals_sklearn_and_its_null() -> None:
     _, truth = blobs(3, n=30)
     rng = np.random.default_rng(0)
     noisy = np.where(rng.random(90) < 0.3, rng.integers(0, 3, 90), truth)
-    got = agreement(noisy, truth, group=np.arange(90))
+    got = agreement(noisy, truth, Exchangeable(np.arange(90)))
     assert got.ami == pytest.approx(adjusted_mutual_info_score(truth, noisy))
     assert got.ari == pytest.approx(adjusted_rand_score(truth, noisy))
     assert got.v_measure == pytest.approx(v_measure_score(truth, noisy))
@@ -87,8 +88,8 @@ def test_agreement_takes_groups_not_units_as_independent() -> None:
         group = np.repeat(np.arange(12), 10)
         label = rng.permutation(np.repeat([0, 1, 2], 4))[group]
         cluster = rng.integers(0, 3, 12)[group]
-        by_group += agreement(cluster, label, group=group, permutations=39, seed=seed).ami_p <= 0.05
-        by_unit += agreement(cluster, label, group=np.arange(120), permutations=39, seed=seed).ami_p <= 0.05
+        by_group += agreement(cluster, label, Exchangeable(group), permutations=39, seed=seed).ami_p <= 0.05
+        by_unit += agreement(cluster, label, Exchangeable(np.arange(120)), permutations=39, seed=seed).ami_p <= 0.05
     assert by_unit > 10
     assert by_group <= scipy_stats.binom.ppf(0.999, 20, 0.05)
 
@@ -101,13 +102,14 @@ def test_agreement_within_strata_leaves_nothing_to_what_the_strata_explain() -> 
         register = np.repeat([0, 1], 40)
         label = np.where(rng.random(80) < 0.8, register, 1 - register)
         cluster = np.where(rng.random(80) < 0.9, register, 1 - register)
-        options = {"group": np.arange(80), "permutations": 39, "seed": seed}
-        free += agreement(cluster, label, **options).ami_p <= 0.05
-        within += agreement(cluster, label, strata=register, **options).ami_p <= 0.05
+        one_by_one = Exchangeable(np.arange(80))
+        free += agreement(cluster, label, one_by_one, permutations=39, seed=seed).ami_p <= 0.05
+        stratified = one_by_one._replace(strata=register)
+        within += agreement(cluster, label, stratified, permutations=39, seed=seed).ami_p <= 0.05
     assert free > 25
     assert within <= scipy_stats.binom.ppf(0.999, 30, 0.05)
     with pytest.raises(MoeProbeError, match="two strata"):
-        agreement(cluster, label, group=np.arange(80) // 80, strata=register)
+        agreement(cluster, label, Exchangeable(np.arange(80) // 80, register))
 
 
 def test_clusters_of_registers_claim_nothing_of_topics_within_registers(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_combinations_are_counted_and_expected_shares_add_up(tmp_path: Path) -> 
         by_hand = (np.sort(experts[:, int(row["layer"])], axis=1) == pair).all(1).sum()
         assert row["tokens"] == by_hand
     item = layer_selections(experts[:, 0], layer=0, num_experts=8)
-    assert _expected(item, ["+".join(map(str, s)) for s in subsets(range(8), 2)]).sum() == pytest.approx(1)
+    assert _expected_shares(item, list(subsets(range(8), 2))).sum() == pytest.approx(1)
     assert table["times_expected"].between(0.7, 1.6).all()  # habits only
 
 
@@ -271,5 +273,5 @@ def test_failures_are_sentences(tmp_path: Path) -> None:
         combinations(single)
     usage = planted_routing(seed=0, **SMALL).usage()
     usage.documents["constant"] = "x"
-    with pytest.raises(MoeProbeError, match="profiles need something"):
+    with pytest.raises(MoeProbeError, match="compared between topics"):
         expert_similarity(usage, label="constant")

@@ -25,7 +25,8 @@ from moe_probe.experts.explain import (
 )
 from moe_probe.experts.explain.stacking import SHRINKAGE, Stack, compact, position_bins, position_octaves, shared_pairs
 from moe_probe.experts.explain.tokens import load_layer, sample_tokens
-from moe_probe.experts.topics import expert_labels, expert_topics, other_labels
+from moe_probe.experts.topic_groups import other_labels
+from moe_probe.experts.topics import expert_labels, expert_topics
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace

@@ -1,8 +1,9 @@
-"""Cutting units into clusters: how many, how stable, and do they agree with labels, each beside its null."""
+"""Clusters by k-means: their number, their stability and their agreement with labels, each beside its null."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,16 +11,18 @@ from moe_probe.core.errors import MoeProbeError
 
 #: Candidate numbers of clusters.
 K_RANGE = (2, 3, 4, 6, 8, 12, 16, 24)
+#: Permuted data sets, which give a level of 0.05; and units that silhouettes are computed on, at most.
+_NULLS, _SILHOUETTES = 19, 300
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A clustering with what says whether to believe it.
+    """A clustering beside its null.
 
     Attributes
     ----------
     cluster : ndarray of int, shape (n_units,)
-        0, 1, ... in order of size; all 0 where no number of clusters beats the null.
+        0, 1, ... in order of size; all 0 where no number of clusters exceeds the null.
     k : int
         Number of clusters.
     silhouette, null_95 : float
@@ -33,25 +36,18 @@ class Partition:
     null_95: float
 
 
-def cluster_units(
-    features: np.ndarray, *, seed: int = 0, nulls: int = 19, max_silhouette: int = 300, force_k: int | None = None
-) -> Partition:
-    """Cluster rows by k-means, the number of clusters chosen by silhouette against a null.
+def cluster_units(features: np.ndarray, *, seed: int = 0) -> Partition:
+    """Cluster rows by k-means; the number of clusters has the best silhouette, if that exceeds a null.
 
-    The null permutes every column by itself: the same margins without any grouping. Rousseeuw 1987,
+    The null permutes every column independently: the same margins without any grouping. Rousseeuw 1987,
     DOI 10.1016/0377-0427(87)90125-7; the comparison with structureless data follows the gap statistic,
     Tibshirani et al. 2001, DOI 10.1111/1467-9868.00293.
 
     Parameters
     ----------
-    features : ndarray, shape (n_units, n_features)
+    features : ndarray of float, shape (n_units, n_features)
     seed : int
-    nulls : int
-        Permuted data sets; 19 give a level of 0.05.
-    max_silhouette : int
-        Silhouettes are computed on at most so many units.
-    force_k : int, optional
-        Use this number of clusters, without any null.
+        Seed of k-means and of the null.
 
     Returns
     -------
@@ -59,26 +55,36 @@ def cluster_units(
     """
     rng = np.random.default_rng(seed)
     reduced = leading_components(features, seed)
-    if force_k is not None:
-        return Partition(_by_size(_kmeans(reduced, force_k, seed)), force_k, float("nan"), float("nan"))
     candidates = [k for k in K_RANGE if k < len(features) / 2]
     if not candidates:
         return Partition(np.zeros(len(features), dtype=int), 1, float("nan"), float("nan"))
-    rows = np.sort(rng.permutation(len(reduced))[:max_silhouette])
+    rows = np.sort(rng.permutation(len(reduced))[:_SILHOUETTES])
     best, k, labels = _best(reduced, candidates, rows, seed)
     drawn = []
-    for _ in range(nulls):
+    for _ in range(_NULLS):
         shuffled = np.stack([rng.permutation(column) for column in features[rows].T], axis=1)
         fewer = [c for c in candidates if c < len(rows) / 2]
         drawn.append(_best(leading_components(shuffled, seed), fewer, np.arange(len(rows)), seed)[0])
-    bound = float(np.max(drawn)) if nulls < 20 else float(np.quantile(drawn, 0.95))
+    bound = float(np.max(drawn))
     if best <= bound:
         return Partition(np.zeros(len(features), dtype=int), 1, best, bound)
     return Partition(_by_size(labels), k, best, bound)
 
 
 def leading_components(features: np.ndarray, seed: int) -> np.ndarray:
-    """Leading 20 principal components: k-means sees the same geometry at a fraction of the cost."""
+    """Reduce features to their leading 20 principal components: much the same geometry at a fraction of the cost.
+
+    Parameters
+    ----------
+    features : ndarray of float, shape (n_units, n_features)
+    seed : int
+        Seed of the randomised decomposition.
+
+    Returns
+    -------
+    ndarray of float, shape (n_units, 20 or fewer)
+        Centred.
+    """
     from sklearn.decomposition import PCA
 
     centred = features - features.mean(0)
@@ -94,19 +100,19 @@ def _kmeans(features: np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def _best(features: np.ndarray, candidates: list[int], rows: np.ndarray, seed: int) -> tuple[float, int, np.ndarray]:
-    """Largest mean silhouette over the candidate numbers, with its number and labels."""
+    """Find the largest mean silhouette over the candidate numbers, with its number and labels."""
     from sklearn.metrics import pairwise_distances, silhouette_score
 
     distances = pairwise_distances(features[rows])
-    found: tuple[float, int, np.ndarray] = (-1.0, 1, np.zeros(len(features), dtype=int))
+    best: tuple[float, int, np.ndarray] = (-1.0, 1, np.zeros(len(features), dtype=int))
     distinct = len(np.unique(features, axis=0))
     for k in (k for k in candidates if k <= distinct):
         labels = _kmeans(features, k, seed)
         if 2 <= len(np.unique(labels[rows])) < len(rows):
             score = float(silhouette_score(distances, labels[rows], metric="precomputed"))
-            if score > found[0]:
-                found = (score, k, labels)
-    return found
+            if score > best[0]:
+                best = (score, k, labels)
+    return best
 
 
 def _by_size(labels: np.ndarray) -> np.ndarray:
@@ -118,17 +124,19 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
 
 
 def stability(features: np.ndarray, k: int, *, group: np.ndarray | None = None, resamples: int = 5, seed: int = 0) -> float:
-    """Mean adjusted mutual information of clusterings of random halves, on the units that two halves share.
+    """Average the adjusted mutual information of clusterings of two random samples, on the units that both have.
 
     Parameters
     ----------
-    features : ndarray, shape (n_units, n_features)
+    features : ndarray of float, shape (n_units, n_features)
     k : int
         Number of clusters.
     group : ndarray, shape (n_units,), optional
         Units of one group stay together.
     resamples : int
-        Pairs of samples of 80 % of the groups.
+        Number of pairs of samples of 80 % of the groups.
+    seed : int
+        Seed of samples and k-means.
 
     Returns
     -------
@@ -159,7 +167,19 @@ def stability(features: np.ndarray, k: int, *, group: np.ndarray | None = None, 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of clusters with labels; ``*_null`` are means over permuted labels."""
+    """Agreement of clusters with labels.
+
+    Attributes
+    ----------
+    ami, ari, v_measure : float
+        Adjusted mutual information, adjusted Rand index and V-measure.
+    ami_null, ari_null, v_null : float
+        Their means over permuted labels.
+    ami_p : float
+        Share of permuted labels with an AMI as large.
+    n : int
+        Number of units.
+    """
 
     ami: float
     ami_null: float
@@ -171,28 +191,43 @@ class Agreement:
     n: int
 
 
-def agreement(
-    cluster: np.ndarray,
-    label: np.ndarray,
-    *,
-    group: np.ndarray,
-    strata: np.ndarray | None = None,
-    permutations: int = 99,
-    seed: int = 0,
-) -> Agreement:
-    """AMI, ARI and V-measure of clusters and labels, labels permuted over groups for the null.
+class Exchangeable(NamedTuple):
+    """Units whose labels are permuted together, arrays of shape (n_units,).
 
-    With strata the null has whatever agreement comes of them: the p-value asks whether clusters go with labels beyond that.
+    Attributes
+    ----------
+    group : ndarray
+        Units of one group have one label, and keep having one.
+    strata : ndarray or None
+        Labels are permuted between groups of one stratum only; a group lies in one stratum.
+    """
+
+    group: np.ndarray
+    strata: np.ndarray | None = None
+
+
+def agreement(
+    cluster: np.ndarray, label: np.ndarray, units: Exchangeable, *, permutations: int = 99, seed: int = 0
+) -> Agreement:
+    """Measure the agreement of clusters with labels by AMI, ARI and V-measure, beside labels permuted over groups.
+
+    With strata, the null includes the agreement that is due to them: the p-value tests the agreement within strata.
 
     Vinh et al. 2010 (AMI), JMLR 11:2837; Hubert and Arabie 1985 (ARI), DOI 10.1007/BF01908075; Rosenberg
     and Hirschberg 2007 (V-measure), ACL D07-1043. ``ami_p = (1 + #) / (1 + B)``.
 
     Parameters
     ----------
-    cluster, label, group : ndarray, shape (n_units,)
-        A group lies in one label.
-    strata : ndarray, shape (n_units,), optional
-        Labels are permuted between groups of one stratum only; a group lies in one.
+    cluster, label : ndarray, shape (n_units,)
+    units : Exchangeable
+    permutations : int
+        Number of permutations of the labels.
+    seed : int
+        Seed of the permutations.
+
+    Returns
+    -------
+    Agreement
 
     Raises
     ------
@@ -200,11 +235,11 @@ def agreement(
         When a group lies in two strata.
     """
     rng = np.random.default_rng(seed)
-    _, first, of_unit = np.unique(group, return_index=True, return_inverse=True)
+    _, first, of_unit = np.unique(units.group, return_index=True, return_inverse=True)
     names, code = np.unique(np.asarray(label), return_inverse=True)
     _, cluster = np.unique(cluster, return_inverse=True)
     of_group, shape = code[first], (len(names), int(cluster.max()) + 1)
-    within = np.zeros(len(first), dtype=int) if strata is None else _strata_of_groups(strata, first, of_unit)
+    within = np.zeros(len(first), dtype=int) if units.strata is None else _strata_of_groups(units.strata, first, of_unit)
     parts = [np.flatnonzero(within == stratum) for stratum in np.unique(within)]
 
     def permuted() -> np.ndarray:
@@ -225,13 +260,13 @@ def agreement(
 
 
 def _strata_of_groups(strata: np.ndarray, first: np.ndarray, of_unit: np.ndarray) -> np.ndarray:
-    """Code of every group's stratum."""
+    """Code every group's stratum, shape (n_groups,); `first` (n_groups,) is a unit of it, `of_unit` a unit's group."""
     names, code = np.unique(np.asarray(strata), return_inverse=True)
     other = np.flatnonzero(code != code[first][of_unit])
     if len(other):
-        mine = code[first][of_unit[other[0]]]
+        own = code[first][of_unit[other[0]]]
         raise MoeProbeError(
-            f"documents of one group lie in two strata, '{names[mine]}' and '{names[code[other[0]]]}'",
+            f"documents of one group lie in two strata, '{names[own]}' and '{names[code[other[0]]]}'",
             "labels of groups are permuted within strata",
             "groups that lie in one stratum, or no --strata",
         )
@@ -239,9 +274,9 @@ def _strata_of_groups(strata: np.ndarray, first: np.ndarray, of_unit: np.ndarray
 
 
 def _measures(cells: np.ndarray) -> tuple[float, float, float]:
-    """AMI (arithmetic mean of the entropies below), ARI and V-measure from counts [label, cluster], as scikit-learn has them.
+    """Compute AMI (arithmetic mean of the entropies below), ARI and V-measure from counts (n_labels, n_clusters).
 
-    scikit-learn's own functions take labels unit by unit and check them anew for each of hundreds of permutations.
+    The values are scikit-learn's, whose own functions take labels unit by unit and check them for every permutation.
     """
     from sklearn.metrics.cluster import expected_mutual_information
 
@@ -252,12 +287,12 @@ def _measures(cells: np.ndarray) -> tuple[float, float, float]:
     ari = 1.0 if fn == fp == 0 else 2.0 * (tp * tn - fn * fp) / ((tp + fn) * (fn + tn) + (tp + fp) * (fp + tn))
     entropy_rows, entropy_columns = (float(-(x / n * np.log(x / n)).sum()) for x in (rows, columns))
     if len(rows) == 1 or len(columns) == 1:
-        # all in one: nothing is shared, unless both are (a perfect match); V-measure has the entropy of one side to explain
+        # one label or one cluster: no information is shared, unless there is one of both (a perfect match)
         both = float(len(rows) == len(columns))
         return both, ari, both
     row, column = np.nonzero(cells)
-    found = cells[row, column]
-    mutual = max(float((found / n * np.log(found * (n / (rows[row] * columns[column])))).sum()), 0.0)
+    count = cells[row, column]
+    mutual = max(float((count / n * np.log(count * (n / (rows[row] * columns[column])))).sum()), 0.0)
     expected = expected_mutual_information(cells.astype(np.int64), n)
     smallest = np.finfo(np.float64).eps
     above, below = mutual - expected, (entropy_rows + entropy_columns) / 2 - expected

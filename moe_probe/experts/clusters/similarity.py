@@ -1,4 +1,4 @@
-"""Which experts are alike: by topics, by documents, by the tokens they share, by their weights; and do these agree?"""
+"""Similarity of experts by topics, documents, shared tokens and weights, and the agreement of these measures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.core.stats import group_usage, permutation_p, topic_moments
+from moe_probe.core.stats import permutation_p, topic_moments
+from moe_probe.experts.topic_groups import topic_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,20 +33,21 @@ def expert_similarity(
     permutations: int = 999,
     seed: int = 0,
 ) -> Similarity:
-    """Measure how alike the experts of a layer are, in several senses, and whether the senses agree.
+    """Measure how similar the experts of a layer are, in several senses, and whether the senses agree.
 
     Parameters
     ----------
     trace : Trace or Usage
     label : str
-        For topic profiles.
+        Label column of the topics.
     coactivation : Result, optional
-        From `moe_probe.experts.usage.coactivation_table`.
+        Value of `moe_probe.experts.usage.coactivation_table`.
     weights : Result, optional
-        From `moe_probe.experts.clusters.weight_similarity`.
+        Value of `moe_probe.experts.clusters.weight_similarity`.
     permutations : int
-        Permutations of experts in each Mantel test.
+        Number of permutations of experts in each Mantel test.
     seed : int
+        Seed of the permutations.
 
     Returns
     -------
@@ -54,8 +55,8 @@ def expert_similarity(
         ``expert_similarity``: ``layer, expert_a, expert_b, kind, similarity``; kinds are ``topics`` (correlation
         of log2 lifts over topics), ``documents`` (correlation of usage over groups of documents),
         ``coactivation`` (log2 of tokens shared over expected, cut at -6 and 6), ``router`` and ``weights``
-        (cosine). ``similarity_agreement``: ``layer, kind_a, kind_b, spearman, p_value`` (Mantel 1967: experts
-        of one of the two permuted).
+        (cosine). ``similarity_agreement``: ``layer, kind_a, kind_b, spearman, p_value`` (Mantel 1967, Cancer Research
+        27:209: experts of one of the two permuted).
 
     Raises
     ------
@@ -82,12 +83,12 @@ def expert_similarity(
         table,
         params={"label": label},
         citations=citations,
-        caption="Pairs of experts of one layer. Topics: correlation of log2 lifts; documents: of usage over "
-        "documents; coactivation: log2 of tokens shared over expected; router, weights: cosine.",
+        caption="Similarity of pairs of experts of one layer, by kind. Higher is more similar. Topics: correlation of log2 "
+        "lifts over topics; documents: correlation of usage over groups of documents; coactivation: log2 of shared tokens "
+        "over the number expected of independent experts; router, weights: cosine.",
     )
-    agreement = pd.DataFrame(
-        _agreement(table, permutations, seed), columns=["layer", "kind_a", "kind_b", "spearman", "p_value"]
-    )
+    columns = ["layer", "kind_a", "kind_b", "spearman", "p_value"]
+    agreement = pd.DataFrame(_agreement(table, permutations, seed), columns=columns)
     return Similarity(
         pairs,
         Result(
@@ -96,29 +97,24 @@ def expert_similarity(
             params={"permutations": permutations},
             seed=seed,
             citations=citations,
-            caption="Spearman correlation over pairs of experts of two senses of likeness; p: two-sided Mantel test, "
-            f"{permutations:,} permutations of the experts of one of them. Experts are exchanged, not labels of documents: "
-            "strata of documents do not apply.",
+            caption="Spearman correlation of two kinds of similarity over the pairs of experts of a layer. A small p says that "
+            f"the two kinds agree: two-sided Mantel test, {permutations:,} permutations of the experts of one of them. "
+            "Strata of documents do not apply, since experts are permuted and not labels of documents.",
         ),
     )
 
 
 def _profiles(usage: Usage, label: str) -> pd.DataFrame:
+    """Correlate the experts' log2 lifts over topics and their usage over groups; one row per kind and pair."""
     import pandas as pd
 
-    groups = group_usage(usage, label=label)
-    if len(groups.topics) < 2:
-        raise MoeProbeError(
-            f"all documents have the {label} '{groups.topics[0]}'",
-            "profiles need something to differ over",
-            "a corpus of two topics or more",
-        )
+    groups = topic_groups(usage, label=label)
     mean, _, _ = topic_moments(groups.shares, groups.topic, n_topics=len(groups.topics))
     with np.errstate(divide="ignore", invalid="ignore"):
         profile = np.clip(np.log2(mean / mean.mean(0)), -4, 4)
     parts = []
-    for place, layer in enumerate(usage.layers):
-        columns = groups.layer_index == place
+    for index, layer in enumerate(usage.layers):
+        columns = groups.layer_index == index
         a, b = np.triu_indices(layer.num_experts, k=1)
         for kind, rows in (("topics", profile[:, columns]), ("documents", groups.shares[:, columns])):
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -130,6 +126,7 @@ def _profiles(usage: Usage, label: str) -> pd.DataFrame:
 
 
 def _agreement(table: pd.DataFrame, permutations: int, seed: int) -> list[tuple[int, str, str, float, float]]:
+    """Test the agreement of every two kinds in every layer; rows of ``similarity_agreement``."""
     kinds = list(dict.fromkeys(table["kind"]))
     rows = []
     for layer, part in table.groupby("layer"):
@@ -145,7 +142,7 @@ def _agreement(table: pd.DataFrame, permutations: int, seed: int) -> list[tuple[
 
 
 def _ranked(part: pd.DataFrame, n: int) -> np.ndarray:
-    """Symmetric matrix of ranks of similarities; NaN where a pair was not measured."""
+    """Arrange the ranks of similarities in a symmetric matrix, shape (n, n); NaN where a pair was not measured."""
     from scipy.stats import rankdata
 
     matrix = np.full((n, n), np.nan)
@@ -161,7 +158,11 @@ def mantel(first: np.ndarray, second: np.ndarray, *, permutations: int = 999, se
 
     Parameters
     ----------
-    first, second : ndarray, shape (n, n)
+    first, second : ndarray of float, shape (n, n)
+    permutations : int
+        Number of permutations.
+    seed : int
+        Seed of the permutations.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which experts are alike by their weights alone: no data needed, so nothing of a corpus is in it."""
+"""Similarity of experts by their weights alone: it needs no data, and so depends on no corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def weight_similarity(loaded: LoadedModel) -> Result:
-    """Cosine similarity of the experts of every layer, by router rows and by expert weights.
+    """Compute the cosine similarity of the experts of every layer, by router rows and by expert weights.
 
     Lo et al. 2024, A closer look into mixture-of-experts, arXiv:2406.18219, section 4.1 (cosine of
     flattened matrices; of router rows).
@@ -24,12 +24,13 @@ def weight_similarity(loaded: LoadedModel) -> Result:
     Parameters
     ----------
     loaded : LoadedModel
+        The model, with its MoE layers.
 
     Returns
     -------
     Result
         ``weight_similarity``: ``layer, expert_a, expert_b`` (a < b), ``kind`` ("router" | "weights"),
-        ``similarity``. A layer whose weights are not laid out by expert is left out, with a warning.
+        ``similarity`` (-1 to 1). A layer whose weights are not laid out by expert is left out, with a warning.
     """
     import pandas as pd
 
@@ -37,7 +38,7 @@ def weight_similarity(loaded: LoadedModel) -> Result:
     for site in loaded.sites:
         for kind, gram in (("router", _router_gram(site)), ("weights", _expert_gram(site))):
             if gram is None:
-                warnings.append(f"Layer {site.info.layer}: no {kind} of one row an expert were found.")
+                warnings.append(f"Layer {site.info.layer} was left out: it has no {kind} with one row per expert.")
                 continue
             a, b = np.triu_indices(site.info.num_experts, k=1)
             norm = np.sqrt(np.maximum(np.diag(gram), 1e-30))
@@ -60,11 +61,13 @@ def weight_similarity(loaded: LoadedModel) -> Result:
         params={"fingerprint": loaded.info.fingerprint},
         warnings=tuple(warnings),
         citations=("Lo et al. 2024, similarity of experts, arXiv:2406.18219",),
-        caption="Cosine of the experts' router rows, and of their flattened weights.",
+        caption="Cosine similarity of pairs of experts of one layer, of their router rows and of their flattened weights. "
+        "Values near 1 mean nearly equal weights, values near 0 unrelated ones.",
     )
 
 
 def _router_gram(site: MoeSite) -> np.ndarray | None:
+    """Compute the inner products of router rows, shape (n_experts, n_experts); None without a matrix of one row per expert."""
     if site.router is None:
         return None
     for parameter in site.router.parameters():
@@ -74,12 +77,13 @@ def _router_gram(site: MoeSite) -> np.ndarray | None:
 
 
 def _expert_gram(site: MoeSite) -> np.ndarray | None:
+    """Compute the inner products of experts' weights, shape (n_experts, n_experts); None without weights by expert."""
     blocks = list(_by_expert(site.experts, site.info.num_experts)) if site.experts is not None else []
     return _gram(blocks) if blocks else None
 
 
 def _by_expert(module: nn.Module, n: int) -> Iterator[Tensor]:
-    """Tensors whose first axis is the expert: fused ones as they are, lists of experts stacked."""
+    """Yield tensors (n_experts, ...): fused ones as they are, those of lists of experts stacked."""
     from torch import nn, stack
 
     fused = [p for p in module.parameters() if p.ndim == 3 and p.shape[0] == n]
@@ -96,7 +100,7 @@ def _by_expert(module: nn.Module, n: int) -> Iterator[Tensor]:
 
 
 def _gram(blocks: list[Tensor]) -> np.ndarray:
-    """Inner products of experts, summed over tensors, so that no second copy of all weights is made."""
+    """Sum the inner products of experts over tensors (n_experts, ...), without a second copy of all weights."""
     total = None
     for block in blocks:
         flat = block.detach().reshape(block.shape[0], -1).float()

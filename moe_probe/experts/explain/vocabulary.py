@@ -13,6 +13,7 @@ from moe_probe.experts.explain.additive import AdditiveContexts
 from moe_probe.experts.explain.rivals import CONTEXTS
 from moe_probe.experts.explain.stacking import position_bins, shared_pairs
 from moe_probe.experts.explain.tokens import TokenSample, map_layers, sample_tokens
+from moe_probe.experts.topic_groups import pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,33 +259,24 @@ def _log2_ratio(observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, p
 
 
 def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, alpha: float) -> pd.DataFrame:
-    import pandas as pd
-
+    """Lay out the outcome, one row per expert and topic; p and q of shape (n_topics, n_columns)."""
     topics, sample = usage.sample.topics, usage.sample
     tokens = np.bincount(sample.group, minlength=len(sample.groups)).astype(float)
     coverage = np.bincount(sample.topic, weights=usage.coverage * tokens, minlength=len(topics)) / np.bincount(
         sample.topic, weights=tokens, minlength=len(topics)
     )
-
-    def flat(values: np.ndarray) -> np.ndarray:
-        return np.asarray(values).T.ravel()
-
-    return pd.DataFrame(
-        {
-            "layer": np.repeat(usage.layer, len(topics)),
-            "expert": np.repeat(usage.expert, len(topics)),
-            "topic": np.tile(np.array(topics, dtype=object), len(usage.layer)),
-            "share": flat(ratio.share),
-            "expected_share": flat(ratio.expected),
-            "log2_ratio": flat(ratio.log2),
-            "ci_low": flat(ratio.ci_low),
-            "ci_high": flat(ratio.ci_high),
-            "p_value": flat(p),
-            "q_value": flat(q),
-            "beyond": flat((q <= alpha) & (ratio.log2 > 0)),
-            "coverage": np.tile(coverage, len(usage.layer)),
-        }
-    )
+    values = {
+        "share": ratio.share,
+        "expected_share": ratio.expected,
+        "log2_ratio": ratio.log2,
+        "ci_low": ratio.ci_low,
+        "ci_high": ratio.ci_high,
+        "p_value": p,
+        "q_value": q,
+        "beyond": (q <= alpha) & (ratio.log2 > 0),
+        "coverage": np.broadcast_to(coverage[:, None], q.shape),
+    }
+    return pair_table(usage, topics, values)
 
 
 def _contexts(sample: TokenSample, given: str) -> np.ndarray:

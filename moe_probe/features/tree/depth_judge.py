@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.experts.topics import other_labels
+from moe_probe.experts.topic_groups import other_labels
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.features.labels.context import token_context
 from moe_probe.features.topic_enrichment import enrich, group_rates
