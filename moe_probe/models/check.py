@@ -1,4 +1,4 @@
-"""Prove, on a few tokens, that watching changes nothing and that what was seen is what ran."""
+"""Prove, on a few tokens, that recording changes nothing and that what was recorded is what ran."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ _CHECK_SHAPE = (2, 16)
 
 @dataclass(frozen=True)
 class SiteCheck:
-    """What the check found for one layer.
+    """Outcome of the check of one layer.
 
     Attributes
     ----------
-    layer, name
+    layer : int
+    name : str
         As in `MoeLayer`.
     ids_in_range : bool
-        Every id belongs to an expert and there are as many slots as the layer says.
+        Every id belongs to an expert, and there are as many slots as the layer has experts per token.
     relative_error : float
         ``|sum_k w_k E_k(x) - y| / |y|`` (Euclidean norms over all tokens), y being the mixture that the
-        model itself computed; nan where the layer recorded nothing.
+        model itself computed; nan where y is exactly zero or not finite.
     tolerance : float
+        Largest relative error that is rounding.
     dropped_share : float
         Share of slots that reached no expert.
     mean_weight_sum : float
@@ -48,6 +50,8 @@ class SiteCheck:
     top_logits_share : float
         Share of tokens whose chosen experts are those with the largest logits: below 1, ids must not be
         derived from logits. nan where the logits have another meaning than one score per expert.
+    mixture_norm : float
+        ``|y|``: 0 where the experts add nothing to any token, so that nothing can be compared.
     """
 
     layer: int
@@ -58,11 +62,37 @@ class SiteCheck:
     dropped_share: float
     mean_weight_sum: float
     top_logits_share: float
+    mixture_norm: float = float("nan")
 
     @property
     def ok(self) -> bool:
         """Whether what was recorded is what ran."""
         return self.ids_in_range and self.relative_error <= self.tolerance  # nan compares False
+
+    def raise_if_failed(self) -> None:
+        """Raise a MoeProbeError that says what does not hold, if anything."""
+        if not self.ids_in_range:
+            raise MoeProbeError(
+                f"the expert ids of {self.name} do not fit its number of experts",
+                "its structure was misread",
+                "report this model, with its config.json",
+            )
+        if is_missing(self.relative_error):
+            zero = self.mixture_norm == 0
+            raise MoeProbeError(
+                f"the routing of {self.name} cannot be checked",
+                f"what its experts add is {'exactly zero for every token' if zero else 'not finite'}",
+                "check that the weights are loaded and trained"
+                if zero
+                else "load the model in another precision, such as float32",
+            )
+        if not self.ok:
+            raise MoeProbeError(
+                f"the recorded routing of {self.name} does not explain what it computed",
+                "gate weights times expert outputs differ from the block's output by "
+                f"{self.relative_error:.2g} (relative; allowed {self.tolerance:.0e})",
+                "report this model: its blocks need an adapter",
+            )
 
 
 @dataclass(frozen=True)
@@ -96,27 +126,13 @@ class CheckReport:
                 "set torch.use_deterministic_algorithms(True) and check again, or report this model",
             )
         for site in self.sites:
-            if not site.ids_in_range:
-                raise MoeProbeError(
-                    f"the expert ids of {site.name} do not fit its number of experts",
-                    "its structure was misread",
-                    "report this model, with its config.json",
-                )
-            if not site.ok:
-                raise MoeProbeError(
-                    f"the recorded routing of {site.name} does not explain what it computed",
-                    "its layer recorded nothing"
-                    if is_missing(site.relative_error)
-                    else "gate weights times expert outputs differ from the block's output by "
-                    f"{site.relative_error:.2g} (relative; allowed {site.tolerance:.0e})",
-                    "report this model: its blocks need an adapter",
-                )
+            site.raise_if_failed()
 
 
 def forward_inputs(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, *, logits: bool = True
 ) -> dict[str, Any]:
-    """Arguments of one forward over a batch of texts, without cache.
+    """Make the arguments of one forward over a batch of texts, without cache.
 
     Encoder-decoder models read the same tokens in both stacks, so that every layer routes them all;
     block-diffusion models read them as prompt and as canvas. Padding rows reach router and experts
@@ -124,10 +140,18 @@ def forward_inputs(
 
     Parameters
     ----------
-    input_ids, attention_mask : Tensor of int, shape (B, S)
+    model : nn.Module
+    input_ids : Tensor of int, shape (B, S)
+    attention_mask : Tensor of int, shape (B, S), optional
+        All ones by default.
     logits : bool
-        False leaves the predictions of all but the last token away where the model can (routing does not
-        depend on them; they are the largest tensor of a forward: B x S x vocabulary).
+        False skips the output head for all but the last token where the model allows it (routing does not
+        depend on it; its output is the largest tensor of a forward: B x S x vocabulary).
+
+    Returns
+    -------
+    dict
+        Keyword arguments of the model.
     """
     inner = unwrap(model)
     accepted = inspect.signature(inner.forward).parameters
@@ -153,7 +177,18 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def estimate(sites: Sequence[MoeSite], n_tokens: int) -> int:
-    """Bytes that routing takes in a trace: ids (1 byte up to 255 experts, else 2) and float16 weights."""
+    """Estimate the bytes that routing takes in a trace: ids (1 byte up to 255 experts, else 2) and float16 weights.
+
+    Parameters
+    ----------
+    sites : sequence of MoeSite
+    n_tokens : int
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     slots = max(site.info.top_k for site in sites)
     id_bytes = 1 if max(site.info.num_experts for site in sites) <= 255 else 2
     return n_tokens * len(sites) * slots * (id_bytes + 2)
@@ -162,17 +197,17 @@ def estimate(sites: Sequence[MoeSite], n_tokens: int) -> int:
 def self_check(
     model: nn.Module | LoadedModel, sites: Sequence[MoeSite] | None = None, *, input_ids: Tensor | None = None
 ) -> CheckReport:
-    """Check a model on a few tokens before anything is believed that was recorded from it.
+    """Check on a few tokens that what is recorded of a model is what it computed.
 
-    Runs the model twice, plain and recorded. The outputs have to be the same bit for bit, and for every
-    layer the recorded gate weights times the outputs of the recorded experts, recomputed one by one,
-    have to add up to the mixture that the model computed.
+    Runs the model twice, plain and recorded. The outputs must be the same bit for bit. For every
+    layer, the recorded gate weights times the outputs of the recorded experts, recomputed one by one,
+    must add up to the mixture that the model computed.
 
     Parameters
     ----------
     model : nn.Module or LoadedModel
     sites : sequence of MoeSite, optional
-        Those of the loaded model, or all that `find_moe_layers` finds, by default.
+        By default those of the loaded model, or of `find_moe_layers`.
     input_ids : Tensor of int, shape (B, S), optional
         By default two rows of 16 arbitrary tokens.
 
@@ -192,8 +227,7 @@ def self_check(
             watched = _tensors(model(**inputs))
             records = capture.take()
     unchanged = len(plain) == len(watched) and all(map(_same_bits, plain, watched))
-    checks = tuple(map(_site_check, sites, records, totals))
-    return CheckReport(unchanged, checks, ids.numel())
+    return CheckReport(unchanged, tuple(map(_site_check, sites, records, totals)), ids.numel())
 
 
 def _keep(sites: Sequence[MoeSite]) -> set[str]:
@@ -201,7 +235,7 @@ def _keep(sites: Sequence[MoeSite]) -> set[str]:
 
 
 def _arbitrary_tokens(model: nn.Module) -> Tensor:
-    """The same token ids every time, spread over the vocabulary."""
+    """Draw the same token ids every time, spread over the vocabulary."""
     config: Any = unwrap(model).config
     vocabulary = config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -225,19 +259,19 @@ def _totals(sites: Sequence[MoeSite]) -> Iterator[list[list[Tensor]]]:
 
 def _site_check(site: MoeSite, record: SiteRecord, totals: list[Tensor]) -> SiteCheck:
     assert record.expert_outputs is not None
-    ours, theirs = record.expert_outputs.double().sum(dim=1), torch.cat(totals).double()
-    error = float((ours - theirs).norm() / theirs.norm())
-    dropped = record.experts < 0
+    recomputed, mixture = record.expert_outputs.double().sum(dim=1), torch.cat(totals).double()
+    norm = mixture.norm()
     precision = {p.dtype for part in ADAPTERS[site.adapter].parts(site) for p in part.parameters()}
     return SiteCheck(
         layer=site.info.layer,
         name=site.info.name,
         ids_in_range=record.experts.shape[1] == site.info.top_k and bool((record.experts < site.info.num_experts).all()),
-        relative_error=error,
+        relative_error=float((recomputed - mixture).norm() / norm),
         tolerance=max(TOLERANCE.get(dtype, 1e-2) for dtype in precision | {totals[0].dtype}),
-        dropped_share=float(dropped.double().mean()),
+        dropped_share=float((record.experts < 0).double().mean()),
         mean_weight_sum=float(record.weights.double().sum(dim=1).mean()),
         top_logits_share=_top_logits_share(site, record),
+        mixture_norm=float(norm),
     )
 
 
@@ -252,11 +286,8 @@ def _tensors(output: Any) -> list[Tensor]:
     """All floating tensors of a model's output, in a fixed order."""
     if isinstance(output, Tensor):
         return [output.detach().clone()]
-    if isinstance(output, dict):
-        return [x for value in output.values() for x in _tensors(value)]
-    if isinstance(output, (list, tuple)):
-        return [x for value in output for x in _tensors(value)]
-    return []
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    return [x for value in values for x in _tensors(value)]
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
