@@ -1,4 +1,4 @@
-"""Watch the routing of a model while it runs, without changing a bit of what it computes."""
+"""Record the routing of a model while it runs, without changing a bit of what it computes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.hooks import RemovableHandle
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.sites import ActivationSite
 from moe_probe.models.adapters import ADAPTERS
-from moe_probe.models.adapters.base import MoeSite, Observation, Sink
+from moe_probe.models.adapters.base import MoeSite, Observation, Sink, rows
 
 #: What can be recorded beside ids and gate weights.
 KEEPABLE_PARTS = tuple(site.part for site in ActivationSite)
 
-#: Numbers held at once while expert outputs are recomputed (64 MiB in float32).
+#: Numbers in memory at once while expert outputs are recomputed (64 MiB in float32).
 _CHUNK_NUMBERS = 2**24
 
 
 class SiteRecord(NamedTuple):
-    """What one place did with T tokens: rows are batch-major, ``[B * S]``, with padding rows included.
+    """What one layer did with T tokens: rows are batch-major, ``[B * S]``, with padding rows included.
 
     Tensors are on the device of the layer they come from.
 
@@ -36,7 +36,7 @@ class SiteRecord(NamedTuple):
     weights : Tensor of float32, shape (T, k)
         Gate weights exactly as given to the experts; 0 where the slot was dropped. They need not sum
         to 1: some families scale, and some apply a further constant after the experts.
-    logits : Tensor, shape (T, n), or None
+    logits : Tensor, shape (T, n_experts), or None
         The router's scores before selection, in the model's precision (probabilities in the few
         families whose router returns these).
     router_input : Tensor, shape (T, d), or None
@@ -45,7 +45,7 @@ class SiteRecord(NamedTuple):
     expert_outputs : Tensor, shape (T, k, d), or None
         Gate weight times the expert's output.
     residual : Tensor, shape (T, d), or None
-        Residual stream behind the layer: the output of the decoder (or encoder) layer that holds the site.
+        Residual stream after the layer: the output of the decoder (or encoder) layer that holds the site.
     """
 
     experts: Tensor
@@ -75,7 +75,7 @@ class RoutingCapture:
         Any of `KEEPABLE_PARTS`. Expert outputs and their norms cost one more pass through the chosen
         experts; outputs hold T * k * d numbers per layer.
     keep_layers : collection of int, optional
-        Layers at which those parts are kept; all when left out.
+        Layers whose parts are kept; all by default.
 
     Raises
     ------
@@ -111,6 +111,7 @@ class RoutingCapture:
         self._calls: list[list[SiteRecord]] = [[] for _ in self.sites]
 
     def __enter__(self) -> RoutingCapture:
+        """Register hooks at all sites; none stays where one fails."""
         _refuse_training(self.model)
         try:
             for site, keep, calls, seen in zip(self.sites, self._keep_at, self._calls, self._residuals, strict=True):
@@ -119,7 +120,7 @@ class RoutingCapture:
                     raise MoeProbeError(
                         f"{site.info.name} has no router module",
                         "its logits and input cannot be recorded",
-                        "leave logits and hidden states out of what is kept",
+                        "keep neither logits nor hidden states",
                     )
                 self._handles += ADAPTERS[site.adapter].attach(site, self._sink(site, keep, calls), router=router)
                 if "residual" in keep:
@@ -130,6 +131,7 @@ class RoutingCapture:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Remove all hooks."""
         self._remove()
 
     def _remove(self) -> None:
@@ -138,7 +140,7 @@ class RoutingCapture:
         self._handles.clear()
 
     def _sink(self, site: MoeSite, keep: frozenset[str], calls: list[SiteRecord]) -> Sink:
-        """What an adapter hands its observations to: copies of what is wanted, at once."""
+        """Make the function that an adapter calls with its observations: it copies what is wanted, at once."""
         small = torch.int16 if site.info.num_experts < torch.iinfo(torch.int16).max else torch.int32
 
         @torch.no_grad()
@@ -158,7 +160,7 @@ class RoutingCapture:
         return sink
 
     def take(self) -> list[SiteRecord]:
-        """Hand over what was recorded since the last call, one record per site, in their order.
+        """Return what was recorded since the last call, one record per site, in their order.
 
         Several calls of one site are joined in the order in which they happened.
 
@@ -168,36 +170,40 @@ class RoutingCapture:
             If a site recorded nothing, or the model was put into training mode meanwhile.
         """
         _refuse_training(self.model)
-        silent = [site.info.name for site, calls in zip(self.sites, self._calls, strict=True) if not calls]
-        records = (
-            []
-            if silent
-            else [
+        try:
+            if silent := [site.info.name for site, calls in zip(self.sites, self._calls, strict=True) if not calls]:
+                raise MoeProbeError(
+                    f"{len(silent)} of {len(self.sites)} mixture-of-experts layers recorded nothing "
+                    f"({', '.join(silent[:3])}{', ...' if len(silent) > 3 else ''})",
+                    "the model was not run, or was compiled before recording began, or text does not reach them",
+                    "run the model inside the with block, and begin recording before its first compiled call "
+                    "(or call torch._dynamo.reset())",
+                )
+            return [
                 _joined(site, calls)._replace(residual=torch.cat(seen) if seen else None)
                 for site, calls, seen in zip(self.sites, self._calls, self._residuals, strict=True)
             ]
-        )
-        self.clear()
-        if silent:
-            shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
-            raise MoeProbeError(
-                f"{len(silent)} of {len(self.sites)} mixture-of-experts layers recorded nothing ({shown})",
-                "the model was not run, or was compiled before recording began, or text does not reach them",
-                "run the model inside the with block, and begin recording before its first compiled call "
-                "(or call torch._dynamo.reset())",
-            )
-        return records
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        for calls in self._calls:
+        for calls, residuals in zip(self._calls, self._residuals, strict=True):
             calls.clear()
-        for seen in self._residuals:
-            seen.clear()
+            residuals.clear()
 
 
 def enclosing_layer(model: nn.Module, site: MoeSite) -> nn.Module:
-    """The layer of the stack that holds a site: the innermost module above it that is an item of a list.
+    """Return the layer of the stack that has a site: the innermost module above it that is an item of a list.
+
+    Parameters
+    ----------
+    model : nn.Module
+    site : MoeSite
+
+    Returns
+    -------
+    nn.Module
 
     Raises
     ------
@@ -209,16 +215,16 @@ def enclosing_layer(model: nn.Module, site: MoeSite) -> nn.Module:
     if not numbered:
         raise MoeProbeError(
             f"{site.info.name} is not inside a numbered layer",
-            "the residual stream behind it is unknown",
-            "hidden (what the router reads) in its place",
+            "the residual stream after it is unknown",
+            "use the router input (--keep hidden) instead",
         )
     return model.get_submodule(".".join(parts[: numbered[-1] + 1]))
 
 
 def _watch_residual(layer: nn.Module, seen: list[Tensor]) -> RemovableHandle:
-    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        seen.append(hidden.detach().reshape(-1, hidden.shape[-1]).clone())
+        seen.append(rows(hidden.detach()).clone())
 
     return layer.register_forward_hook(keep)
 
@@ -248,10 +254,9 @@ def _expert_outputs(site: MoeSite, seen: Observation, *, keep: frozenset[str]) -
         return None, None
     valid = _valid(site, seen.experts, seen.weights)
     ids, weights = seen.experts.where(valid, 0), seen.weights.where(valid, 0)
-    per_token = seen.experts.shape[1] * seen.expert_input.shape[-1]
-    size = max(1, _CHUNK_NUMBERS // per_token)
+    size = max(1, _CHUNK_NUMBERS // (seen.experts.shape[1] * seen.expert_input.shape[-1]))
     outputs, norms = [], []
-    for x, i, w in zip(seen.expert_input.split(size), ids.split(size), weights.split(size), strict=True):
+    for x, i, w in zip(*(torch.split(t, size) for t in (seen.expert_input, ids, weights)), strict=True):
         out = ADAPTERS[site.adapter].contributions(site, Observation(i, w, x))
         norms.append(out.float().norm(dim=-1))
         if "expert_outputs" in keep:

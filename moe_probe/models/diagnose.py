@@ -1,4 +1,4 @@
-"""What transformers means when reading a model fails, in one sentence."""
+"""Explain in one sentence what transformers raises when reading a model fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from moe_probe.core.errors import MoeProbeError
 
 @contextmanager
 def explained(name: str, *, part: str) -> Iterator[None]:
-    """Turn what transformers raises while reading one part of a model into a MoeProbeError."""
+    """Turn what transformers raises while reading one part of a model into a MoeProbeError.
+
+    Parameters
+    ----------
+    name : str
+        Folder or repository of the model.
+    part : {"configuration", "weights", "tokenizer"}
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    MoeProbeError
+        For every error that reading a file, a hub or a class of transformers can raise.
+    """
     try:
         yield
     except MoeProbeError:
@@ -30,14 +46,14 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             "log in with `hf auth login`",
         )
     if "RevisionNotFoundError" in kinds:
-        return MoeProbeError(f"{name} has no such revision", first, "leave the revision out, or give a commit")
+        return MoeProbeError(f"{name} has no such revision", first, "omit --revision, or pass a commit")
     if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"} or (
         "couldn't connect" in text or "connection error" in text
     ):
         return MoeProbeError(
             f"the {part} of {name} could not be downloaded",
             "the hub cannot be reached and there is no local copy",
-            "check the connection, or give a folder that holds the model",
+            "check the connection, or pass a folder that has the model",
         )
     if "RepositoryNotFoundError" in kinds or "not a valid model identifier" in text:
         return MoeProbeError(
@@ -48,8 +64,8 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
     if "trust_remote_code" in text:
         return MoeProbeError(
             f"{name} needs Python code of its own",
-            "code from a checkpoint is not run unless asked for",
-            "--trust-remote-code, if you trust its authors",
+            "code from a checkpoint is run on request only",
+            "pass --trust-remote-code, if you trust its authors",
         )
     if "ImportError" in kinds and "accelerate" in text.lower():
         return MoeProbeError(
@@ -67,7 +83,7 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
         return MoeProbeError(
             f"the installed transformers does not know the kind of model in {name}",
             first,
-            "a newer version of transformers",
+            "install a newer version of transformers",
         )
     if part == "tokenizer":
         return MoeProbeError(

@@ -1,4 +1,4 @@
-"""Which weights and which tokenizer: hashes that stay the same exactly as long as these do."""
+"""Identify weights and tokenizer by hashes that change exactly when these do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fingerprint(model: nn.Module, sites: Sequence[MoeSite]) -> str:
     Raises
     ------
     MoeProbeError
-        If some of the tensors are not in memory (offloaded to disk), or the sites are another model's.
+        If some of the tensors are not in memory (offloaded to disk), or the sites belong to another model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_routing_tensors(unwrap(model), sites).items()):
@@ -55,22 +55,18 @@ def fingerprint(model: nn.Module, sites: Sequence[MoeSite]) -> str:
 def _routing_tensors(model: nn.Module, sites: Sequence[MoeSite]) -> dict[str, Tensor]:
     """Parameters and buffers of router and experts, and those of the block itself (selection biases)."""
     names = {module: name for name, module in model.named_modules()}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for site in sites:
         if site.block not in names:
             raise MoeProbeError(
                 f"the model has no block {site.info.name} of this site",
-                "the sites were found in another model",
-                "find_moe_layers(model) of the same model",
+                "the sites belong to another model",
+                "pass find_moe_layers(model) of the same model",
             )
-        tensors = [(part, name, t) for part in ADAPTERS[site.adapter].parts(site) for name, t in _tensors(part, deep=True)]
-        tensors += [(site.block, name, t) for name, t in _tensors(site.block, deep=False)]
-        found |= {f"{names[module]}.{name}": tensor for module, name, tensor in tensors}
-    return found
-
-
-def _tensors(module: nn.Module, *, deep: bool) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(recurse=deep), *module.named_buffers(recurse=deep)]
+        for module, deep in (*((part, True) for part in ADAPTERS[site.adapter].parts(site)), (site.block, False)):
+            for name, tensor in (*module.named_parameters(recurse=deep), *module.named_buffers(recurse=deep)):
+                tensors[f"{names[module]}.{name}"] = tensor
+    return tensors
 
 
 def _add_bytes(digest: Any, tensor: Tensor) -> None:

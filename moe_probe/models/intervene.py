@@ -1,4 +1,4 @@
-"""Knock experts out, or steer towards them, while a model runs; weights are never written to."""
+"""Ablate experts, or steer towards them, while a model runs; weights are never written to."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from moe_probe.core.text import some_of
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite, Observation
 
-#: ``mask``: the router cannot choose the experts, the next best take their place and gate weights are renormalised as
-#: the model does it. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: their
-#: logits are raised by `boost`.
+#: ``mask``: the router cannot choose the experts; the next best replace them, and the model renormalises gate weights as
+#: usual. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: `boost` is added to
+#: their logits.
 HOW = ("mask", "zero", "mean", "steer")
 
 
@@ -30,11 +30,17 @@ class Intervention:
     Attributes
     ----------
     experts : tuple of int
+        Expert ids.
     how : {"mask", "zero", "mean", "steer"}
     boost : float
         Added to the experts' logits (steer only); may be negative.
     means : Tensor, shape (n_experts, d), optional
         Mean output of each expert at gate weight 1 (mean only), from `mean_outputs`.
+
+    Raises
+    ------
+    UsageError
+        For an unknown intervention, or ``mean`` without means.
     """
 
     experts: tuple[int, ...]
@@ -43,12 +49,15 @@ class Intervention:
     means: Tensor | None = None
 
     def __post_init__(self) -> None:
+        """Check that the intervention exists and has what it needs."""
         if self.how not in HOW:
             raise UsageError(
-                f"'{self.how}' is no intervention", did_you_mean(self.how, list(HOW)), f"one of {', '.join(HOW)}"
+                f"unknown intervention '{self.how}'", did_you_mean(self.how, list(HOW)), f"use one of {', '.join(HOW)}"
             )
         if self.how == "mean" and self.means is None:
-            raise UsageError("the experts' mean outputs are missing", "mean replaces by them", "mean_outputs(model, ...)")
+            raise UsageError(
+                "the experts' mean outputs are missing", "mean replaces outputs by them", "use mean_outputs(site)"
+            )
 
 
 @contextmanager
@@ -62,11 +71,15 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
     site : MoeSite
     change : Intervention
 
+    Yields
+    ------
+    None
+
     Raises
     ------
     MoeProbeError
         When an expert does not exist, masking would leave fewer experts than a token chooses, or the family's router does
-        not choose by logits of its own (by a hash of the token, or by products of keys): zero and mean work there too.
+        not choose by logits of its own (but by a hash of the token, or by products of keys): zero and mean work there too.
     """
     n = site.info.num_experts
     wrong = [e for e in change.experts if not 0 <= e < n]
@@ -74,7 +87,7 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
         raise MoeProbeError(
             f"layer {site.info.layer} has no expert {some_of(wrong) if wrong else '(none was named)'}",
             f"it has {n}",
-            f"0 to {n - 1}",
+            f"name experts from 0 to {n - 1}",
         )
     with ExitStack() as stack:
         if change.how in ("mask", "steer"):
@@ -82,7 +95,7 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
                 raise MoeProbeError(
                     f"{len(set(change.experts))} of {n} experts cannot be masked",
                     f"every token chooses {site.info.top_k}",
-                    "fewer experts, or their output zeroed",
+                    "mask fewer experts, or use zero",
                 )
             stack.enter_context(_biased(site, change))
         else:
@@ -92,7 +105,7 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
 
 
 class _Bias(TorchFunctionMode):
-    """While a router computes: add to its logits, the first product that has one column an expert.
+    """While a router computes, change its logits: the first product that has one column per expert.
 
     Further columns may follow: those of shared experts, or of a class that means "skip".
     """
@@ -110,19 +123,19 @@ class _Bias(TorchFunctionMode):
     def __init__(self, site: MoeSite, change: Intervention) -> None:
         super().__init__()
         n = site.info.num_experts
-        self.widths, self.change, self.found = range(n, n + max(1, site.info.shared_experts) + 1), change, False
+        self.widths, self.change, self.applied = range(n, n + max(1, site.info.shared_experts) + 1), change, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.found or func not in self._PRODUCTS or out.shape[-1] not in self.widths or not out.is_floating_point():
+        if self.applied or func not in self._PRODUCTS or out.shape[-1] not in self.widths or not out.is_floating_point():
             return out
-        self.found = True
+        self.applied = True
         with torch._C.DisableTorchFunction():
-            # a quarter of the lowest number: exp gives 0, and sums of a few stay finite
-            value = torch.finfo(out.dtype).min / 4 if self.change.how == "mask" else self.change.boost
-            out = out.clone()
-            chosen = list(self.change.experts)
-            out[..., chosen] = value if self.change.how == "mask" else out[..., chosen] + value
+            out, experts = out.clone(), list(self.change.experts)
+            if self.change.how == "mask":  # a quarter of the lowest number: exp gives 0, and sums of a few stay finite
+                out[..., experts] = torch.finfo(out.dtype).min / 4
+            else:
+                out[..., experts] += self.change.boost
         return out
 
 
@@ -130,31 +143,30 @@ class _Bias(TorchFunctionMode):
 def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
     router = site.router
     if router is None:
-        raise MoeProbeError(f"{site.info.name} has no router module", "its logits cannot be changed", "how: zero or mean")
+        raise MoeProbeError(f"{site.info.name} has no router module", "its logits cannot be changed", "use zero or mean")
     plain: Callable[..., Any] = router.forward
     own = "forward" in vars(router)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with _Bias(site, change) as mode:
             out = plain(*args, **kwargs)
-        if not mode.found:
+        if not mode.applied:
             raise MoeProbeError(
                 f"the router of {site.info.name} has no logit for every expert",
                 "nothing can be added to it",
-                "how: zero or mean",
+                "use zero or mean",
             )
         return out
 
     def check(seen: Observation) -> None:
-        masked = torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device))
-        if bool((masked & (seen.weights != 0)).any()):
+        if bool(_changed_slots(seen, change).any()):
             raise MoeProbeError(
                 f"the router of {site.info.name} chose a masked expert",
                 "its choice does not follow its logits",
-                "how: zero or mean",
+                "use zero or mean",
             )
 
-    router.forward = forward  # type: ignore[method-assign]  # an attribute of this one object, removed below
+    router.forward = forward  # an attribute of this one object, removed below
     handles = ADAPTERS[site.adapter].attach(site, check) if change.how == "mask" else []
     try:
         yield
@@ -162,7 +174,7 @@ def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         if own:
-            router.forward = plain  # type: ignore[method-assign]
+            router.forward = plain
         else:
             del router.forward
 
@@ -178,21 +190,25 @@ def _replace_outputs(site: MoeSite, change: Intervention) -> list[RemovableHandl
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         delta, new = pending.pop(), hidden.clone()
-        # rows beyond the tokens exist where a family lays out its experts' outputs one after the other, to add them up later
+        # there are more rows than tokens where a family stores its experts' outputs one after the other, and adds them later
         new.view(-1, hidden.shape[-1])[: len(delta)] += delta.to(hidden)
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return [*adapter.attach(site, before), adapter.total_module(site).register_forward_hook(after)]
 
 
+def _changed_slots(seen: Observation, change: Intervention) -> Tensor:
+    """Mask the slots that chose one of the experts with a gate weight other than 0, shape (T, k)."""
+    return torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device)) & (seen.weights != 0)
+
+
 def _difference(site: MoeSite, seen: Observation, change: Intervention) -> Tensor:
-    """What is to be added to the sum over slots, shape (T, d)."""
-    slots = torch.isin(seen.experts, torch.tensor(change.experts, device=seen.experts.device)) & (seen.weights != 0)
+    """Compute what is to be added to the sum over slots, shape (T, d)."""
     delta = seen.expert_input.new_zeros(len(seen.experts), seen.expert_input.shape[-1])
-    token, slot = slots.nonzero(as_tuple=True)
+    token, slot = _changed_slots(seen, change).nonzero(as_tuple=True)
     if len(token) == 0:
         return delta
-    outputs = _outputs(site, seen, token, slot)
+    outputs = _slot_outputs(site, seen, token, slot)
     delta.index_add_(0, token, -outputs.to(delta))
     if change.means is not None:
         means = change.means.to(delta)[seen.experts[token, slot].long()]
@@ -200,8 +216,8 @@ def _difference(site: MoeSite, seen: Observation, change: Intervention) -> Tenso
     return delta
 
 
-def _outputs(site: MoeSite, seen: Observation, token: Tensor, slot: Tensor) -> Tensor:
-    """Weighted outputs of single slots, shape (n, d)."""
+def _slot_outputs(site: MoeSite, seen: Observation, token: Tensor, slot: Tensor) -> Tensor:
+    """Compute the weighted outputs of n single slots, (token, slot) each, shape (n, d)."""
     adapter = ADAPTERS[site.adapter]
     if adapter.slots_differ:
         only = torch.zeros_like(seen.weights[token])
@@ -219,7 +235,7 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
     Yields
     ------
     callable
-        Gives the means, shape (n_experts, d); zeros for experts that were not chosen.
+        Returns the means, float32 of shape (n_experts, d); zeros for experts that were not chosen.
     """
     total: Tensor | None = None
     weight = torch.zeros(site.info.num_experts, dtype=torch.float64)
@@ -227,7 +243,7 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
     def add(seen: Observation) -> None:
         nonlocal total
         token, slot = ((seen.weights != 0) & (seen.experts < site.info.num_experts)).nonzero(as_tuple=True)
-        outputs = _outputs(site, seen, token, slot).double().cpu()
+        outputs = _slot_outputs(site, seen, token, slot).double().cpu()
         if total is None:
             total = torch.zeros(site.info.num_experts, outputs.shape[-1], dtype=torch.float64)
         ids = seen.experts[token, slot].long().cpu()
@@ -236,7 +252,7 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
 
     def means() -> Tensor:
         if total is None:
-            raise MoeProbeError("no expert's output was seen", "the model did not run", "run it inside the with block")
+            raise MoeProbeError("no expert's output was recorded", "the model did not run", "run it inside the with block")
         return (total / weight.clamp_min(1e-12)[:, None]).float()
 
     handles = ADAPTERS[site.adapter].attach(site, add)

@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer, and say in one sentence what is wrong when that fails."""
+"""Load a model and its tokenizer, or say in one sentence why that fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moe_probe.models.identity import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-#: Context assumed where neither model nor tokenizer says one (models with relative positions).
+#: Context length in tokens where neither model nor tokenizer has one (models with relative positions).
 _DEFAULT_LENGTH = 2048
 _DTYPES = ("auto", *DTYPES)
 _AUTO_CLASSES = (
@@ -30,7 +30,7 @@ _AUTO_CLASSES = (
     "AutoModelForTokenClassification",
     "AutoModel",
 )
-#: Quantisations whose checkpoints transformers reads with the package accelerate only.
+#: Quantisations whose checkpoints transformers reads only with the package accelerate.
 _NEED_ACCELERATE = (
     "aqlm",
     "awq",
@@ -60,12 +60,13 @@ class LoadedModel:
     model : PreTrainedModel
         In evaluation mode, on its device.
     tokenizer : PreTrainedTokenizerBase
+        Of the same checkpoint.
     info : ModelInfo
         With the fingerprint of routers and experts.
     sites : tuple of MoeSite
         Its mixture-of-experts layers.
     max_length : int
-        Longest text in tokens that model and tokenizer are made for.
+        Longest text that model and tokenizer are made for, in tokens.
     """
 
     model: PreTrainedModel
@@ -75,7 +76,7 @@ class LoadedModel:
     max_length: int
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - public API: keyword-only options with defaults
     name_or_path: str | Path,
     *,
     revision: str | None = None,
@@ -107,10 +108,16 @@ def load_model(
     progress : bool
         Let transformers show its progress bar.
 
+    Returns
+    -------
+    LoadedModel
+
     Raises
     ------
     MoeProbeError
-        If anything is missing, unreachable, unknown or dense; the message says what and what to try.
+        If anything is missing, unreachable, unknown or dense; the message says what, and what to try.
+    UsageError
+        For an unknown type of weights, device or implementation of experts.
     """
     _check_options(dtype, experts_implementation)
     name = str(name_or_path)
@@ -161,34 +168,36 @@ def _progress_bar(*, shown: bool) -> Iterator[None]:
     """Switch transformers' own progress bar, which is global, and put it back."""
     from transformers.utils import logging
 
-    shown = shown and sys.stderr.isatty()  # its bar is made of carriage returns: not for a log
-    before = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown and before else logging.disable_progress_bar)()
+    bars: Any = logging  # its functions have no types
+    before = bars.is_progress_bar_enabled()
+    if not (shown and sys.stderr.isatty()):  # its bar is made of carriage returns: not for a log
+        bars.disable_progress_bar()
     try:
         yield
     finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+        if before:
+            bars.enable_progress_bar()
 
 
 def _check_options(dtype: str, experts_implementation: str | None) -> None:
     if dtype not in _DTYPES:
-        raise UsageError(f"'{dtype}' is not a type of weights", did_you_mean(dtype, list(_DTYPES)))
+        raise UsageError(f"unknown type of weights '{dtype}'", did_you_mean(dtype, list(_DTYPES)))
     if experts_implementation is not None:
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
         choices = ["eager", *ALL_EXPERTS_FUNCTIONS.valid_keys()]
         if experts_implementation not in choices:
             raise UsageError(
-                f"'{experts_implementation}' is not a way to compute experts",
+                f"unknown implementation of experts '{experts_implementation}'",
                 did_you_mean(experts_implementation, choices),
             )
 
 
 def _local_folder(name: str) -> Path | None:
-    """The folder that is meant, checked for its configuration; None where a repository is meant."""
+    """Return the folder that is meant, checked for its configuration; None where a repository is meant."""
     folder = Path(name).expanduser()
     if folder.is_file():
-        raise MoeProbeError(f"{name} is a file", "a model is a folder with config.json", f"give {folder.parent}")
+        raise MoeProbeError(f"{name} is a file", "a model is a folder with config.json", f"pass {folder.parent}")
     if not folder.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise MoeProbeError(f"there is no folder {name}", "it is not the name of a repository either", "check the path")
@@ -196,8 +205,8 @@ def _local_folder(name: str) -> Path | None:
     if not (folder / "config.json").is_file():
         raise MoeProbeError(
             f"{name} has no config.json",
-            "without it nothing says what kind of model this is",
-            "give the folder that model.save_pretrained wrote",
+            "without it the kind of model is unknown",
+            "pass the folder that model.save_pretrained wrote",
         )
     return folder
 
@@ -210,11 +219,11 @@ def _check_weights(folder: Path) -> None:
         raise MoeProbeError(
             f"{folder} has no safetensors weights",
             f"{pickled[0]} is a pickle file, which can run code when it is read",
-            "convert it with model.save_pretrained on a machine that you would trust it with",
+            "convert it with model.save_pretrained on an isolated machine",
         )
     raise MoeProbeError(
         f"{folder} has no weights",
-        "no *.safetensors file lies beside config.json",
+        "there is no *.safetensors file beside config.json",
         "finish the download or copy",
     )
 
@@ -227,16 +236,16 @@ def _device(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise UsageError(f"'{device}' is not a device", "known are cpu, cuda and cuda:N") from error
+        raise UsageError(f"unknown device '{device}'", "devices are cpu, cuda and cuda:N") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise MoeProbeError(f"device {device} is not there", "torch sees no GPU", "--device cpu")
+        raise MoeProbeError(f"there is no device {device}", "torch finds no GPU", "pass --device cpu")
     return device
 
 
 def _quantization(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any], str]:
-    """Name of the quantisation, how to load it, and what to say of it.
+    """Name of the quantisation, options to load it, and a note on it.
 
-    MXFP4 kernels take over the whole block, so that no experts module is called with ids and weights:
+    MXFP4 kernels replace the whole block, so that no experts module is called with ids and weights:
     such checkpoints are loaded dequantised.
     """
     settings = getattr(config, "quantization_config", None)
@@ -252,7 +261,7 @@ def _quantization(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any],
 
 
 def _model_class(config: PreTrainedConfig, *, remote: bool) -> Any:
-    """The class that the checkpoint was saved from, else the first automatic class that knows its kind."""
+    """Return the class that the checkpoint was saved from, else the first automatic class that knows its kind."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -278,7 +287,7 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
 
 
 def _tokenizer(name: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; without its files transformers hands over one with an empty vocabulary."""
+    """Load the tokenizer; without its files transformers returns one with an empty vocabulary."""
     with explained(name, part="tokenizer"):
         from transformers import AutoTokenizer
 

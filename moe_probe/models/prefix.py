@@ -1,4 +1,4 @@
-"""Run what lies below an intervention once, not again for every unit that is knocked out."""
+"""Run the layers below an intervention once, not again for every unit that is ablated."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models.adapters.base import MoeSite
+from moe_probe.models.adapters.base import MoeSite, first_input
 from moe_probe.models.capture import enclosing_layer
 
 
 class PrefixCache:
-    """Remembers, for every batch by its key, the output of the layer below a site, and of what runs before it in its layer.
+    """Cache of the outputs of the layer below a site, and of the modules between them, for each batch.
 
-    From the second time on, the layers below hand their input through and the last of them hands over what it gave the
-    first time; so do those parts of the site's own layer that run once and before the site (attention, norms). That is right
-    only where nothing else passes between layers, and where nothing is written in place into what was handed over; whoever
-    uses it has to compare passes with a plain one (`knock_out` does, and goes without the cache where they differ).
+    From the second pass on, the layers below return their input, and the last of them returns its output of the first
+    pass; so do those modules of the site's own layer that run once and before the site (attention, norms). That is right
+    only where nothing else passes between layers, and where nothing is written in place into what was returned. Whoever
+    uses it must compare passes with a plain one (`knock_out` does, and runs without the cache where they differ).
 
     Parameters
     ----------
     model : nn.Module
     site : MoeSite
-        What is changed lies here or above.
+        The lowest layer that is changed.
     max_bytes : int
-        Beyond it, further batches are computed as usual.
+        Size of the cache; batches beyond it are computed as usual.
 
     Attributes
     ----------
     below : tuple of nn.Module
-        Layers that are left out; none where the site is in the first one or not in a numbered layer.
+        Layers that are skipped; none where the site is in the first one or not in a numbered layer.
     """
 
     def __init__(self, model: nn.Module, site: MoeSite, *, max_bytes: int = 2**30) -> None:
@@ -45,12 +45,12 @@ class PrefixCache:
 
     @contextmanager
     def using(self, key: Hashable) -> Iterator[None]:
-        """Run the model on the batch of this key inside the ``with`` block."""
+        """Inside the ``with`` block, run the model on the batch of this key."""
         if not self.below:
             yield
         elif key in self._kept:
-            handed = self._kept[key]
-            with _forwards([(m, _hand_through) for m in self.below[:-1]] + [(m, partial(_hand_over, x)) for m, x in handed]):
+            cached = [(m, partial(_return, x)) for m, x in self._kept[key]]
+            with _forwards([*((m, _return_input) for m in self.below[:-1]), *cached]):
                 yield
         else:
             with self._recording(key):
@@ -60,7 +60,7 @@ class PrefixCache:
     def _recording(self, key: Hashable) -> Iterator[None]:
         calls: list[tuple[nn.Module, Any]] = []
 
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
+        def keep(module: nn.Module, _args: Any, output: Any) -> None:
             calls.append((module, _copied(output)))
 
         with ExitStack() as stack:
@@ -74,7 +74,7 @@ class PrefixCache:
             self._kept[key] = kept
 
     def _before(self, calls: list[tuple[nn.Module, Any]]) -> list[tuple[nn.Module, Any]]:
-        """What can be handed over: the layer below, and modules of the own layer that end before the site begins."""
+        """Select the outputs to cache: of the layer below, and of modules of the own layer that end before the site begins."""
         if not calls or calls[0][0] is not self.below[-1] or not isinstance(calls[0][1], Tensor):
             return []
         out = [calls[0]]
@@ -90,7 +90,7 @@ class PrefixCache:
 @contextmanager
 def _forwards(replaced: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     for module, forward in replaced:
-        module.forward = forward  # type: ignore[method-assign]  # an attribute of this object, removed below
+        module.forward = forward  # an attribute of this object, removed below
     try:
         yield
     finally:
@@ -98,11 +98,11 @@ def _forwards(replaced: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[
             del module.forward
 
 
-def _hand_through(*args: Any, **kwargs: Any) -> Any:
-    return args[0] if args else kwargs["hidden_states"]
+def _return_input(*args: Any, **kwargs: Any) -> Any:
+    return first_input(args, kwargs)
 
 
-def _hand_over(output: Any, *args: Any, **kwargs: Any) -> Any:
+def _return(output: Any, *_args: Any, **_kwargs: Any) -> Any:
     return output
 
 
@@ -111,7 +111,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _copied(output: Any) -> Any:
-    """Own copy of a tensor, or of a tuple of tensors and Nones; None of anything else, which is not handed over."""
+    """Copy a tensor, or a tuple of tensors and Nones; None of anything else, which is not cached."""
     if isinstance(output, Tensor):
         return output.detach().clone()
     if isinstance(output, tuple) and all(x is None or isinstance(x, Tensor) for x in output):
@@ -127,7 +127,8 @@ def _layers_below(model: nn.Module, site: MoeSite) -> tuple[nn.Module, ...]:
     for module in model.modules():
         if isinstance(module, nn.ModuleList):
             layers = list(module)
-            if any(item is layer for item in layers):
-                below = layers[: next(i for i, item in enumerate(layers) if item is layer)]
+            index = next((i for i, item in enumerate(layers) if item is layer), None)
+            if index is not None:
+                below = layers[:index]
                 return tuple(below) if all("forward" not in vars(item) for item in below) else ()
     return ()

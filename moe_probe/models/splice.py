@@ -1,4 +1,4 @@
-"""Put something else in the place of an activation while the model runs: at the hook points that SAEs read."""
+"""Replace activations while the model runs, at the sites that SAEs read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Replace = Callable[[Tensor], Tensor]
 
 @contextmanager
 def spliced(model: nn.Module, site: MoeSite, hook: str, replace: Replace) -> Iterator[None]:
-    """Replace the activations at a hook point by a function of them, inside the ``with`` block only.
+    """Replace the activations at a site by a function of them, inside the ``with`` block only.
 
     Weights are untouched, and the hooks are gone when the block is left, also by an exception.
 
@@ -27,15 +27,19 @@ def spliced(model: nn.Module, site: MoeSite, hook: str, replace: Replace) -> Ite
     model : nn.Module
     site : MoeSite
     hook : {"router_input", "expert_output", "residual"}
-        What router and experts read (with shared experts, where the block has any: it is the block's input);
-        what the chosen experts add; the residual stream behind the layer.
+        What router and experts read (and the shared experts, where the block has any: it is the block's input);
+        what the selected experts add; the residual stream after the layer.
     replace : callable
-        Maps activations (n_tokens, d) to as many of the same shape.
+        Maps activations, shape (n_tokens, d), to others of the same shape.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
     MoeProbeError
-        When the family has no such point: its router reads something else than the block is given, or its experts are
+        When the family has no such site: its router does not read the block's input, or its experts are
         no module of their own.
     """
     handles = _HOOKS[hook](model, site, replace)
@@ -51,7 +55,7 @@ def _replaced(x: Tensor, replace: Replace) -> Tensor:
 
 
 def _residual(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
-    def swap(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def swap(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
             return (_replaced(output[0], replace), *output[1:])
         return _replaced(output, replace)
@@ -59,44 +63,46 @@ def _residual(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
     return [enclosing_layer(model, site).register_forward_hook(swap)]
 
 
-def _expert_output(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
+def _expert_output(_model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
     if site.experts is None or site.adapter != "experts-input":
         raise MoeProbeError(
             f"what the experts of {site.info.name} add cannot be replaced",
             "they are not one module whose output is their weighted sum",
-            "the router input or residual stream",
+            "use the router input or the residual stream",
         )
 
-    def swap(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def swap(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         return _replaced(output, replace)
 
     return [site.experts.register_forward_hook(swap)]
 
 
-def _router_input(model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
+def _router_input(_model: nn.Module, site: MoeSite, replace: Replace) -> list[Any]:
     seen: list[Tensor] = []
 
-    def swap(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def swap(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         new = _replaced(first_input(args, kwargs), replace)
         seen[:] = [new]
         if args:
             return (new, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": new}
 
-    def arrives(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def check_arrival(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = rows(first_input(args, kwargs))
         if not seen or given.shape != rows(seen[0]).shape or not torch.equal(given, rows(seen[0])):
             raise MoeProbeError(
                 f"the router of {site.info.name} reads something else than its block is given",
-                "a reconstruction put there would not reach it",
-                "the residual stream",
+                "a reconstruction of the block's input would not reach it",
+                "use the residual stream",
             )
 
     if site.router is None:
-        raise MoeProbeError(f"{site.info.name} has no router module", "its input cannot be replaced", "the residual stream")
+        raise MoeProbeError(
+            f"{site.info.name} has no router module", "its input cannot be replaced", "use the residual stream"
+        )
     return [
         site.block.register_forward_pre_hook(swap, with_kwargs=True),
-        site.router.register_forward_pre_hook(arrives, with_kwargs=True),
+        site.router.register_forward_pre_hook(check_arrival, with_kwargs=True),
     ]
 
 

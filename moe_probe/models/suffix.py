@@ -1,4 +1,4 @@
-"""Predict the next token only where something changed: most knock-outs leave most tokens of the last layers alone."""
+"""Predict the next token only where something changed: most ablations leave most tokens of the last layer unchanged."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from moe_probe.models.discover import unwrap
 
 
 class SuffixCache:
-    """Remembers what the prediction head read, for every batch by its key, and from then on gives it changed tokens alone.
+    """Cache of what the output head read for each batch; from the second pass on, the head reads changed tokens alone.
 
-    The head maps every token by itself, so that tokens which read the same are predicted the same. Whoever uses it has to
-    keep the losses of the first pass, and to compare a pass with some tokens forced to be predicted anew with it
+    The head maps every token by itself, so that an unchanged input gives an unchanged prediction. Whoever uses it must
+    keep the losses of the first pass, and compare them with a pass in which some tokens are predicted again
     (`moe_probe.studies.ablation.knock_out` does): a model may do more with its predictions than one token at a time.
 
     Parameters
     ----------
     model : nn.Module
     max_bytes : int
-        Beyond it, further batches are predicted as usual.
+        Size of the cache; batches beyond it are predicted as usual.
 
     Attributes
     ----------
     changed : Tensor of int or None
-        After a pass: numbers of the tokens, batch and position flattened, that the model's ``logits`` speak of, which then
-        have shape (1, n, vocabulary); None where they speak of all tokens as usual.
+        After a pass: indices of the tokens, batch and position flattened, that the model's ``logits`` belong to, which
+        then have shape (1, n, vocabulary); None where they belong to all tokens as usual.
     force : bool
-        Take every other token for changed.
+        Treat every other token as changed.
     """
 
     def __init__(self, model: nn.Module, *, max_bytes: int = 2**30) -> None:
@@ -43,17 +43,23 @@ class SuffixCache:
 
     @property
     def usable(self) -> bool:
-        """Whether the model has a head that can be given some tokens."""
+        """Whether the model has a head that can be given some of the tokens."""
         return isinstance(self._head, nn.Module) and "forward" not in vars(self._head)
 
     @contextmanager
     def using(self, key: Hashable, wanted: Tensor) -> Iterator[None]:
-        """Run the model on the batch of this key inside the ``with`` block.
+        """Inside the ``with`` block, run the model on the batch of this key.
 
         Parameters
         ----------
+        key : hashable
+            Identifies the batch.
         wanted : Tensor of bool, shape (B, S)
             Tokens whose predictions are needed.
+
+        Yields
+        ------
+        None
         """
         self.changed = None
         if not self.usable:

@@ -36,7 +36,7 @@ def test_fingerprint_follows_routers_and_experts_only() -> None:
     first = fingerprint(model, sites)
     again = tiny_moe("deepseek_v3")
     assert first == fingerprint(again, find_moe_layers(again))
-    with pytest.raises(MoeProbeError, match="found in another model"):
+    with pytest.raises(MoeProbeError, match="belong to another model"):
         fingerprint(again, sites)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1

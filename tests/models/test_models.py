@@ -146,7 +146,7 @@ def test_load_says_what_is_wrong(copy: Path) -> None:
 def test_load_refuses_bad_options(saved: Path) -> None:
     for options, what in (
         ({"dtype": "flaot32"}, "did you mean 'float32'"),
-        ({"device": "gpu7"}, "'gpu7' is not a device"),
+        ({"device": "gpu7"}, "unknown device 'gpu7'"),
         ({"experts_implementation": "eagr"}, "did you mean 'eager'"),
     ):
         refuse(saved, what, **options)

@@ -104,7 +104,7 @@ class Adapter(ABC):
         """Recognise a block that holds router and experts; None where it is something else."""
 
     def attach(self, site: MoeSite, sink: Sink, *, router: bool = False) -> list[RemovableHandle]:
-        """Hook the site so that every call of it ends in one ``sink(Observation)``.
+        """Register hooks so that every call of the site ends in one ``sink(Observation)``.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Adapter(ABC):
         return self._contributions(site, seen)
 
     def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
-        """Hook the site so that the sum over slots that the model itself computes is handed over.
+        """Register a hook that passes on the sum over slots as the model itself computes it.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _observe(self, site: MoeSite, emit: Sink) -> list[RemovableHandle]:
-        """Hook the site so that every call of it ends in one ``emit(Observation)``."""
+        """Register hooks so that every call of the site ends in one ``emit(Observation)``."""
 
     @abstractmethod
     def _contributions(self, site: MoeSite, seen: Observation) -> Tensor:
