@@ -44,8 +44,7 @@ _PUBLIC = {
     "experts.published": ("published_metrics", "router_saturation"),
     "runs.run": ("Run",),
     "report.unit_card": ("expert_card", "feature_card"),
-    "studies.compare.runs": ("compare_runs",),
-    "studies.compare": ("Comparison",),
+    "studies.compare": ("compare_runs", "Comparison"),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ["open", *sorted(_WHERE)]

@@ -19,21 +19,30 @@ from moe_probe.core.stats import GroupUsage, Resamples, group_usage
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import layer_usage
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.compare import Side, align_experts, compare_layers, compare_topics, pair_sides, verdict_changes
-from moe_probe.studies.compare.intervals import from_draws
-from moe_probe.studies.compare.verdicts import compare_verdicts
+from moe_probe.studies.compare import (
+    ComparedRun,
+    ComparisonSettings,
+    Estimate,
+    align_experts,
+    compare_layers,
+    compare_topics,
+    compare_verdicts,
+    from_draws,
+    pair_runs,
+    verdict_changes,
+)
 from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing
 
 SHAPE = {"topics": 6, "documents_per_topic": 20, "tokens": 150, "n_layers": 3, "num_experts": 16, "group_size": 1}
 
 
-def side(trace: Trace, name: str, *, corpus: str, seed: int) -> Side:
+def side(trace: Trace, name: str, *, corpus: str, seed: int) -> ComparedRun:
     """Noise analysed as a run would be; one `corpus` hash makes two of them share their documents."""
     manifest = trace.manifest.model_copy(update={"corpus": trace.manifest.corpus.model_copy(update={"hash": corpus})})
     topics = expert_topics(trace, permutations=199, seed=seed)
     results = (topics, layer_usage(trace, permutations=199, seed=seed), topic_verdicts(topics))
-    return Side(name, manifest, {r.name: r for r in results}, trace=trace)
+    return ComparedRun(name, manifest, {r.name: r for r in results}, trace=trace)
 
 
 def lifts(groups: GroupUsage, drawn: Resamples, column: int) -> np.ndarray:
@@ -69,7 +78,7 @@ def coverage(n: int) -> dict[str, tuple[int, int]]:
             draws = [
                 lifts(g, Resamples(g.topic, n=1000, seed=[i, 0 if kind == "paired" else k]), 1) for k, g in enumerate(parts)
             ]
-            found = from_draws(draws[0][0], draws[1][0], draws[0][1:], draws[1][1:], paired=kind == "paired", df=(19, 19))
+            found = from_draws(*(Estimate(x[0], x[1:], 19) for x in draws), paired=kind == "paired")
             held[kind] += found.ci_low <= truth[1] - truth[0] <= found.ci_high
     return {kind: (k, n) for kind, k in held.items()}
 
@@ -111,10 +120,10 @@ def main() -> None:
                 )
                 for k, name in enumerate("ab")
             )
-            pairing = pair_sides(a, b)
+            pairing = pair_runs(a, b)
             assert pairing.paired == (paired == "paired")
-            topics = compare_topics(a, b, pairing=pairing, seed=i)
-            layers = compare_layers(a, b, pairing=pairing, seed=i)
+            topics = compare_topics(a, b, pairing=pairing, settings=ComparisonSettings(seed=i))
+            layers = compare_layers(a, b, pairing=pairing, settings=ComparisonSettings(seed=i))
             bits = layers.table[
                 layers.table["measure"].isin(["decode_accuracy", "mi_bits"])
             ]  # the loads of two noises do differ
@@ -134,7 +143,9 @@ def main() -> None:
                 1,
             )
             if pairing.paired:
-                found = align_experts(a, b, pairing=pairing, seed=i, permutations=99).layers.table
+                found = align_experts(
+                    a, b, pairing=pairing, settings=ComparisonSettings(seed=i, permutations=99)
+                ).layers.table
                 mine = found[found["measure"] == "documents"]
                 count(paired, "any layer aligned (Bonferroni)", int((mine["p_value"] <= 0.05 / len(mine)).any()), 1)
     hits |= {

@@ -23,7 +23,7 @@ from moe_probe.core.stats import Resamples, auroc_interval, half_selection, log2
 from moe_probe.features.matching.topic_predictors import Side, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
-from moe_probe.studies.compare.intervals import from_draws
+from moe_probe.studies.compare import Estimate, from_draws
 
 DOCUMENTS = (5, 8, 12, 20, 40)
 TOPICS, HABIT, RESAMPLES = 6, 0.58, 200
@@ -234,7 +234,7 @@ def comparison_covers(rng: np.random.Generator, n: int, simulations: int, *, pai
             values = rng.binomial(300, np.minimum(share[k][topic] * np.exp(habit - HABIT**2 / 2), 0.95)) / 300
             means = np.stack([drawn[k].means(values, np.flatnonzero(topic == t)) for t in range(TOPICS)])
             draws.append(np.log2((means[0] + 1 / 600 / n) / (means.mean(0) + 1 / 600 / n)))
-        found = from_draws(draws[0][0], draws[1][0], draws[0][1:], draws[1][1:], paired=paired, df=(n - 1, n - 1))
+        found = from_draws(*(Estimate(x[0], x[1:], n - 1) for x in draws), paired=paired)
         held.append(inside(found.ci_low, found.ci_high, truth))
     return np.array(held)
 
@@ -248,7 +248,7 @@ def decoding_covers(rng: np.random.Generator, n: int, simulations: int) -> np.nd
         right = [np.where(rng.random(len(topic)) < 0.5, easy, rng.random(len(topic))) < p for p in (0.6, 0.7)]
         drawn = Resamples(topic, n=RESAMPLES, seed=i)
         a, b = (drawn.means(r.astype(float)) for r in right)
-        found = from_draws(a[0], b[0], a[1:], b[1:], paired=True, df=(len(topic) - TOPICS,) * 2)
+        found = from_draws(*(Estimate(x[0], x[1:], len(topic) - TOPICS) for x in (a, b)), paired=True)
         held.append(inside(found.ci_low, found.ci_high, 0.1))
     return np.array(held)
 

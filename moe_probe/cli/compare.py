@@ -64,8 +64,7 @@ def compare(
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
     from moe_probe.core.files import disk_errors
-    from moe_probe.studies.compare import TABLES
-    from moe_probe.studies.compare.runs import compare_runs
+    from moe_probe.studies.compare import TABLES, compare_runs
 
     console = Console(quiet=quiet, as_json=as_json)
     if notebook:

@@ -19,8 +19,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.report.notebook import TEMPLATES, make_notebook, show, write_notebook
 from moe_probe.report.notebook.show import escaped
 from moe_probe.report.plots import compare as plots
-from moe_probe.studies.compare import Comparison
-from moe_probe.studies.compare.runs import compare_runs
+from moe_probe.studies.compare import Comparison, compare_runs
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m"
 NAMES = {

@@ -17,24 +17,24 @@ from moe_probe.cli import main
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.stats import Resamples
 from moe_probe.studies.compare import (
+    ComparedRun,
     Comparison,
-    Side,
     align_experts,
     compare_layers,
-    compare_sides,
+    compare_opened_runs,
+    compare_runs,
     compare_topics,
     compare_verdicts,
-    pair_sides,
+    pair_runs,
     sae_differences,
     sae_values,
 )
 from moe_probe.studies.compare.facts import short_name
-from moe_probe.studies.compare.runs import compare_runs
 from moe_probe.studies.compare.saes import wilson
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
+def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ComparedRun]:
     """Noise, the same with an expert added, the same renumbered, and noise of another seed."""
     root = tmp_path_factory.mktemp("sides")
     plain, added = routing(), routing(ADDED)
@@ -47,11 +47,11 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
 
 
 @pytest.fixture(scope="module")
-def compared(sides: dict[str, Side]) -> Comparison:
-    return compare_sides([sides["plain"], sides["added"]])
+def compared(sides: dict[str, ComparedRun]) -> Comparison:
+    return compare_opened_runs([sides["plain"], sides["added"]])
 
 
-def test_renumbered_experts_are_found_again(sides: dict[str, Side]) -> None:
+def test_renumbered_experts_are_found_again(sides: dict[str, ComparedRun]) -> None:
     order = permuted(routing(ADDED))[1]
     found = align_experts(sides["added"], sides["renumbered"])
     table = found.experts.table
@@ -68,8 +68,8 @@ def test_renumbered_experts_are_found_again(sides: dict[str, Side]) -> None:
     assert (layers["null_mean"] < 0.3).all() and (layers["same_number_mean"] < 0.5).all()
 
 
-def test_renumbered_experts_differ_in_nothing(sides: dict[str, Side]) -> None:
-    found = compare_sides([sides["added"], sides["renumbered"]])
+def test_renumbered_experts_differ_in_nothing(sides: dict[str, ComparedRun]) -> None:
+    found = compare_opened_runs([sides["added"], sides["renumbered"]])
     topics = found.table("comparison_topics")
     np.testing.assert_allclose(topics["difference"], 0, atol=1e-12)
     assert not found.table("comparison_differences")["beyond"].any()
@@ -79,8 +79,8 @@ def test_renumbered_experts_differ_in_nothing(sides: dict[str, Side]) -> None:
     assert found.table("comparison_saturation")["saturation"].max() < 0.6  # by number, the choices are others
 
 
-def test_two_seeds_of_noise_make_no_claim(sides: dict[str, Side]) -> None:
-    found = compare_sides([sides["plain"], sides["other"]])
+def test_two_seeds_of_noise_make_no_claim(sides: dict[str, ComparedRun]) -> None:
+    found = compare_opened_runs([sides["plain"], sides["other"]])
     assert found.headlines[0] == "plain against other: no verdict of 6 changed."
     topics = found.table("comparison_topics")
     assert (topics["method"] == "independent bootstrap, 120 and 120 groups").all()
@@ -109,7 +109,7 @@ def test_an_added_expert_is_the_one_change(compared: Comparison) -> None:
     assert compared.headlines[0] == "plain against added: 1 of 6 verdicts changed: topic-2, none to expert."
 
 
-def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, Side]) -> None:
+def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, ComparedRun]) -> None:
     topics, layers = compared.table("comparison_topics"), compared.table("comparison_layers")
     for letter, name in (("a", "plain"), ("b", "added")):
         np.testing.assert_allclose(topics[f"value_{letter}"], sides[name].results["verdicts"].table["log2_lift"])
@@ -127,7 +127,7 @@ def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, Sid
     np.testing.assert_array_equal(every["difference"], np.concatenate([topics["difference"], layers["difference"]]))
 
 
-def test_pairing_narrows_intervals(sides: dict[str, Side], tmp_path: Path) -> None:
+def test_pairing_narrows_intervals(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
     """The same documents under other names cannot be paired: the difference is the same, its interval wider."""
     given = routing(ADDED)
     renamed = replace(
@@ -152,8 +152,8 @@ def test_resamples_keep_the_variance_of_small_cells() -> None:
     assert np.var(draws[1:]) == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
 
 
-def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
-    found = compare_sides([replace(sides[n], trace=None) for n in ("plain", "added")])
+def test_stored_intervals_serve_without_traces(sides: dict[str, ComparedRun]) -> None:
+    found = compare_opened_runs([replace(sides[n], trace=None) for n in ("plain", "added")])
     topics = found.table("comparison_topics")
     assert topics["method"].str.startswith("stored intervals").all()
     assert topics.loc[topics["beyond"], "topic"].tolist() == ["topic-2"]
@@ -162,7 +162,7 @@ def test_stored_intervals_serve_without_traces(sides: dict[str, Side]) -> None:
     assert set(found.table("comparison_left_out")["question"]) == {"which expert is which", "router saturation"}
 
 
-def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Side], tmp_path: Path) -> None:
+def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
     """Other tokenizers, or counts alone: documents are compared, and a sentence says why tokens are not."""
     corpus = sides["plain"].manifest.corpus.model_copy(update={"hash": "c" * 64})
     one, other = (
@@ -173,18 +173,18 @@ def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Side]
     assert set(found.experts.table["measure"]) == {"documents"}
     assert any("different tokenizers" in note for note in found.experts.warnings)
     counts = replace(other, manifest=other.manifest.model_copy(update={"tokenizer_hash": "", "kept": ("usage",)}))
-    found = compare_sides([one, counts])
+    found = compare_opened_runs([one, counts])
     assert any("counts per document only" in note for note in found.notes)
     assert (found.table("comparison_topics")["method"].str.startswith("paired")).all()
 
 
-def test_topics_that_only_one_has_are_left_out(sides: dict[str, Side], tmp_path: Path) -> None:
+def test_topics_that_only_one_has_are_left_out(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
     given = routing()
     fewer = replace(
         given,
         documents=given.documents.assign(topic=given.documents["topic"].replace({"topic-0": "else", "topic-1": "else"})),
     )
-    found = pair_sides(sides["plain"], side(tmp_path, "fewer", fewer))
+    found = pair_runs(sides["plain"], side(tmp_path, "fewer", fewer))
     assert found.topics == ("topic-2", "topic-3", "topic-4", "topic-5") and found.whole == (False, False)
     assert any("40 shared documents have another topic" in note for note in found.notes)
     assert any("2 of 6 topics of plain are not in the other" in note for note in found.notes)
@@ -192,12 +192,12 @@ def test_topics_that_only_one_has_are_left_out(sides: dict[str, Side], tmp_path:
     assert layers["difference"].notna().all()
 
 
-def test_models_of_other_shapes(sides: dict[str, Side], tmp_path: Path) -> None:
+def test_models_of_other_shapes(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
     """Layers are matched by depth, of eight experts six find a partner, and loads are compared as shares of all."""
     corpus = sides["plain"].manifest.corpus.model_copy(update={"hash": "c" * 64})
     one = replace(sides["plain"], manifest=sides["plain"].manifest.model_copy(update={"corpus": corpus}))
     other = side(tmp_path, "deeper", routing(n_layers=3, num_experts=6), corpus=corpus)
-    found = compare_sides([one, other])
+    found = compare_opened_runs([one, other])
     experts = found.table("aligned_experts")
     assert experts.groupby("layer")["other_layer"].first().to_dict() == {0: 0, 1: 2}
     assert experts.groupby("layer")["other_expert"].count().tolist() == [6, 6] and len(experts) == 16
@@ -208,23 +208,25 @@ def test_models_of_other_shapes(sides: dict[str, Side], tmp_path: Path) -> None:
     assert any("No shared document has the same tokens" in n for n in found.notes)
 
 
-def test_what_cannot_be_compared_says_so(sides: dict[str, Side], tmp_path: Path) -> None:
+def test_what_cannot_be_compared_says_so(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
     given = routing()
     strange = side(
         tmp_path, "strange", replace(given, documents=given.documents.assign(topic="x" + given.documents["topic"]))
     )
     with pytest.raises(MoeProbeError, match="plain and strange cannot be compared: they have no topic in common"):
-        compare_sides([sides["plain"], strange])
+        compare_opened_runs([sides["plain"], strange])
     with pytest.raises(UsageError, match="plain and twin are one run under one label"):
-        compare_sides([sides["plain"], replace(sides["plain"], name="twin")])
+        compare_opened_runs([sides["plain"], replace(sides["plain"], name="twin")])
     with pytest.raises(UsageError, match="two sides have the same name"):
-        compare_sides([sides["plain"], sides["plain"]])
+        compare_opened_runs([sides["plain"], sides["plain"]])
     with pytest.raises(MoeProbeError, match="plain alone cannot be compared: it has no SAEs"):
-        compare_sides([sides["plain"]])
+        compare_opened_runs([sides["plain"]])
     with pytest.raises(MoeProbeError, match="topic and subtopic cannot be compared: two labels"):
-        pair_sides(sides["plain"], replace(sides["other"], label="subtopic"))
-    with pytest.raises(MoeProbeError, match="holds no result 'layers'"):
-        compare_sides([sides["plain"], replace(sides["added"], results={"verdicts": sides["added"].results["verdicts"]})])
+        pair_runs(sides["plain"], replace(sides["other"], label="subtopic"))
+    with pytest.raises(MoeProbeError, match="has no result 'layers'"):
+        compare_opened_runs(
+            [sides["plain"], replace(sides["added"], results={"verdicts": sides["added"].results["verdicts"]})]
+        )
 
 
 def test_two_labels_of_one_trace(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     quality.to_parquet(run / "results" / "sae_quality.parquet")
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
-    side_ = Side(
+    unpaired = ComparedRun(
         "x",
         None,
         {
@@ -281,7 +283,7 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(MoeProbeError, match="no two SAEs can be compared"):
-        sae_differences(sae_values([side_]))
+        sae_differences(sae_values([unpaired]))
 
 
 def test_comparison_is_kept_and_read_again(compared: Comparison, tmp_path: Path) -> None:
@@ -354,7 +356,7 @@ def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_verdicts_are_told_with_their_grade_and_the_rivals_that_were_tested(sides: dict[str, Side]) -> None:
+def test_verdicts_are_told_with_their_grade_and_the_rivals_that_were_tested(sides: dict[str, ComparedRun]) -> None:
     verdicts = sides["added"].result("verdicts")
     near = replace(verdicts, table=verdicts.table.assign(grade="near the threshold", verdict="expert", layer=0, experts="3"))
     tested = replace(

@@ -26,7 +26,7 @@ from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.units import carriers_section
-from moe_probe.studies.compare.runs import compare_runs
+from moe_probe.studies.compare import compare_runs
 
 
 def rates(topics: list[str], seed: int) -> GroupRates:

@@ -12,7 +12,7 @@ from moe_probe.core.results import Result
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import layer_usage
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.compare import Side
+from moe_probe.studies.compare import ComparedRun
 from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
@@ -49,11 +49,11 @@ def results_of(trace: Trace, *, permutations: int = 199, label: str = "topic") -
     return {r.name: r for r in found}
 
 
-def side(root: Path, name: str, given: PlantedRouting, *, label: str = "topic", **manifest: object) -> Side:
+def side(root: Path, name: str, given: PlantedRouting, *, label: str = "topic", **manifest: object) -> ComparedRun:
     """A side of a comparison; `manifest` changes what its trace says of itself."""
     trace = write_routing(root / name, given)
     changed = trace.manifest.model_copy(update=manifest)
-    return Side(name, changed, results_of(trace, label=label), label, trace)
+    return ComparedRun(name, changed, results_of(trace, label=label), label, trace)
 
 
 def add_saes(root: Path) -> None:

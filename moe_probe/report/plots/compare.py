@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.report.plots.drawing import SMALL, layer_shades, layer_ticks, new_figure, panel_grid, safe
-from moe_probe.studies.compare.summary import MEASURES
+from moe_probe.studies.compare import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,9 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.routing import count_selections, dropped_id
 from moe_probe.core.stats import permutation_p
-from moe_probe.studies.compare.pairing import Pairing, pair_sides
-from moe_probe.studies.compare.sides import Side, matched_layers, same_shape
+from moe_probe.studies.compare.compared_run import ComparedRun, matched_layers, same_shape
+from moe_probe.studies.compare.differences import ComparisonSettings
+from moe_probe.studies.compare.pairing import Pairing, pair_runs
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -31,16 +33,27 @@ class Aligned(NamedTuple):
 
 
 class _Match(NamedTuple):
-    """One layer under one measure: scores [expert, other expert], what the null gives each expert, and in all."""
+    """One layer under one measure.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (n_experts, n_other_experts)
+    null : ndarray, shape (n_experts,)
+        Mean score that the null gives each expert.
+    null_mean, null_high, p_value : float
+        Of the mean score under the null: its mean, its 95th percentile and the p-value (NaN for tokens).
+    """
 
     scores: np.ndarray
     null: np.ndarray
     null_mean: float
-    null_high: float
-    p_value: float
+    null_high: float = np.nan
+    p_value: float = np.nan
 
 
-def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutations: int = 199, seed: int = 0) -> Aligned:
+def align_experts(
+    a: ComparedRun, b: ComparedRun, *, pairing: Pairing | None = None, settings: ComparisonSettings | None = None
+) -> Aligned:
     """Assign the experts of one run to those of the other, layer by layer, so that matched ones behave alike.
 
     Two measures, each with an assignment of its own (Hungarian method, largest sum of scores). ``documents``: correlation
@@ -51,9 +64,10 @@ def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutati
 
     Parameters
     ----------
-    a, b : Side
+    a, b : ComparedRun
     pairing : Pairing, optional
-    permutations, seed : int
+        From `pair_runs`, where it is at hand.
+    settings : ComparisonSettings, optional
 
     Returns
     -------
@@ -72,7 +86,8 @@ def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutati
     """
     import pandas as pd
 
-    pairing = pairing or pair_sides(a, b)
+    settings = settings or ComparisonSettings()
+    pairing = pairing or pair_runs(a, b)
     if not pairing.paired:
         raise MoeProbeError(
             f"experts of {a.name} and {b.name} cannot be aligned",
@@ -88,7 +103,8 @@ def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutati
     experts: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     for number, (layer, other) in enumerate(pairs):
-        matches = {"documents": _by_documents(pairing, layer, other, permutations=permutations, seed=[seed, number])}
+        rng = np.random.default_rng([settings.seed, number])
+        matches = {"documents": _by_documents(pairing, (layer, other), settings.permutations, rng)}
         if tokens is not None:
             matches["tokens"] = tokens.match(layer, other)
         for measure, match in matches.items():
@@ -97,37 +113,29 @@ def align_experts(a: Side, b: Side, *, pairing: Pairing | None = None, permutati
             experts += [where | {"expert": row.pop("expert"), "other_layer": other} | row for row in rows]
             layers.append(where | {"other_layer": other} | total)
     table = pd.DataFrame(experts).astype({"other_expert": "Int64", "second_expert": "Int64"})
-    caption = (
-        "Experts matched one to one within a layer so that the sum of scores is largest. documents: correlation of "
-        f"usage over {len(pairing.groups[0].groups):,} shared groups of documents, null: documents permuted within "
-        f"topics ({permutations} times); tokens: share of the tokens of either expert that chose both, null: choices "
-        "exchanged among the tokens of a document. A match says that two experts serve the same text, not that they "
-        "compute the same."
+    result = Result(
+        "aligned_experts",
+        table,
+        seed=settings.seed,
+        params={"permutations": settings.permutations},
+        warnings=tuple(notes),
+        caption=_caption(len(pairing.groups[0].groups), settings.permutations),
+        citations=_SOURCES,
     )
-    return Aligned(
-        Result(
-            "aligned_experts",
-            table,
-            seed=seed,
-            params={"permutations": permutations},
-            warnings=tuple(notes),
-            caption=caption,
-            citations=_SOURCES,
-        ),
-        Result(
-            "aligned_layers",
-            pd.DataFrame(layers),
-            seed=seed,
-            params={"permutations": permutations},
-            warnings=tuple(notes),
-            caption=caption,
-            citations=_SOURCES,
-        ),
+    return Aligned(result, replace(result, name="aligned_layers", table=pd.DataFrame(layers)))
+
+
+def _caption(n_groups: int, permutations: int) -> str:
+    return (
+        "Experts matched one to one within a layer so that the sum of scores is largest. documents: correlation of "
+        f"usage over {n_groups:,} shared groups of documents, null: documents permuted within topics ({permutations} "
+        "times); tokens: share of the tokens of either expert that chose both, null: choices exchanged among the tokens "
+        "of a document. A match says that two experts are used for the same text, not that they compute the same."
     )
 
 
 def assign(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the one-to-one assignment with the largest sum (Hungarian method)."""
+    """Rows and columns of the one-to-one assignment with the largest sum (Kuhn 1955, DOI 10.1002/nav.3800020109)."""
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(scores, maximize=True)
@@ -140,23 +148,20 @@ def _standard(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 1e-12))
 
 
-def _by_documents(pairing: Pairing, layer: int, other: int, *, permutations: int, seed: list[int]) -> _Match:
-    groups_a, groups_b = pairing.groups
-    ours = _standard(groups_a.shares[:, groups_a.layer == layer])
-    theirs = _standard(groups_b.shares[:, groups_b.layer == other])
-    scores = ours.T @ theirs
-    rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(groups_a.topic == t) for t in np.unique(groups_a.topic)]
+def _by_documents(pairing: Pairing, layers: tuple[int, int], permutations: int, rng: np.random.Generator) -> _Match:
+    usage = [_standard(g.shares[:, g.layer == layer]) for g, layer in zip(pairing.groups, layers, strict=True)]
+    scores = usage[0].T @ usage[1]
+    topic = pairing.groups[0].topic
+    topic_rows = [np.flatnonzero(topic == t) for t in np.unique(topic)]
     given, means = np.zeros(scores.shape[0]), np.empty(permutations)
     for i in range(permutations):
-        order = np.arange(len(ours))
-        for members in rows:
+        order = np.arange(len(topic))
+        for members in topic_rows:
             order[members] = rng.permutation(members)
-        permuted = ours.T @ theirs[order]
-        i_rows, i_columns = assign(permuted)
-        matched = permuted[i_rows, i_columns]
-        given[i_rows] += matched
-        means[i] = matched.mean()
+        permuted = usage[0].T @ usage[1][order]
+        rows, columns = assign(permuted)
+        given[rows] += permuted[rows, columns]
+        means[i] = permuted[rows, columns].mean()
     observed = scores[assign(scores)].mean()
     exceed = np.array((means >= observed - 1e-12).sum())
     return _Match(
@@ -189,23 +194,23 @@ def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dic
                 "same_number_score": float(row[expert]) if square else np.nan,
             }
         )
-    found = [float(r["score"]) for r in out if r["other_expert"] is not None]
-    own = [bool(r["other_expert"] == r["expert"]) for r in out]
+    matched_scores = [float(r["score"]) for r in out if r["other_expert"] is not None]
+    own_number = [bool(r["other_expert"] == r["expert"]) for r in out]
     return out, {
-        "mean_score": float(np.mean(found)),
+        "mean_score": float(np.mean(matched_scores)),
         "null_mean": match.null_mean,
         "null_high": match.null_high,
         "p_value": match.p_value,
         "same_number_mean": float(np.diag(scores).mean()) if square else np.nan,
-        "same_number_share": float(np.mean(own)) if square else np.nan,
-        "experts": len(found),
+        "same_number_share": float(np.mean(own_number)) if square else np.nan,
+        "experts": len(matched_scores),
     }
 
 
 class _SameTokens:
     """The tokens that are the same in both traces, in the same order."""
 
-    def __init__(self, a: Side, b: Side, pairing: Pairing) -> None:
+    def __init__(self, a: ComparedRun, b: ComparedRun, pairing: Pairing) -> None:
         assert a.trace is not None
         assert b.trace is not None
         shared = pairing.shared
@@ -214,9 +219,8 @@ class _SameTokens:
         number = [np.full(len(t.documents), -1) for t in self.traces]
         number[0][shared.rows_a[keep]] = number[1][shared.rows_b[keep]] = np.arange(int(keep.sum()))
         self.n_documents = int(keep.sum())
-        found = [_token_rows(t, n) for t, n in zip(self.traces, number, strict=True)]
-        self.rows = found[0][0], found[1][0]
-        self.document = found[0][1]
+        (rows_a, self.document), (rows_b, _) = (_token_rows(t, n) for t, n in zip(self.traces, number, strict=True))
+        self.rows = rows_a, rows_b
 
     def match(self, layer: int, other: int) -> _Match:
         """Overlap of the choices of two layers, and what exchange within documents would give."""
@@ -234,19 +238,20 @@ class _SameTokens:
         rows, columns = assign(null)
         given = np.zeros(sizes[0])
         given[rows] = null[rows, columns]
-        return _Match(scores, given, float(null[rows, columns].mean()), np.nan, np.nan)
+        return _Match(scores, given, float(null[rows, columns].mean()))
 
 
 def _token_rows(trace: Trace, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the tokens of numbered documents, by number, and the number of each; special tokens left out."""
+    """Rows of the tokens of numbered documents, by number, and the number of each; special tokens are skipped."""
     table = trace.tokens(["document", "special"])
-    mine = number[table["document"].to_numpy()]
-    rows = np.flatnonzero((mine >= 0) & ~table["special"].to_numpy())
-    rows = rows[np.argsort(mine[rows], kind="stable")]
-    return rows, mine[rows]
+    document = number[table["document"].to_numpy()]
+    rows = np.flatnonzero((document >= 0) & ~table["special"].to_numpy())
+    rows = rows[np.argsort(document[rows], kind="stable")]
+    return rows, document[rows]
 
 
 def _chosen(trace: Trace, layer: int) -> np.ndarray:
+    """Experts of every token, shape (n_tokens, top_k)."""
     return np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([layer])])
 
 

@@ -1,4 +1,4 @@
-"""One side of a comparison, and what two sides have in common: documents, tokens, layers."""
+"""A run under one label, and what two such runs have in common: documents, tokens, layers."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ FEWEST_SHARED = 8
 
 
 @dataclass(frozen=True)
-class Side:
-    """A run under one label.
+class ComparedRun:
+    """A run under one label: one side of a comparison.
 
     Attributes
     ----------
     name : str
-        What it is called in every table.
+        Its name in every table.
     manifest : Manifest
         Of its trace.
     results : mapping of str to Result
         Under `label`: ``verdicts`` and ``layers`` at least.
     label : str
-        Column of labels that its results are about.
+        Label column that its results are about.
     trace : Trace or None
-        None where only results are at hand: differences then rest on their stored intervals.
+        None where there are only results: differences then rest on their stored intervals.
     settings : mapping
         Further settings by name, for the table of what differs.
     """
@@ -60,9 +60,7 @@ class Side:
             When the run holds no such result.
         """
         if name not in self.results:
-            raise MoeProbeError(
-                f"{self.name} holds no result '{name}'", "it cannot be compared without", "moe-probe analyze RUN"
-            )
+            raise MoeProbeError(f"{self.name} has no result '{name}'", "a comparison needs it", "moe-probe analyze RUN")
         return self.results[name]
 
     @cached_property
@@ -70,16 +68,24 @@ class Side:
         """Selections per document, or None without a trace."""
         return None if self.trace is None else self.trace.usage()
 
-    def same_trace(self, other: Side) -> bool:
+    def same_trace(self, other: ComparedRun) -> bool:
         """Whether both rest on one and the same trace."""
         return self.trace is not None and other.trace is not None and self.trace.root.resolve() == other.trace.root.resolve()
 
 
-class Shared(NamedTuple):
-    """Documents that two sides share: their rows in either (equal lengths), why they count as the same, or why none do.
+class SharedDocuments(NamedTuple):
+    """Documents that two runs share.
 
-    ``same_tokens`` marks those whose token ids and positions are equal one by one; ``no_tokens`` says, in a
-    sentence, why tokens cannot be held against each other where none are ("" where some can).
+    Attributes
+    ----------
+    rows_a, rows_b : ndarray of int64, shape (n_shared,)
+        Their rows in either run.
+    how : str
+        Why they count as the same, or why none do.
+    same_tokens : ndarray of bool, shape (n_shared,)
+        Documents whose token ids and positions are equal one by one.
+    no_tokens : str
+        Why tokens cannot be compared, in a sentence; "" where some can.
     """
 
     rows_a: np.ndarray
@@ -94,35 +100,36 @@ class Shared(NamedTuple):
         return len(self.rows_a) >= FEWEST_SHARED
 
 
-def shared_documents(a: Side, b: Side) -> Shared:
-    """Find the documents that two sides share, by name and by what is in them.
+def shared_documents(a: ComparedRun, b: ComparedRun) -> SharedDocuments:
+    """Find the documents that two runs share, by name and by what is in them.
 
     A name alone is not enough: the corpora must have the same hash, or a document the same text, or (where no text was
     kept) the same token ids.
 
     Parameters
     ----------
-    a, b : Side
+    a, b : ComparedRun
 
     Returns
     -------
-    Shared
+    SharedDocuments
         Without rows where nothing shows that documents are the same.
     """
     none = np.zeros(0, dtype=np.int64)
     if a.trace is None or b.trace is None:
-        return Shared(none, none, "one of the two has no trace", none.astype(bool), "One of the two has no trace.")
-    rows_a, rows_b = _by_name(a.trace.documents, b.trace.documents)
+        return SharedDocuments(none, none, "one of the two has no trace", none.astype(bool), "One of the two has no trace.")
+    rows_a, rows_b = _same_names(a.trace.documents, b.trace.documents)
+    every = np.ones(len(rows_a), dtype=bool)
     no_tokens = _why_no_tokens(a, b)
-    same = np.zeros(len(rows_a), dtype=bool)
+    same = ~every
     if not no_tokens:
-        ours, theirs = token_digests(a.trace), token_digests(b.trace)
-        same = np.array([ours[i] == theirs[j] for i, j in zip(rows_a, rows_b, strict=True)], dtype=bool)
+        digests_a, digests_b = token_digests(a.trace), token_digests(b.trace)
+        same = np.array([digests_a[i] == digests_b[j] for i, j in zip(rows_a, rows_b, strict=True)], dtype=bool)
     hashes = a.manifest.corpus.hash, b.manifest.corpus.hash
     if a.same_trace(b):
-        how, kept = "one trace", np.ones(len(rows_a), dtype=bool)
+        how, kept = "one trace", every
     elif hashes[0] and hashes[0] == hashes[1]:
-        how, kept = "the same corpus", np.ones(len(rows_a), dtype=bool)
+        how, kept = "the same corpus", every
     elif a.manifest.has_text and b.manifest.has_text:
         texts = zip(a.trace.texts(rows_a.tolist()), b.trace.texts(rows_b.tolist()), strict=True)
         how, kept = "the same texts", np.array([x == y for x, y in texts], dtype=bool)
@@ -130,23 +137,23 @@ def shared_documents(a: Side, b: Side) -> Shared:
         how, kept = "the same token ids", same
     if not kept.any():
         how = "no document of one is shown to be one of the other"
-    rows_a, rows_b, same = rows_a[kept], rows_b[kept], same[kept]
+    same = same[kept]
     if not no_tokens and not same.any():
         no_tokens = "No shared document has the same tokens in both."
-    return Shared(rows_a, rows_b, how, same, no_tokens)
+    return SharedDocuments(rows_a[kept], rows_b[kept], how, same, no_tokens)
 
 
-def _by_name(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _same_names(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     row_of = {name: i for i, name in enumerate(b["document"].astype(str))}
     pairs = [(i, row_of[name]) for i, name in enumerate(a["document"].astype(str)) if name in row_of]
-    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
 
 
-def _why_no_tokens(a: Side, b: Side) -> str:
-    for side in (a, b):
-        if "routing" not in side.manifest.kept:
-            return f"{side.name} holds counts per document only, so tokens are not compared."
+def _why_no_tokens(a: ComparedRun, b: ComparedRun) -> str:
+    for run in (a, b):
+        if "routing" not in run.manifest.kept:
+            return f"{run.name} holds counts per document only, so tokens are not compared."
     hashes = a.manifest.tokenizer_hash, b.manifest.tokenizer_hash
     if all(hashes) and hashes[0] != hashes[1]:
         return f"{a.name} and {b.name} have different tokenizers, so that only documents are compared, not tokens."
@@ -154,7 +161,7 @@ def _why_no_tokens(a: Side, b: Side) -> str:
 
 
 def token_digests(trace: Trace) -> list[bytes]:
-    """What tells documents of equal tokens: a hash over ids and positions, for every document of a trace."""
+    """Hash of the token ids and positions of every document of a trace: equal for documents of equal tokens."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(len(trace.documents))]
     for _, chunk in trace.iter_tokens(["document", "position", "token_id"]):
         document = chunk.columns["document"]
@@ -165,25 +172,39 @@ def token_digests(trace: Trace) -> list[bytes]:
     return [d.digest() for d in digests]
 
 
-def matched_layers(a: Side, b: Side) -> tuple[tuple[tuple[int, int], ...], str]:
-    """Say which layers of two models are held against each other, and how they were found.
+def matched_layers(a: ComparedRun, b: ComparedRun) -> tuple[tuple[tuple[int, int], ...], str]:
+    """Match the layers of two models.
+
+    Parameters
+    ----------
+    a, b : ComparedRun
 
     Returns
     -------
     pairs : tuple of (int, int)
-        The same numbers where both have the same; else, for every layer of the first, the layer of the other that lies
+        The same numbers where both have the same; else, for every layer of the first, the layer of the other that is
         nearest in relative depth.
     how : str
+        "the same number" or "relative depth".
     """
-    ours, theirs = ([x.layer for x in s.manifest.layers] for s in (a, b))
-    if ours == theirs:
-        return tuple((x, x) for x in ours), "the same number"
-    depth = np.linspace(0, 1, len(theirs)) if len(theirs) > 1 else np.array([0.5])
-    own = np.linspace(0, 1, len(ours)) if len(ours) > 1 else np.array([0.5])
-    return tuple((x, theirs[int(np.abs(depth - d).argmin())]) for x, d in zip(ours, own, strict=True)), "relative depth"
+    layers_a, layers_b = ([x.layer for x in run.manifest.layers] for run in (a, b))
+    if layers_a == layers_b:
+        return tuple((x, x) for x in layers_a), "the same number"
+    depths_a, depths_b = (np.linspace(0, 1, len(x)) if len(x) > 1 else np.array([0.5]) for x in (layers_a, layers_b))
+    nearest = [layers_b[int(np.abs(depths_b - depth).argmin())] for depth in depths_a]
+    return tuple(zip(layers_a, nearest, strict=True)), "relative depth"
 
 
-def same_shape(a: Side, b: Side) -> bool:
-    """Whether both models have the same MoE layers with the same numbers of experts: checkpoints of one model do."""
-    shapes = [[(x.layer, x.num_experts, x.top_k) for x in s.manifest.layers] for s in (a, b)]
+def same_shape(a: ComparedRun, b: ComparedRun) -> bool:
+    """Tell whether both models have the same MoE layers with the same numbers of experts, as checkpoints of one model do.
+
+    Parameters
+    ----------
+    a, b : ComparedRun
+
+    Returns
+    -------
+    bool
+    """
+    shapes = [[(x.layer, x.num_experts, x.top_k) for x in run.manifest.layers] for run in (a, b)]
     return shapes[0] == shapes[1] and a.manifest.model.architecture == b.manifest.model.architecture

@@ -1,4 +1,4 @@
-"""Everything that several runs can be asked together."""
+"""All tables of a comparison of several runs, made, kept and read again."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.studies.compare.alignment import align_experts
-from moe_probe.studies.compare.effects import compare_layers, compare_topics
-from moe_probe.studies.compare.facts import compare_runs_table
+from moe_probe.studies.compare.compared_run import ComparedRun, same_shape
+from moe_probe.studies.compare.differences import ComparisonSettings
+from moe_probe.studies.compare.facts import run_facts
 from moe_probe.studies.compare.labels import compare_labels
-from moe_probe.studies.compare.pairing import Pairing, pair_sides
+from moe_probe.studies.compare.layers import compare_layers
+from moe_probe.studies.compare.pairing import Pairing, pair_runs
 from moe_probe.studies.compare.saes import sae_differences, sae_values
-from moe_probe.studies.compare.sides import Side, same_shape
 from moe_probe.studies.compare.summary import all_differences, headlines
+from moe_probe.studies.compare.topics import compare_topics
 from moe_probe.studies.compare.verdicts import compare_verdicts, verdict_changes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Tables that a comparison can hold, in the order in which they are read.
+#: Tables that a comparison can have, in the order in which they are read.
 TABLES = (
     "comparison_runs",
     "comparison_verdicts",
@@ -44,6 +46,11 @@ TABLES = (
 @dataclass(frozen=True)
 class Comparison:
     """Tables of a comparison by name, of those in `TABLES` that could be made.
+
+    Attributes
+    ----------
+    results : tuple of Result
+        In the order of `TABLES`.
 
     Examples
     --------
@@ -77,7 +84,7 @@ class Comparison:
 
     @property
     def sides(self) -> list[str]:
-        """Names of what is compared, in order."""
+        """Names of the runs compared, in order."""
         return list(dict.fromkeys(self.table("comparison_runs")["side"]))
 
     @property
@@ -110,64 +117,56 @@ class Comparison:
         MoeProbeError
             When there is no comparison, or a table cannot be read.
         """
-        found = [name for name in TABLES if (Path(directory) / f"{name}.parquet").exists()]
-        if "comparison_runs" not in found:
+        names = [name for name in TABLES if (Path(directory) / f"{name}.parquet").exists()]
+        if "comparison_runs" not in names:
             raise MoeProbeError(
                 f"there is no comparison in {directory}",
-                "it holds no comparison_runs.parquet",
+                "it has no comparison_runs.parquet",
                 "moe-probe compare RUN RUN --out FOLDER",
             )
-        return cls(tuple(Result.load(directory, name) for name in found))
+        return cls(tuple(Result.load(directory, name) for name in names))
 
 
-def compare_sides(
-    sides: Sequence[Side],
-    *,
-    resamples: int = 1000,
-    permutations: int = 199,
-    seed: int = 0,
-    alpha: float = 0.05,
-    say: Say = silent,
+def compare_opened_runs(
+    runs: Sequence[ComparedRun], *, settings: ComparisonSettings | None = None, say: Say = silent
 ) -> Comparison:
-    """Ask of several runs what can be asked of them together; the first is what the others are held against.
+    """Compare several runs; the others are compared with the first.
 
     Parameters
     ----------
-    sides : sequence of Side
+    runs : sequence of ComparedRun
         Two or more, or one with SAEs of several widths.
-    resamples, permutations, seed : int
-        Of the bootstrap, and of the null of the alignment.
-    alpha : float
-        False discovery rate.
+    settings : ComparisonSettings, optional
     say : callable
-        Told, in a sentence, what is being done.
+        Gets a sentence on each step.
 
     Returns
     -------
     Comparison
+        Where part of the questions cannot be answered, ``comparison_left_out`` says which and why (``question, side_a,
+        side_b, reason``).
 
     Raises
     ------
     MoeProbeError
-        When nothing can be compared, in one sentence; what only part of the questions lacks is left out and named in
-        ``comparison_left_out`` (``question, side_a, side_b, reason``).
+        When nothing can be compared.
     """
-    names = [side.name for side in sides]
+    settings = settings or ComparisonSettings()
+    names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UsageError("two sides have the same name", ", ".join(names), "--labels with a name for each")
-    found = [compare_runs_table(sides)]
+    results = [run_facts(runs)]
     left_out: list[dict[str, str]] = []
-    if len(sides) > 1:
-        found.append(compare_verdicts(sides))
-        for other in sides[1:]:
-            parts, missing = _compare_pair(
-                sides[0], other, found[1], resamples=resamples, permutations=permutations, seed=seed, alpha=alpha, say=say
-            )
-            found += parts
-            left_out += missing
-    if len({side.label for side in sides}) == 1:  # labels of one run have the same SAEs
-        found += _saes(sides, left_out, alpha=alpha)
-    joined = _joined(found)
+    if len(runs) > 1:
+        verdicts = compare_verdicts(runs)
+        results.append(verdicts)
+        for other in runs[1:]:
+            pair = _Pair(runs[0], other, settings, say)
+            results += pair.compare(verdicts)
+            left_out += pair.left_out
+    if len({run.label for run in runs}) == 1:  # labels of one run have the same SAEs
+        results += _compare_saes(runs, left_out, alpha=settings.alpha)
+    joined = _joined(results)
     if left_out:
         import pandas as pd
 
@@ -176,88 +175,85 @@ def compare_sides(
     return Comparison(tuple(sorted(joined, key=lambda r: TABLES.index(r.name))))
 
 
-def _compare_pair(
-    a: Side,
-    b: Side,
-    verdicts: Result,
-    *,
-    resamples: int,
-    permutations: int,
-    seed: int,
-    alpha: float,
-    say: Say,
-) -> tuple[list[Result], list[dict[str, str]]]:
-    if a.same_trace(b) and a.label == b.label and a.results.keys() == b.results.keys():
-        raise UsageError(
-            f"{a.name} and {b.name} are one run under one label", "nothing can differ", "another run, or two --by"
-        )
-    pairing = None if a.trace is None or b.trace is None else pair_sides(a, b)
-    say(f"{a.name} against {b.name}: " + ("stored intervals" if pairing is None else f"{pairing.method} of documents"))
-    out: list[Result] = []
-    left_out: list[dict[str, str]] = []
+class _Pair:
+    """Two runs under comparison; `left_out` collects the questions that cannot be answered."""
 
-    def attempt(question: str, work: Callable[[], Sequence[Result]]) -> None:
+    def __init__(self, a: ComparedRun, b: ComparedRun, settings: ComparisonSettings, say: Say) -> None:
+        if a.same_trace(b) and a.label == b.label and a.results.keys() == b.results.keys():
+            raise UsageError(
+                f"{a.name} and {b.name} are one run under one label", "nothing can differ", "another run, or two --by"
+            )
+        self.a, self.b, self.settings, self.say = a, b, settings, say
+        self.pairing = None if a.trace is None or b.trace is None else pair_runs(a, b)
+        self.left_out: list[dict[str, str]] = []
+
+    def compare(self, verdicts: Result) -> list[Result]:
+        a, b, pairing, settings = self.a, self.b, self.pairing, self.settings
+        method = "stored intervals" if pairing is None else f"{pairing.method} of documents"
+        self.say(f"{a.name} against {b.name}: {method}")
+        results: list[Result] = []
+        if not a.same_trace(b):  # a trace's experts are themselves
+            self.say("matching experts")
+            results += self._attempt(
+                "which expert is which", lambda: align_experts(a, b, pairing=pairing, settings=settings)
+            )
+            results += self._attempt("router saturation", lambda: [_saturation(a, b, pairing)])
+        if a.label == b.label:
+            topics = compare_topics(a, b, pairing=pairing, settings=settings)
+            aligned = next((r for r in results if r.name == "aligned_experts"), None)
+            results += [verdict_changes(a, b, verdicts, topics, aligned), topics]
+        else:
+            results.append(compare_labels(a, b, pairing=pairing, settings=settings))
+        return [*results, compare_layers(a, b, pairing=pairing, settings=settings)]
+
+    def _attempt(self, question: str, work: Callable[[], Sequence[Result]]) -> Sequence[Result]:
         try:
-            out.extend(work())
+            return work()
         except MoeProbeError as error:
-            left_out.append({"question": question, "side_a": a.name, "side_b": b.name, "reason": str(error)})
-
-    if not a.same_trace(b):  # a trace's experts are themselves
-        say("matching experts")
-        attempt("which expert is which", lambda: align_experts(a, b, pairing=pairing, permutations=permutations, seed=seed))
-        attempt("router saturation", lambda: [_saturation(a, b, pairing)])
-    if a.label == b.label:
-        topics = compare_topics(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha)
-        matched = next((r for r in out if r.name == "aligned_experts"), None)
-        out += [verdict_changes(a, b, verdicts, topics, matched), topics]
-    else:
-        out.append(compare_labels(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
-    out.append(compare_layers(a, b, pairing=pairing, resamples=resamples, seed=seed, alpha=alpha))
-    return out, left_out
+            self.left_out.append({"question": question, "side_a": self.a.name, "side_b": self.b.name, "reason": str(error)})
+            return ()
 
 
-def _saturation(a: Side, b: Side, pairing: Pairing | None) -> Result:
+def _saturation(a: ComparedRun, b: ComparedRun, pairing: Pairing | None) -> Result:
     from moe_probe.experts.published import router_saturation
 
     if not same_shape(a, b) or a.trace is None or b.trace is None or pairing is None or pairing.shared.no_tokens:
-        why = (
-            pairing.shared.no_tokens
-            if pairing is not None and pairing.shared.no_tokens
-            else "they have other layers, or one has no trace"
-        )
+        why = "" if pairing is None else pairing.shared.no_tokens
         raise MoeProbeError(
-            f"{a.name} and {b.name} are no checkpoints of one model on the same tokens", why, "two checkpoints on one corpus"
+            f"{a.name} and {b.name} are no checkpoints of one model on the same tokens",
+            why or "they have other layers, or one has no trace",
+            "two checkpoints on one corpus",
         )
-    found = router_saturation(a.trace, b.trace)
-    table = found.table.assign(side_a=a.name, side_b=b.name)
-    return replace(found, name="comparison_saturation", table=table[["side_a", "side_b", *found.table.columns]])
+    saturation = router_saturation(a.trace, b.trace)
+    table = saturation.table.assign(side_a=a.name, side_b=b.name)
+    return replace(saturation, name="comparison_saturation", table=table[["side_a", "side_b", *saturation.table.columns]])
 
 
-def _saes(sides: Sequence[Side], left_out: list[dict[str, str]], *, alpha: float) -> list[Result]:
-    with_saes = [side for side in sides if "sae_quality" in side.results]
-    distinct = [s for i, s in enumerate(with_saes) if not any(s.same_trace(t) for t in with_saes[:i])]
+def _compare_saes(runs: Sequence[ComparedRun], left_out: list[dict[str, str]], *, alpha: float) -> list[Result]:
+    with_saes = [run for run in runs if "sae_quality" in run.results]
+    distinct = [run for i, run in enumerate(with_saes) if not any(run.same_trace(other) for other in with_saes[:i])]
     if not distinct:
-        if len(sides) < 2:
+        if len(runs) < 2:
             raise MoeProbeError(
-                f"{sides[0].name} alone cannot be compared", "it has no SAEs of several widths", "a second run, or two --by"
+                f"{runs[0].name} alone cannot be compared", "it has no SAEs of several widths", "a second run, or two --by"
             )
         return []
     values = sae_values(distinct)
     try:
         return [values, sae_differences(values, alpha=alpha)]
     except MoeProbeError as error:
-        if len(sides) < 2:
+        if len(runs) < 2:
             raise
-        left_out.append({"question": "SAEs", "side_a": sides[0].name, "side_b": "", "reason": str(error)})
+        left_out.append({"question": "SAEs", "side_a": runs[0].name, "side_b": "", "reason": str(error)})
         return [values]
 
 
-def _joined(found: Sequence[Result]) -> list[Result]:
+def _joined(results: Sequence[Result]) -> list[Result]:
     """Tables of several pairs under one name as one."""
     import pandas as pd
 
     out: dict[str, Result] = {}
-    for result in found:
+    for result in results:
         if result.name not in out:
             out[result.name] = result
             continue

@@ -1,25 +1,75 @@
-"""Differences with intervals: from draws of a bootstrap, or from intervals that were stored."""
+"""Differences with intervals: from bootstrap draws, from stored intervals, or from standard errors."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.core.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.studies.compare.compared_run import ComparedRun
+
 SOURCES = (
     *BOOTSTRAP,
     "Gelman and Stern 2006, significant against not significant is no significant difference, DOI 10.1198/000313006X152649",
     "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
 )
-#: Columns that every difference has, after those that say what differs.
-COLUMNS = ("value_a", "value_b", "difference", "ci_low", "ci_high", "p_value")
+#: Columns that every table of differences has, after those that say what differs.
+COLUMNS = ("value_a", "value_b", "difference", "ci_low", "ci_high", "p_value", "q_value", "beyond", "method")
+#: Half width of a 95 % interval of the normal law, in standard errors.
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """How runs are compared.
+
+    Attributes
+    ----------
+    resamples : int
+        Bootstrap resamples of groups of documents.
+    permutations : int
+        Permutations behind the null of the alignment.
+    seed : int
+    alpha : float
+        False discovery rate of ``beyond``.
+    """
+
+    resamples: int = 1000
+    permutations: int = 199
+    seed: int = 0
+    alpha: float = 0.05
+
+    def params(self, a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
+        """Parameters of a result on differences between two runs."""
+        return {"alpha": self.alpha, "resamples": self.resamples, "label_a": a.label, "label_b": b.label}
+
+
+class Estimate(NamedTuple):
+    """A value with its bootstrap distribution.
+
+    Attributes
+    ----------
+    value : float
+    draws : ndarray, shape (n_resamples,)
+    df : float
+        Degrees of freedom of the draws' standard deviation.
+    """
+
+    value: float
+    draws: np.ndarray
+    df: float
 
 
 class Difference(NamedTuple):
-    """A value of either side, the second less the first, its 95 % interval and two-sided p."""
+    """Values of two runs, the second less the first, its 95 % interval and two-sided p-value."""
 
     value_a: float
     value_b: float
@@ -30,37 +80,59 @@ class Difference(NamedTuple):
 
 
 def no_difference(value_a: float = np.nan, value_b: float = np.nan) -> Difference:
-    """Two values whose difference has no interval."""
+    """Two values whose difference has no interval.
+
+    Parameters
+    ----------
+    value_a, value_b : float
+
+    Returns
+    -------
+    Difference
+    """
     return Difference(value_a, value_b, value_b - value_a, np.nan, np.nan, np.nan)
 
 
-def from_draws(
-    value_a: float, value_b: float, draws_a: np.ndarray, draws_b: np.ndarray, *, paired: bool, df: tuple[float, float]
-) -> Difference:
-    """Difference of two values with the spread of bootstrap draws.
+def from_draws(a: Estimate, b: Estimate, *, paired: bool) -> Difference:
+    """Difference of two estimates from the spread of their bootstrap draws.
 
     The interval is symmetric: the difference plus and minus Student's t times the standard deviation of the draws, which
     needs no correction of bias (the information of a resample is too high, on both sides).
 
     Parameters
     ----------
-    value_a, value_b : float
-    draws_a, draws_b : ndarray, shape (n_resamples,)
-        Of the same resamples in the same order where `paired`.
+    a, b : Estimate
     paired : bool
-    df : pair of float
-        Degrees of freedom of either standard deviation; together by Satterthwaite where they are independent.
+        The draws of both are of the same resamples in the same order. Otherwise they are independent, and their degrees of
+        freedom are combined as Satterthwaite does.
+
+    Returns
+    -------
+    Difference
     """
     if paired:
-        error, freedom = float(spread(draws_b - draws_a)), min(df)
+        error, df = float(spread(b.draws - a.draws)), min(a.df, b.df)
     else:
-        variances = np.square([spread(draws_a), spread(draws_b)])
-        error, freedom = float(np.sqrt(variances.sum())), float(satterthwaite(variances, np.array(df)))
-    return from_error(value_a, value_b, error, freedom)
+        variances = np.square([spread(a.draws), spread(b.draws)])
+        error, df = float(np.sqrt(variances.sum())), float(satterthwaite(variances, np.array([a.df, b.df])))
+    return from_error(a.value, b.value, error, df)
 
 
-def from_error(value_a: float, value_b: float, error: float, df: float) -> Difference:
-    """Difference of two values from its standard error; two equal values without spread do not differ."""
+def from_error(value_a: float, value_b: float, error: float, df: float = 1e6) -> Difference:
+    """Difference of two values from its standard error; two equal values without spread do not differ.
+
+    Parameters
+    ----------
+    value_a, value_b : float
+    error : float
+        Standard error of the difference.
+    df : float
+        Degrees of freedom of the error; below 1 there is no interval.
+
+    Returns
+    -------
+    Difference
+    """
     from scipy.stats import t as student
 
     gap = value_b - value_a
@@ -72,17 +144,64 @@ def from_error(value_a: float, value_b: float, error: float, df: float) -> Diffe
     return Difference(value_a, value_b, gap, gap - margin, gap + margin, float(2 * student.sf(abs(gap) / error, df)))
 
 
-def from_intervals(a: tuple[float, float, float], b: tuple[float, float, float]) -> Difference:
-    """Difference of two independent values from their 95 % intervals, (value, low, high) each.
+def from_intervals(a: Sequence[float], b: Sequence[float], *, z: float = _Z95) -> Difference:
+    """Difference of two independent values from their 95 % intervals.
 
-    The half widths are taken for 1.96 standard errors: too many where Student's t made them, which errs on the safe side.
+    Parameters
+    ----------
+    a, b : sequence of three float
+        Value, lower and upper end.
+    z : float
+        Half width of an interval in standard errors. The default is too large where Student's t made the interval, which
+        errs on the safe side.
+
+    Returns
+    -------
+    Difference
     """
-    error = np.hypot(a[2] - a[1], b[2] - b[1]) / (2 * 1.959963984540054)
-    return from_error(a[0], b[0], float(error), 1e6)
+    return from_error(a[0], b[0], float(np.hypot(a[2] - a[1], b[2] - b[1]) / (2 * z)))
 
 
-def with_q(p_values: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """q-values over a family of differences, and which of them count (q at most alpha)."""
-    q_values = benjamini_hochberg(np.asarray(p_values, dtype=float))
+def difference_table(rows: Sequence[Mapping[str, Any]], *, alpha: float) -> pd.DataFrame:
+    """Rows of differences with their q-values over the whole table.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        What differs, the fields of `Difference` and ``method``, then further columns.
+    alpha : float
+        False discovery rate of ``beyond``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What differs, `COLUMNS`, further columns.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    q_values = benjamini_hochberg(table["p_value"].to_numpy(dtype=float))
     with np.errstate(invalid="ignore"):
-        return q_values, q_values <= alpha
+        table = table.assign(q_value=q_values, beyond=q_values <= alpha)
+    start = list(rows[0]).index(COLUMNS[0])
+    first, further = list(rows[0])[:start], [name for name in list(rows[0])[start:] if name not in COLUMNS]
+    return table[[*first, *COLUMNS, *further]]
+
+
+def interval_caption(method: str, settings: ComparisonSettings) -> str:
+    """Last sentences of a caption: how intervals and q-values were made.
+
+    Parameters
+    ----------
+    method : str
+        As the column has it.
+    settings : ComparisonSettings
+
+    Returns
+    -------
+    str
+    """
+    return (
+        f"95 % intervals: {method} of documents. q: Benjamini-Hochberg over this table; beyond: q at most "
+        f"{settings.alpha:g}."
+    )

@@ -7,48 +7,47 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_probe.core.results import Result
-from moe_probe.studies.compare.sides import Side
+from moe_probe.studies.compare.compared_run import ComparedRun
 
 
-def compare_runs_table(sides: Sequence[Side]) -> Result:
+def run_facts(runs: Sequence[ComparedRun]) -> Result:
     """List what the runs are, and mark what differs.
 
     Parameters
     ----------
-    sides : sequence of Side
+    runs : sequence of ComparedRun
 
     Returns
     -------
     Result
-        ``comparison_runs``: ``what, side, value`` (as text; "" where not known), ``differs``; a row for every fact and
-        side. Names of models that are paths are cut to their last two parts.
+        ``comparison_runs``: ``what, side, value`` (as text; "" where not known), ``differs``; one row per fact and run.
+        Names of models that are paths are cut to their last two parts.
     """
     import pandas as pd
 
-    facts = [_facts(side) for side in sides]
-    names = list(dict.fromkeys(name for found in facts for name in found))
+    facts = [_facts(run) for run in runs]
     rows = []
-    for name in names:
-        values = [str(found.get(name, "")) for found in facts]
+    for name in dict.fromkeys(name for known in facts for name in known):
+        values = [str(known.get(name, "")) for known in facts]
         rows += [
-            {"what": name, "side": side.name, "value": value, "differs": len(set(values)) > 1}
-            for side, value in zip(sides, values, strict=True)
+            {"what": name, "side": run.name, "value": value, "differs": len(set(values)) > 1}
+            for run, value in zip(runs, values, strict=True)
         ]
     return Result("comparison_runs", pd.DataFrame(rows), caption="What the runs are; what differs between them is marked.")
 
 
-def _facts(side: Side) -> dict[str, Any]:
-    m = side.manifest
+def _facts(run: ComparedRun) -> dict[str, Any]:
+    m = run.manifest
     layers = m.layers
-    tests = side.results.get("expert_topics")
+    tests = run.results.get("expert_topics")
     facts: dict[str, Any] = {
         "model": short_name(m.model.id),
-        "revision": m.model.revision or "",
+        "revision": m.model.revision,
         "architecture": m.model.architecture,
         "weights": m.model.fingerprint[:16],
         "dtype": m.model.dtype,
-        "quantisation": m.model.quantization or "",
-        "parameters": "" if m.model.n_parameters is None else f"{m.model.n_parameters:,}",
+        "quantisation": m.model.quantization,
+        "parameters": None if m.model.n_parameters is None else f"{m.model.n_parameters:,}",
         "MoE layers": len(layers),
         "experts": _several(x.num_experts for x in layers),
         "top-k": _several(x.top_k for x in layers),
@@ -58,21 +57,17 @@ def _facts(side: Side) -> dict[str, Any]:
         "corpus hash": m.corpus.hash[:16],
         "documents": f"{m.n_documents:,}",
         "tokens": f"{m.n_tokens:,}",
-        "window": "" if m.windowing is None else m.windowing.max_length,
+        "window": None if m.windowing is None else m.windowing.max_length,
         "seed of the trace": m.seed,
-        "label": side.label,
+        "label": run.label,
     }
     if tests is not None:
-        facts |= {
-            "labels": tests.params.get("topics", ""),
-            "groups of documents": tests.params.get("groups", ""),
-            "permuted within": tests.params.get("strata") or "",
-            "permutations": tests.params.get("permutations", ""),
-            "alpha": tests.params.get("alpha", ""),
-            "seed of the tests": "" if tests.seed is None else tests.seed,
-        }
-    if "sae_quality" in side.results:
-        table = side.results["sae_quality"].table
+        named = {"labels": "topics", "groups of documents": "groups", "permuted within": "strata"}
+        named |= {"permutations": "permutations", "alpha": "alpha"}
+        facts |= {name: tests.params.get(param) for name, param in named.items()}
+        facts["seed of the tests"] = tests.seed
+    if "sae_quality" in run.results:
+        table = run.results["sae_quality"].table
         facts |= {
             "SAE layers": _several(table["layer"]),
             "SAE widths": _several(table["width"]),
@@ -81,7 +76,8 @@ def _facts(side: Side) -> dict[str, Any]:
         }
     else:
         facts |= {"SAE widths": "none"}
-    return facts | {name: "" if value is None else value for name, value in side.settings.items() if name not in facts}
+    facts |= {name: value for name, value in run.settings.items() if name not in facts}
+    return {name: "" if value is None else value for name, value in facts.items()}
 
 
 def _several(values: Any) -> str:
@@ -89,5 +85,5 @@ def _several(values: Any) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last two parts of a path: whole ones tell of somebody's machine, and hub names have two."""
+    """Cut a path to its last two parts: whole paths tell of somebody's machine, and names on a hub have two parts."""
     return "/".join([part for part in re.split(r"[/\\]", name) if part][-2:])

@@ -7,28 +7,29 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.stats import GroupUsage, Resamples
-from moe_probe.studies.compare.intervals import COLUMNS, SOURCES, from_draws, with_q
-from moe_probe.studies.compare.pairing import Pairing, pair_sides, resample
-from moe_probe.studies.compare.sides import Side
+from moe_probe.studies.compare.compared_run import ComparedRun
+from moe_probe.studies.compare.differences import SOURCES, ComparisonSettings, Estimate, difference_table, from_draws
+from moe_probe.studies.compare.pairing import Pairing, pair_runs, resample
 
 _EPSILON = "Kelley 1935, an unbiased correlation ratio (epsilon squared), DOI 10.1073/pnas.21.9.554"
 
 
 def compare_labels(
-    a: Side, b: Side, *, pairing: Pairing | None = None, resamples: int = 1000, seed: int = 0, alpha: float = 0.05
+    a: ComparedRun, b: ComparedRun, *, pairing: Pairing | None = None, settings: ComparisonSettings | None = None
 ) -> Result:
     """Compare how much of every expert's usage over documents two labels explain.
 
     ``value_a`` and ``value_b`` are epsilon squared: the share of the variance of an expert's usage between groups of
     documents that lies between the values of the label, less what so many values would explain by chance. It does not
-    depend on the number of values, so that a label of three can be held against one of twelve.
+    depend on the number of values, so that a label of three can be compared with one of twelve.
 
     Parameters
     ----------
-    a, b : Side
+    a, b : ComparedRun
         Of the same documents under different labels.
-    pairing, resamples, seed, alpha
-        As `compare_topics`.
+    pairing : Pairing, optional
+        From `pair_runs`, where it is at hand.
+    settings : ComparisonSettings, optional
 
     Returns
     -------
@@ -39,45 +40,32 @@ def compare_labels(
     Raises
     ------
     MoeProbeError
-        When the labels are the same, or the sides do not share documents.
+        When the labels are the same, or the runs do not share documents.
     """
-    import pandas as pd
-
     if a.label == b.label:
         raise MoeProbeError(
             f"{a.name} and {b.name} are about the same label", f"both are about {a.label}", "two --by on one run"
         )
-    pairing = pairing or pair_sides(a, b)
-    drawn = resample(pairing, n=resamples, seed=seed)[0]
+    settings = settings or ComparisonSettings()
+    pairing = pairing or pair_runs(a, b)
+    drawn = resample(pairing, n=settings.resamples, seed=settings.seed)[0]
     explained = [variance_explained(groups, drawn) for groups in pairing.groups]
+    freedom = [float(len(g.groups) - len(np.unique(g.topic))) for g in pairing.groups]
     groups = pairing.groups[0]
-    freedom = tuple(float(len(g.groups) - len(np.unique(g.topic))) for g in pairing.groups)
-    rows = [
-        {"layer": int(groups.layer[c]), "expert": int(groups.expert[c])}
-        | from_draws(
-            float(explained[0][0, c]),
-            float(explained[1][0, c]),
-            explained[0][1:, c],
-            explained[1][1:, c],
-            paired=True,
-            df=(freedom[0], freedom[1]),
-        )._asdict()
-        for c in range(groups.shares.shape[1])
-    ]
-    table = pd.DataFrame(rows)
-    q_values, beyond = with_q(table["p_value"].to_numpy(), alpha=alpha)
-    follows = np.where(~beyond, "neither", np.where(table["difference"] > 0, b.name, a.name))
-    table = table.assign(
-        side_a=a.name, side_b=b.name, q_value=q_values, beyond=beyond, method=pairing.method, follows=follows
-    )
-    table = table[["side_a", "side_b", "layer", "expert", *COLUMNS, "q_value", "beyond", "method", "follows"]]
+    rows = []
+    for c in range(groups.shares.shape[1]):
+        one, other = (Estimate(float(x[0, c]), x[1:, c], df) for x, df in zip(explained, freedom, strict=True))
+        unit = {"side_a": a.name, "side_b": b.name, "layer": int(groups.layer[c]), "expert": int(groups.expert[c])}
+        rows.append(unit | from_draws(one, other, paired=True)._asdict() | {"method": pairing.method})
+    table = difference_table(rows, alpha=settings.alpha)
+    follows = np.where(~table["beyond"], "neither", np.where(table["difference"] > 0, b.name, a.name))
     return Result(
         "comparison_experts",
-        table,
-        seed=seed,
+        table.assign(follows=follows),
+        seed=settings.seed,
         warnings=pairing.notes,
         citations=(*SOURCES, _EPSILON),
-        params={"alpha": alpha, "resamples": resamples, "label_a": a.label, "label_b": b.label},
+        params=settings.params(a, b),
         caption=f"Share of the variance of an expert's usage between groups of documents that {a.label} and "
         f"{b.label} explain, less what chance would (epsilon squared); {b.label} less {a.label}. 95 % intervals: "
         f"{pairing.method} of documents. q: Benjamini-Hochberg over all experts.",
@@ -87,7 +75,18 @@ def compare_labels(
 def variance_explained(groups: GroupUsage, drawn: Resamples) -> np.ndarray:
     """Epsilon squared of every column for every resample, shape (n_resamples + 1, n_columns); 0 for constant columns.
 
-    1 - (W / (n - K)) / (T / (n - 1)), with W and T the sums of squares within labels and in all.
+    1 - (W / (n - K)) / (T / (n - 1)), with W and T the sums of squares within labels and in all (Kelley 1935, DOI
+    10.1073/pnas.21.9.554).
+
+    Parameters
+    ----------
+    groups : GroupUsage
+    drawn : Resamples
+        Of the groups.
+
+    Returns
+    -------
+    ndarray
     """
     values = groups.shares - groups.shares.mean(0)  # centred first: squares of small numbers stay exact
     total = drawn.means(values**2) - drawn.means(values) ** 2

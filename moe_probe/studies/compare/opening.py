@@ -10,8 +10,11 @@ from typing import Any
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.compare import Comparison, Side, compare_sides
+from moe_probe.studies.compare.compared_run import ComparedRun
+from moe_probe.studies.compare.comparison import Comparison, compare_opened_runs
+from moe_probe.studies.compare.differences import ComparisonSettings
 
 #: Settings of run.yaml that decide numbers and are not known from elsewhere.
 _SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
@@ -32,16 +35,19 @@ def compare_runs(
     Parameters
     ----------
     runs : sequence of str or Path
-        Run directories; the first is what the others are held against.
+        Run directories; the others are compared with the first.
     by : sequence of str
         Labels of the documents. None: those that the runs were made for. One: all runs under it. Several: every run
         under every label.
     names : sequence of str
-        What the sides are called; default: the folders, the labels, or both.
-    resamples, permutations, seed : int
-        As `moe_probe.studies.compare.compare_sides`.
+        Names of what is compared; by default the folders, the labels, or both.
+    resamples : int
+        Bootstrap resamples of groups of documents.
+    permutations : int
+        Permutations behind the null of matching experts.
+    seed : int
     say : callable
-        Told, in a sentence, what is being done.
+        Gets a sentence on each step.
 
     Returns
     -------
@@ -54,19 +60,24 @@ def compare_runs(
     UsageError
         When names do not match what is compared.
     """
-    return compare_sides(
-        open_sides(runs, by=by, names=names, say=say), resamples=resamples, permutations=permutations, seed=seed, say=say
-    )
+    settings = ComparisonSettings(resamples, permutations, seed)
+    return compare_opened_runs(open_compared_runs(runs, by=by, names=names, say=say), settings=settings, say=say)
 
 
-def open_sides(
-    runs: Sequence[str | Path],
-    *,
-    by: Sequence[str] = (),
-    names: Sequence[str] = (),
-    say: Say = silent,
-) -> list[Side]:
-    """Open runs as sides of a comparison; what a run does not hold under a label is computed from its trace.
+def open_compared_runs(
+    runs: Sequence[str | Path], *, by: Sequence[str] = (), names: Sequence[str] = (), say: Say = silent
+) -> list[ComparedRun]:
+    """Open runs for a comparison; results that a run lacks under a label are computed from its trace.
+
+    Parameters
+    ----------
+    runs, by, names, say
+        As `compare_runs`.
+
+    Returns
+    -------
+    list of ComparedRun
+        Runs in order, each under every label.
 
     Raises
     ------
@@ -84,7 +95,9 @@ def open_sides(
             ", ".join(called),
             f"--labels with {len(wanted)} names, separated by commas",
         )
-    return [open_side(path, label=label, name=name, say=say) for (path, label), name in zip(wanted, called, strict=True)]
+    return [
+        open_compared_run(path, label=label, name=name, say=say) for (path, label), name in zip(wanted, called, strict=True)
+    ]
 
 
 def _names(paths: list[Path], by: Sequence[str]) -> list[str]:
@@ -96,75 +109,78 @@ def _names(paths: list[Path], by: Sequence[str]) -> list[str]:
     return list(by) if len(runs) == 1 else [f"{run}, {label}" for run in runs for label in by]
 
 
-def open_side(run: str | Path, *, label: str | None = None, name: str | None = None, say: Say = silent) -> Side:
+def open_compared_run(
+    run: str | Path, *, label: str | None = None, name: str | None = None, say: Say = silent
+) -> ComparedRun:
     """Open one run under a label.
 
     Parameters
     ----------
     run : str or Path
+        Run directory.
     label : str, optional
-        Default: the one that the run was made for.
+        Label column; by default the one that the run was made for.
     name : str, optional
-        Default: the folder's name.
+        By default the folder's name.
     say : callable
+        Gets a sentence on each step.
+
+    Returns
+    -------
+    ComparedRun
 
     Raises
     ------
     MoeProbeError
-        When there is no run, it has no results, or its documents have no such label.
+        When there is no run, it has no results, or its documents have no such label column.
     """
     root = Path(run)
     if not root.is_dir():
         raise MoeProbeError(f"there is no run at {root}", "no such folder", "moe-probe run MODEL --corpus FILE --out RUN")
-    trace = Trace.open(root)
-    stored = {p.stem: Result.load(root / "results", p.stem) for p in sorted((root / "results").glob("*.parquet"))}
+    opened = RunDirectory(Trace.open(root), root)
+    stored = {name: opened.results[name] for name in opened.results}
     missing = [n for n in ("expert_topics", "layers", "verdicts") if n not in stored]
     if missing:
         raise MoeProbeError(
-            f"{root} holds no result '{missing[0]}'",
+            f"{root} has no result '{missing[0]}'",
             "a comparison starts from the results of its runs",
             f"moe-probe analyze {root}",
         )
     own = str(stored["expert_topics"].params["label"])
-    wanted = label or own
-    results = stored if wanted == own else _under(wanted, own, trace, stored, say=say)
-    return Side(name or root.resolve().name, trace.manifest, results, wanted, trace, _settings(root))
+    label = label or own
+    results = stored if label == own else _under(label, opened, stored, say=say)
+    return ComparedRun(name or root.resolve().name, opened.manifest, results, label, opened.trace, _settings(root))
 
 
-def _under(label: str, own: str, trace: Trace, stored: dict[str, Result], *, say: Say) -> dict[str, Result]:
+def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
     from moe_probe.experts.explain import CONTEXTS
     from moe_probe.studies.analyses import ANALYSES, Context, Settings
 
-    if label not in trace.documents.columns:
+    if label not in run.documents.columns:
         raise MoeProbeError(
             f"documents have no column '{label}'",
-            did_you_mean(label, list(trace.documents.columns)),
+            did_you_mean(label, list(run.documents.columns)),
             "name a label column of the corpus",
         )
-    params = stored["expert_topics"].params
-    strata = params["strata"] if params["strata"] != label else own  # tests within the other of the two labels
-    settings = Settings(
-        by=label,
-        strata=strata,
-        permutations=int(params["permutations"]),
-        alpha=float(params["alpha"]),
-        seed=stored["expert_topics"].seed or 0,
-    )
-    context = Context(trace, settings)
+    own = stored["expert_topics"]
+    strata = own.params["strata"] if own.params["strata"] != label else str(own.params["label"])  # within the other label
+    permutations, alpha = int(own.params["permutations"]), float(own.params["alpha"])
+    settings = Settings(by=label, strata=strata, permutations=permutations, alpha=alpha, seed=own.seed or 0)
+    context = Context(run.trace, settings)
     started = time.monotonic()
     for analysis in ANALYSES:
         if analysis.name not in ("layers", "expert_topics", *CONTEXTS.values(), "expert_groups", "verdicts"):
             continue
-        if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
+        if analysis.needs == "routing" and "routing" not in run.manifest.kept:
             continue
         try:
-            found = analysis.compute(context)
+            made = analysis.compute(context)
         except MoeProbeError:
             if analysis.essential:
                 raise
-            continue  # as in a run, where what a corpus does not allow is left out; the table of verdicts tells of it
-        context.done |= {r.name: r for r in (found if isinstance(found, tuple) else (found,))}
+            continue  # as in a run, where what a corpus does not allow is left out; the table of verdicts says so
+        context.done |= {r.name: r for r in (made if isinstance(made, tuple) else (made,))}
     say(f"{label}: analysed in {time.monotonic() - started:.1f} s")
     return {name: r for name, r in stored.items() if name == "sae_quality"} | context.done
 

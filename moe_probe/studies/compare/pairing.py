@@ -1,4 +1,4 @@
-"""What is compared with what: groups of documents of two sides, paired where they share documents, and resampled."""
+"""Groups of documents of two runs, paired where the runs share documents, and resampled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.stats import GroupUsage, Resamples, group_usage, labelled_documents
-from moe_probe.studies.compare.sides import Shared, Side, shared_documents
+from moe_probe.studies.compare.compared_run import ComparedRun, SharedDocuments, shared_documents
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Groups of documents of two sides.
+    """Groups of documents of two runs.
 
     Attributes
     ----------
     usage : pair of Usage
-        Of the documents that are compared.
+        Of the documents compared.
     groups : pair of GroupUsage
         Their groups; row i of one is row i of the other where they are paired.
     paired : bool
-    shared : Shared
+    shared : SharedDocuments
     whole : pair of bool
-        Whether all labelled documents of a side take part, so that its stored results are about the same documents.
+        Whether all labelled documents of a run take part, so that its stored results are about the same documents.
     topics : tuple of str
-        Labels that both sides have; empty where the sides differ in the label itself.
+        Labels that both runs have; empty where the runs differ in the label column itself.
     notes : tuple of str
         What was left out, in sentences.
     """
@@ -40,7 +40,7 @@ class Pairing:
     usage: tuple[Usage, Usage]
     groups: tuple[GroupUsage, GroupUsage]
     paired: bool
-    shared: Shared
+    shared: SharedDocuments
     whole: tuple[bool, bool]
     topics: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -52,13 +52,21 @@ class Pairing:
         return f"paired bootstrap, {a:,} groups" if self.paired else f"independent bootstrap, {a:,} and {b:,} groups"
 
 
-def pair_sides(a: Side, b: Side) -> Pairing:
-    """Bring the documents of two sides together.
+def pair_runs(a: ComparedRun, b: ComparedRun) -> Pairing:
+    """Bring the documents of two runs together.
+
+    Parameters
+    ----------
+    a, b : ComparedRun
+
+    Returns
+    -------
+    Pairing
 
     Raises
     ------
     MoeProbeError
-        When a side has no trace, they have fewer than two labels in common, or differ in the label without sharing
+        When a run has no trace, they have fewer than two labels in common, or differ in the label column without sharing
         documents.
     """
     if a.usage is None or b.usage is None:
@@ -67,110 +75,109 @@ def pair_sides(a: Side, b: Side) -> Pairing:
             "one of the two has no trace",
             "keep the trace in the run's folder",
         )
-    shared = shared_documents(a, b)
-    notes: list[str] = []
-    if a.label != b.label:
-        if not shared.enough:
-            raise MoeProbeError(
-                f"{a.label} and {b.label} cannot be compared",
-                f"two labels are held against each other on the same documents, and {a.name} and {b.name} share too few",
-                "two --by on one run",
+    return _Pairer(a, b, a.usage, b.usage).pair()
+
+
+class _Pairer:
+    """Two runs on their way to a `Pairing`; `notes` collects what is left out."""
+
+    def __init__(self, a: ComparedRun, b: ComparedRun, usage_a: Usage, usage_b: Usage) -> None:
+        self.a, self.b, self.usage_a, self.usage_b = a, b, usage_a, usage_b
+        self.shared = shared_documents(a, b)
+        self.shared_a = usage_a.documents.iloc[self.shared.rows_a]
+        self.shared_b = usage_b.documents.iloc[self.shared.rows_b]
+        self.notes: list[str] = []
+
+    def pair(self) -> Pairing:
+        a, b, shared = self.a, self.b, self.shared
+        if a.label != b.label:
+            if not shared.enough:
+                raise MoeProbeError(
+                    f"{a.label} and {b.label} cannot be compared",
+                    f"two labels are compared on the same documents, and {a.name} and {b.name} share too few",
+                    "two --by on one run",
+                )
+            return self._pairing(self._labelled_in_both(), ())
+        topics = self._common_topics()
+        if shared.enough:
+            return self._pairing(self._of_equal_label(topics), topics)
+        if len(shared.rows_a):
+            self.notes.append(
+                f"{a.name} and {b.name} share {len(shared.rows_a)} documents only: they are treated as independent."
             )
-        usage = _labelled_in_both(a, b, shared, notes)
-        return _pairing(a, b, usage, shared, (), notes)
-    topics = _common_topics(a, b, notes)
-    if shared.enough:
-        return _pairing(a, b, _paired_usage(a, b, shared, topics, notes), shared, topics, notes)
-    if len(shared.rows_a):
-        notes.append(f"{a.name} and {b.name} share {len(shared.rows_a)} documents only: they are treated as independent.")
-    usage = (_of_topics(a.usage, a.label, topics), _of_topics(b.usage, b.label, topics))
-    return _pairing(a, b, usage, shared, topics, notes, paired=False)
+        usage = (_of_topics(self.usage_a, a.label, topics), _of_topics(self.usage_b, b.label, topics))
+        return self._pairing(usage, topics, paired=False)
+
+    def _pairing(self, usage: tuple[Usage, Usage], topics: tuple[str, ...], *, paired: bool = True) -> Pairing:
+        groups = (group_usage(usage[0], label=self.a.label), group_usage(usage[1], label=self.b.label))
+        if paired and groups[0].groups != groups[1].groups:  # a document without tokens in one of the two
+            common = sorted(set(groups[0].groups) & set(groups[1].groups))
+            groups = (_only(groups[0], common), _only(groups[1], common))
+        whole = (
+            len(_labels(self.usage_a, self.a.label)) == len(usage[0].documents),
+            len(_labels(self.usage_b, self.b.label)) == len(usage[1].documents),
+        )
+        return Pairing(usage, groups, paired, self.shared, whole, topics, tuple(self.notes))
+
+    def _common_topics(self) -> tuple[str, ...]:
+        a, b = self.a, self.b
+        topics_of = [set(_labels(usage, run.label)) for run, usage in ((a, self.usage_a), (b, self.usage_b))]
+        topics = tuple(sorted(topics_of[0] & topics_of[1]))
+        if len(topics) < 2:
+            what = f"the only {a.label} in common is '{topics[0]}'" if topics else f"they have no {a.label} in common"
+            hint = f"runs with two {a.label}s in common or more"
+            raise MoeProbeError(f"{a.name} and {b.name} cannot be compared", what, hint)
+        for run, own in zip((a, b), topics_of, strict=True):
+            if len(own) > len(topics):
+                self.notes.append(
+                    f"{len(own) - len(topics)} of {len(own)} {run.label}s of {run.name} are not in the other and were "
+                    "left out: lifts are against the mean over the rest."
+                )
+        return topics
+
+    def _of_equal_label(self, topics: tuple[str, ...]) -> tuple[Usage, Usage]:
+        a, b, shared = self.a, self.b, self.shared
+        labels_a, labels_b = (d[a.label].fillna("").astype(str).to_numpy() for d in (self.shared_a, self.shared_b))
+        differ = int((labels_a != labels_b).sum())
+        if differ:
+            self.notes.append(f"{differ} shared documents have another {a.label} in {b.name} and were left out.")
+        not_shared = [len(usage.documents) - len(shared.rows_a) for usage in (self.usage_a, self.usage_b)]
+        if any(not_shared):
+            self.notes.append(
+                f"{not_shared[0]:,} documents of {a.name} and {not_shared[1]:,} of {b.name} are not shared and were left out."
+            )
+        keep = (labels_a == labels_b) & np.isin(labels_a, topics)
+        return self._shared_usage(keep, self.shared_a[keep])
+
+    def _labelled_in_both(self) -> tuple[Usage, Usage]:
+        documents = self.shared_a.copy()
+        keep_a, _, _ = labelled_documents(documents, label=self.a.label)
+        keep_b, labels_b, _ = labelled_documents(self.shared_b, label=self.b.label)
+        documents[self.b.label] = labels_b
+        keep = keep_a & keep_b
+        if not keep.all():
+            self.notes.append(f"{int((~keep).sum())} documents lack one of the labels and were left out.")
+        return self._shared_usage(keep, documents[keep])
+
+    def _shared_usage(self, keep: np.ndarray, documents: pd.DataFrame) -> tuple[Usage, Usage]:
+        """Usage of some shared documents; the groups of one run serve both: resampling draws the same on either side."""
+        rows = self.shared.rows_a[keep], self.shared.rows_b[keep]
+        return _rows(self.usage_a, rows[0], documents), _rows(self.usage_b, rows[1], documents)
 
 
-def _pairing(
-    a: Side,
-    b: Side,
-    usage: tuple[Usage, Usage],
-    shared: Shared,
-    topics: tuple[str, ...],
-    notes: list[str],
-    *,
-    paired: bool = True,
-) -> Pairing:
-    groups = (group_usage(usage[0], label=a.label), group_usage(usage[1], label=b.label))
-    if paired and groups[0].groups != groups[1].groups:  # a document without tokens in one of the two
-        common = sorted(set(groups[0].groups) & set(groups[1].groups))
-        groups = (_only(groups[0], common), _only(groups[1], common))
-    whole = tuple(_n_labelled(side) == len(u.documents) for side, u in zip((a, b), usage, strict=True))
-    return Pairing(usage, groups, paired, shared, (whole[0], whole[1]), topics, tuple(notes))
+def _labels(usage: Usage, label: str) -> np.ndarray:
+    """Labels of the labelled documents."""
+    keep, labels, _ = labelled_documents(usage.documents, label=label)
+    return np.asarray(labels[keep])
 
 
 def _only(groups: GroupUsage, names: list[str]) -> GroupUsage:
-    place = {name: i for i, name in enumerate(groups.groups)}
-    return groups.select(np.array([place[n] for n in names]))
-
-
-def _n_labelled(side: Side) -> int:
-    assert side.usage is not None
-    return int(labelled_documents(side.usage.documents, label=side.label)[0].sum())
-
-
-def _common_topics(a: Side, b: Side, notes: list[str]) -> tuple[str, ...]:
-    assert a.usage is not None
-    assert b.usage is not None
-    have = []
-    for side in (a, b):
-        assert side.usage is not None
-        keep, labels, _ = labelled_documents(side.usage.documents, label=side.label)
-        have.append(set(labels[keep]))
-    topics = tuple(sorted(have[0] & have[1]))
-    if len(topics) < 2:
-        what = f"the only {a.label} in common is '{topics[0]}'" if topics else f"they have no {a.label} in common"
-        raise MoeProbeError(f"{a.name} and {b.name} cannot be compared", what, f"runs with two {a.label}s in common or more")
-    for side, own in zip((a, b), have, strict=True):
-        if len(own) > len(topics):
-            notes.append(
-                f"{len(own) - len(topics)} of {len(own)} {side.label}s of {side.name} are not in the other and were "
-                "left out: lifts are against the mean over the rest."
-            )
-    return topics
-
-
-def _paired_usage(a: Side, b: Side, shared: Shared, topics: tuple[str, ...], notes: list[str]) -> tuple[Usage, Usage]:
-    assert a.usage is not None
-    assert b.usage is not None
-    ours, theirs = a.usage.documents.iloc[shared.rows_a], b.usage.documents.iloc[shared.rows_b]
-    one, other = (d[a.label].fillna("").astype(str).to_numpy() for d in (ours, theirs))
-    differ = int((one != other).sum())
-    if differ:
-        notes.append(f"{differ} shared documents have another {a.label} in {b.name} and were left out.")
-    keep = (one == other) & np.isin(one, topics)
-    left = len(a.usage.documents) - len(shared.rows_a), len(b.usage.documents) - len(shared.rows_b)
-    if any(left):
-        notes.append(f"{left[0]:,} documents of {a.name} and {left[1]:,} of {b.name} are not shared and were left out.")
-    # the groups of one serve both: resampling must draw the same documents on either side
-    names = ours[keep]
-    return _rows(a.usage, shared.rows_a[keep], names), _rows(b.usage, shared.rows_b[keep], names)
-
-
-def _labelled_in_both(a: Side, b: Side, shared: Shared, notes: list[str]) -> tuple[Usage, Usage]:
-    assert a.usage is not None
-    assert b.usage is not None
-    documents = a.usage.documents.iloc[shared.rows_a].copy()
-    theirs = b.usage.documents.iloc[shared.rows_b]
-    keep_a, _, _ = labelled_documents(documents, label=a.label)
-    keep_b, labels_b, _ = labelled_documents(theirs, label=b.label)
-    documents[b.label] = labels_b
-    keep = keep_a & keep_b
-    if not keep.all():
-        notes.append(f"{int((~keep).sum())} documents lack one of the labels and were left out.")
-    names = documents[keep]
-    return _rows(a.usage, shared.rows_a[keep], names), _rows(b.usage, shared.rows_b[keep], names)
+    index = {name: i for i, name in enumerate(groups.groups)}
+    return groups.select(np.array([index[n] for n in names]))
 
 
 def _of_topics(usage: Usage, label: str, topics: tuple[str, ...]) -> Usage:
-    keep = usage.documents[label].fillna("").astype(str).isin(topics).to_numpy()
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(usage.documents[label].fillna("").astype(str).isin(topics).to_numpy())
     return _rows(usage, rows, usage.documents.iloc[rows])
 
 
@@ -180,7 +187,20 @@ def _rows(usage: Usage, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
 
 
 def resample(pairing: Pairing, *, n: int, seed: int) -> tuple[Resamples, Resamples]:
-    """Draw groups within topics: one draw for both sides where they are paired, one each where they are not."""
+    """Draw groups within topics: one draw for both runs where they are paired, one each where they are not.
+
+    Parameters
+    ----------
+    pairing : Pairing
+    n : int
+        Resamples.
+    seed : int
+
+    Returns
+    -------
+    tuple of Resamples
+        Of the first run and of the second.
+    """
     a, b = pairing.groups
     if not pairing.paired:
         return Resamples(a.topic, n=n, seed=[seed, 0]), Resamples(b.topic, n=n, seed=[seed, 1])

@@ -1,4 +1,4 @@
-"""SAEs of rising width, or of two runs: what is left unexplained, recovered, named, and carried."""
+"""SAEs of rising width, or of two runs: variance unexplained, loss recovered, labels, and topics carried."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.studies.compare.intervals import (
-    COLUMNS,
-    SOURCES,
-    Difference,
-    from_error,
-    from_intervals,
-    no_difference,
-    with_q,
-)
-from moe_probe.studies.compare.sides import Side
+from moe_probe.studies.compare.compared_run import ComparedRun
+from moe_probe.studies.compare.differences import SOURCES, Difference, difference_table, from_intervals, no_difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WILSON = "Wilson 1927, interval of a share, DOI 10.1080/01621459.1927.10502953"
-#: A feature carries a topic when it tells held-out documents of it with at least this AUROC.
+#: A feature carries a topic when it detects held-out documents of it with at least this AUROC.
 CARRIES = 0.9
-_ONE_OF = ("hook", "architecture", "k", "experts")
+#: SAEs are compared where these are equal.
+_SAME = ("layer", "measure", "hook", "architecture", "k", "experts")
 
 
-def sae_values(sides: Sequence[Side]) -> Result:
+def sae_values(runs: Sequence[ComparedRun]) -> Result:
     """Collect what is known of every SAE of several runs.
 
     Parameters
     ----------
-    sides : sequence of Side
+    runs : sequence of ComparedRun
         With result ``sae_quality``, and ``features`` where they were labelled.
 
     Returns
@@ -49,25 +42,25 @@ def sae_values(sides: Sequence[Side]) -> Result:
     Raises
     ------
     MoeProbeError
-        When a side has no SAEs.
+        When a run has no SAEs.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     warnings = []
-    for side in sides:
-        if "sae_quality" not in side.results:
+    for run in runs:
+        if "sae_quality" not in run.results:
             raise MoeProbeError(
-                f"{side.name} has no SAEs to compare",
+                f"{run.name} has no SAEs to compare",
                 "there is no result 'sae_quality'",
                 "moe-probe sae train RUN, then moe-probe sae eval RUN",
             )
-        features = side.results["features"].table if "features" in side.results else None
+        features = run.results["features"].table if "features" in run.results else None
         if features is None:
-            warnings.append(f"The features of {side.name} were not labelled: share of good labels and topics are not known.")
-        for sae in side.results["sae_quality"].table.to_dict("records"):
-            what = {
-                "side": side.name,
+            warnings.append(f"The features of {run.name} were not labelled: share of good labels and topics are not known.")
+        for sae in run.results["sae_quality"].table.to_dict("records"):
+            described = {
+                "side": run.name,
                 "sae": str(sae["sae"]),
                 "layer": int(sae["layer"]),
                 "width": int(sae["width"]),
@@ -76,10 +69,10 @@ def sae_values(sides: Sequence[Side]) -> Result:
                 "k": sae["k"],
                 "experts": str(sae.get("experts") or ""),
             }
-            mine = None if features is None else features[features["sae"] == sae["sae"]]
+            own = None if features is None else features[features["sae"] == sae["sae"]]
             rows += [
-                what | {"measure": name, "value": v, "ci_low": low, "ci_high": high}
-                for name, (v, low, high) in _measures(sae, mine).items()
+                described | {"measure": name, "value": value, "ci_low": low, "ci_high": high}
+                for name, (value, low, high) in _measures(sae, own).items()
             ]
     return Result(
         "comparison_saes",
@@ -94,28 +87,35 @@ def sae_values(sides: Sequence[Side]) -> Result:
 
 
 def _measures(sae: dict[str, Any], features: pd.DataFrame | None) -> dict[str, tuple[float, float, float]]:
-    nan = float("nan")
+    def stored(name: str) -> float:
+        return float(sae.get(name, np.nan))
+
     out = {
-        "fvu": (float(sae["fvu"]), nan, nan),
-        "dead": (float(sae["dead"]), nan, nan),
-        "ce_recovered": (
-            float(sae.get("ce_recovered", nan)),
-            float(sae.get("ce_recovered_low", nan)),
-            float(sae.get("ce_recovered_high", nan)),
-        ),
+        "fvu": (float(sae["fvu"]), np.nan, np.nan),
+        "dead": (float(sae["dead"]), np.nan, np.nan),
+        "ce_recovered": (stored("ce_recovered"), stored("ce_recovered_low"), stored("ce_recovered_high")),
     }
     if features is not None and len(features):
         living = features[features["density"] > 0]
         out["good_labels"] = wilson(int(living["good"].sum()), len(living))
         chosen = living[living["topic"].astype(str) != ""].sort_values("topic_ci_low").groupby("topic").tail(1)
-        out["topics_carried"] = (float((chosen["auroc_topic"] >= CARRIES).sum()), nan, nan)
+        out["topics_carried"] = (float((chosen["auroc_topic"] >= CARRIES).sum()), np.nan, np.nan)
     return out
 
 
 def wilson(hits: int, n: int) -> tuple[float, float, float]:
-    """Share and its 95 % interval (Wilson 1927, DOI 10.1080/01621459.1927.10502953); NaN where n is 0."""
+    """Share and the ends of its 95 % interval (Wilson 1927, DOI 10.1080/01621459.1927.10502953); NaN where n is 0.
+
+    Parameters
+    ----------
+    hits, n : int
+
+    Returns
+    -------
+    tuple of three float
+    """
     if n == 0:
-        return float("nan"), float("nan"), float("nan")
+        return np.nan, np.nan, np.nan
     z, p = 1.959963984540054, hits / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
@@ -130,6 +130,7 @@ def sae_differences(values: Result, *, alpha: float = 0.05) -> Result:
     values : Result
         From `sae_values`.
     alpha : float
+        False discovery rate of ``beyond``.
 
     Returns
     -------
@@ -140,25 +141,18 @@ def sae_differences(values: Result, *, alpha: float = 0.05) -> Result:
     Raises
     ------
     MoeProbeError
-        When no two SAEs read the same place in the same way.
+        When no two SAEs read the same activations in the same way.
     """
-    import pandas as pd
-
-    table = values.table
-    rows = [_row(one, other) for one, other in _pairs(table)]
+    rows = [_row(one, other) for one, other in _pairs(values.table)]
     if not rows:
         raise MoeProbeError(
             "no two SAEs can be compared",
-            "they differ in layer, hook, architecture or sparsity",
+            "they differ in layer, activation site, architecture or sparsity",
             "SAEs of several widths on one layer",
         )
-    found = pd.DataFrame(rows)
-    q_values, beyond = with_q(found["p_value"].to_numpy(), alpha=alpha)
-    found = found.assign(q_value=q_values, beyond=beyond)
-    found = found[["side_a", "side_b", "layer", "width_a", "width_b", "measure", *COLUMNS, "q_value", "beyond", "method"]]
     return Result(
         "comparison_sae_differences",
-        found,
+        difference_table(rows, alpha=alpha),
         citations=SOURCES,
         warnings=values.warnings,
         params={"alpha": alpha},
@@ -176,35 +170,28 @@ def _pairs(table: pd.DataFrame) -> list[tuple[pd.Series, pd.Series]]:
     Of several SAEs of one width that differ in seed or name only, the one with the shortest folder name is taken.
     """
     out = []
-    place = ["layer", "measure", *_ONE_OF]
+    same = list(_SAME)
     plain = table.assign(_length=table["sae"].astype(str).str.len()).sort_values(["_length", "sae"], kind="stable")
-    table = table.loc[sorted(plain.drop_duplicates(["side", "width", *place]).index)]
-    for _, same in table.groupby(["side", *place], sort=False, dropna=False):
-        ordered = list(same.sort_values("width").iterrows())
-        out += [(one, other) for (_, one), (_, other) in pairwise(ordered)]
-    for _, same in table.groupby([*place, "width"], sort=False, dropna=False):
-        rows = [row for _, row in same.iterrows()]
+    table = table.loc[sorted(plain.drop_duplicates(["side", "width", *same]).index)]
+    for _, part in table.groupby(["side", *same], sort=False, dropna=False):
+        out += list(pairwise(row for _, row in part.sort_values("width").iterrows()))
+    for _, part in table.groupby([*same, "width"], sort=False, dropna=False):
+        rows = [row for _, row in part.iterrows()]
         out += [(rows[0], row) for row in rows[1:] if row["side"] != rows[0]["side"]]
     return out
 
 
 def _row(one: pd.Series, other: pd.Series) -> dict[str, Any]:
-    found, method = _difference(one, other)
-    return {
-        "side_a": one["side"],
-        "side_b": other["side"],
-        "layer": one["layer"],
-        "width_a": one["width"],
-        "width_b": other["width"],
-        "measure": one["measure"],
-        "method": method,
-    } | found._asdict()
+    difference, method = _difference(one, other)
+    what = {"side_a": one["side"], "side_b": other["side"], "layer": one["layer"]}
+    what |= {"width_a": one["width"], "width_b": other["width"], "measure": one["measure"]}
+    return what | difference._asdict() | {"method": method}
 
 
 def _difference(one: pd.Series, other: pd.Series) -> tuple[Difference, str]:
-    a, b = ((float(x["value"]), float(x["ci_low"]), float(x["ci_high"])) for x in (one, other))
+    a, b = ([float(row[name]) for name in ("value", "ci_low", "ci_high")] for row in (one, other))
     if np.isnan([*a, *b]).any():
         return no_difference(a[0], b[0]), "no interval"
     if one["measure"] == "good_labels":  # Newcombe's way is for few features; these are hundreds
-        return from_error(a[0], b[0], float(np.hypot(a[2] - a[1], b[2] - b[1]) / 3.92), 1e6), "Wilson, over features"
+        return from_intervals(a, b, z=1.96), "Wilson, over features"
     return from_intervals(a, b), "stored intervals"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.core.text import figure
+from moe_probe.core.text import figure, is_missing
 from moe_probe.core.units import parse_members
 from moe_probe.experts.explain.rivals import RIVALS
-from moe_probe.studies.compare.sides import Side
+from moe_probe.studies.compare.compared_run import ComparedRun
 from moe_probe.studies.verdicts import NEAR, WEAK, grades
 
 if TYPE_CHECKING:
@@ -18,74 +18,73 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("verdict", "grade", "layer", "experts", "log2_lift", "ci_low", "ci_high", "q_value", "reason")
 _OWN = ("expert", "group")
-_SAME = {"expert": "an expert", "group": "a group of experts", "feature only": "a feature only", "none": "none"}
+_NOUNS = {"expert": "an expert", "group": "a group of experts", "feature only": "a feature only", "none": "none"}
 
 
-def best_units(side: Side) -> pd.DataFrame:
+def best_units(run: ComparedRun) -> pd.DataFrame:
     """Layer, experts (as text) and lift of every topic's best expert or group, indexed by topic, whatever the verdict."""
-    name = "usage_verdicts" if "usage_verdicts" in side.results else "verdicts"
-    return side.result(name).table.set_index("topic")[["layer", "experts", "log2_lift", "ci_low", "ci_high"]]
+    name = "usage_verdicts" if "usage_verdicts" in run.results else "verdicts"
+    return run.result(name).table.set_index("topic")[["layer", "experts", "log2_lift", "ci_low", "ci_high"]]
 
 
-def has_features(side: Side) -> bool:
-    """Whether the verdicts of a side know of SAE features."""
-    verdicts = side.result("verdicts").table
+def _has_features(run: ComparedRun) -> bool:
+    verdicts = run.result("verdicts").table
     return "auroc_feature" in verdicts and bool(verdicts["auroc_feature"].notna().any())
 
 
-def verdict_result(side: Side, *, features: bool) -> Result:
-    """A side's verdicts, with features where every side has them, else by usage alone."""
-    if not features and has_features(side) and "usage_verdicts" in side.results:
-        return side.result("usage_verdicts")
-    return side.result("verdicts")
+def _verdict_table(run: ComparedRun, *, features: bool) -> pd.DataFrame:
+    """A run's verdicts, with features where every run has them, else by usage alone."""
+    if not features and _has_features(run) and "usage_verdicts" in run.results:
+        return run.result("usage_verdicts").table
+    return run.result("verdicts").table
 
 
-def compare_verdicts(sides: Sequence[Side]) -> Result:
-    """Put the verdicts of several sides side by side.
+def compare_verdicts(runs: Sequence[ComparedRun]) -> Result:
+    """Put the verdicts of several runs side by side.
 
     Parameters
     ----------
-    sides : sequence of Side
+    runs : sequence of ComparedRun
 
     Returns
     -------
     Result
-        ``comparison_verdicts``: ``side, label, topic, verdict, told`` (with its grade and the place of its expert), ``grade,
-        layer, experts, log2_lift, ci_low, ci_high, q_value, reason``. Verdicts are by usage alone where only some sides know
+        ``comparison_verdicts``: ``side, label, topic, verdict, told`` (with its grade, layer and expert), ``grade,
+        layer, experts, log2_lift, ci_low, ci_high, q_value, reason``. Verdicts are by usage alone where only some runs know
         of SAE features.
 
     Raises
     ------
     MoeProbeError
-        When a side has no verdicts.
+        When a run has no verdicts.
     """
     import pandas as pd
 
-    known = [has_features(side) for side in sides]
+    with_features = [_has_features(run) for run in runs]
     warnings = []
-    if any(known) and not all(known):
-        without = ", ".join(s.name for s, k in zip(sides, known, strict=True) if not k)
-        warnings.append(f"Verdicts are by usage alone: {without} knows nothing of SAE features.")
-    for what, values in _conditions(sides).items():
+    if any(with_features) and not all(with_features):
+        without = ", ".join(run.name for run, known in zip(runs, with_features, strict=True) if not known)
+        warnings.append(f"Verdicts are by usage alone: {without} has no verdicts with SAE features.")
+    for what, values in _conditions(runs).items():
         if len(set(values)) > 1:
-            told = ", ".join(f"{s.name}: {v}" for s, v in zip(sides, values, strict=True))
-            warnings.append(f"Verdicts were reached under different conditions, {what} ({told}).")
+            listed = ", ".join(f"{run.name}: {value}" for run, value in zip(runs, values, strict=True))
+            warnings.append(f"Verdicts were reached under different conditions, {what} ({listed}).")
     parts = []
-    for side in sides:
-        table = verdict_result(side, features=all(known)).table
+    for run in runs:
+        table = _verdict_table(run, features=all(with_features))
         table = table.assign(grade=grades(table))
-        parts.append(table[["topic", *_COLUMNS]].assign(side=side.name, label=side.label, told=_told(table)))
+        parts.append(table[["topic", *_COLUMNS]].assign(side=run.name, label=run.label, told=_in_short(table)))
     table = pd.concat(parts, ignore_index=True)[["side", "label", "topic", "verdict", "told", *_COLUMNS[1:]]]
     return Result(
         "comparison_verdicts",
         table,
         warnings=tuple(warnings),
-        params={"features": all(known)},
+        params={"features": all(with_features)},
         caption="What each run says of every topic, by the same rules.",
     )
 
 
-def _told(verdicts: pd.DataFrame) -> list[str]:
+def _in_short(verdicts: pd.DataFrame) -> list[str]:
     return [
         str(row.verdict)
         + (f" ({row.grade})" if row.grade in (NEAR, WEAK) else "")
@@ -94,22 +93,25 @@ def _told(verdicts: pd.DataFrame) -> list[str]:
     ]
 
 
-def _conditions(sides: Sequence[Side]) -> dict[str, list[str]]:
-    """What verdicts depend on beside the data."""
-    tests = [s.results["expert_topics"].params if "expert_topics" in s.results else {} for s in sides]
-    out = {name: [str(t.get(name)) for t in tests] for name in ("alpha", "permutations", "strata")}
+def _conditions(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    """What verdicts depend on beside the data, by name: one text per run."""
+    params = [run.results["expert_topics"].params if "expert_topics" in run.results else {} for run in runs]
+    out = {name: [str(p.get(name)) for p in params] for name in ("alpha", "permutations", "strata")}
     # two labels cannot be exchanged within the same strata
-    if len({s.label for s in sides}) > 1:
+    if len({run.label for run in runs}) > 1:
         out.pop("strata")
-    return out | {"rivals tested": [", ".join(r.name for r in RIVALS if r.result in s.results) or "none" for s in sides]}
+    rivals = [", ".join(r.name for r in RIVALS if r.result in run.results) or "none" for run in runs]
+    return out | {"rivals tested": rivals}
 
 
-def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned: Result | None = None) -> Result:
+def verdict_changes(
+    a: ComparedRun, b: ComparedRun, verdicts: Result, topics: Result, aligned: Result | None = None
+) -> Result:
     """Say which verdicts of two runs differ, and why.
 
     Parameters
     ----------
-    a, b : Side
+    a, b : ComparedRun
         Under one label.
     verdicts : Result
         From `compare_verdicts`.
@@ -133,19 +135,18 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned:
     """
     import pandas as pd
 
-    ours, theirs = (verdicts.table[verdicts.table["side"] == s.name].set_index("topic") for s in (a, b))
-    shared = [t for t in ours.index if t in theirs.index]
+    verdicts_a, verdicts_b = (verdicts.table[verdicts.table["side"] == run.name].set_index("topic") for run in (a, b))
+    shared = [topic for topic in verdicts_a.index if topic in verdicts_b.index]
     if not shared:
         raise MoeProbeError(
             f"{a.name} and {b.name} cannot be compared", f"they share no {a.label}", "runs with common topics"
         )
-    gaps = topics.table.set_index("topic")
+    differences = topics.table.set_index("topic")
     rows: list[dict[str, Any]] = []
     for topic in shared:
-        one, other = ours.loc[topic], theirs.loc[topic]
+        one, other = verdicts_a.loc[topic], verdicts_b.loc[topic]
         changed = one["verdict"] != other["verdict"]
-        gap = gaps.loc[topic] if topic in gaps.index else None
-        beyond = bool(gap is not None and gap["beyond"])
+        difference = differences.loc[topic] if topic in differences.index else None
         rows.append(
             {
                 "side_a": a.name,
@@ -154,9 +155,9 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned:
                 "verdict_a": one["verdict"],
                 "verdict_b": other["verdict"],
                 "changed": bool(changed),
-                "beyond": beyond,
+                "beyond": bool(difference is not None and difference["beyond"]),
                 "same_experts": _same_experts(one, other, aligned),
-                "why": _why(a, b, one, other, gap, beyond=beyond) if changed else "",
+                "why": _why({a.name: one, b.name: other}, difference) if changed else "",
             }
         )
     return Result(
@@ -171,24 +172,23 @@ def verdict_changes(a: Side, b: Side, verdicts: Result, topics: Result, aligned:
 def _same_experts(one: pd.Series, other: pd.Series, aligned: Result | None) -> str:
     if one["verdict"] not in _OWN or other["verdict"] not in _OWN or aligned is None:
         return ""
-    said = set()
-    for _, mine in aligned.table[aligned.table["layer"] == one["layer"]].groupby("measure"):
-        partners = set(mine.loc[mine["expert"].isin(_numbers(one)), "other_expert"].dropna().astype(int))
-        said.add(bool((mine["other_layer"] == other["layer"]).any()) and partners == _numbers(other))
-    return "unclear" if len(said) > 1 else "yes" if said == {True} else "no"
+    experts, others = (set(parse_members(verdict["experts"])) for verdict in (one, other))
+    same = set()
+    for _, rows in aligned.table[aligned.table["layer"] == one["layer"]].groupby("measure"):
+        partners = set(rows.loc[rows["expert"].isin(experts), "other_expert"].dropna().astype(int))
+        same.add(bool((rows["other_layer"] == other["layer"]).any()) and partners == others)
+    return "unclear" if len(same) > 1 else "yes" if same == {True} else "no"
 
 
-def _numbers(verdict: pd.Series) -> set[int]:
-    return set(parse_members(verdict["experts"]))
-
-
-def _why(a: Side, b: Side, one: pd.Series, other: pd.Series, gap: pd.Series | None, *, beyond: bool) -> str:
-    kinds = ", ".join(f"{_SAME.get(v['verdict'], v['verdict'])} in {side.name}" for side, v in ((a, one), (b, other)))
-    said = f"{kinds[0].upper()}{kinds[1:]}."
-    if gap is not None and gap["difference"] == gap["difference"]:
-        said += (
-            f" Lift {2 ** gap['value_a']:.2f} against {2 ** gap['value_b']:.2f}, log2 difference {gap['difference']:+.2f} "
-            f"[{figure(gap['ci_low'], '+.2f', 'unknown')}, {figure(gap['ci_high'], '+.2f', 'unknown')}]"
-            f"{'' if beyond else ': no more than chance, so the topic lies near the threshold'}."
+def _why(verdicts: Mapping[str, pd.Series], difference: pd.Series | None) -> str:
+    """What changed, and both reasons; `verdicts` by the name of the run."""
+    kinds = ", ".join(f"{_NOUNS.get(v['verdict'], v['verdict'])} in {name}" for name, v in verdicts.items())
+    sentences = [f"{kinds[0].upper()}{kinds[1:]}."]
+    if difference is not None and not is_missing(difference["difference"]):
+        sentences.append(
+            f"Lift {2 ** difference['value_a']:.2f} against {2 ** difference['value_b']:.2f}, log2 difference "
+            f"{difference['difference']:+.2f} [{figure(difference['ci_low'], '+.2f', 'unknown')}, "
+            f"{figure(difference['ci_high'], '+.2f', 'unknown')}]"
+            f"{'' if difference['beyond'] else ': no more than chance, so the topic lies near the threshold'}."
         )
-    return f"{said} {a.name}: {one['reason']} {b.name}: {other['reason']}"
+    return " ".join([*sentences, *(f"{name}: {verdict['reason']}" for name, verdict in verdicts.items())])
