@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from moe_probe.cli import compare, costs, features, inspect, making, reading, units
+from moe_probe.cli import compare, costs, features, importing, inspect, looking, matching, runs, saes
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
@@ -24,13 +24,8 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "
     "130 interrupted (--resume goes on).",
 )
-making.register(app)
-features.register(app)
-units.register(app)
-costs.register(app)
-compare.register(app)
-reading.register(app)
-inspect.register(app)
+for module in (runs, importing, saes, features, matching, costs, compare, looking, inspect):
+    module.register(app)
 document_exit_status(app)
 
 

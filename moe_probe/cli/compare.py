@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
+from moe_probe.cli.console import Console
+from moe_probe.cli.options import Out, Seed, command
 from moe_probe.core.errors import UsageError
 from moe_probe.core.files import OutputKind, check_output_folder
 
@@ -17,36 +18,36 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command(
+    command(
+        app,
         "compare",
-        epilog="Example: moe-probe compare runs/early runs/demo --out runs/compared\n\nTwo labels of "
-        "one run: moe-probe compare runs/demo --by topic --by register --out runs/labels\n\nSAEs of several widths: "
-        "moe-probe compare runs/demo --out runs/saes",
-    )(guarded(compare))
+        "moe-probe compare runs/early runs/demo --out runs/compared",
+        "Two labels of one run: moe-probe compare runs/demo --by topic --by register --out runs/labels",
+        "SAEs of several widths: moe-probe compare runs/demo --out runs/saes",
+    )(compare)
 
 
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Run directories; the first is what the others are held against.", show_default=False
+            metavar="RUN...", help="Run directories; the others are compared with the first.", show_default=False
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)],
+    out: Out,
     by: Annotated[
         list[str] | None,
         typer.Option(
             "--by",
-            help="Label of the documents (repeat to hold two against each other) "
-            "[default: the one that the runs were made for].",
+            help="Label column of the documents (repeat to compare two) [default: the one that the runs were made for].",
             show_default=False,
         ),
     ] = None,
-    labels: Annotated[
+    names: Annotated[
         str,
         typer.Option(
-            "--labels",
+            "--names",
             help="Names for what is compared, separated by commas [default: the folders, or the labels].",
             show_default=False,
         ),
@@ -58,15 +59,12 @@ def compare(
     ] = 199,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier comparison.")] = False,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
     from moe_probe.core.files import disk_errors
     from moe_probe.studies.compare import TABLES, compare_runs
 
-    console = Console(quiet=quiet, as_json=as_json)
     if notebook:
         from moe_probe.report.notebook import need_notebook
 
@@ -74,9 +72,9 @@ def compare(
     written = [out / f"{name}.{ending}" for name in TABLES for ending in ("parquet", "json")]
     written += [out / "compare.ipynb", out / "compare.html"]
     _prepare(out, force=force)
-    names = [name.strip() for name in labels.split(",")] if labels else []
+    named = [name.strip() for name in names.split(",")] if names else []
     found = compare_runs(
-        runs, by=tuple(by or ()), names=names, resamples=resamples, permutations=permutations, seed=seed, say=console.say
+        runs, by=tuple(by or ()), names=named, resamples=resamples, permutations=permutations, seed=seed, say=console.say
     )
     with disk_errors(out):
         if force:
@@ -85,7 +83,7 @@ def compare(
         found.save(out)
     files = [out / f"{r.name}.parquet" for r in found.results]
     if notebook:
-        files += _notebook(found, runs, tuple(by or ()), names, out, seed=seed, console=console)
+        files += _notebook(found, runs, tuple(by or ()), named, out, seed=seed, console=console)
     _tell(found, out, files, console)
 
 

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, guarded
+from moe_probe.cli.console import Console
+from moe_probe.cli.options import command
 from moe_probe.core.errors import UsageError, did_you_mean
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("cost", epilog="Example: moe-probe cost --preset deepseek-v3 --width 131072 --layers 61")(guarded(cost))
+    command(app, "cost", "moe-probe cost --preset deepseek-v3 --width 131072 --num-layers 61")(cost)
 
 
 def cost(
@@ -42,7 +43,7 @@ def cost(
     d_model: Annotated[
         int | None, typer.Option("--d-model", help="Width of its residual stream.", show_default=False)
     ] = None,
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Layers with an SAE.")] = 1,
+    layers: Annotated[int, typer.Option("--num-layers", min=1, help="Layers with an SAE.")] = 1,
     width: Annotated[int, typer.Option("--width", min=1, help="Latents of an SAE.")] = 32_768,
     sae_tokens: Annotated[float, typer.Option("--sae-tokens", help="Tokens that SAEs learn from.")] = 5e8,
     labeller: Annotated[float, typer.Option("--labeller", help="Parameters of a language model that labels.")] = 70e9,
@@ -52,21 +53,19 @@ def cost(
     train_tokens: Annotated[
         float | None, typer.Option("--train-tokens", help="Tokens that the run's model was trained on.", show_default=False)
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """What a run cost, beside training its model; and what the same would cost for any other model."""
-    console = Console(quiet=quiet, as_json=as_json)
     data: dict[str, Any] = {}
     lines: list[str] = []
     if run is not None:
+        from moe_probe.recording.run_model import model_settings_of
         from moe_probe.recording.rundir import RunDirectory
         from moe_probe.recording.trace import Trace
         from moe_probe.studies.cost import measure_cost, save_cost
 
-        opened = RunDirectory(Trace.open(run), run)
-        model, revision = _model(run, model)
+        opened, own = RunDirectory(Trace.open(run), run), model_settings_of(run) if model is None else None
+        model, revision = (own.name, own.revision) if own is not None else (model, None)
         data["run"] = measure_cost(opened, model=model, revision=revision, train_tokens=train_tokens, say=console.say)
         lines += [*_run_lines(data["run"]), f"Table: {save_cost(opened, data['run'])[0]}", ""]
     if preset or params or active:
@@ -78,16 +77,6 @@ def cost(
             "nothing to count", "name a run, a --preset, or --params and --tokens", "moe-probe cost --preset deepseek-v3"
         )
     console.result(data, "\n".join(lines).rstrip())
-
-
-def _model(run: Path, named: str | None) -> tuple[str | None, str | None]:
-    """The model named, or that of run.yaml with its revision."""
-    if named is not None or not (run / "run.yaml").exists():
-        return named, None
-    from moe_probe.runs.config import load_config
-
-    config = load_config(run / "run.yaml", {})
-    return config.model, config.revision
 
 
 def _run_lines(found: dict[str, Any]) -> list[str]:

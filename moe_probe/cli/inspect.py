@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_probe.cli.features import ModelOption, RunPath, Trust, model_of
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
+from moe_probe.cli.console import Console
+from moe_probe.cli.model_choice import ModelChoice
+from moe_probe.cli.options import RunPath, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import read_stdin, read_text
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(
-        "inspect",
-        epilog='Example: moe-probe inspect runs/mine "The derivative of x squared" --generate 20 --watch mathematics',
-    )(guarded(inspect))
+    example = 'moe-probe inspect runs/mine "The derivative of x squared" --generate 20 --watch mathematics'
+    command(app, "inspect", example)(inspect)
 
 
 def inspect(
@@ -101,22 +100,18 @@ def inspect(
     colour: Annotated[
         bool | None, typer.Option("--color/--no-color", help="Shade by colour [default: on a terminal].", show_default=False)
     ] = None,
-    model: ModelOption = None,
+    choice: ModelChoice,
     force_weights: Annotated[
         bool,
         typer.Option("--force-weights", help="Go on with weights that trace or SAEs were not made from; the view says so."),
     ] = False,
-    trust_remote_code: Trust = False,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Show which experts and features single outputs use, what the run knows of these, and whether watched ones fire."""
     from moe_probe.recording.trace import Trace
     from moe_probe.studies.inspect.inspector import Inspector, Look
 
-    console = Console(quiet=quiet, as_json=as_json)
     named = [
         *((f"text {i + 1}" if len(texts or ()) > 1 else "text", text) for i, text in enumerate(texts or ())),
         *(_read(path) for path in file or ()),
@@ -127,9 +122,7 @@ def inspect(
         )
     Trace.open(run)  # what is wrong with the run is said before a model is loaded
     console.say("loading the model")
-    loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
-    if loaded is None:
-        raise MoeProbeError("nothing can be run", "no model was named and the run has no run.yaml", "--model MODEL")
+    loaded = choice.need(run, "nothing can be run")
     look = Look(
         generate=generate, temperature=temperature, watch=tuple(watch or ()), threshold=threshold, shade=shade, timing=timing
     )

@@ -42,11 +42,7 @@ def _in_words(error: BaseException) -> str:
 
 def _hint(error: BaseException, options: Mapping[str, Any]) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        smaller = (
-            "a smaller --batch-tokens, or "
-            if "batch_tokens" in options or "batch_tokens" in options.get("settings", {})
-            else ""
-        )
+        smaller = "a smaller --batch-tokens, or " if any(name.endswith("_batch_tokens") for name in options) else ""
         return f"{smaller}a machine with more memory"
     if isinstance(error, UnicodeDecodeError):
         return "check that every text file is in UTF-8"

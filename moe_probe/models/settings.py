@@ -9,17 +9,22 @@ from pydantic import Field, model_validator
 from moe_probe.core.settings import Settings, setting
 
 
-class ModelSettings(Settings):
-    """Which model is loaded, and how; a bare string stands for ``name``."""
+class LoadOptions(Settings):
+    """How a model is loaded; keyword arguments of `load_model`."""
 
     panel: ClassVar[str] = "Model"
 
-    name: str = Field(description="folder of a checkpoint, or its name on a hub", json_schema_extra={"flag": "-"})
     revision: str | None = setting(None, "branch, tag or commit of a hub repository")
     dtype: str = setting("auto", "type of the weights: auto, float32, bfloat16, float16")
-    device: str = setting("auto", "cpu, cuda, cuda:1 ...; auto takes the first GPU")
+    device: str = setting("auto", "device: cpu, cuda, cuda:1 ...; auto takes the first GPU")
     experts_implementation: str | None = setting(None, "how transformers computes experts: eager, grouped_mm, batched_mm")
     trust_remote_code: bool = setting(False, "run Python code that comes with the checkpoint")
+
+
+class ModelSettings(LoadOptions):
+    """Which model is loaded, and how; a bare string stands for ``name``."""
+
+    name: str = Field(description="folder of a checkpoint, or its name on a hub", json_schema_extra={"flag": "-"})
 
     @model_validator(mode="before")
     @classmethod

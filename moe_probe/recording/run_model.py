@@ -1,22 +1,73 @@
-"""The model of a run, loaded again as it was loaded for the trace: in another type its weights are others."""
+"""The model of a run, loaded again as it was loaded for the trace: in another dtype its weights are others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import stored_dtype
+from moe_probe.core.textfiles import read_text
+from moe_probe.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
-    from moe_probe.runs.config import RunConfig
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read the sections of a ``run.yaml``.
+
+    Raises
+    ------
+    UsageError
+        When it is not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        read = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} cannot be read", " ".join(str(error).split()), "a YAML file of settings") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")
+    return read
+
+
+def model_settings_of(run: Path, *, needed: bool = False) -> ModelSettings | None:
+    """Read the section ``model`` of a run's ``run.yaml``.
+
+    Parameters
+    ----------
+    run : Path
+        Run directory, or a trace.
+    needed : bool
+        Whether a file that cannot be read is an error.
+
+    Returns
+    -------
+    ModelSettings or None
+        None without ``run.yaml``.
+
+    Raises
+    ------
+    MoeProbeError
+        Where `needed`, when the file cannot be read or does not name a model.
+    """
+    if not (run / "run.yaml").exists():
+        return None
+    try:
+        given = read_settings(run / "run.yaml").get("model")
+        return ModelSettings(**({"name": given} if isinstance(given, str) else given or {}))
+    except MoeProbeError:
+        if needed:
+            raise
+        return None
 
 
 def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool = False) -> LoadedModel | None:
-    """Load the model that is named, or else that of ``run.yaml``; None where there is neither.
+    """Load the model that is named, or else that of ``run.yaml``.
 
-    Type of weights and device are the run's own; the type is that of the trace where ``run.yaml`` names none.
+    Dtype and device are the run's own; the dtype is that of the trace where ``run.yaml`` names none.
 
     Parameters
     ----------
@@ -26,6 +77,11 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
     trust_remote_code : bool
         Run Python code of the checkpoint; for the run's own model also where ``run.yaml`` allows it.
 
+    Returns
+    -------
+    LoadedModel or None
+        None where neither names a model.
+
     Raises
     ------
     MoeProbeError
@@ -33,41 +89,25 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
     """
     from moe_probe.models import load_model
 
-    config = _config(run, needed=name is None)
-    if name is None and config is None:
+    own = model_settings_of(run, needed=name is None)
+    if name is None and own is None:
         return None
-    own = config is not None and name in (None, config.model)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run, config)}
-    if config is not None:
-        options["device"] = config.device
-        if own:
-            options |= {"revision": config.revision, "trust_remote_code": trust_remote_code or config.trust_remote_code}
-    chosen = name or (config.model if config is not None else "")
-    return load_model(chosen, progress=False, **options)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run)}
+    if own is not None:
+        options["device"] = own.device
+        if name in (None, own.name):
+            options |= {"revision": own.revision, "trust_remote_code": trust_remote_code or own.trust_remote_code}
+    return load_model(name or (own.name if own is not None else ""), progress=False, **options)
 
 
-def dtype_of(run: Path, config: RunConfig | None = None) -> str:
-    """Type of weights that a run's trace was collected in, as `load_model` takes it: ``auto`` where that is not known."""
+def dtype_of(run: Path) -> str:
+    """Return the dtype that a run's trace was collected in, as `load_model` takes it: ``auto`` where it is not known."""
     from moe_probe.recording.trace import Trace
 
-    if config is None:
-        config = _config(run, needed=False)
-    if config is not None and config.dtype != "auto":
-        return config.dtype
+    own = model_settings_of(run)
+    if own is not None and own.dtype != "auto":
+        return own.dtype
     try:
         return stored_dtype(Trace.open(run).manifest.model)
     except MoeProbeError:
         return "auto"
-
-
-def _config(run: Path, *, needed: bool) -> RunConfig | None:
-    from moe_probe.runs.config import load_config
-
-    if not (run / "run.yaml").exists():
-        return None
-    try:
-        return load_config(run / "run.yaml", {})
-    except MoeProbeError:
-        if needed:
-            raise
-        return None

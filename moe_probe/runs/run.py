@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, facts_html
 from moe_probe.core.results import Result
 from moe_probe.recording.rundir import RunDirectory
+from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 
 if TYPE_CHECKING:
     from moe_probe.sae import Sae
@@ -25,9 +25,11 @@ class Saes(Mapping[str, "Sae"]):
 
     def __getitem__(self, name: str) -> Sae:
         if name not in set(self):
-            raise UsageError(f"there is no SAE '{name}' in {self._run / 'sae'}",
-                             did_you_mean(name, list(self)) if len(self) else "it holds none",
-                             f"moe-probe sae train {self._run}")
+            raise UsageError(
+                f"there is no SAE '{name}' in {self._run / 'sae'}",
+                did_you_mean(name, list(self)) if len(self) else "it holds none",
+                f"moe-probe sae train {self._run}",
+            )
         if name not in self._loaded:
             from moe_probe.sae import load_sae
 
@@ -38,8 +40,12 @@ class Saes(Mapping[str, "Sae"]):
         return name in set(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(p.parent.relative_to(self._run / "sae").as_posix()
-                           for p in (self._run / "sae").glob("layer_*/width_*/cfg.json")))
+        return iter(
+            sorted(
+                p.parent.relative_to(self._run / "sae").as_posix()
+                for p in (self._run / "sae").glob("layer_*/width_*/cfg.json")
+            )
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -100,16 +106,23 @@ class Run(RunDirectory):
 
     def _held(self) -> list[tuple[str, str]]:
         report = self.path / "report.html"
-        return [("results", f"{len(self.results)}: {', '.join(self.results)}" if len(self.results) else "none yet"),
-                ("SAEs", ", ".join(self.saes()) or "none"),
-                ("report", str(report) if report.exists() else "none yet: run.report()")]
+        return [
+            ("results", f"{len(self.results)}: {', '.join(self.results)}" if len(self.results) else "none yet"),
+            ("SAEs", ", ".join(self.saes()) or "none"),
+            ("report", str(report) if report.exists() else "none yet: run.report()"),
+        ]
 
     def __repr__(self) -> str:
         report = "report.html" if (self.path / "report.html").exists() else "no report"
-        return (f"Run({self.path}: {super().__repr__()}, {len(self.results)} results, {len(self.saes())} SAEs, {report}; "
-                "see .verdicts, .results, .saes(), .card(), .report(), .trace)")
+        return (
+            f"Run({self.path}: {super().__repr__()}, {len(self.results)} results, {len(self.saes())} SAEs, {report}; "
+            "see .verdicts, .results, .saes(), .card(), .report(), .trace)"
+        )
 
     def _repr_html_(self) -> str:
         from moe_probe.recording.trace.facts import trace_facts
 
-        return card_html(f"Run {self.path}: {self.manifest.model.id}", facts_html([*trace_facts(self.manifest, self.documents), *self._held()]))
+        return card_html(
+            f"Run {self.path}: {self.manifest.model.id}",
+            facts_html([*trace_facts(self.manifest, self.documents), *self._held()]),
+        )

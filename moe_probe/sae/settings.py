@@ -48,7 +48,7 @@ class SaeSettings(Settings):
     layers: tuple[int, ...] = setting((), "MoE layers to train SAEs on, as 1,3,5 or 0-5; first, middle and last if none")
     experts: str = setting("", "SAEs of some experts' tokens: all (one each), 3,5 or groups 1+2,7")
     hook: str = setting(_of_sae("hook"), f"activation site that SAEs read: {', '.join(HOOKS)}")
-    architecture: str = setting(_of_sae("architecture"), "topk, batchtopk, matryoshka, jumprelu, standard")
+    architecture: str = setting(_of_sae("architecture"), "architecture: topk, batchtopk, matryoshka, jumprelu, standard")
     k: int = setting(_of_sae("k"), "active latents per token", ge=1)
     sparsity: float = setting(_of_sae("sparsity"), "weight of the penalty (standard, jumprelu)", ge=0)
     epochs: int = setting(_TRAINING.epochs, "passes over the activations", ge=1)

@@ -61,7 +61,7 @@ def test_run_then_look(call, checkpoint: Path, corpus_file: Path, tmp_path: Path
 
 
 def test_run_from_config(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(f"model: {checkpoint}\ncorpus: {corpus_file}\npermutations: 120\n")
+    (tmp_path / "my.yaml").write_text(f"model: {checkpoint}\ncorpus: {corpus_file}\nstatistics: {{permutations: 120}}\n")
     done = call("run", "--config", tmp_path / "my.yaml", "--out", tmp_path / "r", "--seed", 3, "--json")
     assert done.status == 0 and json.loads(done.out)["skipped"] == []
     saved = (tmp_path / "r" / "run.yaml").read_text()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.cli.shell import guarded
+from moe_probe.cli.guard import guarded
 from moe_probe.testing import planted_routing, write_routing
 
 
@@ -117,5 +117,5 @@ def test_a_reader_that_left_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> No
 def test_too_little_memory_names_the_option(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from moe_probe.cli.unexpected import sentence_of
 
-    assert "--batch-tokens" in str(sentence_of(MemoryError(), {"batch_tokens": 4096}))
+    assert "--batch-tokens" in str(sentence_of(MemoryError(), {"recording_batch_tokens": 4096}))
     assert "--batch-tokens" not in str(sentence_of(MemoryError(), {"run": run}))

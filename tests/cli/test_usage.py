@@ -107,7 +107,7 @@ def test_help_ends_with_the_exit_status(
         (["--jsn"], "has no option --jsn"),
         (["tree"], "missing argument 'RUN'. Try: moe-probe tree runs/mine"),
         (["info", "a", "b"], "unexpected extra argument"),
-        (["analyze", "a", "--alpha", "7"], "'--alpha'"),
+        (["analyze", "a", "--alpha", "7"], "--alpha 7.0 is invalid"),
         (["cost", "--preset", "gpt-4"], "did you mean 'gpt-3'?"),
         (["cost", "--preset"], "'--preset'"),
         (["analyze", "{run}", "--by", "topics"], "did you mean 'topic'?"),
@@ -134,13 +134,13 @@ def test_wrong_usage_is_one_sentence(
     ("words", "message"),
     [
         (["tree", "{run}", "--walk", "layer_00/width_00064:1"], "Try: moe-probe tree"),
-        (["label", "{run}", "--labels", "{run}/none.csv"], "there is no such file"),
+        (["label", "{run}", "--feature-labels", "{run}/none.csv"], "there is no such file"),
         (["analyze", "{run}", "--out", "{run}/trace/trace.json"], "cannot be written"),
         (["match", "{run}"], "moe-probe sae train"),
         (["label", "{run}"], "moe-probe sae train"),
         (["sae", "eval", "{run}"], "moe-probe sae train"),
         (["ablate", "{run}"], "no run.yaml"),
-        (["sae", "train", "{run}", "--layer", "9"], "there is no MoE layer 9"),
+        (["sae", "train", "{run}", "--layers", "9"], "there is no MoE layer 9"),
         (["sae", "train", "{run}"], "--keep hidden"),
         (["sae", "load", "{run}", "{run}", "--layer", "0"], "--keep hidden"),
     ],
@@ -177,7 +177,7 @@ def test_a_disk_that_refuses(
 
 @pytest.mark.parametrize(
     ("words", "offered"),
-    [("co", {"collect", "cost"}), ("sae tr", {"train"}), ("info --js", {"--json"}), ("run --sae-w", {"--sae-widths"})],
+    [("co", {"collect", "cost"}), ("sae tr", {"train"}), ("info --js", {"--json"}), ("run --wid", {"--widths"})],
 )
 def test_shell_completion(words: str, offered: set[str]) -> None:
     environment = os.environ | {

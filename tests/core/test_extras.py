@@ -53,11 +53,11 @@ def test_a_data_set_without_its_package_is_refused_before_anything_is_written(
 def test_labels_by_a_model_need_their_package_before_features_are_labelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moe_probe.cli.features import _check_sources
+    from moe_probe.cli.features import LlmChoice
 
     without(monkeypatch, "httpx")
     with pytest.raises(MoeProbeError, match=r"pip install 'moe-probe\[llm\]'"):
-        _check_sources(None, "http://localhost:1", "m")
+        LlmChoice(llm_url="http://localhost:1", llm_model="m").check()
 
 
 def test_a_quantised_checkpoint_needs_its_package_before_weights_are_read(

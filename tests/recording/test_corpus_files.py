@@ -318,7 +318,7 @@ def test_other_texts_of_a_person(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="2 columns called 'label'"):
         read_labels(tmp_path / "l.csv")
     (tmp_path / "run.yaml").write_bytes(BOM + b"model: m\ncorpus: c\n")
-    assert load_config(tmp_path / "run.yaml", {}).model == "m"
+    assert load_config(tmp_path / "run.yaml", {}).model.name == "m"
     (tmp_path / "run.yaml").write_bytes("model: m\ncorpus: c\n".encode("utf-16"))
     with pytest.raises(MoeProbeError, match="UTF-16"):
         load_config(tmp_path / "run.yaml", {})

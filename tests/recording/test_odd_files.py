@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
-from moe_probe.cli.shell import _refused
+from moe_probe.cli.guard import _refused
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.text import label_text

@@ -12,18 +12,32 @@ import typer
 import moe_probe
 from moe_probe.cli import app
 from moe_probe.cli.usage import commands
-from moe_probe.studies.compare import TABLES
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.studies.analyses import _FURTHER, ANALYSES
 from moe_probe.core.results import _MADE_BY, Result, Results, command_for
+from moe_probe.studies.analyses import _FURTHER, ANALYSES
+from moe_probe.studies.compare import TABLES
 
 PACKAGE = Path(moe_probe.__file__).parent
 #: Files in which results are made that a command stores, and the command.
-MAKERS = {"causes.py": "ablate", "pipeline/matching.py": "match", "pipeline/tree.py": "tree", "pipeline/depth.py": "tree",
-          "pipeline/costs.py": "cost"}
+MAKERS = {
+    "causes.py": "ablate",
+    "pipeline/matching.py": "match",
+    "pipeline/tree.py": "tree",
+    "pipeline/depth.py": "tree",
+    "pipeline/costs.py": "cost",
+}
 #: Results of functions that no command stores under this name.
-OF_FUNCTIONS = {"balance", "consecutive_repetition", "domain_specialisation", "esft", "risk_difference", "router_saturation",
-                "saliency", "vocabulary_experts", "vocabulary_specialisation"}
+OF_FUNCTIONS = {
+    "balance",
+    "consecutive_repetition",
+    "domain_specialisation",
+    "esft",
+    "risk_difference",
+    "router_saturation",
+    "saliency",
+    "vocabulary_experts",
+    "vocabulary_specialisation",
+}
 
 
 def named_in(path: Path) -> set[str]:

@@ -10,20 +10,25 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.models.settings import ModelSettings
+from moe_probe.recording.settings import CorpusSettings
 from moe_probe.runs.config import RunConfig, load_config
 from moe_probe.runs.pipeline import run
 
-from support.corpora import write_corpus
 
-
-def config(checkpoint: Path, corpus: Path, **more: object) -> RunConfig:
-    settings = {"model": str(checkpoint), "corpus": str(corpus), "label": ("register",), "strata": "register",
-                "permutations": 99, **more}
-    return RunConfig.model_validate(settings)
+def config(checkpoint: Path, corpus: Path, *, seed: int = 0, **more: object) -> RunConfig:
+    """Settings of a small run; `more` are settings of the statistics."""
+    return RunConfig(
+        model=str(checkpoint),
+        corpus={"source": str(corpus), "label": ("register",)},
+        statistics={"strata": "register", "permutations": 99} | more,
+        seed=seed,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +41,63 @@ def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_run_writes_what_it_promises(finished: Path) -> None:
     root = finished / "one"
-    for name in ("run.yaml", "trace/trace.json", "report.html", "report.md", "logs/stages.json", "figures/load.png",
-                 *(f"results/{r}.{e}" for r in ("layers", "experts", "coactivation", "expert_topics", "verdicts")
-                   for e in ("parquet", "json"))):
+    for name in (
+        "run.yaml",
+        "trace/trace.json",
+        "report.html",
+        "report.md",
+        "logs/stages.json",
+        "figures/load.png",
+        *(
+            f"results/{r}.{e}"
+            for r in ("layers", "experts", "coactivation", "expert_topics", "verdicts")
+            for e in ("parquet", "json")
+        ),
+    ):
         assert (root / name).stat().st_size > 0, name
     fixed = {
-        "expert_topics": ["layer", "expert", "topic", "share", "lift", "log2_lift", "ci_low", "ci_high", "p_value",
-                          "q_value", "replicated", "significant"],
-        "layers": ["layer", "entropy_bits", "effective_experts", "load_cv", "mi_topic_bits", "mi_topic_null_bits",
-                   "mi_topic_p", "mi_token_bits", "mi_topic_given_token_bits", "decode_accuracy", "decode_baseline"],
-        "verdicts": ["topic", "verdict", "layer", "expert", "log2_lift", "ci_low", "ci_high", "q_value", "auroc_expert",
-                     "auroc_feature", "ablation_delta_nats", "reason"]}
+        "expert_topics": [
+            "layer",
+            "expert",
+            "topic",
+            "share",
+            "lift",
+            "log2_lift",
+            "ci_low",
+            "ci_high",
+            "p_value",
+            "q_value",
+            "replicated",
+            "significant",
+        ],
+        "layers": [
+            "layer",
+            "entropy_bits",
+            "effective_experts",
+            "load_cv",
+            "mi_topic_bits",
+            "mi_topic_null_bits",
+            "mi_topic_p",
+            "mi_token_bits",
+            "mi_topic_given_token_bits",
+            "decode_accuracy",
+            "decode_baseline",
+        ],
+        "verdicts": [
+            "topic",
+            "verdict",
+            "layer",
+            "expert",
+            "log2_lift",
+            "ci_low",
+            "ci_high",
+            "q_value",
+            "auroc_expert",
+            "auroc_feature",
+            "ablation_delta_nats",
+            "reason",
+        ],
+    }
     for name, columns in fixed.items():
         assert set(columns) <= set(pd.read_parquet(root / "results" / f"{name}.parquet").columns)
 
@@ -54,7 +105,15 @@ def test_run_writes_what_it_promises(finished: Path) -> None:
 def test_the_type_of_weights_reaches_every_stage(finished: Path, checkpoint: Path) -> None:
     """Loaded in another type a model has another fingerprint: each stage has to load it as the trace did."""
     root = finished / "half"
-    run(config(checkpoint, finished / "corpus.jsonl", dtype="bfloat16", limit=24), root)
+    run(
+        config(checkpoint, finished / "corpus.jsonl").model_copy(
+            update={
+                "model": ModelSettings(name=str(checkpoint), dtype="bfloat16"),
+                "corpus": CorpusSettings(source=str(finished / "corpus.jsonl"), label=("register",), limit=24),
+            }
+        ),
+        root,
+    )
     assert (root / "results" / "weight_similarity.parquet").exists()
     (root / "results" / "weight_similarity.parquet").unlink()
     done = CliRunner().invoke(app, ["analyze", str(root), "--model", str(checkpoint), "--permutations", "99"])
@@ -65,8 +124,11 @@ def test_the_type_of_weights_reaches_every_stage(finished: Path, checkpoint: Pat
 def test_twice_with_one_seed_gives_equal_bytes(finished: Path, checkpoint: Path) -> None:
     """Tables, figures and both reports: the same inputs and seed, the same bytes; what was measured in seconds aside."""
     run(config(checkpoint, finished / "corpus.jsonl"), finished / "two")
-    files = sorted(p.relative_to(finished / "one") for p in (finished / "one").rglob("*")
-                   if p.suffix in (".parquet", ".json", ".png", ".html", ".md", ".safetensors") and "logs" not in p.parts)
+    files = sorted(
+        p.relative_to(finished / "one")
+        for p in (finished / "one").rglob("*")
+        if p.suffix in (".parquet", ".json", ".png", ".html", ".md", ".safetensors") and "logs" not in p.parts
+    )
     assert len(files) > 15
     for file in files:
         assert timeless(finished / "one" / file) == timeless(finished / "two" / file), file
@@ -89,7 +151,7 @@ def test_resume_skips_what_is_unchanged(finished: Path, checkpoint: Path) -> Non
     assert run(settings, finished / "three", mode="resume").skipped == ("collect", "analyze", "cost", "report")
     (finished / "three" / "results" / "layers.parquet").unlink()
     assert run(settings, finished / "three", mode="resume").skipped == ("collect", "cost", "report")
-    more = settings.model_copy(update={"permutations": 150})
+    more = config(checkpoint, finished / "corpus.jsonl", permutations=150)
     assert run(more, finished / "three", mode="resume").skipped == ("collect",)
 
 
@@ -120,16 +182,25 @@ def test_labels_are_checked_before_collecting(checkpoint: Path, corpus_file: Pat
 
 def test_run_yaml_repeats_the_run(finished: Path) -> None:
     read = load_config(finished / "one" / "run.yaml", {})
-    assert read.permutations == 99 and read.strata == "register"
-    assert load_config(finished / "one" / "run.yaml", {"permutations": 500}).permutations == 500
+    assert read.statistics.permutations == 99 and read.statistics.strata == "register"
+    changed = load_config(finished / "one" / "run.yaml", {"statistics": {"permutations": 500}})
+    assert changed.statistics.permutations == 500 and changed.statistics.strata == "register"
     assert set(yaml.safe_load((finished / "one" / "run.yaml").read_text())) == set(RunConfig.model_fields)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("permutation: 5", "'permutation' is not a setting.*did you mean 'permutations'"),
-    ("permutations: 5\nmodel: m\ncorpus: c", "--permutations 5 is invalid"),
-    ("model: m", "no corpus was given"), ("- a", "not a list of settings"), ("a: [", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("permutation: 5", "'permutation' is not a setting.*did you mean 'permutations'"),
+        ("statistics: {permutations: 5}\nmodel: m\ncorpus: c", "--permutations 5 is invalid"),
+        ("permutations: 500\nmodel: m\ncorpus: c", "it belongs to statistics"),
+        ("model: m\ncorpus: {source: c, limitt: 3}", "'limitt' is not a setting.*did you mean 'limit'"),
+        ("model: {name: m, dtype: [1]}\ncorpus: c", "--dtype .* is invalid"),
+        ("model: m", "no corpus was given"),
+        ("- a", "not a list of settings"),
+        ("a: [", "cannot be read"),
+    ],
+)
 def test_bad_settings(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
@@ -142,4 +213,9 @@ def test_ledger_survives_half_a_file(finished: Path, checkpoint: Path) -> None:
     (finished / "four" / "logs" / "stages.json").write_text('{"collect": ')
     outcome = run(config(checkpoint, finished / "corpus.jsonl"), finished / "four", mode="resume")
     assert outcome.skipped == ()
-    assert set(json.loads((finished / "four" / "logs" / "stages.json").read_text())) == {"collect", "analyze", "cost", "report"}
+    assert set(json.loads((finished / "four" / "logs" / "stages.json").read_text())) == {
+        "collect",
+        "analyze",
+        "cost",
+        "report",
+    }

@@ -75,14 +75,14 @@ def test_the_residual_stream_is_what_the_next_layer_reads(loaded: LoadedModel, r
 
 
 def test_train_measure_label_find(run: Path) -> None:
-    code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--layer", 2, "--width", 16, "--width", 48, "--k", 4)
+    code, out, err = moe_probe("sae", "train", run, "--layers", "0,2", "--widths", "16,48", "--k", 4)
     assert code == 0, err
     assert sorted(p.parent.relative_to(run / "sae").as_posix() for p in run.glob("sae/*/*/cfg.json")) == [
         f"layer_0{i}/width_000{w}-k4" for i in (0, 2) for w in (16, 48)
     ]
-    code, _, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4)
+    code, _, err = moe_probe("sae", "train", run, "--layers", 0, "--widths", 16, "--k", 4)
     assert code == 1 and "exists already" in err and "--resume" in err
-    code, out, err = moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume", "--json")
+    code, out, err = moe_probe("sae", "train", run, "--layers", 0, "--widths", 16, "--k", 4, "--resume", "--json")
     assert code == 0 and len(json.loads(out)["saes"]) == 1
     code, out, err = moe_probe("sae", "eval", run, "--tokens", 200)
     assert code == 0 and "ce_recovered" in out, err
@@ -118,16 +118,16 @@ def test_a_query_outside_the_corpus_goes_through_the_model(run: Path, tmp_path: 
 
 def test_saes_of_every_expert_and_of_groups(run: Path) -> None:
     code, out, err = moe_probe(
-        "sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--hook", "expert_output", "--experts", "all", "--json"
+        "sae", "train", run, "--layers", 2, "--widths", 8, "--k", 2, "--hook", "expert_output", "--experts", "all", "--json"
     )
     assert code == 0, err
     folders = [Path(p) for p in json.loads(out)["saes"]]
     assert len(folders) >= 6 and folders[0].name.startswith("width_00008-expert_output-e0")
     assert load_sae(folders[0]).config.experts == (0,)
-    code, _, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--k", 2, "--experts", "1+2,7")
+    code, _, err = moe_probe("sae", "train", run, "--layers", 2, "--widths", 8, "--k", 2, "--experts", "1+2,7")
     assert code == 0 and (run / "sae" / "layer_02" / "width_00008-e1+2-k2" / "cfg.json").exists(), err
     for given, said in (("99", "layer 2 has 8"), ("a", "cannot be read")):
-        code, _, err = moe_probe("sae", "train", run, "--layer", 2, "--width", 8, "--experts", given)
+        code, _, err = moe_probe("sae", "train", run, "--layers", 2, "--widths", 8, "--experts", given)
         assert code == 2 and said in err
 
 
@@ -173,7 +173,9 @@ def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> N
     assert json.loads(out)["sae"] == str(folder)
     code, _, err = moe_probe(*load, sources[1], "--name", "again_2")
     assert code == 1 and "exists already" in err
-    code, out, err = moe_probe("sae", "train", bare, "--layer", 0, "--width", 16, "--k", 4, "--name", "mine", "--epochs", 1)
+    code, out, err = moe_probe(
+        "sae", "train", bare, "--layers", 0, "--widths", 16, "--k", 4, "--name", "mine", "--epochs", 1
+    )
     assert code == 0 and "width_00016-k4_mine" in out + err, err
     names = {
         "layer_00/width_00016-k4_mine": 16,
@@ -196,7 +198,7 @@ def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> N
 def test_a_name_that_is_no_part_of_a_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
     code, _, err = moe_probe("sae", "load", run, tmp_path, "--layer", 0, f"--name={name}")
     assert code == 2 and "cannot be the name of an SAE" in err and "Traceback" not in err
-    code, _, err = moe_probe("sae", "train", run, "--layer", 0, f"--name={name}")
+    code, _, err = moe_probe("sae", "train", run, "--layers", 0, f"--name={name}")
     assert code == 2 and "cannot be the name of an SAE" in err and not list(run.glob("sae/*/*größe*"))
 
 
@@ -240,11 +242,11 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--width", "0"], "a width of 0 is invalid"),
-        (["--width", "100000"], "cannot be learnt"),
+        (["--widths", "0"], "a width of 0 is invalid"),
+        (["--widths", "100000"], "cannot be learnt"),
         (["--k", "0"], "--k 0"),
-        (["--layer", "1"], "--keep hidden"),
-        (["--layer", "9"], "no MoE layer 9"),
+        (["--layers", "1"], "--keep hidden"),
+        (["--layers", "9"], "no MoE layer 9"),
         (["--architecture", "topp"], "no SAE architecture"),
         (["--hook", "attention"], "unknown activation site"),
         (["--precision", "int4"], "not known"),
@@ -252,7 +254,7 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
 )
 def test_bad_requests_are_one_sentence(run: Path, words: list[str], said: str) -> None:
     code, _, err = moe_probe(
-        "sae", "train", run, "--seed", 77, *(["--layer", "0"] if "--layer" not in words else []), *words
+        "sae", "train", run, "--seed", 77, *(["--layers", "0"] if "--layers" not in words else []), *words
     )
     assert code in (1, 2) and said in err and "Traceback" not in err
     assert not list(run.glob("sae/*/*seed77*"))
@@ -333,9 +335,9 @@ def labels_file(path: Path, text: str) -> Path:
 
 def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
     name = "layer_00/width_00016-k4"
-    assert moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume")[0] == 0
+    assert moe_probe("sae", "train", run, "--layers", 0, "--widths", 16, "--k", 4, "--resume")[0] == 0
     mine = labels_file(tmp_path / "l.csv", f"sae,feature,label,pattern\n{name},3,my idea,\n{name},5,sevens,w7.?\n")
-    code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--labels", mine)
+    code, _, err = moe_probe("label", run, "--permutations", 99, "--cards", 2, "--feature-labels", mine)
     assert code == 0, err
     table = pd.read_parquet(run / "results" / "features.parquet").set_index(["sae", "feature"])
     assert table.loc[(name, 3), "label"] == "my idea" and table.loc[(name, 3), "label_source"] == "human"
@@ -349,13 +351,13 @@ def test_a_persons_labels_override(run: Path, tmp_path: Path) -> None:
         (f"sae,feature,label,pattern\n{name},1,x,(\n", "not a regular expression"),
     ):
         code, _, err = moe_probe(
-            "label", run, "--permutations", 99, "--cards", 0, "--labels", labels_file(tmp_path / "bad.csv", text)
+            "label", run, "--permutations", 99, "--cards", 0, "--feature-labels", labels_file(tmp_path / "bad.csv", text)
         )
         assert code in (1, 2) and said in err and "Traceback" not in err
 
 
 def test_nothing_is_sent_without_consent(run: Path) -> None:
-    assert moe_probe("sae", "train", run, "--layer", 0, "--width", 16, "--k", 4, "--resume")[0] == 0
+    assert moe_probe("sae", "train", run, "--layers", 0, "--widths", 16, "--k", 4, "--resume")[0] == 0
     code, _, err = moe_probe(
         "label", run, "--permutations", 99, "--cards", 2, "--llm-url", "http://127.0.0.1:9/v1", "--llm-model", "m"
     )
@@ -376,7 +378,7 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    assert moe_probe("sae", "train", copy, "--layer", 0, "--width", 16, "--k", 4, "--seed", 3)[0] == 0
+    assert moe_probe("sae", "train", copy, "--layers", 0, "--widths", 16, "--k", 4, "--seed", 3)[0] == 0
     assert moe_probe("sae", "eval", copy, "--tokens", 100)[0] == 0
     assert moe_probe("label", copy, "--permutations", 99, "--cards", 4)[0] == 0
     analyze(Trace.open(copy), copy / "results", settings=Settings(permutations=99))

@@ -323,7 +323,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_command_writes_tables_and_says_what_changed(call, runs: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    status, said, told = call(*runs, "--out", out, "--no-notebook", "--labels", "before,after")
+    status, said, told = call(*runs, "--out", out, "--no-notebook", "--names", "before,after")
     assert status == 0 and "before against after: 1 of 6 verdicts changed: topic-2, none to expert." in said
     assert "paired bootstrap, 120 groups of documents" in told and not (out / "compare.ipynb").exists()
     changes = pd.read_parquet(out / "comparison_changes.parquet")
@@ -341,7 +341,7 @@ def test_mistakes_get_one_sentence(call, runs: tuple[Path, Path], tmp_path: Path
     for words, status, message in (
         ([runs[0], tmp_path / "none"], 1, "there is no run at"),
         ([runs[0], tmp_path], 1, "there is no trace"),
-        ([*runs, "--labels", "one"], 2, "1 names were given for 2 sides"),
+        ([*runs, "--names", "one"], 2, "1 names were given for 2 sides"),
         ([*runs, "--by", "mood"], 1, "documents have no column 'mood'"),
         ([runs[0]], 1, "alone cannot be compared"),
     ):

@@ -132,7 +132,7 @@ def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
 def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cost")
     corpus = write_corpus(root / "corpus.jsonl", documents=48)
-    words = ["--sae-widths", "32", "--sae-layers", "1", "--sae-k", "4", "--hidden-share", "1.0", "--permutations", "99"]
+    words = ["--widths", "32", "--layers", "1", "--k", "4", "--hidden-share", "1.0", "--permutations", "99"]
     done = CliRunner().invoke(app, ["run", str(checkpoint), "--corpus", str(corpus), "--out", str(root / "run"), *words])
     assert done.exit_code == 0, done.stderr
     return root / "run"

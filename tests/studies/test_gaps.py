@@ -120,7 +120,7 @@ def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         made.append(root)
     done = CliRunner().invoke(
         app,
-        ["sae", "train", str(made[0]), "--layer", "1", "--width", "8", "--width", "16", "--k", "2", "--epochs", "1", "-q"],
+        ["sae", "train", str(made[0]), "--layers", "1", "--widths", "8,16", "--k", "2", "--epochs", "1", "-q"],
     )
     assert done.exit_code == 0, done.stderr
     return made[0], made[1]
@@ -153,19 +153,20 @@ def test_saes_on_one_side_only(runs: tuple[Path, Path]) -> None:
 
 
 def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from moe_probe.runs import pipeline as stages
-    from moe_probe.runs.config import load_config
+    from moe_probe.runs.config import RunConfig
+    from moe_probe.runs.stages import stages_of
 
     Result("ablation", pd.DataFrame({"topic": ["a"]})).save(runs[1] / "results")  # of other settings
-    monkeypatch.setattr(stages, "_model", lambda config: None)
+    monkeypatch.setattr("moe_probe.models.load_model", lambda *given, **options: None)
     said: list[str] = []
-    config = load_config(None, {"model": "m", "corpus": "c", "ablate": "mask"})
+    config = RunConfig(model="m", corpus="c", ablation={"ablate": "mask"})
+    ablate = next(stage for stage in stages_of(config) if stage.name == "ablate")
 
     def refuse(*given: object, **options: object) -> None:
         raise MoeProbeError("the held-out documents have one topic", "there is nothing to compare it with", "more documents")
 
     monkeypatch.setattr("moe_probe.studies.ablation.ablate.ablate", refuse)
-    assert stages._ablate(config, runs[1], say=said.append) == []
+    assert ablate.run(runs[1], said.append) == []
     assert said == [
         "note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
         "Try: more documents."

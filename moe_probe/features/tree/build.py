@@ -80,7 +80,7 @@ def build_tree(
         raise MoeProbeError(
             f"no layer of {run.path} has SAEs of two widths",
             "a tree joins a narrower one with a wider one",
-            f"moe-probe sae train {run.path} --width 256 --width 1024",
+            f"moe-probe sae train {run.path} --widths 256,1024",
         )
     return tuple(builder.results(ladders))
 

@@ -165,7 +165,7 @@ def _expert_groups(text: str, reader: ActivationReader, width: int, say: Say) ->
             raise MoeProbeError(
                 f"no expert of layer {reader.layer} has {width:,} tokens",
                 "an SAE needs at least as many tokens as latents",
-                "pass a smaller --width, or collect more documents",
+                "pass smaller --widths, or collect more documents",
             )
         return [(e,) for e, n in enumerate(counts) if n >= width]
     try:

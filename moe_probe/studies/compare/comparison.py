@@ -154,7 +154,7 @@ def compare_opened_runs(
     settings = settings or ComparisonSettings()
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
-        raise UsageError("two sides have the same name", ", ".join(names), "--labels with a name for each")
+        raise UsageError("two sides have the same name", ", ".join(names), "--names with a name for each")
     results = [run_facts(runs)]
     left_out: list[dict[str, str]] = []
     if len(runs) > 1:

@@ -93,7 +93,7 @@ def open_compared_runs(
         raise UsageError(
             f"{len(called)} names were given for {len(wanted)} sides",
             ", ".join(called),
-            f"--labels with {len(wanted)} names, separated by commas",
+            f"--names with {len(wanted)} names, separated by commas",
         )
     return [
         open_compared_run(path, label=label, name=name, say=say) for (path, label), name in zip(wanted, called, strict=True)

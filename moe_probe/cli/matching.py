@@ -1,4 +1,4 @@
-"""Commands that hold experts, features and topics against each other: match, ablate, tree."""
+"""Commands that compare experts, features and topics: match, ablate, tree."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_probe.cli.features import ModelOption, RunPath, Strata, Trust, model_of
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded, need_label
-from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.cli.console import Console, need_label
+from moe_probe.cli.model_choice import ModelChoice
+from moe_probe.cli.options import RunPath, Seed, Strata, command
+from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.settings import StatisticsSettings
 from moe_probe.core.text import clipped, table_text
+from moe_probe.recording.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
@@ -19,48 +22,38 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("match", epilog="Example: moe-probe match runs/mine")(guarded(match))
-    app.command("ablate", epilog="Example: moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(
-        guarded(ablate)
-    )
-    app.command("tree", epilog="Example: moe-probe tree runs/mine --word anthrax")(guarded(tree))
+    command(app, "match", "moe-probe match runs/mine", leave_out=("strata", "permutations"))(match)
+    command(app, "ablate", "moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(ablate)
+    command(app, "tree", "moe-probe tree runs/mine --word anthrax")(tree)
 
 
 def match(
     run: RunPath,
     *,
-    by: Annotated[str, typer.Option("--by", help="Label whose carriers are compared.")] = "topic",
+    statistics: StatisticsSettings,
     per_expert: Annotated[int, typer.Option("--per-expert", min=1, help="Features kept of every expert and SAE.")] = 8,
-    alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Error rate of claims.")] = 0.05,
-    model: ModelOption = None,
-    trust_remote_code: Trust = False,
+    choice: ModelChoice,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
     from moe_probe.features.matching.match import match as match_all
     from moe_probe.features.matching.topic_predictors import TOKENS
-    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.studies.ablation.ablate import update_verdicts
 
-    console = Console(quiet=quiet, as_json=as_json)
-    trace = RunDirectory.open(run)
-    need_label(trace, by, "--by")
+    opened = RunDirectory.open(run)
+    need_label(opened, statistics.by, "--by")
     results = match_all(
-        trace,
-        by=by,
+        opened,
+        by=statistics.by,
         per_expert=per_expert,
-        alpha=alpha,
+        alpha=statistics.alpha,
         seed=seed,
         say=console.say,
-        loaded=model_of(run, model, trust=trust_remote_code, console=console, without="router rows are not compared"),
+        loaded=choice.load(run, console, without="router rows are not compared"),
     )
-    for result in results:
-        result.save(run / "results")
-        for warning in result.warnings:
-            console.say(f"note: {warning}")
+    opened.save(results)
+    console.notes(warning for result in results for warning in result.warnings)
     update_verdicts(run)
     carriers = results[-1].table
     readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
@@ -102,12 +95,9 @@ def ablate(
         int,
         typer.Option("--controls", min=0, help="Units of the same load to compare each with. 0: nothing can be confirmed."),
     ] = 2,
-    model: ModelOption = None,
-    trust_remote_code: Trust = False,
+    choice: ModelChoice,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
     from moe_probe.models.intervene import HOW
@@ -115,16 +105,13 @@ def ablate(
     from moe_probe.studies.ablation.ablate import AblationSettings, parse_units, summary_lines, update_verdicts
     from moe_probe.studies.ablation.ablate import ablate as ablate_all
 
-    console = Console(quiet=quiet, as_json=as_json)
     if how not in HOW:
         raise UsageError(f"--how {how} is not known", "", f"one of {', '.join(HOW)}")
     trace = Trace.open(run)
     need_label(trace, by, "--by")
     _need_topics(trace, by, topic or (), named=bool(expert or feature))
     units = parse_units(run, expert or (), feature or (), topic or ())
-    loaded = model_of(run, model, trust=trust_remote_code, console=console, without="")
-    if loaded is None:
-        raise MoeProbeError("nothing can be knocked out", "no model was named and the run has no run.yaml", "--model MODEL")
+    loaded = choice.need(run, "nothing can be knocked out")
     settings = AblationSettings(how=how, boost=boost if how == "steer" else 0.0, tokens=tokens, controls=controls, seed=seed)
     result = ablate_all(run, trace, loaded, units=units, by=by, settings=settings, say=console.say)
     # the run's own table is that of its verdicts; what is asked beside it has another place
@@ -199,15 +186,12 @@ def tree(
     depth_width: Annotated[int, typer.Option("--depth-width", min=2, help="Latents of a small dictionary.")] = 32,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Levels of small dictionaries.")] = 3,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
     from moe_probe.features.tree import TreeSettings, build_tree, tree_lines, walk_word, word_walk_lines
     from moe_probe.recording.rundir import RunDirectory
 
-    console = Console(quiet=quiet, as_json=as_json)
     directory = RunDirectory.open(run)
     if walk is not None:
         return _walk(directory, walk, console)

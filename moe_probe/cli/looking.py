@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moe_probe.cli.shell import Console, Debug, Json, Quiet, Seed, guarded
+from moe_probe.cli.console import Console
+from moe_probe.cli.options import Seed, command
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.models.settings import LoadOptions
 
 if TYPE_CHECKING:
     from moe_probe.models import CheckReport, LoadedModel
@@ -17,32 +19,24 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("check", epilog="Example: moe-probe check path/to/model --tokens 10000000")(guarded(check))
-    app.command("info", epilog="Example: moe-probe info runs/mine")(guarded(info))
-    app.command("verify", epilog="Example: moe-probe verify runs/mine")(guarded(verify))
-    app.command("cite", epilog="Example: moe-probe cite runs/mine --bibtex")(guarded(cite))
+    command(app, "check", "moe-probe check path/to/model --tokens 10000000")(check)
+    command(app, "info", "moe-probe info runs/mine")(info)
+    command(app, "verify", "moe-probe verify runs/mine")(verify)
+    command(app, "cite", "moe-probe cite runs/mine --bibtex")(cite)
 
 
 def check(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)],
     *,
     tokens: Annotated[float, typer.Option("--tokens", help="Corpus size for the estimates.")] = 1e6,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the checkpoint.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    options: LoadOptions,
+    console: Console,
 ) -> None:
     """Prove that a model's routing can be recorded, and say what a corpus would cost."""
     from moe_probe.models import estimate, load_model, self_check
 
-    console = Console(quiet=quiet, as_json=as_json)
     console.say(f"loading {model}")
-    loaded = load_model(
-        model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code, progress=console.progress
-    )
+    loaded = load_model(model, **options.model_dump())
     found = self_check(loaded)
     rate = _tokens_per_second(loaded)
     size = estimate(loaded.sites, int(tokens))
@@ -127,14 +121,11 @@ def info(
     path: Annotated[Path, typer.Argument(help="Trace or run directory.", show_default=False)],
     *,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Say what a trace holds and where it came from."""
     from moe_probe.recording.trace import Trace
 
-    console = Console(quiet=quiet, as_json=as_json)
     trace = Trace.open(path)
     topics = trace.documents["topic"].value_counts(sort=False).to_dict()
     data = trace.manifest.model_dump(mode="json", exclude={"shards", "files"}) | {
@@ -174,14 +165,11 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
 def verify(
     path: Annotated[Path, typer.Argument(help="Trace or run directory.", show_default=False)],
     *,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """Check every byte of a trace against its checksums."""
     from moe_probe.recording.trace import verify as verify_trace
 
-    console = Console(quiet=quiet, as_json=as_json)
     problems = verify_trace(path)
     console.result(
         {"trace": str(path), "ok": not problems, "problems": problems},
@@ -195,15 +183,12 @@ def cite(
     run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
     *,
     as_bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
 ) -> None:
     """List the sources of the methods that a run's results used."""
     from moe_probe.core.results import Result
     from moe_probe.report.sections.sources import all_citations, bibtex
 
-    console = Console(quiet=quiet, as_json=as_json)
     names = sorted(p.stem for p in (run_path / "results").glob("*.parquet"))
     if not names:
         raise MoeProbeError(f"{run_path} holds no results", "", f"moe-probe analyze {run_path}")

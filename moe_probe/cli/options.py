@@ -1,0 +1,230 @@
+"""Commands from functions: their options are made from the annotations of the function's parameters.
+
+- a settings class (`moe_probe.core.settings.Settings`): an option for every field; the function gets an instance;
+- `Sections`: an option for every field of every section of a run's configuration; it gets those given, by section;
+- `Mode`: ``--resume`` and ``--force``; it gets "new", "resume" or "force";
+- `Console`: ``--json``, ``--quiet`` and ``--debug``;
+- anything else is an option or argument as typer takes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NewType
+
+import typer
+from pydantic.fields import FieldInfo
+
+from moe_probe.cli.console import Console
+from moe_probe.cli.guard import guarded
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.settings import Settings, flag_of
+
+Mode = Literal["new", "resume", "force"]
+#: Settings that were given on the command line, by section of the configuration and name.
+Sections = NewType("Sections", dict[str, dict[str, Any]])
+
+_COMMON = "Common"
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel=_COMMON)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
+Strata = Annotated[
+    str | None,
+    typer.Option(
+        "--strata",
+        help="Label column within which documents are permuted; none: among all [default: as the run was analyzed].",
+        show_default=False,
+    ),
+]
+_CONSOLE = {
+    "as_json": ("Machine-readable result on stdout.", ("--json",)),
+    "quiet": ("Errors only on stderr.", ("--quiet", "-q")),
+    "debug": ("Show the traceback of an error.", ("--debug",)),
+}
+_MODE = {
+    "resume": "Go on with what is there; finished parts are skipped.",
+    "force": "Remove what an earlier run wrote and start over.",
+}
+
+
+def command(
+    app: typer.Typer, name: str, *examples: str, leave_out: Collection[str] = (), renamed: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command.
+
+    Parameters
+    ----------
+    app : typer.Typer
+    name : str
+        Of the command.
+    *examples : str
+        Shown at the end of its help; from the second on with what they show before a colon.
+    leave_out : collection of str
+        Sections or fields without an option in this command.
+    renamed : mapping of str to str
+        Options that are called otherwise in this command, by field.
+
+    Returns
+    -------
+    callable
+        Decorator.
+    """
+    epilog = "Example: " + "\n\n".join(examples)
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, epilog=epilog)(guarded(_expanded(function, leave_out, renamed or {})))
+        return function
+
+    return register
+
+
+def _expanded(function: Callable[..., None], leave_out: Collection[str], renamed: Mapping[str, str]) -> Callable[..., None]:
+    """Replace the parameters that stand for several options by these."""
+    own = inspect.signature(function, eval_str=True).parameters
+    shown: list[inspect.Parameter] = []
+    fields: dict[str, dict[str, _Origin]] = {}  # by parameter of the function and of the option
+    for parameter in own.values():
+        kind = parameter.annotation
+        if kind is Console:
+            shown += [_flag(name, flags, text, panel=_COMMON) for name, (text, flags) in _CONSOLE.items()]
+        elif kind is Mode:
+            shown += [_flag(name, (f"--{name}",), text) for name, text in _MODE.items()]
+        elif kind is Sections or (isinstance(kind, type) and issubclass(kind, Settings)):
+            fields[parameter.name] = options = {}
+            for section, settings in _sections(kind).items():
+                for name, field in settings.model_fields.items():
+                    flag = renamed.get(name, flag_of(settings, name))
+                    if flag and not {section, name} & set(leave_out):
+                        options[f"{section}_{name}"] = _Origin(section, name, flag, _is_numbers(field))
+                        shown.append(_option(f"{section}_{name}", flag, field, settings.panel))
+        else:
+            shown.append(parameter)
+
+    @wraps(function)
+    def run(**given: Any) -> None:
+        values = {name: given[name] for name in own if name in given}
+        for name, parameter in own.items():
+            kind = parameter.annotation
+            if kind is Console:
+                values[name] = Console(quiet=given["quiet"], as_json=given["as_json"])
+            elif kind is Mode:
+                values[name] = _mode(resume=given["resume"], force=given["force"])
+            elif name in fields:
+                sections = _given(fields[name], given)
+                values[name] = sections if kind is Sections else kind(**next(iter(sections.values()), {}))
+        function(**values)
+
+    run.__signature__ = inspect.Signature(sorted(shown, key=lambda p: p.kind))  # type: ignore[attr-defined]
+    return run
+
+
+def _sections(kind: Any) -> dict[str, type[Settings]]:
+    if kind is not Sections:
+        return {"given": kind}
+    from moe_probe.runs.config import SECTIONS
+
+    return SECTIONS
+
+
+class _Origin(NamedTuple):
+    """Setting behind an option."""
+
+    section: str
+    name: str
+    flag: str
+    numbers: bool
+
+
+def _is_numbers(field: FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) is tuple and typing.get_args(field.annotation) == (int, ...)
+
+
+def _given(options: Mapping[str, _Origin], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings that were given, by section."""
+    sections: dict[str, dict[str, Any]] = {}
+    for parameter, origin in options.items():
+        value = given[parameter]
+        if value is not None and value != []:
+            value = parse_numbers(origin.flag, value) if origin.numbers else value
+            sections.setdefault(origin.section, {})[origin.name] = value
+    return sections
+
+
+def _mode(*, resume: bool, force: bool) -> Mode:
+    if resume and force:
+        raise MoeProbeError(
+            "--resume and --force exclude each other", "one goes on, the other starts over", "one of the two", exit_code=2
+        )
+    return "resume" if resume else "force" if force else "new"
+
+
+def _flag(name: str, flags: tuple[str, ...], text: str, panel: str | None = None) -> inspect.Parameter:
+    info = typer.Option(*flags, help=text, rich_help_panel=panel)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, info])
+
+
+def _option(parameter: str, flag: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+    """Make the option of a setting; its default is None, so that what was given is known."""
+    kind, default = field.annotation, field.default
+    text = field.description or ""
+    help_text = (
+        text[:1].upper() + text[1:] + ("." if default in (None, False, True, (), "") else f" [default: {_shown(default)}].")
+    )
+    if kind is bool and default is True and "/" not in flag:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    info: dict[str, Any] = {"help": help_text, "rich_help_panel": panel or None, "show_default": False}
+    if _is_numbers(field):
+        kind, info = list[str], info | {"metavar": "LIST"}
+    annotation: Any = Annotated[_bare(kind) | None, typer.Option(flag, **info)]
+    return inspect.Parameter(parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(default: Any) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _bare(annotation: Any) -> Any:
+    """``str | None`` as str, ``tuple[X, ...]`` as list[X]: what an option can be."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return list[typing.get_args(annotation)[0]]  # type: ignore[misc]
+    return annotation
+
+
+def parse_numbers(flag: str, words: Sequence[str]) -> list[int]:
+    """Read a list of whole numbers and ranges: ``1,3,5-8``, also over several options.
+
+    Parameters
+    ----------
+    flag : str
+        Option, for the message.
+    words : sequence of str
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    UsageError
+        When a part is neither, or a number comes twice.
+    """
+    numbers: list[int] = []
+    for part in ",".join(words).split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise UsageError(
+                f"{flag} {','.join(words)} cannot be read", f"'{part}' is no number or range", f"{flag} 0-23 or {flag} 1,3"
+            )
+        numbers += range(first, last + 1)
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"{flag} {','.join(words)} names a number twice", "", "each once")
+    return numbers

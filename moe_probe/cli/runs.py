@@ -1,0 +1,207 @@
+"""Commands that make a run: demo, run, collect, analyze, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moe_probe.cli.console import Console, need_label
+from moe_probe.cli.model_choice import ModelChoice
+from moe_probe.cli.options import Mode, Out, Sections, Seed, command
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.settings import StatisticsSettings, setting
+
+Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
+_CORPUS = typer.Option(
+    "--corpus",
+    help="Labelled documents: .jsonl, .json, .csv, .tsv or .parquet (also .gz, .zst), a quoted glob, a folder of such "
+    "files or of topic/subtopic/*.txt, or datasets:NAME.",
+    show_default=False,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "demo", "moe-probe demo --out runs/demo")(demo)
+    command(app, "run", "moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(run)
+    statistics = ("statistics", "sae", "tree", "ablation")
+    command(app, "collect", "moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine", leave_out=statistics)(
+        collect
+    )
+    command(app, "analyze", "moe-probe analyze runs/mine --permutations 10000")(analyze)
+    command(app, "report", "moe-probe report runs/mine")(report)
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/demo"),
+    mode: Mode,
+    seed: Seed = 0,
+    console: Console,
+) -> None:
+    """Report on the small trained model and the probe corpus that come with the project."""
+    data = _demo_data()
+    settings = {
+        "model": {"name": str(data / "model" / "final"), "dtype": "float32"},  # fast also without bfloat16 units
+        "corpus": {"source": str(data / "probe_corpus.jsonl"), "label": ["register"]},
+        "recording": {"hidden_share": 1.0},
+        "statistics": {"strata": "register"},
+        "sae": {"layers": [5], "widths": [256, 1024, 4096]},  # where the model's topics are: make study has other layers
+        "tree": {"depth_first": True},
+        "ablation": {"ablate": "mask"},
+        "seed": seed,
+    }
+    _run(settings, None, out, mode, console)
+
+
+def run(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)
+    ] = None,
+    *,
+    corpus: Annotated[str | None, _CORPUS] = None,
+    out: Out,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="run.yaml with any of these settings; options on the line override it.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Mode,
+    settings: Sections,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    console: Console,
+) -> None:
+    """Do everything: collect routing, analyse it, train SAEs (--widths), write the report; unchanged stages are skipped."""
+    given: dict[str, Any] = dict(settings) | ({} if seed is None else {"seed": seed})
+    _run(_named(given, model, corpus), config, out, mode, console)
+
+
+def _named(settings: dict[str, Any], model: str | None, corpus: str | None) -> dict[str, Any]:
+    """Add model and corpus to the settings of their sections."""
+    for section, name, value in (("model", "name", model), ("corpus", "source", corpus)):
+        if value is not None:
+            settings[section] = {name: value} | settings.get(section, {})
+    return settings
+
+
+def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
+    from moe_probe.runs.config import load_config
+    from moe_probe.runs.pipeline import run as run_pipeline
+
+    outcome = run_pipeline(load_config(config, settings), out, mode=mode, say=console.say)
+    console.result(
+        {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)},
+        f"Report: {outcome.report}",
+    )
+
+
+def collect(
+    model: Model,
+    *,
+    corpus: Annotated[str, _CORPUS],
+    out: Out,
+    mode: Mode,
+    settings: Sections,
+    seed: Seed = 0,
+    console: Console,
+) -> None:
+    """Run a corpus through a model and record its routing as a trace."""
+    from moe_probe.recording.collect.stage import CollectStage
+    from moe_probe.runs.config import load_config
+
+    config = load_config(None, _named({**settings, "seed": seed}, model, corpus))
+    trace = CollectStage(config.model, config.corpus, config.collect_options()).collect(out, mode=mode, say=console.say)
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    console.result(
+        {"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens, "bytes": size},
+        f"Trace: {out} ({size / 1e6:,.1f} MB). Next: moe-probe analyze {out}",
+    )
+
+
+class WeightsChoice(ModelChoice):
+    """Options that choose the weights to compare experts by."""
+
+    model: str | None = setting(None, "the trace's model, to compare experts by their weights")
+    revision: str | None = setting(None, "branch, tag or commit of --model")
+
+
+def analyze(
+    path: Annotated[Path, typer.Argument(help="Run directory, or a trace.", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Run directory to write into [default: the run of the trace, or TRACE-run].",
+            show_default=False,
+        ),
+    ] = None,
+    statistics: StatisticsSettings,
+    weights: WeightsChoice,
+    seed: Seed = 0,
+    console: Console,
+) -> None:
+    """Compute the result tables of a trace."""
+    from moe_probe.core.files import disk_errors
+    from moe_probe.recording.run_model import dtype_of
+    from moe_probe.recording.trace import Trace
+    from moe_probe.studies.ablation.ablate import update_verdicts
+    from moe_probe.studies.analyses import Settings
+    from moe_probe.studies.analyses import analyze as compute
+
+    trace = Trace.open(path)
+    need_label(trace, statistics.by, "--by")
+    need_label(trace, statistics.strata, "--strata")
+    root = out or run_directory(path)
+    with disk_errors(root):  # a folder that cannot be written shows before anything is computed
+        (root / "results").mkdir(parents=True, exist_ok=True)
+    settings = Settings(**statistics.model_dump(), seed=seed, dtype=dtype_of(root), **weights.model_dump())
+    results = compute(trace, root / "results", settings=settings, say=console.say)
+    update_verdicts(root)  # what features and causes said of this run before stays in its verdicts
+    link = root / "trace"
+    if trace.root.resolve() != link.resolve() and not link.exists():
+        link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is
+    console.result(
+        {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}},
+        f"Results: {root / 'results'}. Next: moe-probe report {root}",
+    )
+
+
+def run_directory(path: Path) -> Path:
+    """Find the run that a path belongs to: itself, the folder above its ``trace``, or one made beside the trace."""
+    if (path / "trace" / "trace.json").exists():
+        return path
+    return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
+
+
+def report(
+    run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    *,
+    console: Console,
+) -> None:
+    """Write report.html, report.md and figures from the results of a run. Needs neither model nor torch."""
+    from moe_probe.report import write_report
+
+    files = write_report(run_path)
+    console.result(
+        {"report": str(run_path / "report.html"), "files": [str(f) for f in files]},
+        f"Report: {run_path / 'report.html'}",
+    )
+
+
+def _demo_data() -> Path:
+    """The project's ``data/``: beside the package in a checkout, or in the current folder."""
+    for folder in (Path(__file__).resolve().parents[2] / "data", Path("data")):
+        if (folder / "probe_corpus.jsonl").exists() and (folder / "model" / "final").exists():
+            return folder
+    raise MoeProbeError(
+        "the demo's model and corpus are not here",
+        "they lie in the project's data/ folder, which is not part of an installed package",
+        "run it from a clone of the repository",
+    )

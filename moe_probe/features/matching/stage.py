@@ -1,0 +1,41 @@
+"""The stage `match`: features and experts in, what each tells of the other out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_probe.core.progress import Say
+from moe_probe.core.stage import Stage, save_results
+from moe_probe.features.stage import FeaturesStage
+from moe_probe.recording.rundir import RunDirectory
+
+
+@dataclass(frozen=True)
+class MatchStage(Stage):
+    """Match experts with features, and compare what predicts each topic."""
+
+    name = "match"
+    features: FeaturesStage
+
+    @property
+    def after(self) -> tuple[Stage, ...]:
+        return (self.features,)
+
+    def wanted(self) -> bool:
+        return self.features.wanted()
+
+    def settings(self) -> Any:
+        return []
+
+    def run(self, root: Path, say: Say) -> list[Path]:
+        from moe_probe.features.matching.match import match
+        from moe_probe.models import load_model
+
+        of = self.features
+        loaded = load_model(of.model.name, progress=False, **of.model.load_options())
+        results = match(
+            RunDirectory.open(root), by=of.statistics.by, alpha=of.statistics.alpha, loaded=loaded, seed=of.seed, say=say
+        )
+        return save_results(root, results)

@@ -1,0 +1,95 @@
+"""The stage `collect`: model and corpus in, trace out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.extras import need_corpus_extra
+from moe_probe.core.files import check_output_folder
+from moe_probe.core.progress import Say
+from moe_probe.core.stage import Stage, stage_key
+from moe_probe.core.textfiles import expand
+from moe_probe.models.settings import ModelSettings
+from moe_probe.recording.settings import CollectOptions, CorpusSettings
+from moe_probe.recording.trace import Trace
+
+
+@dataclass(frozen=True)
+class CollectStage(Stage):
+    """Run the corpus through the model, and record its routing."""
+
+    name = "collect"
+    model: ModelSettings
+    corpus: CorpusSettings
+    options: CollectOptions
+
+    def settings(self) -> Any:
+        return [part.model_dump() for part in (self.model, self.corpus, self.options)]
+
+    def key(self, root: Path) -> str:
+        # not the version: a trace stays valid, and collecting is what costs most
+        sources = [source_state(source) for source in (self.model.name, self.corpus.source)]
+        return stage_key(self.name, self.settings(), sources)
+
+    def run(self, root: Path, say: Say) -> list[Path]:
+        # resuming a trace that is not there begins one, and one made from other inputs is refused
+        self.collect(root / "trace", mode="resume", say=say)
+        return [root / "trace" / "trace.json"]
+
+    def collect(self, path: Path, *, mode: str, say: Say) -> Trace:
+        """Load the model, prove that recording works, and collect the corpus into a trace.
+
+        Parameters
+        ----------
+        path : Path
+            Folder of the trace.
+        mode : {"new", "resume", "force"}
+            What to do with a trace that is there.
+        say : callable
+            Takes a sentence for the person at the terminal.
+
+        Returns
+        -------
+        Trace
+
+        Raises
+        ------
+        MoeProbeError
+            As `load_model`, `CheckReport.raise_if_failed` and `collect_trace` do.
+        """
+        from moe_probe.models import load_model, self_check
+        from moe_probe.recording.collect import collect_trace
+
+        need_corpus_extra(self.corpus.source)
+        check_output_folder(path, mode)
+        corpus = self.corpus.open()
+        for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it shows before the model loads
+            say(f"note: {note}")
+        say(f"loading {self.model.name}")
+        loaded = load_model(self.model.name, **self.model.load_options())
+        report = self_check(loaded)
+        report.raise_if_failed()
+        worst = max(site.relative_error for site in report.sites)
+        say(f"checked: recording leaves outputs unchanged; recorded routing explains every block (error {worst:.1e})")
+        trace = collect_trace(loaded, corpus, path, options=self.options, mode=mode)
+        if trace.manifest.corpus.skipped_rows:
+            say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
+        m = trace.manifest
+        say(f"trace: {m.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
+        return trace
+
+
+def source_state(source: str) -> list[list[Any]] | None:
+    """Names, sizes and times of a local file, folder or glob, which show whether it changed; None for a name on a hub."""
+    path = Path(source).expanduser()
+    if path.exists():
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        try:
+            files = list(expand(path).files)
+        except MoeProbeError:
+            return None
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]

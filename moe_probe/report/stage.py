@@ -1,0 +1,29 @@
+"""The stage `report`: results in, report out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_probe.core.progress import Say
+from moe_probe.core.stage import Stage
+
+
+@dataclass(frozen=True)
+class ReportStage(Stage):
+    """Write report.html, report.md and the figures."""
+
+    name = "report"
+
+    def settings(self) -> Any:
+        return []
+
+    def inputs(self, root: Path) -> Iterable[Path]:
+        return [*sorted((root / "results").glob("*.*")), root / "trace" / "trace.json"]
+
+    def run(self, root: Path, say: Say) -> list[Path]:
+        from moe_probe.report import write_report
+
+        return write_report(root)

@@ -1,0 +1,50 @@
+"""The stage `ablate`: the model and the run's verdicts in, changes of the loss out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import Say
+from moe_probe.core.stage import Stage, result_files
+from moe_probe.features.matching.stage import MatchStage
+from moe_probe.recording.rundir import RunDirectory
+from moe_probe.studies.ablation.settings import AblationStageSettings
+
+
+@dataclass(frozen=True)
+class AblateStage(Stage):
+    """Knock out the units that verdicts rest on, and complete the verdicts with it."""
+
+    name = "ablate"
+    match: MatchStage
+    ablation: AblationStageSettings
+
+    @property
+    def after(self) -> tuple[Stage, ...]:
+        return (self.match,) if self.match.wanted() else (self.match.features.analyze,)
+
+    def wanted(self) -> bool:
+        return bool(self.ablation.ablate)
+
+    def settings(self) -> Any:
+        return self.ablation.model_dump()
+
+    def run(self, root: Path, say: Say) -> list[Path]:
+        from moe_probe.models import load_model
+        from moe_probe.studies.ablation.ablate import AblationSettings, ablate, update_verdicts
+
+        of, files = self.match.features, result_files(root, ["ablation"])
+        loaded = load_model(of.model.name, progress=False, **of.model.load_options())
+        settings = AblationSettings(how=self.ablation.ablate, tokens=self.ablation.ablate_tokens, seed=of.seed)
+        run = RunDirectory.open(root)
+        try:
+            ablate(root, run, loaded, by=of.statistics.by, settings=settings, say=say).save(run.results_folder)
+        except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
+            say(f"note: nothing was knocked out: {error}")
+            for old in files:
+                old.unlink(missing_ok=True)  # of other settings: its numbers must not enter these verdicts
+        update_verdicts(root)
+        return [path for path in files if path.exists()]

@@ -1,0 +1,34 @@
+"""The stage `verdicts`: what matching has shown completes the verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_probe.core.progress import Say
+from moe_probe.core.stage import Stage
+
+
+@dataclass(frozen=True)
+class VerdictsStage(Stage):
+    """Complete the verdicts after features were matched with experts."""
+
+    name = "verdicts"
+    match: Stage
+
+    @property
+    def after(self) -> tuple[Stage, ...]:
+        return (self.match,)
+
+    def wanted(self) -> bool:
+        return self.match.wanted()
+
+    def settings(self) -> Any:
+        return []
+
+    def run(self, root: Path, say: Say) -> list[Path]:
+        from moe_probe.studies.ablation.ablate import update_verdicts
+
+        update_verdicts(root)
+        return []  # knock-outs complete the same table later
