@@ -1,6 +1,11 @@
-"""Model + corpus -> trace: documents windowed, run in batches, their routing appended shard by shard."""
+"""A corpus and a model in, a sealed trace out.
 
-from moe_probe.recording.collect.collect import CollectOptions, collect_trace
+`windows` tokenizes documents and cuts long ones into overlapping windows, `batches` runs the windows of a shard and
+fills its arrays, `collect` appends shard after shard to the trace and resumes an interrupted one.
+"""
+
+from moe_probe.recording.collect.collect import collect_trace
 from moe_probe.recording.collect.windows import EncodedDocument, Encoder, Window
+from moe_probe.recording.settings import CollectOptions
 
 __all__ = ["CollectOptions", "EncodedDocument", "Encoder", "Window", "collect_trace"]

@@ -24,7 +24,15 @@ ALONE = frozenset({"switch", "nllb", "product-keys"})
 class ShardArrays:
     """Arrays of one shard, filled window by window in whatever order the batches run.
 
-    Rows are tokens in document order. ``extras`` maps a folder of the trace to tensors by name.
+    Attributes
+    ----------
+    experts : ndarray of uint8 or uint16, shape (n_tokens, n_layers, n_slots)
+        Rows are tokens in document order.
+    weights : ndarray of float16, same shape
+    sampled : ndarray of int, shape (n_tokens,), or None
+        Row of each token among those whose vectors are kept, -1 where they are not.
+    extras : dict of folder to dict of str to Tensor
+        What is kept beside routing, by folder of the trace and name.
     """
 
     def __init__(
@@ -35,17 +43,25 @@ class ShardArrays:
         self.experts = np.full(shape, dropped_id(dtype), dtype=dtype)
         self.weights = np.zeros(shape, dtype=np.float16)
         self.sites, self.keep = loaded.sites, keep
-        #: Row of each token among those sampled for hidden states, -1 where it is not.
         self.sampled = sampled
         self.extras: dict[str, dict[str, Any]] = {}
 
     def put(self, records: Sequence[SiteRecord], picked: torch.Tensor, rows: np.ndarray) -> None:
-        """Store the picked rows of a batch's records as the given rows of the shard."""
-        for place, (site, record) in enumerate(zip(self.sites, records, strict=True)):
+        """Store some rows of a batch as rows of the shard.
+
+        Parameters
+        ----------
+        records : sequence of SiteRecord, length n_layers
+        picked : Tensor of int64, shape (n_picked,)
+            Rows of the records: tokens that are recorded in this batch.
+        rows : ndarray of int, shape (n_picked,)
+            Their rows in the shard.
+        """
+        for i, (site, record) in enumerate(zip(self.sites, records, strict=True)):
             ids = record.experts[picked.to(record.experts.device)].cpu().numpy()
-            self.experts[rows, place, : ids.shape[1]] = np.where(ids < 0, dropped_id(self.experts.dtype), ids)
+            self.experts[rows, i, : ids.shape[1]] = np.where(ids < 0, dropped_id(self.experts.dtype), ids)
             weights = record.weights[picked.to(record.weights.device)].cpu().numpy()
-            self.weights[rows, place, : ids.shape[1]] = weights
+            self.weights[rows, i, : ids.shape[1]] = weights
             if self.keep:
                 self._put_extras(site.info.layer, record, picked, rows)
 
@@ -72,6 +88,14 @@ class ShardArrays:
             named[name] = torch.zeros((size, *values.shape[1:]), dtype=values.dtype)
         named[name][torch.from_numpy(rows)] = values
 
+    def number_rows(self, n_before: int) -> None:
+        """Store, beside sampled vectors, which rows of the trace they belong to; `n_before` tokens precede the shard."""
+        if self.sampled is not None:
+            rows = torch.from_numpy(np.flatnonzero(self.sampled >= 0) + n_before)
+            for named in self.extras.values():
+                if "values" in named:
+                    named["rows"] = rows
+
 
 def run_shard(
     loaded: LoadedModel,
@@ -82,6 +106,18 @@ def run_shard(
     batch_tokens: int,
 ) -> Iterator[int]:
     """Run every window of the documents, longest first, and fill `arrays`.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    capture : RoutingCapture
+        Entered.
+    documents : sequence of EncodedDocument
+        Of the shard.
+    arrays : ShardArrays
+        Of the shard.
+    batch_tokens : int
+        Tokens of a forward pass at most; a single window may be longer.
 
     Yields
     ------

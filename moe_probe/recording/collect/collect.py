@@ -1,10 +1,11 @@
-"""The collection itself: windows in, shards out, resumable at every shard."""
+"""Collecting: a corpus and a model in, a trace out, resumable at every shard."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ import numpy as np
 
 from moe_probe.core.errors import UsageError
 from moe_probe.core.progress import Bar
-from moe_probe.core.schema import CorpusInfo, Manifest, Windowing
+from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
+from moe_probe.core.text import some_of
 from moe_probe.recording.collect.windows import EncodedDocument, Encoder
-from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.corpus import Corpus, Document
 from moe_probe.recording.settings import CollectOptions
 from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from moe_probe.recording.corpus import CorpusSummary
 
 
-def collect_trace(
+def collect_trace(  # public: keyword-only options with defaults
     loaded: LoadedModel,
     corpus: Corpus,
     path: str | Path,
@@ -39,10 +42,15 @@ def collect_trace(
     ----------
     loaded : LoadedModel
         From :func:`moe_probe.models.load_model`.
+    corpus : Corpus
     path : str or Path
         Folder of the trace.
+    options : CollectOptions, optional
+        What is kept, and in what pieces.
     mode : {"new", "resume", "force"}
-        What to do with a trace that is there: refuse, go on with it, start over.
+        What to do with a trace that exists: refuse, continue it, start over.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -63,60 +71,74 @@ def collect_trace(
         encoder(document)
     manifest = _manifest(loaded, corpus, summary, encoder, options)
     root = Path(path)
-    if mode == "force" and (root / "trace.json").exists():
+    if mode == "force" and (root / MANIFEST).exists():
         shutil.rmtree(root)
     writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
-    if writer.sealed:
-        return writer.seal()
-    documents = itertools.islice(iter(corpus), writer.n_documents, None)
-    _append_shards(loaded, documents, encoder, writer, options, n_documents=summary.n_documents, progress=progress)
+    if not writer.sealed:
+        documents = itertools.islice(iter(corpus), writer.n_documents, None)
+        with Bar("collect", total=summary.n_documents, initial=writer.n_documents, unit="documents", shown=progress) as bar:
+            _Collection(loaded, encoder, writer, options).append(documents, bar)
     return writer.seal()
 
 
-def _append_shards(
-    loaded: LoadedModel,
-    documents: Iterator,
-    encoder: Encoder,
-    writer: TraceWriter,
-    options: CollectOptions,
-    *,
-    n_documents: int,
-    progress: bool,
-) -> None:
-    import torch
+@dataclass(frozen=True)
+class _Collection:
+    """What collecting takes beside the documents."""
 
-    from moe_probe.models import RoutingCapture
-    from moe_probe.recording.collect.batches import ShardArrays, run_shard
+    loaded: LoadedModel
+    encoder: Encoder
+    writer: TraceWriter
+    options: CollectOptions
 
-    done, tokens = writer.n_documents, sum(s.n_tokens for s in writer.shards)
-    with (
-        Bar("collect", total=n_documents, initial=done, unit="documents", shown=progress) as bar,
-        RoutingCapture(
-            loaded.model, loaded.sites, keep=[site.part for site in options.sites], keep_layers=options.hidden_layers or None
-        ) as capture,
-    ):
-        for shard in _shards((encoder(d) for d in documents), size=options.shard_tokens):
-            n_tokens = sum(len(d.ids) for d in shard)
-            sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
-            arrays = ShardArrays(loaded, n_tokens, dtype=writer.manifest.expert_dtype, keep=options.sites, sampled=sampled)
-            windows = sum(len(w.ids) for d in shard for w in d.windows)
-            for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
-                bar.update(min(round(len(shard) * batch / windows), n_documents - bar.n))
-            if sampled is not None:
-                rows = np.flatnonzero(sampled >= 0) + tokens
-                for named in arrays.extras.values():
-                    if "values" in named:
-                        named["rows"] = torch.from_numpy(rows)
-            _write(writer, shard, encoder, arrays, text=options.text)
-            done, tokens = done + len(shard), tokens + n_tokens
-            bar.update(done - bar.n, note=f"{tokens:,} tokens")
+    def append(self, documents: Iterator[Document], bar: Bar) -> None:
+        """Run documents through the model and append them to the trace, shard by shard."""
+        from moe_probe.models import RoutingCapture
+        from moe_probe.recording.collect.batches import ShardArrays, run_shard
+
+        loaded, writer, options = self.loaded, self.writer, self.options
+        parts = [site.part for site in options.sites]
+        with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
+            for shard in _shards(map(self.encoder, documents), size=options.shard_tokens):
+                n_tokens, n_before = sum(len(d.ids) for d in shard), sum(s.n_tokens for s in writer.shards)
+                sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
+                dtype = writer.manifest.expert_dtype
+                arrays = ShardArrays(loaded, n_tokens, dtype=dtype, keep=options.sites, sampled=sampled)
+                window_tokens = sum(len(w.ids) for d in shard for w in d.windows)
+                for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
+                    bar.update(min(round(len(shard) * batch / window_tokens), (bar.total or 0) - bar.n))
+                arrays.number_rows(n_before)
+                self._write(shard, arrays)
+                bar.update(writer.n_documents - bar.n, note=f"{n_before + n_tokens:,} tokens")
+
+    def _write(self, shard: list[EncodedDocument], arrays: ShardArrays) -> None:
+        ids, lengths = np.concatenate([d.ids for d in shard]), [len(d.ids) for d in shard]
+        rows = [
+            {
+                "document": d.document.id,
+                **{name: getattr(d.document, name) for name in DOCUMENT_COLUMNS[1:]},
+                **d.document.labels,
+                **({"text": d.document.text} if self.options.text else {}),
+            }
+            for d in shard
+        ]
+        tokens = {
+            "document": np.repeat(np.arange(len(shard)), lengths),
+            "position": np.concatenate([np.arange(n) for n in lengths]),
+            "token_id": ids,
+            "token": [self.encoder.string(int(i)) for i in ids],
+            "special": np.concatenate([d.special for d in shard]),
+        }
+        experts, weights, extras = arrays.experts, arrays.weights, arrays.extras
+        self.writer.append(documents=rows, tokens=tokens, experts=experts, weights=weights, extras=extras)
 
 
 def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
     known = [site.info.layer for site in loaded.sites]
     for layer in options.hidden_layers:
         if layer not in known:
-            raise UsageError(f"--hidden-layers {layer} is no MoE layer", f"the model has {known}", "one of those")
+            raise UsageError(
+                f"--hidden-layers {layer} is no MoE layer", f"the model has {some_of(known, 12)}", "one of those"
+            )
 
 
 def _encoder(loaded: LoadedModel, options: CollectOptions) -> Encoder:
@@ -168,7 +190,7 @@ def _manifest(
 
 
 def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list[EncodedDocument]]:
-    """Whole documents until a shard holds `size` tokens: the cut depends on the corpus alone."""
+    """Yield whole documents until a shard holds `size` tokens: the cut depends on the corpus alone."""
     shard: list[EncodedDocument] = []
     n = 0
     for document in documents:
@@ -188,28 +210,3 @@ def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray
     if not chosen.any():
         chosen[0] = True  # an empty tensor has no place in a shard
     return np.where(chosen, np.cumsum(chosen) - 1, -1)
-
-
-def _write(writer: TraceWriter, shard: list[EncodedDocument], encoder: Encoder, arrays: ShardArrays, *, text: bool) -> None:
-    ids = np.concatenate([d.ids for d in shard])
-    lengths = [len(d.ids) for d in shard]
-    rows = [
-        {
-            "document": d.document.id,
-            "topic": d.document.topic,
-            "subtopic": d.document.subtopic,
-            "group": d.document.group,
-            "split": d.document.split,
-            **d.document.labels,
-            **({"text": d.document.text} if text else {}),
-        }
-        for d in shard
-    ]
-    tokens = {
-        "document": np.repeat(np.arange(len(shard)), lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
-        "token_id": ids,
-        "token": [encoder.string(int(i)) for i in ids],
-        "special": np.concatenate([d.special for d in shard]),
-    }
-    writer.append(documents=rows, tokens=tokens, experts=arrays.experts, weights=arrays.weights, extras=arrays.extras)

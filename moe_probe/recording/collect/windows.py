@@ -35,11 +35,18 @@ class Window:
 class EncodedDocument:
     """A document's tokens and the windows that run over them.
 
-    ``ids`` and ``special`` have one entry per recorded token, in document order; the recorded rows of
-    the windows, in order, are exactly these tokens. ``special`` marks tokens that are no content: those
-    that the tokenizer adds, and those that the text itself spells out (``<|endoftext|>`` between joined
-    documents, the second BOS and the role marks of a chat template). ``n_closing`` tokens at the end were
-    added by the tokenizer.
+    Attributes
+    ----------
+    document : Document
+    ids : ndarray of int64, shape (n_tokens,)
+        Recorded tokens, in document order.
+    special : ndarray of bool, shape (n_tokens,)
+        Tokens that are no content: those that the tokenizer adds, and those that the text itself spells out
+        (``<|endoftext|>`` between joined documents, the second BOS and the role marks of a chat template).
+    windows : tuple of Window
+        Their recorded rows, in order, are exactly the recorded tokens.
+    n_closing : int
+        Tokens at the end that the tokenizer added.
     """
 
     document: Document
@@ -97,10 +104,10 @@ class Encoder:
             raise MoeProbeError(
                 f"document '{document.id}' has no tokens of text",
                 "the tokenizer finds nothing in it but special tokens",
-                "take it out of the corpus",
+                "remove it from the corpus",
             )
-        closing = 0 if not added[-1] else int(np.argmin(added[::-1]))
-        return EncodedDocument(document, ids, special, self._windows(ids, added), closing)
+        n_closing = 0 if not added[-1] else int(np.argmin(added[::-1]))
+        return EncodedDocument(document, ids, special, self._windows(ids, added), n_closing)
 
     def _windows(self, ids: np.ndarray, added: np.ndarray) -> tuple[Window, ...]:
         n = len(ids)
@@ -122,19 +129,19 @@ class Encoder:
         return tuple(windows)
 
     def string(self, token_id: int) -> str:
-        """Text of a token, as `moe_probe.core.pieces.token_text` gives it: parts of characters are marked."""
+        """Return the text of a token, as `moe_probe.core.pieces.token_text` gives it: parts of characters are marked."""
         if token_id not in self._strings:
             self._strings[token_id] = token_text(self.tokenizer, token_id)
         return self._strings[token_id]
 
     @property
     def token_text(self) -> str:
-        """What a trace's manifest says of its tokens' strings: whether they hold the spaces between words."""
+        """What a trace's manifest says of its tokens' strings: whether they contain the spaces between words."""
         return "with spaces" if carries_spaces(self.tokenizer) else "words"
 
 
 def special_ids(tokenizer: Any) -> np.ndarray:
-    """Ids of the tokens that are no content wherever they stand, sorted; shape (n_special,).
+    """List the ids of the tokens that are no content wherever they stand, sorted; shape (n_special,).
 
     The named special tokens (BOS, EOS, padding, mask, separators) and every added token that the tokenizer
     declares special (role marks of chat templates). The unknown token is none of them, since it stands for a

@@ -20,6 +20,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 
+_ANSWER = "the answer as the server returned it"
 _START = ("routed_experts_start_len", "routed_experts_prompt_start", "start_len")
 _PROMPT_IDS = ("prompt_token_ids", "input_ids", "prompt_ids")
 _INSIDE = ("meta_info", "sgl_ext", "sglext", "usage")
@@ -81,11 +82,7 @@ def answers_of(row: Mapping[str, Any], where: str) -> Iterator[Answer]:
     choices = _first(levels, "choices")
     if isinstance(choices, list):
         if not choices or not all(isinstance(choice, Mapping) for choice in choices):
-            raise MoeProbeError(
-                f"{where} has no choices that can be read",
-                "choices is a list of objects",
-                "the answer as the server returned it",
-            )
+            raise MoeProbeError(f"{where} has no choices that can be read", "choices is a list of objects", _ANSWER)
         for number, choice in enumerate(choices):
             yield _answer([choice, *levels], where, number if len(choices) > 1 else None)
     else:
@@ -122,9 +119,7 @@ def _answer(levels: Sequence[Mapping[str, Any]], where: str, number: int | None)
 
 def _whole_number(value: Any, name: str, where: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise MoeProbeError(
-            f"{where} has {value!r} as {name}", "expected a whole number", "the answer as the server returned it"
-        )
+        raise MoeProbeError(f"{where} has {value!r} as {name}", "expected a whole number", _ANSWER)
     return value
 
 
@@ -139,9 +134,7 @@ def _ids(value: Any, name: str, where: str) -> np.ndarray | None:
     if not isinstance(value, list) or not all(
         isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**31 for x in value
     ):
-        raise MoeProbeError(
-            f"{where} has token ids ({name}) that are no list of whole numbers", "", "token ids as the server returned them"
-        )
+        raise MoeProbeError(f"{where} has token ids ({name}) that are no list of whole numbers", "", _ANSWER)
     return np.asarray(value, dtype=np.int64)
 
 

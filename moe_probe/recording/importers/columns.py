@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import label_text
+from moe_probe.recording.corpus.readers import one_line
 from moe_probe.recording.importers.token_record import SourceRows
 
 _EXACT = 2.0**53  # whole numbers up to this size are exact as floats
+_OMIT = "omit slots that reached no expert from the list"
 _LARGEST = np.iinfo(np.int64).max
 
 
@@ -39,15 +41,12 @@ def label_values(column: pa.ChunkedArray, name: str, source: SourceRows, *, need
         When a value is a list, an object or bytes, or a needed one is missing, naming the row.
     """
     if pa.types.is_nested(column.type):
-        raise MoeProbeError(
-            f"{source.name(0)} has a '{name}' that is {column.type}",
-            "a label has one value per document",
-            "a string or a number",
-        )
+        what = f"has a '{name}' that is {column.type}"
+        raise source.error(0, what, "a label has one value per document", "a string or a number")
     values = _texts(column, name, source, "a label is a text or a number", "a column of strings or numbers")
     for row, value in enumerate(values):
         if needed and not value.strip():
-            raise MoeProbeError(f"{source.name(row)} has no {name}", "", "every token needs its document and topic")
+            raise source.error(row, f"has no {name}", "", "every token needs its document and topic")
     return values
 
 
@@ -56,7 +55,7 @@ def _texts(column: pa.ChunkedArray, name: str, source: SourceRows, why: str, hin
     for row, value in enumerate(_values(column, name, source)):
         text = label_text(value)
         if text is None:
-            raise MoeProbeError(f"{source.name(row)} has a '{name}' that is {type(value).__name__}", why, hint)
+            raise source.error(row, f"has a '{name}' that is {type(value).__name__}", why, hint)
         texts.append(text)
     return texts
 
@@ -68,7 +67,7 @@ def _values(column: pa.ChunkedArray, name: str, source: SourceRows) -> list[Any]
     except (OverflowError, ValueError, LookupError) as error:
         raise MoeProbeError(
             f"column '{name}' of {source.path} has values that cannot be read from {source.name(0)} on",
-            f"{column.type}: {' '.join(str(error).split())}",
+            f"{column.type}: {one_line(error)}",
             "strings or numbers in the column",
         ) from error
 
@@ -95,9 +94,7 @@ def whole_numbers(column: pa.ChunkedArray, name: str, source: SourceRows) -> np.
     """
     if column.null_count:
         row = int(np.asarray(column.is_null()).argmax())
-        raise MoeProbeError(
-            f"{source.name(row)} has no {name}", f"column '{name}' is not a whole number in every row", "whole numbers"
-        )
+        raise source.error(row, f"has no {name}", f"column '{name}' is not a whole number in every row", "whole numbers")
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise MoeProbeError(
             f"column '{name}' of {source.path} is not a whole number in every row", f"found {column.type}", "whole numbers"
@@ -112,12 +109,9 @@ def _whole(values: np.ndarray, name: str, source: SourceRows, row_of: np.ndarray
     else:
         bad = values > np.uint64(_LARGEST) if values.dtype.kind == "u" else np.zeros(len(values), dtype=bool)
     if bad.any():
-        at = int(bad.argmax())
-        raise MoeProbeError(
-            f"{source.name(int(row_of[at]))} has {values[at]:{'g' if values.dtype.kind == 'f' else ''}} in '{name}'",
-            "that is not a whole number of 64 bits",
-            "whole numbers",
-        )
+        value, row = values[bad.argmax()], int(row_of[bad.argmax()])
+        what = f"has {value:{'g' if values.dtype.kind == 'f' else ''}} in '{name}'"
+        raise source.error(row, what, "that is not a whole number of 64 bits", "whole numbers")
     return values.astype(np.int64)
 
 
@@ -173,11 +167,8 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
     kind = array.type
     if column.null_count:
         row = int(np.asarray(column.is_null()).argmax())
-        raise MoeProbeError(
-            f"{source.name(row)} has no '{name}'",
-            "every token needs a list for every layer",
-            "an empty list where a token reached no expert",
-        )
+        why, hint = "every token needs a list for every layer", "an empty list where a token reached no expert"
+        raise source.error(row, f"has no '{name}'", why, hint)
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise MoeProbeError(
             f"column '{name}' of {source.path} is not a list in every row",
@@ -188,11 +179,8 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
     flat = array.flatten()
     row_of = np.repeat(np.arange(len(lengths)), lengths)
     if flat.null_count:
-        raise MoeProbeError(
-            f"{source.name(int(row_of[np.asarray(flat.is_null()).argmax()]))} has a missing value in '{name}'",
-            "",
-            "omit slots that reached no expert from the list",
-        )
+        row = int(row_of[np.asarray(flat.is_null()).argmax()])
+        raise source.error(row, f"has a missing value in '{name}'", "", _OMIT)
     if len(flat) and not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type)):
         raise MoeProbeError(
             f"column '{name}' of {source.path} has {flat.type} values", "", "whole numbers for experts, numbers for weights"
@@ -203,9 +191,7 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
         out[inside] = _whole(np.asarray(flat), name, source, row_of) if whole else np.asarray(flat)
     if whole and (out[inside] < 0).any():
         row = int(((out < 0) & inside).any(axis=1).argmax())
-        raise MoeProbeError(
-            f"{source.name(row)} has a negative id in '{name}'", "", "omit slots that reached no expert from the list"
-        )
+        raise source.error(row, f"has a negative id in '{name}'", "", _OMIT)
     return out, lengths
 
 
@@ -236,13 +222,8 @@ def column_of(values: list[Any], name: str, source: SourceRows) -> pa.Array:
             try:
                 pa.array([*values[:1], value])
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                raise MoeProbeError(
-                    f"{source.name(row)} has a '{name}' of another type than the rows before",
-                    f"{str(value)[:60]} and {str(values[0])[:60]}",
-                    "the same type in every row",
-                ) from error
-        raise MoeProbeError(
-            f"column '{name}' of {source.path} mixes types from {source.name(0)} on",
-            str(error).splitlines()[0],
-            "the same type in every row",
-        ) from error
+                what = f"has a '{name}' of another type than the rows before"
+                why = f"{str(value)[:60]} and {str(values[0])[:60]}"
+                raise source.error(row, what, why, "the same type in every row") from error
+        what = f"column '{name}' of {source.path} mixes types from {source.name(0)} on"
+        raise MoeProbeError(what, one_line(error), "the same type in every row") from error

@@ -27,6 +27,8 @@ from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.checks import check_layers
 
 _ENDING = re.compile(r"_examples\.json(\.gz|\.gzip|\.zst|\.zstd)?$", re.IGNORECASE)
+_FOLDER = "the data folder of the repository"
+_TOPICS = "a CSV with columns dataset, category, topic"
 _FIELDS = ("dataset", "category", "original_prompt", "full_text", "router_data")
 
 
@@ -105,33 +107,23 @@ def import_fingerprints(
 def _files(root: Path) -> list[Path]:
     files = [file for file in expand(root).files if _ENDING.search(file.name)]
     if not files:
-        raise MoeProbeError(
-            f"there are no fingerprint files under {root}",
-            "their names end in _examples.json",
-            "the data folder of the repository",
-        )
+        raise MoeProbeError(f"there are no fingerprint files under {root}", "their names end in _examples.json", _FOLDER)
     return files
 
 
 def _topics(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
-        raise MoeProbeError(f"there are no topics at {path}", "no such file", "a CSV with columns dataset, category, topic")
+        raise MoeProbeError(f"there are no topics at {path}", "no such file", _TOPICS)
     names, rows = read_csv(path)
     if not rows or not {"dataset", "category", "topic"} <= set(names):
-        raise MoeProbeError(
-            f"{path} does not say which category belongs to which topic",
-            f"its columns are {', '.join(names) or 'none'}",
-            "columns dataset, category, topic",
-        )
+        why = f"its columns are {', '.join(names) or 'none'}"
+        raise MoeProbeError(f"{path} does not say which category belongs to which topic", why, _TOPICS)
     out: dict[tuple[str, str], str] = {}
     for row in rows:
         key = row["dataset"], row["category"]
         if out.setdefault(key, row["topic"]) != row["topic"]:
-            raise MoeProbeError(
-                f"{path} gives category '{key[1]}' of '{key[0]}' two topics",
-                f"'{out[key]}' and '{row['topic']}'",
-                "one topic per category",
-            )
+            why = f"'{out[key]}' and '{row['topic']}'"
+            raise MoeProbeError(f"{path} gives category '{key[1]}' of '{key[0]}' two topics", why, "one topic per category")
     return out
 
 
@@ -139,14 +131,10 @@ def _read(file: Path) -> dict[str, Any]:
     data = read_json(file)
     missing = [name for name in _FIELDS if not isinstance(data, dict) or name not in data]
     if missing:
-        raise MoeProbeError(
-            f"{file} is not a fingerprint file", f"it has no {', '.join(missing)}", "the data folder of the repository"
-        )
+        raise MoeProbeError(f"{file} is not a fingerprint file", f"it has no {', '.join(missing)}", _FOLDER)
     for name in ("full_text", "router_data"):
         if not isinstance(data[name], list):
-            raise MoeProbeError(
-                f"{file} is not a fingerprint file", f"its {name} is no list", "the data folder of the repository"
-            )
+            raise MoeProbeError(f"{file} is not a fingerprint file", f"its {name} is no list", _FOLDER)
     for name in ("dataset", "category"):
         if not label_of(data[name], name, str(file)).strip():
             raise MoeProbeError(f"{file} has no {name}", f"it is {str(data[name])[:40]}", "a text or a number")
@@ -172,19 +160,15 @@ def _record(
     weights = np.zeros(experts.shape)
     for i, one in enumerate(chosen):
         if sorted(one) != layers:
-            raise MoeProbeError(
-                f"{file} has layers {sorted(one)[:8]} at token {position[i]}",
-                f"others have {layers[:8]}",
-                "answers of one model only",
-            )
+            what = f"{file} has layers {sorted(one)[:8]} at token {position[i]}"
+            raise MoeProbeError(what, f"others have {layers[:8]}", "answers of one model only")
         for column, layer in enumerate(layers):
             ids, odds = one[layer]
             experts[i, column, : len(ids)], weights[i, column, : len(odds)] = ids, odds
     text = data["full_text"]
     if max(position) >= len(text):
-        raise MoeProbeError(
-            f"{file} has routing for token {max(position)} of {len(text)}", "text and routing disagree", "download it again"
-        )
+        what = f"{file} has routing for token {max(position)} of {len(text)}"
+        raise MoeProbeError(what, "text and routing disagree", "download it again")
     tokens = [str(text[p]) for p in position]
     dataset, category = _key(data)
     prompt = sha256_text(str(data["original_prompt"]))[:16]

@@ -18,7 +18,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_files
-from moe_probe.core.text import label_text
+from moe_probe.core.text import label_text, some_of
 from moe_probe.core.textfiles import expand
 from moe_probe.recording.importers.answers import Answer, answers_of
 from moe_probe.recording.importers.jsonrows import json_objects, label_of
@@ -29,6 +29,9 @@ from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_mis
 from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
 from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
+
+_IDS = "token_ids of prompt and answer together, as the server routed them"
+_TOKENS = "one string per token id in 'tokens'; or omit them and pass --tokenizer"
 
 
 def import_responses(  # public: keyword-only options with defaults
@@ -150,11 +153,8 @@ class _Answers:
         where = f"{file}, line {line}"
         for name in ("document", "topic", *self.labels):
             if name not in row:
-                raise MoeProbeError(
-                    f"{where} has no '{name}'",
-                    f"its fields are {', '.join(map(str, list(row)[:12]))}",
-                    "add it to the row; docs/formats.md describes the fields",
-                )
+                hint = "add it to the row; docs/formats.md describes the fields"
+                raise MoeProbeError(f"{where} has no '{name}'", f"its fields are {some_of(row, 12)}", hint)
         names = (*DOCUMENT_COLUMNS, *self.labels)
         labels = {name: label_of(row[name], name, where) for name in names if row.get(name) is not None}
         for answer in answers_of(row, where):
@@ -176,18 +176,12 @@ class _Answers:
         where = f"{file}, line {line}"
         n_tokens = answer.first + len(answer.ids)
         if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
-            raise MoeProbeError(
-                f"{where} has another number of tokens than of token ids",
-                f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}",
-                "one string per token id in 'tokens'; or omit them and pass --tokenizer",
-            )
+            why = f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}"
+            raise MoeProbeError(f"{where} has another number of tokens than of token ids", why, _TOKENS)
         experts, start = self._experts(answer, where)
         if self._columns not in (None, experts.shape[1]):
-            raise MoeProbeError(
-                f"{where} has routing of {experts.shape[1]} layers",
-                f"the answers before have {self._columns}",
-                "answers of one model only",
-            )
+            why = f"the answers before have {self._columns}"
+            raise MoeProbeError(f"{where} has routing of {experts.shape[1]} layers", why, "answers of one model only")
         self._columns = experts.shape[1]
         self._slots[experts.shape[2]] += 1
         position = np.arange(start, start + len(experts))
@@ -211,11 +205,7 @@ class _Answers:
         """Return the texts of the tokens at some positions; the id where an answer has null."""
         texts = [label_text(tokens[p]) for p in position]
         if None in texts:
-            raise MoeProbeError(
-                f"{where} has tokens that are lists or objects",
-                "a token is a text",
-                "one string per token id in 'tokens'; or omit them and pass --tokenizer",
-            )
+            raise MoeProbeError(f"{where} has tokens that are lists or objects", "a token is a text", _TOKENS)
         return [
             str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
             for p, text in zip(position, texts, strict=True)
@@ -239,22 +229,15 @@ class _Answers:
         apart = prompt is not None or (answer.split and own_start is None and answer.start is None)
         begin = n_prompt if apart else start
         if begin > n_tokens:
-            raise MoeProbeError(
-                f"{where} has {n_tokens} tokens and routing that starts at token {begin}",
-                "",
-                "token_ids of prompt and answer together, as the server routed them",
-            )
+            raise MoeProbeError(f"{where} has {n_tokens} tokens and routing that starts at token {begin}", "", _IDS)
         expected = [n_tokens - 1 - begin, n_tokens - begin]
         if rest is not None:
             rest = self._shaped(rest, expected, where)
             if prompt is None and apart and len(rest) in (n_tokens - 1, n_tokens):
                 begin, expected = 0, [n_tokens - 1, n_tokens]
             if len(rest) not in expected:
-                raise MoeProbeError(
-                    f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}",
-                    f"counted from token {begin} on; the last token may lack routing",
-                    "token_ids of prompt and answer together, as the server routed them",
-                )
+                why = f"counted from token {begin} on; the last token may lack routing"
+                raise MoeProbeError(f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}", why, _IDS)
         if prompt is not None and rest is not None:
             if prompt.shape[1:] != rest.shape[1:]:
                 raise MoeProbeError(

@@ -15,7 +15,12 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError, UsageError
 
 _MAGIC = b"\x93NUMPY"
+_STRING, _ARRAY = "the string as the server returned it", "the array as the server returned it"
 _KINDS = ("uint8", "uint16", "uint32", "int16", "int32", "int64")
+
+
+def _refused(where: str, what: str, why: str, hint: str = _ARRAY) -> MoeProbeError:
+    return MoeProbeError(f"{where} has routed_experts {what}", why, hint)
 
 
 class Unshaped:
@@ -104,22 +109,15 @@ def decode_routed(value: Any, where: str) -> tuple[np.ndarray | Unshaped, int | 
         array = _npy(data, where) if data.startswith(_MAGIC) else None
         if array is None:
             if len(data) % 4:
-                raise MoeProbeError(
-                    f"{where} has routed_experts of {len(data)} bytes",
-                    "base64 of 32-bit integers or of a .npy file is expected",
-                    "the string as the server returned it",
-                )
+                expected = "base64 of 32-bit integers or of a .npy file is expected"
+                raise _refused(where, f"of {len(data)} bytes", expected, _STRING)
             return Unshaped(np.frombuffer(data, dtype="<i4")), None
     elif isinstance(value, Mapping):
         array, start = _described(value, where)
     else:
         array = _nested(value, where)
     if array.ndim != 3:
-        raise MoeProbeError(
-            f"{where} has routed_experts of shape {array.shape}",
-            "expected (token, layer, slot)",
-            "the array as the server returned it",
-        )
+        raise _refused(where, f"of shape {array.shape}", "expected (token, layer, slot)")
     ids = array.astype(np.int64)
     if array.dtype.kind == "u":  # -1 of an unsigned type
         ids[(array == np.iinfo(array.dtype).max).all(axis=(1, 2))] = -1
@@ -138,9 +136,7 @@ def _base64(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MoeProbeError(
-            f"{where} has routed_experts that are not base64", str(error), "the string as the server returned it"
-        ) from error
+        raise _refused(where, "that are not base64", str(error), _STRING) from error
 
 
 def _npy(data: bytes, where: str) -> np.ndarray:
@@ -154,34 +150,19 @@ def _npy(data: bytes, where: str) -> np.ndarray:
         file.seek(0)
         return np.asarray(np.load(file, allow_pickle=False))
     except (ValueError, EOFError, SyntaxError, TypeError, TokenError, RecursionError, MemoryError, OverflowError) as error:
-        raise MoeProbeError(
-            f"{where} has routed_experts that are no .npy file",
-            str(error).splitlines()[0]
-            if isinstance(error, ValueError | EOFError) and str(error)
-            else "its header is damaged",
-            "the string as the server returned it",
-        ) from error
+        readable = isinstance(error, ValueError | EOFError) and str(error)
+        why = str(error).splitlines()[0] if readable else "its header is damaged"
+        raise _refused(where, "that are no .npy file", why, _STRING) from error
 
 
 def _check_size(shape: Sequence[Any], dtype: np.dtype, n_bytes: int, where: str) -> None:
     if dtype.kind not in "ui":
-        raise MoeProbeError(
-            f"{where} has routed_experts of type {dtype}",
-            "expert ids are whole numbers",
-            "the array as the server returned it",
-        )
+        raise _refused(where, f"of type {dtype}", "expert ids are whole numbers")
     if len(shape) != 3 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise MoeProbeError(
-            f"{where} has routed_experts of shape {tuple(shape)}",
-            "expected (token, layer, slot)",
-            "the array as the server returned it",
-        )
+        raise _refused(where, f"of shape {tuple(shape)}", "expected (token, layer, slot)")
     if math.prod(shape) * dtype.itemsize != n_bytes:
-        raise MoeProbeError(
-            f"{where} has routed_experts of shape {tuple(shape)} in {n_bytes} bytes",
-            f"as {dtype} that takes {math.prod(shape) * dtype.itemsize}",
-            "the answer is cut off; save it again",
-        )
+        why = f"as {dtype} that takes {math.prod(shape) * dtype.itemsize}"
+        raise _refused(where, f"of shape {tuple(shape)} in {n_bytes} bytes", why, "the answer is cut off; save it again")
 
 
 def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | None]:
@@ -195,22 +176,12 @@ def _described(value: Mapping[str, Any], where: str) -> tuple[np.ndarray, int | 
             )
     kind, encoding = value.get("dtype", "int32"), value.get("encoding", "base64")
     if encoding != "base64" or not isinstance(value["data"], str):
-        raise MoeProbeError(
-            f"{where} has routed_experts encoded as {encoding}", "base64 is read", "the server's version that writes base64"
-        )
+        raise _refused(where, f"encoded as {encoding}", "base64 is read", "the server's version that writes base64")
     if kind not in _KINDS:
-        raise MoeProbeError(
-            f"{where} has routed_experts of type {kind}",
-            f"read are {', '.join(_KINDS)}",
-            "the array as the server returned it",
-        )
+        raise _refused(where, f"of type {kind}", f"supported are {', '.join(_KINDS)}")
     shape, start = value["shape"], value.get("start")
     if not isinstance(shape, list | tuple) or not (start is None or (type(start) is int and start >= 0)):
-        raise MoeProbeError(
-            f"{where} has routed_experts of shape {shape} from {start} on",
-            "expected three whole numbers, and a whole number",
-            "the array as the server returned it",
-        )
+        raise _refused(where, f"of shape {shape} from {start} on", "expected three whole numbers, and a whole number")
     data, dtype = _base64(value["data"], where), np.dtype(kind).newbyteorder("<")
     _check_size(shape, dtype, len(data), where)
     return np.frombuffer(data, dtype=dtype).reshape(shape).astype(kind), start
@@ -223,13 +194,8 @@ def _nested(value: Any, where: str) -> np.ndarray:
             array.dtype.kind == "f" and bool((array == np.floor(array)).all()) and bool((np.abs(array) < 2**31).all())
         )
     except (ValueError, TypeError, OverflowError) as error:
-        raise MoeProbeError(
-            f"{where} has routed_experts that are no array", str(error), "nested lists (token, layer, slot)"
-        ) from error
+        raise _refused(where, "that are no array", str(error), "nested lists (token, layer, slot)") from error
     if not whole:
-        raise MoeProbeError(
-            f"{where} has routed_experts that are not whole numbers",
-            "expert ids count from 0",
-            "nested lists (token, layer, slot) of ids; gate weights are not read from answers",
-        )
+        hint = "nested lists (token, layer, slot) of ids; gate weights are not read from answers"
+        raise _refused(where, "that are not whole numbers", "expert ids count from 0", hint)
     return array.astype(np.int64)

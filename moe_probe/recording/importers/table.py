@@ -125,11 +125,9 @@ class _Reader:
                 values, other = lists(piece[f"weights_{name}"], f"weights_{name}", source, whole=False)
                 if (lengths != other).any():
                     row = int((lengths != other).argmax())
-                    raise MoeProbeError(
-                        f"{source.name(row)} has lists of unequal length in layer {layer}",
-                        f"experts: {lengths[row]}, weights: {other[row]}",
-                        "one weight per selected expert",
-                    )
+                    what = f"has lists of unequal length in layer {layer}"
+                    why = f"experts: {lengths[row]}, weights: {other[row]}"
+                    raise source.error(row, what, why, "one weight per selected expert")
                 weights.append(values)
         return np.stack(widen(experts, -1), axis=1), np.stack(widen(weights, 0), axis=1) if table.has_weights else None
 
@@ -140,11 +138,9 @@ class _Reader:
                 before = self.declared.setdefault(layer, int(values[0]))
                 if (values != before).any() or before < 1:
                     row = int((values != before).argmax())
-                    raise MoeProbeError(
-                        f"{source.name(row)} gives layer {layer} {values[row]} experts",
-                        f"the rows before give it {before}" if values[row] != before else "",
-                        "one number of experts per layer, 1 or more",
-                    )
+                    why = f"the rows before give it {before}" if values[row] != before else ""
+                    what = f"gives layer {layer} {values[row]} experts"
+                    raise source.error(row, what, why, "one number of experts per layer, 1 or more")
 
 
 def _one(document: str, name: str, values: Sequence[str], source: SourceRows) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.text import label_text
+from moe_probe.core.text import label_text, some_of
 from moe_probe.core.textfiles import format_of, refuse_repeated
+from moe_probe.recording.corpus.readers import one_line
 from moe_probe.recording.importers.columns import column_of
 from moe_probe.recording.importers.jsonrows import json_objects
 from moe_probe.recording.importers.token_record import SourceRows
 from moe_probe.recording.trace.checks import check_layers
 
 _REQUIRED = ("document", "topic", "position", "token_id")
+_FORMAT = "docs/formats.md describes the interchange table"
 _ROWS = 16384
 _JSON = (".jsonl", ".ndjson", ".json")
 #: Endings of files that can be an interchange table.
@@ -90,18 +93,10 @@ class TableFile:
         refuse_repeated(path, names)
         for name in (*_REQUIRED, *labels):
             if name not in names:
-                raise MoeProbeError(
-                    f"{path} has no column '{name}'",
-                    f"its columns are {', '.join(names[:12])}",
-                    "docs/formats.md describes the interchange table",
-                )
+                raise MoeProbeError(f"{path} has no column '{name}'", f"its columns are {some_of(names, 12)}", _FORMAT)
         endings = [name.removeprefix("experts_") for name in names if re.fullmatch(r"experts_[0-9]{1,6}", name)]
         if not endings:
-            raise MoeProbeError(
-                f"{path} has no routing",
-                "no column is called experts_0, experts_1 ...",
-                "docs/formats.md describes the interchange table",
-            )
+            raise MoeProbeError(f"{path} has no routing", "no column is called experts_0, experts_1 ...", _FORMAT)
         check_layers([int(ending) for ending in endings])
         missing = [f"weights_{ending}" for ending in endings if f"weights_{ending}" not in names]
         if missing and len(missing) < len(endings):
@@ -140,22 +135,13 @@ class TableFile:
                         yield np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch])
                     row += batch.num_rows
             except (pa.ArrowInvalid, OSError) as error:
-                raise MoeProbeError(
-                    f"{self.path} cannot be read behind row {row - 1}",
-                    str(error).splitlines()[0],
-                    "copy or download it again",
-                ) from error
+                what = f"{self.path} cannot be read behind row {row - 1}"
+                raise MoeProbeError(what, one_line(error), "copy or download it again") from error
             return
-        lines: list[int] = []
-        rows: list[dict[str, Any]] = []
-        for line, value in json_objects(self.path, "token"):
-            lines.append(line)
-            rows.append(value)
-            if len(rows) == _ROWS:
-                yield np.array(lines), self._as_table(rows, names, np.array(lines))
-                lines, rows = [], []
-        if rows:
-            yield np.array(lines), self._as_table(rows, names, np.array(lines))
+        objects = json_objects(self.path, "token")
+        while piece := list(itertools.islice(objects, _ROWS)):
+            lines = np.array([line for line, _ in piece])
+            yield lines, self._as_table([row for _, row in piece], names, lines)
 
     def _as_table(self, rows: list[dict[str, Any]], names: Sequence[str], lines: np.ndarray) -> pa.Table:
         source = SourceRows(self.path, self.unit, lines)
@@ -172,7 +158,7 @@ def _schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise MoeProbeError(f"{path} is not a Parquet file", str(error).splitlines()[0], "check the file") from error
+        raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
 
 
 def _declared(field: pa.Field, path: Path) -> int | None:

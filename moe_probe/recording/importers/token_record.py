@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moe_probe.core.errors import MoeProbeError
+
 
 @dataclass(frozen=True)
 class SourceRows:
@@ -30,6 +32,22 @@ class SourceRows:
     def name(self, row: int) -> str:
         """Name one of the rows."""
         return f"{self.unit} {int(self.numbers[row])} of {self.path}"
+
+    def error(self, row: int, what: str, why: str = "", hint: str = "") -> MoeProbeError:
+        """Build the error for one of the rows.
+
+        Parameters
+        ----------
+        row : int
+            Position among these rows.
+        what, why, hint : str
+            What is wrong with it, why, and what to try.
+
+        Returns
+        -------
+        MoeProbeError
+        """
+        return MoeProbeError(f"{self.name(row)} {what}", why, hint)
 
     def take(self, rows: np.ndarray | slice) -> SourceRows:
         """Return some of the rows, by a mask or a slice."""
