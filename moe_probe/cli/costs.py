@@ -10,6 +10,7 @@ import typer
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import command
 from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.text import is_missing
 
 
 def register(app: typer.Typer) -> None:
@@ -135,7 +136,7 @@ def _projection(
 
     plan = SaePlan(layers=layers, width=width, tokens=sae_tokens, labeller=labeller)
     found = project(sizes["active"], sizes["d_model"], tokens=sizes["tokens"], saes=plan)
-    shares = {name: None if value != value else value for name, value in found.fractions().items()}
+    shares = {name: None if is_missing(value) else value for name, value in found.fractions().items()}
     slopes = growth().groupby("rule")["exponent"].first().to_dict()
     named = {
         "capture": ("recording forward passes", found.capture),
@@ -167,6 +168,6 @@ def _projection(
         "sizes": sizes,
         "operations": {k: v for k, (_, v) in named.items()},
         "fractions": shares,
-        "training": None if found.training != found.training else found.training,
+        "training": None if is_missing(found.training) else found.training,
         "exponents": slopes,
     }, lines

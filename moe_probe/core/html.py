@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from moe_probe.core.text import clipped, printable
+from moe_probe.core.text import clipped, is_missing, printable
 
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 
@@ -55,7 +55,7 @@ def shaded_html(pieces: Iterable[tuple[str, int]]) -> str:
 def shown(value: object) -> str:
     """A value of a table as a reader wants it: floats with four digits, a dash where there is none."""
     if isinstance(value, float) or type(value).__name__ in ("float32", "float64"):
-        return "–" if value != value else f"{value:.4g}"
+        return "–" if is_missing(value) else f"{value:.4g}"
     if isinstance(value, str):
         return clipped(value, 80)
     if isinstance(value, Iterable):  # tokens and weights of an excerpt

@@ -174,11 +174,11 @@ def _grade(best: pd.Series, rules: FeatureRules) -> str:
 
 def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
     """What words do as well as the feature does, in words; "" where it does better than all of them."""
-    if "log2_beyond_words" not in best or best["log2_beyond_words"] != best["log2_beyond_words"]:
+    if "log2_beyond_words" not in best or is_missing(best["log2_beyond_words"]):
         return "words were not ruled out (moe-probe match RUN compares features with tokens)"
     for rival, name in (("token", "the best single token"), ("tokens", "a set of up to 8 tokens")):
         difference, low = (best.get(f"beyond_{rival}_document{end}", np.nan) for end in ("", "_low"))
-        if difference == difference and not low > 0:  # without a difference no such token or set was found
+        if not is_missing(difference) and not low > 0:  # without a difference no such token or set was found
             return f"no better, by its interval, than {name} (AUROC {best['auroc_document'] - difference:.2f})"
     log2, low = best["log2_beyond_words"], best["log2_beyond_words_low"]
     if log2 < rules.min_log2_beyond or not low > 0:
@@ -266,16 +266,16 @@ def _sentence(row: dict[str, Any]) -> str:
             "none": no,
         }[row["verdict"]]
     ]
-    if known and row["log2_lift"] == row["log2_lift"]:
+    if known and not is_missing(row["log2_lift"]):
         who = "the nearest expert is " if row["verdict"] == "feature only" else ""
         parts.append(
             f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic "
             f"[{figure(2 ** row['ci_low'], '.2f', 'unknown')}, "
             f"{figure(2 ** row['ci_high'], '.2f', 'unknown')}]"
         )
-        if row["log2_beyond_words"] == row["log2_beyond_words"]:
+        if not is_missing(row["log2_beyond_words"]):
             parts.append(f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict")
-    if row["auroc_feature"] == row["auroc_feature"]:
+    if not is_missing(row["auroc_feature"]):
         difference = row["feature_beyond_expert"]
         against = (
             []
