@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[str, str]:
     try:
         return path.name, read_text(path)
     except MoeProbeError as error:
-        raise UsageError(error.what, error.why, error.try_) from error
+        raise UsageError(error.what, error.why, error.hint) from error
 
 
 def _show(seen: list[Inspection], *, run: Path, top: int, html: Path | None, colour: bool | None, console: Console) -> None:

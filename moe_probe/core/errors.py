@@ -1,6 +1,21 @@
-"""The one exception that the command line turns into a sentence instead of a traceback."""
+"""Exceptions that the command line shows as one sentence instead of a traceback.
+
+The tree, with the exit status of the command line:
+
+- `MoeProbeError`: an expected failure (1), or a gate that failed (3)
+
+  - `UsageError`: a wrong option or argument (2)
+  - `moe_probe.core.results.NoSuchResult`, also a KeyError: a result that a run does not have (1)
+  - `moe_probe.core.textfiles.BadLine`: a line of a text file that cannot be read (1)
+  - `moe_probe.recording.corpus.document.BadRow`: a row of a corpus that cannot be used (1)
+  - `moe_probe.features.labels.endpoint.Unanswered`: a language model that gives no answer (1)
+
+Any other exception is a fault of this package: its traceback goes to a log file, and the exit status is 1. Ctrl-C ends with 130.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class MoeProbeError(Exception):
@@ -12,34 +27,40 @@ class MoeProbeError(Exception):
         What went wrong, naming the file, layer, topic or option concerned.
     why : str
         Why that is a problem, or what was found instead.
-    try_ : str
-        What the user can do about it.
+    hint : str
+        What the user can do about it: an option or a command that exists.
     exit_code : int
         Exit status of the command line: 1 expected failure, 2 wrong usage, 3 gate failed.
     """
 
-    def __init__(self, what: str, why: str = "", try_: str = "", *, exit_code: int = 1) -> None:
-        self.what, self.why, self.try_, self.exit_code = what, why, try_, exit_code
+    def __init__(self, what: str, why: str = "", hint: str = "", *, exit_code: int = 1) -> None:
+        self.what, self.why, self.hint, self.exit_code = what, why, hint, exit_code
         super().__init__(str(self))
 
     def __str__(self) -> str:
+        """Join the three parts to one sentence with a piece of advice."""
         text = self.what.rstrip(".")
         if self.why:
             text += f": {self.why.rstrip('.')}"
-        if self.try_:
-            text += f"{'' if text.endswith('?') else '.'} Try: {self.try_.rstrip('.')}"
+        if self.hint:
+            text += f"{'' if text.endswith('?') else '.'} Try: {self.hint.rstrip('.')}"
         return text if text.endswith("?") else text + "."
 
 
 class UsageError(MoeProbeError):
     """A wrong option or argument (exit status 2)."""
 
-    def __init__(self, what: str, why: str = "", try_: str = "") -> None:
-        super().__init__(what, why, try_, exit_code=2)
+    def __init__(self, what: str, why: str = "", hint: str = "") -> None:
+        super().__init__(what, why, hint, exit_code=2)
 
 
-def did_you_mean(word: str, choices: list[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Say which of the choices comes closest to a misspelt word.
+
+    Parameters
+    ----------
+    word : str
+    choices : iterable of str
 
     Returns
     -------
@@ -48,8 +69,8 @@ def did_you_mean(word: str, choices: list[str]) -> str:
     """
     import difflib
 
+    from moe_probe.core.text import some_of
+
+    choices = list(choices)
     close = difflib.get_close_matches(word, choices, n=1)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    shown = ", ".join(choices[:12]) + (", ..." if len(choices) > 12 else "")
-    return f"choose from: {shown}"
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {some_of(choices, 12)}"

@@ -121,7 +121,7 @@ class BadRow(MoeProbeError):
     @classmethod
     def of(cls, error: MoeProbeError) -> BadRow:
         """Make an error that ends the reading of a line into one that --skip-bad passes over."""
-        hint = f"{error.try_}, or --skip-bad to leave such rows out" if error.try_ else "--skip-bad to leave such rows out"
+        hint = f"{error.hint}, or --skip-bad to leave such rows out" if error.hint else "--skip-bad to leave such rows out"
         return cls(error.what, error.why, hint)
 
 
