@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import clipped
 
 #: Arguments of commands that name a run.
 _RUNS = ("run", "run_path", "path", "out")
@@ -35,8 +36,7 @@ def sentence_of(error: BaseException, options: Mapping[str, Any]) -> MoeProbeErr
 
 
 def _in_words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+    text = clipped(" ".join(str(error).split()), _LONGEST)
     return f"{type(error).__name__}{f' ({text})' if text else ''}"
 
 

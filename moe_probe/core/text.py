@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _JOINERS = "\u200c\u200d"
 #: Whole numbers up to this size have one way of writing, as int or as float.
 _EXACT = 2.0**53
+#: Characters of a value in an enumeration.
+_VALUE = 120
 _SKIN_TONES = "".join(map(chr, range(0x1F3FB, 0x1F400)))
 _BYTES_OR_ONE = re.compile(f"{MARK.pattern.replace('(', '(?:')}|.", re.DOTALL)
 #: Two of these are drawn as one flag.
@@ -207,14 +209,30 @@ def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:
     str
         ``"a, b, c"``, or ``"a, b, c, d, e and 35 more (40 in all)"``; ``"none"`` for no value.
     """
-    words = [_short(str(value)) for value in values]
+    words = [clipped(str(value), _VALUE) for value in values]
     if len(words) <= most + 1:
         return joint.join(words) or "none"
     return f"{joint.join(words[:most])} and {len(words) - most:,} more ({len(words):,} in all)"
 
 
-def _short(text: str, size: int = 120) -> str:
-    return text if len(text) <= size else text[: size - 1].rstrip() + "…"
+def listed(words: Iterable[object], most: int | None = None) -> str:
+    """Words as an enumeration in a sentence.
+
+    Parameters
+    ----------
+    words : iterable
+    most : int, optional
+        Words shown where there are more; one more than these is still shown.
+
+    Returns
+    -------
+    str
+        ``"a, b and c"``, or ``"a, b and 5 more"``; ``"none"`` for no word.
+    """
+    shown = [str(word) for word in words]
+    if most is not None and len(shown) > most + 1:
+        shown[most:] = [f"{len(shown) - most} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown) or "none"
 
 
 def is_missing(value: Any) -> bool:

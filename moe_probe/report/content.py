@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from moe_probe.core.text import clipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,20 +183,3 @@ class Report:
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
     answers: tuple[Answer, ...] = ()
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as an enumeration in a sentence."""
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
-
-
-def some(words: Sequence[str], most: int = 8) -> str:
-    """Words as an enumeration that stays short."""
-    words = list(words)
-    return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
-
-
-def cut(text: str, size: int = 60) -> str:
-    """Text of at most `size` characters."""
-    return clipped(text, size)

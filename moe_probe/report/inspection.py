@@ -147,11 +147,7 @@ def _label(row: dict[str, Any]) -> str:
     if not row["label"]:
         return "no label"
     score = "unscored" if math.isnan(row["label_score"]) else f"score {row['label_score']:.2f}"
-    return f"{_cut(_clean(row['label']))} ({score})"
-
-
-def _cut(text: str) -> str:
-    return clipped(text, _TITLE)
+    return f"{clipped(_clean(row['label']), _TITLE)} ({score})"
 
 
 def _expert_units(one: Inspection) -> list[dict[str, Any]]:

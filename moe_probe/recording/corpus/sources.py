@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import expand, format_of, read_json, read_text
 from moe_probe.recording.corpus.document import BadRow
 from moe_probe.recording.corpus.readers import TABLES, Row, named_classes, read_rows
@@ -80,7 +81,7 @@ def open_source(source: str | Path, *, name: str | None = None, split: str | Non
     if any(format_of(file) != ".json" for file in tables) or texts:
         tables = [file for file in tables if format_of(file) != ".json"]
     hidden = [file for file in found.hidden if format_of(file) in (*TABLES, ".txt")]
-    passed_over = (f"{_counted(hidden)} hidden or in a hidden folder, and passed over: {_shown(hidden)}",) if hidden else ()
+    passed_over = (f"{_counted(hidden)} hidden or in a hidden folder, and passed over: {some_of(hidden)}",) if hidden else ()
     if tables:
         return Source(partial(_tables_rows, tables), _left_out(set(files) - set(tables), spec) + passed_over)
     made = _folder(path if path.is_dir() else _fixed_part(spec), texts, files, spec)
@@ -100,7 +101,7 @@ def _tables_rows(files: Iterable[Path]) -> Iterator[Row]:
 def _left_out(files: Iterable[Path], spec: str) -> tuple[str, ...]:
     left = sorted(files)
     return (
-        (f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {_shown(left)}",)
+        (f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {some_of(left)}",)
         if left
         else ()
     )
@@ -108,10 +109,6 @@ def _left_out(files: Iterable[Path], spec: str) -> tuple[str, ...]:
 
 def _counted(files: list[Path]) -> str:
     return "1 file is" if len(files) == 1 else f"{len(files)} files are"
-
-
-def _shown(files: list[Path]) -> str:
-    return ", ".join(str(file) for file in files[:5]) + (", ..." if len(files) > 5 else "")
 
 
 def _fixed_part(spec: str) -> Path:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from moe_probe.core.stats import group_names
+from moe_probe.core.text import listed
 from moe_probe.report.cells import number, sae_name
-from moe_probe.report.content import Block, Facts, Section, listed, some
+from moe_probe.report.content import Block, Facts, Section
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
@@ -54,7 +55,7 @@ def _few(trace: Trace) -> str:
     if few.empty:
         return ""
     return (
-        f"{some([f'{topic} ({n})' for topic, n in few.items()])}: with fewer than {_FEW_GROUPS} independent documents, "
+        f"{listed([f'{topic} ({n})' for topic, n in few.items()], 8)}: with fewer than {_FEW_GROUPS} independent documents, "
         "a topic's own expert can be missed."
     )
 
@@ -77,7 +78,7 @@ def _dead(results: Mapping[str, Result]) -> str:
         return ""
     return (
         f"{len(dead)} of {len(table)} experts were never selected on this corpus (layers "
-        f"{some([str(x) for x in sorted(dead['layer'].unique())], 12)})."
+        f"{listed([str(x) for x in sorted(dead['layer'].unique())], 12)})."
     )
 
 
@@ -98,7 +99,7 @@ def _collapse(trace: Trace, results: Mapping[str, Result]) -> str:
                 f"layer {item.layer} uses no more than {number(float(effective[item.layer]), 1)} of {item.num_experts} "
                 "experts, by effective number"
             )
-    return f"{some(layers)}." if layers else ""
+    return f"{listed(layers, 8)}." if layers else ""
 
 
 def _unstable(results: Mapping[str, Result]) -> str:
@@ -120,7 +121,7 @@ def _weak_saes(results: Mapping[str, Result]) -> str:
             faults.append(f"{row.fvu:.0%} of the variance unexplained")
         if faults:
             weak.append(f"{sae_name(str(row.sae))} ({listed(faults)})")
-    return f"{some(weak)}: their features describe only a part of the activation." if weak else ""
+    return f"{listed(weak, 8)}: their features describe only a part of the activation." if weak else ""
 
 
 def _copies(results: Mapping[str, Result]) -> str:

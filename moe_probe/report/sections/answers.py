@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.core.text import figure
+from moe_probe.core.text import figure, listed
 from moe_probe.report.cells import number
-from moe_probe.report.content import Answer, listed, some
+from moe_probe.report.content import Answer
 from moe_probe.report.sections.costs import finding as cost_finding
 from moe_probe.report.sections.subjects import human_lines
 from moe_probe.report.sections.verdicts import count_sentence, question, where
@@ -109,7 +109,7 @@ def _features(results: Mapping[str, Result]) -> str:
         return ""
     separating = living[(living["topic"] != "") & (living["auroc_topic"] >= 0.9)]
     topics = sorted(separating["topic"].unique())
-    single = f" Single features separate the documents of {some(topics)} (AUROC of 0.9 or more)." if topics else ""
+    single = f" Single features separate the documents of {listed(topics, 8)} (AUROC of 0.9 or more)." if topics else ""
     return (
         f"Of {len(living):,} living features of {table['sae'].nunique()} sparse autoencoders, {living['good'].mean():.0%} "
         f"have a label that predicts their firing on held-out text.{single}"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode, standing
-from moe_probe.core.text import figure, is_missing, some_of
+from moe_probe.core.text import clipped, figure, is_missing, some_of
 from moe_probe.core.units import parse_members
 from moe_probe.features.matching.topic_predictors import effective_number
 from moe_probe.report.cells import Cell, lift_text, number, probability, sae_name, table_of, yes_no
-from moe_probe.report.content import Block, Card, Cards, Passage, Section, Table, cut
+from moe_probe.report.content import Block, Card, Cards, Passage, Section, Table
 from moe_probe.studies.verdicts import rise_text
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _predicted(predicted: pd.DataFrame) -> str:
 def _features(matches: pd.DataFrame) -> str:
     strong = matches[matches["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
     return "; ".join(
-        f"{sae_name(r.sae)}: {r.feature}{f' ({cut(r.label, 50)})' if r.label else ''}, AUROC "
+        f"{sae_name(r.sae)}: {r.feature}{f' ({clipped(r.label, 50)})' if r.label else ''}, AUROC "
         f"{figure(r.heldout_score, '.2f', 'unknown')}, fires on "
         f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens"
         for r in strong.itertuples()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.pieces import decode, whole_characters
+from moe_probe.core.text import clipped, listed
 from moe_probe.report import svg
 from moe_probe.report.cells import number, probability, ranged, table_of
-from moe_probe.report.content import Block, Picture, Section, Table, cut, listed
+from moe_probe.report.content import Block, Picture, Section, Table
 from moe_probe.report.plots import maps as plots_maps
 from moe_probe.report.plots.panels import map_panels
 
@@ -171,7 +172,7 @@ def _experts(expert_topics: pd.DataFrame | None, points: pd.DataFrame) -> list[s
 def _documents(trace: Trace, points: pd.DataFrame) -> list[str]:
     rows = trace.documents.iloc[[int(i) for i in points["id"]]]
     return [
-        f"{cut(str(name), 80)} ({label}, {n:,} tokens)"
+        f"{clipped(str(name), 80)} ({label}, {n:,} tokens)"
         for name, label, n in zip(rows["document"], points["label"], rows["n_tokens"], strict=True)
     ]
 
@@ -194,4 +195,4 @@ def _tokens(trace: Trace, points: pd.DataFrame) -> list[str]:
             word = text.text[left:right].lstrip(" ")
             left = right - len(word) if word else left  # the space in front of a word is not marked
             texts[token] = f"{text.text[:left]}»{text.text[left:right]}«{text.text[right:]}"
-    return [f"…{cut(texts[int(r.id)].replace(chr(10), ' '), 140)}… ({r.label})" for r in points.itertuples()]
+    return [f"…{clipped(texts[int(r.id)].replace(chr(10), ' '), 140)}… ({r.label})" for r in points.itertuples()]

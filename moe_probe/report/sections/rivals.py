@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.core.text import listed
 from moe_probe.report.cells import lift_cell, number, probability, ranged, table_of
-from moe_probe.report.content import Block, Picture, Section, Table, listed
+from moe_probe.report.content import Block, Picture, Section, Table
 from moe_probe.report.plots import routing as plots
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_probe.core.text import bracket, figure, is_missing
+from moe_probe.core.text import bracket, clipped, figure, is_missing, listed
 from moe_probe.features.matching.topic_predictors import TOKENS, topics_served
 from moe_probe.report.cells import Row, number, probability, ranged, sae_name, spelled, table_of
-from moe_probe.report.content import Picture, Section, Table, cut, some
+from moe_probe.report.content import Picture, Section, Table
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.sections.verdicts import readable
 from moe_probe.studies.verdicts import confirmation
@@ -53,7 +53,7 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
 def _carried(table: pd.DataFrame) -> str:
     feature, expert = (table[table["kind"] == kind] for kind in ("feature", "expert"))
     better = feature[feature["beyond_expert_document_low"] > 0]
-    named = f": {some(sorted(better['topic']))}" if len(better) else ""
+    named = f": {listed(sorted(better['topic']), 8)}" if len(better) else ""
     return (
         f"A single feature separates held-out documents of {len(better)} of {len(feature)} topics better than the best expert "
         f"does (interval above 0){named}. The median AUROC is {number(float(feature['auroc_document'].median()))} for features "
@@ -71,7 +71,7 @@ def _best_units(table: pd.DataFrame) -> Table:
             "which": lambda row: (
                 f"{'ids' if row['source'] == TOKENS else sae_name(str(row['source']))}: {spelled(row['members'])}"
             ),
-            "label": ("label", lambda value: cut(str(value))),
+            "label": ("label", lambda value: clipped(str(value), 60)),
             "AUROC of documents [95 %]": ranged("auroc_document", "document"),
             "AUROC of tokens [95 %]": ranged("auroc_token", "token"),
             "beyond the best expert [95 %]": lambda row: "–" if row["kind"] == "expert" else beyond_expert(row),
@@ -209,7 +209,7 @@ def matches_section(results: Mapping[str, Result]) -> Section:
         {
             "expert": lambda row: f"layer {row['layer']}, expert {row['expert']}",
             "feature": lambda row: f"{sae_name(str(row['sae']))}: {row['feature']}",
-            "label": ("label", lambda value: cut(str(value))),
+            "label": ("label", lambda value: clipped(str(value), 60)),
             "AUROC": ("heldout_score", 2),
             "precision": ("precision", ".0%"),
             "recall": ("recall", ".0%"),
@@ -285,7 +285,7 @@ def _confirmed(own: pd.DataFrame) -> str:
     counts = []
     for kind, part in (("expert", own[own["sae"] == ""]), ("feature", own[own["sae"] != ""])):
         confirmed = part[part["confirmed"]]
-        named = f" ({some(sorted(confirmed['topic']))})" if len(confirmed) else ""
+        named = f" ({listed(sorted(confirmed['topic']), 8)})" if len(confirmed) else ""
         if kind == "expert" or len(part):
             counts.append(f"{len(confirmed)} of {len(part)} pairs of topic and {kind}{named}")
     return (

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.text import is_missing
+from moe_probe.core.text import is_missing, listed
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
-from moe_probe.report.content import Bar, Section, some
+from moe_probe.report.content import Bar, Section
 from moe_probe.studies.verdicts import NEAR, UNTESTED, WEAK, grades
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
         head = f"{len(part) or 'None'} of {len(tested)} topics" if "{own}" in what else str(len(part))
         own = "its" if len(part) == 1 else "their"
         text = f"{head} {'has' if len(part) == 1 else 'have'} {what.format(own=own)}"
-        text += f": {some(sorted(part['topic']))}" if names and len(part) else ""
-        parts.append(text + (f" ({some(sorted(near))} near the threshold)" if near else "") + ".")
+        text += f": {listed(sorted(part['topic']), 8)}" if names and len(part) else ""
+        parts.append(text + (f" ({listed(sorted(near), 8)} near the threshold)" if near else "") + ".")
     untested = len(table) - len(tested)
     if untested:
         parts.append(f"{untested} could not be tested: too few independent documents.")

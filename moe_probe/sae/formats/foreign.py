@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.text import printable
+from moe_probe.core.text import clipped, printable
 
 #: Values that say "off" in every one of the libraries.
 _OFF: tuple[object, ...] = (None, False, "", "none", "None", [], {})
@@ -238,8 +238,7 @@ class Tensors:
 
 def shown(value: object) -> str:
     """A value of a configuration in a message: short, and without control characters."""
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return clipped(json.dumps(value, ensure_ascii=True, default=str), 60)
 
 
 def matrix_shape(tensor: Tensor, name: str, path: Path) -> tuple[int, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.text import listed
 from moe_probe.core.units import parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 
@@ -112,7 +112,7 @@ def reason_for_none(conditions: TopicConditions, best: pd.Series, *, weak: bool)
 def _rivals(conditions: TopicConditions, row: pd.Series) -> str:
     """What the rivals predict, and which could not be judged."""
     predicted = [f"{2 ** row[f'log2_beyond_{r.column}']:.2f} times as much as {r.name} predict" for r in conditions.judged]
-    text = f"Usage is {_listed(predicted)}." if predicted else ""
+    text = f"Usage is {listed(predicted)}." if predicted else ""
     if not conditions.unjudged:
         return f"{text} Pairs could be judged on {conditions.coverage(RIVALS[-1]):.0%} of the topic's tokens."
     unseen = []
@@ -120,7 +120,7 @@ def _rivals(conditions: TopicConditions, row: pd.Series) -> str:
         coverage = conditions.coverage(rival)
         seen = f"{coverage:.0%} of the topic's tokens can be compared" if np.isfinite(coverage) else "not tested"
         unseen.append(f"{rival.name} ({seen})")
-    return f"{text} Not ruled out: {_listed(unseen)}.".strip()
+    return f"{text} Not ruled out: {listed(unseen)}.".strip()
 
 
 def _failed_tests(conditions: TopicConditions, best: pd.Series) -> list[str]:
@@ -148,7 +148,3 @@ def _failed_rivals(conditions: TopicConditions, best: pd.Series) -> list[str]:
             chance = f" (q {q:.2g})" if np.isfinite(q) else ""
             failed.append(f"is used {2**ratio:.2f} times as much as the topic's {rival.name} predict{chance}")
     return failed
-
-
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join(([", ".join(items[:-1])] if len(items) > 1 else []) + list(items[-1:]))
