@@ -1,6 +1,6 @@
-"""How far something is that takes longer than two seconds: a bar on a terminal, a line now and then where there is none.
+"""Progress of what takes longer than two seconds: a bar on a terminal, else a line from time to time.
 
-Nothing is shown to a Python caller who has not asked (`showing`); the command line asks unless it is told ``--quiet``.
+Python callers see nothing unless they ask (`showing`); the command line shows progress unless it is called with ``--quiet``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,66 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from moe_probe.core.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 Item = TypeVar("Item")
 #: Shows a sentence to the user: the command line's console, or `print`.
 Say = Callable[[str], None]
 
-#: Whether Ctrl-C was pressed inside `heeding_interrupts`.
-_pressed = False
-_shown: ContextVar[bool] = ContextVar("moe_probe_progress", default=False)
 #: Seconds before anything is shown, between refreshed bars, and between lines (more as time goes on).
 _PATIENCE, _BEAT, _BETWEEN_LINES = 2.0, 1.0, 5.0
 
 
 def silent(message: str) -> None:
     """Show nothing: the `Say` of Python callers who did not ask for messages."""
+
+
+class _Screen:
+    """Standard error: on a terminal its last lines are the bars."""
+
+    def __init__(self) -> None:
+        self.draws = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bars: Progress | None = None
+        self._tasks: dict[Bar, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def draw(self, bar: Bar) -> None:
+        """Draw a bar anew, or for the first time."""
+        with self._lock:
+            if self._bars is None:
+                self._bars = _new_bars()
+                self._bars.start()
+            if bar not in self._tasks:
+                self._tasks[bar] = self._bars.add_task("", total=bar.total)
+            self._bars.update(self._tasks[bar], description=bar.line(), completed=bar.n, total=bar.total)
+            self._bars.refresh()
+
+    def remove(self, bar: Bar) -> None:
+        """Wipe a bar off the terminal, if it was drawn."""
+        with self._lock:
+            if self._bars is None or bar not in self._tasks:
+                return
+            self._bars.remove_task(self._tasks.pop(bar))
+            if not self._tasks:
+                self._bars.stop()
+                self._bars = None
+
+    def write(self, text: str) -> None:
+        """Write a line, above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            _write(text)
+
+
+_screen: ContextVar[_Screen | None] = ContextVar("moe_probe_screen", default=None)
+#: Set when Ctrl-C was pressed inside `reraise_sigint`.
+_interrupt: ContextVar[threading.Event | None] = ContextVar("moe_probe_interrupt", default=None)
 
 
 @contextlib.contextmanager
@@ -41,60 +84,59 @@ def showing(on: bool = True) -> Iterator[None]:
     >>> with moe_probe.core.progress.showing():
     ...     moe_probe.expert_topics(trace)
     """
-    before = _shown.set(on)
+    before = _screen.set((_screen.get() or _Screen()) if on else None)
     try:
         yield
     finally:
-        _shown.reset(before)
+        _screen.reset(before)
 
 
 @contextlib.contextmanager
-def heeding_interrupts() -> Iterator[None]:
+def reraise_sigint() -> Iterator[None]:
     """Let Ctrl-C end the ``with`` block even where the exception it raises is lost.
 
     An exception raised while native code calls back into Python (a destructor, a callback of a library) is printed and
-    forgotten. The press is remembered, and raised anew when a `Bar` next counts. Does nothing outside the main thread.
+    forgotten. The press is remembered, and raised again when a `Bar` next counts. Does nothing outside the main thread.
     """
-    global _pressed
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _pressed = False
-    before = signal.signal(signal.SIGINT, _press)
+    pressed = threading.Event()
+
+    def press(signum: int, frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    handler, before = signal.signal(signal.SIGINT, press), _interrupt.set(pressed)
     try:
         yield
         _raise_if_pressed()
     finally:
-        _pressed = False
-        signal.signal(signal.SIGINT, before)
-
-
-def _press(signum: int, frame: object) -> None:
-    global _pressed
-    _pressed = True
-    raise KeyboardInterrupt
+        _interrupt.reset(before)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _raise_if_pressed() -> None:
-    if _pressed and threading.current_thread() is threading.main_thread():
+    pressed = _interrupt.get()
+    if pressed is not None and pressed.is_set():
         raise KeyboardInterrupt
 
 
 class Bar:
-    """Progress of one loop, on stderr. A bar with rate and time left on a terminal; else lines of the same content.
+    """Progress of one loop, on stderr: the same words beside a bar on a terminal, or as lines.
 
     Parameters
     ----------
     text : str
         What is being done, in a word or two.
     total : int, optional
-        Units there are; without it neither share nor time left is known.
+        Number of units; without it neither share nor time left is known.
     unit : str
         What is counted, in the plural.
     initial : int
         Units done before.
     shown : bool, optional
-        As `showing` says when left out.
+        As `showing` says when omitted.
     """
 
     def __init__(
@@ -102,82 +144,73 @@ class Bar:
     ) -> None:
         self.text, self.total, self.unit, self.n, self.note = printable(text), total, unit, initial, ""
         self._began, self._initial, self._closed = time.monotonic(), initial, threading.Event()
-        self._bar: Any = None
-        self._said = 0
-        self._beat = (
-            threading.Thread(target=self._beats, daemon=True) if (_shown.get() if shown is None else shown) else None
-        )
+        self._screen = _screen.get() or (_Screen() if shown else None) if shown is not False else None
+        self._n_lines = 0
+        self._beat = threading.Thread(target=self._beats, daemon=True)
 
     def __enter__(self) -> Bar:
-        if self._beat is not None:
-            if sys.stderr.isatty():
-                from tqdm import tqdm
-
-                self._bar = tqdm(
-                    desc=self.text,
-                    total=self.total,
-                    initial=self.n,
-                    unit=f" {self.unit}",
-                    delay=_PATIENCE,
-                    file=sys.stderr,
-                    leave=False,
-                    **_width(),
-                )
+        """Begin to show."""
+        if self._screen is not None:
             self._beat.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Remove the bar; where lines were written, write a last one."""
+        if self._screen is None:
+            return
         self._closed.set()
-        if self._beat is not None:
-            self._beat.join()
-        if self._bar is not None:
-            self._bar.close()
-        elif self._said and not any(error):
-            seconds = time.monotonic() - self._began
-            _write(f"{self.text}: {self.n:,} {self.unit} in {duration(seconds)}")
+        self._beat.join()
+        self._screen.remove(self)
+        if self._n_lines and not any(error):
+            _write(f"{self.text}: {self.n:,} {self.unit} in {duration(time.monotonic() - self._began)}")
 
     def update(self, n: int = 1, *, note: str | None = None, total: int | None = None) -> None:
-        """Count `n` more; say what is being done just now, or how many there are, where that has changed."""
+        """Count further units.
+
+        Parameters
+        ----------
+        n : int
+            Units done since the last call.
+        note : str, optional
+            What is being done now, where that has changed.
+        total : int, optional
+            Number of units, where that has changed.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When Ctrl-C was pressed inside `reraise_sigint`.
+        """
         _raise_if_pressed()
         self.n += n
-        if note is not None:
-            self.note = printable(note)
-        if total is not None:
-            self.total = total
-        if self._bar is not None:
-            self._bar.total = self.total
-            self._bar.set_postfix_str(self.note, refresh=False)
-            self._bar.update(n)
+        self.note = self.note if note is None else printable(note)
+        self.total = self.total if total is None else total
 
     def line(self) -> str:
-        """How far it is, as a line of text."""
+        """Progress so far, as a line of text: count, share, rate, time left, note."""
         seconds = max(time.monotonic() - self._began, 1e-9)
         rate = (self.n - self._initial) / seconds
-        said = f"{self.text}: {self.n:,}"
-        if self.total:
-            said += f" of {self.total:,}"
-        said += f" {self.unit}"
-        if self.total:
-            said += f" ({self.n / self.total:.0%})"
+        text = f"{self.text}: {self.n:,}"
+        text += f" of {self.total:,} {self.unit} ({self.n / self.total:.0%})" if self.total else f" {self.unit}"
         if rate > 0:
-            said += f", {rate:,.1f} a second" if rate >= 1 else f", {1 / rate:,.1f} s each"
-            if self.total:
-                said += f", {duration((self.total - self.n) / rate)} left"
+            text += f", {rate:,.1f} a second" if rate >= 1 else f", {1 / rate:,.1f} s each"
+            text += f", {duration((self.total - self.n) / rate)} left" if self.total else ""
         else:
-            said += f", {duration(seconds)} so far"
-        return said + (f"; {self.note}" if self.note else "")
+            text += f", {duration(seconds)} so far"
+        return text + (f"; {self.note}" if self.note else "")
 
     def _beats(self) -> None:
-        """Keep the clock of a bar going, or say a line, while a single unit takes its time."""
+        """Draw the bar every second, or write a line, also while a single unit takes its time."""
+        assert self._screen is not None
         wait = _PATIENCE
         while not self._closed.wait(wait):
-            if self._bar is not None:
-                self._bar.refresh()
+            if self._screen.draws:
+                self._screen.draw(self)
                 wait = _BEAT
             else:
                 _write(self.line())
-                self._said += 1
-                # a job of hours shall not fill its log
+                self._n_lines += 1
+                # lines become rarer: after hours, one in several minutes
                 wait = max(_BETWEEN_LINES, (time.monotonic() - self._began) / 20)
 
 
@@ -193,10 +226,20 @@ def track(
 
     Parameters
     ----------
+    items : iterable
+    text : str
+        What is being done, in a word or two.
     total : int, optional
-        How many there are; taken from `items` where they know.
+        Number of items; taken from `items` where they have a length.
+    unit : str
+        What an item is, in the plural.
     name : callable, optional
-        What an item is called, shown while it is worked on.
+        Names an item; the name is shown while it is worked on.
+
+    Yields
+    ------
+    object
+        The items.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -209,7 +252,7 @@ def track(
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``8 s``, ``2 min 05 s``, ``3 h 10 min``."""
+    """Seconds in words: ``8 s``, ``2 min 05 s``, ``3 h 10 min``."""
     whole = round(max(seconds, 0))
     if whole < 60:
         return f"{whole} s"
@@ -219,22 +262,28 @@ def duration(seconds: float) -> str:
 
 
 def say_above(text: str) -> None:
-    """Write a line on stderr, above a bar that may be drawn there."""
-    if "tqdm" in sys.modules and sys.stderr.isatty():
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
-    else:
-        _write(text)
+    """Write a line on stderr, above the bars that may be drawn there."""
+    screen = _screen.get()
+    (_write if screen is None else screen.write)(text)
 
 
-def _width() -> dict[str, Any]:
-    """How wide a bar may be: as the terminal says, 80 columns where it does not know its size."""
-    try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (OSError, ValueError):
-        known = False
-    return {"dynamic_ncols": True} if known else {"ncols": 80}
+def _new_bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    console = Console(file=sys.stderr, force_terminal=True, force_jupyter=False)
+    # what a command prints on stdout stays there
+    return Progress(
+        BarColumn(20),
+        words,
+        console=console,
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 def _write(text: str) -> None:

@@ -61,11 +61,32 @@ def test_lines_where_there_is_no_terminal(impatient: None, capsys: pytest.Captur
 def test_a_bar_on_a_terminal(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
     with showing():
         for _ in track(slowly(4), "label", total=4, unit="SAEs"):
             progress.say_above("a word")
     said = screen.getvalue()
-    assert "label:" in said and "\r" in said and "| 2/4 [" in said and said.count("a word\n") == 4
+    assert "label: 2 of 4 SAEs (50%)" in said and "━" in said and "\r" in said and said.count("a word\n") == 4
+    assert re.sub(r"\x1b\[\S*?[a-z]|\r", "", said.rpartition("\x1b[2K")[2]) == ""  # and nothing of it stays
+
+
+def test_bars_inside_each_other(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with showing():
+        for _ in track(slowly(2), "outer", total=2):
+            list(track(slowly(3), "inner", total=3))
+    assert re.search(r"outer: [01] of 2 steps[^\n]*\n[^\n]*inner: \d of 3 steps", screen.getvalue())
+
+
+def test_lines_on_a_terminal_that_cannot_move_back(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "dumb")
+    with showing():
+        list(track(slowly(3), "work", total=3))
+    assert screen.getvalue().startswith("work: 0 of 3 steps") and "\r" not in screen.getvalue()
 
 
 def test_a_bar_without_total_and_with_a_beginning(impatient: None) -> None:
@@ -100,7 +121,7 @@ def test_a_lost_interrupt_is_raised_anew() -> None:
 
     done = []
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), progress.heeding_interrupts():
+    with pytest.raises(KeyboardInterrupt), progress.reraise_sigint():
         for i in track(range(5), "work"):
             if i == 1:
                 Swallows()
