@@ -15,7 +15,7 @@ import typer
 from moe_probe.cli.unexpected import sentence_of
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_error
-from moe_probe.core.progress import heeding_interrupts, showing
+from moe_probe.core.progress import reraise_sigint, showing
 from moe_probe.core.text import printable
 
 
@@ -32,7 +32,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             with (
                 showing(not options.get("quiet", False)),
-                heeding_interrupts(),
+                reraise_sigint(),
                 _warnings(quiet=options.get("quiet", False)),
             ):
                 command(*words, **options)
