@@ -70,9 +70,7 @@ def main() -> None:
     pairs = best_pairs(experts, features, per_expert=8)
     chosen_in = time.perf_counter() - started
     started = time.perf_counter()
-    scores = score_pairs(
-        held_experts, held_features, pairs.expert, pairs.feature, held_group, n_groups=int(held_group.max()) + 1
-    )
+    scores = score_pairs(held_experts, held_features, pairs[:2], held_group, n_groups=int(held_group.max()) + 1)
     scored_in = time.perf_counter() - started
     started = time.perf_counter()
     one_to_one(pairs, n_features=o.features)

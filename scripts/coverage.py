@@ -20,7 +20,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from moe_probe.core.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
-from moe_probe.features.matching.topic_predictors import Side, measure_unit
+from moe_probe.features.matching.topic_units import SplitSignals, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
 from moe_probe.studies.compare import Estimate, from_draws
@@ -137,7 +137,7 @@ def ablation_covers(rng: np.random.Generator, n: int, simulations: int, *, skewn
     return np.array(held)
 
 
-def firing(rng: np.random.Generator, n: int, apart: tuple[float, float], tokens: int = 100) -> Side:
+def firing(rng: np.random.Generator, n: int, apart: tuple[float, float], tokens: int = 100) -> SplitSignals:
     """Two units that are active more on the first topic, over habits of documents that they share in part."""
     topic = np.repeat(np.arange(TOPICS), n)
     common = rng.normal(size=len(topic))
@@ -148,14 +148,14 @@ def firing(rng: np.random.Generator, n: int, apart: tuple[float, float], tokens:
         active = rng.random((len(topic), tokens)) < rate[:, None]
         columns.append((active * rng.exponential(1 + rate[:, None], active.shape)).ravel())
     group = np.repeat(np.arange(len(topic)), tokens)
-    return Side(group, np.repeat(topic, tokens), sparse.csr_array(np.stack(columns, axis=1)))
+    return SplitSignals(group, np.repeat(topic, tokens), sparse.csr_array(np.stack(columns, axis=1)))
 
 
 @cache
 def true_areas(apart: tuple[float, float]) -> dict[str, np.ndarray]:
     """AUROC of the two units in the population, of documents and of tokens, from 4,000 documents a topic."""
     side = firing(np.random.default_rng(12345), 4000, apart)
-    rates, topic = side.rates()
+    rates, topic = side.rates, side.group_topics
 
     def area(score: np.ndarray, own: np.ndarray) -> float:
         ranks, m = rankdata(score), int(own.sum())
@@ -173,7 +173,7 @@ def areas_cover(rng: np.random.Generator, n: int, simulations: int, *, apart: tu
     held = []
     for i in range(simulations):
         side = firing(rng, n, apart)
-        drawn = Resamples(side.rates()[1], n=RESAMPLES, seed=i)
+        drawn = Resamples(side.group_topics, n=RESAMPLES, seed=i)
         first, second = (measure_unit(side, (k,), 0, drawn) for k in (0, 1))
         held.append(
             [
@@ -181,7 +181,7 @@ def areas_cover(rng: np.random.Generator, n: int, simulations: int, *, apart: tu
                 for unit in ("document", "token")
                 for found, value in (
                     (getattr(first, unit), truth[unit][0]),
-                    (first.less(second, unit), truth[unit][0] - truth[unit][1]),
+                    (first.difference(second, unit), truth[unit][0] - truth[unit][1]),
                 )
             ]
         )

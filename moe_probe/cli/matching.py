@@ -38,6 +38,7 @@ def match(
 ) -> None:
     """Match experts with features, predict routing from features, and say who carries each topic best."""
     from moe_probe.features.matching.match import match as match_all
+    from moe_probe.features.matching.match_features import MatchSettings
     from moe_probe.features.matching.topic_predictors import TOKENS
     from moe_probe.studies.ablation.ablate import update_verdicts
 
@@ -45,10 +46,7 @@ def match(
     need_label(opened, statistics.by, "--by")
     results = match_all(
         opened,
-        by=statistics.by,
-        per_expert=per_expert,
-        alpha=statistics.alpha,
-        seed=seed,
+        MatchSettings(statistics.by, per_expert, statistics.alpha, seed=seed),
         say=console.say,
         loaded=choice.load(run, console, without="router rows are not compared"),
     )

@@ -24,8 +24,8 @@ from moe_probe.core.stats import (
 from moe_probe.core.stats.bootstrap import satterthwaite
 from moe_probe.experts.explain.bits import _bits
 from moe_probe.features import quality
-from moe_probe.features.matching.prediction import Predicted
-from moe_probe.features.matching.topic_predictors import Side, measure_unit
+from moe_probe.features.matching.routing_prediction import RoutingPrediction
+from moe_probe.features.matching.topic_units import SplitSignals, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.report import write_report
 from moe_probe.studies.ablation.ablate import summary_lines
@@ -90,13 +90,13 @@ def test_a_topic_of_one_group_is_not_taken_for_certain() -> None:
     assert row["confirmation"] == "cannot be confirmed (every other topic has one group of documents)"
 
 
-def side(rng: np.random.Generator, n: int, apart: float) -> Side:
+def side(rng: np.random.Generator, n: int, apart: float) -> SplitSignals:
     """Two units, the first active more on the first of four topics; documents have habits."""
     topic = np.repeat(np.arange(TOPICS), n)
     habit = rng.normal(size=(2, len(topic)))
     rate = np.clip(0.03 * np.exp(habit + np.array([[apart], [0.5]]) * (topic == 0)), 0, 0.95)
     active = rng.random((2, len(topic), 60)) < rate[:, :, None]
-    return Side(
+    return SplitSignals(
         np.repeat(np.arange(len(topic)), 60), np.repeat(topic, 60), sparse.csr_array(active.reshape(2, -1).T.astype(float))
     )
 
@@ -106,16 +106,16 @@ def test_areas_under_the_curve_cover_near_one(n: int) -> None:
     """AUROC of 0.99: percentiles of a bootstrap hold it in 26 % and 62 % of cases, paired differences in 88 % and 92 %."""
     rng = np.random.default_rng(n)
     population = side(np.random.default_rng(0), 3000, 3.5)
-    drawn = Resamples(population.rates()[1], n=2, seed=0)
+    drawn = Resamples(population.group_topics, n=2, seed=0)
     truth = [float(measure_unit(population, (i,), 0, drawn).document.value) for i in (0, 1)]
     assert 0.95 < truth[0] < 0.99
     area = difference = 0
     for i in range(400):
         found = side(rng, n, 3.5)
-        drawn = Resamples(found.rates()[1], n=100, seed=i)
+        drawn = Resamples(found.group_topics, n=100, seed=i)
         one, other = (measure_unit(found, (k,), 0, drawn) for k in (0, 1))
         area += one.document.low <= truth[0] <= one.document.high
-        both = one.less(other, "document")
+        both = one.difference(other, "document")
         difference += both.low <= truth[0] - truth[1] <= both.high
     assert 0.93 <= area / 400 <= 0.995
     assert 0.93 <= difference / 400 <= 0.995
@@ -174,7 +174,9 @@ def test_bits_and_recall_cover(n: int) -> None:
         gains = tokens * rng.gamma(4, 0.05, n)
         _, low, high = _bits(gains, tokens, drawn)
         bits += low <= 0.2 <= high
-        row = Predicted(tokens * np.clip(rng.normal(0.5, 0.1, n), 0, 1), gains, tokens, np.zeros(1)).estimate(resamples=200)
+        row = RoutingPrediction(tokens * np.clip(rng.normal(0.5, 0.1, n), 0, 1), gains, tokens, np.zeros(1)).estimate(
+            resamples=200
+        )
         recall += row["recall_low"] <= 0.5 <= row["recall_high"]
     assert 0.925 <= bits / 400 <= 0.985 and 0.925 <= recall / 400 <= 0.985
 

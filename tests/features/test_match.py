@@ -38,13 +38,13 @@ def test_equal_to_dense_and_sklearn(seed: int, n_experts: int, n_features: int) 
     counts = np.concatenate([both for _, both in count_blocks(e, f)])
     assert np.array_equal(counts, (dense_f > 0).T.astype(int) @ dense_e.astype(int))
     pairs = np.array([(i, j) for i in range(n_experts) for j in range(n_features)])
-    scores = score_pairs(e, f, pairs[:, 0], pairs[:, 1], group, n_groups=5)
+    scores = score_pairs(e, f, (pairs[:, 0], pairs[:, 1]), group, n_groups=5)
     for k, (i, j) in enumerate(pairs):
         if not 0 < dense_e[:, i].sum() < 200 or not (dense_f[:, j] > 0).any():
             assert np.isnan(scores.auroc[k])
             continue
         assert scores.auroc[k] == pytest.approx(roc_auc_score(dense_e[:, i], dense_f[:, j] > 0))
-        assert scores.graded[k] == pytest.approx(roc_auc_score(dense_e[:, i], dense_f[:, j]))
+        assert scores.activation_auroc[k] == pytest.approx(roc_auc_score(dense_e[:, i], dense_f[:, j]))
         bits = mutual_info_score(dense_e[:, i], dense_f[:, j] > 0) / np.log(2)
         assert abs(scores.bits[k]) == pytest.approx(bits, abs=1e-9)
 
@@ -66,7 +66,7 @@ def test_p_values_of_noise_are_uniform() -> None:
     """Groups have habits, tokens of a group are not independent; a test that took tokens for units would fail here."""
     e, f, group = noise(6000, 20, 30, groups=60, seed=5)
     pairs = np.array([(i, j) for i in range(20) for j in range(30)])
-    p = score_pairs(e, f, pairs[:, 0], pairs[:, 1], group, n_groups=60).p_value
+    p = score_pairs(e, f, (pairs[:, 0], pairs[:, 1]), group, n_groups=60).p_value
     assert kstest(p, "uniform").pvalue > 0.001
     assert (p < 0.05).mean() < 0.08
 
@@ -77,8 +77,8 @@ def test_the_luckiest_of_many_is_not_believed() -> None:
     half = group < 40
     first, second = np.flatnonzero(half), np.flatnonzero(~half)
     pairs = best_pairs(e[first], f[first], per_expert=1)
-    here = score_pairs(e[first], f[first], pairs.expert, pairs.feature, group[first], n_groups=80)
-    there = score_pairs(e[second], f[second], pairs.expert, pairs.feature, group[second], n_groups=80)
+    here = score_pairs(e[first], f[first], pairs[:2], group[first], n_groups=80)
+    there = score_pairs(e[second], f[second], pairs[:2], group[second], n_groups=80)
     assert here.auroc.mean() > 0.52
     assert (there.p_value < 0.01).mean() < 0.15
     assert abs(np.nanmean(there.auroc) - 0.5) < 0.005
@@ -95,10 +95,10 @@ def test_a_planted_pair_is_found_and_beats_a_weaker_one() -> None:
     f = f.tocsr()
     pairs = best_pairs(e, f, per_expert=3)
     assert pairs.feature[pairs.expert == 4][:2].tolist() == [17, 18]
-    scores = score_pairs(e, f, np.array([4]), np.array([17]), group, n_groups=40)
+    scores = score_pairs(e, f, (np.array([4]), np.array([17])), group, n_groups=40)
     assert scores.auroc[0] == pytest.approx(0.85, abs=0.02)
     assert scores.p_value[0] < 1e-4
-    difference, low, high = better_than(scores, score_pairs(e, f, np.array([4]), np.array([18]), group, n_groups=40))
+    difference, low, high = better_than(scores, score_pairs(e, f, (np.array([4]), np.array([18])), group, n_groups=40))
     assert low[0] > 0.15 and high[0] < 0.25 and difference[0] == pytest.approx(0.2, abs=0.03)
 
 

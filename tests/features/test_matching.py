@@ -1,4 +1,4 @@
-"""Carriers and predictions: equal to independent implementations, plants found, noise at chance."""
+"""Predictors of topics and of routing: equal to independent implementations, plants found, noise at chance."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from moe_probe.core.results import Result
 from moe_probe.core.stats import Resamples
-from moe_probe.features.matching.feature_experts import experts_through
-from moe_probe.features.matching.pairs import beyond_random
-from moe_probe.features.matching.prediction import predict
+from moe_probe.features.matching.feature_experts import feature_experts
+from moe_probe.features.matching.random_directions import compare_with_random
+from moe_probe.features.matching.routing_prediction import RoutingData, RoutingPrediction, predict_routing
 from moe_probe.features.matching.signals import shuffled
-from moe_probe.features.matching.topic_predictors import Side, choose_units, effective_number, measure_unit, weighted_auroc
+from moe_probe.features.matching.topic_predictors import effective_number
+from moe_probe.features.matching.topic_units import Source, SplitSignals, choose_units, measure_unit, weighted_auroc
 from moe_probe.studies.verdicts import complete_verdicts
 
 
@@ -33,7 +34,7 @@ def test_auroc_of_histograms_is_sklearns(seed: int) -> None:
     assert found == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
 
 
-def side(seed: int, *, strength: float) -> Side:
+def side(seed: int, *, strength: float) -> SplitSignals:
     """Forty groups of two topics; unit 0 is active more on topic 1, units 1 to 9 follow habits of groups."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(40), 50)
@@ -41,11 +42,11 @@ def side(seed: int, *, strength: float) -> Side:
     habits = np.clip(0.2 * rng.lognormal(0, 0.5, (40, 10)), 0, 0.9)
     habits[:, 0] *= np.where(np.arange(40) % 2 == 1, 1 + strength, 1)
     active = rng.random((2000, 10)) < np.clip(habits, 0, 0.95)[group]
-    return Side(group, topic, sparse.csr_array(active * rng.random((2000, 10)).astype(np.float32)))
+    return SplitSignals(group, topic, sparse.csr_array(active * rng.random((2000, 10)).astype(np.float32)))
 
 
 def test_the_planted_carrier_is_chosen_and_its_interval_holds() -> None:
-    units = choose_units("expert", "layer 0", 0, side(0, strength=3), 1, largest=1)
+    units = choose_units(Source("expert", "layer 0", 0, 1), side(0, strength=3), 1)
     assert [u.members for u in units] == [(0,)]
     found = measure_unit(side(1, strength=3), (0,), 1, Resamples(np.arange(40) % 2, n=300, seed=0))
     area, low, high = found.document
@@ -57,7 +58,7 @@ def test_the_best_of_noise_is_at_chance_on_other_documents() -> None:
     """Sets are grown on one half; the other half has none of it."""
     areas = []
     for seed in range(20):
-        unit = choose_units("feature", "sae", 0, side(seed, strength=0), 1, largest=5)[-1]
+        unit = choose_units(Source("feature", "sae", 0, 5), side(seed, strength=0), 1)[-1]
         assert unit.train_auroc > 0.5
         areas.append(
             measure_unit(
@@ -76,15 +77,15 @@ def test_predictions_agree_with_sklearn_and_noise_predicts_nothing() -> None:
     group = np.repeat(np.arange(60), 100)
     train, held = slice(0, 4000), slice(4000, 6000)
     features = sparse.csr_array(x.astype(np.float32))
-    found = predict(
-        features[train], features[held], y[train], y[held], group=group[train], group_held_out=group[held], n_groups=60
-    )
+
+    def predicted(x: sparse.csr_array) -> RoutingPrediction:
+        return predict_routing(*(RoutingData(x[part], y[part], group[part]) for part in (train, held)), n_groups=60)
+
+    found = predicted(features)
     theirs = LogisticRegression(C=100, max_iter=500).fit(x[train], chosen[train])
     assert found.hits.sum() / found.selections.sum() == pytest.approx(theirs.score(x[held], chosen[held]), abs=0.015)
     noise = sparse.csr_array(((rng.random((6000, 30)) < 0.15) * 1.0).astype(np.float32))
-    empty = predict(
-        noise[train], noise[held], y[train], y[held], group=group[train], group_held_out=group[held], n_groups=60
-    )
+    empty = predicted(noise)
     assert empty.bits.sum() / empty.selections.sum() < 0.01
     assert found.bits.sum() / found.selections.sum() > 0.5
     chosen_held = np.asarray(y[held].sum(0)).ravel()
@@ -188,20 +189,22 @@ def test_a_feature_of_words_is_none_with_the_reason() -> None:
 
 def carriers_of(fires: np.ndarray, words: np.ndarray, topic: np.ndarray, group: np.ndarray) -> pd.DataFrame:
     """Table of carriers where features fire as given; experts at random; every fourth group of a topic is held out."""
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.matching.signals import Choices, Tokens
-    from moe_probe.features.matching.topic_predictors import Carriers
+    from moe_probe.features.firing import Firings, SplitFirings
+    from moe_probe.features.matching.routing_split import RoutingSplit
+    from moe_probe.features.matching.signals import Selections, TokenTable
+    from moe_probe.features.matching.topic_predictors import TopicPredictors
 
     rng = np.random.default_rng(7)
     names = tuple(f"topic-{i}" for i in range(int(topic.max()) + 1))
     ids, code = np.unique(words, return_inverse=True)
-    tokens = Tokens(group, topic, code, np.zeros(len(group), dtype=int), names, int(group.max()) + 1, ids)
+    tokens = TokenTable(group, topic, code, np.zeros(len(group), dtype=int), names, int(group.max()) + 1, ids)
     chosen = np.eye(4, dtype=np.int32)[rng.integers(0, 4, len(group))]
     held = group % 4 == 0
     rows = np.flatnonzero(~held), np.flatnonzero(held)
-    made = Carriers(Choices(sparse.csr_array(chosen), np.zeros(4, dtype=int), np.arange(4)), tokens, *rows, resamples=200)
+    selections = Selections(sparse.csr_array(chosen), np.zeros(4, dtype=int), np.arange(4))
+    made = TopicPredictors(RoutingSplit(selections, tokens, *rows), resamples=200)
     values = sparse.csr_array(fires.astype(np.float32))
-    made.add_features("layer_00/width_00008", 0, *(Firings(values[r], r) for r in rows))
+    made.add_features("layer_00/width_00008", 0, SplitFirings(*(Firings(values[r], r) for r in rows)))
     return made.table({("tokens", int(i)): f"word {i}" for i in ids})
 
 
@@ -279,22 +282,22 @@ def test_features_do_not_overrule_an_expert_and_causes_are_told() -> None:
 
 
 def test_an_expert_of_two_features_is_told_better_by_both() -> None:
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.matching.pairs import Halves
-    from moe_probe.features.matching.sets import feature_sets
-    from moe_probe.features.matching.signals import Choices, Tokens
+    from moe_probe.features.firing import Firings, SplitFirings
+    from moe_probe.features.matching.feature_sets import feature_sets
+    from moe_probe.features.matching.routing_split import RoutingSplit
+    from moe_probe.features.matching.signals import Selections, TokenTable
 
     rng = np.random.default_rng(0)
     features = (rng.random((4000, 12)) < 0.1) * rng.random((4000, 12)).astype(np.float32)
     first = ((features[:, 3] > 0) | (features[:, 7] > 0)) & (rng.random(4000) < 0.9)
     chosen = np.stack([first, ~first & (rng.random(4000) < 0.5)], axis=1)
     group = np.repeat(np.arange(40), 100)
-    tokens = Tokens(group, group % 2, np.zeros(4000, dtype=int), np.zeros(4000, dtype=int), ("a", "b"), 40)
-    choices = Choices(sparse.csr_array(chosen.astype(np.int32)), np.array([5, 5]), np.array([0, 1]))
+    tokens = TokenTable(group, group % 2, np.zeros(4000, dtype=int), np.zeros(4000, dtype=int), ("a", "b"), 40)
+    selections = Selections(sparse.csr_array(chosen.astype(np.int32)), np.array([5, 5]), np.array([0, 1]))
     rows = np.arange(2000), np.arange(2000, 4000)
-    halves = Halves(choices, tokens, *rows)
-    train, held = (Firings(sparse.csr_array(features[r]), r) for r in rows)
-    table = feature_sets(halves, train, held, halves.best(train.matrix, per_expert=6), layer=5).set_index("expert")
+    split = RoutingSplit(selections, tokens, *rows)
+    firings = SplitFirings(*(Firings(sparse.csr_array(features[r]), r) for r in rows))
+    table = feature_sets(split, firings, split.best(firings.train.matrix, per_expert=6), layer=5).set_index("expert")
     assert set(table.loc[0, "features"].split("+")[:2]) == {"3", "7"}
     assert table.loc[0, "beyond_single_low"] > 0.1
     assert table.loc[0, "set_auroc"] > 0.9
@@ -307,7 +310,7 @@ def test_a_match_has_to_beat_what_random_dictionaries_differ_by() -> None:
     rejected = []
     for _ in range(100):
         drawn = 2 ** (level + rng.normal(0, 0.3, (4, 60)))
-        ratio, low, high, p = beyond_random(drawn[0], np.arange(60), drawn[1:], n_tokens=10**6)
+        ratio, low, high, p = compare_with_random(drawn[0], np.arange(60), drawn[1:], n_tokens=10**6)
         assert (
             np.allclose(ratio, np.log2(drawn[0]) - np.log2(drawn[1:]).mean(0))
             and (low < ratio).all()
@@ -315,9 +318,9 @@ def test_a_match_has_to_beat_what_random_dictionaries_differ_by() -> None:
         )
         rejected.append((p < 0.05).mean())
     assert np.mean(rejected) == pytest.approx(0.05, abs=0.015)
-    better = beyond_random(drawn[0] * 4, np.arange(60), drawn[1:], n_tokens=10**6)[3]
+    better = compare_with_random(drawn[0] * 4, np.arange(60), drawn[1:], n_tokens=10**6)[3]
     assert (better < 0.05).mean() > 0.9
-    nothing = beyond_random(np.full(60, np.nan), np.arange(60), np.full((3, 60), np.nan), n_tokens=10**6)
+    nothing = compare_with_random(np.full(60, np.nan), np.arange(60), np.full((3, 60), np.nan), n_tokens=10**6)
     assert (nothing[0] == 0).all() and (nothing[3] >= 0.5).all()
 
 
@@ -328,7 +331,7 @@ def test_experts_that_a_feature_goes_through() -> None:
     fires[:, 3] = chosen[:, 4] > 0
     fires[:, 5] = False
     fires[:10, 5] = True
-    table = experts_through(sparse.csr_array(chosen), sparse.csr_array(fires.astype(np.float32)), per_feature=2)
+    table = feature_experts(sparse.csr_array(chosen), sparse.csr_array(fires.astype(np.float32)), per_feature=2)
     assert 5 not in set(table["feature"]), "ten tokens say nothing"
     assert set(table["feature"]) == set(range(700)) - {5}
     for feature in (0, 3, 650):

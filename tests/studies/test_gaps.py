@@ -18,8 +18,9 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import auroc
 from moe_probe.features.describe import choose_cards
 from moe_probe.features.firing import Firings
-from moe_probe.features.matching.signals import Choices, Tokens
-from moe_probe.features.matching.topic_predictors import Carriers
+from moe_probe.features.matching.routing_split import RoutingSplit
+from moe_probe.features.matching.signals import Selections, TokenTable
+from moe_probe.features.matching.topic_predictors import TopicPredictors
 from moe_probe.features.topic_enrichment import GroupRates, enrich, group_rates
 from moe_probe.models import load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
@@ -75,8 +76,10 @@ def test_cards_of_a_dictionary_without_good_features() -> None:
 
 def test_carriers_without_a_topic_of_two_documents_have_their_columns() -> None:
     chosen = sparse.csr_array(np.eye(4, dtype=np.int32))
-    tokens = Tokens(np.arange(4), np.arange(4), np.zeros(4, int), np.zeros(4, int), ("a", "b", "c", "d"), 4)
-    table = Carriers(Choices(chosen, np.zeros(4, int), np.arange(4)), tokens, np.array([0, 1]), np.array([2, 3])).table({})
+    tokens = TokenTable(np.arange(4), np.arange(4), np.zeros(4, int), np.zeros(4, int), ("a", "b", "c", "d"), 4)
+    selections = Selections(chosen, np.zeros(4, int), np.arange(4))
+    split = RoutingSplit(selections, tokens, np.array([0, 1]), np.array([2, 3]))
+    table = TopicPredictors(split).table({})
     assert table.empty and {"topic", "kind", "auroc_document", "beyond_expert_document"} <= set(table.columns)
     assert carriers_section({"carriers": Result("carriers", table)}) is None
 

@@ -134,7 +134,7 @@ def test_steering_towards_the_expert_costs_the_other_topics(run: Path) -> None:
 
 def dictionary(run: Path, rows: torch.Tensor | None, *, seed: int = 0) -> Sae:
     """An SAE of the router's input whose directions are these rows, or drawn at random."""
-    from moe_probe.features.matching.signals import random_dictionary
+    from moe_probe.features.matching.random_directions import random_dictionary
     from moe_probe.sae import load_sae, make_sae
 
     model = load_sae(run / "sae" / "layer_00" / "width_00024")
@@ -182,25 +182,27 @@ def test_random_dictionaries_match_nothing_and_router_rows_do(run: Path, tmp_pat
 
 def test_shuffled_pairs_match_nothing(run: Path) -> None:
     """Firings of other documents tell no expert; the same firings in their own places do."""
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.matching.pairs import Halves, best_of_each, match_features, rival_scores
-    from moe_probe.features.matching.signals import fired, random_dictionary, read_choices, read_tokens, shuffled
+    from moe_probe.features.firing import Firings, SplitFirings
+    from moe_probe.features.matching.match_features import Rivals, match_features
+    from moe_probe.features.matching.random_directions import random_dictionary
+    from moe_probe.features.matching.routing_split import RoutingSplit
+    from moe_probe.features.matching.signals import ordered_firings, read_selections, read_tokens, shuffled
     from moe_probe.sae.held_out import held_out_documents
     from moe_probe.sae.store import readers
 
     trace = Trace.open(run)
     sae = dictionary(run, router_rows(run))
-    halves_of = readers(trace, sae, held_out_documents(trace))
-    own = tuple(fired(sae, reader) for reader in halves_of)
-    halves = Halves(read_choices(trace), read_tokens(trace), own[0].rows, own[1].rows)
-    rivals = rival_scores(halves)
+    parts = readers(trace, sae, held_out_documents(trace))
+    own = SplitFirings(*(ordered_firings(sae, reader) for reader in parts))
+    split = RoutingSplit(read_selections(trace), read_tokens(trace), own.train.rows, own.held_out.rows)
     nulls = []
     for seed in range(3):
         null = random_dictionary(sae, l0=4, seed=seed)
-        nulls.append(best_of_each(halves, *(fired(null, reader).matrix for reader in halves_of)))
-    group = halves.tokens.group
-    moved = tuple(Firings(shuffled(f.matrix, group[f.rows], seed=i), f.rows) for i, f in enumerate(own))
-    tables = [match_features(halves, *parts, rivals=rivals, nulls=nulls).matches for parts in (moved, own)]
+        nulls.append(split.best_scores(*(ordered_firings(null, reader).matrix for reader in parts)))
+    group = split.tokens.group
+    moved = SplitFirings(*(Firings(shuffled(f.matrix, group[f.rows], seed=i), f.rows) for i, f in enumerate(own)))
+    rivals = Rivals(split.baseline_scores(), nulls)
+    tables = [match_features(split, firings, rivals).matches for firings in (moved, own)]
     assert not tables[0]["significant"].any()
     assert (tables[0]["q_value"] <= 0.05).mean() <= 0.02
     assert abs(tables[0]["heldout_score"].mean() - 0.5) < 0.01

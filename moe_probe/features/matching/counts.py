@@ -1,7 +1,7 @@
-"""Which binary signals go together: experts' selections against features' firings, as sparse arrays.
+"""Pairs of binary signals that go together: experts' selections and features' firings, as sparse arrays.
 
-Tokens by units on both sides. Counts of pairs come from sparse products over blocks of features, so that
-neither tokens x features nor experts x features is ever held as a dense array.
+Both are tokens by units. Counts of pairs come from sparse products over blocks of features, so that neither tokens x features
+nor experts x features is ever a dense array in memory.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Scores(NamedTuple):
     ----------
     auroc : ndarray
         Area under the ROC curve of "the feature fires" for "the expert was chosen": (1 + hit rate - false-alarm rate) / 2.
-    graded : ndarray
-        The same of the activation's size.
+    activation_auroc : ndarray
+        The same for the activation's size.
     bits : ndarray
         Mutual information per token, signed: negative where the two avoid each other.
     lift : ndarray
@@ -54,7 +54,7 @@ class Scores(NamedTuple):
     """
 
     auroc: np.ndarray
-    graded: np.ndarray
+    activation_auroc: np.ndarray
     bits: np.ndarray
     lift: np.ndarray
     precision: np.ndarray
@@ -64,16 +64,21 @@ class Scores(NamedTuple):
 
 
 def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, n: float) -> np.ndarray:
-    """Mutual information of two binary signals in bits, from counts (arrays that broadcast).
+    """Compute the mutual information of two binary signals from counts.
 
     Cover and Thomas 2006, eq. 2.28, DOI 10.1002/047174882X.
 
     Parameters
     ----------
     both, first, second : ndarray
-        Tokens on which both, the first, and the second are active.
+        Tokens on which both, the first, and the second are active; shapes that broadcast.
     n : float
         Tokens.
+
+    Returns
+    -------
+    ndarray
+        Bits per token.
     """
     total = np.zeros(np.broadcast_shapes(both.shape, first.shape, second.shape))
     for cell, row, column in (
@@ -88,16 +93,26 @@ def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, 
 
 
 def binary(matrix: sparse.csr_array, dtype: type = np.int32) -> sparse.csr_array:
-    """The same matrix with ones for its positive entries."""
+    """Replace all stored entries by ones.
+
+    Parameters
+    ----------
+    matrix : csr_array
+    dtype : type
+
+    Returns
+    -------
+    csr_array of `dtype`
+    """
     from scipy import sparse
 
     return sparse.csr_array((np.ones(matrix.nnz, dtype=dtype), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def count_blocks(experts: sparse.csr_array, features: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
-    """Tokens on which both are active, a block of features at a time.
+    """Count the tokens on which both are active, a block of features at a time.
 
-    Does sum over tokens of (experts chosen x features firing) additions, on all threads.
+    Takes as many additions as the sum over tokens of (experts chosen x features firing), on all threads.
 
     Parameters
     ----------
@@ -124,7 +139,7 @@ def count_blocks(experts: sparse.csr_array, features: sparse.csr_array) -> Itera
 
 
 def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_expert: int = 8) -> Pairs:
-    """For every expert, the features that tell most of its selection, among those that go with it.
+    """Choose, for every expert, the features that predict its selection best, among those that go with it.
 
     Ranked by mutual information, which neither favours rare features (as lift does) nor frequent ones.
 
@@ -142,77 +157,68 @@ def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_exp
     n, n_experts = experts.shape
     chosen = np.bincount(experts.indices, minlength=n_experts).astype(np.float64)
     fired = np.bincount(features.indices, minlength=features.shape[1]).astype(np.float64)
-    best_bits = np.zeros((per_expert, n_experts))
-    best_feature = np.full((per_expert, n_experts), -1)
-    best_both = np.zeros((per_expert, n_experts))
+    best = _Best(np.zeros((per_expert, n_experts)), np.full((per_expert, n_experts), -1), np.zeros((per_expert, n_experts)))
     for block, both in count_blocks(experts, features):
         row, column = np.nonzero((both >= MIN_TOGETHER) & (both * float(n) > fired[block, None] * chosen))
         together = both[row, column].astype(np.float64)
         bits = mutual_information(together, fired[block][row], chosen[column], n)
-        # only what beats an expert's worst so far goes on
-        keep = bits > best_bits[-1, column]
-        row, column, bits, together = row[keep], column[keep], bits[keep], together[keep]
-        _merge(best_bits, best_feature, best_both, bits=bits, feature=row + block.start, expert=column, both=together)
-    rank, expert = np.nonzero(best_feature >= 0)
+        keep = bits > best.bits[-1, column]  # only what is better than an expert's worst so far
+        _merge(best, _Best(bits[keep], row[keep] + block.start, together[keep]), column[keep])
+    rank, expert = np.nonzero(best.feature >= 0)
     order = np.lexsort((rank, expert))
     rank, expert = rank[order], expert[order]
-    feature, both = best_feature[rank, expert], best_both[rank, expert]
+    feature, both = best.feature[rank, expert], best.both[rank, expert]
     hit = both / chosen[expert]
-    alarm = (fired[feature] - both) / np.maximum(n - chosen[expert], 1)
-    return Pairs(expert, feature, best_bits[rank, expert], (1 + hit - alarm) / 2)
+    false_alarm = (fired[feature] - both) / np.maximum(n - chosen[expert], 1)
+    return Pairs(expert, feature, best.bits[rank, expert], (1 + hit - false_alarm) / 2)
 
 
-def _merge(
-    best_bits: np.ndarray,
-    best_feature: np.ndarray,
-    best_both: np.ndarray,
-    *,
-    bits: np.ndarray,
-    feature: np.ndarray,
-    expert: np.ndarray,
-    both: np.ndarray,
-) -> None:
-    """Let new candidates in, in place: each expert keeps as many as there are rows; ties go to the earlier feature."""
-    depth, n_experts = best_bits.shape
-    new = np.unique(expert)
-    if len(new) == 0:
+class _Best(NamedTuple):
+    """Candidates, (n,) each, or the best so far, (per_expert, n_experts) each, -1 for no feature."""
+
+    bits: np.ndarray
+    feature: np.ndarray
+    both: np.ndarray
+
+
+def _merge(best: _Best, new: _Best, expert: np.ndarray) -> None:
+    """Add candidates in place: each expert keeps as many as there are rows; ties go to the earlier feature."""
+    depth, n_experts = best.bits.shape
+    affected = np.unique(expert)
+    if len(affected) == 0:
         return
-    old = np.repeat(np.arange(depth), len(new)), np.tile(new, depth)
-    everything = np.concatenate([bits, best_bits[old]])
+    old = np.repeat(np.arange(depth), len(affected)), np.tile(affected, depth)
+    every = _Best(*(np.concatenate([n, b[old]]) for n, b in zip(new, best, strict=True)))
     owner = np.concatenate([expert, old[1]])
-    name = np.concatenate([feature, best_feature[old]])
-    count = np.concatenate([both, best_both[old]])
-    order = np.lexsort((name, -everything, owner))
-    owner, rank = owner[order], np.arange(len(order))
-    start = np.searchsorted(owner, np.arange(n_experts))
-    rank = rank - start[owner]
+    order = np.lexsort((every.feature, -every.bits, owner))
+    owner = owner[order]
+    rank = np.arange(len(order)) - np.searchsorted(owner, np.arange(n_experts))[owner]
     kept = rank < depth
-    place = rank[kept], owner[kept]
-    best_bits[place], best_feature[place] = everything[order][kept], name[order][kept]
-    best_both[place] = count[order][kept]
+    for values, target in zip(every, best, strict=True):
+        target[rank[kept], owner[kept]] = values[order][kept]
 
 
 def score_pairs(
     experts: sparse.csr_array,
     features: sparse.csr_array,
-    expert: np.ndarray,
-    feature: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
     group: np.ndarray,
     *,
     n_groups: int,
 ) -> Scores:
     """Measure given pairs, on other tokens than they were chosen on.
 
-    The test has the group of documents for its unit: with c, e and f the group's tokens on which both, the expert, and
-    the feature are active, its contribution to the covariance is c - f E/N - e F/N + n EF/N^2, and their sum over its
-    root of squares is compared with Student's t. Groups of unequal weight leave as many degrees of freedom as the squares
-    have effective terms (Satterthwaite; Imbens and Kolesar 2016, DOI 10.1162/REST_a_00552).
+    The unit of the test is the group of documents. With c, e and f the group's tokens on which both, the expert, and the
+    feature are active, its contribution to the covariance is c - f E/N - e F/N + n EF/N^2. Their sum over its root of squares
+    is compared with Student's t. Groups of unequal weight leave as many degrees of freedom as the squares have effective
+    terms (Satterthwaite; Imbens and Kolesar 2016, DOI 10.1162/REST_a_00552).
 
     Parameters
     ----------
     experts : csr_array, shape (n_tokens, n_experts)
     features : csr_array, shape (n_tokens, n_features)
-    expert, feature : ndarray of int, shape (n_pairs,)
+    pairs : tuple of ndarray of int, shape (n_pairs,) each
+        Columns of `experts` and of `features`.
     group : ndarray of int, shape (n_tokens,)
     n_groups : int
 
@@ -221,6 +227,7 @@ def score_pairs(
     Scores
         NaN where the expert or the feature never occurs, or always.
     """
+    expert, feature = pairs
     chosen, fired = experts.tocsc(), features.tocsc()
     n = experts.shape[0]
     size = np.bincount(group, minlength=n_groups).astype(np.float64)
@@ -232,29 +239,24 @@ def score_pairs(
         mask[rows] = True
         by_group = np.bincount(group[rows], minlength=n_groups).astype(np.float64)
         for i in np.flatnonzero(expert == e):
-            place = slice(fired.indptr[feature[i]], fired.indptr[feature[i] + 1])
-            token, value = fired.indices[place], fired.data[place]
+            column = slice(fired.indptr[feature[i]], fired.indptr[feature[i] + 1])
+            token, value = fired.indices[column], fired.data[column]
             if 0 < len(rows) < n and len(token):
-                out[:, i], influence[i] = _score(mask, by_group, token, value, group, size)
-    return Scores(out[0], out[1], out[2], out[3], out[4], out[5], out[6], influence)
+                out[:, i], influence[i] = _score(mask[token], value, group[token], by_group, size)
+    return Scores._make([*out, influence])
 
 
 def _score(
-    mask: np.ndarray,
-    e: np.ndarray,
-    token: np.ndarray,
-    value: np.ndarray,
-    group: np.ndarray,
-    size: np.ndarray,
+    hit: np.ndarray, value: np.ndarray, group: np.ndarray, e: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Score one pair: whether the expert is chosen where the feature fires, its activation and group there; (n_firing,) each."""
     from scipy.stats import t as student
 
-    hit = mask[token]
-    f = np.bincount(group[token], minlength=len(size)).astype(np.float64)
-    c = np.bincount(group[token[hit]], minlength=len(size)).astype(np.float64)
+    f = np.bincount(group, minlength=len(size)).astype(np.float64)
+    c = np.bincount(group[hit], minlength=len(size)).astype(np.float64)
     n, chosen, fired, both = size.sum(), e.sum(), f.sum(), c.sum()
-    recall, alarm = both / chosen, (fired - both) / (n - chosen)
-    influence = 0.5 * ((c - recall * e) / chosen - ((f - c) - alarm * (size - e)) / (n - chosen))
+    recall, false_alarm = both / chosen, (fired - both) / (n - chosen)
+    influence = 0.5 * ((c - recall * e) / chosen - ((f - c) - false_alarm * (size - e)) / (n - chosen))
     part = c - f * (chosen / n) - e * (fired / n) + size * (chosen * fired / n**2)
     squares = part**2
     spread = squares.sum()
@@ -264,20 +266,12 @@ def _score(
         p_value = student.sf(part.sum() / np.sqrt(spread), freedom)
     bits = mutual_information(np.array(both), np.array(chosen), np.array(fired), n)
     lift = (both / fired) / (chosen / n)
-    return np.array(
-        [
-            (1 + recall - alarm) / 2,
-            _graded(hit, value, chosen, n),
-            np.copysign(bits, lift - 1),
-            lift,
-            both / fired,
-            recall,
-            p_value,
-        ]
-    ), influence
+    auroc, of_activation = (1 + recall - false_alarm) / 2, _activation_auroc(hit, value, chosen, n)
+    signed = np.copysign(bits, lift - 1)
+    return np.array([auroc, of_activation, signed, lift, both / fired, recall, p_value]), influence
 
 
-def _graded(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> float:
+def _activation_auroc(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> float:
     """AUROC of the activation, all silent tokens tied at zero (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491)."""
     from scipy.stats import rankdata
 
@@ -289,7 +283,12 @@ def _graded(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> floa
 
 
 def better_than(scores: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Difference in AUROC between pairs of the same experts, and its 95 % interval over groups.
+    """Compare AUROCs of pairs of the same experts, with the 95 % interval over groups of the difference.
+
+    Parameters
+    ----------
+    scores, others : Scores
+        On the same tokens.
 
     Returns
     -------
@@ -306,8 +305,14 @@ def better_than(scores: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray,
 
 
 def one_to_one(pairs: Pairs, *, n_features: int) -> np.ndarray:
-    """Give every expert a feature of its own, so that the bits add up to the most (Jonker and Volgenant 1987,
-    DOI 10.1007/BF02278710).
+    """Give every expert a feature of its own, so that the sum of bits is largest.
+
+    Jonker and Volgenant 1987, DOI 10.1007/BF02278710.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    n_features : int
 
     Returns
     -------

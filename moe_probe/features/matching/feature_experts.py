@@ -1,4 +1,4 @@
-"""Through which experts do a feature's tokens go?"""
+"""The experts that select a feature's tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
-#: Tokens that a feature must fire on: of fewer, the number of experts says more about them than about the feature.
+#: Tokens that a feature must fire on: with fewer, the number of experts reflects them more than the feature.
 MIN_TOKENS = 20
 
 
-def experts_through(chosen: sparse.csr_array, firings: sparse.csr_array, *, per_feature: int = 3) -> pd.DataFrame:
-    """List, for every feature, the experts that most of its tokens go through, and how many experts that is in all.
+def feature_experts(chosen: sparse.csr_array, firings: sparse.csr_array, *, per_feature: int = 3) -> pd.DataFrame:
+    """List, for every feature, the experts that most of its tokens go through, and their effective number.
 
     Parameters
     ----------
@@ -26,6 +26,7 @@ def experts_through(chosen: sparse.csr_array, firings: sparse.csr_array, *, per_
     firings : csr_array, shape (n_tokens, n_features)
         On the same tokens.
     per_feature : int
+        Experts listed per feature.
 
     Returns
     -------

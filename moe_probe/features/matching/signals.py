@@ -1,4 +1,4 @@
-"""The two sides of a match as sparse arrays over the same tokens: experts chosen, and what may tell them."""
+"""Experts selected and what may predict them, as sparse arrays over the same tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.stats import labelled_documents
-from moe_probe.features.firing import Firings
+from moe_probe.features.firing import Firings, fire
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Experts of all layers over some tokens.
+class Selections:
+    """Experts that tokens select, in all layers.
 
     Attributes
     ----------
     matrix : csr_array of int32, shape (n_tokens, total experts)
-        1 where chosen; layers one after the other.
+        1 where selected; layers one after the other.
     layer, expert : ndarray of int, shape (total experts,)
     """
 
@@ -33,16 +33,16 @@ class Choices:
     expert: np.ndarray
 
     def of_layer(self, layer: int) -> sparse.csr_array:
-        """One layer's columns."""
+        """Return one layer's columns."""
         return self.matrix[:, np.flatnonzero(self.layer == layer)]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenTable:
     """What is known of every token of a trace beside its routing; arrays are (n_trace_tokens,).
 
     ``group`` is the unit of every test: the document, or the group it belongs to; ``topic`` is -1 where unlabelled.
-    ``token_ids`` has the id of every code of ``token``; without it codes are ids.
+    ``token`` and ``previous`` are codes; ``token_ids`` has the id of every code of ``token`` (without it codes are ids).
     """
 
     group: np.ndarray
@@ -54,18 +54,28 @@ class Tokens:
     token_ids: np.ndarray | None = None
 
 
-def read_choices(trace: Trace) -> Choices:
-    """Experts that every token of a trace chose, in all layers."""
+def read_selections(trace: Trace) -> Selections:
+    """Read the experts that every token of a trace selects, in all layers."""
     from scipy import sparse
 
     layers = [item.layer for item in trace.layers]
     sizes = [item.num_experts for item in trace.layers]
     matrix = sparse.hstack([trace.layer(layer) for layer in layers], format="csr", dtype=np.int32)
-    return Choices(matrix, np.repeat(layers, sizes), np.concatenate([np.arange(n) for n in sizes]))
+    return Selections(matrix, np.repeat(layers, sizes), np.concatenate([np.arange(n) for n in sizes]))
 
 
-def read_tokens(trace: Trace, *, label: str = "topic") -> Tokens:
-    """Group, topic and identity of every token.
+def read_tokens(trace: Trace, *, label: str = "topic") -> TokenTable:
+    """Read group, topic and identity of every token.
+
+    Parameters
+    ----------
+    trace : Trace
+    label : str
+        Label column that serves as the topic.
+
+    Returns
+    -------
+    TokenTable
 
     Raises
     ------
@@ -83,49 +93,52 @@ def read_tokens(trace: Trace, *, label: str = "topic") -> Tokens:
     before[1:][follows] = ids[:-1][follows]
     token_ids, token = np.unique(ids, return_inverse=True)
     _, previous = np.unique(before, return_inverse=True)
-    return Tokens(group_of[document], topic_of[document], token, previous, topics, len(groups), token_ids)
+    return TokenTable(group_of[document], topic_of[document], token, previous, topics, len(groups), token_ids)
 
 
 def one_hot(codes: np.ndarray, n_columns: int) -> sparse.csr_array:
-    """A column a value; -1 is none of them."""
+    """Spread codes over one column per value.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_tokens,)
+        -1 is none of the values.
+    n_columns : int
+
+    Returns
+    -------
+    csr_array of float32, shape (n_tokens, n_columns)
+    """
     from scipy import sparse
 
     known = np.flatnonzero(codes >= 0)
     return sparse.csr_array((np.ones(len(known), dtype=np.float32), (known, codes[known])), shape=(len(codes), n_columns))
 
 
-def pair_codes(tokens: Tokens, rows: np.ndarray, *, at_least: int = 8) -> tuple[np.ndarray, int]:
-    """Codes of (previous token, token) over the whole trace; -1 for pairs rarer than `at_least` on `rows`."""
+def pair_codes(tokens: TokenTable, rows: np.ndarray, *, at_least: int = 8) -> tuple[np.ndarray, int]:
+    """Number the pairs of previous token and token.
+
+    Parameters
+    ----------
+    tokens : TokenTable
+    rows : ndarray of int, shape (n_rows,)
+        Tokens that pairs are counted on.
+    at_least : int
+        Tokens of `rows` that a pair needs.
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n_trace_tokens,)
+        -1 for rarer pairs.
+    n_pairs : int
+    """
     pair = tokens.previous.astype(np.int64) * (int(tokens.token.max()) + 1) + tokens.token
     names, counts = np.unique(pair[rows], return_counts=True)
     names = names[counts >= at_least]
     if len(names) == 0:
         return np.full(len(pair), -1), 0
-    place = np.minimum(np.searchsorted(names, pair), len(names) - 1)
-    return np.where(names[place] == pair, place, -1), len(names)
-
-
-def random_dictionary(sae: Sae, *, l0: float, seed: int = 0) -> Sae:
-    """An SAE of the same width and about the same sparsity whose dictionary is random directions.
-
-    What it matches, any set of directions would match: activations are correlated with whatever is read from them.
-
-    Parameters
-    ----------
-    l0 : float
-        Active latents a token of the SAE that it stands beside.
-    """
-    import torch
-
-    from moe_probe.sae import make_sae
-
-    k = min(max(1, round(l0)), sae.config.d_sae)
-    config = sae.config.model_copy(update={"architecture": "topk", "k": k, "seed": 1_000_003 + seed})
-    null = make_sae(config)
-    with torch.no_grad():
-        null.b_dec.copy_(sae.b_dec)
-        null.scale.copy_(sae.scale)
-    return null.eval()
+    index = np.minimum(np.searchsorted(names, pair), len(names) - 1)
+    return np.where(names[index] == pair, index, -1), len(names)
 
 
 def shuffled(matrix: sparse.csr_array, group: np.ndarray, *, seed: int = 0) -> sparse.csr_array:
@@ -133,6 +146,17 @@ def shuffled(matrix: sparse.csr_array, group: np.ndarray, *, seed: int = 0) -> s
 
     Documents are put in random order, so that no topic meets the same topic throughout, and moved on by part of a document,
     so that positions do not meet either.
+
+    Parameters
+    ----------
+    matrix : csr_array, shape (n_tokens, n_columns)
+    group : ndarray of int, shape (n_tokens,)
+        Group of documents of every token.
+    seed : int
+
+    Returns
+    -------
+    csr_array, shape (n_tokens, n_columns)
     """
     rng = np.random.default_rng(seed)
     starts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -142,10 +166,18 @@ def shuffled(matrix: sparse.csr_array, group: np.ndarray, *, seed: int = 0) -> s
     return matrix[np.roll(order, int(rng.integers(mean // 3 + 1, mean)))]
 
 
-def fired(sae: Sae, reader: ActivationReader) -> Firings:
-    """Firings of an SAE, with tokens in the trace's order."""
-    from moe_probe.features.firing import fire
+def ordered_firings(sae: Sae, reader: ActivationReader) -> Firings:
+    """Encode the tokens of a reader and put them in the trace's order.
 
-    found = fire(sae, reader)
-    order = np.argsort(found.rows, kind="stable")
-    return Firings(found.matrix[order], found.rows[order])
+    Parameters
+    ----------
+    sae : Sae
+    reader : ActivationReader
+
+    Returns
+    -------
+    Firings
+    """
+    firings = fire(sae, reader)
+    order = np.argsort(firings.rows, kind="stable")
+    return Firings(firings.matrix[order], firings.rows[order])

@@ -31,11 +31,10 @@ class MatchStage(Stage):
 
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.features.matching.match import match
+        from moe_probe.features.matching.match_features import MatchSettings
         from moe_probe.models import load_model
 
         of = self.features
         loaded = load_model(of.model.name, progress=False, **of.model.load_options())
-        results = match(
-            RunDirectory.open(root), by=of.statistics.by, alpha=of.statistics.alpha, loaded=loaded, seed=of.seed, say=say
-        )
-        return save_results(root, results)
+        settings = MatchSettings(of.statistics.by, alpha=of.statistics.alpha, seed=of.seed)
+        return save_results(root, match(RunDirectory.open(root), settings, loaded=loaded, say=say))

@@ -251,10 +251,10 @@ def _whole(
     training: TrainingRecord,
     origin: SaeConfig,
 ) -> Dictionary:
-    from moe_probe.features.matching.signals import fired
+    from moe_probe.features.matching.signals import ordered_firings
 
     directions = sae.W_dec.detach().cpu().numpy()
-    held_out, train = fired(sae, readers[1]), fired(sae, readers[0])
+    held_out, train = ordered_firings(sae, readers[1]), ordered_firings(sae, readers[0])
     return Dictionary(name, sae.config.d_sae, 0, sae, directions, train, held_out, readers, training, origin)
 
 

@@ -181,13 +181,15 @@ class _WordWalker:
 
     def _response(self, sae_name: str) -> WordResponse:
         """Encode the documents with one SAE, and compare the word's tokens with all."""
-        from moe_probe.features.matching.signals import fired
+        from moe_probe.features.matching.signals import ordered_firings
         from moe_probe.sae import ActivationReader, load_sae
 
         sae = load_sae(self.run.sae_folder / sae_name)
         mask = np.zeros(len(self.run.documents), dtype=bool)
         mask[self.documents] = True
-        firings = fired(sae, ActivationReader(self.run, layer=sae.config.layer, hook=sae.config.hook, documents=mask))
+        firings = ordered_firings(
+            sae, ActivationReader(self.run, layer=sae.config.layer, hook=sae.config.hook, documents=mask)
+        )
         of_word = np.isin(firings.rows, self.rows)
         hits = np.bincount(firings.matrix[np.flatnonzero(of_word)].indices, minlength=firings.matrix.shape[1])
         rate = hits / max(int(of_word.sum()), 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.text import bracket, clipped, figure, is_missing, listed
-from moe_probe.features.matching.topic_predictors import TOKENS, topics_served
+from moe_probe.features.matching.topic_predictors import TOKENS, effective_topics
 from moe_probe.report.cells import Row, number, probability, ranged, sae_name, spelled, table_of
 from moe_probe.report.content import Picture, Section, Table
 from moe_probe.report.plots import units as plots_units
@@ -125,7 +125,7 @@ def _served(results: Mapping[str, Result]) -> str:
         return ""
     table = results["expert_topics"].table
     shares = table.pivot_table(index=["layer", "expert"], columns="topic", values="share").fillna(0.0).to_numpy()
-    served = topics_served(shares)
+    served = effective_topics(shares)
     return (
         f" An expert serves {number(float(np.nanmedian(served)), 1)} of {shares.shape[1]} topics in the median, by "
         f"effective number; the most specialised one serves {number(float(np.nanmin(served)), 1)}."

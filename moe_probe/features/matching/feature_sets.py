@@ -1,4 +1,4 @@
-"""Small sets of features that tell an expert together, by sparse logistic regression."""
+"""Small sets of features that predict an expert together, by sparse logistic regression."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import numpy as np
 
 from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
 from moe_probe.core.stats.bootstrap import correlation_of
-from moe_probe.core.units import format_members
 from moe_probe.features.matching.counts import Pairs
-from moe_probe.features.matching.topic_predictors import weighted_auroc
+from moe_probe.features.matching.topic_units import weighted_auroc
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy import sparse
 
-    from moe_probe.features.firing import Firings
-    from moe_probe.features.matching.pairs import Halves
+    from moe_probe.features.firing import SplitFirings
+    from moe_probe.features.matching.routing_split import RoutingSplit
 
 MAX_MEMBERS = 4
 #: Tokens that regressions are fitted on, and the inverse strength of their penalty.
 _FIT_TOKENS, _C = 20_000, 0.05
 _BINS = 64
+_RESAMPLES = 200
 _COLUMNS = (
     "layer",
     "expert",
@@ -36,21 +37,23 @@ _COLUMNS = (
 )
 
 
-def feature_sets(
-    halves: Halves, train: Firings, held_out: Firings, pairs: Pairs, *, layer: int, resamples: int = 200, seed: int = 0
-) -> pd.DataFrame:
-    """For every expert of a layer, up to four of its candidate features that tell it together.
+def feature_sets(split: RoutingSplit, firings: SplitFirings, pairs: Pairs, *, layer: int, seed: int = 0) -> pd.DataFrame:
+    """Find, for every expert of a layer, up to four of its candidate features that predict it together.
 
     An L1-penalised logistic regression (Tibshirani 1996, DOI 10.1111/j.2517-6161.1996.tb02080.x) on all candidates of the
-    expert ranks them by coefficient times standard deviation; the first are fitted again without others. Chosen and fitted on
-    training tokens, measured on held-out ones.
+    expert ranks them by coefficient times standard deviation; the first are fitted again without the others. They are chosen
+    and fitted on training tokens, and measured on held-out ones.
 
     Parameters
     ----------
+    split : RoutingSplit
+    firings : SplitFirings
+        On the tokens of the split.
     pairs : Pairs
         Candidates, from `moe_probe.features.matching.counts.best_pairs`.
     layer : int
         The SAE's own layer.
+    seed : int
 
     Returns
     -------
@@ -61,34 +64,39 @@ def feature_sets(
     """
     import pandas as pd
 
-    choices, group = halves.choices, halves.tokens.group
+    train, held_out = firings
+    selections, group = split.selections, split.tokens.group
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(train.rows), min(_FIT_TOKENS, len(train.rows)), replace=False))
     x, held = train.matrix[rows].tocsc(), held_out.matrix.tocsc()
-    y, truth = choices.matrix[halves.train[rows]].tocsc(), choices.matrix[halves.held_out].tocsc()
-    _, number = np.unique(group[halves.held_out], return_inverse=True)
+    y, truth = selections.matrix[split.train[rows]].tocsc(), selections.matrix[split.held_out].tocsc()
+    _, number = np.unique(group[split.held_out], return_inverse=True)
     n_groups = int(number.max()) + 1
-    drawn = Resamples(np.zeros(n_groups, dtype=int), n=resamples, seed=seed)
+    weights = Resamples(np.zeros(n_groups, dtype=int), n=_RESAMPLES, seed=seed).weights
     out: list[dict[str, Any]] = []
-    for unit in np.flatnonzero(choices.layer == layer):
+    for unit in np.flatnonzero(selections.layer == layer):
         candidates = pairs.feature[pairs.expert == unit]
-        target = np.asarray(y[:, [unit]].toarray()).ravel() > 0
+        target = _column(y, unit) > 0
         if len(candidates) < 2 or target.sum() < 8 or (~target).sum() < 8:
             continue
         members, coefficients = _fit(x[:, candidates].toarray(), target, candidates)
-        chosen = np.asarray(truth[:, [unit]].toarray()).ravel() > 0
-        together = _draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, drawn.weights)
-        alone = _draws(np.asarray(held[:, [candidates[0]]].toarray()).ravel(), chosen, number, drawn.weights)
+        chosen = _column(truth, unit) > 0
+        together = _auroc_draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, weights)
+        alone = _auroc_draws(_column(held, candidates[0]), chosen, number, weights)
         row: dict[str, Any] = {
             "layer": layer,
-            "expert": int(choices.expert[unit]),
-            "features": format_members(members),
+            "expert": int(selections.expert[unit]),
+            "features": "+".join(map(str, members)),
             "single_auroc": float(alone[0]),
         }
-        one, other = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
-        both = auroc_difference(one, other, correlation_of(together, alone))
-        out.append(row | one.row("set_auroc", "set") | both.row("beyond_single", "beyond_single"))
+        of_set, of_single = (auroc_interval(float(v[0]), n_groups, n_groups, draws=v) for v in (together, alone))
+        difference = auroc_difference(of_set, of_single, correlation_of(together, alone))
+        out.append(row | of_set.row("set_auroc", "set") | difference.row("beyond_single", "beyond_single"))
     return pd.DataFrame(out, columns=list(_COLUMNS))
+
+
+def _column(matrix: sparse.csc_array, column: np.integer) -> np.ndarray:
+    return np.asarray(matrix[:, [column]].toarray()).ravel()
 
 
 def _fit(x: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,13 +116,14 @@ def _fit(x: np.ndarray, target: np.ndarray, candidates: np.ndarray) -> tuple[np.
     return candidates[order], again.coef_[0]
 
 
-def _draws(score: np.ndarray, chosen: np.ndarray, number: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def _auroc_draws(score: np.ndarray, chosen: np.ndarray, number: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """AUROC in every resample of groups, from histograms of the score."""
     values = np.unique(score)
     edges = values if len(values) <= _BINS else np.unique(np.quantile(score[score != 0], np.linspace(0, 1, _BINS)))
-    place = np.searchsorted(edges, score)
+    bin_index = np.searchsorted(edges, score)
     width, n = len(edges) + 1, draws.shape[1]
     hits, misses = (
-        np.bincount(number[mask] * width + place[mask], minlength=n * width).reshape(n, width) for mask in (chosen, ~chosen)
+        np.bincount(number[mask] * width + bin_index[mask], minlength=n * width).reshape(n, width)
+        for mask in (chosen, ~chosen)
     )
     return weighted_auroc(draws @ hits, draws @ misses)
