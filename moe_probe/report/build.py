@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from moe_probe.report import svg
 from moe_probe.report.cells import sentences
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
-from moe_probe.report.plots.drawing import figure_of
+from moe_probe.report.plots.drawing import png_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -58,7 +57,7 @@ def write_report(run: str | Path) -> list[Path]:
     with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
         report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
-        images = {p.name: _png(p) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
+        images = {p.name: png_bytes(p.figure) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
         return _write(root, images, pages)
@@ -74,16 +73,6 @@ def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[
         write_text(root / name, text)
         files.append(root / name)
     return files
-
-
-def _png(picture: Picture) -> bytes:
-    from moe_probe.report.plots.fonts import quiet_glyphs
-
-    buffer = io.BytesIO()
-    # no date and no version inside: the same results make the same bytes
-    with quiet_glyphs():
-        figure_of(picture.figure).savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def render_html(report: Report, images: Mapping[str, bytes]) -> str:
@@ -102,39 +91,40 @@ def render_html(report: Report, images: Mapping[str, bytes]) -> str:
     import hashlib
 
     encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
-    environment = _environment(autoescape=True)
-    inside = {name: environment.get_template(f"page.{name}").render() for name in ("css", "js")}
+    templates = environment(autoescape=True)
+    inside = {name: templates.get_template(f"page.{name}").render() for name in ("css", "js")}
     # the browser runs and applies these very texts only: markup that slipped through would be dead
     hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in inside.items()}
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         report=report, images=encoded, css=inside["css"], js=inside["js"], hashes=hashes
     )
 
 
 def render_markdown(report: Report) -> str:
     """Render the same content as Markdown; figures are files in ``figures/``."""
-    text = _environment(autoescape=False).get_template("report.md.j2").render(report=report)
+    text = environment(autoescape=False).get_template("report.md.j2").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
-def _environment(*, autoescape: bool) -> Environment:
+def environment(*, autoescape: bool) -> Environment:
+    """Open the templates of reports and inspections, with the filters that they use."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("moe_probe.report"),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = markdown_text
-    environment.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
-    environment.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""
-    environment.filters["sentences"] = sentences
-    environment.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
-    environment.tests["is_a"] = lambda block, name: type(block).__name__ == name
-    return environment
+    templates.filters["md"] = markdown_text
+    templates.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
+    templates.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""
+    templates.filters["sentences"] = sentences
+    templates.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
+    templates.tests["is_a"] = lambda block, name: type(block).__name__ == name
+    return templates
 
 
 def markdown_text(text: str) -> str:

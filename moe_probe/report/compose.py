@@ -95,7 +95,8 @@ def _summary(trace: Trace, sections: tuple[Section, ...]) -> tuple[str, ...]:
     m = trace.manifest
     layers = f"{len(m.layers)} mixture-of-experts layer{'s' if len(m.layers) > 1 else ''}"
     alerts = next(s.finding for s in sections if s.key == "alerts")
-    return (
+    text = (
         f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were run "
-        f"through {layers}; every routing decision was recorded. {alerts}",
+        f"through {layers}; every routing decision was recorded."
     )
+    return (f"{text} {alerts}",)

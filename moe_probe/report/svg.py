@@ -63,10 +63,7 @@ def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]]
 
     left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in panel.rows)), 20
     width, height = left + size * panel.width + 2, top + size * len(panel.rows) + 18
-    parts = [
-        f'<svg class="heat" role="img" aria-label="{text(panel.title)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}"><text class="title" x="{left}" y="12">{text(panel.title)}</text>'
-    ]
+    parts = [_opened("heat", panel.title, (width, height), (left, 12))]
     middles = [f"{top + size * (i + 0.5) + 4:.0f}" for i in range(len(panel.rows))]
     for middle, row in zip(middles, panel.rows, strict=True):
         parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(row)}</text>')
@@ -89,6 +86,14 @@ def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]]
             f'<text class="tick" x="{left + size * (j + 0.5):.0f}" y="{height - 6}" text-anchor="middle">{j}</text>'
         )
     return "".join(parts) + "</svg>"
+
+
+def _opened(kind: str, title: str, size: tuple[int, int], at: tuple[int, int]) -> str:
+    """Open a drawing of `size` pixels with its title at a place."""
+    return (
+        f'<svg class="{kind}" role="img" aria-label="{text(title)}" width="{size[0]}" height="{size[1]}" '
+        f'viewBox="0 0 {size[0]} {size[1]}"><text class="title" x="{at[0]}" y="{at[1]}">{text(title)}</text>'
+    )
 
 
 def _dark(colour: str) -> bool:
@@ -139,10 +144,7 @@ def points(panel: PointPanel, tips: Sequence[str]) -> str:
     width, height, edge, top = 318, 300, 8, 22
     left = edge + _unit(panel.points["x"].to_numpy()) * (width - 2 * edge)
     down = top + edge + (1 - _unit(panel.points["y"].to_numpy())) * (height - top - 2 * edge)
-    parts = [
-        f'<svg class="points" role="img" aria-label="{text(panel.title)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}"><text class="title" x="{edge}" y="14">{text(panel.title)}</text>'
-    ]
+    parts = [_opened("points", panel.title, (width, height), (edge, 14))]
     for group, label in enumerate(panel.labels):
         marks = "".join(
             f'<path d="M{left[i]:.1f} {down[i]:.1f}{SHAPES[group % len(SHAPES)][0]}"><title>{text(tips[i])}</title></path>'

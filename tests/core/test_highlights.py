@@ -13,7 +13,7 @@ from moe_probe.core.pieces import decode, marked, standing
 from moe_probe.core.text import cells, clipped, cut_to, wrapped
 from moe_probe.features.labels.context import _words
 from moe_probe.features.search import SearchResult, occurrences
-from moe_probe.report.build import _environment
+from moe_probe.report.build import environment
 from moe_probe.report.content import Passage
 from moe_probe.report.sections.features import _by_sae
 from moe_probe.report.sections.maps import _tokens
@@ -83,7 +83,7 @@ def test_markdown_marks_what_is_shaded_within_words_too() -> None:
     passage = Passage("strongest", ((" ки", 0), ("с", 3), ("ло", 0), (" тот", 2), ("⟨b2⟩", 4), ("<i>", 2)))
     line = " ки<b>с</b>ло<b> тот</b><b>⟨b2⟩</b><b>&lt;i&gt;</b>"
     assert line in UnitCard("t", (), (passage,)).markdown()
-    made = _environment(autoescape=False)
+    made = environment(autoescape=False)
     assert made.loader is not None
     macro = made.loader.get_source(made, "report.md.j2")[0].split("{% endmacro %}")[0]
     assert line in made.from_string(macro + "{% endmacro %}{{ shaded(passage) }}").render(passage=passage)

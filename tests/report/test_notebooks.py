@@ -16,9 +16,9 @@ from support.compared_runs import ADDED, add_saes, routing, write_run
 
 from moe_probe.cli import main
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.report import plots
 from moe_probe.report.notebook import TEMPLATES, make_notebook, show, write_notebook
 from moe_probe.report.notebook.show import escaped
-from moe_probe.report.plots import compare as plots
 from moe_probe.studies.compare import Comparison, compare_runs
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1$ [y](javascript:z) \\(x\\) \x1b[31m"
@@ -181,7 +181,7 @@ def test_parameters_take_the_place_of_defaults() -> None:
     names: dict[str, Any] = {}
     exec(cell.source, names)
     assert names["runs"] == ["a", "it's"] and names["seed"] == 3 and names["tables"] is None and names["by"] == []
-    assert "# what they are called here" in cell.source
+    assert "# their names here" in cell.source
     assert make_notebook("compare_runs", {}) == make_notebook("compare_runs", {})
     with pytest.raises(MoeProbeError, match=r"no parameter 'run'.*did you mean 'runs'"):
         make_notebook("compare_runs", {"run": []})

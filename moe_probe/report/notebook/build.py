@@ -1,4 +1,4 @@
-"""From a template to an executed notebook and a page."""
+"""Make, run and export notebooks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:
         raise MoeProbeError(
             f"there is no notebook '{template}'", did_you_mean(template, list(TEMPLATES)), ", ".join(TEMPLATES)
         )
-    notebook = jupytext.reads((_FOLDER / f"{template}.py.txt").read_text(encoding="utf-8"), fmt="py:percent")
+    notebook: NotebookNode = jupytext.reads((_FOLDER / f"{template}.py.txt").read_text(encoding="utf-8"), fmt="py:percent")
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{template.replace('_', '-')}-{number}"
@@ -67,7 +67,7 @@ def make_notebook(template: str, parameters: Mapping[str, Any]) -> NotebookNode:
 
 
 def _with_values(source: str, values: dict[str, Any], template: str) -> str:
-    """Put values in the place of the defaults; comments at the ends of lines stay."""
+    """Replace the defaults by values; comments at the ends of lines stay."""
     lines = source.splitlines()
     names = {
         node.targets[0].id: node
@@ -101,7 +101,7 @@ def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -
     Returns
     -------
     NotebookNode
-        The same, with outputs, and without anything that tells of the machine or the time.
+        The same, with outputs, and without anything that depends on the machine or the time.
 
     Raises
     ------
@@ -115,16 +115,10 @@ def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -
     try:
         with tempfile.TemporaryDirectory(prefix="moe") as sockets:
             _client(notebook, sockets, folder=folder, timeout=timeout).execute(cleanup_kc=True)
-    except CellExecutionError as error:
-        raise MoeProbeError(
-            "the notebook stopped",
-            f"{error.ename}: {' '.join(str(error.evalue).split())}",
-            "--no-notebook for the tables alone",
-        ) from error
-    except (CellTimeoutError, DeadKernelError) as error:
-        raise MoeProbeError(
-            "the notebook stopped", " ".join(str(error).split())[:300], "--no-notebook for the tables alone"
-        ) from error
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        failed = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)[:300]
+        why = " ".join(failed.split())
+        raise MoeProbeError("the notebook stopped", why, "pass --no-notebook for the tables alone") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
@@ -136,8 +130,8 @@ def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -
 def _client(notebook: NotebookNode, sockets: str, *, folder: str | Path, timeout: int) -> Any:
     import os
 
-    from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     # no folder of kernels: the one of this Python, not one of the same name that a user has installed for another
@@ -162,11 +156,30 @@ def _forget_paths(output: Any, folder: Path) -> None:
 
 
 def export_html(notebook: NotebookNode, *, title: str) -> str:
-    """Turn an executed notebook into one page that fetches nothing and runs no script; code is folded."""
+    """Turn an executed notebook into one page that fetches nothing and runs no script; code is folded.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+    title : str
+        Of the page.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    MoeProbeError
+        When the packages of notebooks are missing.
+    """
     need_notebook()
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_file="notebook.html.j2", extra_template_paths=[str(_FOLDER)])
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_file="notebook.html.j2", extra_template_paths=[str(_FOLDER)]
+    )
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return str(page)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.core.text import printable
+from moe_probe.core.text import is_missing, printable
+from moe_probe.report.cells import probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Something with an HTML face for notebooks and a plain one for terminals.
+    """HTML for notebooks, and plain text for terminals.
 
     Parameters
     ----------
@@ -34,11 +33,12 @@ class Shown:
         return self._page
 
     def __repr__(self) -> str:
+        """Return the plain text."""
         return self._plain
 
 
 def escaped(text: object) -> str:
-    """Text as HTML that shows it: no markup, no control characters, and nothing that a page would set as a formula."""
+    """Escape text for HTML: no markup, no control characters, and nothing that a page would set as a formula."""
     out = html.escape(printable(str(text)))
     # a dollar or backslash alone in an element begins no formula
     return out.replace("\\", "<span>&#92;</span>").replace("$", "<span>&#36;</span>")
@@ -64,11 +64,11 @@ def show(
     ----------
     table : pandas.DataFrame
     columns : sequence of str, optional
-        Which, in this order; those that the table lacks are left out.
+        Which, in this order; those that the table lacks are omitted.
     names : mapping of str to str, optional
         Headings for columns; others are their names with spaces.
     digits : int
-        Decimal places; numbers below one hundredth get two significant digits. p- and q-values: two significant.
+        Decimal places; smaller numbers get two significant digits; p- and q-values as in the report.
     rows : int
         At most so many, with a note of how many more there are.
 
@@ -76,41 +76,42 @@ def show(
     -------
     Shown
     """
-    held = [c for c in (columns or table.columns) if c in table.columns]
-    heads = [(names or {}).get(c, str(c).replace("_", " ")) for c in held]
+    shown = [c for c in (columns or table.columns) if c in table.columns]
+    heads = [(names or {}).get(c, str(c).replace("_", " ")) for c in shown]
     cells = [
-        [_cell(value, column, digits) for column, value in zip(held, row, strict=True)]
-        for row in table[held].head(rows).itertuples(index=False)
+        [_cell(value, column, digits) for column, value in zip(shown, row, strict=True)]
+        for row in table[shown].head(rows).itertuples(index=False)
     ]
-    numeric = [
-        c not in ("layer", "expert")
-        and (np.issubdtype(table[c].dtype, np.number) if isinstance(table[c].dtype, np.dtype) else False)
-        for c in held
-    ]
-    head = "".join(
-        f'<th class="number">{escaped(h)}</th>' if n else f"<th>{escaped(h)}</th>"
-        for h, n in zip(heads, numeric, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="number">{escaped(x)}</td>' if n else f"<td>{escaped(x)}</td>"
-            for x, n in zip(row, numeric, strict=True)
-        )
-        + "</tr>"
-        for row in cells
-    )
+    numeric = [isinstance(table[c].dtype, np.dtype) and np.issubdtype(table[c].dtype, np.number) for c in shown]
+    kinds = [' class="number"' if n and c not in ("layer", "expert") else "" for c, n in zip(shown, numeric, strict=True)]
+
+    def line(tag: str, texts: Sequence[str]) -> str:
+        made = (f"<{tag}{kind}>{escaped(text)}</{tag}>" for text, kind in zip(texts, kinds, strict=True))
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "".join(line("td", row) for row in cells)
     more = f"<p>{len(table) - rows:,} more rows are in the table.</p>" if len(table) > rows else ""
     plain = "\n".join("\t".join(printable(x) for x in row) for row in [heads, *cells])
     return Shown(
-        f'<div class="scroll tex2jax_ignore mathjax_ignore"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll tex2jax_ignore mathjax_ignore"><table><thead>{line("th", heads)}</thead>'
         f"<tbody>{body}</tbody></table>{more}</div>",
         plain,
     )
 
 
 def wide(table: pd.DataFrame, *, rows: str, across: str, values: str) -> pd.DataFrame:
-    """Spread a column of a long table over several, keeping the order of first appearance."""
+    """Spread a column of a long table over several, keeping the order of first appearance.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    rows, across, values : str
+        Columns whose values become the rows, the headings and the cells.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     order = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[across]))
     spread = table.pivot(index=rows, columns=across, values=values).loc[order[0], order[1]]
     spread.columns.name = None
@@ -118,7 +119,7 @@ def wide(table: pd.DataFrame, *, rows: str, across: str, values: str) -> pd.Data
 
 
 def _cell(value: Any, column: str, digits: int) -> str:
-    if value is None or value is np.nan or (isinstance(value, float) and math.isnan(value)) or str(value) == "<NA>":
+    if is_missing(value):
         return "–"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else ""
@@ -128,13 +129,24 @@ def _cell(value: Any, column: str, digits: int) -> str:
         return str(value)
     number = float(value)
     if column in ("p_value", "q_value"):
-        return "<1e-10" if number < 1e-10 else f"{number:.3f}" if number >= 0.0009995 else f"{number:.0e}"
+        return probability(number)
     small = number != 0 and abs(number) < 10.0 ** (1 - digits)
     return (f"{number:#.2g}" if small else f"{number:,.{digits}f}").replace("-", "−")
 
 
 def picture(figure: Figure, alt: str) -> Picture:
-    """Show a matplotlib figure with a sentence that says what is to be seen."""
+    """Show a matplotlib figure with alternative text.
+
+    Parameters
+    ----------
+    figure : Figure
+    alt : str
+        A sentence that says what the figure shows.
+
+    Returns
+    -------
+    Picture
+    """
     return Picture(figure, alt)
 
 
@@ -145,15 +157,13 @@ class Picture:
         self.figure, self.alt = figure, alt
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-        from moe_probe.report.plots.fonts import quiet_glyphs
+        from moe_probe.report.plots.drawing import png_bytes
 
-        buffer = io.BytesIO()
-        with quiet_glyphs():
-            self.figure.savefig(buffer, format="png", metadata={"Software": None})
         return (
-            {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": printable(self.alt)},
+            {"image/png": base64.b64encode(png_bytes(self.figure)).decode(), "text/plain": printable(self.alt)},
             {"image/png": {"alt": printable(self.alt)}},
         )
 
     def __repr__(self) -> str:
+        """Return the alternative text."""
         return printable(self.alt)

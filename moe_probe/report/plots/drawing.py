@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,16 @@ def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
     figure = first if isinstance(first, Figure) else first.figure
     assert isinstance(figure, Figure)
     return figure
+
+
+def png_bytes(drawn: Figure | Axes | np.ndarray) -> bytes:
+    """Return a figure as a PNG file; the same figure makes the same bytes: no date, no version inside."""
+    from moe_probe.report.plots.fonts import quiet_glyphs
+
+    buffer = io.BytesIO()
+    with quiet_glyphs():
+        figure_of(drawn).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def colour_bar(image: Any, axes: Axes | np.ndarray, label: str, **options: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.features.tree import KINDS
 from moe_probe.report.cells import Row, probability, table_of
 from moe_probe.report.content import Block, Picture, Section, Table
 from moe_probe.report.plots import tree as plots_tree
 from moe_probe.report.sections.costs import amount
-from moe_probe.report.sections.subjects import KINDS, human_lines
+from moe_probe.report.sections.subjects import human_lines
 from moe_probe.report.sections.walkable import example_tree, feature_tree
 
 if TYPE_CHECKING:
