@@ -22,7 +22,8 @@ from scipy.stats import rankdata
 from moe_probe.core.stats import Resamples, auroc_interval, half_selection, log2_lift, log2_ratio, ratio_interval
 from moe_probe.features.matching.topic_units import SplitSignals, measure_unit
 from moe_probe.features.spliced_loss import LossSample
-from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
+from moe_probe.studies.ablation import AblationBaseline, Unit
+from moe_probe.studies.ablation.rises import RiseComparison
 from moe_probe.studies.compare import Estimate, from_draws
 
 DOCUMENTS = (5, 8, 12, 20, 40)
@@ -129,10 +130,12 @@ def ablation_covers(rng: np.random.Generator, n: int, simulations: int, *, skewn
     for i in range(simulations):
         sizes = np.maximum(rng.lognormal(5, 0.3, len(topic)), 8).astype(int)
         sample = LossSample(tuple(np.zeros(s, dtype=int) for s in sizes), (), tuple(range(len(sizes))))
-        bench = Bench(None, sample, np.zeros(len(topic)), topic, np.arange(len(topic)), names, None)  # type: ignore[arg-type]
+        baseline = AblationBaseline(None, sample, np.zeros(len(topic)), topic, np.arange(len(topic)), names, None)  # type: ignore[arg-type]
         own = rises(rng, (len(topic),), skewness=skewness, mean=0.01) + 0.05 * (topic == 0)
         controls = [rises(rng, (len(topic),), skewness=skewness, mean=0.02) for _ in range(2)]
-        row = _Comparison(bench, RESAMPLES, i).rows(Unit("expert", 0, (0,), ("topic-0",)), own, controls, "mask")[0]
+        row = RiseComparison(baseline, resamples=RESAMPLES, seed=i).rows(Unit(0, (0,), ("topic-0",)), own, controls, "mask")[
+            0
+        ]
         held.append([inside(row[f"{name}_low"], row[f"{name}_high"], value) for name, value in truth.items()])
     return np.array(held)
 

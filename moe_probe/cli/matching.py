@@ -40,7 +40,7 @@ def match(
     from moe_probe.features.matching.match import match as match_all
     from moe_probe.features.matching.match_features import MatchSettings
     from moe_probe.features.matching.topic_predictors import TOKENS
-    from moe_probe.studies.ablation.ablate import update_verdicts
+    from moe_probe.studies.verdicts import update_verdicts
 
     opened = RunDirectory.open(run)
     need_label(opened, statistics.by, "--by")
@@ -52,7 +52,7 @@ def match(
     )
     opened.save(results)
     console.notes(warning for result in results for warning in result.warnings)
-    update_verdicts(run)
+    update_verdicts(opened)
     carriers = results[-1].table
     readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
     columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]
@@ -99,24 +99,24 @@ def ablate(
 ) -> None:
     """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
     from moe_probe.models.intervene import HOW
-    from moe_probe.recording.trace import Trace
-    from moe_probe.studies.ablation.ablate import AblationSettings, parse_units, summary_lines, update_verdicts
-    from moe_probe.studies.ablation.ablate import ablate as ablate_all
+    from moe_probe.studies.ablation import AblationSettings, ablate_run, parse_units, summary_lines
+    from moe_probe.studies.verdicts import update_verdicts
 
     if how not in HOW:
         raise UsageError(f"--how {how} is not known", "", f"one of {', '.join(HOW)}")
-    trace = Trace.open(run)
-    need_label(trace, by, "--by")
-    _need_topics(trace, by, topic or (), named=bool(expert or feature))
-    units = parse_units(run, expert or (), feature or (), topic or ())
+    opened = RunDirectory.open(run)
+    need_label(opened, by, "--by")
+    _need_topics(opened, by, topic or (), named=bool(expert or feature))
+    units = parse_units(opened, expert or (), feature or (), claimed_topics=topic or ())
     loaded = choice.need(run, "nothing can be knocked out")
-    settings = AblationSettings(how=how, boost=boost if how == "steer" else 0.0, tokens=tokens, controls=controls, seed=seed)
-    result = ablate_all(run, trace, loaded, units=units, by=by, settings=settings, say=console.say)
+    boost = boost if how == "steer" else 0.0
+    settings = AblationSettings(by=by, how=how, boost=boost, tokens=tokens, controls=controls, seed=seed)
+    result = ablate_run(opened, loaded, units=units, settings=settings, say=console.say)
     # the run's own table is that of its verdicts; what is asked beside it has another place
     of_verdicts = not units and how != "steer"
     where = result.save(run / "results" if of_verdicts else run / "results" / "asked")
     if of_verdicts:
-        update_verdicts(run)
+        update_verdicts(opened)
     console.result(
         {"ablation": result.table.to_dict("records"), "table": str(where)},
         "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]),

@@ -150,10 +150,11 @@ def analyze(
     """Compute the result tables of a trace."""
     from moe_probe.core.files import disk_errors
     from moe_probe.recording.run_model import dtype_of
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
-    from moe_probe.studies.ablation.ablate import update_verdicts
     from moe_probe.studies.analyses import Settings
     from moe_probe.studies.analyses import analyze as compute
+    from moe_probe.studies.verdicts import update_verdicts
 
     trace = Trace.open(path)
     need_label(trace, statistics.by, "--by")
@@ -163,7 +164,7 @@ def analyze(
         (root / "results").mkdir(parents=True, exist_ok=True)
     settings = Settings(**statistics.model_dump(), seed=seed, dtype=dtype_of(root), **weights.model_dump())
     results = compute(trace, root / "results", settings=settings, say=console.say)
-    update_verdicts(root)  # what features and causes said of this run before stays in its verdicts
+    update_verdicts(RunDirectory(trace, root))  # what features and causes said of this run before stays in its verdicts
     link = root / "trace"
     if trace.root.resolve() != link.resolve() and not link.exists():
         link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is

@@ -17,7 +17,7 @@ class SuffixCache:
 
     The head maps every token by itself, so that an unchanged input gives an unchanged prediction. Whoever uses it must
     keep the losses of the first pass, and compare them with a pass in which some tokens are predicted again
-    (`moe_probe.studies.ablation.knock_out` does): a model may do more with its predictions than one token at a time.
+    (`moe_probe.studies.ablation.Ablator` does): a model may do more with its predictions than one token at a time.
 
     Parameters
     ----------

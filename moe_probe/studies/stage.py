@@ -30,8 +30,8 @@ class AnalyzeStage(Stage):
         return [root / "trace" / "trace.json"]
 
     def run(self, root: Path, say: Say) -> list[Path]:
-        from moe_probe.studies.ablation.ablate import update_verdicts
         from moe_probe.studies.analyses import Settings, analyze
+        from moe_probe.studies.verdicts import update_verdicts
 
         settings = Settings(
             **self.statistics.model_dump(),
@@ -44,6 +44,6 @@ class AnalyzeStage(Stage):
         run = RunDirectory.open(root)
         results = analyze(run, run.results_folder, settings=settings, say=say)
         if "usage_verdicts" in results:
-            update_verdicts(root)
+            update_verdicts(run)
         # what features and causes add to the verdicts later is no damage to this stage
         return result_files(root, [name for name in results if name != "verdicts"])

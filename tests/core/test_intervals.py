@@ -28,8 +28,8 @@ from moe_probe.features.matching.routing_prediction import RoutingPrediction
 from moe_probe.features.matching.topic_units import SplitSignals, measure_unit
 from moe_probe.features.spliced_loss import LossSample
 from moe_probe.report import write_report
-from moe_probe.studies.ablation.ablate import summary_lines
-from moe_probe.studies.ablation.knock_out import Bench, Unit, _Comparison
+from moe_probe.studies.ablation import AblationBaseline, Unit, summary_lines
+from moe_probe.studies.ablation.rises import RiseComparison
 from moe_probe.studies.verdicts import complete_verdicts, confirmation
 from moe_probe.testing import planted_trace
 from moe_probe.testing.results import planted_results
@@ -37,12 +37,12 @@ from moe_probe.testing.results import planted_results
 TOPICS = 4
 
 
-def bench(n: int) -> Bench:
+def baseline(n: int) -> AblationBaseline:
     """Documents of four topics and hardly different lengths, each a source of its own; no model."""
     topic = np.repeat(np.arange(TOPICS), n)
     sizes = np.random.default_rng(n).integers(90, 111, len(topic))
     sample = LossSample(tuple(np.zeros(s, dtype=int) for s in sizes), (), tuple(range(len(sizes))))
-    return Bench(
+    return AblationBaseline(
         None,
         sample,
         np.zeros(len(topic)),
@@ -56,36 +56,34 @@ def bench(n: int) -> Bench:
 @pytest.mark.parametrize("n", [5, 12])
 def test_knock_outs_cover_from_five_documents_on(n: int) -> None:
     """Rises are skewed as gamma(4). Percentiles of a bootstrap of n from n documents hold it in 85 % and 90 %."""
-    rng, compare = np.random.default_rng(n), _Comparison(bench(n), 200, 0)
+    rng, compare = np.random.default_rng(n), RiseComparison(baseline(n), resamples=200, seed=0)
     held = {"ci": 0, "beyond_control": 0, "beyond_others": 0}
     for _ in range(400):
         own, other = rng.gamma(4, 0.02, (2, TOPICS * n))
-        row = compare.rows(Unit("expert", 0, (0,)), own, [other], "mask")[0]
+        row = compare.rows(Unit(0, (0,)), own, [other], "mask")[0]
         for name, truth in (("ci", 0.08), ("beyond_control", 0.0), ("beyond_others", 0.0)):
             held[name] += row[f"{name}_low"] <= truth <= row[f"{name}_high"]
     assert all(0.925 <= k / 400 <= 0.995 for k in held.values()), held
 
 
 def test_one_document_confirms_nothing() -> None:
-    compare = _Comparison(bench(1), 50, 0)
-    row = compare.rows(Unit("expert", 0, (0,)), np.full(TOPICS, 0.1) + np.arange(TOPICS)[::-1], [np.zeros(TOPICS)], "mask")[
-        0
-    ]
+    compare = RiseComparison(baseline(1), resamples=50, seed=0)
+    row = compare.rows(Unit(0, (0,)), np.full(TOPICS, 0.1) + np.arange(TOPICS)[::-1], [np.zeros(TOPICS)], "mask")[0]
     assert np.isnan(row["ci_low"]) and not row["confirmed"]
     assert row["confirmation"] == "cannot be confirmed (one group of documents)"
 
 
 def test_a_topic_of_one_group_is_not_taken_for_certain() -> None:
     """The rise on topic-3, of one group, lies far off by chance: the comparison with other topics leaves it out."""
-    made = bench(6)
+    made = baseline(6)
     made = replace(made, group=np.where(made.topic == 3, made.group.max(), made.group))
     rng = np.random.default_rng(0)
     rise = np.where(made.topic == 3, -9.0, rng.normal(0.1, 0.05, TOPICS * 6))
-    rows = _Comparison(made, 200, 0).rows(Unit("expert", 0, (0,)), rise, [np.zeros(TOPICS * 6)], "mask")
+    rows = RiseComparison(made, resamples=200, seed=0).rows(Unit(0, (0,)), rise, [np.zeros(TOPICS * 6)], "mask")
     assert all(abs(row["beyond_others"]) < 0.2 and not row["confirmed"] for row in rows[:3])
     assert rows[3]["confirmation"] == "cannot be confirmed (one group of documents)"
     alone = replace(made, group=np.where(made.topic == 0, made.group, 100 + made.topic))
-    row = _Comparison(alone, 200, 0).rows(Unit("expert", 0, (0,)), rise + 9, [np.zeros(TOPICS * 6)], "mask")[0]
+    row = RiseComparison(alone, resamples=200, seed=0).rows(Unit(0, (0,)), rise + 9, [np.zeros(TOPICS * 6)], "mask")[0]
     assert np.isnan(row["beyond_others_low"]) and row["ci_low"] > 0
     assert row["confirmation"] == "cannot be confirmed (every other topic has one group of documents)"
 
@@ -234,9 +232,9 @@ def test_loss_recovered_resamples_sources_not_documents(monkeypatch: pytest.Monk
 
 
 def test_without_controls_nothing_is_confirmed_and_nothing_is_nan(tmp_path: Path) -> None:
-    compare = _Comparison(bench(6), 50, 0)
-    rise = np.where(compare.bench.topic == 0, 0.5, 0.0) + np.random.default_rng(0).normal(0, 0.01, TOPICS * 6)
-    table = pd.DataFrame(compare.rows(Unit("expert", 0, (3,), ("topic-0",)), rise, [], "mask"))
+    compare = RiseComparison(baseline(6), resamples=50, seed=0)
+    rise = np.where(compare.baseline.topic == 0, 0.5, 0.0) + np.random.default_rng(0).normal(0, 0.01, TOPICS * 6)
+    table = pd.DataFrame(compare.rows(Unit(0, (3,), ("topic-0",)), rise, [], "mask"))
     assert not table["confirmed"].any()
     assert set(table["confirmation"]) == {"cannot be confirmed (no control units)"}
     told = "\n".join(summary_lines(Result("ablation", table)))

@@ -10,7 +10,7 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import GroupUsage
 from moe_probe.core.text import figure, is_missing, some_of
 from moe_probe.experts.topic_tests import _size_warnings
-from moe_probe.studies.ablation.ablate import summary_lines
+from moe_probe.studies.ablation import summary_lines
 from moe_probe.studies.verdicts.evidence import _sentence
 
 

@@ -157,7 +157,8 @@ def bare(run: Path, tmp_path: Path) -> Path:
 
 
 def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> None:
-    from moe_probe.studies.ablation.ablate import parse_units
+    from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.studies.ablation import parse_units
     from moe_probe.studies.inspect.inspector import widths_of
 
     sources = [save_sae(make_sae(SaeConfig(d_in=32, d_sae=20, seed=seed, k=3)), tmp_path / str(seed)) for seed in (0, 0, 1)]
@@ -188,7 +189,7 @@ def test_two_saes_of_one_width_lie_side_by_side(bare: Path, tmp_path: Path) -> N
     assert code == 0, err
     features = pd.read_parquet(bare / "results" / "features.parquet")
     assert features.groupby("sae").size().to_dict() == names
-    (unit,) = parse_units(bare, [], ["layer_00/width_00020-residual-k3-seed1_seed.1:5+7"], ["chemistry"])
+    (unit,) = parse_units(RunDirectory.open(bare), [], ["layer_00/width_00020-residual-k3-seed1_seed.1:5+7"])
     assert unit.sae == "layer_00/width_00020-residual-k3-seed1_seed.1" and unit.members == (5, 7)
     code, out, err = moe_probe("inspect", bare, "w1 w2 w3", "--sae", "layer_00/width_00020-residual-k3_again_2", "--json")
     assert code == 0 and "width_00020-residual-k3_again_2" in out, err

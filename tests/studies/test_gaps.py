@@ -168,7 +168,7 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
     def refuse(*given: object, **options: object) -> None:
         raise MoeProbeError("the held-out documents have one topic", "there is nothing to compare it with", "more documents")
 
-    monkeypatch.setattr("moe_probe.studies.ablation.ablate.ablate", refuse)
+    monkeypatch.setattr("moe_probe.studies.ablation.ablate_run", refuse)
     assert ablate.run(runs[1], said.append) == []
     assert said == [
         "note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "

@@ -34,17 +34,19 @@ class AblateStage(Stage):
 
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.models import load_model
-        from moe_probe.studies.ablation.ablate import AblationSettings, ablate, update_verdicts
+        from moe_probe.studies.ablation import AblationSettings, ablate_run
+        from moe_probe.studies.verdicts import update_verdicts
 
         of, files = self.match.features, result_files(root, ["ablation"])
         loaded = load_model(of.model.name, progress=False, **of.model.load_options())
-        settings = AblationSettings(how=self.ablation.ablate, tokens=self.ablation.ablate_tokens, seed=of.seed)
+        how, tokens = self.ablation.ablate, self.ablation.ablate_tokens
+        settings = AblationSettings(by=of.statistics.by, how=how, tokens=tokens, seed=of.seed)
         run = RunDirectory.open(root)
         try:
-            ablate(root, run, loaded, by=of.statistics.by, settings=settings, say=say).save(run.results_folder)
+            run.save([ablate_run(run, loaded, settings=settings, say=say)])
         except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
             say(f"note: nothing was knocked out: {error}")
             for old in files:
                 old.unlink(missing_ok=True)  # of other settings: its numbers must not enter these verdicts
-        update_verdicts(root)
+        update_verdicts(run)
         return [path for path in files if path.exists()]

@@ -2,7 +2,7 @@
 
 In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic. `rules` has the
 thresholds and grades, `conditions` checks them for one topic, `reasons` puts the answer into sentences, and `judge` makes the
-table. `evidence` adds what features (from matching) and knock-outs (from `studies.ablation`) say.
+table. `evidence` adds what features (from matching) and knock-outs (from `studies.ablation`) say; `update` does so for a run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from moe_probe.studies.verdicts.evidence import (
 )
 from moe_probe.studies.verdicts.judge import topic_verdicts
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, grades
+from moe_probe.studies.verdicts.update import update_verdicts
 
 __all__ = [
     "CLEAR",
@@ -38,4 +39,5 @@ __all__ = [
     "grades",
     "rise_text",
     "topic_verdicts",
+    "update_verdicts",
 ]

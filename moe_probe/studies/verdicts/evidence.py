@@ -84,7 +84,7 @@ def complete_verdicts(
         From `moe_probe.features.matching.match.match`.
     features : Result, optional
     ablation : Result, optional
-        From `moe_probe.studies.ablation.knock_out.knock_out`.
+        From `moe_probe.studies.ablation.knock_out`.
 
     Returns
     -------

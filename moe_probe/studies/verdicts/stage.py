@@ -8,6 +8,7 @@ from typing import Any
 
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
+from moe_probe.recording.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class VerdictsStage(Stage):
         return []
 
     def run(self, root: Path, say: Say) -> list[Path]:
-        from moe_probe.studies.ablation.ablate import update_verdicts
+        from moe_probe.studies.verdicts import update_verdicts
 
-        update_verdicts(root)
+        update_verdicts(RunDirectory.open(root))
         return []  # knock-outs complete the same table later
