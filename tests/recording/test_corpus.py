@@ -100,7 +100,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     [
         (lambda p: p / "none.jsonl", "there is no corpus"),
         (lambda p: p, "there is no corpus in"),
-        (lambda p: write(p / "c.jsonl", []), "holds no document"),
+        (lambda p: write(p / "c.jsonl", []), "has no document"),
     ],
 )
 def test_nothing_to_read(tmp_path: Path, make, message: str) -> None:
@@ -120,7 +120,7 @@ def test_unknown_format_and_misspelt_column(tmp_path: Path) -> None:
 
 def test_group_across_topics_is_refused(tmp_path: Path) -> None:
     rows = [{**r, "group": "same"} for r in ROWS]
-    with pytest.raises(MoeProbeError, match="holds documents of two topics"):
+    with pytest.raises(MoeProbeError, match="has documents of two topics"):
         Corpus(write(tmp_path / "c.jsonl", rows)).summarize()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.machinery
 import json
 import sys
 import types
@@ -18,9 +19,9 @@ from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import RESERVED_LABELS
 from moe_probe.features.labels.human_labels import read_labels
+from moe_probe.recording.collect.stage import source_state
 from moe_probe.recording.corpus import Columns, Corpus
 from moe_probe.runs.config import load_config
-from moe_probe.runs.ledger import source_state
 
 BOM = b"\xef\xbb\xbf"
 
@@ -304,6 +305,7 @@ def test_classes_of_data_sets_have_names(monkeypatch: pytest.MonkeyPatch) -> Non
         features = {"topic": ClassLabel(), "text": None}  # noqa: RUF012
 
     library = types.ModuleType("datasets")
+    library.__spec__ = importlib.machinery.ModuleSpec("datasets", None)
     library.ClassLabel = ClassLabel  # type: ignore[attr-defined]
     library.load_dataset = lambda *a, **k: Rows([{"topic": 1, "text": "t"}, {"topic": 0, "text": "t"}])  # type: ignore
     monkeypatch.setitem(sys.modules, "datasets", library)

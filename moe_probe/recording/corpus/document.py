@@ -10,13 +10,16 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.schema import RESERVED_LABELS
-from moe_probe.core.text import label_text, some_of
+from moe_probe.core.text import is_missing, label_text, some_of
 from moe_probe.core.textfiles import is_unwritable
+
+_NO_TEXT = "characters that are not text (NUL or half a surrogate pair)"
+_SKIP = "--skip-bad to omit such rows"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the file holds what.
+    """Which column of the file has what.
 
     Attributes
     ----------
@@ -43,23 +46,21 @@ class Columns:
     spans: str = "spans"
 
     def __post_init__(self) -> None:
+        """Refuse label columns that cannot be kept beside the others."""
         for name in self.labels:
             if name in RESERVED_LABELS:
-                kept = name in ("topic", "subtopic", "group", "split")
-                raise UsageError(
-                    f"--label {name} would replace a column of the trace",
-                    f"its tables have a column '{name}' of their own",
-                    f"omit --label {name}, it is kept anyway; --{name}-column names the column it is read from"
-                    if kept
-                    else f"rename the column '{name}' of the corpus",
-                )
+                hint = f"rename the column '{name}' of the corpus"
+                if name in ("topic", "subtopic", "group", "split"):
+                    hint = f"omit --label {name}, it is kept anyway; --{name}-column names the column it is read from"
+                why = f"its tables have a column '{name}' of their own"
+                raise UsageError(f"--label {name} would replace a column of the trace", why, hint)
             if self.labels.count(name) > 1:
                 raise UsageError(f"--label {name} is given twice", "", "name each label column once")
 
 
 @dataclass(frozen=True)
 class LabelSpan:
-    """A label on characters ``start`` (included) to ``end`` (left out) of a document's text."""
+    """A label on characters ``start`` (included) to ``end`` (excluded) of a document's text."""
 
     start: int
     end: int
@@ -75,7 +76,7 @@ class Document:
     id : str
         Unique within the corpus.
     topic, subtopic : str
-        Human subject and its finer division ("" where unknown).
+        Topic and its finer division ("" where unknown).
     group : str
         Unit that may be exchanged in permutations (a source chapter, say); the document's own id
         where the corpus names none.
@@ -98,35 +99,19 @@ class Document:
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical form: what the corpus hash is made of."""
-        canonical = json.dumps(
-            [
-                self.id,
-                self.text,
-                self.topic,
-                self.subtopic,
-                self.group,
-                self.split,
-                sorted(self.labels.items()),
-                [[s.start, s.end, s.label] for s in self.spans],
-            ],
-            ensure_ascii=False,
-            separators=(",", ":"),
-        )
+        strings = [self.id, self.text, self.topic, self.subtopic, self.group, self.split]
+        further = [sorted(self.labels.items()), [[s.start, s.end, s.label] for s in self.spans]]
+        canonical = json.dumps([*strings, *further], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
-class BadRow(MoeProbeError):
+class BadRowError(MoeProbeError):
     """A row that cannot be a document; names the file and the line or row."""
 
     @classmethod
-    def of(cls, error: MoeProbeError) -> BadRow:
+    def of(cls, error: MoeProbeError) -> BadRowError:
         """Make an error that ends the reading of a line into one that --skip-bad passes over."""
-        hint = f"{error.hint}, or --skip-bad to leave such rows out" if error.hint else "--skip-bad to leave such rows out"
-        return cls(error.what, error.why, hint)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+        return cls(error.what, error.why, f"{error.hint}, or {_SKIP}" if error.hint else _SKIP)
 
 
 def _as_text(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -134,17 +119,10 @@ def _as_text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     text = label_text(value)
     if text is None:
-        raise BadRow(
-            f"{where}: '{name}' is a {type(value).__name__}",
-            "a label is a text or a number",
-            "name another column, or write one value per row",
-        )
+        what = f"{where}: '{name}' is a {type(value).__name__}"
+        raise BadRowError(what, "a label is a text or a number", "name another column, or write one value per row")
     if is_unwritable(text):
-        raise BadRow(
-            f"{where}: '{name}' has characters that are not text (NUL or half a surrogate pair)",
-            "",
-            "clean the file, or --skip-bad to leave such rows out",
-        )
+        raise BadRowError(f"{where}: '{name}' has {_NO_TEXT}", "", f"clean the file, or {_SKIP}")
     return text
 
 
@@ -153,39 +131,36 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
 
     Parameters
     ----------
+    row : mapping of str to object
+    columns : Columns
+        Which column has what.
     where : str
         File and line, for messages.
     ordinal : int
         Number of the row in the corpus; names the document where the file has no id column.
 
+    Returns
+    -------
+    Document
+
     Raises
     ------
-    BadRow
+    BadRowError
         When text or topic is missing or empty, or a span does not lie inside the text.
     """
-    for name, option in ((columns.text, "--text-column"), (columns.topic, "--topic-column")):
+    wanted = {columns.text: "--text-column", columns.topic: "--topic-column"}
+    for name in dict.fromkeys([*wanted, *columns.labels]):
         if name not in row:
-            raise BadRow(
-                f"{where} has no column '{name}'",
-                f"its columns are {some_of(row, 12)}",
-                f"{option} NAME; {did_you_mean(name, [str(k) for k in row])}",
-            )
-        if name == columns.text and not isinstance(row[name], str) and not _is_missing(row[name]):
-            raise BadRow(f"{where}: '{name}' is a {type(row[name]).__name__}, not text", "", "--text-column NAME")
-        if not _as_text(row, name, where).strip():
-            raise BadRow(
-                f"{where} has an empty '{name}'",
-                "every document needs a text and a topic",
-                "fix the row, or --skip-bad to leave such rows out",
-            )
+            what = f"{where} has no {'' if name in wanted else 'label '}column '{name}'"
+            hint = f"{wanted.get(name, '--label')} NAME; {did_you_mean(name, [str(k) for k in row])}"
+            raise BadRowError(what, f"its columns are {some_of(row, 12)}", hint)
+        if name in wanted:
+            if name == columns.text and not isinstance(row[name], str) and not is_missing(row[name]):
+                raise BadRowError(f"{where}: '{name}' is a {type(row[name]).__name__}, not text", "", "--text-column NAME")
+            if not _as_text(row, name, where).strip():
+                why = "every document needs a text and a topic"
+                raise BadRowError(f"{where} has an empty '{name}'", why, f"fix the row, or {_SKIP}")
     text = row[columns.text]
-    for name in columns.labels:
-        if name not in row:
-            raise BadRow(
-                f"{where} has no label column '{name}'",
-                f"its columns are {some_of(row, 12)}",
-                f"--label NAME; {did_you_mean(name, [str(k) for k in row])}",
-            )
     id_ = _as_text(row, columns.id, where) or f"{ordinal:07d}"
     return Document(
         id=id_,
@@ -206,16 +181,13 @@ def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:
         items = json.loads(value) if isinstance(value, str) else list(value)
         spans = tuple(LabelSpan(_offset(start), _offset(end), str(label)) for start, end, label in items)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadRow(f"{where} has spans that cannot be read", str(error), "a list of [start, end, label]") from error
+        raise BadRowError(f"{where} has spans that cannot be read", str(error), "a list of [start, end, label]") from error
     for span in spans:
         if is_unwritable(span.label):
-            raise BadRow(f"{where} has a span whose label is not text (NUL or half a surrogate pair)", "", "clean the file")
+            raise BadRowError(f"{where} has a span whose label has {_NO_TEXT}", "", "clean the file")
         if not 0 <= span.start < span.end <= len(text):
-            raise BadRow(
-                f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters",
-                "",
-                "character offsets, end left out",
-            )
+            what = f"{where} has a span {span.start}-{span.end} outside its text of {len(text)} characters"
+            raise BadRowError(what, "", "character offsets, end excluded")
     return spans
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
-from moe_probe.recording.corpus.document import BadRow
+from moe_probe.recording.corpus.document import BadRowError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Row = tuple[str, Mapping[str, Any] | BadRow]  # (file and line, row or why it cannot be read)
-
-#: Endings (in any case, also compressed) of files with a row per document.
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+Row = tuple[str, Mapping[str, Any] | BadRowError]  # (file and line, row or why it cannot be read)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -28,59 +25,37 @@ def read_rows(path: Path) -> Iterator[Row]:
     MoeProbeError
         When the format is not known, the file cannot be read, or it names a column twice.
     """
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".jsonl": _json_rows,
-        ".ndjson": _json_rows,
-        ".json": _json_rows,
-        ".csv": _csv_rows,
-        ".tsv": _csv_rows,
-        ".parquet": _parquet_rows,
-        ".arrow": _arrow_rows,
-    }
-    reader = readers.get(format_of(path))
+    reader = _READERS.get(format_of(path))
     if reader is None:
-        raise MoeProbeError(
-            f"the format of {path} is not known",
-            f"its name ends in '{path.suffix}'",
-            "a file ending in .jsonl, .json, .csv, .tsv or .parquet (also .gz or .zst), or .arrow",
-        )
+        hint = "a file ending in .jsonl, .json, .csv, .tsv or .parquet (also .gz or .zst), or .arrow"
+        raise MoeProbeError(f"the format of {path} is not known", f"its name ends in '{path.suffix}'", hint)
     try:
         yield from reader(path)
     except OSError as error:
         if error.errno is None:  # pyarrow reports damage so
             raise MoeProbeError(f"{path} is damaged or cut off", one_line(error), "copy or download it again") from error
-        raise MoeProbeError(
-            f"{path} cannot be read", error.strerror or str(error), "check the file and its permissions"
-        ) from error
+        why = error.strerror or str(error)
+        raise MoeProbeError(f"{path} cannot be read", why, "check the file and its permissions") from error
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
     for number, value in scan_json_rows(path):
         where = f"{path}, line {number}"
         if isinstance(value, BadLine):
-            yield where, BadRow.of(value)
+            yield where, BadRowError.of(value)
         elif not isinstance(value, dict):
-            yield (
-                where,
-                BadRow(
-                    f"{where} is not a JSON object",
-                    f"found {type(value).__name__}",
-                    "one JSON object per line, or --skip-bad",
-                ),
-            )
+            why = f"found {type(value).__name__}"
+            yield where, BadRowError(f"{where} is not a JSON object", why, "one JSON object per line, or --skip-bad")
         else:
             yield where, value
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     for number, row in scan_csv_rows(path):
-        yield f"{path}, line {number}", BadRow.of(row) if isinstance(row, BadLine) else row
+        yield f"{path}, line {number}", BadRowError.of(row) if isinstance(row, BadLine) else row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
@@ -90,8 +65,6 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
     """Rows of an Arrow stream, as `datasets` saves them, or of an Arrow file."""
-    import pyarrow as pa
-
     with pa.OSFile(str(path), "rb") as source:
         try:
             if source.read(6) == b"ARROW1":
@@ -107,8 +80,6 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
 
 
 def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
-    import pyarrow as pa
-
     refuse_repeated(path, schema.names)
     classes, number = class_names(schema.metadata), 0
     try:
@@ -123,27 +94,25 @@ def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 
 def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        return batch.to_pylist()
+        return list(batch.to_pylist())
     except (OverflowError, ValueError, LookupError) as error:  # such as the year 10,000, or a time zone that is not known
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
                 column.to_pylist()
             except (OverflowError, ValueError, LookupError):
-                raise MoeProbeError(
-                    f"column '{name}' of {path} has values that cannot be read",
-                    f"{column.type}: {one_line(error)}",
-                    "remove the column, or store it as text",
-                ) from error
+                what = f"column '{name}' of {path} has values that cannot be read"
+                hint = "remove the column, or store it as text"
+                raise MoeProbeError(what, f"{column.type}: {one_line(error)}", hint) from error
         raise
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return what an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Names of the classes of each ClassLabel column, from the schema that `datasets` leaves in a file."""
+    """Return the names of the classes of each ClassLabel column, from the schema that `datasets` leaves in a file."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -156,16 +125,41 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
 
 
 def named_classes(row: dict[str, Any], classes: Mapping[str, list[str]], where: str) -> Row:
-    """Put the name of a class in the place of its number; -1 is a missing label, as in `datasets`."""
+    """Replace the number of a class by its name; -1 is a missing label, as in `datasets`.
+
+    Parameters
+    ----------
+    row : dict of str to object
+        Is changed.
+    classes : mapping of str to list of str
+        Names of the classes by column.
+    where : str
+        File and row, for messages.
+
+    Returns
+    -------
+    tuple of str and (dict or BadRowError)
+        `where`, and the row or why it cannot be read.
+    """
     for name, names in classes.items():
         value = row.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if not -1 <= value < len(names):
-            return where, BadRow(
-                f"{where}: '{name}' is class {value}",
-                f"the file names {len(names)} classes",
-                "mend the file, or --skip-bad to leave such rows out",
-            )
+            what, why = f"{where}: '{name}' is class {value}", f"the file names {len(names)} classes"
+            return where, BadRowError(what, why, "mend the file, or --skip-bad to omit such rows")
         row[name] = names[value] if value >= 0 else None
     return where, row
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_rows,
+    ".ndjson": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
+}
+#: Endings (in any case, also compressed) of files with one row per document.
+TABLES = tuple(_READERS)

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import expand, format_of, read_json, read_text
-from moe_probe.recording.corpus.document import BadRow
+from moe_probe.recording.corpus.document import BadRowError
 from moe_probe.recording.corpus.readers import TABLES, Row, named_classes, read_rows
 
 #: Files in which `datasets` describes what it saved.
@@ -48,6 +49,10 @@ def open_source(source: str | Path, *, name: str | None = None, split: str | Non
     name, split : str, optional
         Configuration and split of a `datasets` data set.
 
+    Returns
+    -------
+    Source
+
     Raises
     ------
     MoeProbeError
@@ -56,9 +61,9 @@ def open_source(source: str | Path, *, name: str | None = None, split: str | Non
     spec = str(source)
     if spec.startswith("datasets:"):
         dataset = spec.removeprefix("datasets:")
+        need_corpus_extra(spec)
         if _is_saved(Path(dataset)):
             return open_source(dataset, split=split)
-        _require_datasets(dataset)
         return Source(partial(_datasets_rows, dataset, name=name, split=split))
     path = Path(source)
     if not spec:
@@ -73,24 +78,19 @@ def open_source(source: str | Path, *, name: str | None = None, split: str | Non
         raise MoeProbeError(f"there is no corpus at {path}", "no such file or folder", _WANTED)
     if _is_saved(path):
         return _saved(path, split)
-    found = expand(source)
-    files = [file for file in found.files if file.name.lower() not in _DESCRIPTIONS]
+    listed = expand(source)
+    files = [file for file in listed.files if file.name.lower() not in _DESCRIPTIONS]
     tables = [file for file in files if format_of(file) in TABLES]
     # a lone .json among other tables or texts describes them
     texts = [file for file in files if format_of(file) == ".txt"]
     if any(format_of(file) != ".json" for file in tables) or texts:
         tables = [file for file in tables if format_of(file) != ".json"]
-    hidden = [file for file in found.hidden if format_of(file) in (*TABLES, ".txt")]
+    hidden = [file for file in listed.hidden if format_of(file) in (*TABLES, ".txt")]
     passed_over = (f"{_counted(hidden)} hidden or in a hidden folder, and passed over: {some_of(hidden)}",) if hidden else ()
     if tables:
         return Source(partial(_tables_rows, tables), _left_out(set(files) - set(tables), spec) + passed_over)
-    made = _folder(path if path.is_dir() else _fixed_part(spec), texts, files, spec)
-    return Source(made.rows, made.notes + passed_over)
-
-
-def iter_rows(source: str | Path, *, name: str | None = None, split: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a corpus one at a time, each with the place it came from; see `open_source`."""
-    return open_source(source, name=name, split=split).rows()
+    folder = _folder(path if path.is_dir() else _fixed_part(spec), texts, files, spec)
+    return Source(folder.rows, folder.notes + passed_over)
 
 
 def _tables_rows(files: Iterable[Path]) -> Iterator[Row]:
@@ -99,11 +99,10 @@ def _tables_rows(files: Iterable[Path]) -> Iterator[Row]:
 
 
 def _left_out(files: Iterable[Path], spec: str) -> tuple[str, ...]:
-    left = sorted(files)
+    if not (left := sorted(files)):
+        return ()
     return (
-        (f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {some_of(left)}",)
-        if left
-        else ()
+        f"{_counted(left)} left out of {spec}, since the format or the place is not that of a document: {some_of(left)}",
     )
 
 
@@ -141,7 +140,7 @@ def _text_rows(root: Path, files: Iterable[Path]) -> Iterator[Row]:
         try:
             text = read_text(path)
         except MoeProbeError as error:
-            yield str(path), BadRow.of(error)
+            yield str(path), BadRowError.of(error)
             continue
         row = {
             "id": re.sub(r"\.txt(\.\w+)?$", "", "/".join(parts), flags=re.IGNORECASE),
@@ -160,23 +159,21 @@ def _is_saved(path: Path) -> bool:
 def _saved(path: Path, split: str | None) -> Source:
     """Arrow files of a folder that `datasets` wrote, in the order of its ``state.json``."""
     if (path / "dataset_dict.json").is_file():
-        told = read_json(path / "dataset_dict.json")
-        splits = [str(s) for s in told.get("splits", [])] if isinstance(told, dict) else []
+        description = read_json(path / "dataset_dict.json")
+        splits = [str(s) for s in description.get("splits", [])] if isinstance(description, dict) else []
         chosen = split or ("train" if "train" in splits else splits[0] if len(splits) == 1 else None)
         if chosen is None or chosen not in splits:
-            raise MoeProbeError(
-                f"{path} has no split '{chosen or 'train'}'",
-                f"it has {', '.join(splits) or 'none'}",
-                "--dataset-split with one of them",
-            )
+            what, why = f"{path} has no split '{chosen or 'train'}'", f"it has {', '.join(splits) or 'none'}"
+            raise MoeProbeError(what, why, "--dataset-split with one of them")
         others = [s for s in splits if s != chosen]
         notes = (f"split {chosen} of {path} is read; {', '.join(others)} left out (--dataset-split)",) if others else ()
         return Source(_saved(path / chosen, None).rows, notes)
+    incomplete = f"{path} is not a whole data set"
     if not (path / "state.json").is_file():
-        raise MoeProbeError(f"{path} is not a whole data set", "state.json is missing", "save_to_disk again")
+        raise MoeProbeError(incomplete, "state.json is missing", "save_to_disk again")
     state = read_json(path / "state.json")
     if not isinstance(state, dict) or not isinstance(state.get("_data_files"), list):
-        raise MoeProbeError(f"{path} is not a whole data set", "its state.json names no files", "save_to_disk again")
+        raise MoeProbeError(incomplete, "its state.json names no files", "save_to_disk again")
     if state.get("_indices_data_files"):
         raise MoeProbeError(
             f"{path} is a selection of rows of another data set",
@@ -186,19 +183,8 @@ def _saved(path: Path, split: str | None) -> Source:
     files = [path / Path(str(entry.get("filename", ""))).name for entry in state["_data_files"] if isinstance(entry, dict)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise MoeProbeError(f"{path} is not a whole data set", f"{missing[0]} is missing", "copy or download it again")
+        raise MoeProbeError(incomplete, f"{missing[0]} is missing", "copy or download it again")
     return Source(partial(_tables_rows, files))
-
-
-def _require_datasets(dataset: str) -> None:
-    try:
-        import datasets  # noqa: F401
-    except ImportError as error:
-        raise MoeProbeError(
-            f"data set '{dataset}' cannot be loaded",
-            "the package datasets is not installed",
-            "pip install 'moe-probe[datasets]', or give a local file",
-        ) from error
 
 
 def _datasets_rows(dataset: str, *, name: str | None, split: str | None) -> Iterator[Row]:

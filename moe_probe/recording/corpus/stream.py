@@ -12,13 +12,13 @@ from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import track
-from moe_probe.recording.corpus.document import BadRow, Columns, Document, document_from_row
+from moe_probe.recording.corpus.document import BadRowError, Columns, Document, document_from_row
 from moe_probe.recording.corpus.sources import open_source
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What one pass over a corpus found.
+    """What is in a corpus, by one pass over it.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class CorpusSummary:
     topics : dict of str to int
         Documents per topic, in order of first appearance.
     skipped : tuple of str
-        One sentence for each row left out (only with ``skip_bad``).
+        One sentence for each omitted row (only with ``skip_bad``).
     notes : tuple of str
         What a person should know: files left out, topics that differ in case or blanks only.
     wordless : tuple of Document
@@ -60,11 +60,13 @@ class Corpus:
     source : str or Path
         See :func:`moe_probe.recording.corpus.sources.open_source`.
     columns : Columns
-        Which column holds what.
+        Which column has what.
     skip_bad : bool
-        Leave out rows that cannot be documents (and count them) instead of stopping at the first.
+        Omit rows that cannot be documents (and count them) instead of stopping at the first.
     limit : int, optional
         Stop after this many documents.
+    name, split : str, optional
+        Configuration and split of a `datasets` data set.
 
     Examples
     --------
@@ -72,7 +74,7 @@ class Corpus:
     >>> topics = {document.topic for document in corpus}
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # public: keyword-only options with defaults
         self,
         source: str | Path,
         *,
@@ -103,7 +105,7 @@ class Corpus:
 
         Raises
         ------
-        BadRow
+        BadRowError
             At the first row that cannot be a document, naming file and line (unless `skip_bad`).
         MoeProbeError
             When two documents share an id, or there is no document at all.
@@ -116,17 +118,17 @@ class Corpus:
             if self.limit is not None and n_documents >= self.limit:
                 break
             try:
-                if isinstance(row, BadRow):
+                if isinstance(row, BadRowError):
                     raise row
                 document = document_from_row(row, self.columns, where=where, ordinal=ordinal)
                 key = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
                 if key in seen:
-                    raise BadRow(
+                    raise BadRowError(
                         f"{where} repeats the id '{document.id}'",
                         "ids must be unique",
                         "fix the row, --skip-bad to leave it out, or --id-column '' to number the documents",
                     )
-            except BadRow as error:
+            except BadRowError as error:
                 if not self.skip_bad:
                     raise
                 self._skipped.append(str(error))
@@ -135,14 +137,13 @@ class Corpus:
             n_documents += 1
             yield document
         if n_documents == 0:
-            raise MoeProbeError(
-                f"the corpus {self.source} holds no document",
-                f"{len(self._skipped)} rows were left out" if self._skipped else "it is empty",
-                "omit --skip-bad to see the first bad row" if self._skipped else "check the file",
-            )
+            why, hint = "it is empty", "check the file"
+            if self._skipped:
+                why, hint = f"{len(self._skipped)} rows were left out", "omit --skip-bad to see the first bad row"
+            raise MoeProbeError(f"the corpus {self.source} has no document", why, hint)
 
     def summarize(self) -> CorpusSummary:
-        """Read everything once: hash, counts, rows left out. The answer is kept for the next call.
+        """Read everything once: hash, counts, omitted rows. The result is kept for the next call.
 
         Raises
         ------
@@ -170,7 +171,7 @@ class Corpus:
             first = topic_of.setdefault(document.group, document.topic)
             if first != document.topic:
                 raise MoeProbeError(
-                    f"group '{document.group}' holds documents of two topics ('{first}' and '{document.topic}')",
+                    f"group '{document.group}' has documents of two topics ('{first}' and '{document.topic}')",
                     "topic labels are permuted over groups, so a group must lie inside one topic",
                     "a finer group column, or --group-column with a column that is unique per document",
                 )
