@@ -1,42 +1,12 @@
-"""Models and traces whose answers are known: for the tests of this package, and for yours."""
+"""Models and traces whose answers are known: for the tests of this package, and for yours.
 
-from __future__ import annotations
+- `tiny_models` builds random models of every mixture-of-experts family (`tiny_moe`).
+- `planted` draws routing with planted experts and writes it as a trace; `activations` adds activations with planted features.
+- `results` draws the result tables of a whole run.
 
-import importlib
-from typing import Any
+The names of this face are in ``__init__.pyi``; they are loaded when first used, since some of them need torch.
+"""
 
-#: Public names and the module that each is in; imported when first used.
-_WHERE = {
-    "tiny_moe": "tiny_models",
-    "moe_families": "tiny_models",
-    "planted_trace": "planted",
-    "null_trace": "planted",
-    "planted_routing": "planted",
-    "write_routing": "planted",
-    "PlantedExpert": "planted",
-    "planted_activations": "activations",
-    "PlantedFeature": "activations",
-    "planted_results": "results",
-}
-__all__ = [
-    "PlantedExpert",
-    "PlantedFeature",
-    "moe_families",
-    "null_trace",
-    "planted_activations",
-    "planted_results",
-    "planted_routing",
-    "planted_trace",
-    "tiny_moe",
-    "write_routing",
-]
+import lazy_loader
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

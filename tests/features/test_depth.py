@@ -1,4 +1,4 @@
-"""Depth first, stitching, concepts, and the walk from a word."""
+"""Depth-first training, stitching, concepts, and walks from a word."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_going_down_finds_the_parts_of_every_feature() -> None:
         batch = min(2048, max(64, node.tokens // 16))
         expected = node.tokens * (20 * sae_train_flops(16, 8, 1, batch_tokens=batch) + sae_encode_flops(16, 8))
         assert node.flops == pytest.approx(expected)
-    found = {
+    parts_of_latents = {
         int(np.bincount(held_part[row[latent == f]]).argmax())
         for row, latent, _ in (n.held_out for n in nodes[1:])
         for f in np.unique(latent)
     }
-    assert found == set(range(9))
+    assert parts_of_latents == set(range(9))
 
 
 def test_it_stops_where_there_is_nothing_to_learn_from() -> None:
@@ -67,7 +67,7 @@ def test_it_stops_where_there_is_nothing_to_learn_from() -> None:
     assert len(grow(x, x, options=DepthOptions(width=3, k=1, min_tokens=60, passes=2, most=2), base=BASE)) == 2
 
 
-def test_stitching_tells_what_is_new_from_what_is_there() -> None:
+def test_stitching_separates_what_is_new_from_what_is_there() -> None:
     rng = np.random.default_rng(0)
     d = np.eye(4)[:2]  # the narrower dictionary knows the first direction, the residual holds the second
     residual = np.zeros((100, 4))
@@ -94,12 +94,12 @@ def concept(n: int, seed: int, *, parts: int) -> Sample:
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_concept_takes_as_many_features_as_were_planted(parts: int) -> None:
-    found = split_of_concept(concept(4000, 0, parts=parts), concept(2000, 1, parts=parts), np.eye(6))
-    assert found.splits == parts and set(found.features) == set(range(parts))
-    assert found.f1[parts - 1] > 0.95 and found.probe_f1 > 0.95
+    split = split_of_concept(concept(4000, 0, parts=parts), concept(2000, 1, parts=parts), np.eye(6))
+    assert split.splits == parts and set(split.features) == set(range(parts))
+    assert split.f1[parts - 1] > 0.95 and split.probe_f1 > 0.95
 
 
-def test_absorption_is_what_others_hold_where_the_concepts_own_feature_is_silent() -> None:
+def test_absorption_is_what_other_features_carry_where_the_concepts_own_is_silent() -> None:
     rng = np.random.default_rng(0)
     y = rng.random(3000) < 0.4
     absorbed = y & (rng.random(3000) < 0.25)
@@ -171,7 +171,7 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_the_run_holds_its_tree_against_subjects(run: Path) -> None:
+def test_a_run_compares_its_tree_with_subjects(run: Path) -> None:
     for name in ("tree", "splitting", "tree_subjects", "tree_nodes", "tree_examples", "concepts", "costs", "cost_projected"):
         assert len(Result.load(run / "results", name).table), name
     subjects = Result.load(run / "results", "tree_subjects").table
@@ -211,7 +211,7 @@ def test_a_word_is_followed_down(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--word", "zebra"], "does not occur"),
         (["--depth-first", "layer_01/width_00016:99"], "names no feature"),
@@ -219,10 +219,10 @@ def test_a_word_is_followed_down(run: Path) -> None:
         (["--depth-first", "nonsense"], "names no feature"),
     ],
 )
-def test_wrong_requests_get_a_sentence(run: Path, words: list[str], says: str) -> None:
+def test_invalid_options_get_a_sentence(run: Path, words: list[str], message: str) -> None:
     code, _, err = moe_probe("tree", run, *words)
     assert code in (1, 2)
-    assert says in err.replace("\n", " ") and "Traceback" not in err
+    assert message in err.replace("\n", " ") and "Traceback" not in err
 
 
 def test_a_corpus_of_one_topic_has_a_tree_without_subjects(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tree against human subjects: planted ones are found, and where there are none the error rate is what it says."""
+"""Tests of a tree against topics: planted trees are detected, and without one the error rate is the nominal one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUBTOPIC = Labelling(np.repeat(np.arange(TOPICS * SUBTOPICS), DOCUMENTS), TOPICS
 
 
 def by_hand(rates: np.ndarray, codes: np.ndarray, i: int, j: int) -> float:
-    """Draw a label, a group of it, a token; twice; other groups only."""
+    """Compute the chance of one label: draw a label, a group of it and a token, twice, from different groups."""
     weight = 1 / np.bincount(codes)[codes]
     p, q = (weight * rates[:, f] / (weight * rates[:, f]).sum() for f in (i, j))
     chance = np.outer(p, q) * ~np.eye(len(codes), dtype=bool)
@@ -71,13 +71,13 @@ def edges_of(parent: np.ndarray) -> pd.DataFrame:
 
 
 def subjects(rates: np.ndarray, seed: int | None = None) -> Subjects:
-    """Features' rates with the planted labels, or with labels handed out at random."""
+    """Combine rates with the planted labels, or with labels permuted over groups."""
     order = np.arange(GROUPS) if seed is None else np.random.default_rng(seed).permutation(GROUPS)
     return Subjects(rates, (rates.sum(0) * 100).astype(int), TOPIC.permuted(order), SUBTOPIC.permuted(order))
 
 
 def planted(*, siblings_alike: bool, seed: int = 0, by_parts: bool = False) -> tuple[Subjects, np.ndarray]:
-    """Features of one topic each (and one subtopic, if asked for); siblings of one topic, or hung up at random."""
+    """Draw features of one topic each (and one subtopic); siblings are of one topic, or placed at random."""
     rng = np.random.default_rng(seed)
     topic = np.repeat(np.arange(TOPICS), 15)
     part = np.tile(np.arange(SUBTOPICS), 20) + SUBTOPICS * topic
@@ -93,28 +93,28 @@ def test_a_tree_along_subjects_is_found() -> None:
     made, parent = planted(siblings_alike=True)
     pairs = sibling_pairs(edges_of(parent), made.counts)
     assert pairs is not None and len(pairs.parents) == 20
-    found = purity(made, pairs, permutations=199)
-    assert found.tree.p_value == 0.005 and found.tree.observed > found.tree.expected + 0.15
-    assert found.shared == pytest.approx(1, abs=0.1) and (found.q_value <= 0.05).mean() > 0.8
+    tested = purity(made, pairs, permutations=199)
+    assert tested.tree.p_value == 0.005 and tested.tree.observed > tested.tree.expected + 0.15
+    assert tested.shared == pytest.approx(1, abs=0.1) and (tested.q_value <= 0.05).mean() > 0.8
     far = tree_distance(made, Ancestors(parent, parent // 5), permutations=99)
     assert far is not None and far.test.p_value == 0.01 and far.siblings < far.strangers
 
 
-def test_topical_features_hung_up_at_random_are_no_tree_of_subjects() -> None:
-    """Each is about a topic; the tree is not."""
-    found = []
+def test_randomly_placed_topical_features_are_no_tree_of_subjects() -> None:
+    """Every feature is about a topic; the tree is not."""
+    results = []
     for seed in range(40):
         made, parent = planted(siblings_alike=False, seed=seed)
         pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
         assert pairs is not None
-        found.append(purity(made, pairs, permutations=99, seed=seed))
-    rejected = sum(f.tree.p_value <= 0.05 for f in found)
-    assert rejected <= stats.binom.ppf(0.995, len(found), 0.05)
-    assert np.mean([(f.q_value <= 0.05).any() for f in found]) <= 0.2
+        results.append(purity(made, pairs, permutations=99, seed=seed))
+    rejected = sum(result.tree.p_value <= 0.05 for result in results)
+    assert rejected <= stats.binom.ppf(0.995, len(results), 0.05)
+    assert np.mean([(result.q_value <= 0.05).any() for result in results]) <= 0.2
 
 
-def test_the_false_positive_rate_is_what_it_says() -> None:
-    """Labels at random; siblings share documents, whatever those are about: the test must not take that for a subject."""
+def test_the_false_positive_rate_is_nominal() -> None:
+    """Labels are random; siblings share documents, whatever these are about: the test must not detect a subject."""
     p_values, distances = [], []
     for seed in range(150):
         rng = np.random.default_rng(1000 + seed)
@@ -134,13 +134,13 @@ def test_the_false_positive_rate_is_what_it_says() -> None:
 
 
 def test_rounding_is_no_evidence() -> None:
-    """Two features that are all there is cannot be hung up otherwise: every exchange gives the observed value again."""
+    """A tree of two features has one arrangement: every permutation gives the observed value again."""
     for seed in range(20):
         made = subjects(np.random.default_rng(seed).gamma(2.0, 0.01, (GROUPS, 2)), seed=seed)
         pairs = sibling_pairs(edges_of(np.array([0, 0])), made.counts, seed=seed)
         assert pairs is not None
-        found = purity(made, pairs, permutations=20, seed=seed)
-        assert found.tree.p_features == 1 and (found.p_value == 1).all()
+        tested = purity(made, pairs, permutations=20, seed=seed)
+        assert tested.tree.p_features == 1 and (tested.p_value == 1).all()
 
 
 def test_pairs_that_are_all_equally_far_apart_are_no_evidence() -> None:
@@ -152,21 +152,21 @@ def test_pairs_that_are_all_equally_far_apart_are_no_evidence() -> None:
 
 
 @pytest.mark.parametrize("permutations", [20, 99])
-def test_nodes_are_not_found_because_there_are_few_permutations(permutations: int) -> None:
-    """Topical features hung up at random: of a node's pooled p-values a twentieth is below 0.05, and no tree has a node."""
+def test_few_permutations_detect_no_nodes(permutations: int) -> None:
+    """Randomly placed topical features: a twentieth of the nodes' p-values is below 0.05, and no q-value."""
     p_values, any_node = [], 0
     for seed in range(25):
         made, parent = planted(siblings_alike=False, seed=200 + seed)
         pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
         assert pairs is not None
-        found = purity(made, pairs, permutations=permutations, seed=seed)
-        p_values += list(found.p_value)
-        any_node += bool((found.q_value <= 0.05).any())
+        tested = purity(made, pairs, permutations=permutations, seed=seed)
+        p_values += list(tested.p_value)
+        any_node += bool((tested.q_value <= 0.05).any())
     assert (np.array(p_values) <= 0.05).mean() <= stats.binom.ppf(0.995, len(p_values), 0.05) / len(p_values)
     assert any_node <= stats.binom.ppf(0.995, 25, 0.05)
 
 
-def test_children_that_divide_a_topic_are_told_from_those_that_do_not() -> None:
+def test_children_that_divide_a_topic_are_detected() -> None:
     apart, parent = planted(siblings_alike=True, by_parts=True)
     alike, _ = planted(siblings_alike=True)
     for made, divided in ((apart, True), (alike, False)):
@@ -188,7 +188,7 @@ def test_kinds_of_nodes() -> None:
 def tree_of(
     children: int, *, alike: bool, seed: int, raised: float = 6.0, shape: float = 2.0
 ) -> tuple[Subjects, np.ndarray]:
-    """Forty nodes of so many features, each of one topic; siblings of one topic, or hung up at random."""
+    """Draw forty nodes of so many features of one topic each; siblings are of one topic, or placed at random."""
     rng = np.random.default_rng(seed)
     topic = np.repeat(np.arange(TOPICS), children * 40 // TOPICS)
     rates = rng.gamma(shape, 0.02 / shape, (GROUPS, len(topic))) * (1 + raised * (TOPIC.codes[:, None] == topic))
@@ -197,29 +197,29 @@ def tree_of(
 
 
 def power_of(children: int, *, alike: bool, seed: int, **strength: float) -> tuple[np.ndarray, NodePower]:
-    """Which nodes are found, and what could have been."""
+    """Test a drawn tree: which nodes pass, and with which power."""
     made, parent = tree_of(children, alike=alike, seed=seed, **strength)
     pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
     assert pairs is not None
-    found = purity(made, pairs, permutations=99, seed=seed)
-    return found.q_value <= 0.05, node_power(made, pairs, found, seed=seed)
+    tested = purity(made, pairs, permutations=99, seed=seed)
+    return tested.q_value <= 0.05, node_power(made, pairs, tested, seed=seed)
 
 
-def test_power_says_how_many_pure_nodes_are_found() -> None:
-    """By number of children: two are hardly ever found, however pure; eight are nearly always."""
-    found, said = {}, {}
+def test_power_is_the_share_of_pure_nodes_that_pass() -> None:
+    """By number of children: pure nodes of two hardly ever pass, those of eight nearly always."""
+    passing, power_of_nodes = {}, {}
     for children in (2, 3, 8):
         both = [power_of(children, alike=True, seed=seed) for seed in range(4)]
-        found[children] = float(np.mean([passed for passed, _ in both]))
-        said[children] = float(np.mean([power.power for _, power in both]))
-    assert found[2] < 0.05 and said[2] < 0.05
-    assert found[2] < found[3] < found[8] and found[8] > 0.95 and said[8] > 0.9
-    assert said[3] == pytest.approx(found[3], abs=0.2)
+        passing[children] = float(np.mean([passed for passed, _ in both]))
+        power_of_nodes[children] = float(np.mean([power.power for _, power in both]))
+    assert passing[2] < 0.05 and power_of_nodes[2] < 0.05
+    assert passing[2] < passing[3] < passing[8] and passing[8] > 0.95 and power_of_nodes[8] > 0.9
+    assert power_of_nodes[3] == pytest.approx(passing[3], abs=0.2)
 
 
 @pytest.mark.parametrize(("raised", "shape"), [(6.0, 2.0), (2.0, 2.0), (2.0, 0.3), (1.0, 0.5)])
 def test_pure_nodes_of_two_children_are_not_called_mixed(raised: float, shape: float) -> None:
-    """Every node is of one topic, down to features that hardly keep to one: what is not found is left open."""
+    """Every node is of one topic, down to features that hardly keep to one: nodes that do not pass stay unjudged."""
     for seed in range(4):
         passed, power = power_of(2, alike=True, seed=seed, raised=raised, shape=shape)
         assert not (power.judged & ~passed).any()
@@ -230,8 +230,8 @@ def test_pure_nodes_of_two_children_are_not_called_mixed(raised: float, shape: f
         assert kinds <= {UNJUDGED, "one subject"}
 
 
-def test_nodes_that_would_have_been_found_are_judged() -> None:
-    """Eight features of several topics each: pure nodes of that size are found, these are not, and are judged to be mixed."""
+def test_nodes_of_high_power_are_judged() -> None:
+    """Nodes of eight features of several topics: pure nodes of that size pass, these do not, and are judged."""
     passed, power = power_of(8, alike=False, seed=0)
     assert passed.mean() <= 0.05 and power.judged.mean() > 0.9 and (power.power >= 0.8).all()
     noise = tree_of(8, alike=True, seed=1, raised=0.0)
@@ -242,7 +242,7 @@ def test_nodes_that_would_have_been_found_are_judged() -> None:
 
 
 def of_registers(seed: int, *, strata: bool) -> tuple[Subjects, np.ndarray]:
-    """Features keep to registers, siblings to the same one; topics lie unevenly in registers, and mean nothing beside them."""
+    """Draw features that keep to registers, siblings to the same one; topics depend on registers and mean nothing beyond."""
     rng = np.random.default_rng(seed)
     register = np.repeat([0, 1, 2], 24)
     code = np.where(rng.random(72) < 0.75, register, rng.integers(0, 3, 72))
@@ -266,13 +266,13 @@ def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
             made, parent = of_registers(seed, strata=strata)
             pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
             assert pairs is not None
-            found = purity(made, pairs, permutations=99, seed=seed)
+            tested = purity(made, pairs, permutations=99, seed=seed)
             far = tree_distance(made, Ancestors(parent, parent // 3), permutations=99, seed=seed, most=200)
             assert far is not None
-            claims[strata] += [found.tree.p_value <= 0.05, (found.q_value <= 0.05).any(), far.test.p_value <= 0.05]
+            claims[strata] += [tested.tree.p_value <= 0.05, (tested.q_value <= 0.05).any(), far.test.p_value <= 0.05]
             if strata:
-                assert found.tree.p_features <= 0.05, (
-                    "features exchanged over the tree: siblings do share topics, by registers"
+                assert tested.tree.p_features <= 0.05, (
+                    "features permuted over the tree: siblings do share topics, through registers"
                 )
     assert (claims[False] >= 18).all()
     assert (claims[True] <= stats.binom.ppf(0.995, 20, 0.05)).all()
@@ -283,11 +283,11 @@ def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:
     bound = Subjects(made.rates, made.counts, made.topic, made.subtopic, made.topic.codes)
     pairs = sibling_pairs(edges_of(parent), bound.counts)
     assert pairs is not None
-    found = purity(bound, pairs, permutations=99)
-    assert found.tree.p_labels == 1 and (found.p_value == 1).all()
-    power = node_power(bound, pairs, found)
+    tested = purity(bound, pairs, permutations=99)
+    assert tested.tree.p_labels == 1 and (tested.p_value == 1).all()
+    power = node_power(bound, pairs, tested)
     assert not bound.exchangeable and made.exchangeable
-    assert not power.judged.any() and np.isnan(power.power).all(), "that none is found says nothing"
+    assert not power.judged.any() and np.isnan(power.power).all(), "a test that cannot pass judges no node"
 
 
 def test_no_node_with_two_parts_is_no_test() -> None:
@@ -330,10 +330,10 @@ def test_long_corpora_are_bundled_within_subjects() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "null", "says"),
+    ("own", "null", "expected"),
     [((0.01, 0.04), 0.5, "widening need not be why"), ((0.01, 0.04), 0.1, "share 10%."), ((0.04, 0.03), 0.1, "No:")],
 )
-def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, says: str) -> None:
+def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, float], null: float, expected: str) -> None:
     row = {
         "layer": 1,
         "parent_width": 4,
@@ -352,9 +352,9 @@ def test_the_answer_counts_its_rows_and_names_the_other_seed(own: tuple[float, f
             {**row, "child_width": 16, "tree": "this run", "p_value": own[1], "shared": 0.2},
         ]
     )
-    said = human_lines({"tree_subjects": Result("tree_subjects", table)})
-    assert says in said and "share 40% of the topic signal of a feature where they are most alike" in said
-    assert "Holm over 2 pairs of widths" in said
+    sentence = human_lines({"tree_subjects": Result("tree_subjects", table)})
+    assert expected in sentence and "share 40% of the topic signal of a feature where they are most alike" in sentence
+    assert "Holm over 2 pairs of widths" in sentence
 
 
 def test_the_answer_counts_the_nodes_that_could_be_judged() -> None:
@@ -371,18 +371,18 @@ def test_the_answer_counts_the_nodes_that_could_be_judged() -> None:
         **dict(zip(KINDS, (0.1, 0.1, 0.2, 0.6), strict=True)),
     }
 
-    def said(**change: float) -> str:
+    def answer(**change: float) -> str:
         return human_lines({"tree_subjects": Result("tree_subjects", pd.DataFrame([row | change]))})
 
-    text = said(nodes=50, judged=20, found_beside=3)
+    text = answer(nodes=50, judged=20, found_beside=3)
     assert "Of 20 nodes that split and could be judged, 20% keep to one subject" in text and text.startswith("Hardly")
     assert (
         "60% show no subject of the corpus. 30 more could not be judged" in text and "3 of them keep to one subject" in text
     )
-    none = said(nodes=50, judged=0, found_beside=0, **dict.fromkeys(KINDS, np.nan))
+    none = answer(nodes=50, judged=0, found_beside=0, **dict.fromkeys(KINDS, np.nan))
     assert none.startswith("To some degree") and "None of 50 nodes that split could be judged" in none and "nan" not in none
-    assert "moe-probe tree RUN" in said(nodes=50), "a table of an earlier version has counted them all"
-    untested = said(nodes=50, judged=0, found_beside=0, p_value=np.nan, **dict.fromkeys(KINDS, np.nan))
+    assert "moe-probe tree RUN" in answer(nodes=50), "a table of an earlier version has counted them all"
+    untested = answer(nodes=50, judged=0, found_beside=0, p_value=np.nan, **dict.fromkeys(KINDS, np.nan))
     assert untested.startswith("Not testable") and "no labels can be exchanged" in untested and "nan" not in untested
 
 

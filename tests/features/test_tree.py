@@ -1,4 +1,4 @@
-"""Feature splitting: a known hierarchy is rebuilt from trained dictionaries, and a flat one yields none."""
+"""Feature splitting: a known hierarchy is recovered from trained dictionaries, and a flat one yields none."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_true_dictionaries_give_the_true_tree() -> None:
     assert (edges["parent"] == edges["child"] // PARTS).all() and len(edges) == COARSE * PARTS
     assert (edges["joined_by"] == "both").all() and (edges["relation"] == "part").all()
     assert edges["inside"].min() == 1 and edges["share"].sum() == pytest.approx(COARSE)
-    found = splitting(true_level(coarse, part // PARTS), true_level(fine, part), edges)
-    assert (found.split, found.kept, found.orphans, found.children) == (1, 0, 0, PARTS)
+    result = splitting(true_level(coarse, part // PARTS), true_level(fine, part), edges)
+    assert (result.split, result.kept, result.orphans, result.children) == (1, 0, 0, PARTS)
 
 
 def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> None:
@@ -84,8 +84,8 @@ def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> 
         levels = [Level(np.eye(6)[3 * i : 3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)]
         edges = join(*levels)
         assert edges.empty and edges["parent"].dtype == np.int64 and edges["share"].dtype == np.float64
-        found = splitting(*levels, edges)
-        assert (found.split, found.kept, found.orphans, found.children) == (0, 0, float(rate > 0), 0)
+        result = splitting(*levels, edges)
+        assert (result.split, result.kept, result.orphans, result.children) == (0, 0, float(rate > 0), 0)
         assert sibling_pairs(edges, np.zeros(3, dtype=int)) is None
         named = edges.assign(
             **dict.fromkeys(("parent_sae", "child_sae", "parent_label", "child_label", "parent_topic", "child_topic"), ""),
@@ -94,7 +94,7 @@ def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> 
             child_width=6,
         )
         row = {
-            **found._asdict(),
+            **result._asdict(),
             "layer": 0,
             "parent_width": 3,
             "child_width": 6,
@@ -187,9 +187,9 @@ def test_a_flat_dictionary_with_labels_at_random_passes_no_test() -> None:
     rejected = nodes = 0
     for seed in range(30):
         topic = Labelling(np.random.default_rng(seed).permutation(np.repeat(np.arange(4), 10)), 4)
-        found = purity(Subjects(rates, counts, topic, None), pairs, permutations=59, seed=seed)
-        rejected += found.tree.p_value <= 0.05
-        nodes += bool((found.q_value <= 0.05).any())
+        tested = purity(Subjects(rates, counts, topic, None), pairs, permutations=59, seed=seed)
+        rejected += tested.tree.p_value <= 0.05
+        nodes += bool((tested.q_value <= 0.05).any())
     assert max(rejected, nodes) <= stats.binom.ppf(0.995, 30, 0.05)
 
 
@@ -270,8 +270,8 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
     for command, name in (("tree", "tree_subjects"), ("label", "features")):
         code, _, err = moe_probe(command, copy)
         assert code == 0, err
-        found = Result.load(copy / "results", name)
-        assert found.params["strata"] == "register" and "within each register" in found.caption
+        result = Result.load(copy / "results", name)
+        assert result.params["strata"] == "register" and "within each register" in result.caption
     code, _, err = moe_probe("tree", copy, "--no-null", "--strata", "source")
     tested = Result.load(copy / "results", "tree_subjects").table
     assert code == 0 and "no labels can be exchanged" in " ".join(err.split()), "every source has one topic"
@@ -285,10 +285,10 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
     code, _, err = moe_probe("tree", copy, "--strata", "none", "--no-null")
     assert code == 0 and "no labels can be exchanged" not in " ".join(err.split())
     assert Result.load(copy / "results", "tree_nodes").params["strata"] is None
-    for strata, says in (("regster", "names no label"), ("topic", "is the label that is tested")):
+    for strata, message in (("regster", "names no label"), ("topic", "is the label that is tested")):
         for command in ("tree", "label"):
             code, _, err = moe_probe(command, copy, "--strata", strata)
-            assert code == 2 and says in " ".join(err.split())
+            assert code == 2 and message in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")
@@ -367,15 +367,15 @@ def test_the_tree_of_a_matryoshka_sae(nested_run: Path) -> None:
         assert code == 0, err
 
 
-@pytest.mark.parametrize(("walk", "says"), [("twelve", "cannot be read"), ("layer_01/width_00016:99", "no children")])
-def test_a_walk_from_nowhere_gets_a_sentence(run: Path, walk: str, says: str) -> None:
+@pytest.mark.parametrize(("walk", "message"), [("twelve", "cannot be read"), ("layer_01/width_00016:99", "no children")])
+def test_a_walk_from_nowhere_gets_a_sentence(run: Path, walk: str, message: str) -> None:
     moe_probe("tree", run, "--no-null")
     code, _, err = moe_probe("tree", run, "--walk", walk)
     assert code == 2
-    assert says in err.replace("\n", " ")
+    assert message in err.replace("\n", " ")
 
 
-def test_an_sae_of_elsewhere_is_not_trained_again(run: Path, tmp_path: Path) -> None:
+def test_an_imported_sae_is_not_trained_again(run: Path, tmp_path: Path) -> None:
     import json
     import shutil
 
@@ -390,6 +390,22 @@ def test_an_sae_of_elsewhere_is_not_trained_again(run: Path, tmp_path: Path) -> 
     assert f"{path.parent.parent.name}/{path.parent.name} was loaded from elsewhere" in " ".join((out + err).split())
     table = pd.read_parquet(copy / "results" / "splitting.parquet").set_index("parent_sae")
     assert table["seed_agreement"].isna().to_dict()[f"{path.parent.parent.name}/{path.parent.name}"]
+
+
+def test_training_options_that_were_not_recorded_are_named(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = sorted(copy.glob("sae/*/width_00016*/cfg.json"))[0]
+    config = json.loads(path.read_text())
+    del config["metadata"]["moe_probe_training"]["epochs"]
+    path.write_text(json.dumps(config))
+    code, _, err = moe_probe("tree", copy)
+    assert code == 0, err
+    recorded, assumed = ("; ".join(Result.load(p / "results", "splitting").warnings) for p in (run, copy))
+    assert "does not record how it was trained; assumed: epochs 4." in assumed
+    assert "assumed" not in recorded
 
 
 def test_one_width_is_no_tree(run: Path, tmp_path: Path) -> None:

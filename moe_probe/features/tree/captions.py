@@ -44,8 +44,8 @@ SPLITTING = (
 )
 SUBJECTS = (
     "How often siblings in the tree share a topic. Purity: chance that firings of two siblings, from different documents, "
-    "are about the same topic (mean over nodes with two parts or more). Expected: the same when features trade places in "
-    "the tree with others that fire about as often. p: the larger of two permutation tests. One permutes topics over "
+    "are about the same topic (mean over nodes with two parts or more). Expected: the same when features are permuted over "
+    "the tree, among those that fire about as often. p: the larger of two permutation tests. One permutes topics over "
     "documents (tree and firings stay), the other permutes features over the tree. Trees: of this run; with the parents of "
     "another seed; and, as a null of width, a dictionary joined to one of the same width and another seed. The last two use"
     " a tenth of the permutations, so that their p cannot be small. Judged: nodes that could be judged; shares of kinds "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 #: Kinds of nodes, from the most human on.
 BY_PARTS, ONE, SEVERAL, NONE = "one subject, by its parts", "one subject", "several subjects", "no subject"
 KINDS = (BY_PARTS, ONE, SEVERAL, NONE)
-#: Of a node that the test could not have found: it is none of the kinds.
+#: For a node of one subject that the test could have missed: it is none of the kinds.
 UNJUDGED = "could not be judged"
 
 
@@ -25,8 +25,8 @@ def kind_of_node(q_value: float, q_parts: float, topics: Sequence[str], *, alpha
     alpha : float
         False discovery rate that both q-values are compared with.
     judged : bool
-        Whether the test would have found a node of one subject, from `node_power`: where it would not, that it
-        found none says nothing.
+        Whether the test would have detected a node of one subject, from `node_power`; where it would not, the
+        node stays unjudged.
 
     Returns
     -------

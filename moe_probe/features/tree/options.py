@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from moe_probe.sae.config import TrainOptions
+
 
 @dataclass(frozen=True)
 class TreeSettings:
@@ -65,7 +67,7 @@ class DepthOptions:
     min_tokens: int = 640
     most: int = 24
     passes: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = TrainOptions.learning_rate
     seed: int = 0
 
 

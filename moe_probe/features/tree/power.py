@@ -31,7 +31,7 @@ _PERMUTATIONS, _CLEAR, _CLEAR_FEWEST = 99, 0.25, 24
 
 @dataclass(frozen=True)
 class NodePower:
-    """What the test of every node could have found; arrays are (n_nodes,).
+    """Power of the test of every node; arrays are (n_nodes,).
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class NodePower:
     pure_low : ndarray of float
         Purity above which 95 % of those lie.
     judged : ndarray of bool
-        The node was found, or `power` is 0.8 or more and its purity lies below `pure_low`.
+        The node passed the test, or `power` is 0.8 or more and its purity lies below `pure_low`.
     """
 
     power: np.ndarray
@@ -49,14 +49,14 @@ class NodePower:
 
 
 def node_power(subjects: Subjects, pairs: Pairs, tested: Purity, *, alpha: float = 0.05, seed: int = 0) -> NodePower:
-    """Estimate for every node whether the test would have found it, had its children been of one topic.
+    """Estimate at every node how often the test would pass if its children were of one topic.
 
     A pure node is put together from features of the tree that have one topic in common: the clearest quarter of those that
     keep to a topic by themselves (labels permuted, Benjamini-Hochberg over features), with the topic that most of their
     firings are from. It has as many children as the node, which fire about as often, and is tested under the node's own
-    nulls, at the p-value that one node more would need to pass beside those that passed. That a node was not found says
-    something about it only where pure nodes are found as a rule, and where it is less pure than they are: otherwise it could
-    not be judged. Where no labels can be exchanged (every stratum has one topic), no node can be.
+    nulls, at the p-value that one node more would need to pass beside those that passed. A node that did not pass is known not
+    to be pure only where pure nodes pass as a rule and where it is less pure than they are; otherwise it is not judged. Where
+    no labels can be exchanged (every stratum has one topic), no node is judged.
 
     Parameters
     ----------

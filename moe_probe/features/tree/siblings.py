@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from moe_probe.features.tree.subjects import Subjects
 
-#: Pairs of siblings of one node that are looked at, and pairs of strangers in all.
+#: Most pairs of siblings that are drawn at one node, and pairs of strangers in all.
 _PAIRS_OF_NODE, _STRANGERS = 21, 4000
-#: Features whose pairs are all held in memory; with more, pairs of permutations are formed one by one.
+#: Most features of which all pairs are kept in memory; with more, pairs of permutations are formed one by one.
 ALL_PAIRS = 6000
 
 
@@ -28,11 +28,11 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     observed, expected : float
-        The statistic, and its mean when features change places.
+        The statistic, and its mean when features are permuted over the tree.
     p_labels : float
         Labels permuted over groups of documents: the tree, all firings and documents stay as they are.
     p_features : float
-        Features change places in the tree with others that fire about as often: firings, documents and labels stay.
+        Features are permuted over the tree, among those that fire about as often: firings, documents and labels stay.
     """
 
     observed: float

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moe_probe.features.tree.options import TreeSettings
     from moe_probe.recording.trace import Trace
 
-#: Groups of documents that rates are held for. More are put together within a subject, so that memory stays at this many times
+#: Groups of documents that rates are kept for. More are put together within a subject, so that memory stays at this many times
 #: the width of the dictionary however long the corpus is; bundles are exchanged as groups are.
 _MOST_GROUPS = 2_000
 

@@ -1,0 +1,19 @@
+from .activations import PlantedActivations, PlantedFeature, planted_activations
+from .planted import PlantedExpert, PlantedRouting, null_trace, planted_routing, planted_trace, write_routing
+from .results import planted_results
+from .tiny_models import moe_families, tiny_moe
+
+__all__ = [
+    "PlantedActivations",
+    "PlantedExpert",
+    "PlantedFeature",
+    "PlantedRouting",
+    "moe_families",
+    "null_trace",
+    "planted_activations",
+    "planted_results",
+    "planted_routing",
+    "planted_trace",
+    "tiny_moe",
+    "write_routing",
+]
