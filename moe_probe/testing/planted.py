@@ -78,7 +78,7 @@ class PlantedRouting:
         return Usage(counts, mass, self.layers, self.documents)
 
 
-def planted_routing(
+def planted_routing(  # noqa: PLR0913 - documented keyword options of a public function, all with defaults
     *,
     planted: tuple[PlantedExpert, ...] = (),
     topics: int = 6,

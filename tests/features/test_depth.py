@@ -200,7 +200,7 @@ def test_depth_first_on_the_command_line(run: Path) -> None:
     assert equal["width"] == 16 or 0.9 * deep["operations"] <= equal["operations"] <= deep["operations"]
     code, _, err = moe_probe("report", run)
     assert code == 0, err
-    assert "Depth first and breadth first" in (run / "report.html").read_text()
+    assert "Depth-first and breadth-first" in (run / "report.html").read_text()
 
 
 def test_a_word_is_followed_down(run: Path) -> None:
