@@ -11,7 +11,7 @@ from moe_probe.core.errors import MoeProbeError
 EXTRAS = {
     "anndata": ("anndata",),
     "datasets": ("datasets",),
-    "llm": ("httpx",),
+    "llm": ("httpx", "tenacity"),
     "notebook": ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext"),
     "quantized": ("accelerate",),
 }

@@ -1,7 +1,7 @@
-"""An OpenAI-compatible chat endpoint: requests with retries, and a file of the answers that came.
+"""An OpenAI-compatible chat endpoint: requests with retries, and a file of the answers received.
 
-The key is sent as a bearer token and to nobody else: redirects are not followed, and it is cut out of whatever
-the endpoint says before that is shown or stored.
+The key is sent as a bearer token and to nobody else: redirects are not followed, and it is removed from whatever the endpoint
+answers before that is shown or stored.
 """
 
 from __future__ import annotations
@@ -11,29 +11,51 @@ import json
 import math
 import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors
 from moe_probe.core.text import printable
 
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
 #: The longest that an endpoint may make a request wait before it counts as not answering.
 LONGEST_WAIT_S = 120.0
 #: Keys shorter than this are placeholders of local servers ("EMPTY"); cutting them out would spoil answers.
 _SHORTEST_SECRET = 8
-_AGAIN = (408, 409, 425, 429)
-_STEP_S = 0.25
+_RETRIED = (408, 409, 425, 429)
+_REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}
 
 
-class Unanswered(MoeProbeError):
+class NoAnswerError(MoeProbeError):
     """One request got no usable answer in all its attempts; others may."""
+
+
+class _RetryableError(Exception):
+    """One attempt failed; `retry_after_s` is what the endpoint asks to wait."""
+
+    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
+        super().__init__(problem)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def waits_too_long(self) -> bool:
+        return self.retry_after_s is not None and self.retry_after_s > LONGEST_WAIT_S
+
+
+class Request(NamedTuple):
+    """Messages to send, and the most tokens that an answer may have."""
+
+    messages: list[dict[str, str]]
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -72,11 +94,12 @@ class Endpoint:
     price_out: float | None = None
 
     def __post_init__(self) -> None:
+        """Check the address, the key and the numbers."""
         # an HTTP library would name such a key in full in its complaint
         if not all("!" <= c <= "~" for c in self.api_key):
             raise MoeProbeError(
                 "the API key cannot be sent",
-                "it holds a space, a line break or a sign outside ASCII",
+                "it has a space, a line break or a character outside ASCII",
                 "setting the variable again without them",
             )
         try:
@@ -93,7 +116,7 @@ class Endpoint:
         if parts.username or parts.password or parts.query or parts.fragment:
             raise MoeProbeError(
                 "the endpoint's address cannot be used",
-                "it holds a user, a password, ? or #, which messages would show",
+                "it has a user, a password, ? or #, which messages would show",
                 "the plain address, and the key in an environment variable",
             )
         if self.concurrency < 1 or self.retries < 0 or not self.timeout_s > 0:
@@ -104,17 +127,29 @@ class Endpoint:
             )
 
     def hide(self, text: str) -> str:
-        """The text without the key."""
+        """Remove the key from a text."""
         return text.replace(self.api_key, "(key)") if len(self.api_key) >= _SHORTEST_SECRET else text
 
-    def key(self, messages: list[dict[str, str]], limit: int, attempt: int = 0) -> str:
-        """SHA-256 of all that decides the answer."""
-        asked = [self.base_url, self.model, messages, limit, attempt]
+    def cache_key(self, request: Request, repetition: int = 0) -> str:
+        """Hash all that decides the answer.
+
+        Parameters
+        ----------
+        request : Request
+        repetition : int
+            How often the same was asked before.
+
+        Returns
+        -------
+        str
+            SHA-256, in hexadecimal.
+        """
+        asked = [self.base_url, self.model, request.messages, request.limit, repetition]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-class Cache:
-    """Answers by request, appended as they come; half a line, left by an interruption, is passed over."""
+class AnswerCache:
+    """Answers by request, appended as they come; half a line, left by an interruption, is skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
@@ -131,15 +166,19 @@ class Cache:
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
     def get(self, key: str) -> str | None:
-        """The answer to a request, None where there is none yet."""
+        """Return the answer to a request, None where there is none yet."""
         return self._answers.get(key)
 
     def put(self, key: str, answer: str) -> None:
-        """Keep an answer."""
+        """Keep an answer.
+
+        Parameters
+        ----------
+        key : str
+            From `Endpoint.cache_key`.
+        answer : str
+        """
         with self._lock, disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -149,43 +188,73 @@ class Cache:
 
 
 class Client:
-    """Asks the endpoint, or the cache; a context manager, safe to share by threads."""
+    """Asks the endpoint, or the cache; a context manager, safe to share by threads.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+    cache : Path
+        Of the `AnswerCache`.
+    """
 
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         import httpx
+        import tenacity
 
-        self.endpoint, self.cache = endpoint, Cache(cache)
+        self.endpoint, self.cache = endpoint, AnswerCache(cache)
         self.answered = 0
         self.failure: MoeProbeError | None = None
-        self._in_vain, self._lock, self._stopped = 0, threading.Lock(), threading.Event()
-        limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
-        self._http = httpx.Client(timeout=endpoint.timeout_s, limits=limits)
+        self._failed_in_a_row, self._lock, self._stopped = 0, threading.Lock(), threading.Event()
+        n = endpoint.concurrency
+        limits = httpx.Limits(max_connections=n, max_keepalive_connections=n)
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        self._http = httpx.Client(timeout=endpoint.timeout_s, limits=limits, headers=headers)
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_RetryableError),
+            stop=lambda state: state.attempt_number > endpoint.retries or _failure(state).waits_too_long,
+            wait=_wait_s,
+            sleep=self._sleep,
+            reraise=True,
+        )
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
+        """Return the client."""
         return self
 
     def __exit__(self, *reason: object) -> None:
+        """Close the connections."""
         self._http.close()
 
     def stop(self) -> None:
-        """Send nothing more: what is under way ends and is kept."""
+        """Send nothing more: requests under way finish and are kept."""
         self._stopped.set()
 
-    def ask(self, messages: list[dict[str, str]], limit: int, read: Callable[[str], Any]) -> Any:
-        """Answer as `read` understands it, asked for once more where it does not; None where it never does.
+    def ask(self, request: Request, read: Callable[[str], Any]) -> Any:
+        """Ask, and once more where `read` does not understand the answer.
+
+        Parameters
+        ----------
+        request : Request
+        read : callable
+            Takes an answer; returns None where it does not understand it.
+
+        Returns
+        -------
+        object
+            What `read` returns; None where it never understands.
 
         Raises
         ------
-        Unanswered
+        NoAnswerError
             When all attempts failed.
         MoeProbeError
-            When the endpoint refuses, or does not answer request after request.
+            When the endpoint refuses, or fails to answer request after request.
         """
-        for attempt in range(2):
-            key = self.endpoint.key(messages, limit, attempt)
+        for repetition in range(2):
+            key = self.endpoint.cache_key(request, repetition)
             answer = self.cache.get(key)
             if answer is None:
-                answer = self._send(messages, limit)
+                answer = self._send(request)
                 self.cache.put(key, answer)
             with self._lock:
                 self.answered += 1
@@ -194,85 +263,82 @@ class Client:
                 return understood
         return None
 
-    def _send(self, messages: list[dict[str, str]], limit: int) -> str:
+    def _send(self, request: Request) -> str:
+        try:
+            answer = self._retrying(self._attempt, request)
+        except _RetryableError as failure:
+            raise self._gave_up(failure, self._retrying.statistics["attempt_number"]) from None
+        with self._lock:
+            self._failed_in_a_row = 0
+        return answer
+
+    def _attempt(self, request: Request) -> str:
         import httpx
 
+        if self._stopped.is_set():
+            raise NoAnswerError("a request was not sent", "the run was stopped")
         e = self.endpoint
-        headers = {"Authorization": f"Bearer {e.api_key}"} if e.api_key else {}
-        body = {"model": e.model, "messages": messages, "max_tokens": limit, "temperature": 0}
-        problem, asked_for = "", None
-        for attempt in range(e.retries + 1):
-            if attempt and not self._wait(attempt - 1, asked_for):
-                problem += f", and it asks to wait {asked_for:,.0f} s"
-                break
-            if self._stopped.is_set():
-                raise Unanswered("a request was not sent", "the run was stopped")
-            asked_for = None
-            try:
-                got = self._http.post(f"{e.base_url.rstrip('/')}/chat/completions", json=body, headers=headers)
-            except httpx.InvalidURL as error:
-                raise MoeProbeError(f"{e.base_url} is no address", str(error), "http://localhost:8000/v1") from error
-            except httpx.RequestError as error:
-                problem = e.hide(str(error)) or type(error).__name__
-                continue
-            status, text = _answer(got)
-            if text is not None:
-                with self._lock:
-                    self._in_vain = 0
-                return e.hide(text)
-            if status in _AGAIN or status >= 500:
-                problem, asked_for = f"status {status}", _seconds(got.headers.get("retry-after"))
-            elif status == 200:
-                problem = "an answer without choices that hold a message, as OpenAI-compatible endpoints give them"
-            else:
-                raise self._refusal(status, got.text)
-        raise self._given_up(problem, attempt + (not asked_for or asked_for <= LONGEST_WAIT_S))
+        body = {"model": e.model, "messages": request.messages, "max_tokens": request.limit, "temperature": 0}
+        try:
+            response = self._http.post(f"{e.base_url.rstrip('/')}/chat/completions", json=body)
+        except httpx.InvalidURL as error:
+            raise MoeProbeError(f"{e.base_url} is not an address", str(error), "http://localhost:8000/v1") from error
+        except httpx.RequestError as error:
+            raise _RetryableError(e.hide(str(error)) or type(error).__name__) from error
+        status, text = _read_response(response)
+        if text is not None:
+            return e.hide(text)
+        if status in _RETRIED or status >= 500:
+            raise _RetryableError(f"status {status}", _seconds(response.headers.get("retry-after")))
+        if status == 200:
+            raise _RetryableError("an answer without choices that have a message, as OpenAI-compatible endpoints give them")
+        shown = " ".join(printable(e.hide(response.text)).split())[:200]
+        raise MoeProbeError(
+            f"{e.base_url} {_REFUSALS.get(status, 'refuses the request')}",
+            f"status {status}: {shown}",
+            "--llm-key-env, --llm-url and --llm-model as the endpoint requires them",
+        )
 
-    def _given_up(self, problem: str, attempts: int) -> MoeProbeError:
-        """This request's failure; the whole run's when as many in a row failed as are sent at once."""
+    def _gave_up(self, failure: _RetryableError, attempts: int) -> MoeProbeError:
+        """Describe one request's failure; the whole run's when as many in a row failed as are sent at once."""
+        waits = f", and it asks to wait {failure.retry_after_s:,.0f} s" if failure.waits_too_long else ""
         with self._lock:
-            self._in_vain += 1
-            kind = Unanswered if self._in_vain < max(4, self.endpoint.concurrency) else MoeProbeError
+            self._failed_in_a_row += 1
+            kind = NoAnswerError if self._failed_in_a_row < max(4, self.endpoint.concurrency) else MoeProbeError
             self.failure = kind(
                 f"{self.endpoint.base_url} does not answer",
-                f"{problem}, {attempts} times",
+                f"{failure}{waits}, {attempts} times",
                 "the same command later: finished requests are kept",
             )
             return self.failure
 
-    def _refusal(self, status: int, text: str) -> MoeProbeError:
-        what = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}.get(
-            status, "refuses the request"
-        )
-        said = " ".join(printable(self.endpoint.hide(text)).split())[:200]
-        return MoeProbeError(
-            f"{self.endpoint.base_url} {what}",
-            f"status {status}: {said}",
-            "--llm-key-env, --llm-url and --llm-model as the endpoint wants them",
-        )
-
-    def _wait(self, attempt: int, asked_for: float | None) -> bool:
-        """Back off as long as the server asks, else 1, 2, 4 ... seconds, with some chance in it; False if too long."""
-        if asked_for is not None and asked_for > LONGEST_WAIT_S:
-            return False
-        own, asked = min(2.0**attempt, 60.0) * random.uniform(0.5, 1.0), random.uniform(1.0, 1.1)
-        left = own if asked_for is None else asked_for * asked
-        while left > 0 and not self._stopped.is_set():
-            time.sleep(min(left, _STEP_S))
-            left -= _STEP_S
-        return True
+    def _sleep(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
 
 
-def _answer(got: Any) -> tuple[int, str | None]:
-    """Status and content; some gateways say 200 and put the true status into the body."""
+def _failure(state: RetryCallState) -> _RetryableError:
+    """Return why the last attempt failed."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error if isinstance(error, _RetryableError) else _RetryableError("")
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """Back off as long as the server asks, else 1, 2, 4 ... seconds, with some chance in it."""
+    if (asked := _failure(state).retry_after_s) is not None:
+        return asked * random.uniform(1.0, 1.1)
+    return min(2.0 ** (state.attempt_number - 1), 60.0) * random.uniform(0.5, 1.0)
+
+
+def _read_response(response: httpx.Response) -> tuple[int, str | None]:
+    """Return status and content; some gateways answer 200 and put the true status into the body."""
     try:
-        data = got.json()
+        data = response.json()
     except (ValueError, RecursionError):
-        return got.status_code, None
+        return response.status_code, None
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    if got.status_code != 200 or error:
-        return (code if got.status_code == 200 and isinstance(code, int) else got.status_code), None
+    if response.status_code != 200 or error:
+        return (code if response.status_code == 200 and isinstance(code, int) else response.status_code), None
     try:
         content = data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
@@ -281,7 +347,7 @@ def _answer(got: Any) -> tuple[int, str | None]:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date (RFC 9110, 10.2.3)."""
+    """Read a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
     try:
         seconds = float(header or "")
     except ValueError:

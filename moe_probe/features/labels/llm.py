@@ -1,8 +1,8 @@
 """Labels by a language model, over any OpenAI-compatible endpoint: nothing is sent unless one is named.
 
-Two kinds of request a feature, after delphi (Paulo et al. 2024, arXiv:2410.13928): an explanation from excerpts in which
-the firing tokens are marked, and detection: the model is given the label alone and says which of some held-out excerpts,
-without marks, the feature fires in. The score is the balanced accuracy of its answers.
+There are two kinds of request per feature, after delphi (Paulo et al. 2024, arXiv:2410.13928). An explanation is asked for
+from excerpts in which the firing tokens are marked. In detection the model is given the label alone and says in which of some
+held-out excerpts, without marks, the feature fires. The score is the balanced accuracy of its answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from moe_probe.core.extras import need_extra
 from moe_probe.core.pieces import decode
 from moe_probe.core.progress import track
-from moe_probe.features.labels.endpoint import Cache, Client, Endpoint, Unanswered
+from moe_probe.features.labels.endpoint import AnswerCache, Client, Endpoint, NoAnswerError, Request
 from moe_probe.features.labels.excerpts import Excerpt
 
 #: Excerpts a detection request asks about (delphi's five).
@@ -47,7 +47,7 @@ _DETECT = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """Excerpts of one feature: some to explain it by, and held-out ones to try the label on."""
+    """Excerpts of one feature: some to explain it by, and held-out ones to test the label on."""
 
     key: tuple[str, int]
     firing: tuple[Excerpt, ...]
@@ -57,7 +57,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What labelling will take; tokens are characters over four."""
+    """Cost of labelling; tokens are characters over four."""
 
     requests: int
     cached: int
@@ -66,17 +66,17 @@ class Estimate:
     dollars: float | None
 
     def sentence(self) -> str:
-        """For the person who has to agree."""
-        cost = "at no price that was given" if self.dollars is None else f"about ${self.dollars:,.2f}"
+        """Summarise it for the person who has to agree."""
+        cost = "at an unknown price" if self.dollars is None else f"about ${self.dollars:,.2f}"
         return (
-            f"{self.requests:,} requests ({self.cached:,} more are answered by the cache), about "
+            f"{self.requests:,} requests ({self.cached:,} more are in the cache), about "
             f"{self.prompt_tokens:,} tokens to send and at most {self.answer_tokens:,} to receive, {cost}"
         )
 
 
 @dataclass(frozen=True)
 class LlmLabel:
-    """A label and how well the model that gave it can use it; ``problem`` says what is missing, and why."""
+    """A label, its detection score, and the excerpts judged; ``problem`` names what is missing, and why."""
 
     key: tuple[str, int]
     label: str
@@ -85,17 +85,28 @@ class LlmLabel:
     problem: str = ""
 
 
-def explanation(evidence: Evidence) -> list[dict[str, str]]:
-    """Messages that ask for a label."""
-    return [{"role": "system", "content": _EXPLAIN}, {"role": "user", "content": _numbered(evidence.firing, marked=True)}]
+def explanation(evidence: Evidence) -> Request:
+    """Ask for a label."""
+    return _request(_EXPLAIN, _numbered(evidence.firing, marked=True), _LABEL_TOKENS)
 
 
-def detection(label: str, excerpts: Sequence[Excerpt]) -> list[dict[str, str]]:
-    """Messages that ask in which excerpts a feature of this label fires."""
-    return [
-        {"role": "system", "content": _DETECT.format(label=json.dumps(label))},
-        {"role": "user", "content": _numbered(excerpts, marked=False)},
-    ]
+def detection(label: str, excerpts: Sequence[Excerpt]) -> Request:
+    """Ask in which excerpts a feature of this label fires.
+
+    Parameters
+    ----------
+    label : str
+    excerpts : sequence of Excerpt
+
+    Returns
+    -------
+    Request
+    """
+    return _request(_DETECT.format(label=json.dumps(label)), _numbered(excerpts, marked=False), _ANSWER_TOKENS)
+
+
+def _request(instruction: str, data: str, limit: int) -> Request:
+    return Request([{"role": "system", "content": instruction}, {"role": "user", "content": data}], limit)
 
 
 def _numbered(excerpts: Sequence[Excerpt], *, marked: bool) -> str:
@@ -112,9 +123,9 @@ def _shown(excerpt: Excerpt, *, marked: bool) -> str:
     ends = np.cumsum([0, *(len(part) for part, _ in parts)]).tolist()
     spans = list(zip(ends[:-1], ends[1:], (value for _, value in parts), strict=True))
     signs = list(text)
-    for place in {p for start, end, value in spans if marked and value > 0 for p in (start - 1, start, end - 1, end)}:
-        if 0 <= place < len(signs):  # a sign that touches a mark would make it longer
-            signs[place] = signs[place].translate(_HARMLESS)
+    for position in {p for start, end, value in spans if marked and value > 0 for p in (start - 1, start, end - 1, end)}:
+        if 0 <= position < len(signs):  # a sign that touches a mark would make it longer
+            signs[position] = signs[position].translate(_HARMLESS)
     pieces = ("".join(signs[start:end]) for start, end, _ in spans)
     return "".join(
         f"<<{piece}>>" if marked and value > 0 else piece for piece, (*_, value) in zip(pieces, spans, strict=True)
@@ -132,22 +143,34 @@ def estimate(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: Path, s
     """Count requests and tokens before anything is sent.
 
     Detection requests of labels that are not known yet are counted with a label of middling length.
+
+    Parameters
+    ----------
+    evidence : sequence of Evidence
+    endpoint : Endpoint
+    cache : Path
+        Answers that need no request.
+    seed : int
+        Of the order of excerpts.
+
+    Returns
+    -------
+    Estimate
     """
-    known = Cache(cache)
+    known = AnswerCache(cache)
     requests = cached = sent = received = 0
     for item in evidence:
-        asked = explanation(item)
-        answer = known.get(endpoint.key(asked, _LABEL_TOKENS))
+        first = explanation(item)
+        answer = known.get(endpoint.cache_key(first))
         label = _read_label(answer) if answer is not None else None
-        batches = [(asked, _LABEL_TOKENS)]
-        batches += [(detection(label or "x" * 40, [e for e, _ in t]), _ANSWER_TOKENS) for t in _trials(item, seed)]
-        for messages, limit in batches:
-            if known.get(endpoint.key(messages, limit)) is not None:
+        trials = [detection(label or "x" * 40, [e for e, _ in trial]) for trial in _trials(item, seed)]
+        for request in (first, *trials):
+            if known.get(endpoint.cache_key(request)) is not None:
                 cached += 1
                 continue
             requests += 1
-            sent += sum(len(m["content"]) for m in messages) // _CHARACTERS_PER_TOKEN
-            received += limit
+            sent += sum(len(m["content"]) for m in request.messages) // _CHARACTERS_PER_TOKEN
+            received += request.limit
     dollars = None
     if endpoint.price_in is not None and endpoint.price_out is not None:
         dollars = (sent * endpoint.price_in + received * endpoint.price_out) / 1e6
@@ -159,14 +182,23 @@ def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: P
 
     Parameters
     ----------
+    evidence : sequence of Evidence
+    endpoint : Endpoint
     cache : Path
-        JSON lines, one a finished request; an interrupted run goes on from them.
+        JSON lines, one per finished request; an interrupted run resumes from them.
+    seed : int
+        Of the order of excerpts.
+
+    Returns
+    -------
+    tuple of LlmLabel
+        In the order of `evidence`. Where the requests of a feature alone failed, its ``problem`` says so.
 
     Raises
     ------
     MoeProbeError
-        When the endpoint refuses (wrong key, unknown model), answers nothing at all or request after request not,
-        or the disk refuses. A feature whose requests alone fail says so in its ``problem``.
+        When the endpoint refuses (wrong key, unknown model), answers nothing at all, fails to answer request after request,
+        or the disk refuses.
     """
     need_extra("llm", "labels by a language model")
     labels: dict[int, LlmLabel] = {}
@@ -186,40 +218,40 @@ def label_features(evidence: Sequence[Evidence], endpoint: Endpoint, *, cache: P
 
 def _label_one(client: Client, item: Evidence, seed: int) -> LlmLabel:
     try:
-        label = client.ask(explanation(item), _LABEL_TOKENS, _read_label)
-    except Unanswered as error:
+        label = client.ask(explanation(item), _read_label)
+    except NoAnswerError as error:
         return LlmLabel(item.key, "", float("nan"), 0, str(error))
     if not label:
         return LlmLabel(item.key, "", float("nan"), 0, "the model gave no label")
-    right: dict[bool, list[bool]] = {True: [], False: []}
-    why = "no answer could be read"
+    correct: dict[bool, list[bool]] = {True: [], False: []}
+    problem = "no answer could be read"
     for trial in _trials(item, seed):
         try:
-            said = client.ask(detection(label, [e for e, _ in trial]), _ANSWER_TOKENS, partial(_read_numbers, n=len(trial)))
-        except Unanswered as error:
-            said, why = None, str(error)
-        if said is not None:
+            numbers = client.ask(detection(label, [e for e, _ in trial]), partial(_read_numbers, n=len(trial)))
+        except NoAnswerError as error:
+            numbers, problem = None, str(error)
+        if numbers is not None:
             for number, (_, fires) in enumerate(trial, 1):
-                right[fires].append((number in said) == fires)
-    return _scored(item, label, right, why)
+                correct[fires].append((number in numbers) == fires)
+    return _scored(item, label, correct, problem)
 
 
-def _scored(item: Evidence, label: str, right: dict[bool, list[bool]], why: str) -> LlmLabel:
-    """Balanced accuracy, where at least half of the firing and half of the silent excerpts were judged."""
+def _scored(item: Evidence, label: str, correct: dict[bool, list[bool]], why: str) -> LlmLabel:
+    """Compute the balanced accuracy, where at least half of the firing and half of the silent excerpts were judged."""
     asked = {True: len(item.held_out_firing), False: len(item.held_out_silent)}
-    judged = len(right[True]) + len(right[False])
+    judged = len(correct[True]) + len(correct[False])
     if not asked[True] or not asked[False]:
         return LlmLabel(item.key, label, float("nan"), judged, "there are no held-out excerpts of both kinds to score by")
     missing = sum(asked.values()) - judged
     problem = f"{missing} of {sum(asked.values())} held-out excerpts were not judged: {why}" if missing else ""
-    if any(2 * len(right[kind]) < asked[kind] for kind in asked):
+    if any(2 * len(correct[kind]) < asked[kind] for kind in asked):
         return LlmLabel(item.key, label, float("nan"), judged, problem)
-    return LlmLabel(item.key, label, float((np.mean(right[True]) + np.mean(right[False])) / 2), judged, problem)
+    return LlmLabel(item.key, label, float((np.mean(correct[True]) + np.mean(correct[False])) / 2), judged, problem)
 
 
 def _json_in(text: str, name: str) -> Any:
-    """What the last JSON object that holds `name` holds there: a model may think aloud before it answers."""
-    decoder, found, at = json.JSONDecoder(), None, 0
+    """Read a value from the last JSON object that has it: a model may think aloud before it answers."""
+    decoder, value, at = json.JSONDecoder(), None, 0
     text = text[-_LONGEST_ANSWER:]
     while (at := text.find("{", at)) >= 0:
         try:
@@ -227,8 +259,8 @@ def _json_in(text: str, name: str) -> Any:
         except (ValueError, RecursionError):
             at += 1
             continue
-        found = data.get(name, found)
-    return found
+        value = data.get(name, value)
+    return value
 
 
 def _read_label(text: str) -> str | None:
@@ -240,7 +272,7 @@ def _read_label(text: str) -> str | None:
 
 
 def _read_numbers(text: str, n: int) -> set[int] | None:
-    """Numbers of excerpts; None where one is not among 1 ... `n`, since the others are then not to be trusted either."""
+    """Read numbers of excerpts; None where one is not among 1 ... `n`: the others are then unreliable too."""
     numbers = _json_in(text, "fires")
     if not isinstance(numbers, list) or not all(type(i) is int and 1 <= i <= n for i in numbers):
         return None
