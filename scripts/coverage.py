@@ -109,7 +109,7 @@ def ratio_covers(rng: np.random.Generator, n: int, simulations: int, *, shape: f
     held = []
     for i in range(simulations):
         tokens = rng.lognormal(5, 0.4, n)
-        drawn = Resamples(np.zeros(n, dtype=int), n=RESAMPLES, seed=[i, n])
+        drawn = Resamples.pooled(n, n=RESAMPLES, seed=[i, n])
         found = ratio_interval(drawn, tokens * rng.gamma(shape, 1 / shape, n), tokens)
         held.append(inside(found.low, found.high, 1.0))
     return np.array(held)
@@ -206,7 +206,7 @@ def set_covers(rng: np.random.Generator, n: int, simulations: int) -> np.ndarray
     held = []
     for i in range(simulations):
         chosen, score = areas(n)
-        weights = Resamples(np.zeros(n, dtype=int), n=RESAMPLES, seed=i).weights
+        weights = Resamples.pooled(n, n=RESAMPLES, seed=i).weights
         bins = np.searchsorted(np.quantile(score, np.linspace(0, 1, 64)), score)
         hits, misses = (
             np.stack([np.bincount(b[c == k], minlength=65) for b, c in zip(bins, chosen, strict=True)])

@@ -79,21 +79,6 @@ def count_selections(
     return np.bincount(flat, weights=weights[keep].astype(np.float64), minlength=size).reshape(n_units, num_experts)
 
 
-def entropy_bits(load: np.ndarray) -> np.ndarray:
-    """Shannon entropy of loads along the last axis, in bits (0 log 0 = 0; NaN where all are zero)."""
-    load = np.asarray(load, dtype=np.float64)
-    total = load.sum(-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = load / total
-        terms = np.where(share > 0, share * np.log2(share), 0.0)
-    return np.where(total[..., 0] > 0, -terms.sum(-1), np.nan)
-
-
-def effective_experts(load: np.ndarray) -> np.ndarray:
-    """Number of equally used experts with the same entropy, ``2 ** entropy_bits(load)``."""
-    return np.exp2(entropy_bits(load))
-
-
 def load_cv(load: np.ndarray) -> np.ndarray:
     """Coefficient of variation of expert loads (population standard deviation over mean).
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.core.routing import coactivation, effective_experts, entropy_bits, load_cv
+from moe_probe.core.routing import coactivation, load_cv
 from moe_probe.core.stats import GroupUsage, group_usage, macro_mutual_information
+from moe_probe.core.stats.information import effective_experts, entropy_bits
 from moe_probe.core.stats.labels import n_threads
 from moe_probe.core.text import some_of
 

@@ -116,7 +116,7 @@ def loss_recovered(
     ours = losses(loaded, sample, splice)
     weight = np.array([len(i) - 1 for i in sample.ids], dtype=np.float64)
     number = np.unique(np.arange(len(weight)) if group is None else group, return_inverse=True)[1]
-    drawn = Resamples(np.zeros(number.max() + 1, dtype=int), n=1000, seed=seed)
+    drawn = Resamples.pooled(number.max() + 1, n=1000, seed=seed)
 
     def recovered(floor: np.ndarray) -> Interval:
         return ratio_interval(

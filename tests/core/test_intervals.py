@@ -166,7 +166,7 @@ def test_usage_beyond_words_covers() -> None:
 @pytest.mark.parametrize("n", [5, 12])
 def test_bits_and_recall_cover(n: int) -> None:
     rng, bits, recall = np.random.default_rng(n), 0, 0
-    drawn = Resamples(np.zeros(n, dtype=int), n=200, seed=0)
+    drawn = Resamples.pooled(n, n=200, seed=0)
     for _ in range(400):
         tokens = rng.integers(90, 111, n).astype(float)
         gains = tokens * rng.gamma(4, 0.05, n)
@@ -181,10 +181,10 @@ def test_bits_and_recall_cover(n: int) -> None:
 
 def test_symmetric_values_have_students_interval_and_skew_stretches_its_own_side() -> None:
     values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
-    found = student_interval(Resamples(np.zeros(5, dtype=int), n=40_000, seed=0).means(values), 4)
+    found = student_interval(Resamples.pooled(5, n=40_000, seed=0).means(values), 4)
     ends = stats.ttest_1samp(values, 0).confidence_interval()
     assert (found.low, found.high) == (pytest.approx(ends.low, rel=0.05), pytest.approx(ends.high, rel=0.05))
-    skewed = student_interval(Resamples(np.zeros(5, dtype=int), n=40_000, seed=0).means(np.exp(values)), 4)
+    skewed = student_interval(Resamples.pooled(5, n=40_000, seed=0).means(np.exp(values)), 4)
     ends = stats.ttest_1samp(np.exp(values), 0).confidence_interval()
     assert skewed.low == pytest.approx(ends.low, rel=0.05) and skewed.high > 1.5 * ends.high
 
@@ -201,7 +201,7 @@ def test_ratios_agree_with_scipys_bootstrap() -> None:
         method="BCa",
         random_state=0,
     ).confidence_interval
-    ours = ratio_interval(Resamples(np.zeros(80, dtype=int), n=4000, seed=0), above, below)
+    ours = ratio_interval(Resamples.pooled(80, n=4000, seed=0), above, below)
     assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.1)
     assert ours.low == pytest.approx(theirs.low, abs=0.01) and ours.high == pytest.approx(theirs.high, abs=0.01)
 

@@ -13,12 +13,13 @@ from sklearn.metrics import roc_auc_score
 
 from moe_probe.core.results import Result
 from moe_probe.core.stats import Resamples
+from moe_probe.core.stats.auroc import weighted_auroc
+from moe_probe.core.stats.information import effective_number
 from moe_probe.features.matching.feature_experts import feature_experts
 from moe_probe.features.matching.random_directions import compare_with_random
 from moe_probe.features.matching.routing_prediction import RoutingData, RoutingPrediction, predict_routing
 from moe_probe.features.matching.signals import shuffled
-from moe_probe.features.matching.topic_predictors import effective_number
-from moe_probe.features.matching.topic_units import Source, SplitSignals, choose_units, measure_unit, weighted_auroc
+from moe_probe.features.matching.topic_units import Source, SplitSignals, choose_units, measure_unit
 from moe_probe.studies.verdicts import complete_verdicts
 
 

@@ -147,7 +147,7 @@ def test_pairing_narrows_intervals(sides: dict[str, ComparedRun], tmp_path: Path
 
 def test_resamples_keep_the_variance_of_small_cells() -> None:
     values = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
-    draws = Resamples(np.zeros(5, dtype=int), n=20_000, seed=0).means(values)
+    draws = Resamples.pooled(5, n=20_000, seed=0).means(values)
     assert draws[0] == values.mean()
     assert np.var(draws[1:]) == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
 

@@ -6,15 +6,14 @@ which error rates were measured.
 
 from __future__ import annotations
 
+from moe_probe.core.stats.auroc import auroc, auroc_difference, auroc_interval
 from moe_probe.core.stats.bootstrap import (
     Interval,
     Resamples,
-    auroc_difference,
-    auroc_interval,
     ratio_interval,
     student_interval,
 )
-from moe_probe.core.stats.effects import Lift, LogRatio, auroc, half_selection, log2_lift, log2_ratio, topic_moments
+from moe_probe.core.stats.effects import Lift, LogRatio, half_selection, log2_lift, log2_ratio, topic_moments
 from moe_probe.core.stats.groups import (
     GroupUsage,
     group_names,

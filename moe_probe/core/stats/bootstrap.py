@@ -5,7 +5,6 @@ docs/statistics.md ("Coverage of intervals") gives the measured coverage; ``scri
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +15,8 @@ BOOTSTRAP = (
     "Rao and Wu 1988, unbiased variance of resampled means, DOI 10.1080/01621459.1988.10478591",
     "Hall 1992, On the removal of skewness by transformation, J. R. Stat. Soc. B 54, 221-228",
 )
-AUROC = (
-    "Newcombe 2006, interval of the Mann-Whitney statistic, DOI 10.1002/sim.2324",
-    "Zou and Donner 2008, interval of a difference from two intervals (MOVER), DOI 10.1002/sim.3095",
-)
-_NOTHING = 1e-12
+#: Spread below which nothing is said to vary.
+NOTHING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -42,6 +38,9 @@ class Resamples:
     mean is unbiased however small the cell is (Rao and Wu 1988, DOI 10.1080/01621459.1988.10478591). Drawing n of n, the
     standard deviation of five groups is too small by a tenth, and the ends of the normal law come on top of that.
 
+    Two schemes are in use. Within topics (`cells` are the topics of the groups), each topic keeps its number of groups: for
+    what compares topics. Over all groups (`pooled`), topics vary in size: for what is measured on the corpus as a whole.
+
     Parameters
     ----------
     cells : ndarray of int, shape (n_groups,)
@@ -59,6 +58,23 @@ class Resamples:
             if len(rows) > 1:
                 m = len(rows) - 1
                 self.weights[1:, rows] = rng.multinomial(m, np.full(len(rows), 1 / len(rows)), size=n) * (len(rows) / m)
+
+    @classmethod
+    def pooled(cls, n_groups: int, *, n: int, seed: int | list[int]) -> Resamples:
+        """Draw groups regardless of their topics.
+
+        Parameters
+        ----------
+        n_groups : int
+        n : int
+            Number of resamples.
+        seed : int or sequence of int
+
+        Returns
+        -------
+        Resamples
+        """
+        return cls(np.zeros(n_groups, dtype=int), n=n, seed=seed)
 
     def means(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Weighted means over groups (some, where `rows` names them), shape (n + 1, ...); NaN where none was drawn."""
@@ -108,7 +124,7 @@ def student_interval(draws: np.ndarray, df: float, *, confidence: float = 0.95) 
     if df < 1:
         return Interval(estimate, np.full(estimate.shape, np.nan), np.full(estimate.shape, np.nan))
     error = spread(draws[1:])
-    down, up = stretched(np.asarray(student.ppf(0.5 + confidence / 2, df)), _skewness(draws[1:], error))
+    down, up = stretched(np.asarray(student.ppf(0.5 + confidence / 2, df)), skewness(draws[1:], error))
     return Interval(estimate, estimate - down * error, estimate + up * error)
 
 
@@ -151,14 +167,27 @@ def spread(draws: np.ndarray) -> np.ndarray:
         return np.asarray(np.sqrt(np.where(n > 1, squares / (n - 1), np.nan)))
 
 
-def _skewness(draws: np.ndarray, error: np.ndarray) -> np.ndarray:
+def skewness(draws: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Compute the skewness over resamples, those without a value left out.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (n_resamples, ...)
+    error : ndarray, shape (...)
+        Their standard deviation, from `spread`.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        0 where nothing varies.
+    """
     rest = np.asarray(draws, dtype=float)
     known = np.isfinite(rest)
     n = np.maximum(known.sum(0), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         middle = np.where(known, rest, 0.0).sum(0) / n
         cubes = np.where(known, rest - middle, 0.0) ** 3
-        return np.where(error > _NOTHING * (1 + np.abs(middle)), cubes.sum(0) / n / error**3, 0.0)
+        return np.where(error > NOTHING * (1 + np.abs(middle)), cubes.sum(0) / n / error**3, 0.0)
 
 
 def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -181,96 +210,10 @@ def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(np.where(np.isfinite(found), found, freedom.min(0)), 1.0, 1e6))
 
 
-def auroc_interval(
-    area: float, positives: int, negatives: int, *, draws: np.ndarray | None = None, confidence: float = 0.95
-) -> Interval:
-    """Interval of an area under the ROC curve that does not collapse at 1.
-
-    All values x are inside that lie within z standard errors of the area, the error being that of x and not of the area
-    seen (Newcombe 2006, method 5, DOI 10.1002/sim.2324; Hanley and McNeil 1982, DOI 10.1148/radiology.143.1.7063747):
-
-        V(x) = x (1 - x) / (m n) * (1 + N ((1 - x) / (2 - x) + x / (1 + x))),  N = (m + n) / 2 - 1.
-
-    The bootstrap breaks down where positives and negatives hardly overlap: an area of 1 has no spread, and 5 documents that
-    all lie above 25 others show an AUROC above 0.77, no more.
-
-    Parameters
-    ----------
-    area : float
-    positives, negatives : int
-        Numbers of independent units (groups of documents).
-    draws : ndarray, shape (1 + n_resamples,), optional
-        Of a bootstrap, the estimate first, where the score is not one per group (an AUROC over tokens). V is scaled to
-        their variance, and Student's t of the smaller class takes the place of z, `stretched` where they are skewed. Draws
-        that do not vary are left out of account.
-
-    Returns
-    -------
-    Interval
-        NaN ends where a class has fewer than two groups.
-    """
-    from scipy.stats import norm
-    from scipy.stats import t as student
-
-    if min(positives, negatives) < 2 or not np.isfinite(area):
-        return Interval(np.asarray(area), np.asarray(np.nan), np.asarray(np.nan))
-    down = up = np.asarray(norm.ppf(0.5 + confidence / 2))
-    scale, own = 1.0, _auroc_variance(area, positives, negatives)
-    if draws is not None and own > _NOTHING and (error := spread(draws[1:])) > _NOTHING:
-        scale = float(error) ** 2 / own
-        critical = np.asarray(student.ppf(0.5 + confidence / 2, min(positives, negatives) - 1))
-        down, up = stretched(critical, _skewness(draws[1:], error))
-
-    def outside(x: float) -> bool:
-        error = np.sqrt(scale * _auroc_variance(x, positives, negatives))
-        return abs(x - area) > float((down if x < area else up) * error)
-
-    return Interval(np.asarray(area), np.asarray(_boundary(outside, 0.0, area)), np.asarray(_boundary(outside, 1.0, area)))
-
-
-def auroc_difference(one: Interval, other: Interval, correlation: float) -> Interval:
-    """Interval of the first area less the second, on the same documents, from the two intervals.
-
-    MOVER: margins of the two are added as if they were standard errors of correlated estimates, each end for itself
-    (Newcombe 1998, DOI 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C; Zou and Donner 2008, DOI
-    10.1002/sim.3095).
-
-    Parameters
-    ----------
-    correlation : float
-        Of the two estimates, as their draws have it; 0 where one of them has no spread.
-    """
-    r = correlation if np.isfinite(correlation) else 0.0
-
-    def joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0))
-
-    value = one.value - other.value
-    return Interval(
-        value,
-        value - joined(one.value - one.low, other.high - other.value),
-        value + joined(one.high - one.value, other.value - other.low),
-    )
-
-
 def correlation_of(one: np.ndarray, other: np.ndarray) -> float:
     """Correlation of two sets of draws, estimates first; 0 where one of them does not vary."""
     both = np.isfinite(one[1:]) & np.isfinite(other[1:])
     a, b = one[1:][both], other[1:][both]
-    if len(a) < 2 or min(float(a.std()), float(b.std())) < _NOTHING:
+    if len(a) < 2 or min(float(a.std()), float(b.std())) < NOTHING:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _auroc_variance(x: float, m: int, n: int) -> float:
-    return x * (1 - x) / (m * n) * (1 + ((m + n) / 2 - 1) * ((1 - x) / (2 - x) + x / (1 + x)))
-
-
-def _boundary(outside: Callable[[float], bool], far: float, near: float) -> float:
-    """Where values between one that is inside (`near`) and an end of the range go over from in to out, by bisection."""
-    if not outside(far):
-        return far
-    for _ in range(50):
-        middle = (far + near) / 2
-        far, near = (middle, near) if outside(middle) else (far, middle)
-    return near

@@ -186,35 +186,3 @@ def log2_ratio(above: np.ndarray, below: np.ndarray, *, half: np.ndarray | float
         down, up = stretched(np.asarray(student.ppf(0.5 + confidence / 2, n - 1)), cubes / variance**1.5)
     error = np.sqrt(variance) / np.log(2)
     return LogRatio(logs, logs - down * error, logs + up * error)
-
-
-def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
-    """Area under the ROC curve of every column for every topic against the rest.
-
-    The probability that a random group of the topic uses the expert more than a random other
-    group, ties counting half (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491).
-
-    Parameters
-    ----------
-    shares : ndarray, shape (n_groups, n_columns)
-    topic : ndarray of int, shape (n_groups,)
-        -1 for a group of none of these topics: it belongs to the rest of every topic.
-    n_topics : int
-
-    Returns
-    -------
-    ndarray, shape (n_topics, n_columns)
-        NaN for topics without groups inside or outside.
-    """
-    from scipy.stats import rankdata
-
-    sizes = np.bincount(topic[topic >= 0], minlength=n_topics).astype(np.float64)[:, None]
-    rest = len(topic) - sizes
-    area = np.empty((n_topics, shares.shape[1]))
-    one_hot = (topic[None] == np.arange(n_topics)[:, None]).astype(np.float64)
-    for start in range(0, shares.shape[1], _BLOCK):
-        columns = slice(start, start + _BLOCK)
-        ranks = one_hot @ rankdata(shares[:, columns], axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            area[:, columns] = (ranks - sizes * (sizes + 1) / 2) / (sizes * rest)
-    return np.where((sizes > 0) & (rest > 0), area, np.nan)

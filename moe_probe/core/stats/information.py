@@ -92,3 +92,34 @@ def _divergence(sums: np.ndarray, sizes: np.ndarray, *, starts: np.ndarray) -> n
 
 def _x_log2_x(x: np.ndarray) -> np.ndarray:
     return np.asarray(x * np.log2(np.maximum(x, np.finfo(x.dtype).tiny)))
+
+
+def entropy_bits(load: np.ndarray) -> np.ndarray:
+    """Compute the Shannon entropy of loads along the last axis, in bits (0 log 0 = 0; NaN where all are zero)."""
+    load = np.asarray(load, dtype=np.float64)
+    total = load.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = load / total
+        terms = np.where(share > 0, share * np.log2(share), 0.0)
+    return np.where(total[..., 0] > 0, -terms.sum(-1), np.nan)
+
+
+# Effective numbers: how many equally used units would be as spread out (Hill 1973, DOI 10.2307/1934352). The three differ
+# in what they read, and in the order of their sums, which the digits of tables depend on.
+
+
+def effective_experts(load: np.ndarray) -> np.ndarray:
+    """Compute the effective number of experts along the last axis of loads, ``2 ** entropy_bits(load)`` (Hill 1973)."""
+    return np.asarray(np.exp2(entropy_bits(load)))
+
+
+def effective_number(counts: np.ndarray) -> float:
+    """Compute the effective number of units from their counts, shape (n_units,), of which one is above zero."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(2 ** -(shares * np.log2(shares)).sum())
+
+
+def effective_numbers(shares: np.ndarray) -> np.ndarray:
+    """Compute the effective number of units in every row of shares that sum to 1, shape (n_rows, n_units)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(2 ** -np.where(shares > 0, shares * np.log2(shares), 0.0).sum(1))

@@ -97,7 +97,7 @@ def explain_routing(
 
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
     keys = factor_keys(sample)
-    drawn = Resamples(np.zeros(len(sample.groups), dtype=int), n=resamples, seed=seed)
+    drawn = Resamples.pooled(len(sample.groups), n=resamples, seed=seed)
     chains: list[dict[str, Any]] = []
     experts: list[pd.DataFrame] = []
     for measured in map_layers(trace, sample, lambda item: _layer_gains(item, sample, keys)):

@@ -10,7 +10,8 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
-from moe_probe.core.routing import dropped_id, entropy_bits
+from moe_probe.core.routing import dropped_id
+from moe_probe.core.stats.information import entropy_bits
 from moe_probe.core.stats.labels import n_threads
 from moe_probe.experts.published.sequences import NO_WEIGHTS, SAMPLE_TOKENS, first_choices, sampled_documents
 

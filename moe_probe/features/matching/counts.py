@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.stats.auroc import sparse_auroc
 from moe_probe.core.stats.labels import n_threads
 
 if TYPE_CHECKING:
@@ -266,20 +267,9 @@ def _score(
         p_value = student.sf(part.sum() / np.sqrt(spread), freedom)
     bits = mutual_information(np.array(both), np.array(chosen), np.array(fired), n)
     lift = (both / fired) / (chosen / n)
-    auroc, of_activation = (1 + recall - false_alarm) / 2, _activation_auroc(hit, value, chosen, n)
+    auroc, of_activation = (1 + recall - false_alarm) / 2, sparse_auroc(hit, value, chosen, n)
     signed = np.copysign(bits, lift - 1)
     return np.array([auroc, of_activation, signed, lift, both / fired, recall, p_value]), influence
-
-
-def _activation_auroc(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) -> float:
-    """AUROC of the activation, all silent tokens tied at zero (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491)."""
-    from scipy.stats import rankdata
-
-    positive, negative = float(hit.sum()), float((~hit).sum())
-    silent = n - chosen - negative
-    above = rankdata(value)[hit].sum() - positive * (positive + 1) / 2 if positive else 0.0
-    wins = above + positive * silent + 0.5 * (chosen - positive) * silent
-    return float(wins / (chosen * (n - chosen)))
 
 
 def better_than(scores: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

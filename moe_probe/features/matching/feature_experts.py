@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.stats.information import effective_numbers
 from moe_probe.features.matching.counts import count_blocks
 
 if TYPE_CHECKING:
@@ -58,17 +59,11 @@ def feature_experts(chosen: sparse.csr_array, firings: sparse.csr_array, *, per_
                     "share": share,
                     "lift": share / load[order.ravel()],
                     "tokens": np.repeat(tokens[block][kept], depth),
-                    "effective_experts": np.repeat(_effective(shares), depth),
-                    "effective_experts_all": _effective(load[None])[0],
+                    "effective_experts": np.repeat(effective_numbers(shares), depth),
+                    "effective_experts_all": effective_numbers(load[None])[0],
                 }
             )
         )
     columns = ["feature", "rank", "expert", "share", "lift", "tokens", "effective_experts", "effective_experts_all"]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return table[table["share"] > 0].reset_index(drop=True)
-
-
-def _effective(shares: np.ndarray) -> np.ndarray:
-    """Two to the entropy of each row (Hill 1973, DOI 10.2307/1934352)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(2 ** -np.where(shares > 0, shares * np.log2(shares), 0.0).sum(1))

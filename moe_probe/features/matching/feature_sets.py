@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
+from moe_probe.core.stats.auroc import weighted_auroc
 from moe_probe.core.stats.bootstrap import correlation_of
 from moe_probe.features.matching.counts import Pairs
-from moe_probe.features.matching.topic_units import weighted_auroc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def feature_sets(split: RoutingSplit, firings: SplitFirings, pairs: Pairs, *, la
     y, truth = selections.matrix[split.train[rows]].tocsc(), selections.matrix[split.held_out].tocsc()
     _, number = np.unique(group[split.held_out], return_inverse=True)
     n_groups = int(number.max()) + 1
-    weights = Resamples(np.zeros(n_groups, dtype=int), n=_RESAMPLES, seed=seed).weights
+    weights = Resamples.pooled(n_groups, n=_RESAMPLES, seed=seed).weights
     out: list[dict[str, Any]] = []
     for unit in np.flatnonzero(selections.layer == layer):
         candidates = pairs.feature[pairs.expert == unit]

@@ -12,7 +12,8 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import standing
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
-from moe_probe.core.stats.bootstrap import AUROC, BOOTSTRAP
+from moe_probe.core.stats.auroc import AUROC
+from moe_probe.core.stats.bootstrap import BOOTSTRAP
 from moe_probe.core.text import figure
 from moe_probe.features.matching.feature_experts import feature_experts
 from moe_probe.features.matching.feature_sets import feature_sets

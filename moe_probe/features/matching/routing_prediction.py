@@ -61,7 +61,7 @@ class RoutingPrediction:
             ``recall, bits``, with ``_low, _high``: 95 % intervals.
         """
         known = self.selections > 0
-        drawn = Resamples(np.zeros(int(known.sum()), dtype=int), n=resamples, seed=seed)
+        drawn = Resamples.pooled(int(known.sum()), n=resamples, seed=seed)
         out: dict[str, float] = {}
         for name, values in (("recall", self.hits), ("bits", self.bits)):
             out |= ratio_interval(drawn, values[known], self.selections[known]).row(name, name)

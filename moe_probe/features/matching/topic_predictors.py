@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.stats import Resamples, student_interval
+from moe_probe.core.stats.information import effective_number
 from moe_probe.core.units import format_members
 from moe_probe.features.matching.topic_units import Source, SplitSignals, Unit, UnitAuroc, choose_units, measure_unit
 from moe_probe.features.matching.words import frequent_tokens, log2_beyond_own_words, token_signals
@@ -168,12 +169,6 @@ class TopicPredictors:
             return member
         code, ids = int(self._codes[member]), self.tokens.token_ids
         return code if ids is None else int(ids[code])
-
-
-def effective_number(counts: np.ndarray) -> float:
-    """Count equally used units that would be as spread out: 2 to the entropy of shares (Hill 1973, DOI 10.2307/1934352)."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(2 ** -(shares * np.log2(shares)).sum())
 
 
 def effective_topics(shares: Iterable[np.ndarray]) -> np.ndarray:

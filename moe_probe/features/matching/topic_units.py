@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.stats import Interval, Resamples, auroc, auroc_difference, auroc_interval
+from moe_probe.core.stats.auroc import weighted_auroc
 from moe_probe.core.stats.bootstrap import correlation_of
 
 if TYPE_CHECKING:
@@ -156,22 +157,6 @@ class UnitAuroc:
         """
         correlation = correlation_of(self.draws[level], other.draws[level])
         return auroc_difference(getattr(self, level), getattr(other, level), correlation)
-
-
-def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Compute AUROC from histograms of scores, bins in increasing order; ties within a bin count half.
-
-    Parameters
-    ----------
-    positive, negative : ndarray, shape (n_draws, n_bins)
-
-    Returns
-    -------
-    ndarray, shape (n_draws,)
-    """
-    below = np.cumsum(negative, axis=1) - 0.5 * negative
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
 
 
 def measure_unit(signals: SplitSignals, members: tuple[int, ...], topic: int, drawn: Resamples) -> UnitAuroc:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode, standing
+from moe_probe.core.stats.information import effective_number
 from moe_probe.core.text import clipped, figure, is_missing, some_of
 from moe_probe.core.units import parse_members
-from moe_probe.features.matching.topic_predictors import effective_number
 from moe_probe.report.cells import Cell, lift_text, number, probability, sae_name, table_of, yes_no
 from moe_probe.report.content import Block, Card, Cards, Passage, Section, Table
 from moe_probe.studies.verdicts import rise_text

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from moe_probe.core.results import Result
-from moe_probe.core.routing import entropy_bits, load_cv
+from moe_probe.core.routing import load_cv
 from moe_probe.core.stats import GroupUsage, Resamples
+from moe_probe.core.stats.information import entropy_bits
 from moe_probe.experts.usage import layer_usage, topics_told
 from moe_probe.studies.compare.compared_run import ComparedRun, matched_layers
 from moe_probe.studies.compare.differences import (
