@@ -26,8 +26,8 @@ from moe_probe.experts.published import (
     vocabulary_experts,
     vocabulary_specialisation,
 )
+from moe_probe.experts.published.choices import sampled_documents
 from moe_probe.experts.published.domains import domain_table
-from moe_probe.experts.published.sequences import sampled_documents
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.together import published_section
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace

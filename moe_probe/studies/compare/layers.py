@@ -10,7 +10,8 @@ from moe_probe.core.results import Result
 from moe_probe.core.routing import load_cv
 from moe_probe.core.stats import GroupUsage, Resamples
 from moe_probe.core.stats.information import entropy_bits
-from moe_probe.experts.usage import layer_usage, topics_told
+from moe_probe.experts.decoding import cross_validated_hits
+from moe_probe.experts.usage import layer_usage
 from moe_probe.studies.compare.compared_run import ComparedRun, matched_layers
 from moe_probe.studies.compare.differences import (
     SOURCES,
@@ -111,7 +112,7 @@ def _layer_estimates(run: ComparedRun, pairing: Pairing, index: int, drawn: Resa
     out: dict[tuple[int, str], Estimate] = {}
     for layer_index, layer in enumerate(pairing.usage[index].layers):
         columns, number = groups.layer_index == layer_index, layer.layer
-        hits = topics_told(groups, layer_index, seed=run.result("layers").seed or 0)
+        hits = cross_validated_hits(groups, layer_index, seed=run.result("layers").seed or 0)
         decoded = np.flatnonzero(np.isfinite(hits))
         accuracy = drawn.means(hits, decoded)
         values: dict[str, np.ndarray] = {}
