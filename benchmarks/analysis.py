@@ -15,7 +15,7 @@ from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.analyses import ANALYSES, Settings, analyze
+from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, analyze
 from moe_probe.testing import PlantedExpert, planted_trace
 
 
@@ -66,7 +66,7 @@ def main() -> None:
                 now = time.perf_counter()
                 seconds[name], mark = now - mark, now
 
-        analyze(trace, folder / "results", settings=Settings(), say=say)
+        analyze(trace, folder / "results", settings=AnalysisSettings(), say=say)
         total = time.perf_counter() - started
         for name, value in seconds.items():
             print(f"| {name} | {value:.1f} |", flush=True)

@@ -149,10 +149,11 @@ def analyze(
 ) -> None:
     """Compute the result tables of a trace."""
     from moe_probe.core.files import disk_errors
+    from moe_probe.models.settings import ModelSettings
     from moe_probe.recording.run_model import dtype_of
     from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
-    from moe_probe.studies.analyses import Settings
+    from moe_probe.studies.analyses import AnalysisSettings
     from moe_probe.studies.analyses import analyze as compute
     from moe_probe.studies.verdicts import update_verdicts
 
@@ -162,7 +163,9 @@ def analyze(
     root = out or run_directory(path)
     with disk_errors(root):  # a folder that cannot be written shows before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
-    settings = Settings(**statistics.model_dump(), seed=seed, dtype=dtype_of(root), **weights.model_dump())
+    name, options = weights.model, weights.model_dump(exclude={"model"})
+    model = None if name is None else ModelSettings(name=name, dtype=dtype_of(root), **options)
+    settings = AnalysisSettings(**statistics.model_dump(), seed=seed, model=model)
     results = compute(trace, root / "results", settings=settings, say=console.say)
     update_verdicts(RunDirectory(trace, root))  # what features and causes said of this run before stays in its verdicts
     link = root / "trace"

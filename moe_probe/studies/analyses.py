@@ -1,61 +1,89 @@
-"""The analyses of a trace, by name: a later one is one entry more in the table."""
+"""The analyses of a trace: one table of their names, in the order in which they run.
+
+A trace comes in; result tables about experts, and the verdicts that rest on them, go out. To add an analysis, write the
+function that returns its `Result`, and add an entry to `ANALYSES`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.results import Result
+from moe_probe.core.settings import StatisticsSettings, setting
+from moe_probe.experts.clusters import (
+    cluster_routing,
+    combinations,
+    expert_groups,
+    expert_similarity,
+    weight_similarity,
+)
+from moe_probe.experts.contexts import expert_contexts
+from moe_probe.experts.duplicates import near_duplicates
+from moe_probe.experts.explain import (
+    CONTEXTS,
+    ExpectedUsage,
+    expected_usage,
+    expert_positions,
+    expert_token_classes,
+    expert_tokens,
+    explain_routing,
+    topic_beyond_vocabulary,
+    vocabulary_baseline,
+)
+from moe_probe.experts.published import published_metrics
+from moe_probe.experts.topic_groups import other_labels
+from moe_probe.experts.topics import expert_labels, expert_topics
+from moe_probe.experts.usage import coactivation_table, expert_usage, layer_usage
+from moe_probe.models.settings import ModelSettings
+from moe_probe.recording.trace import Trace
+from moe_probe.studies.verdicts import Rules, topic_verdicts
+from moe_probe.studies.verdicts.evidence import complete_verdicts
 
-if TYPE_CHECKING:
-    from moe_probe.experts.explain import ExpectedUsage
-    from moe_probe.recording.trace import Trace
 
+class AnalysisSettings(StatisticsSettings):
+    """Settings of the analyses of a trace: the statistics, the seed and the model."""
 
-@dataclass(frozen=True)
-class Settings:
-    """What the analyses need from a run's settings."""
-
-    by: str = "topic"
-    strata: str | None = None
-    permutations: int = 1000
-    alpha: float = 0.05
-    seed: int = 0
-    #: The model that the trace was collected from, for what is read off its weights.
-    model: str | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    trust_remote_code: bool = False
+    seed: int = setting(0, "seed of every random choice")
+    model: ModelSettings | None = setting(None, "the trace's model, to compare experts by their weights", flag="-")
 
 
 @dataclass
 class Context:
-    """What an analysis may read: the trace, the settings, and results of the analyses before it by name."""
+    """Input of an analysis: the trace, the settings and the results of the analyses before it.
+
+    Attributes
+    ----------
+    trace : Trace
+    settings : AnalysisSettings
+    done : dict of str to Result
+        Results so far, by name.
+    """
 
     trace: Trace
-    settings: Settings
+    settings: AnalysisSettings
     done: dict[str, Result] = field(default_factory=dict)
-
     _expected: dict[str, ExpectedUsage] = field(default_factory=dict)
 
-    def expected(self, given: str) -> ExpectedUsage:
-        """What words predict of usage: two analyses need it, and it is the same for both."""
-        from moe_probe.experts.explain import expected_usage
+    def options(self, *names: str) -> dict[str, Any]:
+        """Give the label, the seed and further settings as keyword arguments of an analysis."""
+        return {"label": self.settings.by, "seed": self.settings.seed} | {n: getattr(self.settings, n) for n in names}
 
+    def tests(self) -> dict[str, Any]:
+        """Give the keyword arguments of an analysis that permutes labels."""
+        return self.options("permutations", "strata", "alpha")
+
+    def expected(self, given: str) -> ExpectedUsage:
+        """Predict usage from a context; computed once, since two analyses need it."""
         if given not in self._expected:
-            # pairs of tokens are many; the two further opinions may rest on part of a large corpus
-            self._expected[given] = expected_usage(
-                self.trace,
-                label=self.settings.by,
-                given=given,
-                seed=self.settings.seed,
-                max_tokens=10_000_000 if given == "token" else 500_000,
-            )
+            # pairs of tokens are many; the two further contexts may rest on part of a large corpus
+            max_tokens = 10_000_000 if given == "token" else 500_000
+            self._expected[given] = expected_usage(self.trace, given=given, max_tokens=max_tokens, **self.options())
         return self._expected[given]
 
 
@@ -64,212 +92,97 @@ Compute = Callable[[Context], "Result | tuple[Result, ...]"]
 
 @dataclass(frozen=True)
 class Analysis:
-    """One analysis: what it is called, what of the trace it needs, and what computes it.
+    """One analysis.
 
-    An analysis that is not `essential` is left out where the corpus does not allow it, and the report says why.
+    Attributes
+    ----------
+    name : str
+        Name of its (first) result.
+    needs : {"usage", "routing", "weights"}
+        Part of the trace that it needs: counts per document, choices per token, or gate weights.
+    compute : callable
+        Takes a `Context` and returns one result or several.
+    essential : bool
+        An analysis that is not essential is left out where the corpus does not allow it, and the report says why.
     """
 
     name: str
-    needs: str
+    needs: Literal["usage", "routing", "weights"]
     compute: Compute
     essential: bool = False
 
+    def missing(self, trace: Trace) -> str | None:
+        """Name the part that the analysis needs and the trace lacks, if any."""
+        if self.needs == "routing" and "routing" not in trace.manifest.kept:
+            return "the trace holds counts per document only"
+        if self.needs == "weights" and not trace.manifest.has_weights:
+            return "the trace holds expert ids without gate weights"
+        return None
+
 
 def _explained(c: Context) -> tuple[Result, ...]:
-    from moe_probe.experts.explain import explain_routing
-
-    found = explain_routing(c.trace, label=c.settings.by, seed=c.settings.seed)
-    return found.layers, found.experts
+    return tuple(explain_routing(c.trace, **c.options()))
 
 
 def _layers(c: Context) -> Result:
-    from moe_probe.experts.usage import layer_usage
-
-    return layer_usage(
-        c.trace,
-        label=c.settings.by,
-        permutations=c.settings.permutations,
-        strata=c.settings.strata,
-        seed=c.settings.seed,
-        explained=c.done.get("explained"),
-    )
+    return layer_usage(c.trace, explained=c.done.get("explained"), **c.options("permutations", "strata"))
 
 
 def _experts(c: Context) -> Result:
-    from moe_probe.experts.usage import expert_usage
-
     return expert_usage(c.trace, explained=c.done.get("explained_experts"))
 
 
-def _coactivation(c: Context) -> Result:
-    from moe_probe.experts.usage import coactivation_table
-
-    return coactivation_table(c.trace)
-
-
-def _expert_topics(c: Context) -> Result:
-    from moe_probe.experts.topics import expert_topics
-
-    return expert_topics(
-        c.trace,
-        label=c.settings.by,
-        permutations=c.settings.permutations,
-        strata=c.settings.strata,
-        alpha=c.settings.alpha,
-        seed=c.settings.seed,
-    )
-
-
 def _gate_mass(c: Context) -> Result:
-    from moe_probe.experts.topics import expert_topics
-
-    return expert_topics(
-        c.trace,
-        label=c.settings.by,
-        permutations=c.settings.permutations,
-        strata=c.settings.strata,
-        alpha=c.settings.alpha,
-        seed=c.settings.seed,
-        measure="gate_mass",
-    )
+    return expert_topics(c.trace, measure="gate_mass", **c.tests())
 
 
 def _expert_labels(c: Context) -> Result:
-    from moe_probe.experts.topic_groups import other_labels
-    from moe_probe.experts.topics import expert_labels
-
-    usage = c.trace.usage()
-    return expert_labels(
-        usage,
-        other_labels(usage, label=c.settings.by),
-        permutations=c.settings.permutations,
-        seed=c.settings.seed,
-        alpha=c.settings.alpha,
-        strata=c.settings.strata,
-    )
+    options = c.tests()
+    return expert_labels(c.trace, other_labels(c.trace.usage(), label=options.pop("label")), **options)
 
 
 def _beyond(given: str) -> Compute:
-    def compute(c: Context) -> Result:
-        from moe_probe.experts.explain import topic_beyond_vocabulary
-
-        return topic_beyond_vocabulary(
-            c.trace,
-            label=c.settings.by,
-            given=given,
-            permutations=c.settings.permutations,
-            alpha=c.settings.alpha,
-            strata=c.settings.strata,
-            seed=c.settings.seed,
-            usage=c.expected(given),
-        )
-
-    return compute
-
-
-def _vocabulary_baseline(c: Context) -> Result:
-    from moe_probe.experts.explain import vocabulary_baseline
-
-    return vocabulary_baseline(c.trace, label=c.settings.by, seed=c.settings.seed)
-
-
-def _token_classes(c: Context) -> Result:
-    from moe_probe.experts.explain import expert_token_classes
-
-    return expert_token_classes(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
+    return lambda c: topic_beyond_vocabulary(c.trace, given=given, usage=c.expected(given), **c.tests())
 
 
 def _weights(c: Context) -> Result:
-    if c.settings.model is None:
+    from moe_probe.core.schema import need_same_weights, stored_dtype
+    from moe_probe.models import load_model
+
+    model = c.settings.model
+    if model is None:
         raise MoeProbeError(
             "experts cannot be compared by their weights", "no model was named", "moe-probe analyze RUN --model MODEL"
         )
-    from moe_probe.core.schema import need_same_weights, stored_dtype
-    from moe_probe.experts.clusters import weight_similarity
-    from moe_probe.models import load_model
-
-    made_by = c.trace.manifest.model
-    dtype = c.settings.dtype if c.settings.dtype != "auto" else stored_dtype(made_by)
+    recorded = c.trace.manifest.model
     loaded = load_model(
-        c.settings.model,
-        revision=c.settings.revision,
-        dtype=dtype,
-        trust_remote_code=c.settings.trust_remote_code,
+        model.name,
+        revision=model.revision,
+        dtype=model.dtype if model.dtype != "auto" else stored_dtype(recorded),
+        trust_remote_code=model.trust_remote_code,
         progress=False,
     )
-    need_same_weights(loaded.info, made_by)
+    need_same_weights(loaded.info, recorded)
     return weight_similarity(loaded)
 
 
 def _similarity(c: Context) -> tuple[Result, ...]:
-    from moe_probe.experts.clusters import expert_similarity
-
-    return tuple(
-        expert_similarity(
-            c.trace,
-            label=c.settings.by,
-            coactivation=c.done.get("coactivation"),
-            weights=c.done.get("weight_similarity"),
-            seed=c.settings.seed,
-        )
-    )
+    coactivation, weights = c.done.get("coactivation"), c.done.get("weight_similarity")
+    return tuple(expert_similarity(c.trace, coactivation=coactivation, weights=weights, **c.options()))
 
 
 def _clusters(c: Context) -> tuple[Result, ...]:
-    from moe_probe.experts.clusters import cluster_routing
-    from moe_probe.experts.topic_groups import other_labels
-
     others = tuple(other_labels(c.trace.usage(), label=c.settings.by))
-    return tuple(
-        cluster_routing(c.trace, label=c.settings.by, others=others, seed=c.settings.seed, strata=c.settings.strata)
-    )
-
-
-def _combinations(c: Context) -> Result:
-    from moe_probe.experts.clusters import combinations
-
-    return combinations(
-        c.trace,
-        label=c.settings.by,
-        permutations=c.settings.permutations,
-        alpha=c.settings.alpha,
-        strata=c.settings.strata,
-        seed=c.settings.seed,
-    )
-
-
-def _expert_tokens(c: Context) -> Result:
-    from moe_probe.experts.explain import expert_tokens
-
-    return expert_tokens(c.trace, label=c.settings.by, seed=c.settings.seed)
-
-
-def _expert_positions(c: Context) -> Result:
-    from moe_probe.experts.explain import expert_positions
-
-    return expert_positions(c.trace, label=c.settings.by, alpha=c.settings.alpha, seed=c.settings.seed)
+    return tuple(cluster_routing(c.trace, others=others, **c.options("strata")))
 
 
 def _expert_groups(c: Context) -> Result:
-    from moe_probe.experts.clusters import expert_groups
-    from moe_probe.experts.explain import CONTEXTS
-
-    # a test that is missing was left out: the corpus is too small, or the trace too bare, to say what words predict
+    # a test that is missing was left out: the corpus is too small, or the trace lacks what predictions from words need
     expected = [c.expected(given) for given, name in CONTEXTS.items() if name in c.done]
-    return expert_groups(
-        c.trace,
-        label=c.settings.by,
-        expected=expected,
-        strata=c.settings.strata,
-        permutations=c.settings.permutations,
-        alpha=c.settings.alpha,
-        seed=c.settings.seed,
-    )
+    return expert_groups(c.trace, expected=expected, **c.tests())
 
 
 def _contexts(c: Context) -> Result:
-    from moe_probe.experts.contexts import expert_contexts
-
     if not c.trace.manifest.has_text:
         raise MoeProbeError(
             "no contexts of experts", "the trace was collected without its text", "collect without --no-text"
@@ -277,33 +190,15 @@ def _contexts(c: Context) -> Result:
     return expert_contexts(c.trace)
 
 
-def _published(c: Context) -> Result:
-    from moe_probe.experts.published import published_metrics
-
-    return published_metrics(c.trace, label=c.settings.by, layers=c.done.get("layers"), seed=c.settings.seed)
-
-
 def _verdicts(c: Context) -> tuple[Result, ...]:
-    from dataclasses import replace
-
-    from moe_probe.experts.explain import CONTEXTS
-    from moe_probe.studies.verdicts import Rules, topic_verdicts
-    from moe_probe.studies.verdicts.evidence import complete_verdicts
-
-    found = topic_verdicts(
+    verdicts = topic_verdicts(
         c.done["expert_topics"],
         groups=c.done.get("expert_groups"),
         rules=Rules(alpha=c.settings.alpha),
         beyond=[c.done[name] for name in CONTEXTS.values() if name in c.done],
     )
-    # the first stays as it is, whatever features and causes will say
-    return replace(found, name="usage_verdicts"), complete_verdicts(found)
-
-
-def _near_duplicates(c: Context) -> Result:
-    from moe_probe.experts.duplicates import near_duplicates
-
-    return near_duplicates(c.trace, label=c.settings.by)
+    # the first stays as it is, whatever features and ablations add to the second
+    return replace(verdicts, name="usage_verdicts"), complete_verdicts(verdicts)
 
 
 #: In order; each may read the results of those above it.
@@ -311,85 +206,68 @@ ANALYSES = (
     Analysis("explained", "routing", _explained),
     Analysis("layers", "usage", _layers, essential=True),
     Analysis("experts", "usage", _experts, essential=True),
-    Analysis("coactivation", "routing", _coactivation),
-    Analysis("expert_topics", "usage", _expert_topics, essential=True),
+    Analysis("coactivation", "routing", lambda c: coactivation_table(c.trace)),
+    Analysis("expert_topics", "usage", lambda c: expert_topics(c.trace, **c.tests()), essential=True),
     Analysis("expert_topics_gate_mass", "weights", _gate_mass),
     Analysis("expert_labels", "usage", _expert_labels),
-    Analysis("beyond_vocabulary", "routing", _beyond("token")),
-    Analysis("beyond_previous_token", "routing", _beyond("previous token")),
-    Analysis("beyond_token_pairs", "routing", _beyond("token pair")),
-    Analysis("vocabulary_baseline", "routing", _vocabulary_baseline),
-    Analysis("expert_token_classes", "routing", _token_classes),
-    Analysis("expert_tokens", "routing", _expert_tokens),
-    Analysis("expert_positions", "routing", _expert_positions),
+    *(Analysis(name, "routing", _beyond(given)) for given, name in CONTEXTS.items()),
+    Analysis("vocabulary_baseline", "routing", lambda c: vocabulary_baseline(c.trace, **c.options())),
+    Analysis("expert_token_classes", "routing", lambda c: expert_token_classes(c.trace, **c.options("alpha"))),
+    Analysis("expert_tokens", "routing", lambda c: expert_tokens(c.trace, **c.options())),
+    Analysis("expert_positions", "routing", lambda c: expert_positions(c.trace, **c.options("alpha"))),
     Analysis("expert_groups", "usage", _expert_groups),
-    Analysis("combinations", "routing", _combinations),
+    Analysis("combinations", "routing", lambda c: combinations(c.trace, **c.tests())),
     Analysis("weight_similarity", "usage", _weights),
     Analysis("expert_similarity", "usage", _similarity),
     Analysis("clusters", "usage", _clusters),
     Analysis("expert_contexts", "weights", _contexts),
-    Analysis("published", "routing", _published),
+    Analysis("published", "routing", lambda c: published_metrics(c.trace, layers=c.done.get("layers"), **c.options())),
     Analysis("verdicts", "usage", _verdicts, essential=True),
-    Analysis("near_duplicates", "routing", _near_duplicates),  # last, so that its warning ends what the terminal shows
+    # last, so that its warning ends what the terminal shows
+    Analysis("near_duplicates", "routing", lambda c: near_duplicates(c.trace, label=c.settings.by)),
 )
 #: Results that are written with another analysis, or only where something was left out.
 _FURTHER = (
-    "explained_experts",
-    "similarity_agreement",
-    "cluster_summary",
-    "cluster_agreement",
-    "maps",
-    "left_out",
-    "usage_verdicts",
+    *("explained_experts", "similarity_agreement", "cluster_summary", "cluster_agreement", "maps"),
+    *("left_out", "usage_verdicts"),
 )
 
 
 def analyze(
-    trace: Trace,
-    directory: str | Path,
-    *,
-    settings: Settings | None = None,
-    say: Say = silent,
+    trace: Trace, directory: str | Path, *, settings: AnalysisSettings | None = None, say: Say = silent
 ) -> dict[str, Result]:
-    """Run every analysis that the trace allows and save its table.
+    """Run every analysis that the trace allows, and save its table.
 
     Parameters
     ----------
+    trace : Trace
     directory : str or Path
-        Where ``<name>.parquet`` and ``<name>.json`` go, usually ``RUN/results``; those of analyses that
-        are left out are removed, so that no table of an earlier corpus stays behind.
+        Folder of ``<name>.parquet`` and ``<name>.json``, usually ``RUN/results``. Tables of analyses that
+        are left out are removed from it, so that no table of an earlier corpus stays behind.
+    settings : AnalysisSettings, optional
     say : callable
-        Told, in a sentence, what is being done.
+        Called with a sentence on every step.
 
     Returns
     -------
     dict of str to Result
-        ``left_out`` (``analysis, reason``) among them where the trace or the corpus did not allow one.
+        With ``left_out`` (``analysis, reason``) if the trace or the corpus did not allow an analysis.
 
     Raises
     ------
     MoeProbeError
-        When an essential analysis cannot be done with this corpus (one topic only, say); results written
-        before stay.
+        When an essential analysis is impossible with this corpus (of one topic only, say); earlier results stay.
     """
-    context = Context(trace, settings or Settings())
+    context = Context(trace, settings or AnalysisSettings())
     done = context.done
     reasons: dict[str, str] = {}
     for analysis in track(ANALYSES, "analyze", unit="analyses", name=lambda a: a.name):
         started = time.monotonic()
-        reason = _missing(analysis, trace)
-        if reason is None:
-            try:
-                results = analysis.compute(context)
-            except MoeProbeError as error:
-                if analysis.essential:
-                    raise
-                reason = str(error)
-        if reason is not None:
+        results, reason = _computed(analysis, context)
+        if reason:
             reasons[analysis.name] = reason
             say(f"{analysis.name}: left out, {reason}")
-            continue
-        for result in results if isinstance(results, tuple) else (results,):
+        for result in results:
             result.save(directory)
             done[result.name] = result
             say(f"{result.name}: {len(result.table):,} rows in {time.monotonic() - started:.1f} s")
@@ -402,23 +280,29 @@ def analyze(
     return done
 
 
-def _missing(analysis: Analysis, trace: Trace) -> str | None:
-    """What of the trace an analysis needs and does not have."""
-    if analysis.needs == "routing" and "routing" not in trace.manifest.kept:
-        return "the trace holds counts per document only"
-    if analysis.needs == "weights" and not trace.manifest.has_weights:
-        return "the trace holds expert ids without gate weights"
-    return None
+def _computed(analysis: Analysis, context: Context) -> tuple[tuple[Result, ...], str]:
+    """Compute an analysis; or say why it is left out."""
+    reason = analysis.missing(context.trace)
+    if reason is not None:
+        return (), reason
+    try:
+        results = analysis.compute(context)
+    except MoeProbeError as error:
+        if analysis.essential:
+            raise
+        return (), str(error)
+    return results if isinstance(results, tuple) else (results,), ""
 
 
 def _left_out(reasons: Mapping[str, str]) -> Result:
     import pandas as pd
 
     table = pd.DataFrame({"analysis": list(reasons), "reason": list(reasons.values())})
-    return Result("left_out", table, caption="Analyses that this trace or this corpus does not allow, and why.")
+    return Result("left_out", table, caption="Analyses that this trace or this corpus does not allow, and the reasons.")
 
 
 def _remove_stale(directory: Path, known: set[str], written: set[str]) -> None:
+    """Remove results that are known but were not written this time."""
     for name in known - written:
         for suffix in (".parquet", ".json"):
             (directory / f"{name}{suffix}").unlink(missing_ok=True)

@@ -30,17 +30,10 @@ class AnalyzeStage(Stage):
         return [root / "trace" / "trace.json"]
 
     def run(self, root: Path, say: Say) -> list[Path]:
-        from moe_probe.studies.analyses import Settings, analyze
+        from moe_probe.studies.analyses import AnalysisSettings, analyze
         from moe_probe.studies.verdicts import update_verdicts
 
-        settings = Settings(
-            **self.statistics.model_dump(),
-            seed=self.seed,
-            model=self.model.name,
-            revision=self.model.revision,
-            dtype=self.model.dtype,
-            trust_remote_code=self.model.trust_remote_code,
-        )
+        settings = AnalysisSettings(**self.statistics.model_dump(), seed=self.seed, model=self.model)
         run = RunDirectory.open(root)
         results = analyze(run, run.results_folder, settings=settings, say=say)
         if "usage_verdicts" in results:

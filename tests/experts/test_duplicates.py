@@ -14,7 +14,7 @@ import moe_probe.experts.duplicates as module
 from moe_probe.experts.duplicates import near_duplicates
 from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.alerts import alerts_section
-from moe_probe.studies.analyses import ANALYSES, Settings, analyze
+from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, analyze
 from moe_probe.testing import planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
 
@@ -149,7 +149,7 @@ def test_the_warning_ends_the_analysis_and_is_an_alert(
     ids = ids_of(plain)
     ids[5] = ids[4]
     trace, said = trace_of(tmp_path / "trace", plain, ids), []
-    results = analyze(trace, tmp_path / "results", settings=Settings(permutations=99), say=said.append)
+    results = analyze(trace, tmp_path / "results", settings=AnalysisSettings(permutations=99), say=said.append)
     assert "2 of 120 documents share over a quarter" in said[-1] and said[-1].startswith("  note: ")
     section = alerts_section(trace, results)
     assert str(section.blocks).count("share over a quarter") == 1 and "documents that share text" in section.finding

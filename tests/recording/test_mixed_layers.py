@@ -12,7 +12,7 @@ from moe_probe.recording.importers import ImportOptions, ImportSource, TokenReco
 from moe_probe.recording.trace import Trace
 from moe_probe.report import write_report
 from moe_probe.studies import analyses as pipeline
-from moe_probe.studies.analyses import Settings, analyze
+from moe_probe.studies.analyses import AnalysisSettings, analyze
 
 N_EXPERTS = {0: 1, 2: 8, 5: 64}
 TOP_K = {0: 1, 2: 2, 5: 8}
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "ANALYSES", tuple(a for a in pipeline.ANALYSES if a.name != "clusters"))  # UMAP takes long
-        analyze(Trace.open(root), root / "results", settings=Settings(permutations=99))
+        analyze(Trace.open(root), root / "results", settings=AnalysisSettings(permutations=99))
     return root
 
 

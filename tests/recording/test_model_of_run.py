@@ -11,13 +11,15 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.results import Result
 from moe_probe.core.schema import ModelInfo, need_same_weights, stored_dtype
 from moe_probe.models import load_model
+from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.collect import collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.run_model import dtype_of, load_model_of
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.analyses import ANALYSES, Context, Settings
+from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, Context
 from moe_probe.studies.inspect.inspector import _load
 
 
@@ -67,10 +69,15 @@ def test_a_broken_run_yaml_matters_only_where_it_names_the_model(run: Path, chec
 
 def test_analyze_compares_experts_by_weights(run: Path, checkpoint: Path) -> None:
     analysis = next(a for a in ANALYSES if a.name == "weight_similarity")
+
+    def similarity(dtype: str) -> Result:
+        settings = AnalysisSettings(model=ModelSettings(name=str(checkpoint), dtype=dtype))
+        return analysis.compute(Context(Trace.open(run), settings))
+
     for dtype in ("auto", dtype_of(run)):
-        assert len(analysis.compute(Context(Trace.open(run), Settings(model=str(checkpoint), dtype=dtype))).table)
+        assert len(similarity(dtype).table)
     with pytest.raises(MoeProbeError, match="its weights were loaded as float32, those of the trace as bfloat16"):
-        analysis.compute(Context(Trace.open(run), Settings(model=str(checkpoint), dtype="float32")))
+        similarity("float32")
 
 
 def test_find_runs_a_query_through_the_named_model(run: Path, checkpoint: Path) -> None:

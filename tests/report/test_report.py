@@ -26,7 +26,7 @@ from moe_probe.report.compose import compose
 from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree
 from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.sources import bibtex
-from moe_probe.studies.analyses import Settings, analyze
+from moe_probe.studies.analyses import AnalysisSettings, analyze
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 
 EVIL = "<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m"
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_experts=8,
         lift=3.0,
     )
-    analyze(trace, root / "results", settings=Settings(permutations=199))
+    analyze(trace, root / "results", settings=AnalysisSettings(permutations=199))
     write_report(root)
     return root
 
@@ -268,7 +268,7 @@ def test_hostile_labels_are_shown_not_obeyed(tmp_path: Path) -> None:
             "special": routing.position < 0,
         },
     )
-    analyze(writer.seal(), tmp_path / "run" / "results", settings=Settings(permutations=99))
+    analyze(writer.seal(), tmp_path / "run" / "results", settings=AnalysisSettings(permutations=99))
     write_report(tmp_path / "run")
     page = Page((tmp_path / "run" / "report.html").read_text())
     assert page.tags.count("script") == 1 and any("<script>alert(1)</script>" in c for c in page.cells)

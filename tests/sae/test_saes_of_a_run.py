@@ -375,14 +375,14 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
 
     from moe_probe.core.results import Result
     from moe_probe.report import write_report
-    from moe_probe.studies.analyses import Settings, analyze
+    from moe_probe.studies.analyses import AnalysisSettings, analyze
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     assert moe_probe("sae", "train", copy, "--layers", 0, "--widths", 16, "--k", 4, "--seed", 3)[0] == 0
     assert moe_probe("sae", "eval", copy, "--tokens", 100)[0] == 0
     assert moe_probe("label", copy, "--permutations", 99, "--cards", 4)[0] == 0
-    analyze(Trace.open(copy), copy / "results", settings=Settings(permutations=99))
+    analyze(Trace.open(copy), copy / "results", settings=AnalysisSettings(permutations=99))
     features, cards = (Result.load(copy / "results", name) for name in ("features", "feature_cards"))
     features.table["label"] = EVIL
     features.table["top_tokens"] = EVIL

@@ -111,9 +111,9 @@ def expert_token_classes(
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]
     if len(np.unique(classes)) < 2:
         raise MoeProbeError(
-            f"all tokens are of the class '{TOKEN_CLASSES[classes[0]]}'",
-            "classes of tokens are compared",
-            "a trace whose token table has the tokens' texts",
+            f"all tokens are of the kind '{TOKEN_CLASSES[classes[0]]}'",
+            "kinds of token are compared",
+            "a trace whose token table holds the tokens' texts",
         )
     table = paired_shares(trace, sample, TokenKinds("token_class", TOKEN_CLASSES, classes), alpha=alpha)
     return Result(

@@ -64,7 +64,7 @@ def expert_tokens(
     if not any(texts):
         raise MoeProbeError(
             "tokens cannot be listed",
-            "the trace has their ids, not their texts",
+            "the trace holds their numbers, not their texts",
             "a trace whose token table has a column token",
         )
     pairs = np.unique(sample.group * len(texts) + sample.token)

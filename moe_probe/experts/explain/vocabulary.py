@@ -112,7 +112,7 @@ def expected_usage(
     if not known.any():
         raise MoeProbeError(
             f"no {given} occurs {min_count} times in other documents",
-            "the prediction from words must be learnt on other documents than those it is compared with",
+            "what words predict must be learnt on documents other than those it is compared with",
             "a larger corpus",
         )
     code = _codes(key, known)

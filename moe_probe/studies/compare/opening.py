@@ -155,7 +155,7 @@ def open_compared_run(
 def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say) -> dict[str, Result]:
     """Results under another label than the run's own, by the same tests with the same settings."""
     from moe_probe.experts.explain import CONTEXTS
-    from moe_probe.studies.analyses import ANALYSES, Context, Settings
+    from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, Context
 
     if label not in run.documents.columns:
         raise MoeProbeError(
@@ -166,13 +166,13 @@ def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say
     own = stored["expert_topics"]
     strata = own.params["strata"] if own.params["strata"] != label else str(own.params["label"])  # within the other label
     permutations, alpha = int(own.params["permutations"]), float(own.params["alpha"])
-    settings = Settings(by=label, strata=strata, permutations=permutations, alpha=alpha, seed=own.seed or 0)
+    settings = AnalysisSettings(by=label, strata=strata, permutations=permutations, alpha=alpha, seed=own.seed or 0)
     context = Context(run.trace, settings)
     started = time.monotonic()
     for analysis in ANALYSES:
         if analysis.name not in ("layers", "expert_topics", *CONTEXTS.values(), "expert_groups", "verdicts"):
             continue
-        if analysis.needs == "routing" and "routing" not in run.manifest.kept:
+        if analysis.missing(run.trace):
             continue
         try:
             made = analysis.compute(context)
