@@ -151,7 +151,7 @@ def test_load_refuses_bad_options(saved: Path) -> None:
     ):
         refuse(saved, what, **options)
     if not torch.cuda.is_available():
-        refuse(saved, "torch sees no GPU", device="cuda")
+        refuse(saved, "torch finds no GPU", device="cuda")
 
 
 def test_load_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
