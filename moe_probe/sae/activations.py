@@ -16,7 +16,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.sites import ActivationSite
-from moe_probe.sae.config import SaeConfig
+from moe_probe.sae.config import SaeConfig, TrainOptions
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """Activations of some tokens.
 
-    ``values`` is (n, d), or (n, slots, d) where each chosen expert's output is apart; ``experts`` (n, slots)
-    holds the chosen experts, -1 for an empty slot; ``rows`` (n,) the tokens' rows in the trace.
+    Attributes
+    ----------
+    values : Tensor, shape (n, d) or (n, slots, d)
+        (n, slots, d) where the outputs of the selected experts are kept apart.
+    experts : Tensor of int, shape (n, slots)
+        Selected experts, -1 for an empty slot.
+    rows : Tensor of int, shape (n,)
+        Rows of the tokens in the trace.
     """
 
     values: Tensor
@@ -38,17 +44,17 @@ class Batch(NamedTuple):
 class _Shard:
     index: int
     path: Path
-    #: Entries of the file that are used, and the trace's rows of these.
+    #: Entries of the file that are used, and their rows in the trace.
     entries: np.ndarray
     rows: np.ndarray
 
 
 class ActivationReader:
-    """Batches of one layer's activations at one hook, in an order that the seed decides.
+    """Batches of one layer's activations at one site, in an order that the seed decides.
 
     An epoch visits the shards in random order. As many as fit in the pool are read and their tokens shuffled
-    together, so memory is bounded by the pool, and a trace that fits in it is shuffled wholly. The order of
-    any epoch can be had without reading the ones before: training resumes at any batch.
+    together: memory is bounded by the pool, and a trace that fits in it is shuffled as a whole. The order of
+    an epoch does not depend on reading the ones before: training resumes at any batch.
 
     Parameters
     ----------
@@ -57,22 +63,29 @@ class ActivationReader:
     layer : int
     hook : {"router_input", "expert_output", "residual"}
     documents : ndarray of bool, shape (n_documents,), optional
-        Use the tokens of these only. Special tokens are always left out.
+        Use the tokens of these only; all by default. Special tokens are never used.
     slots : bool
-        For expert outputs: keep those of the chosen experts apart instead of adding them up.
+        Keep the outputs of the selected experts apart, instead of adding them up.
     batch_tokens : int
         Tokens of a batch; batches differ from it by less than half.
     pool_bytes : int
         Memory for activations that are shuffled together.
     seed : int
 
+    Attributes
+    ----------
+    n_tokens : int
+        Tokens that an epoch reads.
+    d_in : int
+        Width of the activations.
+
     Raises
     ------
     MoeProbeError
-        When the trace does not hold these activations, or no token is left.
+        When the trace does not have these activations, or no token is left.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - public API: keyword-only options with defaults
         self,
         trace: Trace,
         *,
@@ -80,22 +93,22 @@ class ActivationReader:
         hook: str = "router_input",
         documents: np.ndarray | None = None,
         slots: bool = False,
-        batch_tokens: int = 2048,
+        batch_tokens: int = TrainOptions.batch_tokens,
         pool_bytes: int = 2**30,
         seed: int = 0,
     ) -> None:
         self._site = ActivationSite.of_hook(hook)
         self.trace, self.layer, self.hook, self.seed = trace, layer, hook, seed
         self.slots = slots and hook == "expert_output"
-        self._place = trace.layer_index(layer)
+        self._layer_index = trace.layer_index(layer)
         self.batch_tokens = batch_tokens
         self._shards = self._scan(documents)
         self.n_tokens = sum(len(s.rows) for s in self._shards)
         if not self.n_tokens:
             raise MoeProbeError(
                 f"no token of layer {layer} has its {hook} kept",
-                "the documents chosen hold none",
-                "a larger --hidden-share, or more documents",
+                "the selected documents have none",
+                "collect with a larger --hidden-share, or more documents",
             )
         self._shape = self._value_shape()
         self.d_in = self._shape[-1]
@@ -110,7 +123,7 @@ class ActivationReader:
             named = next((f.path for f in shard.files if f.path.rsplit("/", 1)[0] == folder), None)
             if named is None:
                 raise MoeProbeError(
-                    f"the trace at {self.trace.root} holds no {folder}",
+                    f"the trace at {self.trace.root} has no {folder}",
                     f"the {self.hook} of layer {self.layer} was not kept",
                     f"collect again with --keep {keep} (and --hidden-layers {self.layer})",
                 )
@@ -118,7 +131,7 @@ class ActivationReader:
             with safe_open(path, framework="pt") as file:
                 if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
                     raise MoeProbeError(
-                        f"{path} holds no vectors",
+                        f"{path} has no vectors",
                         "only norms of expert outputs were kept",
                         f"collect again with --keep {keep}",
                     )
@@ -142,19 +155,31 @@ class ActivationReader:
         return np.concatenate([s.rows for s in self._shards])
 
     def expert_counts(self) -> np.ndarray:
-        """Tokens that chose each expert, shape (num_experts,)."""
-        counts = np.zeros(self.trace.layers[self._place].num_experts, dtype=np.int64)
+        """Count the tokens that selected each expert, shape (num_experts,)."""
+        counts = np.zeros(self.trace.layers[self._layer_index].num_experts, dtype=np.int64)
         for shard in self._shards:
             experts = self._experts(shard)
             counts += np.bincount(experts[experts >= 0], minlength=len(counts))
         return counts
 
     def n_batches(self, epoch: int = 0) -> int:
-        """Batches of an epoch."""
+        """Count the batches of an epoch."""
         return sum(self._pieces(group) for group in self._groups(epoch))
 
     def batches(self, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch, from batch `start` on."""
+        """Read the batches of one epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Decides the order, with the seed.
+        start : int
+            First batch to read.
+
+        Yields
+        ------
+        Batch
+        """
         passed = 0
         for number, group in enumerate(self._groups(epoch)):
             pieces = self._pieces(group)
@@ -166,7 +191,7 @@ class ActivationReader:
             passed += pieces
 
     def in_order(self) -> Iterator[Batch]:
-        """All tokens shard by shard, in the order of the trace."""
+        """Read all tokens shard by shard, in the order of the trace."""
         for shard in self._shards:
             yield self._read([shard], keep=False)
 
@@ -174,13 +199,13 @@ class ActivationReader:
         """Shards of an epoch in random order, cut into groups that fit in the pool."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self._shards))
         groups: list[list[_Shard]] = [[]]
-        held = 0
+        in_group = 0
         for shard in (self._shards[i] for i in order):
-            if groups[-1] and held + len(shard.rows) > self._pool_tokens:
+            if groups[-1] and in_group + len(shard.rows) > self._pool_tokens:
                 groups.append([])
-                held = 0
+                in_group = 0
             groups[-1].append(shard)
-            held += len(shard.rows)
+            in_group += len(shard.rows)
         # one group is shuffled as a whole anyway: in the order of the trace it is read once for all epochs
         return groups if len(groups) > 1 else [list(self._shards)]
 
@@ -216,32 +241,41 @@ class ActivationReader:
         row = int(shard.rows[int(bad.nonzero()[0])])
         document, position = self.trace.whereabouts(row)
         raise MoeProbeError(
-            f"the {self.hook} of layer {self.layer} holds NaN or infinite numbers in {int(bad.sum())} tokens",
+            f"the {self.hook} of layer {self.layer} has NaN or infinite values in {int(bad.sum())} tokens",
             f"the first is in document '{document}', position {position}; one such row would spoil every latent",
-            "collect in another precision (--dtype float32), or leave the document out of the corpus",
+            "collect in another precision (--dtype float32), or remove the document from the corpus",
         )
 
     def _experts(self, shard: _Shard) -> np.ndarray:
-        """Experts chosen by a shard's tokens, shape (n, slots), -1 where a slot is empty."""
+        """Read the experts that a shard's tokens selected, shape (n, slots), -1 where a slot is empty."""
         entry = self.trace.manifest.shards[shard.index]
         path = next(f.path for f in entry.files if f.path.startswith("routing/"))
         with safe_open(path_inside(self.trace.root, path), framework="numpy") as file:
-            experts = file.get_slice("experts")[:, self._place : self._place + 1][:, 0]
+            experts = file.get_slice("experts")[:, self._layer_index : self._layer_index + 1][:, 0]
         first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
         chosen = experts[shard.rows - first].astype(np.int32)
         return np.where(chosen == dropped_id(experts.dtype), -1, chosen)
 
 
 def select(batch: Batch, config: SaeConfig) -> Tensor:
-    """Activations that one SAE is trained on, shape (n_selected, d_in).
+    """Select the activations that one SAE is trained on.
 
-    All tokens; or, for an SAE of some experts, the tokens that chose one of them: what the router read, or
+    All tokens; or, for an SAE of some experts, the tokens that selected one of them: what the router read, or
     what those experts added (not what the others added beside them).
+
+    Parameters
+    ----------
+    batch : Batch
+    config : SaeConfig
+
+    Returns
+    -------
+    Tensor, shape (n_selected, d_in)
     """
     if config.experts is None:
         return batch.values if batch.values.ndim == 2 else batch.values.sum(1)
-    mine = torch.isin(batch.experts, torch.tensor(config.experts, dtype=batch.experts.dtype))
-    chosen = mine.any(1)
+    of_experts = torch.isin(batch.experts, torch.tensor(config.experts, dtype=batch.experts.dtype))
+    selected = of_experts.any(1)
     if batch.values.ndim == 2:
-        return batch.values[chosen]
-    return (batch.values[chosen] * mine[chosen, :, None]).sum(1)
+        return batch.values[selected]
+    return (batch.values[selected] * of_experts[selected, :, None]).sum(1)

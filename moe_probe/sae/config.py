@@ -1,4 +1,4 @@
-"""What an SAE is (shape, sparsity, what it was trained on) and how one is trained. Pure data, without torch."""
+"""Configuration of an SAE (shape, sparsity, what it is trained on) and options of its training. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class SaeConfig(BaseModel):
     """One sparse autoencoder.
 
-    ``x ≈ W_dec f(x) + b_dec`` with at most a few of ``d_sae`` non-negative latents f active.
+    ``x ≈ W_dec f(x) + b_dec``, where few of the ``d_sae`` non-negative latents f are active.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,16 +24,16 @@ class SaeConfig(BaseModel):
     architecture: str = "topk"
     d_in: int = Field(ge=1)
     d_sae: int = Field(ge=1)
-    #: Active latents a token (topk, batchtopk, matryoshka; the target of the others' reports).
+    #: Active latents per token (topk, batchtopk, matryoshka; others report how far they are from it).
     k: int = Field(default=16, ge=1)
     #: Weight of the sparsity term (standard: L1; jumprelu: L0).
     sparsity: float = Field(default=1e-3, ge=0)
-    #: Widths of the nested dictionaries, the last is d_sae (matryoshka).
+    #: Widths of the nested dictionaries (matryoshka); the last is d_sae.
     nested: tuple[int, ...] = ()
     #: Name of the activation site that it reads (`moe_probe.core.sites.ActivationSite`).
     hook: SaeHook = "router_input"
     layer: int = 0
-    #: Only tokens that were routed to one of these experts; all tokens where it is None.
+    #: Experts whose tokens it is trained on; None for all tokens.
     experts: tuple[int, ...] | None = None
     #: Fingerprint of the routers and experts whose activations these are; "" when unknown.
     model_fingerprint: str = ""
@@ -57,8 +57,8 @@ class TrainOptions:
         Peak, after a warm-up over the first twentieth of the steps; falls linearly to 0 over the last fifth. Short runs
         on few tokens want far more than the 1e-4 of long ones (measured: 3e-3 at 10^5 to 10^6 tokens).
     dead_after : int
-        Tokens without firing after which a latent counts as dead; at most a twentieth of what the SAE is
-        trained on. Counted in the tokens that the SAE sees: one of a rare expert is as patient as others.
+        Tokens without firing after which a latent counts as dead; at most a twentieth of the tokens that the SAE is
+        trained on. For an SAE of some experts, only their tokens count.
     aux : float
         Weight of the auxiliary loss by which dead latents learn the residual (AuxK, Gao et al. 2024,
         arXiv:2406.04093, appendix A.2: 1/32).
@@ -84,7 +84,7 @@ class TrainOptions:
     precision: str = "auto"
 
     def torch_device(self) -> torch.device:
-        """The device that is meant."""
+        """Return the device to train on: ``auto`` is the first GPU where there is one, else the CPU."""
         import torch
 
         if self.device != "auto":

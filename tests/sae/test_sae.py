@@ -277,7 +277,7 @@ def test_bad_activations_are_refused() -> None:
         train_saes([torch.randn(8, 4)], [config, SaeConfig(d_in=5, d_sae=8)])
     with pytest.raises(ValueError, match="d_sae"):
         SaeConfig(d_in=4, d_sae=0)
-    with pytest.raises(MoeProbeError, match="no SAE architecture"):
+    with pytest.raises(MoeProbeError, match="unknown SAE architecture"):
         make_sae(SaeConfig(architecture="topkk", d_in=4, d_sae=8))
 
 

@@ -350,7 +350,7 @@ REFUSED: list[tuple[Callable[..., Path], Config, Weights, str]] = [
     (sparsify, SPARSIFY | {"k": -1}, {}, "k -1"),
     (sparsify, SPARSIFY | {"transcode": True}, {}, "transcode true"),
     (sparsify, SPARSIFY | {"skip_connection": True}, {}, "skip_connection true"),
-    (sparsify, SPARSIFY | {"num_latents": 64}, {}, "64 latents"),
+    (sparsify, SPARSIFY | {"num_latents": 64}, {}, "num_latents 64"),
     (sparsify, SPARSIFY | {"jump": 2}, {}, "jump 2.*unknown"),
 ]
 

@@ -1,4 +1,4 @@
-"""What all SAEs share: parameters, encoding, decoding, and how they start."""
+"""What all SAEs share: parameters, encoding, decoding and initialisation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae.architectures.ops import decode
 from moe_probe.sae.config import SaeConfig
 
-#: Tokens whose pre-activations are held at once on a CPU.
+#: Tokens whose pre-activations are computed at once on a CPU.
 _CHUNK = 512
 
 
 class Sparse(NamedTuple):
-    """Active latents of every token: ``values`` and ``indices``, shape (n_tokens, slots); value 0 is inactive."""
+    """Active latents of every token.
+
+    Attributes
+    ----------
+    values : Tensor of float, shape (n_tokens, slots)
+        Non-negative; a slot of value 0 is empty.
+    indices : Tensor of int, shape (n_tokens, slots)
+        Latents.
+    """
 
     values: Tensor
     indices: Tensor
 
 
 class Sae(nn.Module):
-    """A sparse autoencoder; architectures differ in which latents they let be active.
+    """A sparse autoencoder; architectures differ in which latents can be active.
 
     Parameters
     ----------
@@ -32,10 +40,11 @@ class Sae(nn.Module):
     Attributes
     ----------
     W_enc : Parameter, shape (d_sae, d_in)
-        Rows are latents. Starts at the decoder's rows times `ENCODER_SCALE`.
+        Rows are latents. Starts as the decoder's rows times `ENCODER_SCALE`.
     W_dec : Parameter, shape (d_sae, d_in)
         Rows of unit norm.
-    b_enc, b_dec : Parameter, shapes (d_sae,) and (d_in,)
+    b_enc : Parameter, shape (d_sae,)
+    b_dec : Parameter, shape (d_in,)
     scale : buffer, scalar
         Activations are divided by it first, so that their mean squared norm about `b_dec` is 1 (as Lieberum et al. 2024,
         Gemma Scope, arXiv:2408.05147): learning rates and penalties then mean the same on any layer, and biases,
@@ -46,7 +55,7 @@ class Sae(nn.Module):
     Encoder as the transposed decoder: Gao et al. 2024, arXiv:2406.04093, appendix A.1.
     """
 
-    #: Norm of the encoder's rows at the start; below 1 it leaves the first steps to the decoder (measured here).
+    #: Norm of the encoder's rows at the start; below 1, the decoder learns first (measured here).
     ENCODER_SCALE = 0.577
     #: Whether the module's latents are chosen by a threshold outside training.
     uses_threshold = False
@@ -73,7 +82,7 @@ class Sae(nn.Module):
         Raises
         ------
         MoeProbeError
-            When all rows are the same: there is nothing to take apart.
+            When all rows are the same: there is nothing to decompose.
         """
         mean = sample.float().mean(0)
         spread = (sample.float() - mean).square().sum(1).mean().sqrt()
@@ -81,66 +90,91 @@ class Sae(nn.Module):
             raise MoeProbeError(
                 "the activations do not vary",
                 f"all of {len(sample):,} rows are the same",
-                "another layer or hook, or more tokens",
+                "choose another layer or activation site, or more tokens",
             )
         self.scale.copy_(spread)
         self.b_dec.copy_(mean / self.scale)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Activations in the unit in which the SAE works, shape (n, d_in)."""
+        """Scale activations to mean squared norm 1, shape (n, d_in)."""
         return x.float() / self.scale
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """Linear part of the encoder for normalised activations, shape (n, d_sae)."""
+        """Compute the linear part of the encoder for normalised activations, shape (n, d_sae)."""
         return torch.addmm(self.b_enc - self.W_enc @ self.b_dec, x, self.W_enc.T)
 
     @torch.no_grad()
     def largest(self, x: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-        """The largest pre-activations of every token and their latents, each of shape (n, slots); no gradients.
+        """Compute the largest pre-activations of every token, and which latents these are; no gradients.
 
-        On a CPU some hundred tokens at a time into one buffer: a fresh matrix of n x d_sae for every batch costs a
+        On a CPU, some hundred tokens at a time into one buffer: a fresh matrix of n x d_sae for every batch costs a
         quarter of its product in page faults alone.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, d_in)
+            Normalised activations.
+        slots : int
+            Latents per token.
+
+        Returns
+        -------
+        tuple of Tensor
+            Pre-activations and latents, each of shape (n, slots), in no order.
         """
         bias = self.b_enc - self.W_enc @ self.b_dec
         if self.low_precision:
             return ((x.bfloat16() @ self.W_enc.T.bfloat16()).float() + bias).topk(slots, dim=1, sorted=False)
         size = len(x) if x.is_cuda else min(_CHUNK, len(x))
         buffer = torch.empty(size, self.config.d_sae, device=x.device)
-        found = [
+        top = [
             torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)]).topk(slots, dim=1, sorted=False)
-            for piece in x.split(size)
+            for piece in torch.split(x, size)
         ]
-        return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+        return torch.cat([t.values for t in top]), torch.cat([t.indices for t in top])
 
     def choose(self, x: Tensor) -> Sparse:
-        """Active latents of normalised activations; differentiable in training mode."""
+        """Select the active latents of normalised activations; differentiable in training mode."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Sparse:
-        """Active latents of activations as the model has them, shape (n, d_in)."""
+        """Compute the active latents of activations in the model's unit, shape (n, d_in)."""
         return self.choose(self.normalise(x))
 
     def reconstruct(self, latents: Sparse) -> Tensor:
-        """Normalised reconstruction."""
+        """Reconstruct normalised activations, shape (n, d_in)."""
         return decode(latents.values, latents.indices, self.W_dec) + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction in the unit of the activations."""
+        """Reconstruct activations in the model's unit, shape (n, d_in)."""
         return self.reconstruct(self.encode(x)) * self.scale
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
-        """Loss of normalised activations (here the variance unexplained), and their reconstruction."""
-        found = self.reconstruct(latents)
-        return (x - found).square().sum(1).mean(), found
+        """Compute the loss (here the squared error per token), and the reconstruction.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, d_in)
+            Normalised activations.
+        latents : Sparse
+            From `choose`.
+
+        Returns
+        -------
+        tuple of Tensor
+            The loss, a scalar, and the normalised reconstruction, shape (n, d_in).
+        """
+        reconstruction = self.reconstruct(latents)
+        return (x - reconstruction).square().sum(1).mean(), reconstruction
 
     @torch.no_grad()
     def keep_unit_norm(self) -> None:
-        """Bring decoder rows back to unit norm after a step."""
+        """Scale decoder rows to unit norm, after a step."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
-        """Take from the decoder's gradient what would only lengthen its rows."""
+        """Remove from the decoder's gradient what would only lengthen its rows."""
         if self.W_dec.grad is not None:
             along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)

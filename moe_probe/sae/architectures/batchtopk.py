@@ -14,7 +14,7 @@ _SLOTS = 4
 
 
 class BatchTopK(Sae):
-    """Tokens share n·k active latents while training; at inference a threshold decides, fixed on held-out tokens."""
+    """Tokens of a batch share n·k active latents in training; at inference, a threshold fixed on held-out tokens decides."""
 
     uses_threshold = True
 
@@ -24,7 +24,7 @@ class BatchTopK(Sae):
         self.threshold: Tensor
 
     def choose(self, x: Tensor) -> Sparse:
-        """Latents among the batch's largest (training) or above the threshold, at most 4 k a token."""
+        """Select latents among the batch's largest (training) or above the threshold, at most 4 k per token."""
         slots = min(_SLOTS * self.config.k, self.config.d_sae)
         with torch.no_grad():
             values, indices = self.largest(x, slots)
@@ -34,20 +34,20 @@ class BatchTopK(Sae):
         return Sparse(torch.where(values >= cut, values, 0.0).relu(), indices)
 
     def reconstruct(self, latents: Sparse) -> Tensor:
-        """Normalised reconstruction; most slots are empty and left out."""
+        """Reconstruct normalised activations; most slots are empty and skipped."""
         return decode(latents.values, latents.indices, self.W_dec, sparse=True) + self.b_dec
 
     def _cut(self, values: Tensor) -> Tensor:
-        """The n·k-th largest value of the batch."""
+        """Find the n·k-th largest value of the batch."""
         flat = values.reshape(-1)
         n = min(len(values) * self.config.k, flat.numel())
         return flat.kthvalue(flat.numel() - n + 1).values
 
     @torch.no_grad()
     def fix_threshold(self, x: Tensor) -> float:
-        """Set the threshold so that held-out activations have k active latents a token on average; return that number.
+        """Set the threshold so that held-out activations have k active latents per token on average; return that number.
 
-        The quantile of the pre-activations themselves: running averages over training batches miss the target
+        It is the quantile of the pre-activations themselves: running averages over training batches miss the target
         by tens of percent.
         """
         values, _ = self.largest(self.normalise(x), min(_SLOTS * self.config.k, self.config.d_sae))

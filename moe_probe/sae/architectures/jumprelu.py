@@ -13,7 +13,7 @@ from moe_probe.sae.config import SaeConfig
 
 #: Width of the kernel through which thresholds get gradients (their appendix; in units of normalised activations).
 _BANDWIDTH = 0.03
-#: Where thresholds start: far too low, and short runs never get them up again (measured).
+#: Threshold at the start: from far lower ones, short runs never reach useful thresholds (measured).
 _START = 0.05
 
 
@@ -46,15 +46,15 @@ class JumpReLU(Standard):
         return self.log_threshold.exp()
 
     def choose(self, x: Tensor) -> Sparse:
-        """Latents above their threshold, as a full rectangle."""
-        pre = (x - self.b_dec) @ self.W_enc.T + self.b_enc
-        step = _Step.apply(pre, self.threshold)  # type: ignore[no-untyped-call]
+        """Select the latents above their threshold; every latent has a slot."""
+        pre, step = self._gates(x)
         return Sparse(pre.relu() * step, torch.arange(self.config.d_sae, device=x.device).expand(len(x), -1))
 
-    def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
-        """Squared error plus the number of active latents."""
-        found = self.reconstruct(latents)
-        error = (x - found).square().sum(1).mean()
+    def _penalty(self, x: Tensor, _latents: Sparse) -> Tensor:
+        """Active latents of a token (L0)."""
+        return self._gates(x)[1].sum(1).mean()
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pre-activations and whether they are above their threshold (1 or 0), each of shape (n, d_sae)."""
         pre = (x - self.b_dec) @ self.W_enc.T + self.b_enc
-        active = _Step.apply(pre, self.threshold)  # type: ignore[no-untyped-call]
-        return error + self.config.sparsity * active.sum(1).mean(), found
+        return pre, _Step.apply(pre, self.threshold)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Architectures by name: a new one is a file and a line here."""
+"""Architectures by name. A new one is a file, and a line here."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def make_sae(config: SaeConfig) -> Sae:
     """
     if config.architecture not in ARCHITECTURES:
         raise MoeProbeError(
-            f"'{config.architecture}' is no SAE architecture",
+            f"unknown SAE architecture '{config.architecture}'",
             did_you_mean(config.architecture, list(ARCHITECTURES)),
-            f"one of {', '.join(ARCHITECTURES)}",
+            f"use one of {', '.join(ARCHITECTURES)}",
         )
     return ARCHITECTURES[config.architecture](config)

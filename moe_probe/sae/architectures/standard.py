@@ -12,16 +12,33 @@ class Standard(Sae):
     """``f = ReLU(W_enc (x - b_dec) + b_enc)``; the penalty weighs latents by the norm of their decoder row."""
 
     def choose(self, x: Tensor) -> Sparse:
-        """All latents above 0, as a full rectangle."""
+        """Select all latents above 0; every latent has a slot."""
         values = torch.relu((x - self.b_dec) @ self.W_enc.T + self.b_enc)
         return Sparse(values, torch.arange(self.config.d_sae, device=x.device).expand(len(x), -1))
 
     def reconstruct(self, latents: Sparse) -> Tensor:
-        """Dense product: every latent has a slot."""
+        """Multiply densely: every latent has a slot."""
         return latents.values @ self.W_dec + self.b_dec
 
     def loss(self, x: Tensor, latents: Sparse) -> tuple[Tensor, Tensor]:
-        """Squared error plus the weighted L1 norm."""
-        error, found = super().loss(x, latents)
-        penalty = (latents.values * self.W_dec.norm(dim=1)).sum(1).mean()
-        return error + self.config.sparsity * penalty, found
+        """Add the penalty, times `sparsity`, to the squared error.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, d_in)
+            Normalised activations.
+        latents : Sparse
+            From `choose`.
+
+        Returns
+        -------
+        tuple of Tensor
+            The loss, a scalar, and the normalised reconstruction, shape (n, d_in).
+        """
+        error, reconstruction = super().loss(x, latents)
+        return error + self.config.sparsity * self._penalty(x, latents), reconstruction
+
+    def _penalty(self, _x: Tensor, latents: Sparse) -> Tensor:
+        """L1 norm of a token's latents, weighted by the norms of their decoder rows."""
+        norms: Tensor = self.W_dec.norm(dim=1)
+        return (latents.values * norms).sum(1).mean()

@@ -12,7 +12,7 @@ class TopK(Sae):
     """``f = ReLU(top-k of W_enc (x - b_dec) + b_enc)``."""
 
     def choose(self, x: Tensor) -> Sparse:
-        """The k largest latents, negative ones cut to 0."""
+        """Select the k largest latents; negative ones are set to 0."""
         values, indices = self.largest(x, min(self.config.k, self.config.d_sae))
         if self.training:
             values = encode_chosen(x - self.b_dec.detach(), (self.W_enc, self.b_enc), values, indices)

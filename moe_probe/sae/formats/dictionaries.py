@@ -14,7 +14,17 @@ import torch
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
-from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensors, gated_as_jumprelu, matrix_shape
+from moe_probe.sae.formats.foreign import (
+    AS_WRITTEN,
+    ONE_SAE,
+    Fields,
+    Parts,
+    Refusal,
+    Source,
+    Tensors,
+    gated_as_jumprelu,
+    matrix_shape,
+)
 
 _TRAINING = (
     "anneal_end anneal_start aux_k_alpha auxk_alpha bandwidth ctx_len d_submodule dead_feature_threshold decay_start device "
@@ -32,13 +42,27 @@ FIELDS = Fields(
 BUFFER = Fields(
     read=frozenset(),
     unused=FIELDS.unused,
-    refused={"io": Refusal("it maps one activation to another", "a sparse autoencoder, no transcoder", ("in", "out"))},
+    refused={"io": Refusal("it maps one activation to another", "use a sparse autoencoder, no transcoder", ("in", "out"))},
 )
 _TOP = Fields(read=frozenset({"trainer", "buffer"}), unused=frozenset(), refused={})
 
 
 def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[str, ...] = ()) -> Parts:
-    """Bring an SAE of dictionary_learning into the form of this package.
+    """Convert an SAE of dictionary_learning.
+
+    Parameters
+    ----------
+    folder : Path
+    config : dict
+        Its configuration.
+    tensors : Tensors
+        Its weights.
+    allowed : tuple of str
+        Unknown fields of the configuration that the user has declared harmless.
+
+    Returns
+    -------
+    Parts
 
     Raises
     ------
@@ -48,23 +72,17 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     source = Source(folder / "config.json", config, allowed)
     trainer, buffer = config.get("trainer"), config.get("buffer") or {}
     if not isinstance(trainer, dict) or not isinstance(buffer, dict):
-        raise MoeProbeError(
-            f"{source.path} has no trainer", "it names the class of the SAE", "the folder as its program wrote it"
-        )
+        raise MoeProbeError(f"{source.path} has no trainer", "it names the class of the SAE", AS_WRITTEN)
     for fields, part in ((_TOP, config), (FIELDS, trainer), (BUFFER, buffer)):
         source.check_fields(fields, part)
     kind = trainer.get("dict_class")
     if not isinstance(kind, str) or kind not in _READERS:
-        raise source.refuse("dict_class", kind, f"{', '.join(_READERS)} are read", "an SAE of one of these classes")
-    parts = _READERS[kind](source, trainer, tensors)
+        raise source.refuse("dict_class", kind, f"{', '.join(_READERS)} are read", "use an SAE of one of these classes")
+    parts = _READERS[kind](replace(source, config=trainer), tensors)
     tensors.finish()
     d_sae, d_in = parts.W_enc.shape
-    if trainer.get("activation_dim", d_in) != d_in or trainer.get("dict_size", d_sae) != d_sae:
-        raise MoeProbeError(
-            f"{source.path} has activation_dim {trainer.get('activation_dim')} and dict_size {trainer.get('dict_size')}",
-            f"the weights are {d_in} × {d_sae}",
-            "files of one SAE",
-        )
+    stated = {"activation_dim": trainer.get("activation_dim", d_in), "dict_size": trainer.get("dict_size", d_sae)}
+    source.check_sizes(stated, (d_in, d_sae))
     if trainer.get("submodule_name"):
         source.notes.append(
             f"{source.path.name} says that the SAE was trained at {printable(str(trainer['submodule_name']))}"
@@ -85,19 +103,19 @@ def _linear(tensors: Tensors, b_dec_name: str, *, b_enc: bool = True) -> Parts:
     return Parts("standard", w_enc, w_dec.T, bias, b_dec)
 
 
-def _standard(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _standard(_source: Source, tensors: Tensors) -> Parts:
     """``ReLU(W (x - bias) + b)``; loading brings decoder columns to norm 1 (`AutoEncoder.from_pretrained`)."""
     parts = _linear(tensors, "bias")
     norms = parts.W_dec.norm(dim=1)
     return parts if torch.allclose(norms, torch.ones_like(norms)) else parts.with_unit_decoder()
 
 
-def _april(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _april(_source: Source, tensors: Tensors) -> Parts:
     """``ReLU(W x + b)``: the bias of the decoder is not taken away first."""
     return _linear(tensors, "decoder.bias").input_without_bias()
 
 
-def _gated(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _gated(_source: Source, tensors: Tensors) -> Parts:
     parts = _linear(tensors, "decoder_bias", b_enc=False)
     gate, magnitude, r_mag = tensors.take("gate_bias", "mag_bias", "r_mag")
     tensors.shaped(dict.fromkeys(("gate_bias", "mag_bias", "r_mag"), (len(parts.b_enc),)))
@@ -105,24 +123,24 @@ def _gated(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
     return replace(parts, architecture="jumprelu", W_enc=encoder, b_enc=bias, threshold=threshold)
 
 
-def _topk(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _topk(source: Source, tensors: Tensors) -> Parts:
     """Top-k of each token; the threshold that is kept beside it is for other uses than `encode`."""
     tensors.drop("threshold")
     parts = _linear(tensors, "b_dec")
-    return replace(parts, architecture="topk", k=_k(source, trainer, tensors, len(parts.b_enc)))
+    return replace(parts, architecture="topk", k=_k(source, tensors, len(parts.b_enc)))
 
 
-def _batch_topk(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
-    return _by_threshold(source, trainer, tensors, _linear(tensors, "b_dec"))
+def _batch_topk(source: Source, tensors: Tensors) -> Parts:
+    return _by_threshold(source, tensors, _linear(tensors, "b_dec"))
 
 
-def _matryoshka(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _matryoshka(source: Source, tensors: Tensors) -> Parts:
     """All groups are used; their sizes matter while training."""
     tensors.drop("group_sizes")
-    return _by_threshold(source, trainer, tensors, _plain_matrices(tensors))
+    return _by_threshold(source, tensors, _plain_matrices(tensors))
 
 
-def _jumprelu(source: Source, trainer: dict[str, Any], tensors: Tensors) -> Parts:
+def _jumprelu(_source: Source, tensors: Tensors) -> Parts:
     """``pre = W x + b``: the bias of the decoder is not taken away first."""
     parts = _plain_matrices(tensors)
     (threshold,) = tensors.take("threshold")
@@ -138,7 +156,7 @@ def _plain_matrices(tensors: Tensors) -> Parts:
     return Parts("standard", w_enc.T, w_dec, b_enc, b_dec)
 
 
-def _by_threshold(source: Source, trainer: dict[str, Any], tensors: Tensors, parts: Parts) -> Parts:
+def _by_threshold(source: Source, tensors: Tensors, parts: Parts) -> Parts:
     """One threshold for all latents, which the classes trained by batches use at inference."""
     (threshold,) = tensors.take("threshold")
     tensors.shaped({"threshold": ()})
@@ -148,23 +166,23 @@ def _by_threshold(source: Source, trainer: dict[str, Any], tensors: Tensors, par
             "every positive latent is active"
         )
     d_sae = len(parts.b_enc)
-    k = None if trainer.get("k") is None and "k" not in tensors else _k(source, trainer, tensors, d_sae)
+    k = None if source.config.get("k") is None and "k" not in tensors else _k(source, tensors, d_sae)
     return replace(parts, architecture="jumprelu", threshold=threshold.expand(d_sae), k=k)
 
 
-def _k(source: Source, trainer: dict[str, Any], tensors: Tensors, d_sae: int) -> int:
-    """k of the configuration, or the one saved with the weights; the library refuses a folder where they differ."""
-    stated, saved = trainer.get("k"), None
+def _k(source: Source, tensors: Tensors, d_sae: int) -> int:
+    """Read k of the configuration, or as saved with the weights; the library refuses a folder where they differ."""
+    stated, saved = source.config.get("k"), None
     if "k" in tensors:
-        (held,) = tensors.take("k")
+        (tensor,) = tensors.take("k")
         tensors.shaped({"k": ()})
-        saved = float(held)
+        saved = float(tensor)
     if stated is not None and saved is not None and stated != saved:
-        raise source.refuse("k", stated, f"{tensors.path.name} has k {saved:g}", "files of one SAE")
+        raise source.refuse("k", stated, f"{tensors.path.name} has k {saved:g}", ONE_SAE)
     return source.active_latents("k", saved if stated is None else stated, d_sae)
 
 
-_READERS: dict[str, Callable[[Source, dict[str, Any], Tensors], Parts]] = {
+_READERS: dict[str, Callable[[Source, Tensors], Parts]] = {
     "AutoEncoder": _standard,
     "AutoEncoderNew": _april,
     "GatedAutoEncoder": _gated,

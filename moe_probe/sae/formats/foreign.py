@@ -1,4 +1,4 @@
-"""What readers of other libraries' SAE folders share: checks of fields and tensors, and the form they are brought into."""
+"""What the readers of other libraries' SAE folders share: checks of fields and tensors, and the form they convert to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import clipped, printable
 
-#: Values that say "off" in every one of the libraries.
+#: Hints of errors.
+AS_WRITTEN, ONE_SAE = "use the folder as its program wrote it", "use files of one SAE"
+#: Values that mean "off" in every one of the libraries.
 _OFF: tuple[object, ...] = (None, False, "", "none", "None", [], {})
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a field is refused, and the values at which it does nothing."""
+    """Why a field is refused, what to try, and the values at which the field does nothing."""
 
     why: str
     hint: str
@@ -33,11 +35,11 @@ class Fields:
     Attributes
     ----------
     read : frozenset of str
-        They change what the SAE computes, and the reader takes them into account.
+        Fields that change what the SAE computes, and that the reader takes into account.
     unused : frozenset of str
-        They are about training, data or logging: any value leaves the saved weights' function as it is.
+        Fields on training, data or logging: no value of theirs changes what the saved weights compute.
     refused : mapping of str to Refusal
-        They change the function in a way that is not reproduced here.
+        Fields that change what the SAE computes in a way that is not reproduced here.
     """
 
     read: frozenset[str]
@@ -59,7 +61,7 @@ class Parts:
     k : int, optional
         None where the configuration has none and the architecture needs none.
     notes : tuple of str
-        What a person should be told.
+        Sentences that a person should read.
     """
 
     architecture: str
@@ -72,7 +74,7 @@ class Parts:
     notes: tuple[str, ...] = ()
 
     def with_notes(self, notes: Iterable[str]) -> Parts:
-        """The same with further notes."""
+        """Add further notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def input_without_bias(self) -> Parts:
@@ -80,9 +82,9 @@ class Parts:
         return replace(self, b_enc=self.b_enc + self.W_enc @ self.b_dec)
 
     def with_unit_decoder(self) -> Parts:
-        """Move the norms of decoder rows into the encoder: codes are then multiplied by them, and reconstructions stay.
+        """Move the norms of decoder rows into the encoder: codes are multiplied by them, and reconstructions stay the same.
 
-        The threshold is kept: in the libraries that do this it is compared with codes that are multiplied already.
+        The threshold is kept: the libraries that do this compare it with codes that are multiplied already.
         """
         norms = self.W_dec.norm(dim=1).clamp_min(1e-8)
         return replace(self, W_enc=self.W_enc * norms[:, None], b_enc=self.b_enc * norms, W_dec=self.W_dec / norms[:, None])
@@ -90,16 +92,17 @@ class Parts:
 
 @dataclass
 class Source:
-    """A folder that is being read.
+    """The configuration of a folder that is being read.
 
     Attributes
     ----------
     path : Path
-        Its configuration.
+        File of the configuration.
     config : dict
     allowed : tuple of str
-        Unknown fields that the person has declared to be harmless.
+        Unknown fields that the user has declared harmless.
     notes : list of str
+        Sentences that a person should read.
     """
 
     path: Path
@@ -110,8 +113,15 @@ class Source:
     def check_fields(self, fields: Fields, config: Mapping[str, Any] | None = None) -> None:
         """Refuse every field that changes the function and is not read, and every unknown one that is switched on.
 
-        An unknown field may be a new option of the library: ignoring it could give other codes without a word. The person can
-        state that it is harmless (``--ignore-field``); this is not offered for fields that are known to matter.
+        An unknown field may be a new option of the library: ignoring it could silently give other codes. The user can
+        declare it harmless (``--ignore-field``); this is not offered for fields that are known to matter.
+
+        Parameters
+        ----------
+        fields : Fields
+            Of this part of the configuration.
+        config : mapping, optional
+            A part of the configuration; all of it by default.
 
         Raises
         ------
@@ -133,17 +143,77 @@ class Source:
                     name,
                     value,
                     "this field is unknown and may change what the SAE computes",
-                    f"--ignore-field {printable(name)}, if you know that it does not",
+                    f"pass --ignore-field {printable(name)}, if you know that it does not",
                 )
         if off:
             self.notes.append(f"{self.path.name} has fields that are unknown here and switched off: {', '.join(off[:8])}")
 
-    def refuse(self, name: str, value: object, why: str, hint: str) -> MoeProbeError:
-        """The error about one field."""
+    def refuse(self, name: str, value: object, why: str, hint: str = AS_WRITTEN) -> MoeProbeError:
+        """Make the error on one field.
+
+        Parameters
+        ----------
+        name : str
+            Of the field.
+        value : object
+            Of the field.
+        why : str
+        hint : str
+            What to try.
+
+        Returns
+        -------
+        MoeProbeError
+        """
         return MoeProbeError(f"{self.path} has {printable(name)} {shown(value)}", why, hint)
 
+    def check_sizes(self, stated: Mapping[str, object], sizes: tuple[int, int]) -> None:
+        """Check that the configuration states the sizes of the weights.
+
+        Parameters
+        ----------
+        stated : mapping of str to object
+            Width of the activations and number of latents, in this order, by the names of their fields.
+        sizes : tuple of int
+            Those of the weights.
+
+        Raises
+        ------
+        MoeProbeError
+            When they differ.
+        """
+        if tuple(stated.values()) != sizes:
+            fields = " and ".join(f"{name} {value}" for name, value in stated.items())
+            raise MoeProbeError(f"{self.path} has {fields}", f"the weights are {sizes[0]} × {sizes[1]}", ONE_SAE)
+
+    def flag(self, name: str) -> bool | None:
+        """Read a field that is true, false or missing: the text "false" is neither.
+
+        Raises
+        ------
+        MoeProbeError
+            When it is something else.
+        """
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.refuse(name, value, "true or false is expected")
+        return value
+
     def active_latents(self, name: str, value: object, d_sae: int) -> int:
-        """Read a k.
+        """Check a number of active latents per token, k.
+
+        Parameters
+        ----------
+        name : str
+            Its field.
+        value : object
+            Of the field.
+        d_sae : int
+            Number of latents.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
@@ -154,54 +224,47 @@ class Source:
             raise MoeProbeError(
                 f"{self.path} has no {name}",
                 "the number of active latents per token cannot be derived from the weights",
-                f'add "{name}" as it was in training to a copy of the folder',
+                f'add "{name}" of the training to a copy of the folder',
             )
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or not 1 <= value <= d_sae:
-            raise self.refuse(
-                name,
-                value,
-                f"it must be a whole number from 1 to {d_sae}, the number of latents",
-                "the folder as its program wrote it",
-            )
+            raise self.refuse(name, value, f"it must be a whole number from 1 to {d_sae}, the number of latents")
         return int(value)
 
 
 class Tensors:
-    """Tensors of a file, each of which must be asked for."""
+    """Tensors of a file, each of which must be taken or dropped."""
 
-    def __init__(self, path: Path, held: Mapping[str, Tensor]) -> None:
-        self.path, self._held, self._left = path, held, set(held)
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path, self._tensors, self._left = path, tensors, set(tensors)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._held
+        """Whether the file has a tensor."""
+        return name in self._tensors
 
     def take(self, *names: str) -> list[Tensor]:
-        """Tensors by name, in float32.
+        """Take tensors by name, in float32.
 
         Raises
         ------
         MoeProbeError
-            When one is missing or holds NaN or infinity.
+            When one is missing or has NaN or infinite values.
         """
-        missing = [name for name in names if name not in self._held]
+        missing = [name for name in names if name not in self._tensors]
         if missing:
-            raise MoeProbeError(
-                f"{self.path} has no {', '.join(missing)}",
-                f"it has {_names(self._held)}",
-                "the folder as its program wrote it",
-            )
+            raise MoeProbeError(f"{self.path} has no {', '.join(missing)}", f"it has {_names(self._tensors)}", AS_WRITTEN)
         self._left -= set(names)
-        for name in names:
-            if not bool(self._held[name].isfinite().all()):
+        taken = [self._tensors[name] for name in names]
+        for name, tensor in zip(names, taken, strict=True):
+            if not bool(tensor.isfinite().all()):
                 raise MoeProbeError(
                     f"{name} of {self.path} has values that are not finite",
                     "codes would be NaN",
-                    "download the file again, or another SAE",
+                    "download the file again, or use another SAE",
                 )
-        return [self._held[name] for name in names]
+        return taken
 
     def drop(self, *names: str) -> None:
-        """Leave tensors out that the function does not use."""
+        """Ignore tensors that the SAE does not compute with."""
         self._left -= set(names)
 
     def shaped(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -213,15 +276,12 @@ class Tensors:
             Naming the tensor, its shape and the expected one.
         """
         for name, shape in shapes.items():
-            if tuple(self._held[name].shape) != shape:
-                raise MoeProbeError(
-                    f"{name} of {self.path} has the shape {tuple(self._held[name].shape)}",
-                    f"expected {shape}",
-                    "files of one SAE",
-                )
+            actual = tuple(self._tensors[name].shape)
+            if actual != shape:
+                raise MoeProbeError(f"{name} of {self.path} has the shape {actual}", f"expected {shape}", ONE_SAE)
 
     def finish(self) -> None:
-        """Refuse what was never asked for: a tensor that the function needs could be among it.
+        """Refuse what was neither taken nor dropped: the SAE could compute with it.
 
         Raises
         ------
@@ -231,28 +291,38 @@ class Tensors:
         if self._left:
             raise MoeProbeError(
                 f"{self.path} has tensors that this kind of SAE does not use: {_names(self._left)}",
-                "the SAE may compute something else than its configuration says",
-                "the folder as its program wrote it",
+                "the SAE may compute something else than its configuration states",
+                AS_WRITTEN,
             )
 
 
 def shown(value: object) -> str:
-    """A value of a configuration in a message: short, and without control characters."""
+    """Write a value of a configuration for a message: short, and without control characters."""
     return clipped(json.dumps(value, ensure_ascii=True, default=str), 60)
 
 
 def matrix_shape(tensor: Tensor, name: str, path: Path) -> tuple[int, int]:
-    """Rows and columns of a matrix.
+    """Read the numbers of rows and columns of a matrix.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    name : str
+        For the message.
+    path : Path
+        Its file, for the message.
+
+    Returns
+    -------
+    tuple of int
 
     Raises
     ------
     MoeProbeError
-        When it is none.
+        When it is no matrix.
     """
     if tensor.dim() != 2:
-        raise MoeProbeError(
-            f"{name} of {path} has the shape {tuple(tensor.shape)}", "a matrix is expected", "files of one SAE"
-        )
+        raise MoeProbeError(f"{name} of {path} has the shape {tuple(tensor.shape)}", "a matrix is expected", ONE_SAE)
     return tensor.shape[0], tensor.shape[1]
 
 
@@ -280,7 +350,7 @@ def gated_as_jumprelu(encoder: Tensor, biases: tuple[Tensor, Tensor], r_mag: Ten
 
 
 def _among(value: object, values: Iterable[object]) -> bool:
-    """Equality that takes 0 and False, 1 and True for different values."""
+    """Whether a value is among others; 0 and False, 1 and True are different values here."""
     return any(type(value) is type(other) and value == other for other in values)
 
 

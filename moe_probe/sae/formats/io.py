@@ -1,4 +1,4 @@
-"""SAEs on disk: SAELens folders both ways; folders of sparsify and dictionary_learning read."""
+"""SAEs on disk: SAELens folders are written and read, folders of sparsify and dictionary_learning are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.formats import dictionaries, saelens, sparsify
-from moe_probe.sae.formats.foreign import Parts, Tensors
+from moe_probe.sae.formats.foreign import AS_WRITTEN, Parts, Tensors
 from moe_probe.sae.training.record import TrainingRecord
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -38,8 +38,10 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
 
     Parameters
     ----------
+    sae : Sae
+    folder : str or Path
     training : mapping, optional
-        What is to be remembered of how it was trained (JSON values), kept in the configuration's metadata.
+        Record of its training (`TrainingRecord`; JSON values), written into the configuration's metadata.
 
     Returns
     -------
@@ -61,8 +63,8 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
     }
     kind = config.architecture
     if kind in _BY_THRESHOLD:
-        threshold = sae.threshold.detach()  # type: ignore[union-attr, operator]
-        tensors["threshold"] = threshold.expand(config.d_sae).clone().contiguous()
+        threshold: Any = sae.threshold
+        tensors["threshold"] = threshold.detach().expand(config.d_sae).clone().contiguous()
     metadata = {
         "moe_probe": config.model_dump(mode="json"),
         "moe_probe_training": dict(training or {}),
@@ -97,10 +99,10 @@ def read_training(folder: str | Path) -> TrainingRecord:
 
 
 def read_trained_config(folder: str | Path) -> SaeConfig | None:
-    """What an SAE was when it was trained; None where it was not trained here.
+    """Read the configuration with which an SAE was trained; None where it was not trained here.
 
-    `load_sae` gives what it is now: BatchTopK and Matryoshka are saved, as sae-lens does, as JumpReLU with one threshold, and
-    no longer tell by themselves how another seed is to be trained, or which parts are nested.
+    `load_sae` gives its configuration at inference: BatchTopK and Matryoshka are saved, as SAELens does, as JumpReLU with
+    one threshold, which does not determine how to train another seed, or which parts are nested.
     """
     own = _own_config(_read_config(Path(folder) / CONFIG))
     return SaeConfig.model_validate(own) if own else None
@@ -120,11 +122,11 @@ def load_sae(
     ----------
     folder : str or Path
     d_in : int, optional
-        Width of the activations that it is meant for.
+        Width of the activations that it shall read.
     hook : str, optional
-        Where they come from, for SAEs that say where they were trained.
+        Their activation site, for SAEs whose configuration names one.
     ignore_fields : sequence of str
-        Unknown fields of its configuration that are known to leave its function as it is.
+        Unknown fields of its configuration that do not change what it computes.
     say : callable, optional
         Called with each sentence that a person should read about the configuration.
 
@@ -136,8 +138,8 @@ def load_sae(
     Raises
     ------
     MoeProbeError
-        When the folder holds no SAE that is known, it has another width or hook point, a tensor is missing, unknown or
-        misshapen, or its configuration asks for something that is not reproduced here.
+        When the folder has no SAE of a known format, the SAE has another width or activation site, a tensor is missing,
+        unknown or misshapen, or its configuration needs something that is not reproduced here.
     """
     folder = Path(folder)
     for name, reads in ((WEIGHTS, saelens.read), ("sae.safetensors", sparsify.read), ("ae.pt", dictionaries.read)):
@@ -148,33 +150,34 @@ def load_sae(
             parts = reads(folder, config, Tensors(folder / name, tensors), tuple(ignore_fields))
             break
     else:
-        held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         raise MoeProbeError(
             f"there is no SAE in {folder}",
-            f"it holds {', '.join(held[:6])}" if held else "no such folder",
-            "a folder of SAELens, sparsify or dictionary_learning",
+            f"it has {', '.join(names[:6])}" if names else "no such folder",
+            "pass a folder of SAELens, sparsify or dictionary_learning",
         )
     sae = _assembled(parts, _own_config(config) or {}, folder / CONFIG)
     if d_in is not None and sae.config.d_in != d_in:
         raise MoeProbeError(
             f"the SAE in {folder} takes activations of width {sae.config.d_in}",
             f"these have width {d_in}",
-            "an SAE of this model",
+            "use an SAE of this model",
         )
     made_here = sae.config.model_fingerprint or sae.config.model_id
     if hook is not None and made_here and sae.config.hook != hook:
         raise MoeProbeError(
             f"the SAE in {folder} was trained on {sae.config.hook}",
             f"these activations are {hook}",
-            f"--hook {sae.config.hook}",
+            f"pass --hook {sae.config.hook}",
         )
-    for note in parts.notes if say is not None else ():
-        say(note)  # type: ignore[misc]
+    if say is not None:
+        for note in parts.notes:
+            say(note)
     return sae.eval()
 
 
 def _own_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What this package wrote of an SAE into a SAELens configuration; None where it wrote nothing."""
+    """Find the configuration that this package wrote into a SAELens configuration; None where it wrote none."""
     metadata = config.get("metadata")
     own = metadata.get("moe_probe") if isinstance(metadata, dict) else None
     return own if isinstance(own, dict) and own else None
@@ -183,9 +186,7 @@ def _own_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read_config(path: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict):
-        raise MoeProbeError(
-            f"{path} is not a configuration", "a JSON object is expected", "the folder as its program wrote it"
-        )
+        raise MoeProbeError(f"{path} is not a configuration", "a JSON object is expected", AS_WRITTEN)
     return data
 
 
@@ -205,12 +206,12 @@ def _float32(tensor: Tensor, name: str, path: Path) -> Tensor:
     raise MoeProbeError(
         f"{printable(name)} of {path} has the type {tensor.dtype}",
         "it cannot be read as float32",
-        "weights in float32, bfloat16 or float16",
+        "use weights in float32, bfloat16 or float16",
     )
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
-    """Tensors of a pickle that holds nothing else: nothing in it is run."""
+    """Read a pickle that has tensors and nothing else: nothing in it is run."""
     import pickle
 
     try:  # weights_only: tensors and plain containers, nothing that could run
@@ -219,25 +220,27 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         raise MoeProbeError(f"{path} cannot be read", str(error).partition("\n")[0], "download it again") from error
     except (pickle.UnpicklingError, AttributeError) as error:
         raise MoeProbeError(
-            f"{path} is refused", "it holds more than tensors, and loading it could run code", "the file of weights alone"
+            f"{path} is refused", "it has more than tensors, and loading it could run code", "use a file of weights alone"
         ) from error
 
 
 def _assembled(parts: Parts, own: Mapping[str, Any], path: Path) -> Sae:
-    """An `Sae` with decoder rows of any norm."""
+    """Build an `Sae`; its decoder rows may have any norm."""
     d_sae, d_in = parts.W_enc.shape
-    made = {key: own[key] for key in ("hook", "layer", "experts", "model_fingerprint", "model_id", "seed") if key in own}
-    k, trained = parts.k, own.get("k")
-    if isinstance(trained, int) and k in (None, min(trained, d_sae)):
-        k = trained  # as it was asked for in training: an SAE can have fewer latents than that
+    described = {
+        key: own[key] for key in ("hook", "layer", "experts", "model_fingerprint", "model_id", "seed") if key in own
+    }
+    k, trained_k = parts.k, own.get("k")
+    if isinstance(trained_k, int) and k in (None, min(trained_k, d_sae)):
+        k = trained_k  # as requested in training: an SAE can have fewer latents than that
     if k is not None:
-        made["k"] = k
+        described["k"] = k
     try:
-        sae = make_sae(SaeConfig.model_validate({"architecture": parts.architecture, "d_in": d_in, "d_sae": d_sae, **made}))
+        sae = make_sae(SaeConfig(architecture=parts.architecture, d_in=d_in, d_sae=d_sae, **described))
     except ValidationError as error:
-        at = ".".join(str(part) for part in error.errors()[0]["loc"])
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise MoeProbeError(
-            f"{path} has no valid {at} in metadata.moe_probe", error.errors()[0]["msg"], "the folder as it was written"
+            f"{path} has no valid {field} in metadata.moe_probe", error.errors()[0]["msg"], AS_WRITTEN
         ) from error
     values = {"W_enc": parts.W_enc, "W_dec": parts.W_dec, "b_enc": parts.b_enc, "b_dec": parts.b_dec}
     if parts.threshold is not None:  # below 0 it lets through what ReLU does, as a threshold of nearly 0

@@ -16,7 +16,16 @@ from torch import Tensor
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
 from moe_probe.core.textfiles import read_json
-from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensors, gated_as_jumprelu, matrix_shape
+from moe_probe.sae.formats.foreign import (
+    AS_WRITTEN,
+    Fields,
+    Parts,
+    Refusal,
+    Source,
+    Tensors,
+    gated_as_jumprelu,
+    matrix_shape,
+)
 
 _SCALER = "activation_scaler.json"
 _READ = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
@@ -30,7 +39,7 @@ _STATES = {
     "temporal": "its codes depend on earlier tokens",
     "matching_pursuit": "its codes come from an iteration, not from an encoder",
 }
-_ANOTHER = "an SAE without it"
+_ANOTHER, _WHOLE = "use an SAE without it", "use an SAE of a residual stream or MLP"
 _TRAINING = (
     "act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient "
     "b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae context_size dataset_path "
@@ -53,40 +62,41 @@ _TRAINING = (
     "train_batch_size_tokens training_tokens use_cached_activations use_chat_formatting use_ghost_grads "
     "use_matryoshka_aux_loss use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency wandb_project"
 )
+_USED = (
+    "architecture d_in d_sae dtype k apply_b_dec_to_input normalize_activations rescale_acts_by_decoder_norm activation_fn "
+    "activation_fn_str activation_fn_kwargs finetuning_scaling_factor"
+)
 
 #: Fields of ``cfg.json``; fields of ``metadata`` describe where an SAE came from and never its function.
 FIELDS = Fields(
-    read=frozenset(
-        {
-            "architecture",
-            "d_in",
-            "d_sae",
-            "dtype",
-            "k",
-            "apply_b_dec_to_input",
-            "normalize_activations",
-            "rescale_acts_by_decoder_norm",
-            "activation_fn",
-            "activation_fn_str",
-            "activation_fn_kwargs",
-            "finetuning_scaling_factor",
-        }
-    ),
+    read=frozenset(_USED.split()),
     unused=frozenset(_TRAINING.split()),
     refused={
-        "reshape_activations": Refusal(
-            "it reads all heads of an attention layer at once", "an SAE of a residual stream or MLP"
-        ),
-        "hook_head_index": Refusal("it reads one attention head", "an SAE of a residual stream or MLP"),
-        "hook_point_head_index": Refusal("it reads one attention head", "an SAE of a residual stream or MLP"),
-        "d_out": Refusal("it maps one activation to another", "a sparse autoencoder, no transcoder"),
+        "reshape_activations": Refusal("it reads all heads of an attention layer at once", _WHOLE),
+        "hook_head_index": Refusal("it reads one attention head", _WHOLE),
+        "hook_point_head_index": Refusal("it reads one attention head", _WHOLE),
+        "d_out": Refusal("it maps one activation to another", "use a sparse autoencoder, no transcoder"),
         "activation_normalization_factor": Refusal("activations are scaled before the encoder", _ANOTHER),
     },
 )
 
 
 def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[str, ...] = ()) -> Parts:
-    """Bring an SAE of SAELens into the form of this package.
+    """Convert an SAE of SAELens.
+
+    Parameters
+    ----------
+    folder : Path
+    config : dict
+        Its configuration.
+    tensors : Tensors
+        Its weights.
+    allowed : tuple of str
+        Unknown fields of the configuration that the user has declared harmless.
+
+    Returns
+    -------
+    Parts
 
     Raises
     ------
@@ -98,25 +108,20 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     _check_metadata(source)
     kind = _architecture(source)
     d_in, d_sae = matrix_shape(tensors.take("W_enc")[0], "W_enc", tensors.path)
-    if (config.get("d_in"), config.get("d_sae")) != (d_in, d_sae):
-        raise MoeProbeError(
-            f"{source.path} has d_in {config.get('d_in')} and d_sae {config.get('d_sae')}",
-            f"the weights are {d_in} × {d_sae}",
-            "files of one SAE",
-        )
+    source.check_sizes({"d_in": config.get("d_in"), "d_sae": config.get("d_sae")}, (d_in, d_sae))
     parts = _encoder(source, kind, tensors, (d_in, d_sae))
     rescaled = _rescaled(source, kind, parts)
     parts = _unscaled(source, kind, parts)
     if rescaled:
         parts = parts.with_unit_decoder()
     tensors.finish()
-    return parts.with_notes([*source.notes, *_said(source)])
+    return parts.with_notes([*source.notes, *_origin_notes(source)])
 
 
 def _architecture(source: Source) -> str:
-    """Architecture; configurations before version 6 say topk by the activation function of a standard SAE."""
+    """Read the architecture; before version 6, topk was the activation function of a standard SAE."""
     config = source.config
-    kind, named = config.get("architecture") or "standard", "architecture"
+    kind = config.get("architecture") or "standard"
     activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
     field = "activation_fn" if config.get("activation_fn") else "activation_fn_str"
     if activation == "topk" and kind in ("standard", "topk"):
@@ -126,25 +131,25 @@ def _architecture(source: Source) -> str:
             field,
             activation,
             "relu is read for every architecture, topk for standard and topk SAEs",
-            "an SAE with one of these activation functions",
+            "use an SAE with one of these activation functions",
         )
     if kind not in _READ:
         why = _STATES.get(str(kind), "this architecture is unknown")
-        raise source.refuse(named, kind, f"{why}; {', '.join(_READ)} are read", "an SAE of one of these architectures")
+        raise source.refuse(
+            "architecture", kind, f"{why}; {', '.join(_READ)} are read", "use an SAE of one of these architectures"
+        )
     return str(kind)
 
 
 def _encoder(source: Source, kind: str, tensors: Tensors, shape: tuple[int, int]) -> Parts:
-    """The parts before norms and scales, with the encoder as one that reads x - b_dec."""
+    """Read the parts, before norms and scales, with the encoder as one that reads x - b_dec."""
     d_in, d_sae = shape
     w_enc, w_dec, b_dec = tensors.take("W_enc", "W_dec", "b_dec")
     tensors.shaped({"W_dec": (d_sae, d_in), "b_dec": (d_in,)})
     w_dec = w_dec * _finetuned(source, tensors, d_sae)[:, None]
     biased = source.config.get("apply_b_dec_to_input", True)
     if not isinstance(biased, bool):
-        raise source.refuse(
-            "apply_b_dec_to_input", biased, "true or false is expected", "the folder as its program wrote it"
-        )
+        raise source.refuse("apply_b_dec_to_input", biased, "true or false is expected")
     if kind == "gated":
         b_gate, b_mag, r_mag = tensors.take("b_gate", "b_mag", "r_mag")
         tensors.shaped(dict.fromkeys(("b_gate", "b_mag", "r_mag"), (d_sae,)))
@@ -167,18 +172,18 @@ def _k(source: Source, d_sae: int) -> int:
     kwargs = source.config.get("activation_fn_kwargs")
     own, old = source.config.get("k"), kwargs.get("k") if isinstance(kwargs, dict) else None
     if own is not None and old is not None and own != old:
-        raise source.refuse("k", own, f"activation_fn_kwargs has k {old}", "the folder as its program wrote it")
+        raise source.refuse("k", own, f"activation_fn_kwargs has k {old}")
     metadata = source.config.get("metadata")
     if isinstance(metadata, dict) and metadata.get("moe_probe") and isinstance(own, int) and own > d_sae:
-        return d_sae  # this package once wrote k as it was asked for in training, for SAEs with fewer latents too
+        return d_sae  # this package once wrote k as requested in training, for SAEs with fewer latents too
     old_style = own is None and old is not None
     return source.active_latents("activation_fn_kwargs.k" if old_style else "k", old if old_style else own, d_sae)
 
 
 def _threshold(kind: str, tensors: Tensors, d_sae: int) -> Tensor:
-    """Threshold of every latent.
+    """Read the threshold of every latent.
 
-    Checkpoints of a JumpReLU training held its logarithm up to version 5; those of BatchTopK hold one number, which SAELens
+    Checkpoints of a JumpReLU training had its logarithm up to version 5; those of BatchTopK have one number, which SAELens
     itself writes as the threshold of all latents when it saves for inference.
     """
     if kind in _BATCHED:
@@ -190,17 +195,12 @@ def _threshold(kind: str, tensors: Tensors, d_sae: int) -> Tensor:
 
 
 def _finetuned(source: Source, tensors: Tensors, d_sae: int) -> Tensor:
-    """Factors of the decoder's rows (versions 1 to 5): reconstructions use ``codes * factor``, codes stay as they are."""
-    wanted = bool(_flag(source, "finetuning_scaling_factor"))
+    """Read the factors of the decoder's rows (versions 1 to 5): reconstructions use ``codes * factor``, codes do not."""
+    wanted = bool(source.flag("finetuning_scaling_factor"))
     name = next((n for n in ("scaling_factor", "finetuning_scaling_factor") if n in tensors), None)
     if name is None:
         if wanted:
-            raise source.refuse(
-                "finetuning_scaling_factor",
-                True,
-                f"{tensors.path.name} has no scaling_factor",
-                "the folder as its program wrote it",
-            )
+            raise source.refuse("finetuning_scaling_factor", True, f"{tensors.path.name} has no scaling_factor")
         return torch.ones(d_sae)
     (factor,) = tensors.take(name)
     tensors.shaped({name: (d_sae,)})
@@ -209,16 +209,8 @@ def _finetuned(source: Source, tensors: Tensors, d_sae: int) -> Tensor:
     raise MoeProbeError(
         f"{tensors.path} has a {name} that is not 1",
         f"finetuning_scaling_factor of {source.path.name} says that it is not used",
-        "the folder as its program wrote it",
+        AS_WRITTEN,
     )
-
-
-def _flag(source: Source, name: str) -> bool | None:
-    """A field that is true, false or missing: the text "false" is neither."""
-    value = source.config.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise source.refuse(name, value, "true or false is expected", "the folder as its program wrote it")
-    return value
 
 
 def _rescaled(source: Source, kind: str, parts: Parts) -> bool:
@@ -227,11 +219,9 @@ def _rescaled(source: Source, kind: str, parts: Parts) -> bool:
     SAELens takes a missing field for false at inference and for true in a training; versions before the option had neither.
     Where the file could be either, the norms decide whether the answer matters.
     """
-    value = _flag(source, "rescale_acts_by_decoder_norm")
+    value = source.flag("rescale_acts_by_decoder_norm")
     if value and kind not in ("topk", *_BATCHED):
-        raise source.refuse(
-            "rescale_acts_by_decoder_norm", value, f"{kind} SAEs have no such option", "the folder as its program wrote it"
-        )
+        raise source.refuse("rescale_acts_by_decoder_norm", value, f"{kind} SAEs have no such option")
     training = kind in _BATCHED or (
         kind == "topk" and bool({"decoder_init_norm", "aux_loss_coefficient"} & set(source.config))
     )
@@ -240,7 +230,7 @@ def _rescaled(source: Source, kind: str, parts: Parts) -> bool:
         raise MoeProbeError(
             f"{source.path} has no rescale_acts_by_decoder_norm",
             "it is a checkpoint of a training, and the decoder rows do not have norm 1",
-            "the final SAE of the training (save_inference_model)",
+            "use the final SAE of the training (save_inference_model)",
         )
     return bool(value)
 
@@ -257,7 +247,7 @@ def _unscaled(source: Source, kind: str, parts: Parts) -> Parts:
                 "normalize_activations",
                 way,
                 f"the factor is neither in the weights nor in {_SCALER}",
-                "the final SAE of the training, or a checkpoint with that file",
+                "use the final SAE of the training, or a checkpoint with that file",
             )
         parts = replace(parts, W_enc=parts.W_enc * factor, W_dec=parts.W_dec / factor, b_dec=parts.b_dec / factor)
         if parts.threshold is not None and kind in _BATCHED and source.config.get("rescale_acts_by_decoder_norm"):
@@ -266,17 +256,17 @@ def _unscaled(source: Source, kind: str, parts: Parts) -> Parts:
     raise source.refuse(
         "normalize_activations",
         way,
-        "every token is normalised by itself or by statistics that the folder does not hold",
-        "an SAE with normalize_activations none",
+        "every token is normalised by itself or by statistics that the folder does not have",
+        "use an SAE with normalize_activations none",
     )
 
 
 def _scaler(path: Path) -> float | None:
     try:
-        held = read_json(path)
-        factor = held.get("scaling_factor")
-        return float(factor) if factor is not None and not held.get("has_whitening") and 0 < float(factor) < 1e30 else None
-    except (MoeProbeError, ValueError, TypeError, AttributeError):
+        scaler = read_json(path)
+        factor = float(scaler["scaling_factor"])
+        return factor if not scaler.get("has_whitening") and 0 < factor < 1e30 else None
+    except (MoeProbeError, KeyError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -285,14 +275,14 @@ def _check_metadata(source: Source) -> None:
     if isinstance(metadata, dict) and metadata.get("hook_head_index") is not None:
         refusal = FIELDS.refused["hook_head_index"]
         raise source.refuse("metadata.hook_head_index", metadata["hook_head_index"], refusal.why, refusal.hint)
-    for name in ("hook_name", "hook_point"):  # configurations before reshape_activations say it by the name of the hook
+    for name in ("hook_name", "hook_point"):  # before reshape_activations, the name of the hook said so
         if "reshape_activations" not in source.config and "hook_z" in str(source.config.get(name)):
             refusal = FIELDS.refused["reshape_activations"]
             raise source.refuse(name, source.config[name], refusal.why, refusal.hint)
 
 
-def _said(source: Source) -> list[str]:
-    """What a person should know: where the SAE was trained, and that arithmetic is in float32."""
+def _origin_notes(source: Source) -> list[str]:
+    """Write what a person should know: where the SAE was trained, and that arithmetic is in float32."""
     config, given = source.config, source.config.get("metadata")
     metadata: dict[str, Any] = given if isinstance(given, dict) else {}
     if metadata.get("moe_probe"):

@@ -1,4 +1,4 @@
-"""State of a training on disk: what an interruption costs is the time since the last one."""
+"""State of a training on disk: an interruption loses the time since the last checkpoint."""
 
 from __future__ import annotations
 
@@ -29,8 +29,18 @@ def save_checkpoint(
 ) -> None:
     """Write parameters, moments and counters of all SAEs that are trained together.
 
-    The file of numbers carries the count of batches in its own header, so that the two files cannot
-    disagree, whatever moment the process is killed at.
+    The count of batches is in the header of the same file, so that both are of one moment.
+
+    Parameters
+    ----------
+    folder : Path
+    trainings : sequence of Training
+    pending : sequence of sequence of Tensor
+        For each training, activations that are waiting for their batch, shape (n, d_in) each.
+    done : int
+        Batches read so far.
+    state : mapping
+        What must be the same for a training to be resumed; JSON values.
 
     Raises
     ------
@@ -41,9 +51,9 @@ def save_checkpoint(
     for number, (training, waiting) in enumerate(zip(trainings, pending, strict=True)):
         for name, value in training.sae.state_dict().items():
             tensors[f"{number}.sae.{name}"] = value
-        for place, parameter in enumerate(training.sae.parameters()):
+        for index, parameter in enumerate(training.sae.parameters()):
             for name, value in training.optimizer.state[parameter].items():
-                tensors[f"{number}.adam.{place}.{name}"] = value
+                tensors[f"{number}.adam.{index}.{name}"] = value
         tensors[f"{number}.idle"] = training.idle
         if waiting:
             tensors[f"{number}.pending"] = torch.cat(list(waiting))
@@ -62,12 +72,27 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, trainings: Sequence[Training], pending: Sequence[list[Tensor]], *, state: Mapping[str, object]
 ) -> int:
-    """Bring trainings to the state of a checkpoint; return the number of batches done (0: there is none).
+    """Bring trainings to the state of a checkpoint.
+
+    Parameters
+    ----------
+    folder : Path
+    trainings : sequence of Training
+        As they begin; changed in place.
+    pending : sequence of list of Tensor
+        Empty; filled with the activations that were waiting for their batch.
+    state : mapping
+        As `save_checkpoint`.
+
+    Returns
+    -------
+    int
+        Batches read by then; 0 where there is no checkpoint.
 
     Raises
     ------
     MoeProbeError
-        When it belongs to another training or cannot be read.
+        When the checkpoint belongs to another training or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -80,30 +105,33 @@ def load_checkpoint(
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise MoeProbeError(
-            f"the checkpoint {path} cannot be read", str(error), "--force to train from the start"
+            f"the checkpoint {path} cannot be read", str(error), "pass --force to train from the start"
         ) from error
     if header.get("identity") != _identity(trainings, state):
         raise MoeProbeError(
-            f"the checkpoint in {folder} is of another training",
-            "its trace, SAEs or options were others",
-            "the same options, or --force to start over",
+            f"the checkpoint in {folder} belongs to another training",
+            "its trace, SAEs or options are different",
+            "pass the same options, or --force to start over",
         )
     for number, (training, counters) in enumerate(zip(trainings, json.loads(header["progress"]), strict=True)):
         device = training.sae.W_dec.device
-        mine = {k.split(".", 1)[1]: v.to(device) for k, v in tensors.items() if k.startswith(f"{number}.")}
-        training.sae.load_state_dict({k.removeprefix("sae."): v for k, v in mine.items() if k.startswith("sae.")})
-        for place, parameter in enumerate(training.sae.parameters()):
-            start = f"adam.{place}."
-            training.optimizer.state[parameter] = {k.removeprefix(start): v for k, v in mine.items() if k.startswith(start)}
-        training.idle.copy_(mine["idle"])
+        own = {k.split(".", 1)[1]: v.to(device) for k, v in tensors.items() if k.startswith(f"{number}.")}
+        training.sae.load_state_dict(_below("sae.", own))
+        for index, parameter in enumerate(training.sae.parameters()):
+            training.optimizer.state[parameter] = _below(f"adam.{index}.", own)
+        training.idle.copy_(own["idle"])
         vars(training.progress).update(counters)
-        if "pending" in mine:
-            pending[number].append(mine["pending"].cpu())
+        if "pending" in own:
+            pending[number].append(own["pending"].cpu())
     return int(header["done"])
 
 
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Remove what is no longer needed."""
+    """Remove the checkpoint of a training that has ended."""
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""One SAE while it is trained: its optimiser, its schedule, and what a step does."""
+"""One SAE while it is trained: its optimiser, its schedule, and the computation of a step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,21 @@ SAY_EVERY = 50
 
 @dataclass
 class Progress:
-    """State of one SAE while it is trained; ``fvu`` and ``l0`` are of the last batch that was measured.
+    """State of one SAE while it is trained.
 
-    ``fvu`` is the fraction of variance unexplained, ``l0`` active latents a token, ``dead`` the share of
-    latents that have not fired for long.
+    Attributes
+    ----------
+    config : SaeConfig
+    steps : int
+        Steps of the whole training.
+    step, tokens : int
+        Steps and tokens so far.
+    fvu : float
+        Fraction of variance unexplained, of the last batch that was measured.
+    l0 : float
+        Active latents per token of that batch.
+    dead : float
+        Share of latents that have not fired for long.
     """
 
     config: SaeConfig
@@ -50,13 +61,28 @@ class Training:
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
+        """Make the optimiser and the counters."""
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=self.options.learning_rate, fused=True)
         self.idle = torch.zeros(self.sae.config.d_sae, dtype=torch.long, device=self.sae.W_dec.device)
         self.progress = Progress(self.sae.config, steps=self.steps)
 
     @classmethod
     def start(cls, config: SaeConfig, sample: Tensor, options: TrainOptions, *, steps: int, tokens: int) -> Training:
-        """Begin with a sample of the activations, shape (n, d_in).
+        """Begin a training: the SAE's mean and scale are taken from a sample of the activations.
+
+        Parameters
+        ----------
+        config : SaeConfig
+        sample : Tensor, shape (n, d_in)
+        options : TrainOptions
+        steps : int
+            Steps that the schedule is laid out over.
+        tokens : int
+            Tokens of the whole training.
+
+        Returns
+        -------
+        Training
 
         Raises
         ------
@@ -110,13 +136,16 @@ class Training:
 
 
 def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
-    """Error with which the dead latents of largest pre-activation explain the residual, over the residual's own."""
+    """Error with which the dead latents of largest pre-activation reconstruct the residual, over the residual's own.
+
+    AuxK: Gao et al. 2024, arXiv:2406.04093, appendix A.2.
+    """
     rows = dead.nonzero()[:, 0]
     x, residual = x[::_AUX_EVERY], (x - found)[::_AUX_EVERY]
     with torch.no_grad():
         pre = (x - sae.b_dec) @ sae.W_enc[rows].T + sae.b_enc[rows]
-        values, places = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1, sorted=False)
-        indices = rows[places]
+        values, columns = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1, sorted=False)
+        indices = rows[columns]
     values = encode_chosen(x - sae.b_dec.detach(), (sae.W_enc, sae.b_enc), values, indices)
     guess = decode(values.relu(), indices, sae.W_dec)
     return (residual - guess).square().sum() / residual.square().sum().clamp_min(1e-8)

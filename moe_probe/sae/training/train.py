@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from moe_probe.sae.config import SaeConfig, TrainOptions
 from moe_probe.sae.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from moe_probe.sae.training.steps import SAY_EVERY, Progress, Training
 
-Say = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
+
+#: Tokens on which the threshold of a batch architecture is fixed.
+_THRESHOLD_TOKENS = 65536
 
 
-def _silent(progress: Progress) -> None:
-    """Say nothing."""
+def _silent(_progress: Progress) -> None:
+    """Show nothing."""
 
 
 def train_saes(
@@ -30,18 +34,19 @@ def train_saes(
     configs: Sequence[SaeConfig],
     *,
     options: TrainOptions | None = None,
-    say: Say = _silent,
+    say: OnProgress = _silent,
 ) -> list[Sae]:
     """Train SAEs of any widths and architectures on the same batches of plain activations.
 
     Parameters
     ----------
     batches : iterable of Tensor, shape (n_tokens, d_in)
-        Shuffled activations; as many as ``options.steps`` are used.
+        Shuffled activations; as many batches as ``options.steps`` are used.
     configs : sequence of SaeConfig
         All of one ``d_in``.
+    options : TrainOptions, optional
     say : callable
-        Told the progress of every SAE every 50 steps.
+        Called with the progress of every SAE every 50 steps.
 
     Returns
     -------
@@ -57,11 +62,17 @@ def train_saes(
     """
     options = options or TrainOptions()
     stream = _checked(batches, configs)
-    first = _first(stream, options.sample)
-    tokens = options.steps * len(first[0])
-    runs = [Training.start(c, torch.cat(first), options, steps=options.steps, tokens=tokens) for c in configs]
+    first = _gather(stream, options.sample)
+    if not first:
+        raise MoeProbeError(
+            "there are no activations to train on",
+            "the stream is empty",
+            "collect with --keep hidden, or widen the choice of tokens",
+        )
+    sample, tokens = torch.cat(first), options.steps * len(first[0])
+    runs = [Training.start(c, sample, options, steps=options.steps, tokens=tokens) for c in configs]
     last: Tensor = first[0]
-    for step, batch in enumerate(_replayed(first, stream)):
+    for step, batch in enumerate(chain(first, stream)):
         if step == options.steps:
             break
         last = batch
@@ -74,9 +85,15 @@ def train_saes(
 
 @dataclass(frozen=True)
 class Trained:
-    """An SAE and what training it took.
+    """An SAE and what its training took.
 
-    ``progress`` is of the last step; ``seconds`` is this SAE's own time in steps, without reading.
+    Attributes
+    ----------
+    sae : Sae
+    progress : Progress
+        Of the last step.
+    seconds : float
+        Time of this SAE's own steps, without reading.
     """
 
     sae: Sae
@@ -84,7 +101,7 @@ class Trained:
     seconds: float
 
 
-def train_on(
+def train_on(  # noqa: PLR0913 - public API: keyword-only options with defaults
     reader: ActivationReader,
     configs: Sequence[SaeConfig],
     *,
@@ -92,7 +109,7 @@ def train_on(
     options: TrainOptions | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    say: Say = _silent,
+    say: OnProgress = _silent,
 ) -> list[Trained]:
     """Train SAEs of any widths, architectures and experts in one pass over a trace's activations.
 
@@ -105,26 +122,34 @@ def train_on(
         With ``slots`` where an SAE is of the outputs of some experts.
     configs : sequence of SaeConfig
     held_out : ActivationReader, optional
-        Activations on which thresholds are fixed (batchtopk, matryoshka); the training ones when left out.
+        Activations on which thresholds are fixed (batchtopk, matryoshka); by default those of training.
+    options : TrainOptions, optional
     checkpoint : Path, optional
-        Folder to which the state is written every `checkpoint_seconds`, and from which it is taken up when
-        there is one. An interrupted training that goes on ends with the same bits as one that was not.
+        Folder to which the state of the training is written, and from which it is resumed where there is one.
+        A training that was interrupted and resumed ends with the same bits as one that was not.
+    checkpoint_seconds : float
+        Seconds between two checkpoints.
+    say : callable
+        Called with the progress of every SAE every 50 steps.
+
+    Returns
+    -------
+    list of Trained
 
     Raises
     ------
     MoeProbeError
-        When there are fewer tokens than latents, activations have another width, hold NaN or infinite
+        When there are fewer tokens than latents, activations have another width, have NaN or infinite
         numbers or do not vary, or the checkpoint belongs to another training.
     """
     options = options or TrainOptions(batch_tokens=reader.batch_tokens)
     counts = reader.expert_counts() if any(c.experts is not None for c in configs) else None
     epochs = [reader.n_batches(e) for e in range(options.epochs)]
-    runs = [_Gathered(*_begin(reader, c, options, counts, sum(epochs))) for c in configs]
-    done = 0
+    runs = [_begin(reader, c, options, counts=counts, n_batches=sum(epochs)) for c in configs]
+    trainings, pending = [run.training for run in runs], [run.pending for run in runs]
+    state, done = _state(reader, options), 0
     if checkpoint is not None:
-        done = load_checkpoint(
-            checkpoint, [r.training for r in runs], [r.pending for r in runs], state=_state(reader, options)
-        )
+        done = load_checkpoint(checkpoint, trainings, pending, state=state)
     saved = time.monotonic()
     for epoch, n in enumerate(epochs):
         before = sum(epochs[:epoch])
@@ -135,62 +160,47 @@ def train_on(
                 run.take(select(batch, run.training.sae.config), say)
             done += 1
             if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                save_checkpoint(
-                    checkpoint,
-                    [r.training for r in runs],
-                    [r.pending for r in runs],
-                    done=done,
-                    state=_state(reader, options),
-                )
+                save_checkpoint(checkpoint, trainings, pending, done=done, state=state)
                 saved = time.monotonic()
     for run in runs:
         run.flush(say)
-        _finish(run.training, _sample(held_out or reader, run.training.sae.config, 65536))
+        _finish(run.training, _sample(held_out or reader, run.training.sae.config, _THRESHOLD_TOKENS))
     if checkpoint is not None:
         remove_checkpoint(checkpoint)
     return [Trained(run.training.sae, run.training.progress, run.seconds) for run in runs]
 
 
+@dataclass
 class _Gathered:
     """A training whose tokens are gathered until they make a batch."""
 
-    def __init__(self, training: Training, batch_tokens: int) -> None:
-        self.training, self.batch_tokens = training, batch_tokens
-        self.pending: list[Tensor] = []
-        self.seconds = 0.0
+    training: Training
+    batch_tokens: int
+    pending: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
 
-    def take(self, values: Tensor, say: Say) -> None:
-        if self.training.sae.config.experts is None:
-            self._step(values, say)  # the reader's batch is the batch
-            return
+    def take(self, values: Tensor, say: OnProgress) -> None:
         self.pending.append(values)
-        if sum(map(len, self.pending)) >= self.batch_tokens:
+        # for an SAE of all tokens, the reader's batch is the batch
+        if self.training.sae.config.experts is None or sum(map(len, self.pending)) >= self.batch_tokens:
             self.flush(say)
 
-    def flush(self, say: Say) -> None:
+    def flush(self, say: OnProgress) -> None:
         if sum(map(len, self.pending)):
-            values = torch.cat(self.pending)
+            started = time.perf_counter()
+            values = torch.cat(self.pending) if len(self.pending) > 1 else self.pending[0]
             self.pending.clear()
-            self._step(values, say)
-
-    def _step(self, values: Tensor, say: Say) -> None:
-        started = time.perf_counter()
-        _step(self.training, values, say)
-        self.seconds += time.perf_counter() - started
+            _step(self.training, values, say)
+            self.seconds += time.perf_counter() - started
 
 
-def _begin(
-    reader: ActivationReader,
-    config: SaeConfig,
-    options: TrainOptions,
-    counts: Any,
-    n_batches: int,
-) -> tuple[Training, int]:
+def _begin(reader: ActivationReader, config: SaeConfig, options: TrainOptions, *, counts: Any, n_batches: int) -> _Gathered:
+    """Start the training of one SAE; `counts` has the tokens of each expert, `n_batches` the reader's batches."""
     if config.d_in != reader.d_in:
         raise MoeProbeError(
             f"an SAE of d_in {config.d_in} cannot be trained on {reader.hook}",
             f"these activations have width {reader.d_in}",
-            f"d_in {reader.d_in}",
+            f"pass d_in {reader.d_in}",
         )
     tokens = reader.n_tokens
     if config.experts is not None:
@@ -201,26 +211,31 @@ def _begin(
         raise MoeProbeError(
             f"{config.d_sae:,} latents cannot be learnt from {tokens:,} tokens{whose}",
             "most would never fire",
-            "a narrower SAE, more documents, or a larger --hidden-share",
+            "pass a smaller --width, or collect more documents or a larger --hidden-share",
         )
     size = options.batch_tokens if config.experts is None else max(256, min(options.batch_tokens, tokens // 16))
     steps = n_batches if config.experts is None else max(1, tokens * options.epochs // size)
     sample = _sample(reader, config, options.sample)
-    return Training.start(config, sample, options, steps=steps, tokens=tokens * options.epochs), size
+    return _Gathered(Training.start(config, sample, options, steps=steps, tokens=tokens * options.epochs), size)
 
 
-def _sample(reader: ActivationReader, config: SaeConfig, rows: int) -> Tensor:
-    """The first activations of a shuffled pass, shape (at most about `rows`, d_in)."""
-    found: list[Tensor] = []
-    for batch in reader.batches():
-        found.append(select(batch, config).float())
-        if sum(map(len, found)) >= rows:
+def _sample(reader: ActivationReader, config: SaeConfig, n_rows: int) -> Tensor:
+    """Read the first activations of a shuffled pass, shape (about `n_rows` at most, d_in)."""
+    return torch.cat(_gather((select(batch, config).float() for batch in reader.batches()), n_rows))
+
+
+def _gather(batches: Iterable[Tensor], n_rows: int) -> list[Tensor]:
+    """Take batches until they have a number of rows."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(map(len, taken)) >= n_rows:
             break
-    return torch.cat(found)
+    return taken
 
 
 def _state(reader: ActivationReader, options: TrainOptions) -> dict[str, object]:
-    """What must be the same for a checkpoint to be gone on with."""
+    """Describe what must be the same for a training to be resumed from a checkpoint."""
     return {
         "trace": [s.files[0].sha256 for s in reader.trace.manifest.shards],
         "layer": reader.layer,
@@ -235,7 +250,7 @@ def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterato
     widths = {c.d_in for c in configs}
     if len(widths) != 1:
         raise MoeProbeError(
-            "SAEs trained together need one width of activations", f"they have {sorted(widths)}", "one call per width"
+            "SAEs trained together need one width of activations", f"they have {sorted(widths)}", "train each width apart"
         )
     (d_in,) = widths
     for number, batch in enumerate(batches):
@@ -243,39 +258,19 @@ def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterato
             raise MoeProbeError(
                 f"batch {number} has the shape {tuple(batch.shape)}",
                 f"(tokens, {d_in}) is expected",
-                f"SAEs of d_in {batch.shape[-1]}",
+                f"pass SAEs of d_in {batch.shape[-1]}",
             )
         if not torch.isfinite(batch.sum(dtype=torch.float32)) and not torch.isfinite(batch).all():
             row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
             raise MoeProbeError(
-                f"row {row} of batch {number} holds NaN or infinite activations",
+                f"row {row} of batch {number} has NaN or infinite activations",
                 "one such row would spoil every latent",
-                "leave its document out",
+                "omit its document",
             )
         yield batch.float()
 
 
-def _first(stream: Iterator[Tensor], rows: int) -> list[Tensor]:
-    found: list[Tensor] = []
-    for batch in stream:
-        found.append(batch)
-        if sum(len(b) for b in found) >= rows:
-            break
-    if not found:
-        raise MoeProbeError(
-            "there are no activations to train on",
-            "the stream is empty",
-            "collect with --keep hidden, or widen the choice of tokens",
-        )
-    return found
-
-
-def _replayed(first: list[Tensor], stream: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield from first
-    yield from stream
-
-
-def _step(run: Training, batch: Tensor, say: Say) -> None:
+def _step(run: Training, batch: Tensor, say: OnProgress) -> None:
     run.step(batch)
     if run.progress.step % SAY_EVERY == 0 or run.progress.step == run.steps:
         say(run.progress)
