@@ -211,7 +211,7 @@ def _begin(reader: ActivationReader, config: SaeConfig, options: TrainOptions, *
         raise MoeProbeError(
             f"{config.d_sae:,} latents cannot be learnt from {tokens:,} tokens{whose}",
             "most would never fire",
-            "pass a smaller --width, or collect more documents or a larger --hidden-share",
+            "pass a smaller --widths, or collect more documents or a larger --hidden-share",
         )
     size = options.batch_tokens if config.experts is None else max(256, min(options.batch_tokens, tokens // 16))
     steps = n_batches if config.experts is None else max(1, tokens * options.epochs // size)
