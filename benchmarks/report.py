@@ -19,6 +19,7 @@ from moe_probe.testing import PlantedExpert, planted_results, planted_trace
 
 
 def arguments() -> argparse.Namespace:
+    """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--layers", type=int, default=48)
@@ -31,6 +32,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Draw the tables where they are missing, time the report, and print a row."""
     options = arguments()
     with tempfile.TemporaryDirectory() as temporary:
         run = options.dir or Path(temporary)

@@ -166,7 +166,7 @@ def probability(value: float) -> str:
 
 
 def yes_no(value: Any) -> str:
-    """Write whether something holds."""
+    """Write a truth value as a word."""
     return "yes" if value else "no"
 
 

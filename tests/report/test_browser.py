@@ -1,4 +1,4 @@
-"""The report in a real browser: quiet, alone, usable by mouse and keyboard, narrow, and deaf to hostile text."""
+"""The report in a real browser: no complaints, nothing fetched, mouse and keyboard, narrow screens, hostile text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DRIVER = shutil.which("chromedriver") or "/usr/bin/chromedriver"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Report of a run with features whose topics, tokens, labels and document names are markup."""
+    """Make the report of a run with features whose topics, tokens, labels and document names are markup."""
     root = tmp_path_factory.mktemp("hostile")
     settings: dict[str, Any] = {"topics": 9, "documents_per_topic": 2, "tokens": 12, "n_layers": 2, "num_experts": 8}
     routing = planted_routing(**settings)
@@ -94,11 +94,11 @@ def resize(chrome: Chrome, width: int) -> None:
     )
 
 
-def column(chrome: Chrome, place: int) -> list[str]:
-    """Cells of a column of the table of verdicts, from top to bottom."""
+def column(chrome: Chrome, index: int) -> list[str]:
+    """Return the cells of a column of the table of verdicts, from top to bottom."""
     return chrome.execute_script(
         "return [...document.querySelectorAll('table.verdicts tbody tr:not(.more)')].map(r => r.cells[arguments[0]].innerText)",
-        place,
+        index,
     )
 
 

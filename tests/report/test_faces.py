@@ -25,7 +25,7 @@ EVIL = '<script>alert(1)</script>" onload="x\x1b[31m'
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """An analysed run whose model bears a hostile name, with features as ``moe-probe label`` writes them."""
+    """Make an analysed run whose model has a hostile name, with features as ``moe-probe label`` writes them."""
     root = tmp_path_factory.mktemp("run")
     trace = planted_trace(
         root / "trace",
@@ -120,11 +120,11 @@ def safe(text: str) -> Page:
 
 def test_run_is_a_trace_with_more(run: Run) -> None:
     assert isinstance(run, Trace) and type(run.trace) is Trace and type(moe_probe.open(run.root)) is Trace
-    found = moe_probe.layer_usage(run, permutations=99)
-    pd.testing.assert_frame_equal(found.table, moe_probe.layer_usage(run.trace, permutations=99).table)
+    result = moe_probe.layer_usage(run, permutations=99)
+    pd.testing.assert_frame_equal(result.table, moe_probe.layer_usage(run.trace, permutations=99).table)
     assert set(run.verdicts.table["topic"]) == {"topic-0", "topic-1", "topic-2"}
-    said = repr(run)
-    assert "48 documents" in said and f"{len(run.results)} results" in said and "0 SAEs" in said and "no report" in said
+    text = repr(run)
+    assert "48 documents" in text and f"{len(run.results)} results" in text and "0 SAEs" in text and "no report" in text
     assert run.report() == run.path / "report.html" and "report.html" in repr(moe_probe.open(run.path))
 
 

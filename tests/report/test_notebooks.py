@@ -1,4 +1,4 @@
-"""The notebooks: every template runs from top to bottom, says what the tables say, and obeys nobody's labels."""
+"""The notebooks: every template runs from top to bottom, repeats what the tables say, and shows hostile labels as text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = {
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder with two runs, one topic of which has a hostile name."""
+    """Make a project folder with two runs, one topic of which has a hostile name."""
     root = tmp_path_factory.mktemp("project")
     mood = np.random.default_rng(3).permutation(np.repeat(["calm", "merry"], 60))
     for name, planted in (("plain", ()), ("added", (ADDED,))):
@@ -89,10 +89,10 @@ def test_notebook_runs_from_top_to_bottom(project: Path, template: str, monkeypa
     else:
         values = {"root": "../runs", "runs": runs, "names": [], "by": by}
         files = write_notebook(template, values, project / "reports" / f"{template}.ipynb", title=f"{template} <b>&")
-    found = compare_runs([project / "runs" / run for run in runs], by=by)
+    comparison = compare_runs([project / "runs" / run for run in runs], by=by)
     notebook = nbformat.read(files[0], as_version=4)
     nbformat.validate(notebook)
-    says_what_the_tables_say(notebook, found)
+    says_what_the_tables_say(notebook, comparison)
     obeys_no_label_and_fetches_nothing(files[1].read_text(encoding="utf-8"), hostile=template != "compare_saes")
     for path in files:
         text = path.read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def test_notebook_runs_from_top_to_bottom(project: Path, template: str, monkeypa
 
 
 def by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What `moe-probe compare` writes for two labels of one run: a notebook that reads the tables beside it."""
+    """Run `moe-probe compare` for two labels of one run: it writes a notebook that reads the tables beside it."""
     out = project / "compared"
     monkeypatch.setattr(
         "sys.argv",
@@ -129,16 +129,16 @@ def by_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return [out / "compare.ipynb", out / "compare.html"]
 
 
-def says_what_the_tables_say(notebook: Any, found: Comparison) -> None:
-    """All cells ran in order without error; sentences and the last table, that of the differences, are the result's."""
+def says_what_the_tables_say(notebook: Any, comparison: Comparison) -> None:
+    """Check that all cells ran in order; sentences and the last table, that of the differences, are the result's."""
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
     assert not [o for o in outputs(notebook) if o.output_type in ("error", "stream")]
     assert codes[0].metadata.get("tags") == ["parameters"]
     first = Tables(next(o for o in outputs(notebook) if "text/html" in o.get("data", {})).data["text/html"])
-    assert found.headlines and all(line in first.text for line in found.headlines if EVIL not in line)
+    assert comparison.headlines and all(line in first.text for line in comparison.headlines if EVIL not in line)
     last = Tables(codes[-1].outputs[0].data["text/html"]).tables[0]
-    table = found.table("comparison_differences")
+    table = comparison.table("comparison_differences")
     assert len(last) == len(table) + 1 and len(table) >= 5
     at = last[0].index("difference")
     for column, name in zip(range(at - 2, at + 3), ("value_a", "value_b", "difference", "ci_low", "ci_high"), strict=True):
@@ -147,7 +147,7 @@ def says_what_the_tables_say(notebook: Any, found: Comparison) -> None:
 
 
 def obeys_no_label_and_fetches_nothing(text: str, *, hostile: bool) -> None:
-    """The page shows hostile names as text, runs nothing, loads nothing, and says what its figures show."""
+    """Check that the page shows hostile names as text, runs nothing, loads nothing, and describes its figures."""
     page = Tables(text)
     assert not {"script", "iframe", "link", "object"} & set(page.tags)
     assert not [k for k, _ in page.attributes if k.startswith("on")]
@@ -169,10 +169,10 @@ def test_templates_take_other_runs(project: Path, monkeypatch: pytest.MonkeyPatc
     for cell in make_notebook("compare_runs", values).cells:
         if cell.cell_type == "code":
             exec(cell.source, names)
-    found = names["comparison"]
-    assert set(found.table("comparison_changes")["side_b"]) == {"b", "c"}
-    assert set(found.table("aligned_layers")["side_b"]) == {"c"}
-    assert sum("verdicts changed" in line or "no verdict" in line for line in found.headlines) == 2
+    comparison = names["comparison"]
+    assert set(comparison.table("comparison_changes")["side_b"]) == {"b", "c"}
+    assert set(comparison.table("aligned_layers")["side_b"]) == {"c"}
+    assert sum("verdicts changed" in line or "no verdict" in line for line in comparison.headlines) == 2
 
 
 def test_parameters_take_the_place_of_defaults() -> None:

@@ -26,7 +26,7 @@ LAYERS, EXPERTS, TOPICS = (2, 5), range(4), ("art", EVIL, "law")
 
 
 def grid(**columns: object) -> pd.DataFrame:
-    """All layers and experts (and topics), with further columns."""
+    """Make a table of all layers, experts and topics, with further columns."""
     table = pd.DataFrame(itertools.product(LAYERS, EXPERTS, TOPICS), columns=["layer", "expert", "topic"])
     return table.assign(**columns)
 

@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with every table of features and causes, drawn at random."""
+    """Make a run with every table of features and causes, drawn at random."""
     root = tmp_path_factory.mktemp("planted")
     trace = planted_trace(root / "trace", planted=(), topics=3, documents_per_topic=6, tokens=20, n_layers=2, num_experts=8)
     planted_results(trace, root / "results")
@@ -68,7 +68,7 @@ class Page(HTMLParser):
         self.fetched: list[str] = []
         self.tags: list[str] = []
         self.cells: list[str] = []
-        self.told: list[str] = []
+        self.details: list[str] = []
         self.more = self._in_cell = False
         self.feed(text)
 
@@ -81,7 +81,7 @@ class Page(HTMLParser):
         if tag == "tr":
             self.more = ("class", "more") in attrs
         if tag == "td" and self.more:
-            self.told.append(self.cells.pop())
+            self.details.append(self.cells.pop())
             self._in_cell = False
 
     def handle_endtag(self, tag: str) -> None:
@@ -92,7 +92,7 @@ class Page(HTMLParser):
         if self._in_cell:
             self.cells[-1] += data
         elif self.more:
-            self.told[-1] += data
+            self.details[-1] += data
 
 
 def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
@@ -135,13 +135,15 @@ def test_both_faces_hold_the_same_tables(run: Path) -> None:
     missing = [c for c in cells if c.replace("&amp;", "&") not in plain]
     assert len(cells) > 50 and not missing
     stories = re.sub(r"\s|\\", "", markdown)
-    assert len(page.told) == 4 and all(re.sub(r"\s", "", html.escape(told, quote=False)) in stories for told in page.told)
+    assert len(page.details) == 4 and all(
+        re.sub(r"\s", "", html.escape(text, quote=False)) in stories for text in page.details
+    )
     for name in re.findall(r"\]\((figures/.*?)\)", markdown):
         assert (run / name).stat().st_size > 1000
 
 
 def verdict_rows(run: Path, face: str) -> dict[str, dict[str, str]]:
-    """The table of verdicts as a reader of HTML or of Markdown gets it."""
+    """Read the table of verdicts as HTML or Markdown shows it."""
     text = (run / f"report.{face}").read_text()
     if face == "md":
         lines = [
@@ -198,21 +200,21 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
     trace = Trace.open(planted)
     results = {p.stem: Result.load(p.parent, p.stem) for p in (planted / "results").glob("*.parquet")}
 
-    def told(**changed: Result) -> str:
+    def alerts(**changed: Result) -> str:
         section = alerts_section(trace, {**results, **changed})
         return section.finding
 
-    assert "few documents" in told() and "unstable clusters" in told()
-    assert not any(name in told() for name in ("dead experts", "router collapse", "weak SAEs"))
+    assert "few documents" in alerts() and "unstable clusters" in alerts()
+    assert not any(name in alerts() for name in ("dead experts", "router collapse", "weak SAEs"))
     experts = results["experts"].table
     one = experts.assign(load=np.where(experts["expert"] == 0, 0.5, 0.5 / 7))
-    assert "router collapse" in told(experts=replace(results["experts"], table=one))
+    assert "router collapse" in alerts(experts=replace(results["experts"], table=one))
     narrow = results["layers"].table.assign(effective_experts=1.5)
-    assert "router collapse" in told(layers=replace(results["layers"], table=narrow))
+    assert "router collapse" in alerts(layers=replace(results["layers"], table=narrow))
     dead = experts.assign(load=experts["load"].where(experts["expert"] > 0, 0.0))
-    assert "dead experts" in told(experts=replace(results["experts"], table=dead))
+    assert "dead experts" in alerts(experts=replace(results["experts"], table=dead))
     weak = results["sae_quality"].table.assign(ce_recovered=0.4)
-    assert "weak SAEs" in told(sae_quality=replace(results["sae_quality"], table=weak))
+    assert "weak SAEs" in alerts(sae_quality=replace(results["sae_quality"], table=weak))
 
 
 def test_sources_become_bibtex() -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with one planted expert, and features and a tree as the commands write them."""
+    """Make a run with one planted expert, and features and a tree as the commands write them."""
     root = tmp_path / "run"
     trace = planted_trace(
         root / "trace",
@@ -117,8 +117,8 @@ def test_the_tutorial_runs(run: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in text and str(ROOT) not in text and "Traceback" not in text
     notebook = json.loads(text)
     assert len(outputs(notebook, "image/png")) == 3 and len(outputs(notebook, "text/html")) >= 4
-    said = "".join("".join(o.get("text", "")) for c in notebook["cells"] for o in c.get("outputs", []))
-    assert "pairs with the real topics" in said and "takes 30%" in said
+    text_outputs = "".join("".join(o.get("text", "")) for c in notebook["cells"] for o in c.get("outputs", []))
+    assert "pairs with the real topics" in text_outputs and "takes 30%" in text_outputs
 
 
 def test_what_is_kept_of_the_tutorial() -> None:

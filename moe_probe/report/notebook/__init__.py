@@ -1,4 +1,4 @@
-"""Notebooks: made from templates, run from top to bottom, exported as a page.
+"""Notebooks that compare runs: a template and values in; an executed notebook and a page out.
 
 Templates are percent-format Python kept in ``report/templates/*.py.txt``; a cell tagged ``parameters`` holds what they are
 run with, so that papermill can run the notebooks again with other values.

@@ -85,7 +85,7 @@ def fit_fonts(figure: Figure) -> None:
 
 @contextmanager
 def quiet_glyphs() -> Iterator[None]:
-    """Keep matplotlib from naming every character that no font has: `fit_fonts` has said so once."""
+    """Keep matplotlib from naming every character that no font has: `fit_fonts` warns once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_GLYPH)
         yield

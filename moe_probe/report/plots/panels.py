@@ -39,7 +39,7 @@ SHAPES = (
 #: Signs of cells: significant and above average; also replicated on held-out documents; never selected. As matplotlib
 #: markers: marker, size beside the largest, colour, width of its edge.
 SIGNIFICANT, REPLICATED, NEVER = "•", "★", "×"
-_MARKERS = {SIGNIFICANT: (".", 1 / 3, "black", 0.0), REPLICATED: ("*", 1.0, "black", 0.0), NEVER: ("x", 0.5, "white", 1.0)}
+_MARKERS = {SIGNIFICANT: (".", 0.5, "black", 0.0), REPLICATED: ("*", 1.0, "black", 0.0), NEVER: ("x", 0.5, "white", 1.0)}
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ def layers_section(results: Mapping[str, Result]) -> Section:
             "effective experts": ("effective_experts", 2),
             "load CV": ("load_cv", 2),
             "bits of topic": ("mi_topic_bits", 4),
-            "bits of topic, shuffled": ("mi_topic_null_bits", 4),
+            "bits, shuffled": ("mi_topic_null_bits", 4),
             "p": ("mi_topic_p", probability),
             "topic decoded": ("decode_accuracy", 2),
-            "topic decoded, shuffled": ("decode_baseline", 2),
+            "decoded, shuffled": ("decode_baseline", 2),
         },
         heading="Layers",
     )

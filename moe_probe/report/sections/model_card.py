@@ -71,7 +71,7 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
 
 
 def files_section(results: Mapping[str, Result]) -> Section:
-    """List the tables that this report was made from, and what each holds."""
+    """List the tables that this report was made from, and the content of each."""
     rows = tuple(
         (
             f"results/{name}.parquet",
@@ -83,7 +83,7 @@ def files_section(results: Mapping[str, Result]) -> Section:
     )
     return Section(
         title="The data behind this report",
-        finding=f"{len(rows)} tables in results/ hold every number shown here, and more.",
+        finding=f"{len(rows)} tables in results/ contain every number shown here, and more.",
         blocks=(
             Table(
                 ("file", "rows", "content", "columns"),

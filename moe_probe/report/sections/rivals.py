@@ -54,7 +54,7 @@ def explained_section(results: Mapping[str, Result]) -> Section:
         blocks=tuple(blocks),
         how=result.caption,
         limits="A topic's words are part of the topic. The cautious reading gives the token all that token and topic share. "
-        "The right-hand figure gives it to the topic.",
+        "The right-hand figure gives what they share to the topic.",
     )
 
 
