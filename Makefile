@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo study test docs lint clean
+.PHONY: install demo study test test-peers docs lint clean
 
 demo: install
 	$(BIN)/moe-probe demo --out runs/demo --resume
@@ -27,10 +27,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 test: install
 	$(BIN)/python -m pytest -q -n 2
 
+# agreement with packages too heavy for the development environment; docs/benchmarks.md has the last result
+test-peers:
+	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest sae-lens==6.54.12
+	.venv-peers/bin/python -m pytest -q --override-ini addopts=--import-mode=importlib tests/peers
+
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: install
+	$(BIN)/ruff format --check moe_probe tests scripts benchmarks
 	$(BIN)/ruff check moe_probe tests scripts benchmarks
 	$(BIN)/mypy
 

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 import torch
 
 from moe_probe.models import ADAPTERS, Observation, find_moe_layers, forward_inputs, self_check

@@ -59,7 +59,6 @@ def test_folder_of_text(tmp_path: Path) -> None:
 
 
 def test_dataset_on_disk(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     write(tmp_path / "rows.jsonl", ROWS)
     assert [d.id for d in Corpus(f"datasets:{tmp_path}")] == ["a", "b"]
     with pytest.raises(MoeProbeError, match="cannot be loaded"):

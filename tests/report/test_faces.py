@@ -222,7 +222,8 @@ def test_anndata_is_an_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_anndata(run: Run, tmp_path: Path) -> None:
-    anndata = pytest.importorskip("anndata", reason="the extra 'anndata' is not installed")
+    import anndata
+
     made = run.to_anndata()
     usage = run.usage()
     assert made.shape == (48, 16) and list(made.var["layer"]) == [0] * 8 + [1] * 8 and made.var_names[13] == "L01E005"

@@ -106,8 +106,6 @@ def outputs(notebook: dict, kind: str) -> list[str]:
 
 
 def test_the_tutorial_runs(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("jupytext", reason="the extra 'notebook' is not installed")
-    pytest.importorskip("nbclient", reason="the extra 'notebook' is not installed")
     spec = importlib.util.spec_from_file_location("tutorial", ROOT / "scripts" / "tutorial.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)

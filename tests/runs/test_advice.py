@@ -14,18 +14,13 @@ from moe_probe.cli import app
 from moe_probe.cli.usage import commands
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import _MADE_BY, Result, Results, command_for
+from moe_probe.features.matching.match import _CAPTIONS
 from moe_probe.studies.analyses import _FURTHER, ANALYSES
 from moe_probe.studies.compare import TABLES
 
 PACKAGE = Path(moe_probe.__file__).parent
-#: Files in which results are made that a command stores, and the command.
-MAKERS = {
-    "causes.py": "ablate",
-    "pipeline/matching.py": "match",
-    "pipeline/tree.py": "tree",
-    "pipeline/depth.py": "tree",
-    "pipeline/costs.py": "cost",
-}
+#: Folders in which results are made that a command stores, and the command.
+MAKERS = {"studies/ablation": "ablate", "features/matching": "match", "features/tree": "tree", "studies/cost": "cost"}
 #: Results of functions that no command stores under this name.
 OF_FUNCTIONS = {
     "balance",
@@ -46,9 +41,10 @@ def named_in(path: Path) -> set[str]:
     return {first or second for first, second in found}
 
 
-@pytest.mark.parametrize(("file", "command"), MAKERS.items())
-def test_results_of_a_command_name_it(file: str, command: str) -> None:
-    names = named_in(PACKAGE / file)
+@pytest.mark.parametrize(("folder", "command"), MAKERS.items())
+def test_results_of_a_command_name_it(folder: str, command: str) -> None:
+    names = set[str]().union(*(named_in(path) for path in (PACKAGE / folder).glob("*.py"))) - {"verdicts"}
+    names |= set(_CAPTIONS) if folder == "features/matching" else set()
     assert names
     for name in names:
         assert command_for(name, "runs/x/results").split()[:3] == ["moe-probe", command, "runs/x"], name

@@ -160,17 +160,6 @@ def test_saved_and_loaded_is_the_same(architecture: str, all_trained, tmp_path: 
     assert kept["metadata"]["moe_probe"]["architecture"] == architecture
 
 
-def test_sae_lens_reads_what_is_written(all_trained, tmp_path: Path) -> None:
-    sae_lens = pytest.importorskip("sae_lens")
-    x = activations(4, 64)
-    for name in ("topk", "batchtopk", "jumprelu", "standard"):
-        theirs = sae_lens.SAE.load_from_disk(str(save_sae(all_trained[name], tmp_path / name)))
-        with torch.no_grad():
-            assert torch.allclose(theirs(x), all_trained[name](x), atol=1e-5, rtol=1e-5)
-            theirs.save_model(str(tmp_path / f"{name}-back"))
-            assert torch.allclose(load_sae(tmp_path / f"{name}-back")(x), theirs(x), atol=1e-5, rtol=1e-5)
-
-
 def test_sparsify_and_dictionary_learning_folders(all_trained, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
