@@ -183,6 +183,6 @@ def _check_rows(loaded: LoadedModel, records: Sequence[SiteRecord], n_rows: int)
         if len(record.experts) != n_rows:
             raise MoeProbeError(
                 f"{site.info.name} routed {len(record.experts)} rows for a batch of {n_rows} tokens",
-                "rows cannot be told apart by token",
+                "rows cannot be assigned to tokens",
                 "report this model family",
             )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moe_probe.recording.corpus import CorpusSummary
 
 
-def collect_trace(  # public: keyword-only options with defaults
+def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defaults
     loaded: LoadedModel,
     corpus: Corpus,
     path: str | Path,
@@ -190,7 +190,7 @@ def _manifest(
 
 
 def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list[EncodedDocument]]:
-    """Yield whole documents until a shard holds `size` tokens: the cut depends on the corpus alone."""
+    """Yield whole documents until a shard has `size` tokens: the cut depends on the corpus alone."""
     shard: list[EncodedDocument] = []
     n = 0
     for document in documents:
@@ -208,5 +208,5 @@ def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray
         return None
     chosen = np.random.default_rng([options.seed, index]).random(n_tokens) < options.hidden_share
     if not chosen.any():
-        chosen[0] = True  # an empty tensor has no place in a shard
+        chosen[0] = True  # a shard cannot store an empty tensor
     return np.where(chosen, np.cumsum(chosen) - 1, -1)

@@ -44,7 +44,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if isinstance(value, BadLine):
             yield where, BadRowError.of(value)
         elif not isinstance(value, dict):
-            why = f"found {type(value).__name__}"
+            why = f"it is a {type(value).__name__}"
             yield where, BadRowError(f"{where} is not a JSON object", why, "one JSON object per line, or --skip-bad")
         else:
             yield where, value

@@ -74,7 +74,7 @@ class Corpus:
     >>> topics = {document.topic for document in corpus}
     """
 
-    def __init__(  # noqa: PLR0913  # public: keyword-only options with defaults
+    def __init__(  # noqa: PLR0913 - public API: keyword-only options with defaults
         self,
         source: str | Path,
         *,

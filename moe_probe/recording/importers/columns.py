@@ -97,7 +97,9 @@ def whole_numbers(column: pa.ChunkedArray, name: str, source: SourceRows) -> np.
         raise source.error(row, f"has no {name}", f"column '{name}' is not a whole number in every row", "whole numbers")
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise MoeProbeError(
-            f"column '{name}' of {source.path} is not a whole number in every row", f"found {column.type}", "whole numbers"
+            f"column '{name}' of {source.path} is not a whole number in every row",
+            f"its type is {column.type}",
+            "whole numbers",
         )
     return _whole(column.to_numpy(), name, source, np.arange(len(column)))
 
@@ -172,7 +174,7 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise MoeProbeError(
             f"column '{name}' of {source.path} is not a list in every row",
-            f"found {kind}",
+            f"its type is {kind}",
             "a list of one number per selected expert",
         )
     lengths = np.asarray(pc.list_value_length(array)).astype(np.int64)

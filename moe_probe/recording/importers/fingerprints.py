@@ -1,8 +1,8 @@
 """The JSON files of the repository GPT-OSS-MoE-ExpertFingerprinting: one answer per file, every router's choice in it.
 
-``data/**/*_examples.json`` hold ``dataset, category, original_prompt, full_text`` (tokens of prompt and
+``data/**/*_examples.json`` have ``dataset, category, original_prompt, full_text`` (tokens of prompt and
 answer), ``generated_only`` (tokens of the answer) and ``router_data``: for each generated token but the last
-``{"token_N": {"layer_L": {"selected_experts": [...], "selected_probs": [...]}}}``, N its place in the text.
+``{"token_N": {"layer_L": {"selected_experts": [...], "selected_probs": [...]}}}``, N its position in the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an importer is told: how to read, and what it reads from."""
+"""Settings of an import, and what is imported."""
 
 from __future__ import annotations
 

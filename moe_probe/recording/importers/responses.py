@@ -2,7 +2,7 @@
 
 vLLM (``--enable-return-routed-experts``) and SGLang (``--enable-return-routed-experts``, and
 ``return_routed_experts`` in the request) return a row for every token but the last, and in it one for every
-hidden layer: dense layers hold zeros. `moe_probe.recording.importers.answers` finds the fields of each version,
+hidden layer: zeros for dense layers. `moe_probe.recording.importers.answers` finds the fields of each version,
 `moe_probe.recording.importers.routed` decodes the arrays.
 """
 
@@ -34,7 +34,7 @@ _IDS = "token_ids of prompt and answer together, as the server routed them"
 _TOKENS = "one string per token id in 'tokens'; or omit them and pass --tokenizer"
 
 
-def import_responses(  # public: keyword-only options with defaults
+def import_responses(  # noqa: PLR0913 - public API: keyword-only options with defaults
     path: str | Path,
     out: str | Path,
     *,
@@ -45,7 +45,7 @@ def import_responses(  # public: keyword-only options with defaults
 ) -> Trace:
     """Import answers of vLLM or SGLang as a trace without gate weights.
 
-    JSON Lines or a JSON array, plain or compressed, a row per answer: ``document``, ``topic`` (and optional
+    JSON Lines or a JSON array, plain or compressed, one row per answer: ``document``, ``topic`` (and optional
     further labels) beside the answer as the server returned it, or beside ``token_ids`` (list of int, prompt
     and answer together), optional ``tokens`` (list of str), and ``routed_experts``. docs/formats.md shows
     the forms. Answers and tokens without routing (null, ``{}``, rows of -1) are omitted, and counted in
@@ -58,7 +58,7 @@ def import_responses(  # public: keyword-only options with defaults
     out : str or Path
         Folder of the trace.
     layers : sequence of int, optional
-        Layers to keep; or, where the arrays hold exactly as many layers, their numbers in the model.
+        Layers to keep; or, where the arrays have exactly as many layers, their numbers in the model.
     top_k : int, optional
         Slots per layer, needed for SGLang's strings, which do not say their shape.
     options : ImportOptions, optional

@@ -167,7 +167,7 @@ class Survey:
             return
         starts = np.flatnonzero(np.concatenate([[True], patterns[1:] != patterns[:-1]]))
         lengths = np.diff([*starts, len(patterns)])
-        if int(patterns[0]) == self._last:  # warm-up requests may be of one token each: runs go on over documents
+        if int(patterns[0]) == self._last:  # warm-up requests may be of one token each: runs continue over documents
             lengths[0] += self._run
         self._in_runs.update(int(patterns[start]) for start in starts[lengths >= _RUN])
         self._run, self._last = int(lengths[-1]), int(patterns[-1])

@@ -1,4 +1,4 @@
-"""What must hold for recorded routing, whoever recorded it: one place for the writer and every importer."""
+"""What must be true of recorded routing, whoever recorded it: checks for the writer and every importer."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def check_weights(layers: Sequence[int], weights: np.ndarray, filled: np.ndarray
     layers : sequence of int
     weights : ndarray of float, shape (n_tokens, n_layers, n_slots)
     filled : ndarray of bool, same shape
-        Slots that hold an expert; the others are not looked at.
+        Slots with an expert; the others are not checked.
     where : callable
         Names the row of a token.
 

@@ -56,7 +56,7 @@ class Trace:
 
     @classmethod
     def open(cls, path: str | Path) -> Trace:
-        """Open a trace directory, or a run directory that holds one as ``trace/``.
+        """Open a trace directory, or a run directory with one in ``trace/``.
 
         Raises
         ------
@@ -100,12 +100,12 @@ class Trace:
 
     @cached_property
     def documents(self) -> pd.DataFrame:
-        """Documents with their labels and token counts, without text."""
+        """Documents with their labels and token counts, without text; one row per document."""
         names = [n for n in pq.read_schema(self.root / DOCUMENTS).names if n != "text"]
         return pq.read_table(self.root / DOCUMENTS, columns=names).to_pandas()
 
     def texts(self, rows: Sequence[int] | None = None) -> list[str]:
-        """Texts of documents (all, or those of the rows given).
+        """Return the texts of documents (all, or those of the rows given).
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Trace:
         return list(chosen.to_pylist())
 
     def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Token table, or some of its columns: ``document, position, token_id, token, special``.
+        """Return the token table, or some of its columns: ``document, position, token_id, token, special``.
 
         ``token`` is text as `core.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
         """
@@ -136,7 +136,7 @@ class Trace:
 
     @cached_property
     def _texts_of_tokens(self) -> dict[tuple[int, str], str]:
-        """Text of the tokens that are stored otherwise; empty for traces that hold text."""
+        """Text of the tokens that are stored otherwise; empty for traces that store text."""
         if "token_text" in self.manifest.settings:
             return {}
         names = ["document", "token_id", "token", "special"]
@@ -150,7 +150,7 @@ class Trace:
         return np.array([known.get(key, key[1]) for key in zip(ids.tolist(), strings, strict=True)], dtype=object)
 
     def spaced(self, tokens: np.ndarray) -> np.ndarray:
-        """Token strings with the spaces between words, where the trace's vocabulary leaves these out (WordPiece, words).
+        """Return token strings with the spaces between words, where the trace's vocabulary leaves these out (WordPiece, words).
 
         Parameters
         ----------
@@ -232,7 +232,7 @@ class Trace:
             first += shard.n_tokens
 
     def whereabouts(self, row: int) -> tuple[str, int]:
-        """Document name and position of a token."""
+        """Return document name and position of a token, by its row in the trace."""
         for shard, chunk in self.iter_tokens(["document", "position"]):
             if row < chunk.first + shard.n_tokens:
                 document = int(chunk.columns["document"][row - chunk.first])
@@ -251,7 +251,7 @@ class Trace:
         return sparse.csr_array((ones, experts[filled].astype(np.int32), indptr), shape=size)
 
     def token_strings(self) -> dict[int, str]:
-        """Text of every token id that occurs."""
+        """Return the text of every token id that occurs."""
         table = self.tokens(["token_id", "token"]).drop_duplicates("token_id")
         return dict(zip(table["token_id"].tolist(), table["token"].tolist(), strict=True))
 
@@ -261,7 +261,7 @@ class Trace:
         Raises
         ------
         MoeProbeError
-            When the trace does not hold that part.
+            When the trace does not have that part.
         """
         from safetensors.torch import load_file
 
@@ -285,7 +285,7 @@ class Trace:
             )
 
     def to_anndata(self, *, of: str = "documents", layer: int | None = None) -> AnnData:
-        """Routing as an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.
+        """Convert routing to an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.
 
         Parameters
         ----------
@@ -319,6 +319,7 @@ class Trace:
         return card_html(f"Trace of {self.manifest.model.id}", facts_html(trace_facts(self.manifest, self.documents)))
 
     def __repr__(self) -> str:
+        """Name the model and count what was recorded."""
         m = self.manifest
         experts = sorted({layer.num_experts for layer in m.layers})
         slots = sorted({layer.top_k for layer in m.layers})

@@ -1,9 +1,9 @@
 """Token strings as traces store them -> text with the parts of characters marked.
 
-Traces that are written now hold that text and say so (``settings.token_text``). Earlier ones mix the text of whole tokens with
-the vocabulary's own pieces for parts of characters. Imported ones hold whatever their program wrote: text, or pieces of a
-byte-level or sentence-piece vocabulary. Which it is shows over the whole vocabulary and the tokens' order: characters that a
-byte-level vocabulary writes for bytes make valid UTF-8 with their neighbours, characters that are meant as such do not.
+Traces that are written now contain that text and say so (``settings.token_text``). Earlier ones mix the text of whole tokens
+with the vocabulary's own pieces for parts of characters. Imported ones contain whatever their program wrote: text, or pieces of
+a byte-level or sentence-piece vocabulary. The whole vocabulary and the order of tokens show which: characters that a byte-level
+vocabulary writes for bytes make valid UTF-8 with their neighbours, characters that are meant as such do not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from moe_probe.core.pieces import MARK, byte_alphabet, byte_fallback, byte_level
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Strings outside the alphabet of bytes that a byte-level vocabulary may hold all the same: tokens added to it.
+#: Share of strings outside the alphabet of bytes that a byte-level vocabulary may have: tokens added to it.
 _ADDED = 0.02
-#: Share of bytes beyond ASCII that must be part of valid UTF-8 for strings to be pieces of bytes.
+#: Share of non-ASCII bytes that must be part of valid UTF-8 for strings to be pieces of bytes.
 _VALID = 0.9
 #: Documents whose text is looked at for a string.
 _DOCUMENTS = 20
@@ -37,7 +37,7 @@ def readable(table: pd.DataFrame, texts: Callable[[Sequence[int]], list[str]] | 
     table : pandas.DataFrame
         ``document, token_id, token, special`` of a whole trace, in order.
     texts : callable, optional
-        Gives the texts of documents, by rows; None where the trace holds none.
+        Gives the texts of documents, by rows; None where the trace has none.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def _all_bytes(strings: list[str], plain: pd.DataFrame) -> bool:
     known = {s: byte_level(s) for s in inside}
     data = b"".join(known.get(t) or b"\n" for t in plain["token"].tolist())
     control = len(re.findall(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", data))  # characters such as ā, were they pieces
-    beyond = len(re.findall(rb"[\x80-\xff]", data))
+    non_ascii = len(re.findall(rb"[\x80-\xff]", data))
     wrong = control + len(re.findall("[\udc80-\udcff]", data.decode("utf-8", "surrogateescape")))
-    return (beyond > 0 or any("Ġ" in s for s in inside)) and wrong <= (1 - _VALID) * (beyond + control)
+    return (non_ascii > 0 or any("Ġ" in s for s in inside)) and wrong <= (1 - _VALID) * (non_ascii + control)
 
 
 def _mixed(
@@ -83,20 +83,17 @@ def _mixed(
 ) -> dict[tuple[int, str], str]:
     """Text beside pieces: only strings that can be a part of a character are asked about."""
     new = {s: marked(data) for s in strings if (data := byte_fallback(s)) is not None and data > b"\x7f"}
-    parts = {s: data for s in strings if (data := byte_level(s)) is not None and _part_of_letter(data)}
-    found = {(i, s): new[s] for i, s in zip(pairs["token_id"].tolist(), pairs["token"], strict=True) if s in new}
+    parts = {s: data for s in strings if (data := byte_level(s)) is not None and _part_of_character(data)}
+    keys = list(zip(pairs["token_id"].tolist(), pairs["token"], strict=True))
+    result = {(i, s): new[s] for i, s in keys if s in new}
     raw = _votes(plain, parts, texts) if parts else {}
-    found |= {key: marked(parts[key[1]]) for key in raw}
+    result |= {key: marked(parts[key[1]]) for key in raw}
     if not raw:  # a sentence-piece token of spaces alone has no text when it is decoded by itself
-        found |= {
-            (i, s): " " * len(s)
-            for i, s in zip(pairs["token_id"].tolist(), pairs["token"], strict=True)
-            if s and not s.strip("▁")
-        }
-    return found
+        result |= {(i, s): " " * len(s) for i, s in keys if s and not s.strip("▁")}
+    return result
 
 
-def _part_of_letter(data: bytes) -> bool:
+def _part_of_character(data: bytes) -> bool:
     """Whether bytes are a piece cut out of valid UTF-8, at a border that cuts a character."""
     inner = re.sub(rb"\A[\x80-\xbf]{1,3}", b"", data)
     inner = re.sub(rb"([\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z", b"", inner)
@@ -111,11 +108,11 @@ def _votes(
     plain: pd.DataFrame, parts: dict[str, bytes], texts: Callable[[Sequence[int]], list[str]] | None
 ) -> set[tuple[int, str]]:
     """Tokens whose strings stand for bytes: these make characters with their neighbours, and no text contains the strings."""
-    mine = np.flatnonzero(plain["token"].isin(parts).to_numpy())
-    tokens, ids = plain["token"].to_numpy(dtype=object)[mine], plain["token_id"].to_numpy()[mine]
-    documents = plain["document"].to_numpy()[mine]
-    apart = (np.diff(mine, prepend=-2) != 1) | (np.diff(documents, prepend=-1) != 0)
-    # a line break between runs: a character does not go on over tokens that are text
+    rows = np.flatnonzero(plain["token"].isin(parts).to_numpy())
+    tokens, ids = plain["token"].to_numpy(dtype=object)[rows], plain["token_id"].to_numpy()[rows]
+    documents = plain["document"].to_numpy()[rows]
+    apart = (np.diff(rows, prepend=-2) != 1) | (np.diff(documents, prepend=-1) != 0)
+    # a line break between runs: a character does not continue over tokens that are text
     data = b"".join((b"\n" if new else b"") + parts[t] for t, new in zip(tokens, apart, strict=True))
     signs = data.decode("utf-8", "surrogateescape")
     sizes = np.fromiter((1 if "\udc80" <= c <= "\udcff" else len(c.encode()) for c in signs), np.int64, len(signs))
@@ -125,12 +122,12 @@ def _votes(
     starts = ends - [len(parts[t]) for t in tokens]
     valid = wrong[ends] == wrong[starts]
     good: dict[tuple[int, str], list[bool]] = {}
-    places: dict[tuple[int, str], dict[int, int]] = {}  # one of each document
-    for i, t, d, row, ok in zip(ids.tolist(), tokens, documents.tolist(), mine.tolist(), valid.tolist(), strict=True):
+    row_in: dict[tuple[int, str], dict[int, int]] = {}  # one row of each document
+    for i, t, d, row, ok in zip(ids.tolist(), tokens, documents.tolist(), rows.tolist(), valid.tolist(), strict=True):
         good.setdefault((i, t), []).append(ok)
-        places.setdefault((i, t), {})[d] = row
+        row_in.setdefault((i, t), {})[d] = row
     chosen = {key for key, votes in good.items() if sum(votes) > len(votes) / 2}
-    return chosen if texts is None else _confirmed(plain, {key: places[key] for key in chosen}, parts, texts)
+    return chosen if texts is None else _confirmed(plain, {key: row_in[key] for key in chosen}, parts, texts)
 
 
 def _confirmed(
@@ -139,9 +136,9 @@ def _confirmed(
     parts: dict[str, bytes],
     texts: Callable[[Sequence[int]], list[str]],
 ) -> set[tuple[int, str]]:
-    """Those of the chosen tokens that documents' own texts do not contradict: é may be written as Ã© in a text, wrongly.
+    """Keep the chosen tokens that documents' own texts do not contradict: é may be written as Ã© in a text, wrongly.
 
-    Where a text has the string itself, the tokens around one occurrence, read as bytes, have to stand in it too.
+    Where a text contains the string itself, it has to contain the tokens around one occurrence, read as bytes, too.
     """
     ids, strings = plain["token_id"].to_numpy(), plain["token"].to_numpy(dtype=object)
     documents = plain["document"].to_numpy()
