@@ -109,8 +109,9 @@ def inspect(
     console: Console,
 ) -> None:
     """Show which experts and features single outputs use, what the run knows of these, and whether watched ones fire."""
+    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
-    from moe_probe.studies.inspect.inspector import Inspector, Look
+    from moe_probe.studies.inspect import Inspector, Look
 
     named = [
         *((f"text {i + 1}" if len(texts or ()) > 1 else "text", text) for i, text in enumerate(texts or ())),
@@ -120,13 +121,21 @@ def inspect(
         raise UsageError(
             "there is nothing to inspect", "no TEXT and no --file was given", 'moe-probe inspect RUN "some text"'
         )
-    Trace.open(run)  # what is wrong with the run is said before a model is loaded
+    opened = RunDirectory(Trace.open(run), run)  # what is wrong with the run is said before a model is loaded
     console.say("loading the model")
     loaded = choice.need(run, "nothing can be run")
     look = Look(
-        generate=generate, temperature=temperature, watch=tuple(watch or ()), threshold=threshold, shade=shade, timing=timing
+        saes=tuple(sae or ()),
+        generate=generate,
+        temperature=temperature,
+        watch=tuple(watch or ()),
+        threshold=threshold,
+        shade=shade,
+        timing=timing,
+        force_weights=force_weights,
+        seed=seed,
     )
-    inspector = Inspector(run, loaded, saes=sae or (), look=look, force_weights=force_weights, seed=seed)
+    inspector = Inspector(opened, loaded, look)
     seen = [inspector(text, name=name) for name, text in named]
     if html is not None:
         from moe_probe.report.inspection import write_inspections
@@ -148,7 +157,7 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _show(seen: list[Inspection], *, run: Path, top: int, html: Path | None, colour: bool | None, console: Console) -> None:
-    from moe_probe.studies.inspect.words import Style, lines_of
+    from moe_probe.studies.inspect.terminal import Style, lines_of
 
     if console.as_json:
         console.result({"run": str(run), "texts": [s.as_dict() for s in seen]}, "")

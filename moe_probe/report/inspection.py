@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.files import disk_errors, write_text
 from moe_probe.core.text import clipped, is_missing, printable
 from moe_probe.report.cells import number
-from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
+from moe_probe.studies.inspect import Watched, shade_levels, unit_values
 
 if TYPE_CHECKING:
     from moe_probe.studies.inspect import Inspection
@@ -109,7 +109,7 @@ def _shown(string: str) -> str:
 def _unit(one: Inspection, unit: Watched, texts: dict[str, str]) -> dict[str, Any]:
     """Describe a unit for the list at the side: its texts, and its shade and value on each token where it is active."""
     values = unit_values(unit, one.call)
-    levels = strengths(values)
+    levels = shade_levels(values)
     on = [[int(i), int(levels[i]), round(float(values[i]), 4)] for i in levels.nonzero()[0]]
     return {"key": unit.name, "full": "", "facts": "", "topic": "", **texts, "on": on}
 
@@ -218,7 +218,7 @@ def _alarm(one: Inspection, alarm: Any) -> dict[str, Any]:
         "name": _clean(alarm.watched.name),
         "kind": alarm.watched.kind,
         "fired": alarm.fired,
-        "measured": f"{unit} {value}, threshold {threshold} ({_clean(alarm.says)})",
+        "measured": f"{unit} {value}, threshold {threshold} ({_clean(alarm.threshold_from)})",
         "tokens": [_shown(one.decoded.name(i)).strip() for i in alarm.tokens[:12]],
         "n": len(alarm.tokens),
     }

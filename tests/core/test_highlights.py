@@ -19,7 +19,7 @@ from moe_probe.report.sections.features import _by_sae
 from moe_probe.report.sections.maps import _tokens
 from moe_probe.report.sections.units import _beyond_words
 from moe_probe.report.unit_card import UnitCard
-from moe_probe.studies.inspect.words import Style, _text
+from moe_probe.studies.inspect.terminal import Style, _text
 
 
 def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:

@@ -25,14 +25,14 @@ from moe_probe.core.results import Result
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.report.inspection import render_inspections
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
 from moe_probe.sae.held_out import held_out_documents
-from moe_probe.studies.inspect.inspector import Inspector, Look, inspect_text
+from moe_probe.studies.inspect import Inspector, Look, inspect_text, shade_levels
 from moe_probe.studies.inspect.reference import piece_length
-from moe_probe.studies.inspect.watch import strengths
-from moe_probe.studies.inspect.words import Style, lines_of
+from moe_probe.studies.inspect.terminal import Style, lines_of
 
 EVIL = "<script>alert(1)</script> \x1b[31mred &amp; {{ 7*7 }}"
 QUIET = Look(timing=False)
@@ -176,7 +176,7 @@ def test_features_shown_are_the_encoded_activations(plain: tuple[Path, LoadedMod
     root, loaded = plain
     names = ["layer_00/width_00048-k4", "layer_02/width_00048-residual-k4", "layer_02/width_00048-expert_output-e1+3-k4"]
     text = " ".join(f"w{i}" for i in range(5, 30))
-    seen = inspect_text(root, text, model=loaded, sae=names, look=QUIET)
+    seen = inspect_text(root, text, model=loaded, look=replace(QUIET, saes=tuple(names)))
     ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
     parts = ("router_input", "residual", "expert_outputs")
     with torch.inference_mode(), RoutingCapture(loaded.model, loaded.sites, keep=parts) as capture:
@@ -276,7 +276,7 @@ def test_a_threshold_that_nobody_gave_is_that_of_held_out_texts(
     share = pd.Series(chosen[beginnings]).groupby(chunk.document[beginnings]).mean()
     others = share[trace.documents["topic"].iloc[share.index].to_numpy() != about]
     assert seen.alarms[0].threshold == pytest.approx(np.quantile(others, 0.95, method="higher"))
-    assert f"of {len(others)} held-out texts" in seen.alarms[0].says
+    assert f"of {len(others)} held-out texts" in seen.alarms[0].threshold_from
 
 
 @pytest.fixture
@@ -306,13 +306,13 @@ def test_an_sae_of_other_weights_is_refused(run: Path, loaded: LoadedModel, tmp_
     shutil.copytree(run, copy)
     planted_model.save_dictionary(copy / "sae" / "layer_00/width_00025", "of another model")
     with pytest.raises(MoeProbeError, match=r"other weights than the SAE layer_00/width_00025"):
-        inspect_text(copy, SHORT, model=loaded, sae=["layer_00/width_00025"], look=QUIET)
-    assert inspect_text(copy, SHORT, model=loaded, sae=[SAE], look=QUIET).notes == ()
+        inspect_text(copy, SHORT, model=loaded, look=replace(QUIET, saes=("layer_00/width_00025",)))
+    assert inspect_text(copy, SHORT, model=loaded, look=replace(QUIET, saes=(SAE,))).notes == ()
 
 
 def test_a_model_of_other_layers_cannot_be_forced(run: Path, plain: tuple[Path, LoadedModel]) -> None:
     with pytest.raises(MoeProbeError, match="other layers or numbers of experts"):
-        inspect_text(run, SHORT, model=plain[1], look=QUIET, force_weights=True)
+        inspect_text(run, SHORT, model=plain[1], look=replace(QUIET, force_weights=True))
 
 
 def test_hostile_text_is_escaped_everywhere(run: Path, loaded: LoadedModel) -> None:
@@ -388,8 +388,8 @@ def test_a_continuation_is_the_models_own(plain: tuple[Path, LoadedModel], tempe
     torch.manual_seed(7)
     wanted = loaded.model.generate(ids, max_new_tokens=9, **drawn)[0]
     before = torch.random.get_rng_state()
-    look = Look(generate=9, temperature=temperature, timing=False)
-    seen = inspect_text(root, "w1 w2 w3", model=loaded, look=look, seed=7)
+    look = Look(generate=9, temperature=temperature, timing=False, seed=7)
+    seen = inspect_text(root, "w1 w2 w3", model=loaded, look=look)
     assert torch.equal(before, torch.random.get_rng_state())
     assert seen.call.ids.tolist() == wanted.tolist() and seen.call.windows == 1
     assert seen.call.generated.tolist() == [False] * 4 + [True] * (len(wanted) - 4)
@@ -454,14 +454,14 @@ def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_p
         progress=False,
         options=CollectOptions(keep=("usage",)),
     )
-    seen = Inspector(tmp_path / "run", loaded, look=QUIET)("w1 w2 w3")
+    seen = Inspector(RunDirectory.open(tmp_path / "run"), loaded, look=QUIET)("w1 w2 w3")
     assert len(seen.experts) and not seen.features and not seen.guesses
     assert any("document counts only" in note for note in seen.notes)
     assert "layer" in "\n".join(lines_of(seen)) and render_inspections([seen])
 
 
 def test_shades_are_quarters_and_plain_text_marks_the_upper_half() -> None:
-    assert strengths(np.array([0.0, 0.1, 0.5, 0.51, 0.76, 1.0])).tolist() == [0, 1, 2, 3, 4, 4]
+    assert shade_levels(np.array([0.0, 0.1, 0.5, 0.51, 0.76, 1.0])).tolist() == [0, 1, 2, 3, 4, 4]
     style = Style()
     shown = [style.token(" word", shade=i, generated=False, special=False) for i in range(5)]
     assert shown == [" word", " word", " word", " ‹word›", " «word»"]

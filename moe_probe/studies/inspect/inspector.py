@@ -1,40 +1,49 @@
-"""Look at single outputs with what a run knows: its experts, its SAEs, its own documents to hold a text against."""
+"""A run opened for inspecting single outputs of its model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.core.results import Result
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.inspect.inspection import Inspection
-from moe_probe.studies.inspect.known import TABLES, Known
-from moe_probe.studies.inspect.weights import check_weights
+from moe_probe.studies.inspect.alarms import check_alarm
+from moe_probe.studies.inspect.overhead import measure_overhead
+from moe_probe.studies.inspect.record import continuation, record_call
+from moe_probe.studies.inspect.reference import Reference, piece_length
+from moe_probe.studies.inspect.run_tables import RunTables
+from moe_probe.studies.inspect.same_weights import check_weights
+from moe_probe.studies.inspect.topics import UsageDecoder, guess_from_features
+from moe_probe.studies.inspect.units import expert_table, feature_table
+from moe_probe.studies.inspect.view import Inspection
+from moe_probe.studies.inspect.watched import KnownUnits, Watched, parse_unit, parse_watch
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moe_probe.models import LoadedModel
     from moe_probe.recording.collect import EncodedDocument
     from moe_probe.sae import Sae
     from moe_probe.studies.inspect.record import Call
-    from moe_probe.studies.inspect.reference import Reference
-    from moe_probe.studies.inspect.topics import Guess, UsageDecoder
-    from moe_probe.studies.inspect.watch import Watched
+    from moe_probe.studies.inspect.topics import Guess
 
 _WIDTH = re.compile(r"layer_(\d+)/width_(\d+)")
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is wanted of every text.
+    """What to inspect of every text.
 
     Attributes
     ----------
+    saes : tuple of str
+        Folders below RUN/sae whose features are shown; the widest SAE of the last layer when empty.
     generate : int
         Tokens that the model continues the text by, before it is inspected as a whole.
     temperature : float
@@ -44,28 +53,28 @@ class Look:
     threshold : float or None
         For all that is watched, in its unit: an activation, or a share of the text's tokens.
     shade : str or None
-        ``FOLDER:FEATURE`` or ``LAYER:EXPERT``; the first feature listed when left out.
+        ``FOLDER:FEATURE`` or ``LAYER:EXPERT``; by default the first feature listed.
     timing : bool
         Measure the overhead.
+    force_weights : bool
+        Go on with a model of other weights than the trace's; the notes of an inspection then say so.
+    seed : int
+        Of drawn tokens and of the folds that accuracies come from.
     """
 
+    saes: tuple[str, ...] = ()
     generate: int = 0
     temperature: float = 0.0
     watch: tuple[str, ...] = ()
     threshold: float | None = None
     shade: str | None = None
     timing: bool = True
+    force_weights: bool = False
+    seed: int = 0
 
 
 def inspect_text(
-    run: str | Path,
-    text: str,
-    *,
-    model: LoadedModel | str | None = None,
-    sae: Sequence[str] = (),
-    look: Look | None = None,
-    force_weights: bool = False,
-    seed: int = 0,
+    run: str | Path, text: str, *, model: LoadedModel | str | None = None, look: Look | None = None
 ) -> Inspection:
     """Inspect one text with a run.
 
@@ -75,12 +84,8 @@ def inspect_text(
         Run directory.
     text : str
     model : LoadedModel or str, optional
-        The trace's model; that of ``run.yaml`` when left out.
-    sae : sequence of str
-        Folders below RUN/sae; the widest SAE of the last layer when empty.
+        The trace's model; by default that of ``run.yaml``.
     look : Look, optional
-    force_weights : bool
-        Go on with a model of other weights than the trace's; the inspection's notes then say so.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def inspect_text(
     Raises
     ------
     MoeProbeError
-        When there is no run or model, the weights are others, the text is empty, or something named is not there.
+        When there is no run or model, the weights are others, the text is empty, or something named does not exist.
 
     Examples
     --------
@@ -97,10 +102,8 @@ def inspect_text(
     >>> seen.experts.query("layer == 5")[["expert", "share", "gate", "topic"]]  # doctest: +SKIP
     """
     root = Path(run)
-    look = look or Look()
     loaded = _load(root, model) if model is None or isinstance(model, str) else model
-    inspector = Inspector(root, loaded, saes=sae, look=look, force_weights=force_weights, seed=seed)
-    return inspector(text)
+    return Inspector(RunDirectory(Trace.open(root), root), loaded, look)(text)
 
 
 def _load(run: Path, name: str | None) -> LoadedModel:
@@ -112,134 +115,113 @@ def _load(run: Path, name: str | None) -> LoadedModel:
     return loaded
 
 
+class _EncodedText(NamedTuple):
+    """A text with its continuation.
+
+    Attributes
+    ----------
+    document : EncodedDocument
+        Tokens and windows.
+    strings : list of str
+        Texts of the tokens.
+    generated : ndarray of bool, shape (n_tokens,)
+    """
+
+    document: EncodedDocument
+    strings: list[str]
+    generated: np.ndarray
+
+
 class Inspector:
     """A run opened for inspecting texts one after the other.
 
     Parameters
     ----------
-    run : Path
-        Run directory.
+    run : RunDirectory
     loaded : LoadedModel
-    saes : sequence of str
-        Folders below RUN/sae whose features are shown; the widest SAE of the last layer when empty.
-    look : Look
-    force_weights : bool
-    seed : int
-        Of drawn tokens and of the folds that accuracies come from.
+    look : Look, optional
 
     Raises
     ------
     MoeProbeError
-        When model and trace, or model and SAE, are of other weights, or something named is not there.
+        When model and trace, or model and SAE, are of other weights, or something named does not exist.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        loaded: LoadedModel,
-        *,
-        saes: Sequence[str] = (),
-        look: Look,
-        force_weights: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.run, self.loaded, self.look, self.seed = run, loaded, look, seed
-        self.trace = Trace.open(run)
-        there = [name for name in TABLES if (run / "results" / f"{name}.parquet").exists()]
-        self.known = Known(self.trace, {name: Result.load(run / "results", name) for name in there})
-        widths = widths_of(run)
-        self.shown = _chosen(saes, widths)
+    def __init__(self, run: RunDirectory, loaded: LoadedModel, look: Look | None = None) -> None:
+        from moe_probe.sae import load_sae
+
+        self.run, self.loaded, self.look = run, loaded, look or Look()
+        self.tables = RunTables(run)
         self.notes = [
             f"The run has no results/{name}: moe-probe {'label' if name == 'features' else 'analyze'} RUN."
             for name in ("expert_topics", "experts", "features")
-            if name not in there
+            if name not in run.results
         ]
-        experts = {layer.layer: layer.num_experts for layer in self.trace.layers}
+        widths = widths_of(run.path)
+        units = KnownUnits({layer.layer: layer.num_experts for layer in run.layers}, widths)
+        self.shown = _chosen(self.look.saes, widths)
         shown = {name: widths[name] for name in self.shown}
-        self.watched = self._watched(widths, shown, experts)
-        self.shade = self._shade(widths, experts)
-        units = [*self.watched, *([self.shade] if self.shade else [])]
-        named = dict.fromkeys([*self.shown, *(name for unit in units for name, _ in unit.features)])
-        self.saes = self._open(named)
-        self.notes += check_weights(loaded, self.trace, self.saes, force=force_weights)
+        self.watched = [parse_watch(text, self.tables, units, shown) for text in self.look.watch]
+        self.shade = _shading_unit(self.look.shade, units)
+        chosen = [*self.watched, *([self.shade] if self.shade else [])]
+        names = dict.fromkeys([*self.shown, *(sae for unit in chosen for sae, _ in unit.features)])
+        self.saes: dict[str, Sae] = {name: load_sae(run.sae_folder / name) for name in names}
+        self.notes += check_weights(loaded, run, self.saes, force=self.look.force_weights)
         self._references: dict[int, Reference | None] = {}
         self._decoders: dict[int, UsageDecoder] = {}
 
-    def _watched(self, widths: Mapping[str, int], shown: Mapping[str, int], experts: Mapping[int, int]) -> list[Watched]:
-        from moe_probe.studies.inspect.watch import parse_watch
-
-        return [parse_watch(text, self.known, widths, shown, experts) for text in self.look.watch]
-
-    def _shade(self, widths: Mapping[str, int], experts: Mapping[int, int]) -> Watched | None:
-        from moe_probe.studies.inspect.watch import parse_unit
-
-        if self.look.shade is None:
-            return None
-        unit = parse_unit(self.look.shade, widths, experts, option="--shade")
-        if unit is None:
-            raise UsageError(
-                f"--shade {self.look.shade} cannot be read",
-                "",
-                "LAYER:EXPERT as 5:13, or FOLDER:FEATURE as layer_05/width_01024:334",
-            )
-        return unit
-
-    def _open(self, names: Sequence[str] | Mapping[str, None]) -> dict[str, Sae]:
-        from moe_probe.sae import load_sae
-
-        return {name: load_sae(self.run / "sae" / name) for name in names}
-
     def __call__(self, text: str, *, name: str = "text") -> Inspection:
         """Inspect one text.
+
+        Parameters
+        ----------
+        text : str
+        name : str
+            Of the text, in the view and in messages.
+
+        Returns
+        -------
+        Inspection
 
         Raises
         ------
         MoeProbeError
             When it is empty, does not fit with its continuation into the model's context, or a threshold is missing.
         """
-        from moe_probe.studies.inspect.overhead import measure_overhead
-        from moe_probe.studies.inspect.record import record_call
-        from moe_probe.studies.inspect.units import expert_table, feature_table
-        from moe_probe.studies.inspect.watch import Watched, check
-
-        encoded, strings, generated = self._encoded(text, name)
-        call = record_call(self.loaded, encoded, self.saes, strings=strings, generated=generated)
+        encoded = self._encoded(text, name)
+        call = record_call(self.loaded, encoded.document, self.saes, strings=encoded.strings, generated=encoded.generated)
         reference = self._reference(len(call.text))
-        features = {sae: feature_table(call, self.known, sae, self.saes[sae].config.d_sae) for sae in self.shown}
-        shade = self.shade
-        if shade is None:
-            first = next((table.iloc[0] for table in features.values() if len(table)), None)
-            if first is not None:
-                unit = (str(first["sae"]), int(first["feature"]))
-                shade = Watched(f"{unit[0]}:{unit[1]}", "feature", features=(unit,))
-        timed = {sae: self.saes[sae] for sae in self.shown}
+        features = {sae: feature_table(call, self.tables, sae, self.saes[sae].config.d_sae) for sae in self.shown}
+        overhead = None
+        if self.look.timing:
+            shown = {sae: self.saes[sae] for sae in self.shown}
+            overhead = measure_overhead(self.loaded, encoded.document.windows[0], shown)
         return Inspection(
             name=name,
             model=self.loaded.info.id,
             fingerprint=self.loaded.info.fingerprint,
             call=call,
-            experts=expert_table(call, self.known),
+            experts=expert_table(call, self.tables),
             features=features,
             guesses=self._guesses(call, reference),
-            decoding=self.known.decoding,
-            shade=shade,
+            decoding=self.tables.decoding,
+            shade=self.shade or _first_feature(features.values()),
             notes=tuple(dict.fromkeys(self.notes)),
-            alarms=tuple(check(w, call, threshold=self.look.threshold, reference=reference) for w in self.watched),
-            overhead=measure_overhead(self.loaded, encoded.windows[0], timed) if self.look.timing else None,
+            alarms=tuple(check_alarm(w, call, threshold=self.look.threshold, reference=reference) for w in self.watched),
+            overhead=overhead,
         )
 
-    def _encoded(self, text: str, name: str) -> tuple[EncodedDocument, list[str], np.ndarray]:
-        """Tokens and windows of a text and of its continuation, and which tokens were generated."""
+    def _encoded(self, text: str, name: str) -> _EncodedText:
+        """Encode a text, and have the model continue it."""
         from moe_probe.core.pieces import with_spaces
         from moe_probe.recording.collect import EncodedDocument, Encoder, Window
         from moe_probe.recording.corpus import Document
-        from moe_probe.studies.inspect.record import continuation
 
         # half pairs, as broken bytes on a command line become, have no encoding
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         if not text.strip():
             raise UsageError(f"{name} is empty", "there is nothing to inspect", "a text of a word or more")
-        windowing, most = self.trace.manifest.windowing, self.loaded.max_length
+        windowing, most = self.run.manifest.windowing, self.loaded.max_length
         length = min(windowing.max_length if windowing else 4096, most)
         encoder = Encoder(
             self.loaded.tokenizer,
@@ -252,7 +234,7 @@ class Inspector:
         if self.look.generate:
             end = len(ids) - encoded.n_closing  # nothing follows a closing token
             new = continuation(
-                self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.seed
+                self.loaded, ids[:end], n=self.look.generate, temperature=self.look.temperature, seed=self.look.seed
             )
             ids = np.concatenate([ids[:end], new])
             special = np.concatenate([special[:end], np.isin(new, encoder.special_ids)])
@@ -261,54 +243,73 @@ class Inspector:
         strings = np.array([encoder.string(int(i)) for i in ids], dtype=object)
         if encoder.token_text == "words":
             strings[~special] = with_spaces(strings[~special])
-        return encoded, strings.tolist(), generated
+        return _EncodedText(encoded, strings.tolist(), generated)
 
     def _reference(self, n_tokens: int) -> Reference | None:
         """The run's documents in pieces as long as a text; None where it does not keep them token by token."""
-        from moe_probe.studies.inspect.reference import piece_length
-
         length = piece_length(n_tokens)
         if length not in self._references:
-            made = self._made(length, self.saes)
-            # without the activations that an SAE reads, there is still the routing
-            self._references[length] = self._made(length, {}) if made is None and self.saes else made
+            reference = self._make_reference(length, self.saes)
+            if reference is None and self.saes:  # without the activations that an SAE reads, there is still the routing
+                reference = self._make_reference(length, {})
+            self._references[length] = reference
         return self._references[length]
 
-    def _made(self, length: int, saes: Mapping[str, Sae]) -> Reference | None:
+    def _make_reference(self, length: int, saes: Mapping[str, Sae]) -> Reference | None:
         from moe_probe.sae import read_training
         from moe_probe.sae.held_out import held_out_documents
-        from moe_probe.studies.inspect.reference import Reference
 
         try:
-            seed = int(read_training(self.run / "sae" / next(iter(saes))).get("held_out_seed", 0)) if saes else 0
-            made = Reference(self.trace, length=length, saes=saes, held=held_out_documents(self.trace, seed=seed))
-            made.held_pieces  # noqa: B018 - made now, so that what the trace does not keep shows here
+            seed = read_training(self.run.sae_folder / next(iter(saes))).held_out_seed if saes else 0
+            reference = Reference(self.run.trace, length=length, saes=saes, held_out=held_out_documents(self.run, seed=seed))
+            reference.held_pieces  # noqa: B018 - made now, so that what the trace does not keep shows here
         except MoeProbeError as error:
-            self.notes.append(f"The text was not held against {'features of ' if saes else ''}the run's documents: {error}")
+            self.notes.append(f"The text was not compared with {'features of ' if saes else ''}the run's documents: {error}")
             return None
-        return made
+        return reference
 
     def _guesses(self, call: Call, reference: Reference | None) -> tuple[Guess, ...]:
-        from moe_probe.studies.inspect.topics import UsageDecoder, guess_from_features
-
         guesses: list[Guess | None] = []
         if reference is not None:
             if reference.length not in self._decoders:
-                self._decoders[reference.length] = UsageDecoder(reference, seed=self.seed)
+                self._decoders[reference.length] = UsageDecoder(reference, seed=self.look.seed)
             guesses.append(self._decoders[reference.length].guess(call, reference))
         scored = reference if reference is not None and reference.saes else None
-        guesses += [guess_from_features(call, self.known, sae, self.saes[sae].config.d_sae, scored) for sae in self.shown]
+        guesses += [
+            guess_from_features(call, sae, self.tables.features(sae, self.saes[sae].config.d_sae), scored)
+            for sae in self.shown
+        ]
         return tuple(guess for guess in guesses if guess is not None)
+
+
+def _shading_unit(text: str | None, units: KnownUnits) -> Watched | None:
+    if text is None:
+        return None
+    unit = parse_unit(text, units, option="--shade")
+    if unit is None:
+        raise UsageError(
+            f"--shade {text} cannot be read", "", "LAYER:EXPERT as 5:13, or FOLDER:FEATURE as layer_05/width_01024:334"
+        )
+    return unit
+
+
+def _first_feature(tables: Iterable[pd.DataFrame]) -> Watched | None:
+    """The first feature listed."""
+    first = next((table.iloc[0] for table in tables if len(table)), None)
+    if first is None:
+        return None
+    sae, feature = str(first["sae"]), int(first["feature"])
+    return Watched(f"{sae}:{feature}", "feature", features=((sae, feature),))
 
 
 def widths_of(run: Path) -> dict[str, int]:
     """Latents of every SAE of a run, by folder below RUN/sae; the folder's name says them."""
-    found: dict[str, int] = {}
+    widths: dict[str, int] = {}
     for path in sorted((run / "sae").glob("layer_*/width_*/cfg.json")):
         name = f"{path.parent.parent.name}/{path.parent.name}"
         if match := _WIDTH.match(name):
-            found[name] = int(match[2])
-    return found
+            widths[name] = int(match[2])
+    return widths
 
 
 def _chosen(asked: Sequence[str], widths: Mapping[str, int]) -> list[str]:

@@ -68,12 +68,20 @@ def measure_overhead(
 
     Parameters
     ----------
+    loaded : LoadedModel
+    window : Window
+    saes : mapping of str to Sae
+        By folder.
     rounds, least : int
         Repeats at most and at least.
     seconds : float
         Between the two, repeats end after this time.
     clock : callable
         Gives seconds; `time.process_time` where other programs use the machine too.
+
+    Returns
+    -------
+    Overhead
     """
     ids = torch.from_numpy(window.ids)[None].to(input_device(loaded.model))
     inputs = forward_inputs(loaded.model, ids)

@@ -29,8 +29,8 @@ class Latents(NamedTuple):
 
     def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens on which one feature fires, and its activations there."""
-        mine = self.feature == feature
-        return self.token[mine], self.value[mine]
+        rows = self.feature == feature
+        return self.token[rows], self.value[rows]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def record_call(
 
     Parameters
     ----------
+    loaded : LoadedModel
     encoded : EncodedDocument
         Tokens and windows, as collecting makes them.
     saes : mapping of str to Sae
@@ -89,29 +90,33 @@ def record_call(
         Texts of the tokens.
     generated : ndarray of bool, shape (n_tokens,)
 
+    Returns
+    -------
+    Call
+
     Raises
     ------
     MoeProbeError
         When the model has no layer that an SAE reads, activations have another width, or rows are not tokens.
     """
-    place_of = {site.info.layer: place for place, site in enumerate(loaded.sites)}
+    index_of = {site.info.layer: i for i, site in enumerate(loaded.sites)}
     slots = max(site.info.top_k for site in loaded.sites)
     shape = (len(encoded.ids), len(loaded.sites), slots)
     experts, weights = np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32)
-    found: dict[str, list[Latents]] = {name: [] for name in saes}
+    parts: dict[str, list[Latents]] = {name: [] for name in saes}
     done = 0
     with torch.inference_mode(), capture_for(loaded, saes) as capture:
         for window in encoded.windows:
             records = run_window(loaded, window, capture, logits=False)
             rows = np.arange(done, done + window.record.stop - window.record.start)
-            for place, record in enumerate(records):
+            for i, record in enumerate(records):
                 k = record.experts.shape[1]
-                experts[rows, place, :k] = record.experts[window.record].cpu().numpy()
-                weights[rows, place, :k] = record.weights[window.record].cpu().numpy()
+                experts[rows, i, :k] = record.experts[window.record].cpu().numpy()
+                weights[rows, i, :k] = record.weights[window.record].cpu().numpy()
             text = np.flatnonzero(~encoded.special[rows])
             for name, sae in saes.items():
-                record = records[_place(place_of, name, sae)]
-                found[name].append(_active(sae, record, torch.from_numpy(text + window.record.start), rows[text], name))
+                record = records[_layer_index(index_of, name, sae)]
+                parts[name].append(_active(sae, record, torch.from_numpy(text + window.record.start), rows[text], name))
             done += len(rows)
     return Call(
         encoded.ids,
@@ -119,15 +124,26 @@ def record_call(
         encoded.special,
         generated,
         len(encoded.windows),
-        tuple(place_of),
+        tuple(index_of),
         experts,
         weights,
-        {name: Latents(*(np.concatenate(parts) for parts in zip(*pieces, strict=True))) for name, pieces in found.items()},
+        {name: Latents(*map(np.concatenate, zip(*latents, strict=True))) for name, latents in parts.items()},
     )
 
 
 def capture_for(loaded: LoadedModel, saes: Mapping[str, Sae]) -> RoutingCapture:
-    """Hooks for the routing of every layer, and for what these SAEs read at theirs."""
+    """Make hooks for the routing of every layer, and for what these SAEs read at theirs.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    saes : mapping of str to Sae
+        By folder.
+
+    Returns
+    -------
+    RoutingCapture
+    """
     return RoutingCapture(
         loaded.model,
         loaded.sites,
@@ -137,7 +153,26 @@ def capture_for(loaded: LoadedModel, saes: Mapping[str, Sae]) -> RoutingCapture:
 
 
 def run_window(loaded: LoadedModel, window: Window, capture: RoutingCapture, *, logits: bool) -> list[SiteRecord]:
-    """One forward pass inside a capture; predictions are left away where nobody reads them."""
+    """Run one forward pass inside a capture.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    window : Window
+    capture : RoutingCapture
+    logits : bool
+        Form predictions.
+
+    Returns
+    -------
+    list of SiteRecord
+        One per MoE layer.
+
+    Raises
+    ------
+    MoeProbeError
+        When rows cannot be told apart by token.
+    """
     ids = torch.from_numpy(window.ids)[None].to(input_device(loaded.model))
     loaded.model(**forward_inputs(loaded.model, ids, logits=logits))
     records = capture.take()
@@ -151,32 +186,47 @@ def run_window(loaded: LoadedModel, window: Window, capture: RoutingCapture, *, 
     return records
 
 
-def _place(place_of: Mapping[int, int], name: str, sae: Sae) -> int:
-    if sae.config.layer not in place_of:
+def _layer_index(index_of: Mapping[int, int], name: str, sae: Sae) -> int:
+    if sae.config.layer not in index_of:
         raise MoeProbeError(
             f"the SAE {name} reads layer {sae.config.layer}",
-            f"the model has the MoE layers {some_of(place_of, 12)}",
+            f"the model has the MoE layers {some_of(index_of, 12)}",
             "an SAE of this model",
         )
-    return place_of[sae.config.layer]
+    return index_of[sae.config.layer]
 
 
 def read_by(sae: Sae, record: SiteRecord, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations that an SAE reads, (n, d_in), and which of the rows they belong to: some, for an SAE of some experts."""
+    """Select the activations that an SAE reads.
+
+    Parameters
+    ----------
+    sae : Sae
+    record : SiteRecord
+        Of its layer.
+    rows : Tensor of int, shape (n,)
+        Tokens of the window.
+
+    Returns
+    -------
+    values : Tensor, shape (n_read, d_in)
+    read : Tensor of int, shape (n_read,)
+        Which of the rows they belong to: not all, for an SAE of some experts.
+    """
     from moe_probe.sae.activations import Batch, select
 
     values = getattr(record, ActivationSite(sae.config.hook).part)
     rows = rows.to(values.device)
     batch = Batch(values[rows].cpu(), record.experts[rows.to(record.experts.device)].cpu().int(), rows.cpu())
-    mine = torch.arange(len(rows))
+    read = torch.arange(len(rows))
     if sae.config.experts is not None:
-        mine = torch.isin(batch.experts, torch.tensor(sae.config.experts, dtype=batch.experts.dtype)).any(1).nonzero()[:, 0]
-    return select(batch, sae.config), mine
+        read = torch.isin(batch.experts, torch.tensor(sae.config.experts, dtype=batch.experts.dtype)).any(1).nonzero()[:, 0]
+    return select(batch, sae.config), read
 
 
 def _active(sae: Sae, record: SiteRecord, rows: torch.Tensor, tokens: np.ndarray, name: str) -> Latents:
     """Latents that are active on some rows of a window; `tokens` numbers these in the text."""
-    values, mine = read_by(sae, record, rows)
+    values, read = read_by(sae, record, rows)
     if values.shape[1] != sae.config.d_in:
         raise MoeProbeError(
             f"the SAE {name} takes activations of width {sae.config.d_in}",
@@ -187,20 +237,22 @@ def _active(sae: Sae, record: SiteRecord, rows: torch.Tensor, tokens: np.ndarray
         return Latents(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
     latents = sae.encode(values)
     row, slot = (latents.values > 0).nonzero(as_tuple=True)
-    return Latents(tokens[mine[row].numpy()], latents.indices[row, slot].numpy(), latents.values[row, slot].numpy())
+    return Latents(tokens[read[row].numpy()], latents.indices[row, slot].numpy(), latents.values[row, slot].numpy())
 
 
 def continuation(loaded: LoadedModel, ids: np.ndarray, *, n: int, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Let the model go on with a text.
+    """Have the model continue a text.
 
     Parameters
     ----------
+    loaded : LoadedModel
     ids : ndarray of int64, shape (n_tokens,)
         The text, without special tokens behind it.
     n : int
         New tokens at most; the model may end earlier.
     temperature : float
         0 takes the likeliest token each time; above it, tokens are drawn.
+    seed : int
 
     Returns
     -------
@@ -224,7 +276,7 @@ def continuation(loaded: LoadedModel, ids: np.ndarray, *, n: int, temperature: f
     model: Any = loaded.model
     if not model.can_generate() or getattr(model.config, "is_encoder_decoder", False):
         raise MoeProbeError(
-            f"{type(model).__name__} does not continue text", "it is no decoder language model", "leave --generate away"
+            f"{type(model).__name__} does not continue text", "it is not a decoder language model", "omit --generate"
         )
     given = torch.from_numpy(ids)[None].to(input_device(model))
     drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}

@@ -1,4 +1,4 @@
-"""The run's own documents in pieces as short as a text, so that what is said of the text can be held against them."""
+"""Pieces of the run's own documents, as long as a text, with which the text is compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from moe_probe.recording.trace import Trace
     from moe_probe.sae import ActivationReader, Sae
-    from moe_probe.studies.inspect.watch import Watched
+    from moe_probe.studies.inspect.watched import Watched
 
 #: Pieces a document gives at most, and all documents together.
 _PER_DOCUMENT, _MOST = 4, 3000
@@ -26,7 +26,7 @@ _ENCODED = 400
 
 
 def piece_length(n_tokens: int) -> int:
-    """Length of the pieces that a text of `n_tokens` is held against: the next power of two at or below it."""
+    """Length of the pieces that a text of `n_tokens` is compared with: the next power of two at or below it."""
     return n_tokens if n_tokens < 8 else 1 << (n_tokens.bit_length() - 1)
 
 
@@ -58,12 +58,12 @@ class Reference:
         other things.
     saes : mapping of str to Sae
         Whose features may be asked for; the trace has to hold what they read.
-    held : ndarray of bool, shape (n_documents,)
+    held_out : ndarray of bool, shape (n_documents,)
         Documents that neither SAEs nor labels have seen.
     """
 
-    def __init__(self, trace: Trace, *, length: int, saes: Mapping[str, Sae], held: np.ndarray) -> None:
-        self.trace, self.saes, self.held = trace, saes, held
+    def __init__(self, trace: Trace, *, length: int, saes: Mapping[str, Sae], held_out: np.ndarray) -> None:
+        self.trace, self.saes, self.held_out = trace, saes, held_out
         table = trace.tokens(["document", "special"])
         self._document = table["document"].to_numpy()
         self._text = np.flatnonzero(~table["special"].to_numpy())
@@ -79,17 +79,17 @@ class Reference:
         fitting = [d for d in np.flatnonzero(documents & self.keep) if bounds[d + 1] - bounds[d] >= self.length]
         step = max(1, -(-len(fitting) // most))
         out: list[np.ndarray] = []
-        names: list[int] = []
+        chosen: list[int] = []
         for d in fitting[::step]:
             for k in range(min(per_document, (bounds[d + 1] - bounds[d]) // self.length, max(1, most // len(fitting)))):
                 start = bounds[d] + k * self.length
                 out.append(rows[start : start + self.length])
-                names.append(int(d))
-        found = np.array(names, dtype=np.int64)
+                chosen.append(int(d))
+        cut = np.array(chosen, dtype=np.int64)
         return Pieces(
             np.stack(out) if out else np.zeros((0, self.length), dtype=np.int64),
-            self._topic[found].astype(str),
-            self._group[found].astype(str),
+            self._topic[cut].astype(str),
+            self._group[cut].astype(str),
         )
 
     @cached_property
@@ -103,7 +103,7 @@ class Reference:
         rows = self._text
         for sae in self.saes.values():
             rows = np.intersect1d(rows, self._reader(sae).rows)
-        return self._cut(rows, self.held, per_document=1, most=_ENCODED)
+        return self._cut(rows, self.held_out, per_document=1, most=_ENCODED)
 
     def _reader(self, sae: Sae) -> ActivationReader:
         from moe_probe.sae import ActivationReader
@@ -112,7 +112,7 @@ class Reference:
             self.trace,
             layer=sae.config.layer,
             hook=sae.config.hook,
-            documents=self.held,
+            documents=self.held_out,
             slots=sae.config.experts is not None,
         )
 
@@ -125,9 +125,9 @@ class Reference:
         for chunk in self.trace.iter_routing():
             low, high = np.searchsorted(order, [first, first + len(chunk.experts)])
             chosen, piece = chunk.experts[order[low:high] - first], piece_of[low:high]
-            for place in range(len(layers)):
-                row, slot = np.nonzero(chosen[:, place] != dropped_id(chosen.dtype))
-                np.add.at(counts[:, place], (piece[row], chosen[row, place, slot]), 1)
+            for i in range(len(layers)):
+                row, slot = np.nonzero(chosen[:, i] != dropped_id(chosen.dtype))
+                np.add.at(counts[:, i], (piece[row], chosen[row, i, slot]), 1)
             first += len(chunk.experts)
         return shares(counts)
 
@@ -146,21 +146,20 @@ class Reference:
 
         if name not in self._firings:
             sae, wanted = self.saes[name], self.held_pieces.rows.ravel()
-            found = fire(sae, self._reader(sae), only=wanted)
+            fired = fire(sae, self._reader(sae), only=wanted)
             # the row behind the last: tokens that an SAE of some experts does not see
-            padded = sparse.vstack([found.matrix, sparse.csr_array((1, sae.config.d_sae), dtype=np.float32)], format="csr")
-            place = np.full(self.trace.n_tokens, len(found.rows))
-            place[found.rows] = np.arange(len(found.rows))
-            self._firings[name] = padded[place[wanted]]
+            padded = sparse.vstack([fired.matrix, sparse.csr_array((1, sae.config.d_sae), dtype=np.float32)], format="csr")
+            row_of = np.full(self.trace.n_tokens, len(fired.rows))
+            row_of[fired.rows] = np.arange(len(fired.rows))
+            self._firings[name] = padded[row_of[wanted]]
         return self._firings[name]
 
     def active(self, watched: Watched) -> np.ndarray:
-        """Units active on a token, on average over every held-out piece, shape (n_pieces,)."""
+        """Mean number of units active on a token, for every held-out piece, shape (n_pieces,)."""
         shape = self.held_pieces.rows.shape
         count = np.zeros(shape[0] * shape[1], dtype=np.int64)
-        for sae in {name for name, _ in watched.features}:
-            columns = [f for name, f in watched.features if name == sae]
-            count += np.asarray((self.firings(sae)[:, columns] > 0).sum(1)).ravel()
+        for sae, features in watched.features_by_sae.items():
+            count += np.asarray((self.firings(sae)[:, features] > 0).sum(1)).ravel()
         for layer, expert in watched.experts:
             count += self._chosen(layer, expert)
         return np.asarray(count.reshape(shape).mean(1))
@@ -169,8 +168,8 @@ class Reference:
         wanted = self.held_pieces.rows.ravel()
         out, first = np.zeros(len(wanted), dtype=bool), 0
         for chunk in self.trace.iter_routing([layer]):
-            mine = (wanted >= first) & (wanted < first + len(chunk.experts))
-            out[mine] = (chunk.experts[wanted[mine] - first, 0] == expert).any(1)
+            here = (wanted >= first) & (wanted < first + len(chunk.experts))
+            out[here] = (chunk.experts[wanted[here] - first, 0] == expert).any(1)
             first += len(chunk.experts)
         return out
 

@@ -1,4 +1,4 @@
-"""What a run knows of its experts and features, looked up by unit."""
+"""What the result tables of a run say of its experts and features, looked up by unit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from moe_probe.core.units import UnitRef, parse_members
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.core.results import Result
-    from moe_probe.recording.trace import Trace
+    from moe_probe.recording.rundir import RunDirectory
 
 #: Tables of RUN/results that are looked at; each may be missing.
 TABLES = ("expert_topics", "experts", "features", "verdicts", "layers")
-_FEATURE_COLUMNS = ("label", "label_score", "good", "topic", "density", "max_activation")
+#: Columns of features, with the value of a feature that was not labelled.
+_BLANK: Mapping[str, Any] = {
+    "label": "",
+    "label_score": np.nan,
+    "good": False,
+    "topic": "",
+    "density": np.nan,
+    "max_activation": np.nan,
+}
 
 
 class TopicUnits(NamedTuple):
@@ -30,34 +37,31 @@ class TopicUnits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known:
+class RunTables:
     """Tables of a run that say what its units are about.
 
     Attributes
     ----------
-    trace : Trace
-    results : mapping of str to Result
-        Those of `TABLES` that the run has.
+    run : RunDirectory
     """
 
-    trace: Trace
-    results: Mapping[str, Result]
+    run: RunDirectory
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """One of the tables, None where the run does not have it."""
-        return self.results[name].table if name in self.results else None
+        """Read one of the tables, None where the run does not have it."""
+        return self.run.results[name].table if name in self.run.results else None
 
     @cached_property
     def corpus_share(self) -> np.ndarray:
         """Share of the corpus's tokens that chose each expert, shape (n_layers, max_experts), were no slot left empty."""
-        counts = self.trace.usage().selections.sum(0).astype(np.float64)
-        slots = np.array([[layer.top_k] for layer in self.trace.layers])
+        counts = self.run.usage().selections.sum(0).astype(np.float64)
+        slots = np.array([[layer.top_k] for layer in self.run.layers])
         return np.asarray(slots * counts / np.maximum(counts.sum(1, keepdims=True), 1))
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
         """Topics of the run's documents."""
-        names = {str(t) for t in self.trace.documents["topic"].dropna()} - {""}
+        names = {str(t) for t in self.run.documents["topic"].dropna()} - {""}
         features = self.table("features")
         return tuple(sorted(names | (set() if features is None else set(features["topic"].astype(str)) - {""})))
 
@@ -66,52 +70,61 @@ class Known:
         """By (layer, expert): ``topic`` (the significant one of highest lift, or ""), ``lift, replicated, explained_by``."""
         import pandas as pd
 
-        index = [(layer.layer, e) for layer in self.trace.layers for e in range(layer.num_experts)]
+        index = [(layer.layer, e) for layer in self.run.layers for e in range(layer.num_experts)]
         out = pd.DataFrame(
             {"topic": "", "lift": np.nan, "replicated": False, "explained_by": ""},
             index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]),
         )
         if (topics := self.table("expert_topics")) is not None:
-            mine = topics[topics["significant"] & (topics["log2_lift"] > 0)]
-            best = mine.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
+            lifted = topics[topics["significant"] & (topics["log2_lift"] > 0)]
+            best = lifted.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
             best = best.set_index(["layer", "expert"])
             out.loc[best.index, ["topic", "lift", "replicated"]] = best[["topic", "lift", "replicated"]]
         if (experts := self.table("experts")) is not None and "explained_by" in experts:
-            said = experts.set_index(["layer", "expert"])["explained_by"].fillna("").astype(str)
-            out["explained_by"] = said.reindex(out.index).fillna("")
+            explained = experts.set_index(["layer", "expert"])["explained_by"].fillna("").astype(str)
+            out["explained_by"] = explained.reindex(out.index).fillna("")
         return out
 
     def features(self, sae: str, width: int) -> pd.DataFrame:
-        """Rows of one SAE, by feature: ``label, label_score, good, topic, density, max_activation``; blank where not labelled."""
+        """Rows of one SAE, by feature: ``label, label_score, good, topic, density, max_activation``; blank where not labelled.
+
+        Parameters
+        ----------
+        sae : str
+            Its folder below RUN/sae.
+        width : int
+            Its latents.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
         import pandas as pd
 
-        nothing: dict[str, Any] = {
-            "label": "",
-            "label_score": np.nan,
-            "good": False,
-            "topic": "",
-            "density": np.nan,
-            "max_activation": np.nan,
-        }
-        out = pd.DataFrame(nothing, index=pd.RangeIndex(width, name="feature"))
+        out = pd.DataFrame(_BLANK, index=pd.RangeIndex(width, name="feature"))
         if (table := self.table("features")) is None:
             return out
-        mine = table[table["sae"] == sae].set_index("feature")
-        for name in _FEATURE_COLUMNS:
-            if name in mine:
-                out[name] = mine[name].reindex(out.index).fillna(nothing[name])
+        rows = table[table["sae"] == sae].set_index("feature")
+        for name, blank in _BLANK.items():
+            if name in rows:
+                out[name] = rows[name].reindex(out.index).fillna(blank)
         return out
 
     def units_of(self, topic: str, saes: Mapping[str, int]) -> TopicUnits:
-        """Units that the run found for a topic.
+        """List the units that the run found for a topic.
 
         Experts are those of its verdict, where that is *expert* or *group*; features those of the SAEs given whose topic is
         this one (significant in the run), and the verdict's own where the verdict is *feature only*.
 
         Parameters
         ----------
+        topic : str
         saes : mapping of str to int
             Width of each SAE by folder.
+
+        Returns
+        -------
+        TopicUnits
         """
         experts: list[tuple[int, int]] = []
         tables = {sae: self.features(sae, width) for sae, width in saes.items()}
@@ -128,7 +141,7 @@ class Known:
 
     @cached_property
     def decoding(self) -> tuple[int, float, float] | None:
-        """Layer whose usage tells whole documents' topics best, its held-out accuracy, and that with topics shuffled."""
+        """Layer from which topics of whole documents are decoded best, its held-out accuracy, and that with shuffled topics."""
         table = self.table("layers")
         if table is None or "decode_accuracy" not in table or table["decode_accuracy"].isna().all():
             return None

@@ -1,4 +1,4 @@
-"""Are these the weights that a run speaks of?"""
+"""Check that a model has the weights that a run was made from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *, force: bool) -> list[str]:
     """Compare the model's weights with those that trace and SAEs were made from.
 
+    Parameters
+    ----------
+    loaded : LoadedModel
+    trace : Trace
+    saes : mapping of str to Sae
+        By folder.
+    force : bool
+        Note weights that differ instead of refusing them.
+
     Returns
     -------
     list of str
-        What is to be said of it beside the view: weights that differ (`force`), or that are not known.
+        Notes on weights that differ (`force`), or that are not known.
 
     Raises
     ------
@@ -28,7 +37,6 @@ def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *,
     """
     from moe_probe.models import tokenizer_hash
 
-    mine = loaded.info.fingerprint
     if [(s.info.layer, s.info.num_experts) for s in loaded.sites] != [(i.layer, i.num_experts) for i in trace.layers]:
         raise MoeProbeError(
             f"{loaded.info.id} is not the model of this trace",
@@ -44,7 +52,7 @@ def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *,
     ]
     if trace.manifest.tokenizer_hash and tokenizer_hash(loaded.tokenizer) != trace.manifest.tokenizer_hash:
         notes.append("The tokenizer is not the trace's: what the run knows was learnt on other tokens.")
-    others = [what for what, hash_ in made_by.items() if hash_ and hash_ != mine]
+    others = [what for what, hash_ in made_by.items() if hash_ and hash_ != loaded.info.fingerprint]
     if others and not force:
         raise MoeProbeError(
             f"{loaded.info.id} has other weights than {others[0]} was made from",

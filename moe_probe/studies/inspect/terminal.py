@@ -11,10 +11,10 @@ from moe_probe.core.text import cut_to, flow, padded, printable, wrapped
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.studies.inspect.inspection import Inspection
+    from moe_probe.studies.inspect.alarms import Alarm
     from moe_probe.studies.inspect.overhead import Overhead
     from moe_probe.studies.inspect.topics import Guess
-    from moe_probe.studies.inspect.watch import Alarm
+    from moe_probe.studies.inspect.view import Inspection
 
 #: Tokens that a terminal is shown; the HTML view has all.
 _SHOWN_TOKENS = 400
@@ -167,12 +167,13 @@ def _alarm(seen: Inspection, alarm: Alarm, style: Style) -> list[str]:
     w = alarm.watched
     unit = {"feature": "largest activation", "expert": "share of tokens", "topic": "active units a token"}[w.kind]
     of = f" (features: {len(w.features)}, experts: {len(w.experts)})" if w.kind == "topic" else ""
-    said = f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({_safe(alarm.says)})"
+    source = _safe(alarm.threshold_from)
+    text = f"{w.kind} {_safe(w.name)}{of}: {unit} {alarm.value:.3g}, threshold {alarm.threshold:.3g} ({source})"
     if not alarm.fired:
-        return _wrapped(f"quiet  {said}", style, "       ")
+        return _wrapped(f"quiet  {text}", style, "       ")
     where = ", ".join(f"{i} “{_safe(seen.decoded.name(i))}”" for i in alarm.tokens[:8])
     more = f" and {len(alarm.tokens) - 8} more" if len(alarm.tokens) > 8 else ""
-    return [style.alarm(line) for line in _wrapped(f"FIRED  {said}; on tokens {where}{more}", style, "       ")]
+    return [style.alarm(line) for line in _wrapped(f"FIRED  {text}; on tokens {where}{more}", style, "       ")]
 
 
 def _guess(seen: Inspection, guess: Guess, style: Style) -> list[str]:

@@ -1,9 +1,9 @@
-"""Which topic is a text about, as its routing and its features tell it, and how often such a guess is right."""
+"""Guesses of a text's topic from its routing and its features, and how often such a guess is right."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from moe_probe.studies.inspect.reference import shares
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.studies.inspect.known import Known
     from moe_probe.studies.inspect.record import Call
     from moe_probe.studies.inspect.reference import Reference
 
@@ -93,24 +92,35 @@ class UsageDecoder:
         if len(self.topics) < 2:
             self.topics = ()
             return
-        mine = np.isin(pieces.topic, self.topics)
-        self.n_pieces = int(mine.sum())
-        features, topic = np.sqrt(reference.usage(pieces))[mine], pieces.topic[mine]
+        kept = np.isin(pieces.topic, self.topics)
+        self.n_pieces = int(kept.sum())
+        features, topic = np.sqrt(reference.usage(pieces))[kept], pieces.topic[kept]
         folds = min(_FOLDS, *(groups_of[t] for t in self.topics))
-        self.accuracy = _accuracy(features, topic, pieces.group[mine], folds=folds, seed=seed)
-        self.chance = float(np.unique(topic, return_counts=True)[1].max() / len(topic))
+        self.accuracy = _accuracy(features, topic, pieces.group[kept], folds=folds, seed=seed)
+        self.chance = _share_of_commonest(topic)
         with threadpool_limits(1):  # products this small are slower on many threads
             self._model = _model().fit(features, topic)
 
     def guess(self, call: Call, reference: Reference) -> Guess | None:
-        """Probabilities of the topics; None where the run has too few."""
+        """Probabilities of the topics of a call; None where the run has too few topics.
+
+        Parameters
+        ----------
+        call : Call
+        reference : Reference
+            The one that the decoder was fitted on.
+
+        Returns
+        -------
+        Guess or None
+        """
         if not self.topics:
             return None
         layers = reference.trace.layers
         counts = np.zeros((1, len(layers), max(item.num_experts for item in layers)))
-        for place in range(len(layers)):
-            ids = call.experts[call.text, place].ravel()
-            counts[0, place] += np.bincount(ids[ids >= 0], minlength=counts.shape[2])
+        for i in range(len(layers)):
+            ids = call.experts[call.text, i].ravel()
+            counts[0, i] += np.bincount(ids[ids >= 0], minlength=counts.shape[2])
         chances = self._model.predict_proba(np.sqrt(shares(counts)))[0]
         order = np.argsort(-chances, kind="stable")
         ranking = tuple((str(self._model.classes_[i]), float(chances[i])) for i in order)
@@ -129,17 +139,17 @@ def _accuracy(features: np.ndarray, topic: np.ndarray, group: np.ndarray, *, fol
     from sklearn.model_selection import StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
 
-    right = 0
+    n_correct = 0
     with threadpool_limits(1):  # products this small are slower on many threads
         for seen, unseen in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(features, topic, group):
             if len(np.unique(topic[seen])) < 2:
                 continue  # nothing can be learnt from one topic: its fold counts as wrong
             model = _model().fit(features[seen], topic[seen])
-            right += int((model.predict(features[unseen]) == topic[unseen]).sum())
-    return right / len(topic)
+            n_correct += int((model.predict(features[unseen]) == topic[unseen]).sum())
+    return n_correct / len(topic)
 
 
-def guess_from_features(call: Call, known: Known, sae: str, width: int, reference: Reference | None) -> Guess | None:
+def guess_from_features(call: Call, sae: str, features: pd.DataFrame, reference: Reference | None) -> Guess | None:
     """Rank topics by the firings of their features over what the corpus would show in as many tokens.
 
     ``(firings + 1/2) / (expected + 1/2)``, summed over the features whose topic is significant in the run; expected: the
@@ -147,6 +157,11 @@ def guess_from_features(call: Call, known: Known, sae: str, width: int, referenc
 
     Parameters
     ----------
+    call : Call
+    sae : str
+        Folder of the SAE.
+    features : pandas.DataFrame
+        Its features, as `RunTables.features` gives them.
     reference : Reference or None
         Beginnings of held-out documents give the accuracy, guessed in the same way; None leaves it unknown.
 
@@ -155,32 +170,57 @@ def guess_from_features(call: Call, known: Known, sae: str, width: int, referenc
     Guess or None
         None where no feature of this SAE has a topic.
     """
-    table = known.features(sae, width)
-    named = table[(table["topic"] != "") & table["density"].notna()]
-    if named.empty:
+    known = _TopicFeatures.of(features)
+    if known is None:
         return None
-    topics, column = np.unique(named["topic"].to_numpy(dtype=str), return_inverse=True)
-    density = np.bincount(column, weights=named["density"])
-    fired = np.bincount(call.latents[sae].feature, minlength=width)[named.index]
-    seen, expected = np.bincount(column, weights=fired), len(call.text) * density
-    value = (seen + _HALF) / (expected + _HALF)
+    fired = np.bincount(call.latents[sae].feature, minlength=len(features))[known.features]
+    seen, expected = np.bincount(known.topic, weights=fired), len(call.text) * known.density
+    value = known.ratios(seen, len(call.text))
     order = np.argsort(-value, kind="stable")
-    sizes = np.bincount(column)
+    sizes = np.bincount(known.topic)
     details = tuple(f"{seen[i]:.0f} firings of its {sizes[i]} features, {expected[i]:.1f} expected" for i in order)
-    ranking = tuple((str(topics[i]), float(value[i])) for i in order)
-    scored = _feature_accuracy(reference, sae, named, topics, column, density)
-    return Guess(sae, ranking, details, *scored)
-
-
-def _feature_accuracy(
-    reference: Reference | None, sae: str, named: pd.DataFrame, topics: np.ndarray, column: np.ndarray, density: np.ndarray
-) -> tuple[float | None, float | None, int, int]:
+    ranking = tuple((str(known.topics[i]), float(value[i])) for i in order)
     if reference is None or not len(reference.held_pieces.rows):
-        return None, None, 0, 0
+        return Guess(sae, ranking, details, None, None, 0, 0)
     pieces = reference.held_pieces
-    fired = (reference.firings(sae)[:, named.index.to_numpy()] > 0).astype(np.float64)
-    of_topic = fired @ np.eye(len(topics))[column]
-    seen = of_topic.reshape(*pieces.rows.shape, len(topics)).sum(1)
-    best = topics[((seen + _HALF) / (reference.length * density + _HALF)).argmax(1)]
-    chance = float(np.unique(pieces.topic, return_counts=True)[1].max() / len(pieces.topic))
-    return float((best == pieces.topic).mean()), chance, len(pieces.rows), reference.length
+    active = (reference.firings(sae)[:, known.features] > 0).astype(np.float64) @ np.eye(len(known.topics))[known.topic]
+    best = known.topics[
+        known.ratios(active.reshape(*pieces.rows.shape, len(known.topics)).sum(1), reference.length).argmax(1)
+    ]
+    accuracy = float((best == pieces.topic).mean())
+    return Guess(sae, ranking, details, accuracy, _share_of_commonest(pieces.topic), len(pieces.rows), reference.length)
+
+
+class _TopicFeatures(NamedTuple):
+    """Features of an SAE whose topic is significant in the run.
+
+    Attributes
+    ----------
+    features : ndarray of int, shape (n_named,)
+    topics : ndarray of str, shape (n_topics,)
+    topic : ndarray of int, shape (n_named,)
+        Index into `topics`.
+    density : ndarray, shape (n_topics,)
+        Sum of the densities of a topic's features.
+    """
+
+    features: np.ndarray
+    topics: np.ndarray
+    topic: np.ndarray
+    density: np.ndarray
+
+    @classmethod
+    def of(cls, features: pd.DataFrame) -> Self | None:
+        named = features[(features["topic"] != "") & features["density"].notna()]
+        if named.empty:
+            return None
+        topics, topic = np.unique(named["topic"].to_numpy(dtype=str), return_inverse=True)
+        return cls(named.index.to_numpy(), topics, topic, np.bincount(topic, weights=named["density"]))
+
+    def ratios(self, firings: np.ndarray, n_tokens: int) -> np.ndarray:
+        """Firings, shape (..., n_topics), over those expected in so many tokens."""
+        return np.asarray((firings + _HALF) / (n_tokens * self.density + _HALF))
+
+
+def _share_of_commonest(topic: np.ndarray) -> float:
+    return float(np.unique(topic, return_counts=True)[1].max() / len(topic))

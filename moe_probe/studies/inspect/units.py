@@ -9,15 +9,20 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.studies.inspect.known import Known
     from moe_probe.studies.inspect.record import Call
+    from moe_probe.studies.inspect.run_tables import RunTables
 
 #: Shares of a corpus below this many tokens are taken for this many: a feature never seen has no infinite lift.
 _HALF = 0.5
 
 
-def expert_table(call: Call, known: Known) -> pd.DataFrame:
-    """Experts that a call used, layer by layer, the most used first.
+def expert_table(call: Call, tables: RunTables) -> pd.DataFrame:
+    """List the experts that a call used, layer by layer, the most used first.
+
+    Parameters
+    ----------
+    call : Call
+    tables : RunTables
 
     Returns
     -------
@@ -30,8 +35,8 @@ def expert_table(call: Call, known: Known) -> pd.DataFrame:
 
     text = call.text
     rows: list[dict[str, Any]] = []
-    for place, layer in enumerate(call.layers):
-        ids, weights = call.experts[text, place].ravel(), call.weights[text, place].ravel()
+    for i, layer in enumerate(call.layers):
+        ids, weights = call.experts[text, i].ravel(), call.weights[text, i].ravel()
         counts = np.bincount(ids[ids >= 0])
         mass = np.bincount(ids[ids >= 0], weights=weights[ids >= 0])
         used = np.flatnonzero(counts)
@@ -42,16 +47,25 @@ def expert_table(call: Call, known: Known) -> pd.DataFrame:
                     "expert": int(expert),
                     "tokens": int(counts[expert]),
                     "share": counts[expert] / len(text),
-                    "corpus_share": known.corpus_share[place, expert],
+                    "corpus_share": tables.corpus_share[i, expert],
                     "gate": mass[expert] / counts[expert],
                 }
             )
     columns = ["layer", "expert", "tokens", "share", "corpus_share", "gate"]
-    return pd.DataFrame(rows, columns=columns).join(known.experts, on=["layer", "expert"])
+    return pd.DataFrame(rows, columns=columns).join(tables.experts, on=["layer", "expert"])
 
 
-def feature_table(call: Call, known: Known, sae: str, width: int) -> pd.DataFrame:
-    """Features of one SAE that fire in a call.
+def feature_table(call: Call, tables: RunTables, sae: str, width: int) -> pd.DataFrame:
+    """List the features of one SAE that fire in a call.
+
+    Parameters
+    ----------
+    call : Call
+    tables : RunTables
+    sae : str
+        Its folder below RUN/sae.
+    width : int
+        Its latents.
 
     Returns
     -------
@@ -81,9 +95,9 @@ def feature_table(call: Call, known: Known, sae: str, width: int) -> pd.DataFram
             "mean_activation": total / np.maximum(tokens, 1),
         }
     )
-    out = out.join(known.features(sae, width).rename(columns={"max_activation": "corpus_max"}), on="feature")
+    out = out.join(tables.features(sae, width).rename(columns={"max_activation": "corpus_max"}), on="feature")
     out["relative"] = out["max_activation"] / out["corpus_max"].where(out["corpus_max"] > 0)
-    floor = _HALF / max(known.trace.n_tokens, 1)
+    floor = _HALF / max(tables.run.n_tokens, 1)
     out["excess"] = out["share"] * np.log2(out["share"] / out["density"].clip(lower=floor))
     key = out["excess"].fillna(-np.inf)
     order = np.lexsort((out["feature"], -total, -key))

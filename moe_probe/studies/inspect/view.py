@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.pieces import Decoded, decode
-from moe_probe.studies.inspect.watch import Watched, strengths, unit_values
+from moe_probe.studies.inspect.watched import Watched, shade_levels, unit_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moe_probe.studies.inspect.alarms import Alarm
     from moe_probe.studies.inspect.overhead import Overhead
     from moe_probe.studies.inspect.record import Call
     from moe_probe.studies.inspect.topics import Guess
-    from moe_probe.studies.inspect.watch import Alarm
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Inspection:
         unit = unit or self.shade
         if unit is None:
             return np.zeros(len(self.call.ids), dtype=np.int64)
-        return strengths(unit_values(unit, self.call))
+        return shade_levels(unit_values(unit, self.call))
 
     def fires_on(self, sae: str, feature: int) -> list[tuple[int, float]]:
         """Tokens on which a feature fires with its activations, strongest first."""
