@@ -37,7 +37,7 @@ def main() -> None:
     from moe_probe.models import load_model
     from moe_probe.recording.collect import Window
     from moe_probe.sae import SaeConfig, make_sae
-    from moe_probe.studies.inspect.overhead import measure_overhead
+    from moe_probe.studies.inspect.overhead import Rounds, measure_overhead
 
     loaded = load_model(options.model, progress=False)
     layer, d_in = loaded.sites[-1].info.layer, loaded.model.config.get_text_config().hidden_size
@@ -59,8 +59,7 @@ def main() -> None:
             loaded,
             Window(ids[:n], slice(0, n)),
             {"sae": sae},
-            rounds=options.rounds,
-            least=options.rounds,
+            rounds=Rounds(options.rounds, options.rounds),
             clock=time.process_time if options.cpu_time else time.perf_counter,
         )
         share = "not counted" if cost.forward_flops is None else f"{cost.encode_flops / cost.forward_flops:.0%}"

@@ -11,7 +11,7 @@ from moe_probe.core.stats import GroupUsage
 from moe_probe.core.text import figure, is_missing, some_of
 from moe_probe.experts.topic_tests import _size_warnings
 from moe_probe.studies.ablation import summary_lines
-from moe_probe.studies.verdicts.evidence import _sentence
+from moe_probe.studies.verdicts.sentence import verdict_sentence
 
 
 def test_long_enumerations_are_a_count_and_five_examples() -> None:
@@ -64,7 +64,7 @@ def test_evidence_without_numbers_says_so() -> None:
         "ablation_low": np.nan,
         "ablation_high": np.nan,
     }
-    told = _sentence(row)
+    told = verdict_sentence(row)
     assert told.startswith("No; ") and "no expert to compare with" in told and "no interval" in told
     assert "nan" not in told
 

@@ -52,7 +52,7 @@ class ComparedRun:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def result(self, name: str) -> Result:
-        """A result by name.
+        """Look up a result by name.
 
         Raises
         ------

@@ -61,10 +61,11 @@ class Comparison:
     results: tuple[Result, ...]
 
     def __contains__(self, name: str) -> bool:
+        """Tell whether there is a table of this name."""
         return any(r.name == name for r in self.results)
 
     def result(self, name: str) -> Result:
-        """A result by name.
+        """Look up a result by name.
 
         Raises
         ------
@@ -79,7 +80,7 @@ class Comparison:
         )
 
     def table(self, name: str) -> pd.DataFrame:
-        """The table of a result; errors as `result`."""
+        """Look up the table of a result; errors as `result`."""
         return self.result(name).table
 
     @property

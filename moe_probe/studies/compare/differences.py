@@ -48,7 +48,16 @@ class ComparisonSettings:
     alpha: float = 0.05
 
     def params(self, a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
-        """Parameters of a result on differences between two runs."""
+        """List the parameters of a result on differences between two runs.
+
+        Parameters
+        ----------
+        a, b : ComparedRun
+
+        Returns
+        -------
+        dict
+        """
         return {"alpha": self.alpha, "resamples": self.resamples, "label_a": a.label, "label_b": b.label}
 
 

@@ -1,4 +1,4 @@
-"""Two labels of the same documents: which of them does an expert follow?"""
+"""Two labels of the same documents, and which of them an expert follows."""
 
 from __future__ import annotations
 

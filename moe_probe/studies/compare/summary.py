@@ -52,7 +52,7 @@ def all_differences(tables: Mapping[str, Result]) -> Result:
     Parameters
     ----------
     tables : mapping of str to Result
-        Of `compare_sides`.
+        Of a comparison, by name.
 
     Returns
     -------
@@ -120,12 +120,12 @@ def _sae(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with its measures in words instead of names of columns."""
+    """Replace the names of a table's measures by words."""
     return table.assign(measure=[MEASURES.get(str(m), m) for m in table["measure"]])
 
 
 def headlines(tables: Mapping[str, Result]) -> list[str]:
-    """What stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
+    """Say what stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
     out: list[str] = []
     several = _several(tables)
     for name, tell in (

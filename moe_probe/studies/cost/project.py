@@ -137,10 +137,10 @@ def growth(
     sae_tokens: float = 4e9,
     every_layer: bool = True,
 ) -> pd.DataFrame:
-    """Project the cost of SAEs as a fraction of training, for dense-equivalent models of growing size: is it a linear tax?
+    """Project the cost of SAEs as a fraction of training, for dense-equivalent models of growing size.
 
-    Models have ``12 L d^2`` parameters with ``L = d / 128``, and are trained on a fixed number of tokens a parameter
-    (20: Hoffmann et al. 2022, arXiv:2203.15556). SAEs read every layer, or one.
+    Is it a linear tax? Models have ``12 L d^2`` parameters with ``L = d / 128``, and are trained on a fixed number of tokens
+    a parameter (20: Hoffmann et al. 2022, arXiv:2203.15556). SAEs read every layer, or one.
 
     Parameters
     ----------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from moe_probe.core.errors import MoeProbeError
@@ -52,14 +52,27 @@ class Overhead:
     encode_flops: float
 
 
+class Rounds(NamedTuple):
+    """How often the passes are timed.
+
+    Attributes
+    ----------
+    most, least : int
+    seconds : float
+        Between `least` and `most`, repeats end after this time.
+    """
+
+    most: int = 25
+    least: int = 7
+    seconds: float = 2.0
+
+
 def measure_overhead(
     loaded: LoadedModel,
     window: Window,
     saes: Mapping[str, Sae],
     *,
-    rounds: int = 25,
-    least: int = 7,
-    seconds: float = 2.0,
+    rounds: Rounds = Rounds(),  # noqa: B008 - immutable
     clock: Callable[[], float] = time.perf_counter,
 ) -> Overhead:
     """Time one window bare, hooked, and hooked and encoded, in turn and in alternating order.
@@ -72,10 +85,7 @@ def measure_overhead(
     window : Window
     saes : mapping of str to Sae
         By folder.
-    rounds, least : int
-        Repeats at most and at least.
-    seconds : float
-        Between the two, repeats end after this time.
+    rounds : Rounds
     clock : callable
         Gives seconds; `time.process_time` where other programs use the machine too.
 
@@ -83,13 +93,34 @@ def measure_overhead(
     -------
     Overhead
     """
+    n_tokens = len(window.ids)
+    variants = _variants(loaded, window, saes)
+    bare, hooked, encoded = (np.array(seconds) for seconds in _in_turn(variants, rounds, clock))
+    quartiles = np.quantile(encoded / bare, [0.25, 0.75])
+    try:
+        forward_flops = shape_of(loaded.model.config).forward_flops(n_tokens)
+    except MoeProbeError:
+        forward_flops = None
+    return Overhead(
+        n_tokens=n_tokens,
+        rounds=len(bare),
+        forward=float(np.median(bare)),
+        hooks=float(np.median(hooked)),
+        encoding=float(np.median(encoded)),
+        hooks_ratio=float(np.median(hooked / bare)),
+        encoding_ratio=float(np.median(encoded / bare)),
+        encoding_quartiles=(float(quartiles[0]), float(quartiles[1])),
+        forward_flops=forward_flops,
+        encode_flops=sum(sae_encode_flops(sae.config.d_in, sae.config.d_sae) for sae in saes.values()),
+    )
+
+
+def _variants(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae]) -> tuple[Callable[[], None], ...]:
+    """A pass bare, with hooks, and with hooks and encoding."""
     ids = torch.from_numpy(window.ids)[None].to(input_device(loaded.model))
     inputs = forward_inputs(loaded.model, ids)
     rows = torch.arange(len(window.ids))
-    places = {
-        name: next(i for i, site in enumerate(loaded.sites) if site.info.layer == sae.config.layer)
-        for name, sae in saes.items()
-    }
+    layers = [site.info.layer for site in loaded.sites]
 
     def bare() -> None:
         loaded.model(**inputs)
@@ -101,62 +132,38 @@ def measure_overhead(
     def encoded() -> None:
         with capture_for(loaded, saes) as capture:
             records = run_window(loaded, window, capture, logits=True)
-        for name, sae in saes.items():
-            values, _ = read_by(sae, records[places[name]], rows)
+        for sae in saes.values():
+            values, _ = read_by(sae, records[layers.index(sae.config.layer)], rows)
             if len(values):  # an SAE of some experts may have nothing to read
                 (sae.encode(values).values > 0).nonzero()
 
-    taken = _in_turn((bare, hooked, encoded), rounds=rounds, least=least, seconds=seconds, wait=ids.is_cuda, clock=clock)
-    one, two, three = taken
-    ratios = _ratios(three, one)
-    quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
-    try:
-        forward = shape_of(loaded.model.config).forward_flops(len(window.ids))
-    except MoeProbeError:
-        forward = None
-    return Overhead(
-        n_tokens=len(window.ids),
-        rounds=len(one),
-        forward=statistics.median(one),
-        hooks=statistics.median(two),
-        encoding=statistics.median(three),
-        hooks_ratio=statistics.median(_ratios(two, one)),
-        encoding_ratio=statistics.median(ratios),
-        encoding_quartiles=(quartiles[0], quartiles[2]),
-        forward_flops=forward,
-        encode_flops=sum(sae_encode_flops(sae.config.d_in, sae.config.d_sae) for sae in saes.values()),
-    )
+    def timed(work: Callable[[], None]) -> Callable[[], None]:
+        if not ids.is_cuda:
+            return work
+
+        def waited() -> None:
+            torch.cuda.synchronize()
+            work()
+            torch.cuda.synchronize()
+
+        return waited
+
+    return timed(bare), timed(hooked), timed(encoded)
 
 
-def _in_turn(
-    variants: tuple[Callable[[], None], ...],
-    *,
-    rounds: int,
-    least: int,
-    seconds: float,
-    wait: bool,
-    clock: Callable[[], float],
-) -> list[list[float]]:
-    taken: list[list[float]] = [[] for _ in variants]
+def _in_turn(variants: tuple[Callable[[], None], ...], rounds: Rounds, clock: Callable[[], float]) -> list[list[float]]:
+    seconds: list[list[float]] = [[] for _ in variants]
     with torch.inference_mode():
         begun = time.perf_counter()
-        for number in range(-2, rounds):
+        for number in range(-2, rounds.most):
             if number == 0:
                 begun = time.perf_counter()
-            if number >= least and time.perf_counter() - begun > seconds:
+            if number >= rounds.least and time.perf_counter() - begun > rounds.seconds:
                 break
             order = list(enumerate(variants))
             for i, variant in order if number % 2 else reversed(order):
-                if wait:
-                    torch.cuda.synchronize()
                 started = clock()
                 variant()
-                if wait:
-                    torch.cuda.synchronize()
                 if number >= 0:
-                    taken[i].append(clock() - started)
-    return taken
-
-
-def _ratios(above: list[float], below: list[float]) -> list[float]:
-    return [a / b for a, b in zip(above, below, strict=True)]
+                    seconds[i].append(clock() - started)
+    return seconds

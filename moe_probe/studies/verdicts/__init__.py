@@ -2,21 +2,20 @@
 
 In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic. `rules` has the
 thresholds and grades, `conditions` checks them for one topic, `reasons` puts the answer into sentences, and `judge` makes the
-table. `evidence` adds what features (from matching) and knock-outs (from `studies.ablation`) say; `update` does so for a run.
+table. `evidence` adds what features (from matching) and knock-outs (`causes`) say, with a `sentence`; `update` does so for a run.
 """
 
 from __future__ import annotations
 
-from moe_probe.studies.verdicts.evidence import (
+from moe_probe.studies.verdicts.causes import (
     CONFIRMED,
     NOT_CONFIRMED,
     NOT_TESTED,
     UNCONFIRMABLE,
-    FeatureRules,
-    complete_verdicts,
     confirmation,
     rise_text,
 )
+from moe_probe.studies.verdicts.evidence import FeatureRules, complete_verdicts
 from moe_probe.studies.verdicts.judge import topic_verdicts
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, grades
 from moe_probe.studies.verdicts.update import update_verdicts

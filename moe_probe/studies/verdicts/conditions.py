@@ -93,7 +93,7 @@ class TopicConditions:
         return any(row[f"log2_beyond_{r.column}"] < least for r in self.judged)
 
     def best_group(self, groups: pd.DataFrame) -> pd.Series | None:
-        """The smallest group that passes, None where none does; of equal sizes the one with the highest lower end."""
+        """Choose the smallest group that passes, None where none does; of equal sizes the one with the highest lower end."""
         rules = self.rules
         larger = (
             (groups["share"] >= rules.min_group_share * groups["largest_member_share"])

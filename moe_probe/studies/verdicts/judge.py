@@ -1,4 +1,4 @@
-"""One row per topic: does it have an expert, or a group of experts, of its own, and what speaks against it?"""
+"""Verdicts from usage: one row per topic, with its expert or group of experts, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moe_probe.studies.verdicts.reasons import (
     reason_for_group,
     reason_for_none,
 )
-from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, caption
+from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, verdict_caption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def topic_verdicts(
         params=dict(vars(rules)),
         seed=expert_topics.seed,
         warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,),
-        caption=caption(rules, bool(given)),
+        caption=verdict_caption(rules, rivals_tested=bool(given)),
         citations=tuple(citations),
     )
 

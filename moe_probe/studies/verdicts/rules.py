@@ -56,20 +56,31 @@ class Rules:
     min_group_share: float = 1.5
 
     def for_topics(self, n_topics: int) -> Rules:
-        """The rules with a threshold that can be reached: at most 3 T / (T + 2) for T topics, the lower bound in proportion."""
+        """Lower the threshold to what can be reached, at most 3 T / (T + 2) for T topics, and the lower bound in proportion."""
         reachable = float(np.log2(3 * n_topics / (n_topics + 2)))
         if self.min_log2_lift <= reachable:
             return self
         return replace(self, min_log2_lift=reachable, min_lower_bound=self.min_lower_bound * reachable / self.min_log2_lift)
 
 
-def caption(rules: Rules, tested: bool) -> str:
-    """Say under the table what a verdict needs."""
+def verdict_caption(rules: Rules, *, rivals_tested: bool) -> str:
+    """Say under the table what a verdict needs.
+
+    Parameters
+    ----------
+    rules : Rules
+    rivals_tested : bool
+        Whether words and other contexts were tested.
+
+    Returns
+    -------
+    str
+    """
     words = (
         f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
         f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
         f"{rules.min_coverage:.0%} of the topic's tokens)"
-        if tested
+        if rivals_tested
         else ""
     )
     return (

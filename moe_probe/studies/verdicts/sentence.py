@@ -1,0 +1,81 @@
+"""The sentence of a verdict, with all evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe_probe.core.text import figure, is_missing
+from moe_probe.core.units import UnitRef, format_members, parse_members
+from moe_probe.studies.verdicts.causes import CONFIRMED, NOT_CONFIRMED, NOT_TESTED, rise_text
+from moe_probe.studies.verdicts.rules import NEAR, UNTESTED, WEAK
+
+
+def verdict_sentence(row: Mapping[str, Any]) -> str:
+    """Put a completed verdict into one sentence."""
+    parts = [_answer(row), *_lift(row)]
+    if not is_missing(row["auroc_feature"]):
+        parts.append(_feature(row))
+    if row["causal"] != NOT_TESTED:
+        parts.append(_rise(row))
+    return "; ".join(parts) + "."
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    unit = _unit(row)
+    near = ", near the threshold" if row["grade"] == NEAR else ""
+    if row["verdict"] == "expert":
+        return f"Yes: {unit}{near}"
+    if row["verdict"] == "group":
+        return f"No single one, but {unit} together{near}"
+    if row["verdict"] == "feature only":
+        return f"No expert, but {unit}{near}"
+    if row["grade"] == UNTESTED:
+        return "It cannot be said"
+    if row["grade"] == WEAK:
+        return f"Hardly: {unit} is real but small"
+    return f"No; nearest is {unit}" if unit else "No"
+
+
+def _unit(row: Mapping[str, Any]) -> str:
+    if row["verdict"] == "feature only":
+        unit = UnitRef.parse(row["feature"])
+        return f"feature {format_members(unit.members)} of {unit.sae}"
+    if is_missing(row["layer"]):
+        return ""
+    experts = parse_members(row["experts"])
+    return f"expert{'s' * (len(experts) > 1)} {', '.join(map(str, experts))} of layer {int(row['layer'])}"
+
+
+def _lift(row: Mapping[str, Any]) -> list[str]:
+    if is_missing(row["layer"]) or is_missing(row["log2_lift"]):
+        return []
+    who = "the nearest expert is " if row["verdict"] == "feature only" else ""
+    low, high = (figure(2 ** row[end], ".2f", "unknown") for end in ("ci_low", "ci_high"))
+    lift = f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic [{low}, {high}]"
+    if is_missing(row["log2_beyond_words"]):
+        return [lift]
+    return [lift, f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict"]
+
+
+def _feature(row: Mapping[str, Any]) -> str:
+    compared = []
+    difference = row["feature_beyond_expert"]
+    if not is_missing(difference):
+        compared.append(f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert")
+    tokens = {"feature_beyond_token": "the best token", "feature_beyond_tokens": "the best set of tokens"}
+    compared += [f"{row[column]:+.2f} on {name}" for column, name in tokens.items() if not is_missing(row.get(column))]
+    return (
+        f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
+        f"({', '.join(compared) or 'no expert to compare with'})"
+    )
+
+
+def _rise(row: Mapping[str, Any]) -> str:
+    ends = {
+        CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
+        NOT_CONFIRMED: "which does not set it apart: not causally confirmed",
+    }
+    rise = {"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"], "ci_high": row["ablation_high"]}
+    end = ends.get(row["causal"], f"which {row['causal']}")
+    return f"without it the loss on the topic changes by {rise_text(rise, 3)}, {end}"
