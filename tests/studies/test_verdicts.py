@@ -243,7 +243,7 @@ def test_untestable_is_not_no() -> None:
     empty.table[["ci_low", "q_value"]] = np.nan
     table = topic_verdicts(empty).table
     assert set(table["grade"]) == {"untested"}
-    assert count_sentence(table) == ("Nothing can be said: none of 5 topics has enough independent documents to be tested.")
+    assert count_sentence(table) == ("Nothing could be tested: none of 5 topics has enough independent documents.")
     # documents enough to compute, too few to find anything: an expert used for one of five topics alone has lift 5
     weak = alignment(significant=False, q_value=0.4, detectable_log2_lift=2.5)
     assert set(topic_verdicts(weak).table["grade"]) == {"untested"}
