@@ -6,7 +6,7 @@ In come a run's SAEs of two widths or more, out go result tables; the modules in
 - `subjects` gives firing rates in groups of documents; `same_label`, `nulls`, `siblings`, `power` and `distance` are the
   statistics of a tree against topics; `subject_tests` runs them, and `kinds` names what they find of a node.
 - `concepts` counts features per topic, `examples` chooses nodes to read, `annotations` has labels, `captions` the texts.
-- `build` puts all of it together (`build_tree`); `walk` reads a tree that was built.
+- `build` puts all of it together (`build_tree`); `walk` reads a tree that was built; `stage` is its place in a run.
 - `depth_root`, `small_dictionaries`, `depth_judge`, then `depth_first`: dictionaries trained only where a feature fires.
 """
 
