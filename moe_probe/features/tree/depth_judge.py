@@ -11,6 +11,7 @@ from moe_probe.experts.topic_groups import other_labels
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.features.labels.context import token_context
 from moe_probe.features.topic_enrichment import enrich, group_rates
+from moe_probe.features.tree.join import unit_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +141,7 @@ def _n_distinct(directions: np.ndarray, scores: np.ndarray, use: np.ndarray) -> 
     """Count features of which no two point the same way, taken by falling label score."""
     order = np.flatnonzero(use)
     order = order[np.argsort(-scores[order], kind="stable")]
-    unit = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(directions)
     kept: list[int] = []
     for i in order:
         if not kept or float((unit[kept] @ unit[i]).max()) < _SAME:

@@ -96,7 +96,7 @@ def join(parent: Level, child: Level) -> pd.DataFrame:
 
     edges = pd.concat(_edges(parent, child), ignore_index=True)
     edges = edges.astype({"parent": np.int64, "child": np.int64, "shared": np.float64})  # also where there are no edges
-    ends = _unit(parent.directions)[edges["parent"]], _unit(child.directions)[edges["child"]]
+    ends = unit_rows(parent.directions)[edges["parent"]], unit_rows(child.directions)[edges["child"]]
     fired = parent.counts[edges["parent"]], child.counts[edges["child"]]
     edges["cosine"] = (ends[0] * ends[1]).sum(1)
     edges["inside"] = edges["shared"] / fired[1]
@@ -193,18 +193,19 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(adjusted_mutual_info_score(best[0].loc[shared], best[1].loc[shared]))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Scale every row to length 1; rows of zeros stay zeros."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def _nearest(parent: Level, child: Level) -> tuple[np.ndarray, np.ndarray]:
     """Find the living parent of largest cosine for every child, and the cosine."""
-    unit, living = _unit(parent.directions), parent.living
+    unit, living = unit_rows(parent.directions), parent.living
     best, cosine = np.zeros(len(child.directions), dtype=int), np.full(len(child.directions), -1.0)
     if not living.any():
         return best, cosine
     for start in range(0, len(child.directions), 2048):
         piece = slice(start, start + 2048)
-        cosines = np.where(living[None], _unit(child.directions[piece]) @ unit.T, -1.0)
+        cosines = np.where(living[None], unit_rows(child.directions[piece]) @ unit.T, -1.0)
         best[piece], cosine[piece] = cosines.argmax(1), cosines.max(1)
     return best, cosine

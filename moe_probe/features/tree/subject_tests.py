@@ -129,11 +129,10 @@ class SubjectTester:
             return {"nodes": 0, "judged": 0, "found_beside": 0} | dict.fromkeys(names, np.nan), pd.DataFrame()
         tested = purity(subjects, pairs, permutations=settings.permutations, seed=seed)
         topic, passed = _topic_of_nodes(subjects, pairs), tested.q_value <= alpha
-        p_parts = parts_of_subject(
-            subjects, pairs, np.where(passed, topic, -1), permutations=settings.permutations, seed=seed
-        )
+        node_topic = np.where(passed, topic, -1)
+        p_parts = parts_of_subject(subjects, pairs, node_topic, permutations=settings.permutations, seed=seed)
         power = node_power(subjects, pairs, tested, alpha=alpha, seed=seed)
-        nodes = self._nodes(joined, _TestedNodes(pairs, tested, power, topic, _adjusted(p_parts)), annotations)
+        nodes = self._nodes(joined, _TestedNodes(pairs, tested, power, topic, benjamini_hochberg(p_parts)), annotations)
         # of the nodes that the test finds as a rule: what it finds among the others says nothing of those that it does not find
         able = power.power >= POWER
         judged = nodes["kind"][able & (nodes["kind"] != UNJUDGED)]
@@ -244,11 +243,3 @@ def _topic_of_nodes(subjects: Subjects, pairs: Pairs) -> np.ndarray:
     for side in (pairs.first, pairs.second):
         np.add.at(total, pairs.node, by_topic.T[side])
     return np.asarray(total.argmax(1))
-
-
-def _adjusted(p_value: np.ndarray) -> np.ndarray:
-    """Adjust p-values after Benjamini and Hochberg; NaN stays NaN."""
-    out, known = np.full(len(p_value), np.nan), ~np.isnan(p_value)
-    if known.any():
-        out[known] = benjamini_hochberg(p_value[known])
-    return out
