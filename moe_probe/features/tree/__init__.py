@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from moe_probe.features.tree.build import build_tree, tree_lines
 from moe_probe.features.tree.concepts import Sample, split_of_concept
-from moe_probe.features.tree.depth_first import depth_first
+from moe_probe.features.tree.depth_comparison import depth_first
 from moe_probe.features.tree.distance import Ancestors, tree_distance
+from moe_probe.features.tree.edges import Level, agreement, join, splitting
 from moe_probe.features.tree.examples import distinctive_words
-from moe_probe.features.tree.join import Level, agreement, join, splitting
 from moe_probe.features.tree.kinds import KINDS, UNJUDGED, kind_of_node
 from moe_probe.features.tree.ladders import Dictionary, SaeLadder, iter_sae_ladders
 from moe_probe.features.tree.options import DepthFirstSettings, DepthOptions, TreeSettings

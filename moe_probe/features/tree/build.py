@@ -17,8 +17,8 @@ from moe_probe.core.text import figure, table_text
 from moe_probe.features.tree import captions
 from moe_probe.features.tree.annotations import feature_annotations
 from moe_probe.features.tree.concepts import concept_table
+from moe_probe.features.tree.edges import agreement, join, splitting
 from moe_probe.features.tree.examples import example_table
-from moe_probe.features.tree.join import agreement, join, splitting
 from moe_probe.features.tree.kinds import UNJUDGED
 from moe_probe.features.tree.ladders import Dictionary, JoinedPair, SaeLadder, iter_sae_ladders, read_activations
 from moe_probe.features.tree.options import TreeSettings

@@ -11,7 +11,7 @@ from moe_probe.experts.topic_groups import other_labels
 from moe_probe.features.describe import GOOD_HARD_SCORE, GOOD_SCORE
 from moe_probe.features.labels.context import token_context
 from moe_probe.features.topic_enrichment import enrich, group_rates
-from moe_probe.features.tree.join import unit_rows
+from moe_probe.features.tree.edges import unit_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ import numpy as np
 from moe_probe.core.progress import track
 from moe_probe.features.firing import Firings
 from moe_probe.features.run_saes import RunSaes
-from moe_probe.features.tree.join import Level, join
+from moe_probe.features.tree.edges import Level, join
 
 if TYPE_CHECKING:
     import pandas as pd
