@@ -12,7 +12,6 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.schema import need_same_weights
-from moe_probe.core.stats import group_names
 from moe_probe.core.text import figure
 from moe_probe.core.units import format_members
 from moe_probe.features.quality import ablated_losses, loss_recovered, quality_row
@@ -181,10 +180,8 @@ class _SplicedLosses:
             loaded,
             item.sae,
             sample,
-            plain=plain,
-            ablated=self._ablated[key],
+            {"plain": plain, **self._ablated[key]},
             seed=self.settings.seed,
-            group=group_names(self.run.documents)[list(sample.documents)],
         )
 
 

@@ -1,4 +1,4 @@
-"""Where every latent of an SAE fires in a trace: a sparse matrix of tokens by features."""
+"""Firings of every latent of an SAE on the tokens of a trace: a sparse matrix of tokens by features."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ class SplitFirings(NamedTuple):
         return sum(f.matrix.data.nbytes + f.matrix.indices.nbytes + f.rows.nbytes for f in self)
 
 
+def binary(matrix: sparse.csr_array, dtype: type = np.int32) -> sparse.csr_array:
+    """Replace all stored entries by ones.
+
+    Parameters
+    ----------
+    matrix : csr_array
+    dtype : type
+
+    Returns
+    -------
+    csr_array of `dtype`
+    """
+    from scipy import sparse
+
+    return sparse.csr_array((np.ones(matrix.nnz, dtype=dtype), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
 def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) -> Firings:
     """Encode all tokens of a reader, or some of them.
 
@@ -61,8 +78,15 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
 
     Parameters
     ----------
+    sae : Sae
+    reader : ActivationReader
     only : ndarray of int, optional
         Rows of the trace; other tokens are left out.
+
+    Returns
+    -------
+    Firings
+        In the reader's order.
 
     Raises
     ------
@@ -91,7 +115,7 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
             if sae.config.experts is not None:
                 kept = kept[torch.isin(batch.experts, torch.tensor(sae.config.experts)).any(1)]
             rows.append(kept.numpy())
-            for piece in values.split(_CHUNK):
+            for piece in torch.split(values, _CHUNK):
                 latents = sae.encode(piece)
                 token, slot = (latents.values > 0).nonzero(as_tuple=True)
                 blocks.append(

@@ -1,4 +1,4 @@
-"""How good is an SAE? Variance and loss on held-out documents, dead and dense latents, redundancy of the decoder."""
+"""Quality of an SAE: variance and loss on held-out documents, dead and dense latents, redundancy of the decoder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.sae import ActivationReader, Sae
 
-#: Latents that fire on more than this share of tokens say little: "dense".
+#: Latents that fire on more than this share of tokens carry little information: "dense".
 DENSE = 0.1
 _COS = 0.9
 
 
 def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -> float:
-    """Fraction of variance unexplained (FVU): squared error over squared distance from the mean.
+    """Compute the fraction of variance unexplained (FVU): squared error over squared distance from the mean.
 
     Parameters
     ----------
+    sae : Sae
+    reader : ActivationReader
     firings : Firings
         Of the same tokens: they are decoded, not encoded again.
+
+    Returns
+    -------
+    float
     """
     import torch
 
@@ -38,8 +44,8 @@ def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -
     error, squares, total, n = 0.0, 0.0, np.zeros(sae.config.d_in), 0
     for batch in reader.in_order():
         x = select(batch, sae.config).to(torch.float32).numpy()
-        found = (firings.matrix[n : n + len(x)] @ rows + offset) * float(sae.scale)
-        error += float(np.square(x - found, dtype=np.float64).sum())
+        decoded = (firings.matrix[n : n + len(x)] @ rows + offset) * float(sae.scale)
+        error += float(np.square(x - decoded, dtype=np.float64).sum())
         squares += float(np.square(x, dtype=np.float64).sum())
         total += x.sum(0, dtype=np.float64)
         n += len(x)
@@ -48,7 +54,20 @@ def variance_unexplained(sae: Sae, reader: ActivationReader, firings: Firings) -
 
 
 def decoder_redundancy(sae: Sae, alive: np.ndarray) -> tuple[float, float]:
-    """Mean over living latents of the largest cosine with another's decoder row, and the share above 0.9."""
+    """Compare the decoder rows of living latents.
+
+    Parameters
+    ----------
+    sae : Sae
+    alive : ndarray of bool, shape (d_sae,)
+
+    Returns
+    -------
+    redundancy : float
+        Mean over living latents of the largest cosine with another's row.
+    duplicates : float
+        Share of them above 0.9.
+    """
     import torch
 
     with torch.inference_mode():
@@ -65,12 +84,20 @@ def decoder_redundancy(sae: Sae, alive: np.ndarray) -> tuple[float, float]:
 
 
 def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[str, Any]:
-    """Measures of one SAE on held-out tokens.
+    """Measure one SAE on held-out tokens.
+
+    Parameters
+    ----------
+    sae : Sae
+    reader : ActivationReader
+        Of held-out documents.
+    firings : Firings
+        Of the same tokens.
 
     Returns
     -------
     dict
-        ``tokens, fvu, l0`` (active latents a token), ``dead`` (share of latents that never fire), ``dense`` (share that
+        ``tokens, fvu, l0`` (active latents per token), ``dead`` (share of latents that never fire), ``dense`` (share that
         fire on more than a tenth of tokens), ``redundancy`` and ``duplicates`` of `decoder_redundancy`.
     """
     counts = firings.counts
@@ -88,49 +115,51 @@ def quality_row(sae: Sae, reader: ActivationReader, firings: Firings) -> dict[st
 
 
 def loss_recovered(
-    loaded: LoadedModel,
-    sae: Sae,
-    sample: LossSample,
-    *,
-    plain: np.ndarray,
-    ablated: Mapping[str, np.ndarray],
-    group: np.ndarray | None = None,
-    seed: int = 0,
+    loaded: LoadedModel, sae: Sae, sample: LossSample, unspliced: Mapping[str, np.ndarray], *, seed: int = 0
 ) -> dict[str, float]:
-    """Cross-entropy with the reconstruction spliced into the model at the SAE's hook point.
+    """Measure cross-entropy with the reconstruction spliced into the model at the SAE's hook point.
 
     ``recovered = (loss with zeros - loss with the reconstruction) / (loss with zeros - loss as is)``; 1 is perfect. The
-    stricter version puts the mean activation in the place of zeros. Intervals: 95 %, bootstrap over groups.
+    stricter version puts the mean activation in place of zeros. Intervals: 95 %, bootstrap over groups of documents.
     Measure of Bricken et al. 2023 and SAELens' evaluations.
 
     Parameters
     ----------
-    plain : ndarray, shape (n_documents,)
-        Losses as is.
-    ablated : mapping
-        Losses with ``zero`` and ``mean`` in the activations' place, shape (n_documents,) each.
-    group : ndarray, shape (n_documents,), optional
-        Group of each document, which are resampled together; each document its own if not given.
+    loaded : LoadedModel
+    sae : Sae
+    sample : LossSample
+    unspliced : mapping
+        Losses as is (``plain``) and with zeros and the mean in place of the activations (``zero``, ``mean``), shape
+        (n_documents,) each, in nats.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``ce_model, ce_spliced, ce_zero, ce_mean`` (nats per token), ``ce_recovered, ce_recovered_low, ce_recovered_high,
+        ce_recovered_mean``.
     """
+    plain, zero, mean = (unspliced[name] for name in ("plain", "zero", "mean"))
     splice = Splice(sae.config.layer, sae.config.hook, lambda x: sae(x.float().cpu()).to(x.device))
-    ours = losses(loaded, sample, splice)
+    reconstructed = losses(loaded, sample, splice)
     weight = np.array([len(i) - 1 for i in sample.ids], dtype=np.float64)
-    number = np.unique(np.arange(len(weight)) if group is None else group, return_inverse=True)[1]
+    number = np.unique(np.arange(len(weight)) if sample.group is None else sample.group, return_inverse=True)[1]
     drawn = Resamples.pooled(number.max() + 1, n=1000, seed=seed)
 
     def recovered(floor: np.ndarray) -> Interval:
         return ratio_interval(
-            drawn, np.bincount(number, weight * (floor - ours)), np.bincount(number, weight * (floor - plain))
+            drawn, np.bincount(number, weight * (floor - reconstructed)), np.bincount(number, weight * (floor - plain))
         )
 
-    mean = weight / weight.sum()
+    share = weight / weight.sum()
     return {
-        "ce_model": float(mean @ plain),
-        "ce_spliced": float(mean @ ours),
-        "ce_zero": float(mean @ ablated["zero"]),
-        "ce_mean": float(mean @ ablated["mean"]),
-        **recovered(ablated["zero"]).row("ce_recovered", "ce_recovered"),
-        "ce_recovered_mean": float(recovered(ablated["mean"]).value),
+        "ce_model": float(share @ plain),
+        "ce_spliced": float(share @ reconstructed),
+        "ce_zero": float(share @ zero),
+        "ce_mean": float(share @ mean),
+        **recovered(zero).row("ce_recovered", "ce_recovered"),
+        "ce_recovered_mean": float(recovered(mean).value),
     }
 
 
@@ -142,7 +171,22 @@ def ablated_losses(
     *,
     mean: torch.Tensor,
 ) -> dict[str, np.ndarray]:
-    """Losses with zeros, and with the mean activation, in the place of all activations at a hook point."""
+    """Measure losses with zeros, and with the mean activation, in place of all activations at a hook point.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    layer : int
+    hook : str
+        Activation site.
+    sample : LossSample
+    mean : Tensor, shape (d_in,)
+
+    Returns
+    -------
+    dict
+        ``zero`` and ``mean``: losses in nats, shape (n_documents,) each.
+    """
 
     def put(value: torch.Tensor) -> Splice:
         return Splice(layer, hook, lambda x: value.to(x).expand_as(x))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.stats import group_names
 from moe_probe.models.splice import spliced
 
 if TYPE_CHECKING:
@@ -23,15 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossSample:
-    """Token ids of held-out documents on which losses are compared, which of them are special, and the documents' rows."""
+    """Held-out documents on which losses are compared.
+
+    Attributes
+    ----------
+    ids, special : tuple of ndarray, shape (n_tokens,) each
+        Token ids, and which tokens are special, by document.
+    documents : tuple of int
+        Rows of the documents in the trace's table.
+    group : ndarray of str, shape (n_documents,), optional
+        Groups, which are resampled together; each document its own if absent.
+    batch_tokens : int
+        Tokens of one forward pass, padding among them.
+    """
 
     ids: tuple[np.ndarray, ...]
     special: tuple[np.ndarray, ...]
     documents: tuple[int, ...]
+    group: np.ndarray | None = None
+    batch_tokens: int = 4096
 
 
 class Splice(NamedTuple):
-    """What to put in the place of the activations of text tokens, and where."""
+    """What replaces the activations of text tokens, and where."""
 
     layer: int
     hook: str
@@ -40,7 +55,7 @@ class Splice(NamedTuple):
 
 @dataclass
 class Suffix:
-    """What the first pass over a sample gave, so that later ones predict changed tokens only.
+    """Results of the first pass over a sample, so that later ones predict changed tokens only.
 
     Attributes
     ----------
@@ -63,7 +78,24 @@ def loss_sample(
 ) -> LossSample:
     """Draw held-out documents, topics in turn, until about `max_tokens`.
 
-    Documents longer than the trace's windows, or than `cut`, are cut.
+    Parameters
+    ----------
+    trace : Trace
+    held_out : ndarray of bool, shape (n_documents,)
+    max_tokens : int
+    cut : int, optional
+        Tokens at which documents are cut, as they are at the trace's window length.
+    seed : int
+        Of the order of documents.
+
+    Returns
+    -------
+    LossSample
+
+    Raises
+    ------
+    MoeProbeError
+        When no held-out document has two tokens.
     """
     documents = trace.documents
     rng = np.random.default_rng(seed)
@@ -76,16 +108,17 @@ def loss_sample(
     starts = np.searchsorted(table["document"].to_numpy(), np.arange(len(documents) + 1))
     ids, special = table["token_id"].to_numpy().astype(np.int64), table["special"].to_numpy()
     used: list[int] = []
-    held = 0
+    n_tokens = 0
     for document in chosen:
         size = min(int(starts[document + 1] - starts[document]), limit)
-        if size > 1 and held < max_tokens:
+        if size > 1 and n_tokens < max_tokens:
             used.append(int(document))
-            held += size
+            n_tokens += size
     parts = [slice(int(starts[d]), min(int(starts[d + 1]), int(starts[d]) + limit)) for d in used]
     if not used:
         raise MoeProbeError("no held-out document has two tokens", "there is no next token to predict", "longer documents")
-    return LossSample(tuple(ids[p] for p in parts), tuple(special[p] for p in parts), tuple(used))
+    group = group_names(documents)[used]
+    return LossSample(tuple(ids[p] for p in parts), tuple(special[p] for p in parts), tuple(used), group)
 
 
 def losses(
@@ -93,14 +126,15 @@ def losses(
     sample: LossSample,
     splice: Splice | None = None,
     *,
-    batch_tokens: int = 4096,
     prefix: PrefixCache | None = None,
     suffix: Suffix | None = None,
 ) -> np.ndarray:
-    """Mean next-token loss of every document, in nats, shape (n_documents,).
+    """Measure the mean next-token loss of every document.
 
     Parameters
     ----------
+    loaded : LoadedModel
+    sample : LossSample
     splice : Splice, optional
         Applied to text tokens; special tokens and padding keep their activations, which no SAE was trained on.
     prefix : PrefixCache, optional
@@ -108,25 +142,35 @@ def losses(
     suffix : Suffix, optional
         Only tokens whose last hidden state changed are then predicted anew.
 
+    Returns
+    -------
+    ndarray, shape (n_documents,)
+        In nats.
+
     Raises
     ------
     MoeProbeError
         When the model has no such layer, or its family no such hook point.
     """
-    out = np.zeros(len(sample.ids))
+    out, one_pass = np.zeros(len(sample.ids)), _Pass(loaded, sample, splice, prefix, suffix)
     order = sorted(range(len(sample.ids)), key=lambda i: -len(sample.ids[i]))
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) + 1) * len(sample.ids[batch[0]]) > batch_tokens:
-            out[batch] = _batch_losses(loaded, sample, batch, splice, prefix, suffix)
+        if batch and (len(batch) + 1) * len(sample.ids[batch[0]]) > sample.batch_tokens:
+            out[batch] = one_pass.losses(batch)
             batch = []
         batch.append(i)
-    out[batch] = _batch_losses(loaded, sample, batch, splice, prefix, suffix)
+    out[batch] = one_pass.losses(batch)
     return out
 
 
 def first_losses(loaded: LoadedModel, sample: LossSample) -> tuple[np.ndarray, Suffix | None]:
-    """Losses of the model as it is, and what later passes need to predict changed tokens only.
+    """Measure losses of the model as it is, and keep what later passes need to predict changed tokens only.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    sample : LossSample
 
     Returns
     -------
@@ -150,55 +194,58 @@ def first_losses(loaded: LoadedModel, sample: LossSample) -> tuple[np.ndarray, S
     return plain, suffix if np.allclose(again, plain, rtol=0, atol=1e-6) else None
 
 
-def _batch_losses(
-    loaded: LoadedModel,
-    sample: LossSample,
-    batch: list[int],
-    splice: Splice | None,
-    prefix: PrefixCache | None,
-    suffix: Suffix | None,
-) -> np.ndarray:
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
+class _Pass(NamedTuple):
+    """One pass over a sample; the fields are those of `losses`."""
 
-    from moe_probe.models import forward_inputs, input_device
+    loaded: LoadedModel
+    sample: LossSample
+    splice: Splice | None
+    prefix: PrefixCache | None
+    suffix: Suffix | None
 
-    device = input_device(loaded.model)
-    ids = pad_sequence([torch.from_numpy(sample.ids[i]) for i in batch], batch_first=True)
-    real = pad_sequence([torch.ones(len(sample.ids[i]), dtype=torch.bool) for i in batch], batch_first=True)
-    text = pad_sequence([torch.from_numpy(~sample.special[i]) for i in batch], batch_first=True)
-    wanted = torch.cat([real[:, 1:], torch.zeros(len(batch), 1, dtype=torch.bool)], dim=1)  # tokens with a next one
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        if splice is not None:
+    def losses(self, batch: list[int]) -> np.ndarray:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
 
-            def replace(x: torch.Tensor) -> torch.Tensor:
-                return torch.where(text.reshape(-1, 1).to(x.device), splice.replace(x).to(x), x)
+        from moe_probe.models import forward_inputs, input_device
 
-            stack.enter_context(spliced(loaded.model, site_of(loaded, splice.layer), splice.hook, replace))
-        if prefix is not None:
-            stack.enter_context(prefix.using(tuple(batch)))
-        if suffix is not None:
-            stack.enter_context(suffix.cache.using(tuple(batch), wanted))
-        output = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device)))
-        logits = getattr(output, "logits", None)
-        if logits is None:
-            raise MoeProbeError(
-                f"{type(loaded.model).__name__} predicts no tokens",
-                "it has no prediction head here, so that there is no loss to compare",
-                "a checkpoint of the whole language model",
-            )
-        following = torch.cat([ids[:, 1:], torch.zeros(len(batch), 1, dtype=torch.long)], dim=1).to(device)
-        changed = None if suffix is None else suffix.cache.changed
-        if suffix is None or changed is None:
-            # text by text: a batch's log-probabilities do not fit the processor's cache
-            flat = torch.stack([_surprise(x, y) for x, y in zip(logits, following, strict=True)])
+        loaded, sample, splice, prefix, suffix = self
+        device = input_device(loaded.model)
+        ids = pad_sequence([torch.from_numpy(sample.ids[i]) for i in batch], batch_first=True)
+        real = pad_sequence([torch.ones(len(sample.ids[i]), dtype=torch.bool) for i in batch], batch_first=True)
+        text = pad_sequence([torch.from_numpy(~sample.special[i]) for i in batch], batch_first=True)
+        wanted = torch.cat([real[:, 1:], torch.zeros(len(batch), 1, dtype=torch.bool)], dim=1)  # tokens with a next one
+        with torch.inference_mode(), contextlib.ExitStack() as stack:
+            if splice is not None:
+
+                def replace(x: torch.Tensor) -> torch.Tensor:
+                    return torch.where(text.reshape(-1, 1).to(x.device), splice.replace(x).to(x), x)
+
+                stack.enter_context(spliced(loaded.model, site_of(loaded, splice.layer), splice.hook, replace))
+            if prefix is not None:
+                stack.enter_context(prefix.using(tuple(batch)))
             if suffix is not None:
-                suffix.tokens[tuple(batch)] = flat
-        else:
-            flat = suffix.tokens[tuple(batch)].clone()
-            flat.view(-1)[changed] = _surprise(logits[0], following.flatten()[changed])
-        flat = flat[:, :-1].cpu()
-    return np.asarray(((flat * real[:, 1:]).sum(1) / real[:, 1:].sum(1)).numpy())
+                stack.enter_context(suffix.cache.using(tuple(batch), wanted))
+            output = loaded.model(**forward_inputs(loaded.model, ids.to(device), real.long().to(device)))
+            logits = getattr(output, "logits", None)
+            if logits is None:
+                raise MoeProbeError(
+                    f"{type(loaded.model).__name__} predicts no tokens",
+                    "it has no prediction head here, so that there is no loss to compare",
+                    "a checkpoint of the whole language model",
+                )
+            following = torch.cat([ids[:, 1:], torch.zeros(len(batch), 1, dtype=torch.long)], dim=1).to(device)
+            changed = None if suffix is None else suffix.cache.changed
+            if suffix is None or changed is None:
+                # text by text: a batch's log-probabilities do not fit the processor's cache
+                flat = torch.stack([_surprise(x, y) for x, y in zip(logits, following, strict=True)])
+                if suffix is not None:
+                    suffix.tokens[tuple(batch)] = flat
+            else:
+                flat = suffix.tokens[tuple(batch)].clone()
+                flat.view(-1)[changed] = _surprise(logits[0], following.flatten()[changed])
+            flat = flat[:, :-1].cpu()
+        return np.asarray(((flat * real[:, 1:]).sum(1) / real[:, 1:].sum(1)).numpy())
 
 
 def _surprise(logits: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
@@ -209,7 +256,17 @@ def _surprise(logits: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
 
 
 def site_of(loaded: LoadedModel, layer: int) -> Any:
-    """The model's MoE layer of a number.
+    """Return the model's MoE layer of a number.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    layer : int
+
+    Returns
+    -------
+    object
+        One of ``loaded.sites``.
 
     Raises
     ------

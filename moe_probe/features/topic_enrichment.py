@@ -1,4 +1,4 @@
-"""Do features fire more in documents of a topic? The test is that of experts: documents are the unit."""
+"""Topics in whose documents features fire more; the test is that of experts, with documents as the unit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from moe_probe.core.stats import (
     one_value_per_group,
     permutation_p_values,
 )
+from moe_probe.features.firing import binary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 
 class GroupRates(NamedTuple):
-    """Share of a group's tokens on which each feature fires, (n_groups, n_features), and the groups' topics, sizes, names and
-    strata (None where topics are exchanged among all groups)."""
+    """Share of a group's tokens on which each feature fires, (n_groups, n_features), with what is known of the groups.
+
+    ``topic`` is an index into ``topics``; ``n_tokens, groups`` and ``strata`` are sizes, names and strata of the groups (None
+    where topics are exchanged among all groups), (n_groups,) each.
+    """
 
     rates: np.ndarray
     topic: np.ndarray
@@ -60,7 +64,7 @@ def group_rates(
     label: str,
     strata: str | None = None,
 ) -> GroupRates:
-    """Firing rates of groups of documents.
+    """Compute firing rates of groups of documents.
 
     Parameters
     ----------
@@ -70,8 +74,13 @@ def group_rates(
         Document of every token of the trace.
     firings : Firings
     label : str
+        Label column that serves as the topic.
     strata : str, optional
-        Label within which topics may be exchanged between groups, e.g. ``register``.
+        Label column within which topics may be exchanged between groups, e.g. ``register``.
+
+    Returns
+    -------
+    GroupRates
 
     Raises
     ------
@@ -81,19 +90,18 @@ def group_rates(
     from scipy import sparse
 
     keep, labels, names = labelled_documents(documents, label=label)
-    mine = document[firings.rows]
-    used = np.unique(mine)
+    document_of = document[firings.rows]
+    used = np.unique(document_of)
     used = used[keep[used]]
     topic_of = one_value_per_group(labels[used], names[used], what=label)
     groups = sorted(topic_of)
     number = {name: i for i, name in enumerate(groups)}
-    group_of = np.array([number.get(name, -1) if kept else -1 for name, kept in zip(names, keep, strict=True)])[mine]
+    group_of = np.array([number.get(name, -1) if kept else -1 for name, kept in zip(names, keep, strict=True)])[document_of]
     token = np.flatnonzero(group_of >= 0)
     one_hot = sparse.csr_array(
-        (np.ones(len(token), dtype=np.float32), (group_of[token], token)), shape=(len(groups), len(mine))
+        (np.ones(len(token), dtype=np.float32), (group_of[token], token)), shape=(len(groups), len(document_of))
     )
-    fired = firings.matrix.copy()
-    fired.data = np.ones_like(fired.data)
+    fired = binary(firings.matrix, np.float32)
     sizes = np.bincount(group_of[token], minlength=len(groups))
     topics = tuple(sorted(set(topic_of.values())))
     rates = (one_hot @ fired).toarray() / np.maximum(sizes, 1)[:, None]
@@ -137,6 +145,19 @@ def enrich(
     it has some; Benjamini-Hochberg over features and topics. A topic passes with q at most alpha and a lift above 1. AUROC on
     held-out groups: those of a topic that no training group has are among the others; NaN for a topic without held-out groups.
 
+    Parameters
+    ----------
+    train, held_out : GroupRates
+    permutations : int
+    alpha : float
+        Largest q of a topic that passes.
+    seed : int
+        Of the permutations.
+
+    Returns
+    -------
+    Enrichment
+
     Raises
     ------
     MoeProbeError
@@ -167,8 +188,8 @@ def enrich(
     columns = np.arange(train.rates.shape[1])
     passes = (q_values[best, columns] <= alpha) & (t[best, columns] > 0)
     number = {name: i for i, name in enumerate(train.topics)}
-    theirs = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
-    area = auroc(held_out.rates, theirs, n_topics=n_topics)
+    held_out_topic = np.array([number.get(t, -1) for t in held_out.topics], dtype=np.int64)[held_out.topic]
+    area = auroc(held_out.rates, held_out_topic, n_topics=n_topics)
     return Enrichment(
         train.topics,
         np.where(passes, best, -1),

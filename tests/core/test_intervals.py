@@ -219,11 +219,11 @@ def test_loss_recovered_resamples_sources_not_documents(monkeypatch: pytest.Monk
     source = np.repeat(np.arange(10), 4)
     loss = rng.normal(3.3, 0.1, 10)[source]
     monkeypatch.setattr(quality, "losses", lambda *_: loss)
-    sample = LossSample(tuple(np.zeros(50, dtype=int) for _ in source), (), tuple(range(40)))
+    ids = tuple(np.zeros(50, dtype=int) for _ in source)
     sae = type("Sae", (), {"config": type("Config", (), {"layer": 0, "hook": "residual"})()})()
-    ablated = {"zero": np.full(40, 6.0), "mean": np.full(40, 5.0)}
+    unspliced = {"plain": np.full(40, 3.0), "zero": np.full(40, 6.0), "mean": np.full(40, 5.0)}
     by_source, by_document = (
-        quality.loss_recovered(None, sae, sample, plain=np.full(40, 3.0), ablated=ablated, group=group)
+        quality.loss_recovered(None, sae, LossSample(ids, (), tuple(range(40)), group), unspliced)
         for group in (source, None)
     )
     width = by_source["ce_recovered_high"] - by_source["ce_recovered_low"]

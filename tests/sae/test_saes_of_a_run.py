@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -295,11 +296,11 @@ def test_loss_recovered_is_1_for_identity_and_0_for_zeros(loaded: LoadedModel, r
         both = torch.cat([torch.eye(32), -torch.eye(32)])
         identity.W_enc.copy_(both)
         identity.W_dec.copy_(both)
-    got = loss_recovered(loaded, identity, sample, plain=plain, ablated=ablated)
+    got = loss_recovered(loaded, identity, sample, {"plain": plain, **ablated})
     assert got["ce_recovered"] == pytest.approx(1, abs=1e-3) and got["ce_recovered_mean"] == pytest.approx(1, abs=1e-3)
     with torch.no_grad():
         identity.W_dec.zero_()
-    got = loss_recovered(loaded, identity, sample, plain=plain, ablated=ablated)
+    got = loss_recovered(loaded, identity, sample, {"plain": plain, **ablated})
     assert got["ce_recovered"] == pytest.approx(0, abs=1e-6)
     tokens = np.array([len(i) - 1 for i in sample.ids])
     assert got["ce_model"] == pytest.approx((tokens @ plain) / tokens.sum())
@@ -308,7 +309,7 @@ def test_loss_recovered_is_1_for_identity_and_0_for_zeros(loaded: LoadedModel, r
 def test_losses_are_those_of_the_model(loaded: LoadedModel, run: Path) -> None:
     trace = Trace.open(run)
     sample = loss_sample(trace, held_out_documents(trace), max_tokens=200)
-    for ids, ours in zip(sample.ids, losses(loaded, sample, batch_tokens=64), strict=True):
+    for ids, ours in zip(sample.ids, losses(loaded, replace(sample, batch_tokens=64)), strict=True):
         given = torch.from_numpy(ids)[None]
         with torch.no_grad():
             assert float(loaded.model(given, labels=given).loss) == pytest.approx(ours, rel=1e-5)

@@ -1,4 +1,4 @@
-"""What a label can speak of: the word, the token, what stood before, kind, place, topic. One code per token and factor."""
+"""The context of tokens that labels can refer to: word, token, word before, kind, position, topic; one code each per token."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from moe_probe.recording.trace import Trace
 
-#: Words behind a token that count as near, the token's own among them.
+#: Words up to a token that count as near, the token's own among them.
 WINDOW = 12
-#: A word on more than this share of tokens says nothing about its surroundings.
+#: A word on more than this share of tokens carries no information about its surroundings.
 _TOO_COMMON = 0.01
 _MIN_DOCUMENTS = 3
 _PLACES = ("start of a document", "start of a line", "start of a sentence", "after a comma or bracket", "")
@@ -29,7 +29,7 @@ _PLACES = ("start of a document", "start of a line", "start of a sentence", "aft
 
 @dataclass(frozen=True)
 class Factor:
-    """A way to divide tokens.
+    """A division of tokens by one property.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class TokenContext:
-    """The text of a trace as labels see it.
+    """The text of a trace as labels describe it.
 
     Attributes
     ----------
@@ -70,18 +70,22 @@ class TokenContext:
     topic: np.ndarray
 
     def factor(self, name: str) -> Factor:
-        """Factor of a name."""
+        """Return the factor of a name."""
         return next(f for f in self.factors if f.name == name)
 
 
 def token_context(trace: Trace, *, labels: tuple[str, ...] = ("topic",)) -> TokenContext:
-    """Read the token table of a trace and divide its tokens in every way that a label can speak of.
+    """Read the token table of a trace and divide its tokens in every way that a label can refer to.
 
     Parameters
     ----------
     trace : Trace
     labels : tuple of str
-        Columns of the documents.
+        Label columns of the documents.
+
+    Returns
+    -------
+    TokenContext
     """
     table = trace.tokens(["document", "position", "token"])
     tokens = table["token"].to_numpy(dtype=object)
@@ -120,7 +124,7 @@ def _groups(documents: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _characters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The text of every document dealt out to its tokens: a character of several tokens goes to the first of them."""
+    """Deal out the text of every document to its tokens: a character of several tokens goes to the first of them."""
     starts = [*np.flatnonzero(first).tolist(), len(tokens)]
     out = np.empty(len(tokens), dtype=object)
     for low, high in itertools.pairwise(starts):

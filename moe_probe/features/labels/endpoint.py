@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint: requests with retries, and a file of the answers received.
+"""An OpenAI-compatible chat endpoint: requests with retries, answered from a file where they were answered before.
 
 The key is sent as a bearer token and to nobody else: redirects are not followed, and it is removed from whatever the endpoint
 answers before that is shown or stored.
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import disk_errors
 from moe_probe.core.text import printable
+from moe_probe.features.labels.answer_cache import AnswerCache
 
 if TYPE_CHECKING:
     import httpx
@@ -146,45 +146,6 @@ class Endpoint:
         """
         asked = [self.base_url, self.model, request.messages, request.limit, repetition]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-class AnswerCache:
-    """Answers by request, appended as they come; half a line, left by an interruption, is skipped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, threading.Lock()
-        self._answers: dict[str, str] = {}
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        except OSError as error:
-            raise MoeProbeError(f"{path} cannot be read", str(error.strerror), "another file for answers") from error
-        self._broken = bool(text) and not text.endswith("\n")
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-                self._answers[str(entry["key"])] = str(entry["answer"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-
-    def get(self, key: str) -> str | None:
-        """Return the answer to a request, None where there is none yet."""
-        return self._answers.get(key)
-
-    def put(self, key: str, answer: str) -> None:
-        """Keep an answer.
-
-        Parameters
-        ----------
-        key : str
-            From `Endpoint.cache_key`.
-        answer : str
-        """
-        with self._lock, disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if self._broken else "") + json.dumps({"key": key, "answer": answer}) + "\n")
-            self._broken = False
-            self._answers[key] = answer
 
 
 class Client:

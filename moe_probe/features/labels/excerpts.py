@@ -1,4 +1,4 @@
-"""Pieces of text around a feature's firings: from all strengths of firing, and where it stays silent."""
+"""Excerpts around a feature's firings of all strengths, and around tokens on which it stays silent."""
 
 from __future__ import annotations
 
@@ -65,34 +65,43 @@ class Excerpts:
         per_fifth: int = 1,
         silent: int = 1,
     ) -> list[Excerpt]:
-        """Excerpts of one feature, by falling strength, each from another document as far as possible.
+        """Draw excerpts of one feature, by falling strength, each from another document as far as possible.
 
         Parameters
         ----------
+        feature : int
         neighbour : int, optional
             Feature of nearest direction: one token on which it fires and this feature does not is added.
+        top, per_fifth, silent : int
+            Excerpts of the strongest firings, of each fifth of the firings by strength, and of silent tokens.
+
+        Returns
+        -------
+        list of Excerpt
         """
         rng = np.random.default_rng([self._seed, feature])
         token, value = self._firing(feature)
         order = np.argsort(-value, kind="stable")
         used: set[int] = set()
-        found = [self._cut(TOP, feature, t) for t in self._spread(token[order], top, used)]
+        excerpts = [self._cut(TOP, feature, t) for t in self._spread(token[order], top, used)]
         for name, fifth in zip(FIFTHS, np.array_split(order, len(FIFTHS)), strict=True):
             drawn = self._spread(token[rng.permutation(fifth)], per_fifth, used)
-            found += [self._cut(name, feature, t) for t in drawn]
+            excerpts += [self._cut(name, feature, t) for t in drawn]
         if neighbour is not None:
-            theirs = np.setdiff1d(self._firing(neighbour)[0], token)
-            found += [self._cut(HARD, feature, t) for t in self._spread(rng.permutation(theirs), min(1, silent), used)]
+            only_neighbour = np.setdiff1d(self._firing(neighbour)[0], token)
+            excerpts += [
+                self._cut(HARD, feature, t) for t in self._spread(rng.permutation(only_neighbour), min(1, silent), used)
+            ]
         others = rng.integers(len(self._rows), size=8 * silent + 8)
         others = others[~np.isin(others, token)]
-        return found + [self._cut(SILENT, feature, t) for t in self._spread(others, silent, used)]
+        return excerpts + [self._cut(SILENT, feature, t) for t in self._spread(others, silent, used)]
 
     def _firing(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
         start, end = self._columns.indptr[feature], self._columns.indptr[feature + 1]
         return self._columns.indices[start:end], self._columns.data[start:end]
 
     def _spread(self, tokens: Sequence[int] | np.ndarray, n: int, used: set[int]) -> Iterator[int]:
-        """The first `n` tokens from documents that were not used yet; others only if these do not suffice."""
+        """Take the first `n` tokens from documents that were not used yet; others only if these do not suffice."""
         chosen: list[int] = []
         spare: list[int] = []
         for token in tokens:

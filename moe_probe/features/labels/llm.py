@@ -22,7 +22,8 @@ import numpy as np
 from moe_probe.core.extras import need_extra
 from moe_probe.core.pieces import decode
 from moe_probe.core.progress import track
-from moe_probe.features.labels.endpoint import AnswerCache, Client, Endpoint, NoAnswerError, Request
+from moe_probe.features.labels.answer_cache import AnswerCache
+from moe_probe.features.labels.endpoint import Client, Endpoint, NoAnswerError, Request
 from moe_probe.features.labels.excerpts import Excerpt
 
 #: Excerpts a detection request asks about (delphi's five).

@@ -1,4 +1,4 @@
-"""Labels of features, without a language model: the rule that tells best where a feature fires, scored on other text."""
+"""Labels of features by rules: the rule that predicts best where a feature fires, scored on other text."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import standing
+from moe_probe.features.firing import Firings, binary
 from moe_probe.features.labels.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
 from moe_probe.recording.corpus.splits import DISCOVERY, assign_halves
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.features.firing import Firings
     from moe_probe.features.labels.context import TokenContext
 
-#: Firing tokens below which nothing is said of a feature.
+#: Firing tokens below which a feature gets no label.
 MIN_FIRINGS = 20
-#: Strongest share of a feature's firings, whose surroundings words are taken from, and at most so many.
+#: Strongest share of a feature's firings, around which words are collected, and at most so many.
 _STRONGEST_SHARE, _STRONGEST_MOST = 0.5, 200
-#: F1 that words may lack of pieces of words: people read words.
+#: F1 by which words may fall short of pieces of words: people read words.
 _WORD_BONUS = 0.02
 
 
@@ -33,9 +33,9 @@ class Labels:
     Attributes
     ----------
     text : list of str
-        "" where a feature fires too rarely to say anything.
+        "" where a feature fires too rarely to be labelled.
     rule : ndarray of str
-        Factor that the label speaks of.
+        Factor that the label refers to.
     detection : Detection
         On held-out tokens.
     top_words : list of str
@@ -51,9 +51,9 @@ class Labels:
 def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, decoder: np.ndarray) -> Labels:
     """Label all features of one SAE.
 
-    Every factor proposes a rule, made on one half of the training documents and tried on the other, both ways; groups of
-    documents stay together, each topic's groups in equal parts. The factor of highest F1 on text its rule had not seen is
-    chosen. Its rule is then made from all training documents, and scored on held-out ones.
+    Every factor proposes a rule, made on one half of the training documents and tested on the other, both ways. Groups of
+    documents stay whole, and each topic's groups are divided equally. The factor of highest F1 on unseen text is chosen. Its
+    rule is then made from all training documents and scored on held-out ones.
 
     Parameters
     ----------
@@ -61,6 +61,10 @@ def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, 
     train, held_out : Firings
     decoder : ndarray, shape (n_features, d_in)
         Rows give each feature its nearest neighbour, whose firings are the hard negatives.
+
+    Returns
+    -------
+    Labels
 
     Raises
     ------
@@ -71,10 +75,10 @@ def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, 
         raise MoeProbeError(
             "features cannot be labelled", "there are no tokens to learn from or none held out", "a corpus of more documents"
         )
-    fired, tested = _binary(train.matrix), _binary(held_out.matrix)
+    fired, tests = binary(train.matrix, np.float32), Firings(binary(held_out.matrix, np.float32), held_out.rows)
     half = _first_half(context, train.rows)
-    f1 = np.stack([_cross_f1(context, name, train, half) for name in _names(context)])
-    names = _names(context)
+    names = (*(f.name for f in context.factors), NEAR)
+    f1 = np.stack([_cross_f1(context, name, train, half) for name in names])
     f1[names.index("word")] += _WORD_BONUS
     choice = f1.argmax(0)
     neighbour = nearest(decoder, alive=train.counts > 0)
@@ -82,29 +86,19 @@ def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, 
     parts = {field: np.full(n, np.nan) for field in ("recall", "false_alarms", "hard_alarms", "precision")}
     labels = [""] * n
     enough = train.counts >= MIN_FIRINGS
-    for place, name in enumerate(names):
-        mine = np.flatnonzero((choice == place) & enough)
-        if not len(mine):
+    for i, name in enumerate(names):
+        features = np.flatnonzero((choice == i) & enough)
+        if not len(features):
             continue
-        rules = _make(context, name, fired[:, mine], train.matrix[:, mine], train.rows)
-        found = _detect_some(rules, context, tested, held_out.rows, mine=mine, neighbour=neighbour)
+        rules = _make(context, name, fired[:, features], train.matrix[:, features], train.rows)
+        detection = _detect_some(rules, context, tests, features, neighbour)
         for field, values in parts.items():
-            values[mine] = getattr(found, field)
-        for feature, label in zip(mine, describe(rules, context), strict=True):
+            values[features] = getattr(detection, field)
+        for feature, label in zip(features, describe(rules, context), strict=True):
             labels[feature] = label
     words = describe(make_rules(context.factor("word"), fired, train.rows), context, bare=True)
     rule = np.where(enough, np.array(names, dtype=object)[choice], "")
     return Labels(labels, rule, Detection(**parts), words)
-
-
-def _names(context: TokenContext) -> tuple[str, ...]:
-    return (*(f.name for f in context.factors), NEAR)
-
-
-def _binary(matrix: sparse.csr_array) -> sparse.csr_array:
-    out = matrix.copy()
-    out.data = np.ones_like(out.data)
-    return out
 
 
 def _make(context: TokenContext, name: str, fired: sparse.csr_array, values: sparse.csr_array, rows: np.ndarray) -> RuleSet:
@@ -114,7 +108,7 @@ def _make(context: TokenContext, name: str, fired: sparse.csr_array, values: spa
 
 
 def _first_half(context: TokenContext, rows: np.ndarray) -> np.ndarray:
-    """Which tokens are of the first half of the training documents: whole groups, so that no source is on both sides."""
+    """Mark the tokens of the first half of the training documents: whole groups, so that no source is on both sides."""
     documents = np.unique(context.document[rows])
     groups = context.group[documents]
     # one group, or topics of one group each, cannot be divided by topic: then without regard to it, then by document
@@ -131,43 +125,32 @@ def _first_half(context: TokenContext, rows: np.ndarray) -> np.ndarray:
 
 
 def _cross_f1(context: TokenContext, name: str, train: Firings, half: np.ndarray) -> np.ndarray:
-    """F1 of a factor's rules on the half of documents that they were not made from, mean of both ways."""
+    """Compute the F1 of a factor's rules on the half of documents that they were not made from, mean of both ways."""
     scores = []
     for made_on in (half, ~half):
         first, second = train.select(made_on), train.select(~made_on)
-        rules = _make(context, name, _binary(first.matrix), first.matrix, first.rows)
-        scores.append(np.nan_to_num(detect(rules, context, _binary(second.matrix), second.rows).f1))
+        rules = _make(context, name, binary(first.matrix, np.float32), first.matrix, first.rows)
+        scores.append(np.nan_to_num(detect(rules, context, binary(second.matrix, np.float32), second.rows).f1))
     return np.asarray(np.mean(scores, axis=0))
 
 
 def _detect_some(
-    rules: RuleSet,
-    context: TokenContext,
-    tested: sparse.csr_array,
-    rows: np.ndarray,
-    *,
-    mine: np.ndarray,
-    neighbour: np.ndarray,
+    rules: RuleSet, context: TokenContext, tests: Firings, features: np.ndarray, neighbour: np.ndarray
 ) -> Detection:
-    """Detection for some features, whose neighbours may be any."""
-    both = np.concatenate([mine, neighbour[mine]])
-    n = len(mine)
+    """Test the rules of some features, whose neighbours may be any."""
     from scipy import sparse
 
+    n = len(features)
     # neighbours stand behind the features, with empty rules
-    padded = rules._replace(
-        members=sparse.csc_array(
-            sparse.hstack([rules.members, sparse.csc_array((rules.members.shape[0], n), dtype=np.float32)])
-        )
-    )
-    found = detect(
-        padded, context, tested[:, both], rows, neighbour=np.concatenate([np.arange(n, 2 * n), np.arange(n, 2 * n)])
-    )
-    return Detection(*(getattr(found, field)[:n] for field in ("recall", "false_alarms", "hard_alarms", "precision")))
+    empty = sparse.csc_array((rules.members.shape[0], n), dtype=np.float32)
+    padded = rules._replace(members=sparse.csc_array(sparse.hstack([rules.members, empty])))
+    fired = tests.matrix[:, np.concatenate([features, neighbour[features]])]
+    detection = detect(padded, context, fired, tests.rows, neighbour=np.tile(np.arange(n, 2 * n), 2))
+    return Detection(*(getattr(detection, field)[:n] for field in ("recall", "false_alarms", "hard_alarms", "precision")))
 
 
 def strongest(values: sparse.csr_array) -> sparse.csr_array:
-    """The strongest firings of every feature, as 0/1."""
+    """Mark the strongest firings of every feature, as 0/1."""
     from scipy import sparse
 
     columns = values.tocsc()
@@ -181,7 +164,18 @@ def strongest(values: sparse.csr_array) -> sparse.csr_array:
 
 
 def nearest(decoder: np.ndarray, *, alive: np.ndarray) -> np.ndarray:
-    """Living feature of nearest decoder direction (cosine) to every feature, shape (n_features,)."""
+    """Find the living feature of nearest decoder direction to every feature.
+
+    Parameters
+    ----------
+    decoder : ndarray, shape (n_features, d_in)
+    alive : ndarray of bool, shape (n_features,)
+
+    Returns
+    -------
+    ndarray of int, shape (n_features,)
+        The other feature of largest cosine.
+    """
     rows = decoder / np.maximum(np.linalg.norm(decoder, axis=1, keepdims=True), 1e-12)
     out = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), 1024):
@@ -204,7 +198,20 @@ _PHRASE = {
 
 
 def describe(rules: RuleSet, context: TokenContext, *, bare: bool = False) -> list[str]:
-    """Put rules into words, one label a feature; with `bare`, the values alone, two spaces apart."""
+    """Put rules into words.
+
+    Parameters
+    ----------
+    rules : RuleSet
+    context : TokenContext
+    bare : bool
+        Write the values alone, two spaces apart.
+
+    Returns
+    -------
+    list of str
+        One label per feature.
+    """
     values = context.words if rules.factor == NEAR else context.factor(rules.factor).values
     quoted = rules.factor in ("word", "token", "word before", "words", NEAR)
     lists: list[list[str]] = [[] for _ in range(rules.members.shape[1])]

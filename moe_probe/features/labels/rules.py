@@ -1,4 +1,4 @@
-"""Labels as rules: which words, kinds, places or topics tell where a feature fires, and how well on other text."""
+"""Labels as rules: the words, kinds, positions or topics at which a feature fires, and how well they predict other text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MAX_OF = {"topic": 2, "subtopic": 3, "kind": 2, "place": 2}
 
 
 class RuleSet(NamedTuple):
-    """For every feature, the values of one factor at which it is said to fire.
+    """For every feature, the values of one factor at which it is predicted to fire.
 
     ``members`` is a sparse 0/1 matrix (n_values, n_features), ``order`` lists (feature, value) from the most
-    telling value on, ``f1`` (n_features,) is the F1 on the tokens it was made from.
+    precise value on, ``f1`` (n_features,) is the F1 on the tokens it was made from.
     """
 
     factor: str
@@ -39,7 +39,7 @@ class RuleSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a rule tells where its feature fires; arrays are (n_features,).
+    """How well a rule predicts where its feature fires; arrays are (n_features,).
 
     ``recall`` of firing tokens (all activations count alike), ``false_alarms``: share of silent tokens at which
     the rule fires; ``hard_alarms`` the same over tokens on which only the feature of nearest decoder direction fires;
@@ -54,12 +54,12 @@ class Detection:
     @property
     def score(self) -> np.ndarray:
         """Balanced accuracy, firing tokens against silent ones."""
-        return (self.recall + 1 - self.false_alarms) / 2
+        return np.asarray((self.recall + 1 - self.false_alarms) / 2)
 
     @property
     def hard_score(self) -> np.ndarray:
         """Balanced accuracy, firing tokens against those of the nearest feature."""
-        return (self.recall + 1 - self.hard_alarms) / 2
+        return np.asarray((self.recall + 1 - self.hard_alarms) / 2)
 
     @property
     def f1(self) -> np.ndarray:
@@ -80,6 +80,10 @@ def make_rules(factor: Factor, fired: sparse.csr_array, rows: np.ndarray) -> Rul
     fired : csr_array of 0/1, shape (n_tokens, n_features)
     rows : ndarray of int, shape (n_tokens,)
         Rows of the tokens in the trace.
+
+    Returns
+    -------
+    RuleSet
     """
     codes = factor.codes[rows]
     hits = _hits(codes, len(factor.values), fired)
@@ -98,8 +102,8 @@ def _choose(name: str, hits: sparse.coo_array, sizes: np.ndarray, totals: np.nda
     top = rank < _MAX_OF.get(name, MAX_VALUES)
     value, feature, count, rank = value[top], feature[top], count[top], rank[top]
     start = np.searchsorted(feature, np.arange(len(totals)))
-    tp, said = _running(count, feature, start), _running(sizes[value].astype(np.float64), feature, start)
-    f1 = 2 * tp / (said + totals[feature])
+    tp, predicted = _running(count, feature, start), _running(sizes[value].astype(np.float64), feature, start)
+    f1 = 2 * tp / (predicted + totals[feature])
     best = np.zeros(len(totals))
     np.maximum.at(best, feature, f1)
     # all values up to the one at which F1 is largest (the first, if it is so twice)
@@ -114,13 +118,13 @@ def _choose(name: str, hits: sparse.coo_array, sizes: np.ndarray, totals: np.nda
 
 
 def _running(x: np.ndarray, feature: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Cumulative sums that begin anew with every feature."""
+    """Sum cumulatively, anew for every feature."""
     total = np.cumsum(x)
     return np.asarray(total - (total - x)[start[feature]])
 
 
 def _hits(codes: np.ndarray, n_values: int, fired: sparse.csr_array) -> sparse.coo_array:
-    """Firing tokens per (value, feature), as a sparse product."""
+    """Count firing tokens per (value, feature), by a sparse product."""
     from scipy import sparse
 
     token = np.flatnonzero(codes >= 0)
@@ -138,8 +142,15 @@ def make_near_rules(
 
     Parameters
     ----------
+    context : TokenContext
     fired, strongest : csr_array of 0/1, shape (n_tokens, n_features)
         All firings, and the strongest of every feature.
+    rows : ndarray of int, shape (n_tokens,)
+        Rows of the tokens in the trace.
+
+    Returns
+    -------
+    RuleSet
     """
     from scipy import sparse
 
@@ -158,61 +169,80 @@ def make_near_rules(
         (np.ones(len(value), dtype=np.float32), (value, feature)), shape=(near.shape[1], fired.shape[1])
     )
     rules = RuleSet(NEAR, members, (feature, value), np.zeros(fired.shape[1]))
-    tp, said = _overlap(said_near(context, rules, rows), fired)
+    tp, n_predicted = _overlap(predict_near(context, rules, rows), fired)
     fires = np.bincount(fired.indices, minlength=fired.shape[1])
-    return rules._replace(f1=2 * tp / np.maximum(said + fires, 1))
+    return rules._replace(f1=2 * tp / np.maximum(n_predicted + fires, 1))
 
 
-def said_near(context: TokenContext, rules: RuleSet, rows: np.ndarray) -> sparse.csr_array:
-    """Tokens at which the rules of the neighbourhood fire, 0/1, shape (n_tokens, n_features)."""
-    said = (context.near[rows] @ rules.members).tocsr()
-    said.data[:] = 1
-    return said
+def predict_near(context: TokenContext, rules: RuleSet, rows: np.ndarray) -> sparse.csr_array:
+    """Mark the tokens at which the rules of the neighbourhood predict a firing.
+
+    Parameters
+    ----------
+    context : TokenContext
+    rules : RuleSet
+        Of words nearby.
+    rows : ndarray of int, shape (n_tokens,)
+        Rows of the tokens in the trace.
+
+    Returns
+    -------
+    csr_array of 0/1, shape (n_tokens, n_features)
+    """
+    predicted = (context.near[rows] @ rules.members).tocsr()
+    predicted.data[:] = 1
+    return predicted
 
 
-def _overlap(said: sparse.csr_array, fired: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens at which rule and feature fire, and at which the rule does, (n_features,) each."""
-    both = said.multiply(fired).tocsr()
+def _overlap(predicted: sparse.csr_array, fired: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Count the tokens at which rule and feature fire, and at which the rule does, (n_features,) each."""
+    both = predicted.multiply(fired).tocsr()
     n = fired.shape[1]
-    return np.bincount(both.indices, weights=both.data, minlength=n), np.bincount(said.indices, minlength=n)
+    return np.bincount(both.indices, weights=both.data, minlength=n), np.bincount(predicted.indices, minlength=n)
 
 
 def detect(
     rules: RuleSet, context: TokenContext, fired: sparse.csr_array, rows: np.ndarray, *, neighbour: np.ndarray | None = None
 ) -> Detection:
-    """Hold rules against tokens that they were not made from.
+    """Test rules on tokens that they were not made from.
 
     Parameters
     ----------
+    rules : RuleSet
+    context : TokenContext
     fired : csr_array of 0/1, shape (n_tokens, n_features)
     rows : ndarray of int, shape (n_tokens,)
     neighbour : ndarray of int, shape (n_features,), optional
         Feature of nearest decoder direction, whose firings are the hard negatives; NaN without it.
+
+    Returns
+    -------
+    Detection
     """
     n_tokens, n = fired.shape
     fires = np.bincount(fired.indices, minlength=n)
     if rules.factor == NEAR:
-        said = said_near(context, rules, rows)
-        tp, n_said = _overlap(said, fired)
+        predicted = predict_near(context, rules, rows)
+        tp, n_predicted = _overlap(predicted, fired)
     else:
         factor = context.factor(rules.factor)
         codes = factor.codes[rows]
         sizes = np.bincount(codes[codes >= 0], minlength=len(factor.values))
         tp = _tally(rules, codes, fired)
-        n_said = np.asarray(rules.members.T @ sizes)
+        n_predicted = np.asarray(rules.members.T @ sizes)
     hard = np.full(n, np.nan)
     if neighbour is not None:
-        theirs = fired[:, neighbour]
-        only_theirs = (theirs - theirs.multiply(fired)).tocsr()
-        only_theirs.eliminate_zeros()
-        size = np.bincount(only_theirs.indices, minlength=n)
-        alarms = _overlap(said, only_theirs)[0] if rules.factor == NEAR else _tally(rules, codes, only_theirs)
+        of_neighbour = fired[:, neighbour]
+        negatives = (of_neighbour - of_neighbour.multiply(fired)).tocsr()
+        negatives.eliminate_zeros()
+        size = np.bincount(negatives.indices, minlength=n)
+        alarms = _overlap(predicted, negatives)[0] if rules.factor == NEAR else _tally(rules, codes, negatives)
         hard = _ratio(alarms, size)
-    return Detection(_ratio(tp, fires), _ratio(n_said - tp, n_tokens - fires), hard, _ratio(tp, n_said))
+    return Detection(_ratio(tp, fires), _ratio(n_predicted - tp, n_tokens - fires), hard, _ratio(tp, n_predicted))
 
 
 def _tally(rules: RuleSet, codes: np.ndarray, fired: sparse.csr_array) -> np.ndarray:
-    """Firing tokens at which the feature's rule fires, (n_features,)."""
+    """Count firing tokens at which the feature's rule fires, (n_features,)."""
     hits = _hits(codes, rules.members.shape[0], fired).tocsc()
     both = hits.multiply(rules.members).tocoo()
     return np.bincount(both.coords[1], weights=both.data, minlength=fired.shape[1])

@@ -14,6 +14,7 @@ import numpy as np
 
 from moe_probe.core.stats.auroc import sparse_auroc
 from moe_probe.core.stats.labels import n_threads
+from moe_probe.features.firing import binary
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -91,23 +92,6 @@ def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, 
         with np.errstate(divide="ignore", invalid="ignore"):
             total += np.where(cell > 0, cell * np.log2(cell * (n / (row * column))), 0.0)
     return np.asarray(total / n)
-
-
-def binary(matrix: sparse.csr_array, dtype: type = np.int32) -> sparse.csr_array:
-    """Replace all stored entries by ones.
-
-    Parameters
-    ----------
-    matrix : csr_array
-    dtype : type
-
-    Returns
-    -------
-    csr_array of `dtype`
-    """
-    from scipy import sparse
-
-    return sparse.csr_array((np.ones(matrix.nnz, dtype=dtype), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def count_blocks(experts: sparse.csr_array, features: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:

@@ -116,7 +116,7 @@ def one_hot(codes: np.ndarray, n_columns: int) -> sparse.csr_array:
 
 
 def pair_codes(tokens: TokenTable, rows: np.ndarray, *, at_least: int = 8) -> tuple[np.ndarray, int]:
-    """Number the pairs of previous token and token.
+    """Give every pair of previous token and token a number.
 
     Parameters
     ----------
