@@ -17,6 +17,7 @@ from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite, execution_device
 from moe_probe.models.capture import RoutingCapture, SiteRecord
 from moe_probe.models.discover import find_moe_layers, unwrap
+from moe_probe.models.hooks import hooked
 
 if TYPE_CHECKING:
     from moe_probe.models.load import LoadedModel
@@ -252,8 +253,7 @@ def _totals(sites: Sequence[MoeSite]) -> Iterator[list[list[Tensor]]]:
             def keep(y: Tensor, seen: list[Tensor] = seen) -> None:
                 seen.append(y.detach().clone())
 
-            for handle in ADAPTERS[site.adapter].watch_total(site, keep):
-                stack.callback(handle.remove)
+            stack.enter_context(hooked(ADAPTERS[site.adapter].watch_total(site, keep)))
         yield totals
 
 

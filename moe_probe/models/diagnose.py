@@ -41,9 +41,7 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
     first = text.split(". ")[0][:200]
     if "GatedRepoError" in kinds or "gated repo" in text:
         return MoeProbeError(
-            f"{name} may not be downloaded",
-            "its authors ask for an agreement first",
-            "log in with `hf auth login`",
+            f"{name} may not be downloaded", "its authors ask for an agreement first", "log in with `hf auth login`"
         )
     if "RevisionNotFoundError" in kinds:
         return MoeProbeError(f"{name} has no such revision", first, "omit --revision, or pass a commit")
@@ -57,9 +55,7 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
         )
     if "RepositoryNotFoundError" in kinds or "not a valid model identifier" in text:
         return MoeProbeError(
-            f"there is no model {name}",
-            "neither a folder nor a public repository has this name",
-            "check the spelling",
+            f"there is no model {name}", "neither a folder nor a public repository has this name", "check the spelling"
         )
     if "trust_remote_code" in text:
         return MoeProbeError(

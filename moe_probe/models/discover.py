@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,24 +16,9 @@ from moe_probe.models.adapters.base import Adapter, MatchedBlock, MoeSite
 
 #: Parts of a model that plain text does not run through: pictures, sound, speech output, drafting heads.
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|video|talker|code2wav|mtp|nextn")
-_TOP_K_NAMES = (
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "top_k",
-    "moe_top_k",
-    "moe_topk",
-    "top_k_experts",
-    "moe_k",
-    "num_selected_experts",
-)
+_TOP_K_NAMES = "num_experts_per_tok num_experts_per_token top_k moe_top_k moe_topk top_k_experts moe_k num_selected_experts"
 _SHARED_NAMES = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
-_EXPERT_COUNTS = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_moe_experts",
-)
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -119,7 +104,7 @@ def _text_configs(model: nn.Module) -> list[Any]:
     return [text, config, *[part for part in parts if part is not None]]
 
 
-def _first_int(holders: list[Any], names: tuple[str, ...]) -> int:
+def _first_int(holders: list[Any], names: Sequence[str]) -> int:
     """First positive integer found under one of the names; 0 if none."""
     for holder in holders:
         for name in names:
@@ -154,7 +139,7 @@ def _site(model: nn.Module, match: _Match, *, layer: int, note: str) -> MoeSite:
     name, adapter, modules = match
     configs = _text_configs(model)
     num_experts = modules.num_experts or _first_int([modules.router, *configs], _EXPERT_COUNTS)
-    top_k = modules.top_k or _first_int([modules.router, modules.block, modules.experts, *configs], _TOP_K_NAMES)
+    top_k = modules.top_k or _first_int([modules.router, modules.block, modules.experts, *configs], _TOP_K_NAMES.split())
     if num_experts < 1 or top_k < 1:
         raise MoeProbeError(
             f"{name} looks like experts, but their number is unknown",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.text import some_of
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite, Observation
+from moe_probe.models.hooks import hooked, replaced_forwards
 
 #: ``mask``: the router cannot choose the experts; the next best replace them, and the model renormalises gate weights as
 #: usual. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: `boost` is added to
@@ -89,18 +90,13 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
             f"it has {n}",
             f"name experts from 0 to {n - 1}",
         )
-    with ExitStack() as stack:
-        if change.how in ("mask", "steer"):
-            if change.how == "mask" and n - len(set(change.experts)) < site.info.top_k:
-                raise MoeProbeError(
-                    f"{len(set(change.experts))} of {n} experts cannot be masked",
-                    f"every token chooses {site.info.top_k}",
-                    "mask fewer experts, or use zero",
-                )
-            stack.enter_context(_biased(site, change))
-        else:
-            for handle in _replace_outputs(site, change):
-                stack.callback(handle.remove)
+    if change.how == "mask" and n - len(set(change.experts)) < site.info.top_k:
+        raise MoeProbeError(
+            f"{len(set(change.experts))} of {n} experts cannot be masked",
+            f"every token chooses {site.info.top_k}",
+            "mask fewer experts, or use zero",
+        )
+    with _biased(site, change) if change.how in ("mask", "steer") else hooked(_replace_outputs(site, change)):
         yield
 
 
@@ -110,14 +106,8 @@ class _Bias(TorchFunctionMode):
     Further columns may follow: those of shared experts, or of a class that means "skip".
     """
 
-    _PRODUCTS = (
-        nn.functional.linear,
-        torch.matmul,
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-        torch.mm,
-        torch.Tensor.mm,
-        torch.addmm,
+    _PRODUCTS = frozenset(
+        (nn.functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.addmm)
     )
 
     def __init__(self, site: MoeSite, change: Intervention) -> None:
@@ -145,7 +135,6 @@ def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
     if router is None:
         raise MoeProbeError(f"{site.info.name} has no router module", "its logits cannot be changed", "use zero or mean")
     plain: Callable[..., Any] = router.forward
-    own = "forward" in vars(router)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with _Bias(site, change) as mode:
@@ -166,17 +155,9 @@ def _biased(site: MoeSite, change: Intervention) -> Iterator[None]:
                 "use zero or mean",
             )
 
-    router.forward = forward  # an attribute of this one object, removed below
     handles = ADAPTERS[site.adapter].attach(site, check) if change.how == "mask" else []
-    try:
+    with replaced_forwards([(router, forward)]), hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        if own:
-            router.forward = plain
-        else:
-            del router.forward
 
 
 def _replace_outputs(site: MoeSite, change: Intervention) -> list[RemovableHandle]:
@@ -255,9 +236,5 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
             raise MoeProbeError("no expert's output was recorded", "the model did not run", "run it inside the with block")
         return (total / weight.clamp_min(1e-12)[:, None]).float()
 
-    handles = ADAPTERS[site.adapter].attach(site, add)
-    try:
+    with hooked(ADAPTERS[site.adapter].attach(site, add)):
         yield means
-    finally:
-        for handle in handles:
-            handle.remove()

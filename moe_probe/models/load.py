@@ -32,20 +32,7 @@ _AUTO_CLASSES = (
 )
 #: Quantisations whose checkpoints transformers reads only with the package accelerate.
 _NEED_ACCELERATE = (
-    "aqlm",
-    "awq",
-    "bitnet",
-    "bitsandbytes",
-    "bitsandbytes_4bit",
-    "bitsandbytes_8bit",
-    "eetq",
-    "fbgemm_fp8",
-    "fp8",
-    "higgs",
-    "mxfp4",
-    "quanto",
-    "spqr",
-    "vptq",
+    "aqlm awq bitnet bitsandbytes bitsandbytes_4bit bitsandbytes_8bit eetq fbgemm_fp8 fp8 higgs mxfp4 quanto spqr vptq"
 )
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
 _HEADS = ("lm_head", "score", "classifier")
@@ -134,7 +121,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     if local is not None:
         _check_weights(local)
     quantization, options, note = _quantization(config)
-    if quantization in _NEED_ACCELERATE:
+    if quantization in _NEED_ACCELERATE.split():
         need_extra("quantized", f"checkpoints quantised as {quantization}")
     with explained(name, part="weights"), _progress_bar(shown=progress):
         model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
@@ -222,9 +209,7 @@ def _check_weights(folder: Path) -> None:
             "convert it with model.save_pretrained on an isolated machine",
         )
     raise MoeProbeError(
-        f"{folder} has no weights",
-        "there is no *.safetensors file beside config.json",
-        "finish the download or copy",
+        f"{folder} has no weights", "there is no *.safetensors file beside config.json", "finish the download or copy"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapters.base import MoeSite, first_input
 from moe_probe.models.capture import enclosing_layer
+from moe_probe.models.hooks import replaced_forwards
 
 
 class PrefixCache:
@@ -50,7 +51,7 @@ class PrefixCache:
             yield
         elif key in self._kept:
             cached = [(m, partial(_return, x)) for m, x in self._kept[key]]
-            with _forwards([*((m, _return_input) for m in self.below[:-1]), *cached]):
+            with replaced_forwards([*((m, _return_input) for m in self.below[:-1]), *cached]):
                 yield
         else:
             with self._recording(key):
@@ -85,17 +86,6 @@ class PrefixCache:
             if output is not None and sum(m is module for m, _ in calls) == 1 and "forward" not in vars(module):
                 out.append((module, output))
         return out
-
-
-@contextmanager
-def _forwards(replaced: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    for module, forward in replaced:
-        module.forward = forward  # an attribute of this object, removed below
-    try:
-        yield
-    finally:
-        for module, _ in replaced:
-            del module.forward
 
 
 def _return_input(*args: Any, **kwargs: Any) -> Any:

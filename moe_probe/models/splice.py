@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapters.base import MoeSite, first_input, rows
 from moe_probe.models.capture import enclosing_layer
+from moe_probe.models.hooks import hooked
 
 Replace = Callable[[Tensor], Tensor]
 
@@ -42,12 +43,8 @@ def spliced(model: nn.Module, site: MoeSite, hook: str, replace: Replace) -> Ite
         When the family has no such site: its router does not read the block's input, or its experts are
         no module of their own.
     """
-    handles = _HOOKS[hook](model, site, replace)
-    try:
+    with hooked(_HOOKS[hook](model, site, replace)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _replaced(x: Tensor, replace: Replace) -> Tensor:

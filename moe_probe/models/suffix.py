@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_probe.models.discover import unwrap
+from moe_probe.models.hooks import replaced_forwards
 
 
 class SuffixCache:
@@ -84,11 +85,8 @@ class SuffixCache:
             self.changed = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=x.device)
             return plain(x.flatten(0, 1)[self.changed][None], *args, **kwargs)
 
-        self._head.forward = forward
-        try:
+        with replaced_forwards([(self._head, forward)]):
             yield
-        finally:
-            del self._head.forward
 
     def _keep(self, key: Hashable, x: Tensor) -> None:
         if self._room >= x.nbytes:

@@ -1,0 +1,37 @@
+"""Hooks and replaced forwards that are gone when a ``with`` block is left, also by an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks when the ``with`` block is left."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Replace the forwards of modules inside the ``with`` block, by attributes of these objects alone."""
+    before = []
+    for module, forward in forwards:
+        before.append((module, vars(module).get("forward")))
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, own in before:
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
