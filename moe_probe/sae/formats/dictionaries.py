@@ -14,17 +14,8 @@ import torch
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
-from moe_probe.sae.formats.foreign import (
-    AS_WRITTEN,
-    ONE_SAE,
-    Fields,
-    Parts,
-    Refusal,
-    Source,
-    Tensors,
-    gated_as_jumprelu,
-    matrix_shape,
-)
+from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, gated_as_jumprelu
+from moe_probe.sae.formats.tensors import AS_WRITTEN, ONE_SAE, Tensors, matrix_shape
 
 _TRAINING = (
     "anneal_end anneal_start aux_k_alpha auxk_alpha bandwidth ctx_len d_submodule dead_feature_threshold decay_start device "

@@ -22,7 +22,8 @@ from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
 from moe_probe.sae.formats import dictionaries, saelens, sparsify
-from moe_probe.sae.formats.foreign import AS_WRITTEN, Parts, Tensors
+from moe_probe.sae.formats.foreign import Parts
+from moe_probe.sae.formats.tensors import AS_WRITTEN, Tensors
 from moe_probe.sae.training.record import TrainingRecord
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"

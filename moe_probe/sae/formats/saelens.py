@@ -16,16 +16,8 @@ from torch import Tensor
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
 from moe_probe.core.textfiles import read_json
-from moe_probe.sae.formats.foreign import (
-    AS_WRITTEN,
-    Fields,
-    Parts,
-    Refusal,
-    Source,
-    Tensors,
-    gated_as_jumprelu,
-    matrix_shape,
-)
+from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, gated_as_jumprelu
+from moe_probe.sae.formats.tensors import AS_WRITTEN, Tensors, matrix_shape
 
 _SCALER = "activation_scaler.json"
 _READ = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, Tensors, matrix_shape
+from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source
+from moe_probe.sae.formats.tensors import Tensors, matrix_shape
 
 _NO_TRANSCODER = "use a sparse autoencoder, no transcoder"
 
