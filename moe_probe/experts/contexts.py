@@ -1,4 +1,4 @@
-"""The texts an expert is surest of: tokens that it got with the highest gate weights, and what stands around them."""
+"""Contexts of experts: the text around the tokens that an expert was given with its highest gate weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from moe_probe.core.results import Result
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
-#: Tokens shown before and behind the one in question.
+#: Tokens shown before and behind the token with the high gate weight.
 BEFORE, BEHIND = 16, 6
-#: Candidates kept of every expert, from which those of different documents are shown.
+#: Candidates per expert, from which tokens of different documents are shown.
 _POOL = 64
 
 
@@ -26,14 +26,15 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     trace : Trace
         With gate weights and token strings.
     per_expert : int
+        Number of contexts per expert, at most.
     max_experts : int
-        Of a larger model, the layers are thinned evenly until about so many experts are left.
+        Number of experts, about; layers of a larger model are left out evenly.
 
     Returns
     -------
     Result
-        ``expert_contexts``: ``layer, expert, rank, document, topic, position, weight`` (gate weight of the token in
-        question), ``tokens, weights`` (lists: the text around it, as `moe_probe.core.pieces` writes tokens; the expert's gate
+        ``expert_contexts``: ``layer, expert, rank, document, topic, position, weight`` (gate weight of the
+        token), ``tokens, weights`` (lists: the text around it, as `moe_probe.core.pieces` writes tokens; the expert's gate
         weight on each, 0 where it was not chosen).
     """
     import pandas as pd
@@ -50,15 +51,11 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
         weights = np.concatenate([c.weights[:, 0] for c in chunks if c.weights is not None]).astype(np.float32)
         usable = np.concatenate([~c.special for c in chunks])
         for expert in range(item.num_experts):
-            hit = (experts == expert) & usable[:, None]
-            mine = np.where(hit, weights, 0).max(1)
-            pool = np.argpartition(-mine, min(_POOL, len(mine) - 1))[:_POOL]
-            pool = pool[mine[pool] > 0]
-            order = pool[np.lexsort((pool, -mine[pool]))]
-            for rank, token in enumerate(_spread(order, document, per_expert), start=1):
-                ends = tuple(int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
+            weight = np.where((experts == expert) & usable[:, None], weights, 0).max(1)
+            for rank, token in enumerate(_highest(weight, document, per_expert), start=1):
+                begin, end = (int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
                 first, last = whole_characters(
-                    text, max(token - BEFORE, ends[0]), min(token + BEHIND + 1, ends[1]), within=(ends[0], ends[1])
+                    text, max(token - BEFORE, begin), min(token + BEHIND + 1, end), within=(begin, end)
                 )
                 rows.append(
                     {
@@ -68,9 +65,9 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
                         "document": names[document[token]],
                         "topic": topics[document[token]],
                         "position": int(position[token]),
-                        "weight": float(mine[token]),
+                        "weight": float(weight[token]),
                         "tokens": text[first:last].tolist(),
-                        "weights": mine[first:last].astype(float).tolist(),
+                        "weights": weight[first:last].astype(float).tolist(),
                     }
                 )
     columns = ["layer", "expert", "rank", "document", "topic", "position", "weight", "tokens", "weights"]
@@ -78,14 +75,17 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
         "expert_contexts",
         pd.DataFrame(rows, columns=columns),
         params={"per_expert": per_expert},
-        warnings=() if step == 1 else (f"Contexts of every {step}th layer only, to save room.",),
-        caption="Tokens that each expert was given with its highest gate weights, one a document as far as "
-        "possible. The highest weights are the expert's clearest cases, not its typical ones.",
+        warnings=() if step == 1 else (f"Contexts are of every {step}th layer only, to save space.",),
+        caption="Tokens that each expert was given with its highest gate weights, with the text around them, one per document "
+        "as far as possible. The highest weights are the expert's clearest cases, not its typical ones.",
     )
 
 
-def _spread(order: np.ndarray, document: np.ndarray, n: int) -> list[int]:
-    """The first n of different documents; filled up with others where there are not so many."""
+def _highest(weight: np.ndarray, document: np.ndarray, n: int) -> list[int]:
+    """Find the tokens of the highest gate weights, of different documents first; both arrays (n_tokens,)."""
+    pool = np.argpartition(-weight, min(_POOL, len(weight) - 1))[:_POOL]
+    pool = pool[weight[pool] > 0]
+    order = pool[np.lexsort((pool, -weight[pool]))]
     _, first = np.unique(document[order], return_index=True)
     chosen = np.sort(first)[:n]
     rest = np.setdiff1d(np.arange(len(order)), chosen)[: n - len(chosen)]

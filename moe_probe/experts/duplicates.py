@@ -1,4 +1,4 @@
-"""Do documents that count as independent share text? Passages of tokens that lie in documents of several groups."""
+"""Near-duplicates: passages that documents of several groups share, although tests treat groups as independent."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import group_names
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from moe_probe.recording.trace import Trace
 
-#: Tokens of a passage: long enough that independent texts share next to none, short enough that a copy with one token in ten
-#: replaced keeps 0.9^8 = 43 % of them.
+#: Tokens of a passage: long enough that independent texts share hardly any, short enough that a copy with one token in ten
+#: replaced keeps 0.9^8 = 43 % of its passages.
 PASSAGE = 8
-#: Shares of a document's passages that it has in common with one other document, and with documents of other groups taken
-#: together, from which on it is listed.
+#: Shares of a document's passages, in common with one other document and with all documents of other groups together, above
+#: which it is listed.
 COPIED, COMMON = 0.25, 0.1
-#: Passages of a document that must be left for a share: fewer say nothing about either.
+#: Passages that a document needs for a share to be reliable.
 _FEWEST = 8
 #: A passage of more than this share of all groups (and of eight groups) is a template, such as a system prompt.
 _TEMPLATE, _TEMPLATE_GROUPS = 0.5, 8
-#: Share of the documents from which on common passages alone are warned of: single ones are set phrases and quotations.
+#: Share of documents with common passages above which a warning names them; fewer have set phrases and quotations.
 _COMMON_FROM = 0.01
 _MOST_PASSAGES = 8_000_000
 _LISTED = 1_000
@@ -39,9 +37,16 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class _Passages(NamedTuple):
-    """Distinct (passage, document) pairs in the order of passages; arrays are (n_pairs,).
+    """Distinct (passage, document) pairs, sorted by passage.
 
-    ``passage`` numbers the passages from 0; ``document`` increases within a passage.
+    Attributes
+    ----------
+    passage : ndarray of int, shape (n_pairs,)
+        Number of the passage, from 0.
+    document : ndarray of int, shape (n_pairs,)
+        Row of the document, in ascending order within a passage.
+    share : float
+        Share of all passages that were read (0 to 1).
     """
 
     passage: np.ndarray
@@ -50,25 +55,25 @@ class _Passages(NamedTuple):
 
 
 def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _MOST_PASSAGES) -> Result:
-    """Find documents that share passages with documents of another group, though the tests take groups for independent.
+    """Find documents that share passages with documents of another group, although tests treat groups as independent.
 
     A document's passages are its distinct runs of 8 text tokens (the whole document where it is shorter). ``overlap`` is the
-    share of them that one other document has too (Broder's containment: a short excerpt of a long document has overlap 1, the
-    long one little); ``common`` the share that documents of other groups have, all taken together. Passages in more than
-    half of all groups are templates and left out where a document has others. Of large corpora the passages whose hash is
-    below a limit stand for all.
+    share of them that one other document has too (Broder's containment, DOI 10.1109/SEQUEN.1997.666900: a short excerpt of a
+    long document has overlap 1, the long one little); ``common`` the share that documents of other groups have together.
+    Passages in more than half of all groups are templates, and are left out where a document has others. In large corpora
+    the passages whose hash is below a limit represent all (FracMinHash, DOI 10.1101/2022.01.11.475838).
 
-    Groups are not changed: which documents have one source only the corpus's author knows, passages chain documents of
-    different topics into one group that no test could use, and an answer should not change without being asked to.
+    Groups are not changed. Only the corpus's author knows which documents have one source; passages would chain documents of
+    different topics into one group that no test could use; and a result should not change without a request.
 
     Parameters
     ----------
     trace : Trace
         With routing kept token by token.
     label : str
-        Column of labels, for the count of copies under two labels.
+        Label column, for the count of copies under two labels.
     max_passages : int
-        Passages that are held in memory, about 60 bytes each.
+        Number of passages held in memory, at most; about 60 bytes each.
 
     Returns
     -------
@@ -89,20 +94,21 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
     documents = trace.documents
     names = documents["document"].astype(str)
     groups, group = np.unique(group_names(documents).astype(str), return_inverse=True)
-    found = _read(trace, len(documents), max_passages)
-    overlap, other, common, counted = _compare(found, group, len(groups))
+    passages = _read(trace, len(documents), max_passages)
+    overlap, other, common, counted = _compare(passages, group, len(groups))
     copied = np.flatnonzero(overlap > COPIED)
     listed = np.flatnonzero((overlap > COPIED) | (common > COMMON))
     listed = listed[np.lexsort((listed, -common[listed], -overlap[listed]))]
     labels = documents[label].fillna("").astype(str).to_numpy() if label in documents else np.full(len(documents), "")
     partner = np.where(other >= 0, other, 0)
     same = labels == labels[partner]
+    has_partner = other[listed] >= 0
     table = pd.DataFrame(
         {
             "document": names.to_numpy()[listed],
-            "other": _where(names, partner, other, listed),
+            "other": np.where(has_partner, names.to_numpy(dtype=object)[partner[listed]], ""),
             "group": groups[group[listed]],
-            "other_group": np.where(other[listed] >= 0, groups[group[partner[listed]]], ""),
+            "other_group": np.where(has_partner, groups[group[partner[listed]]], ""),
             "overlap": overlap[listed],
             "common": common[listed],
             "passages": counted[listed],
@@ -117,7 +123,7 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
         "copied_across_labels": int((~same[copied]).sum()),
         "groups": len(groups),
         "groups_if_joined": _joined(group, copied, other, len(groups)),
-        "hashed_share": found.share,
+        "hashed_share": passages.share,
     }
     return Result(
         "near_duplicates",
@@ -126,50 +132,38 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
         warnings=_warnings(facts),
         citations=_CITATIONS,
         caption=f"Documents that share passages of {PASSAGE} tokens with documents of another group. Overlap: share of "
-        "the document's passages that one other document has too; common: that any document of another group has. "
-        "Passages that more than half of all groups have are left out. Sources can also be alike without sharing "
-        "text, as chapters of one book are: only a declared group tells of that.",
+        "the document's passages that one other document has too; common: share that any document of another group has. "
+        "Passages of more than half of all groups are left out. Documents can be related without sharing text, as chapters of "
+        "one book are: declare these as one group.",
     )
-
-
-def _where(names: pd.Series, partner: np.ndarray, other: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    return np.where(other[listed] >= 0, names.to_numpy(dtype=object)[partner[listed]], "")
 
 
 def _warnings(facts: dict[str, Any]) -> tuple[str, ...]:
-    said, of_all = [], f"of {facts['documents']:,} documents share over"
-    passages = f"of their {PASSAGE}-token passages with"
-    if facts["copied"]:
-        said.append(f"{facts['copied']:,} {of_all} a quarter {passages} one document of another group")
-    if facts["common"] > (0 if said else _COMMON_FROM * facts["documents"]):
-        said.append(
-            f"{facts['common']:,} further ones share over a tenth with documents of other groups"
-            if said
-            else f"{facts['common']:,} {of_all} a tenth {passages} documents of other groups"
-        )
-    if not said:
+    """Warn of copies, and of common passages in more documents than quotations explain."""
+    copied, common, label = facts["copied"], facts["common"], facts["label"]
+    of_all, passages = f"of {facts['documents']:,} documents share over", f"of their {PASSAGE}-token passages with"
+    if not copied and common <= _COMMON_FROM * facts["documents"]:
         return ()
-    across = (
-        ""
-        if not facts["copied_across_labels"]
-        else (
-            f" {facts['copied_across_labels']:,} of them have another {facts['label']} than their copy: remove one of the two, "
-            f"since a group lies in one {facts['label']}."
+    sentences = []
+    if copied:
+        further = f"; {common:,} further ones share over a tenth with documents of other groups" if common else ""
+        sentences.append(f"{copied:,} {of_all} a quarter {passages} one document of another group{further}.")
+    else:
+        sentences.append(f"{common:,} {of_all} a tenth {passages} documents of other groups.")
+    sentences.append("The tests treat them as independent, so that p-values may be too small.")
+    if facts["groups"] != facts["groups_if_joined"]:
+        sentences.append(f"Joined, copies would leave {facts['groups_if_joined']:,} of {facts['groups']:,} groups.")
+    if facts["copied_across_labels"]:
+        sentences.append(
+            f"{facts['copied_across_labels']:,} of them have another {label} than their copy: remove one of the two, "
+            f"since a group has one {label}."
         )
-    )
-    joined = (
-        ""
-        if facts["groups"] == facts["groups_if_joined"]
-        else (f" Joined, copies would leave {facts['groups_if_joined']:,} of {facts['groups']:,} groups.")
-    )
-    return (
-        f"{'; '.join(said)}. The tests count them as independent, so that p-values may be too small.{joined}{across} "
-        "Collect again with --group-column naming a column of sources, or without the copies.",
-    )
+    sentences.append("Collect again with --group-column naming a column of sources, or without the copies.")
+    return (" ".join(sentences),)
 
 
 def _read(trace: Trace, n_documents: int, most: int) -> _Passages:
-    """Hash the passages of all documents, shard by shard."""
+    """Hash the passages of all documents, shard by shard; keep `most`, about."""
     share = min(1.0, most / max(trace.n_tokens, 1))
     limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
     seen = np.zeros(n_documents, dtype=np.int64)
@@ -204,14 +198,18 @@ def _read(trace: Trace, n_documents: int, most: int) -> _Passages:
 
 
 def _note_beginnings(document: np.ndarray, ids: np.ndarray, seen: np.ndarray, short: np.ndarray) -> None:
-    """Add up hashes of the first tokens of every document, by their place in it: what tells apart those without a passage."""
+    """Add up hashes of every document's first tokens and positions: they distinguish documents shorter than a passage.
+
+    `document` and `ids` (n_tokens,) are of one shard; `seen` (tokens so far) and `short` (sums), both (n_documents,),
+    are updated.
+    """
     if not len(document):
         return
     starts = np.flatnonzero(np.diff(document, prepend=-1))
     size = np.diff(np.append(starts, len(document)))
-    place = np.arange(len(document)) - np.repeat(starts, size) + seen[document]
-    early = place < PASSAGE
-    np.add.at(short, document[early], _mixed(ids[early] + place[early].astype(np.uint64) * _ODD))
+    position = np.arange(len(document)) - np.repeat(starts, size) + seen[document]
+    early = position < PASSAGE
+    np.add.at(short, document[early], _mixed(ids[early] + position[early].astype(np.uint64) * _ODD))
     np.add.at(seen, document[starts], size)
 
 
@@ -223,55 +221,58 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-def _compare(found: _Passages, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Overlap with the best partner, that partner (-1: none), the common share, and passages counted, all (n_documents,)."""
+def _compare(passages: _Passages, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Compare documents with those of other groups; `group` (n_documents,).
+
+    Returns
+    -------
+    overlap, other, common, counted : ndarray, shape (n_documents,)
+        Overlap with the best partner, that partner (-1: none), the common share, and the passages counted.
+    """
     n = len(group)
-    passage, document = found.passage, found.document
+    passage, document = passages.passage, passages.document
     n_passages = int(passage[-1]) + 1 if len(passage) else 0
     of_group = np.unique(passage * n_groups + group[document]) // n_groups
     spread = np.bincount(of_group, minlength=n_passages)  # groups of every passage
     template = (spread > _TEMPLATE * n_groups) & (spread >= _TEMPLATE_GROUPS)
     size = np.bincount(document, minlength=n)
     plain = np.bincount(document[~template[passage]], minlength=n)
-    whole = plain < np.minimum(size, _FEWEST)  # next to nothing but templates: then these are the document
+    whole = plain < np.minimum(size, _FEWEST)  # hardly anything but templates: then these are the document
     used = ~template[passage] | whole[document]
     counted = np.bincount(document[used], minlength=n)
     shared = used & (spread[passage] > 1)
-    enough = (counted >= _FEWEST) | ((counted > 0) & (found.share >= 1))
+    enough = (counted >= _FEWEST) | ((counted > 0) & (passages.share >= 1))
     common = np.where(enough, np.bincount(document[shared], minlength=n) / np.maximum(counted, 1), 0.0)
     pairs = _candidates(passage[shared], document[shared], group, common > min(COPIED, COMMON))
     overlap, other = np.zeros(n), np.full(n, -1, dtype=np.int64)
     if len(pairs):
-        value = _overlaps(found, used, pairs) / counted[pairs[:, 0]]
+        value = _overlaps(passages, used, pairs) / counted[pairs[:, 0]]
         order = np.lexsort((-pairs[:, 1], value))  # later ones win: the largest, and of equal ones the first document
         overlap[pairs[order, 0]], other[pairs[order, 0]] = value[order], pairs[order, 1]
     return overlap, other, common, counted
 
 
 def _candidates(passage: np.ndarray, document: np.ndarray, group: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Pairs of a document and another of another group that has many of its passages, shape (n_pairs, 2).
+    """Pair every wanted document with documents of other groups that have many of its passages, shape (n_pairs, 2).
 
-    Every document is paired with the next few of every passage, with the passage's first, and with the first whose group is
-    another than the first one's, so that even a passage of thousands of documents costs little; the pairs that come up
-    most are kept.
+    Every document is paired with the next few of every passage, with the passage's first, and with the first of another
+    group than that, so that even a passage of thousands of documents costs little; the commonest pairs are kept.
     """
     if not len(passage) or not wanted.any():
         return np.zeros((0, 2), dtype=np.int64)
     start = np.flatnonzero(np.diff(passage, prepend=-1))
     size = np.diff(np.append(start, len(passage)))
     first = np.repeat(start, size)
-    strange = np.where(group[document] != group[document[first]], np.arange(len(passage)), len(passage))
-    second = np.repeat(np.minimum.reduceat(strange, start), size)
-    mine, theirs = [], []
-    everyone = np.arange(len(passage))
-    for partner in (first, second, *(everyone + step for step in range(-_NEXT, _NEXT + 1) if step)):
+    foreign = np.where(group[document] != group[document[first]], np.arange(len(passage)), len(passage))
+    second = np.repeat(np.minimum.reduceat(foreign, start), size)
+    n, codes = len(group), []
+    rows = np.arange(len(passage))
+    for partner in (first, second, *(rows + step for step in range(-_NEXT, _NEXT + 1) if step)):
         inside = (partner >= 0) & (partner < len(passage))
-        own, its = everyone[inside], partner[inside]
-        fits = (passage[own] == passage[its]) & (group[document[own]] != group[document[its]]) & wanted[document[own]]
-        mine.append(document[own[fits]])
-        theirs.append(document[its[fits]])
-    n = len(group)
-    pair, times = np.unique(np.concatenate(mine) * n + np.concatenate(theirs), return_counts=True)
+        own, other = rows[inside], partner[inside]
+        fits = (passage[own] == passage[other]) & (group[document[own]] != group[document[other]]) & wanted[document[own]]
+        codes.append(document[own[fits]] * n + document[other[fits]])
+    pair, times = np.unique(np.concatenate(codes), return_counts=True)
     order = np.lexsort((pair, -times, pair // n))
     pair = pair[order]
     begin = np.flatnonzero(np.diff(pair // n, prepend=-1))
@@ -280,12 +281,12 @@ def _candidates(passage: np.ndarray, document: np.ndarray, group: np.ndarray, wa
     return np.stack([pair // n, pair % n], axis=1)
 
 
-def _overlaps(found: _Passages, used: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Passages of the first document of every pair that the second one has too, shape (n_pairs,)."""
-    n_passages = int(found.passage[-1]) + 1
-    known = np.sort(found.document * n_passages + found.passage)
-    order = np.argsort(found.document[used], kind="stable")
-    passage, document = found.passage[used][order], found.document[used][order]
+def _overlaps(passages: _Passages, used: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Count the used passages of the first document of every pair that the second one has too, shape (n_pairs,)."""
+    n_passages = int(passages.passage[-1]) + 1
+    known = np.sort(passages.document * n_passages + passages.passage)
+    order = np.argsort(passages.document[used], kind="stable")
+    passage, document = passages.passage[used][order], passages.document[used][order]
     out = np.zeros(len(pairs), dtype=np.int64)
     begin, end = (np.searchsorted(document, pairs[:, 0], side=side) for side in ("left", "right"))
     length = end - begin
@@ -301,7 +302,7 @@ def _overlaps(found: _Passages, used: np.ndarray, pairs: np.ndarray) -> np.ndarr
 
 
 def _joined(group: np.ndarray, copied: np.ndarray, other: np.ndarray, n_groups: int) -> int:
-    """Groups that are left when those of copies are joined."""
+    """Count the groups that are left when those of copies are joined."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""The label within which a run's documents are permuted: later stages permute as the analysis did."""
+"""Strata of a run: the label column within which documents are permuted, the same in later stages as in the analysis."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from moe_probe.core.results import Result
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
-#: What asks for permutations among all documents, whatever the run was analysed with.
+#: Value of --strata for permutations among all documents, whatever the run was analysed with.
 NO_STRATA = "none"
 
 
 def run_strata(run: Path) -> str | None:
-    """Strata that the run was analysed with; None where it was analysed without, or not at all."""
+    """Read the strata that a run was analysed with; None if it was analysed without, or not at all."""
     if not (run / "results" / "expert_topics.parquet").exists():
         return None
     strata = Result.load(run / "results", "expert_topics").params.get("strata")
@@ -24,12 +24,23 @@ def run_strata(run: Path) -> str | None:
 
 
 def choose_strata(run: Path, trace: Trace, *, by: str, given: str | None = None) -> str | None:
-    """Strata of a stage that is run by itself: those given, else those of the run's analysis unless they are `by` itself.
+    """Choose the strata of a stage that runs by itself: those given, else those of the run's analysis.
 
     Parameters
     ----------
+    run : Path
+        Run directory.
+    trace : Trace
+        Of that run.
+    by : str
+        Label column that is tested; it is never its own strata.
     given : str, optional
         A label column, or `NO_STRATA`.
+
+    Returns
+    -------
+    str or None
+        Label column.
 
     Raises
     ------
@@ -44,14 +55,14 @@ def choose_strata(run: Path, trace: Trace, *, by: str, given: str | None = None)
     labels = [str(c) for c in trace.documents.columns if c not in ("document", "n_tokens")]
     if given not in labels:
         raise UsageError(
-            f"--strata {given} names no label of the documents",
+            f"--strata {given} is not a label column of the documents",
             did_you_mean(given, labels),
             f"--strata with one of {', '.join(labels)}, or --strata {NO_STRATA}",
         )
     if given == by:
         raise UsageError(
             f"--strata {given} is the label that is tested",
-            "within one value of it there is nothing to exchange",
+            "there is nothing to permute within one value of it",
             f"another label, or --strata {NO_STRATA}",
         )
     return given

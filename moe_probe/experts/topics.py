@@ -31,7 +31,7 @@ _LABEL_COLUMNS = [
 ]
 
 
-def expert_topics(
+def expert_topics(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace | Usage,
     *,
     label: str = "topic",
@@ -109,7 +109,7 @@ def expert_topics(
     )
 
 
-def expert_labels(
+def expert_labels(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace | Usage,
     labels: Sequence[str],
     *,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
 
-def layer_usage(
+def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace | Usage,
     *,
     label: str = "topic",
@@ -88,10 +88,8 @@ def layer_usage(
                 "mi_topic_p": information.p_value[index],
                 "mi_token_bits": _bits_of(explained, layer.layer, "alone", "token"),
                 "mi_topic_given_token_bits": _bits_of(explained, layer.layer, "beyond token", "topic"),
-                "decode_accuracy": decoding.accuracy,
-                "decode_baseline": decoding.baseline,
-                "decode_majority": decoding.majority,
             }
+            | {f"decode_{name}": value for name, value in decoding._asdict().items()}
         )
     return Result(
         "layers",

@@ -42,7 +42,7 @@ class _LayerSets(NamedTuple):
     expected: np.ndarray
 
 
-def combinations(
+def combinations(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",

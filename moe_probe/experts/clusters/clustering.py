@@ -35,7 +35,7 @@ class Clusters(NamedTuple):
     maps: Result
 
 
-def cluster_routing(
+def cluster_routing(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",

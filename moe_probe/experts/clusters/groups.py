@@ -60,7 +60,7 @@ class _Candidate(NamedTuple):
     columns: np.ndarray
 
 
-def expert_groups(
+def expert_groups(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace | Usage,
     *,
     label: str = "topic",

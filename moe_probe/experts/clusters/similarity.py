@@ -24,7 +24,7 @@ class Similarity(NamedTuple):
     agreement: Result
 
 
-def expert_similarity(
+def expert_similarity(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace | Usage,
     *,
     label: str = "topic",

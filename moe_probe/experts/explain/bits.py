@@ -52,7 +52,7 @@ class _LayerGains(NamedTuple):
     selections: np.ndarray
 
 
-def explain_routing(
+def explain_routing(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",

@@ -60,7 +60,7 @@ class ExpectedUsage(NamedTuple):
     given: str
 
 
-def expected_usage(
+def expected_usage(  # noqa: PLR0913 (documented analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",
@@ -135,7 +135,7 @@ def expected_usage(
     )
 
 
-def topic_beyond_vocabulary(
+def topic_beyond_vocabulary(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",

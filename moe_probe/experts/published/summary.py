@@ -43,7 +43,7 @@ class _Part(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def published_metrics(
+def published_metrics(  # noqa: PLR0913 (public analysis: keyword options with defaults)
     trace: Trace,
     *,
     label: str = "topic",
