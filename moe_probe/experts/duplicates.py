@@ -155,8 +155,8 @@ def _warnings(facts: dict[str, Any]) -> tuple[str, ...]:
         sentences.append(f"Joined, copies would leave {facts['groups_if_joined']:,} of {facts['groups']:,} groups.")
     if facts["copied_across_labels"]:
         sentences.append(
-            f"{facts['copied_across_labels']:,} of them have another {label} than their copy: remove one of the two, "
-            f"since a group has one {label}."
+            f"{facts['copied_across_labels']:,} copies have another {label} than the document that they copy: remove one of "
+            f"the two, since a group has one {label}."
         )
     sentences.append("Collect again with --group-column naming a column of sources, or without the copies.")
     return (" ".join(sentences),)

@@ -66,7 +66,7 @@ def test_copies_and_near_copies_are_found_and_counted(plain: PlantedRouting, tmp
     assert found.params["copied"] == 21 and found.params["groups_if_joined"] == 120 - 2 - 1 - 8
     assert found.params["copied_across_labels"] == 2
     assert "21 of 120 documents share over a quarter" in found.warnings[0] and "--group-column" in found.warnings[0]
-    assert "2 of them have another topic than their copy" in found.warnings[0]
+    assert "2 copies have another topic than the document that they copy" in found.warnings[0]
 
 
 def test_common_passages_are_counted_one_by_one(plain: PlantedRouting, tmp_path: Path) -> None:
