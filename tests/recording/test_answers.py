@@ -285,12 +285,12 @@ def test_tokens_without_routing_are_left_out(tmp_path: Path, missing: int) -> No
     assert "3 tokens without routing" in trace.warnings[0]
 
 
-@pytest.mark.parametrize("said", ["start", "routed_experts_start_len", "routed_experts_prompt_start", "start_len"])
-def test_routing_that_starts_late(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("field", ["start", "routed_experts_start_len", "routed_experts_prompt_start", "start_len"])
+def test_routing_that_starts_late(tmp_path: Path, field: str) -> None:
     rows = rows_of(sglang_generate)
     for i, row in enumerate(rows):
         late = routing(i)[4:]
-        if said == "start":
+        if field == "start":
             row["meta_info"]["routed_experts"] = {
                 "data": sglang(late),
                 "shape": list(late.shape),
@@ -298,7 +298,7 @@ def test_routing_that_starts_late(tmp_path: Path, said: str) -> None:
                 "start": 4,
             }
         else:
-            row["meta_info"] |= {"routed_experts": sglang(late), said: 4}
+            row["meta_info"] |= {"routed_experts": sglang(late), field: 4}
     trace = import_responses(
         saved(tmp_path / "a.jsonl", rows), tmp_path / "t", top_k=K, options=ImportOptions(num_experts=N_EXPERTS)
     )

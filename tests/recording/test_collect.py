@@ -58,11 +58,9 @@ def test_trace_equals_plain_forward_passes(loaded: LoadedModel, corpus_file: Pat
                 loaded.model(input_ids=torch.from_numpy(window.ids)[None], use_cache=False)
                 records = capture.take()
             n = window.record.stop - window.record.start
-            for place, record in enumerate(records):
-                assert (record.experts[window.record].numpy() == chunk.experts[row : row + n, place]).all()
-                assert np.allclose(
-                    record.weights[window.record].float().numpy(), chunk.weights[row : row + n, place], atol=2e-3
-                )
+            for i, record in enumerate(records):
+                assert (record.experts[window.record].numpy() == chunk.experts[row : row + n, i]).all()
+                assert np.allclose(record.weights[window.record].float().numpy(), chunk.weights[row : row + n, i], atol=2e-3)
             row += n
     assert row == trace.n_tokens
     assert trace.usage().selections.sum() == 2 * 3 * (~chunk.special).sum()  # special tokens count for nothing
@@ -119,7 +117,7 @@ collect_trace(load_model(sys.argv[1]), Corpus(sys.argv[2]), sys.argv[3], options
 def test_killed_run_resumes_to_the_same_trace(
     checkpoint: Path, loaded: LoadedModel, corpus_file: Path, tmp_path: Path, after_shards: int
 ) -> None:
-    """kill -9 in the middle of a real run; --resume; every array equals the uninterrupted one."""
+    """Kill -9 in the middle of a real run; --resume; every array equals the uninterrupted one."""
     root = tmp_path / "t"
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(checkpoint), str(corpus_file), str(root), "new"])
     deadline = time.monotonic() + 120

@@ -40,8 +40,8 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.csv", "c.tsv", "c.parquet"])
 def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> None:
-    found = list(Corpus(write(tmp_path / name, ROWS)))
-    assert [(d.id, d.topic, d.subtopic, d.text, d.group) for d in found] == [
+    documents = list(Corpus(write(tmp_path / name, ROWS)))
+    assert [(d.id, d.topic, d.subtopic, d.text, d.group) for d in documents] == [
         (r["id"], r["topic"], r["subtopic"], r["text"], r["id"]) for r in ROWS
     ]
     assert Corpus(tmp_path / name).summarize().hash == Corpus(write(tmp_path / "x.jsonl", ROWS)).summarize().hash
@@ -51,8 +51,8 @@ def test_folder_of_text(tmp_path: Path) -> None:
     for topic, sub in (("chemistry", "acids"), ("law", "courts")):
         (tmp_path / topic / sub).mkdir(parents=True)
         (tmp_path / topic / sub / "one.txt").write_text(f"about {sub}", encoding="utf-8")
-    found = list(Corpus(tmp_path))
-    assert [(d.id, d.topic, d.subtopic, d.text) for d in found] == [
+    documents = list(Corpus(tmp_path))
+    assert [(d.id, d.topic, d.subtopic, d.text) for d in documents] == [
         ("chemistry/acids/one", "chemistry", "acids", "about acids"),
         ("law/courts/one", "law", "courts", "about courts"),
     ]
@@ -132,8 +132,8 @@ def test_splits_keep_groups_together(pairs: list[tuple[int, int]], seed: int) ->
     for group, part in zip(groups, parts, strict=True):
         assert of_group.setdefault(group, part) == part
     for topic in set(topics):  # as even as whole groups allow
-        mine = [p for g, p in of_group.items() if g.startswith(f"{topic}-")]
-        assert abs(mine.count("discovery") - mine.count("replication")) <= 1
+        halves = [p for g, p in of_group.items() if g.startswith(f"{topic}-")]
+        assert abs(halves.count("discovery") - halves.count("replication")) <= 1
     order = np.random.default_rng(seed).permutation(len(pairs))
     again = assign_halves([topics[i] for i in order], [groups[i] for i in order], seed=seed)
     assert (again == parts[order]).all()

@@ -217,7 +217,7 @@ def test_labels_never_replace_columns_of_the_trace(name: str) -> None:
 def test_a_clashing_label_is_refused_before_the_model_loads(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_bytes(lines([{**row, "document": "x"} for row in rows()]))
     (tmp_path / "late.jsonl").write_bytes(lines(rows(300)) + rb'{"topic": "law", "text": "t", "id": "half \ud83e"}')
-    for corpus, words, said in (
+    for corpus, words, message in (
         ("c.jsonl", ["--label", "document"], "would replace"),
         ("late.jsonl", [], "line 301"),
         ("c.jsonl", ["--label", "a", "--label", "a"], "given twice"),
@@ -234,7 +234,7 @@ def test_a_clashing_label_is_refused_before_the_model_loads(tmp_path: Path) -> N
                 *words,
             ],
         )
-        assert done.exit_code in (1, 2) and said in done.output and "loading" not in done.output
+        assert done.exit_code in (1, 2) and message in done.output and "loading" not in done.output
 
 
 @pytest.mark.parametrize("field", ["id", "topic", "subtopic", "group", "split", "register", "text"])

@@ -1,4 +1,4 @@
-"""Importing fingerprint files: what is in them arrives, and what is wrong with them is said."""
+"""Importing fingerprint files: what is in them arrives, and what is wrong with them is named."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_answers_become_documents(folder: Path, tmp_path: Path) -> None:
     assert trace.n_tokens == 2 + 2 + 1  # the last token of an answer was never routed
     chunk = next(trace.iter_routing())
     raw = json.loads((folder / "x/one_examples.json").read_text())
-    mine = chunk.document == trace.documents.index[trace.documents["document"] == "one"][0]
-    assert chunk.experts[mine][0, 1].tolist() == raw["router_data"][0]["token_3"]["layer_1"]["selected_experts"]
-    assert chunk.weights[mine][0, 1].tolist() == [0.75, 0.25]
-    assert chunk.position[mine].tolist() == [3, 4]
+    rows = chunk.document == trace.documents.index[trace.documents["document"] == "one"][0]
+    assert chunk.experts[rows][0, 1].tolist() == raw["router_data"][0]["token_3"]["layer_1"]["selected_experts"]
+    assert chunk.weights[rows][0, 1].tolist() == [0.75, 0.25]
+    assert chunk.position[rows].tolist() == [3, 4]
     assert trace.tokens(["token"])["token"].tolist()[:2] == ["Be", "cause"]
 
 

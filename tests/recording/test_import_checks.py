@@ -328,21 +328,21 @@ def record(**changes: Any) -> TokenRecord:
 
 def test_arrays_of_ones_own(tmp_path: Path) -> None:
     trace = import_records(
-        lambda: iter([record()]), tmp_path / "a", ImportSource([4], "mine", ""), options=ImportOptions(num_experts=3)
+        lambda: iter([record()]), tmp_path / "a", ImportSource([4], "arrays", ""), options=ImportOptions(num_experts=3)
     )
     assert [x.layer for x in trace.layers] == [4]
     with pytest.raises(MoeProbeError, match="document 'd', position 1 does not come after"):
         import_records(
             lambda: iter([record(position=np.array([1, 1, 2]))]),
             tmp_path / "b",
-            ImportSource([4], "mine", ""),
+            ImportSource([4], "arrays", ""),
             options=ImportOptions(),
         )
     with pytest.raises(MoeProbeError, match="not text"):
         import_records(
             lambda: iter([record(labels={"document": "d", "topic": "a\0"})]),
             tmp_path / "b",
-            ImportSource([4], "mine", ""),
+            ImportSource([4], "arrays", ""),
             options=ImportOptions(),
         )
 
@@ -410,7 +410,7 @@ def test_what_is_right_comes_back_as_it_was(tmp_path: Path, num_experts: int, k:
     trace = import_records(
         lambda: iter([made]),
         tmp_path / "a",
-        ImportSource([1, 5], "mine", ""),
+        ImportSource([1, 5], "arrays", ""),
         options=ImportOptions(num_experts=num_experts),
     )
     chunk = next(trace.iter_routing())

@@ -29,10 +29,10 @@ def table(*, weights: bool = True) -> dict[str, list]:
         "token_id": r.token_id.tolist(),
         "token": [f"t{i}" for i in r.token_id],
     }
-    for place, layer in enumerate(LAYERS):
-        columns[f"experts_{layer}"] = r.experts[:, place].tolist()
+    for i, layer in enumerate(LAYERS):
+        columns[f"experts_{layer}"] = r.experts[:, i].tolist()
         if weights:
-            columns[f"weights_{layer}"] = r.weights[:, place].astype(float).tolist()
+            columns[f"weights_{layer}"] = r.weights[:, i].astype(float).tolist()
     return columns
 
 

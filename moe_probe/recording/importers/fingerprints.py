@@ -69,19 +69,7 @@ def import_fingerprints(
         When there are no such files, or one cannot be read, naming it; when the options name a tokenizer or further labels.
     """
     options, root = options or ImportOptions(), Path(path)
-    if options.tokenizer is not None:
-        raise UsageError(
-            "--tokenizer cannot be used with fingerprints",
-            "their files have the text of tokens and no token ids",
-            "omit --tokenizer",
-        )
-    other = [name for name in options.labels if name != "dataset"]
-    if other:
-        raise UsageError(
-            f"--label {other[0]} names no label of fingerprints",
-            "they have dataset, and their category is the subtopic; both are kept anyway",
-            "omit --label",
-        )
+    _check_options(options)
     files = [root] if root.is_file() else _files(root)
     topic_of = None if topics is None else _topics(Path(topics))
     chosen = [file for file in files if topic_of is None or _key(_read(file)) in topic_of]
@@ -102,6 +90,22 @@ def import_fingerprints(
         omitted = f"{len(files) - len(chosen)} of {len(files)} answers left out: {topics} names no topic for their category"
         trace.warnings = (omitted, *trace.warnings)
     return trace
+
+
+def _check_options(options: ImportOptions) -> None:
+    if options.tokenizer is not None:
+        raise UsageError(
+            "--tokenizer cannot be used with fingerprints",
+            "their files have the text of tokens and no token ids",
+            "omit --tokenizer",
+        )
+    other = [name for name in options.labels if name != "dataset"]
+    if other:
+        raise UsageError(
+            f"--label {other[0]} names no label of fingerprints",
+            "they have dataset, and their category is the subtopic; both are kept anyway",
+            "omit --label",
+        )
 
 
 def _files(root: Path) -> list[Path]:
