@@ -213,7 +213,7 @@ def write_notebook(
 
     target = Path(path)
     notebook = execute(make_notebook(template, parameters), folder=target.parent)
-    pages = {target: nbformat.writes(notebook) + "\n"}
+    pages = {target: nbformat.writes(notebook) + "\n"}  # type: ignore[no-untyped-call]
     if html:
         pages[target.with_suffix(".html")] = export_html(notebook, title=title)
     with disk_errors(target.parent):
