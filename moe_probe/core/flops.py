@@ -40,7 +40,7 @@ class ModelShape:
     d_dense: int = 0
 
     def forward_flops(self, length: int, *, logits: bool = True) -> float:
-        """Operations of a token in a forward pass over a window of `length` tokens.
+        """Count the operations of a token in a forward pass over a window of `length` tokens.
 
         Matrix products alone, as Kaplan et al. 2020 count (arXiv:2001.08361, table 1), but with attention over the whole
         window (kernels that skip the causal half do half of that part).
@@ -51,6 +51,10 @@ class ModelShape:
             Tokens of the window.
         logits : bool
             Whether predictions are formed; collecting does not need them.
+
+        Returns
+        -------
+        float
         """
         d, heads, kv = self.d_model, self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         attention = 2 * d * (2 * heads + 2 * kv) + 4 * length * heads
@@ -109,22 +113,57 @@ def shape_of(config: Any) -> ModelShape:
 
 
 def training_flops(active_parameters: float, tokens: float) -> float:
-    """Operations of pre-training, ``6 x active parameters x tokens`` (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+    """Count the operations of pre-training, ``6 x active parameters x tokens``.
+
+    Kaplan et al. 2020, arXiv:2001.08361, section 2.1.
+
+    Parameters
+    ----------
+    active_parameters : float
+        Parameters that a token passes through.
+    tokens : float
+
+    Returns
+    -------
+    float
+    """
     return 6.0 * active_parameters * tokens
 
 
 def sae_encode_flops(d_in: int, width: int) -> float:
-    """Operations of encoding a token: the encoder's product. Choosing the largest takes comparisons, not operations."""
+    """Count the operations of encoding a token: the encoder's product; choosing the largest takes comparisons, not operations.
+
+    Parameters
+    ----------
+    d_in, width : int
+        Sizes of the activation and of the SAE.
+
+    Returns
+    -------
+    float
+    """
     return 2.0 * d_in * width
 
 
 def sae_decode_flops(d_in: int, active: float) -> float:
-    """Operations of decoding a token from its active latents."""
+    """Count the operations of decoding a token from its active latents.
+
+    Parameters
+    ----------
+    d_in : int
+        Size of the activation.
+    active : float
+        Active latents per token.
+
+    Returns
+    -------
+    float
+    """
     return 2.0 * d_in * active
 
 
 def sae_train_flops(d_in: int, width: int, active: float, *, dense: bool = False, batch_tokens: int = 2048) -> float:
-    """Operations of training an SAE on a token.
+    """Count the operations of training an SAE on a token.
 
     ``12 d M`` where all products are dense (encoder and decoder, forward and twice backward). This package's trainer forms
     the encoder's product densely (``2 d M``) and all else over active latents: decoding, the gradient of the latents, and
@@ -133,10 +172,18 @@ def sae_train_flops(d_in: int, width: int, active: float, *, dense: bool = False
 
     Parameters
     ----------
+    d_in, width : int
+        Sizes of the activation and of the SAE.
     active : float
-        Active latents a token (k, or L0).
+        Active latents per token (k, or L0).
+    dense : bool
+        Whether all products are dense.
     batch_tokens : int
-        Tokens of a step.
+        Tokens per step.
+
+    Returns
+    -------
+    float
     """
     if dense:
         return 12.0 * d_in * width
@@ -144,5 +191,18 @@ def sae_train_flops(d_in: int, width: int, active: float, *, dense: bool = False
 
 
 def match_operations(n_tokens: float, chosen: float, active: float) -> float:
-    """Additions of matching: one for every token, chosen expert and active latent."""
+    """Count the additions of matching: one per token, chosen expert and active latent.
+
+    Parameters
+    ----------
+    n_tokens : float
+    chosen : float
+        Experts per token.
+    active : float
+        Active latents per token.
+
+    Returns
+    -------
+    float
+    """
     return n_tokens * chosen * active

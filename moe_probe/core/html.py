@@ -1,4 +1,4 @@
-"""Pieces of HTML for notebooks: every word is escaped, nothing is fetched, colours follow the notebook's own."""
+"""Parts of HTML for notebooks: all text is escaped, nothing is fetched, colours follow the notebook's own."""
 
 from __future__ import annotations
 
@@ -11,32 +11,69 @@ _CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 
 
 def escaped(value: object) -> str:
-    """Text as HTML that shows it and does not obey it."""
+    """Escape text so that HTML shows it."""
     return html.escape(printable(str(value)), quote=True)
 
 
 def table_html(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table; cells are text."""
+    """Render a table.
+
+    Parameters
+    ----------
+    columns : sequence
+        Headings.
+    rows : iterable of sequence
+        Cells, which are text.
+
+    Returns
+    -------
+    str
+    """
     head = "".join(f'<th style="{_CELL}">{escaped(c)}</th>' for c in columns)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{escaped(c)}</td>' for c in row) + "</tr>" for row in rows)
     return f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def facts_html(facts: Iterable[tuple[object, object]]) -> str:
-    """Names and what is said of them, a line each."""
+    """Render names with their values, one line each."""
     rows = "".join(
-        f'<tr><th style="{_CELL}">{escaped(name)}</th><td style="{_CELL}">{escaped(said)}</td></tr>' for name, said in facts
+        f'<tr><th style="{_CELL}">{escaped(name)}</th><td style="{_CELL}">{escaped(value)}</td></tr>'
+        for name, value in facts
     )
     return f'<table style="border-collapse:collapse"><tbody>{rows}</tbody></table>'
 
 
 def folded_html(summary: object, inside: str) -> str:
-    """Markup that opens at a click on `summary` (text)."""
+    """Render markup that opens at a click on its summary.
+
+    Parameters
+    ----------
+    summary : object
+        Text.
+    inside : str
+        Markup.
+
+    Returns
+    -------
+    str
+    """
     return f"<details><summary>{escaped(summary)}</summary>{inside}</details>"
 
 
 def card_html(title: object, *parts: str) -> str:
-    """A frame with a title (text) around markup."""
+    """Render a frame with a title.
+
+    Parameters
+    ----------
+    title : object
+        Text.
+    *parts : str
+        Markup below it.
+
+    Returns
+    -------
+    str
+    """
     return (
         '<div style="border:1px solid #8888;border-radius:6px;padding:8px 12px;margin:4px 0;max-width:70em">'
         f'<div style="font-weight:bold;margin-bottom:4px">{escaped(title)}</div>{"".join(parts)}</div>'
@@ -44,7 +81,7 @@ def card_html(title: object, *parts: str) -> str:
 
 
 def shaded_html(pieces: Iterable[tuple[str, int]]) -> str:
-    """Text with parts shaded: (text, strength), strength 0 (none) to 4."""
+    """Render parts of a text with a shade each, given as (text, strength from 0 (none) to 4)."""
     out = []
     for text, strength in pieces:
         shade = f' style="background:rgba(217,95,2,{0.17 * strength:.2f})"' if strength else ""
@@ -53,7 +90,7 @@ def shaded_html(pieces: Iterable[tuple[str, int]]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a table as a reader wants it: floats with four digits, a dash where there is none."""
+    """Format a table's value for readers: floats with four digits, a dash where it is missing, long texts and lists clipped."""
     if isinstance(value, float) or type(value).__name__ in ("float32", "float64"):
         return "–" if is_missing(value) else f"{value:.4g}"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Tokens as text: characters that several tokens share are put together again, and every token keeps its characters.
+"""Tokens as text: characters split over several tokens are joined again, and every token keeps its characters.
 
 A token is written as its text; bytes that are no character by themselves are marked, as ``⟨b2⟩``. The character ² in UTF-8 is the
 bytes c2 b2, so the tokens ``x⟨c2⟩`` and ``⟨b2⟩`` are the text "x²", and both cover its second character.
@@ -45,8 +45,9 @@ _CLOSING, _OPENING = frozenset(",.;:!?)]}%»”’"), frozenset("([{«“‘")
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """The characters with which byte-level vocabularies write bytes (GPT-2's encoder: printable bytes as themselves, others from
-    U+0100 on).
+    """Map the characters with which byte-level vocabularies write bytes to these bytes.
+
+    GPT-2's encoder writes printable bytes as themselves, others as characters from U+0100 on.
     """
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printed)]
@@ -54,19 +55,19 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def byte_level(piece: str) -> bytes | None:
-    """Bytes of a byte-level piece; None where it is none."""
+    """Return the bytes of a byte-level piece; None for other pieces."""
     alphabet = byte_alphabet()
     return bytes(alphabet[c] for c in piece) if piece and all(c in alphabet for c in piece) else None
 
 
 def byte_fallback(piece: str) -> bytes | None:
-    """The byte of a sentence-piece token such as ``<0xE2>``; None for other pieces."""
-    found = _FALLBACK.fullmatch(piece)
-    return bytes([int(found[1], 16)]) if found else None
+    """Return the byte of a sentence-piece token such as ``<0xE2>``; None for other pieces."""
+    match = _FALLBACK.fullmatch(piece)
+    return bytes([int(match[1], 16)]) if match else None
 
 
 def marked(data: bytes) -> str:
-    """Bytes as text, those that are no whole character marked."""
+    """Decode bytes; those that are no whole character are marked."""
     return _ESCAPED.sub(lambda m: f"⟨{ord(m[0]) - 0xDC00:02x}⟩", data.decode("utf-8", "surrogateescape"))
 
 
@@ -97,7 +98,7 @@ class Decoded:
     ends: np.ndarray
 
     def shares(self) -> list[str]:
-        """The text dealt out to the tokens: a character goes to the first of its tokens, the others of it get none."""
+        """Divide the text among the tokens: a character goes to the first of its tokens, its others get none."""
         taken, out = 0, []
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
             out.append(self.text[max(start, taken) : end])
@@ -105,13 +106,23 @@ class Decoded:
         return out
 
     def rows(self, start: int, end: int) -> slice:
-        """Tokens that cover characters `start` to `end`."""
+        """Return the tokens that cover some characters.
+
+        Parameters
+        ----------
+        start, end : int
+            Characters of the text, `end` not included.
+
+        Returns
+        -------
+        slice
+        """
         return slice(
             int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left"))
         )
 
     def segments(self) -> list[tuple[str, slice]]:
-        """The text cut wherever a token begins or ends, each part with the tokens that it belongs to."""
+        """Cut the text wherever a token begins or ends, each part with the tokens that it belongs to."""
         cuts = np.unique(np.concatenate([self.starts, self.ends])).tolist()
         return [(self.text[a:b], self.rows(a, b)) for a, b in itertools.pairwise(cuts)]
 
@@ -120,7 +131,7 @@ class Decoded:
         return [(text, max(strengths[rows])) for text, rows in self.segments()]
 
     def name(self, row: int) -> str:
-        """A single token, for a list: a part of a character with the text that it belongs to, ``⟨b2⟩ (²)``."""
+        """Name a single token in a list: a part of a character with the text that it belongs to, ``⟨b2⟩ (²)``."""
         token = self.tokens[row]
         bare = token.strip() or token
         if not MARK.search(token):
@@ -175,6 +186,10 @@ def whole_characters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *,
         First token of the span, and the one behind its last.
     within : tuple of int
         Where the document begins and ends.
+
+    Returns
+    -------
+    low, high : int
     """
     while low > within[0] and _goes_on(tokens[low]):
         low -= 1
@@ -185,17 +200,22 @@ def whole_characters(tokens: Sequence[str] | np.ndarray, low: int, high: int, *,
 
 def _goes_on(token: str) -> bool:
     """Whether a token begins within a character: with a byte from 80 to bf."""
-    found = MARK.match(token)
-    return found is not None and found[1] < "c0"
+    match = MARK.match(token)
+    return match is not None and match[1] < "c0"
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """Text of a single token, its parts of characters marked.
+    """Return the text of a single token, its parts of characters marked.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
         With a byte-level, sentence-piece or WordPiece vocabulary, or any other; word pieces keep their ``##``.
+    token_id : int
+
+    Returns
+    -------
+    str
     """
     piece = tokenizer.convert_ids_to_tokens(token_id)
     if isinstance(piece, bytes):

@@ -103,7 +103,7 @@ def reraise_sigint() -> Iterator[None]:
         return
     pressed = threading.Event()
 
-    def press(signum: int, frame: object) -> None:
+    def press(*_: object) -> None:
         pressed.set()
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""A finding that knows how it was made: a tidy table with parameters, seed, caption and sources."""
+"""Results: tidy tables that know how they were made, with parameters, seed, caption and sources."""
 
 from __future__ import annotations
 
@@ -53,13 +53,17 @@ _MADE_BY = {
 
 
 def command_for(name: str, directory: str | Path) -> str:
-    """The command that makes a result.
+    """Return the command that makes a result.
 
     Parameters
     ----------
     name : str
     directory : str or Path
-        Folder that holds it, or should: ``RUN/results``, or that of a comparison.
+        Folder that has it, or should: ``RUN/results``, or that of a comparison.
+
+    Returns
+    -------
+    str
     """
     command = next((words for words, names in _MADE_BY.items() if name in names), "analyze {run}")
     return "moe-probe " + command.format(run=Path(directory).parent, folder=directory)
@@ -74,7 +78,7 @@ class Result:
     name : str
         File stem under ``results/``, e.g. ``expert_topics``.
     table : pandas.DataFrame
-        One row an observation; columns are documented by the function that returns the result.
+        One row per observation; columns are documented by the function that returns the result.
     params : dict
         Parameters the function ran with (JSON values only).
     seed : int or None
@@ -119,6 +123,15 @@ class Result:
     def load(cls, directory: str | Path, name: str) -> Result:
         """Read a result written by :meth:`save`.
 
+        Parameters
+        ----------
+        directory : str or Path
+        name : str
+
+        Returns
+        -------
+        Result
+
         Raises
         ------
         MoeProbeError
@@ -153,6 +166,7 @@ class Result:
         )
 
     def __repr__(self) -> str:
+        """Name, size and columns."""
         return f"Result({self.name}: {len(self.table):,} rows, columns {', '.join(map(str, self.table.columns))})"
 
     def _repr_html_(self) -> str:
@@ -198,11 +212,12 @@ class Results(Mapping[str, Result]):
         self._read: dict[str, tuple[int, Result]] = {}
 
     def __getitem__(self, name: str) -> Result:
+        """Read a result; NoSuchResult names the command that makes it."""
         if name not in self:
             known = list(self)
             raise NoSuchResult(
                 f"there is no result '{name}' in {self._directory}",
-                did_you_mean(str(name), known) if known else "it holds none",
+                did_you_mean(str(name), known) if known else "it has none",
                 command_for(str(name), self._directory),
             )
         changed = (self._directory / f"{name}.parquet").stat().st_mtime_ns
@@ -211,28 +226,31 @@ class Results(Mapping[str, Result]):
         return self._read[name][1]
 
     def __getattr__(self, name: str) -> Result:
+        """Read a result as an attribute."""
         if name.startswith("_") or name not in self:
-            raise AttributeError(
-                f"no result '{name}' in {self._directory}"
-                if name.startswith("_")
-                else f"no result '{name}' in {self._directory}: {did_you_mean(name, list(self))}"
-            )
+            advice = "" if name.startswith("_") else f": {did_you_mean(name, self)}"
+            raise AttributeError(f"no result '{name}' in {self._directory}{advice}")
         return self[name]
 
     def __contains__(self, name: object) -> bool:
+        """Whether the directory has the result."""
         return name in set(self)
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over names in alphabetical order."""
         # a name with both files: what lies beside them (cost.json, tables asked for) is no result
         return iter(sorted(p.stem for p in self._directory.glob("*.parquet") if p.with_suffix(".json").exists()))
 
     def __len__(self) -> int:
+        """Count the results."""
         return sum(1 for _ in self)
 
     def __dir__(self) -> list[str]:
+        """List results too, for completion."""
         return sorted({*super().__dir__(), *self})
 
     def __repr__(self) -> str:
+        """Directory and names."""
         return f"Results({self._directory}: {', '.join(self) or 'none'})"
 
     def _repr_html_(self) -> str:

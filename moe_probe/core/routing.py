@@ -1,4 +1,4 @@
-"""Counts of who was sent where, as plain arrays: nothing here knows of files or models."""
+"""Counts of selections, as plain arrays: nothing here knows of files or models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1 << 16  # tokens turned into a 0/1 matrix at a time
 
 
 def dropped_id(dtype: np.dtype | type | str) -> int:
-    """Value that marks a slot without an expert: the largest of the unsigned integer type."""
+    """Return the value that marks a slot without an expert: the largest of the unsigned integer type."""
     return int(np.iinfo(np.dtype(dtype)).max)
 
 
@@ -62,6 +62,8 @@ def count_selections(
         Expert ids of one layer; the largest value of the type marks an empty slot.
     unit : ndarray of int, shape (n_tokens,)
         Row of the result that a token counts for (its document, say); -1 leaves the token out.
+    n_units, num_experts : int
+        Rows and columns of the result.
     weights : ndarray of float, shape (n_tokens, n_slots), optional
         Gate weights to sum instead of counting.
 
@@ -80,13 +82,13 @@ def count_selections(
 
 
 def load_cv(load: np.ndarray) -> np.ndarray:
-    """Coefficient of variation of expert loads (population standard deviation over mean).
+    """Compute the coefficient of variation of expert loads (population standard deviation over mean).
 
     The balance measure of Shazeer et al. 2017, arXiv:1701.06538, section 4.
     """
     load = np.asarray(load, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return load.std(-1) / load.mean(-1)
+        return np.asarray(load.std(-1) / load.mean(-1))
 
 
 def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
@@ -95,6 +97,8 @@ def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
     Parameters
     ----------
     experts : ndarray of unsigned int, shape (n_tokens, n_slots)
+        Expert ids of one layer; the largest value of the type marks an empty slot.
+    num_experts : int
 
     Returns
     -------

@@ -27,7 +27,7 @@ class Settings(BaseModel):
 
 
 def setting(default: Any, text: str, *, flag: str = "", **limits: Any) -> Any:
-    """A field of settings with the help of its option.
+    """Make a field of settings with the help of its option.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def setting(default: Any, text: str, *, flag: str = "", **limits: Any) -> Any:
 
 
 def flag_of(settings: type[BaseModel], name: str) -> str:
-    """Option that sets a field.
+    """Return the option that sets a field.
 
     Parameters
     ----------

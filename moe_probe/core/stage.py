@@ -45,7 +45,7 @@ class Stage(ABC):
 
     @abstractmethod
     def settings(self) -> Any:
-        """What decides the output beside the inputs (JSON values)."""
+        """Return what decides the output beside the inputs (JSON values)."""
 
     def inputs(self, root: Path) -> Iterable[Path]:
         """Files below the run directory that are read, beside those of the stages before."""

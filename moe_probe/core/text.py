@@ -39,7 +39,7 @@ def printable(text: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Columns of a terminal that a text takes: two for a wide character (Chinese, emoji), none for an accent put over another."""
+    """Count the columns of a terminal that a text takes: two for a wide character (Chinese, emoji), none for an accent."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -48,7 +48,18 @@ def cells(text: str) -> int:
 
 
 def cut_to(text: str, size: int) -> str:
-    """A text of at most `size` columns, with an ellipsis where some is left out."""
+    """Clip a text to some columns of a terminal.
+
+    Parameters
+    ----------
+    text : str
+    size : int
+        Columns at most, the ellipsis included.
+
+    Returns
+    -------
+    str
+    """
     if cells(text) <= size:
         return text
     if text.isascii():
@@ -63,12 +74,36 @@ def cut_to(text: str, size: int) -> str:
 
 
 def padded(text: str, size: int) -> str:
-    """A text with spaces behind it, at least `size` columns wide."""
+    """Pad a text with spaces.
+
+    Parameters
+    ----------
+    text : str
+    size : int
+        Columns at least.
+
+    Returns
+    -------
+    str
+    """
     return text + " " * max(0, size - cells(text))
 
 
 def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
-    """Lines of at most `width` columns; those after the first begin with `indent`."""
+    """Break a text into lines.
+
+    Parameters
+    ----------
+    text : str
+    width : int
+        Columns at most.
+    indent : str
+        Beginning of the lines after the first.
+
+    Returns
+    -------
+    list of str
+    """
     if cells(text) == len(text) and not any(map(unspaced, text)):
         return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
     words = text.lstrip(" ")
@@ -78,8 +113,18 @@ def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
 
 
 def flow(line: str, width: int) -> list[str]:
-    """Break at spaces, and between characters of scripts without them, where the visible text is too long; codes of colours take
-    no room, and a colour goes on in the next line.
+    """Break a line at spaces, and between characters of scripts without them.
+
+    Parameters
+    ----------
+    line : str
+        Codes of colours take no room, and a colour goes on in the next line.
+    width : int
+        Columns at most.
+
+    Returns
+    -------
+    list of str
     """
     out, room = [""], width
     for word in line.split(" "):
@@ -109,7 +154,7 @@ def _visible(text: str) -> int:
 
 
 def _parts(word: str) -> list[str]:
-    """A word, cut beside every character of a script without spaces; codes of colours stay with what they colour."""
+    """Cut a word beside every character of a script without spaces; codes of colours stay with what they colour."""
     if not any(map(unspaced, word)):
         return [word]
     out, ahead, before, i = [""], "", "", 0
@@ -134,7 +179,18 @@ def _parts(word: str) -> list[str]:
 
 
 def clipped(text: str, size: int) -> str:
-    """A text of at most `size` characters, with an ellipsis where some is left out; signs and marked bytes stay whole."""
+    """Clip a text to some characters.
+
+    Parameters
+    ----------
+    text : str
+    size : int
+        Characters at most, the ellipsis included; signs and marked bytes stay whole.
+
+    Returns
+    -------
+    str
+    """
     if len(text) <= size:
         return text
     out = ""
@@ -146,8 +202,10 @@ def clipped(text: str, size: int) -> str:
 
 
 def _signs(text: str) -> list[str]:
-    """Characters with the accents, joiners, variants and skin tones behind them; two letters that are a flag, and bytes that are
-    marked (``⟨b2⟩``), together.
+    """Split a text into signs.
+
+    A sign is a character with the accents, joiners, variants and skin tones behind it; two letters that are a flag; or a marked
+    byte (``⟨b2⟩``).
     """
     out: list[str] = []
     for c in _BYTES_OR_ONE.findall(text):
@@ -169,13 +227,17 @@ def _signs(text: str) -> list[str]:
 
 
 def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
-    """A table for a terminal, every character as wide as it is shown, a dash where there is no value.
+    """Lay out a table for a terminal: columns aligned by the width of characters, a dash where a value is missing.
 
     Parameters
     ----------
     table : pandas.DataFrame
     most : int, optional
         Columns that a cell takes at most.
+
+    Returns
+    -------
+    str
     """
     if table.empty:
         return "no rows"
@@ -194,15 +256,15 @@ def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
 
 
 def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:
-    """Values as an enumeration that stays short however many there are.
+    """Enumerate values, briefly however many there are.
 
     Parameters
     ----------
     values : iterable
     most : int
-        Examples shown where there are more; one more than these is still shown whole.
+        Examples shown where there are more; one more than these is still shown.
     joint : str
-        What stands between two values.
+        Text between two values.
 
     Returns
     -------
@@ -216,7 +278,7 @@ def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:
 
 
 def listed(words: Iterable[object], most: int | None = None) -> str:
-    """Words as an enumeration in a sentence.
+    """Enumerate words in a sentence.
 
     Parameters
     ----------
@@ -246,11 +308,11 @@ def is_missing(value: Any) -> bool:
 
 
 def label_text(value: Any) -> str | None:
-    """A label's value as text: "" where it is missing (None, NaN), None where it is neither text nor a number.
+    """Convert a label's value to text: "" where it is missing, None where it is neither text nor a number.
 
     3 and 3.0 are one label: libraries turn whole numbers into floats where a value is missing.
     """
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and is_missing(value)):
         return ""
     if isinstance(value, bytes | bytearray | list | tuple | Mapping | set):
         return None
@@ -260,10 +322,34 @@ def label_text(value: Any) -> str | None:
 
 
 def figure(value: Any, spec: str = ".3f", missing: str = "not tested") -> str:
-    """A number in a sentence, or what to say where there is none: ``f"q {figure(q, '.3g')}"``."""
+    """Format a number in a sentence: ``f"q {figure(q, '.3g')}"``.
+
+    Parameters
+    ----------
+    value : float or None
+    spec : str
+        As `format` takes it.
+    missing : str
+        Text where there is no number.
+
+    Returns
+    -------
+    str
+    """
     return missing if is_missing(value) else format(float(value), spec)
 
 
 def bracket(low: Any, high: Any, spec: str = ".3f") -> str:
-    """An interval in a sentence, a dash for an end that is not known: ``[0.1, 0.3]``."""
+    """Format an interval in a sentence: ``[0.1, 0.3]``, a dash for an end that is not known.
+
+    Parameters
+    ----------
+    low, high : float or None
+    spec : str
+        As `format` takes it.
+
+    Returns
+    -------
+    str
+    """
     return f"[{figure(low, spec, '–')}, {figure(high, spec, '–')}]"

@@ -21,7 +21,7 @@ _BLOCK = 512  # columns worked on at a time
 
 
 def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
-    """Area under the ROC curve of every column for every topic against the rest.
+    """Compute the AUROC of every column for every topic against the rest.
 
     The probability that a random group of the topic uses the expert more than a random other
     group, ties counting half (Mann and Whitney 1947, DOI 10.1214/aoms/1177730491).
@@ -99,7 +99,7 @@ def sparse_auroc(hit: np.ndarray, value: np.ndarray, chosen: float, n: float) ->
 def auroc_interval(
     area: float, positives: int, negatives: int, *, draws: np.ndarray | None = None, confidence: float = 0.95
 ) -> Interval:
-    """Interval of an area under the ROC curve that does not collapse at 1.
+    """Compute an interval of an AUROC that does not collapse at 1.
 
     All values x are inside that lie within z standard errors of the area, the error being that of x and not of the area
     seen (Newcombe 2006, method 5, DOI 10.1002/sim.2324; Hanley and McNeil 1982, DOI 10.1148/radiology.143.1.7063747):
@@ -117,7 +117,8 @@ def auroc_interval(
     draws : ndarray, shape (1 + n_resamples,), optional
         Of a bootstrap, the estimate first, where the score is not one per group (an AUROC over tokens). V is scaled to
         their variance, and Student's t of the smaller class takes the place of z, `stretched` where they are skewed. Draws
-        that do not vary are left out of account.
+        that do not vary are ignored.
+    confidence : float
 
     Returns
     -------
@@ -144,7 +145,7 @@ def auroc_interval(
 
 
 def auroc_difference(one: Interval, other: Interval, correlation: float) -> Interval:
-    """Interval of the first area less the second, on the same documents, from the two intervals.
+    """Compute the interval of the first area less the second, on the same documents, from the two intervals.
 
     MOVER: margins of the two are added as if they were standard errors of correlated estimates, each end for itself
     (Newcombe 1998, DOI 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C; Zou and Donner 2008, DOI
@@ -152,13 +153,18 @@ def auroc_difference(one: Interval, other: Interval, correlation: float) -> Inte
 
     Parameters
     ----------
+    one, other : Interval
     correlation : float
         Of the two estimates, as their draws have it; 0 where one of them has no spread.
+
+    Returns
+    -------
+    Interval
     """
     r = correlation if np.isfinite(correlation) else 0.0
 
     def joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0))
+        return np.asarray(np.sqrt(np.maximum(a**2 + b**2 - 2 * r * a * b, 0.0)))
 
     value = one.value - other.value
     return Interval(

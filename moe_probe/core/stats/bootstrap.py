@@ -1,4 +1,4 @@
-"""Intervals of whatever is measured on documents: one bootstrap of groups, and AUROC where a bootstrap breaks down.
+"""Intervals of whatever is measured on documents: a bootstrap over groups. Those of an AUROC are in `auroc`.
 
 docs/statistics.md ("Coverage of intervals") gives the measured coverage; ``scripts/coverage.py`` measures it.
 """
@@ -27,7 +27,19 @@ class Interval(NamedTuple):
     high: np.ndarray
 
     def row(self, name: str, prefix: str) -> dict[str, float]:
-        """As columns of a table: the value under `name`, the ends under ``<prefix>_low, <prefix>_high``."""
+        """Return the interval as columns of a table.
+
+        Parameters
+        ----------
+        name : str
+            Column of the value.
+        prefix : str
+            The ends are ``<prefix>_low, <prefix>_high``.
+
+        Returns
+        -------
+        dict of str to float
+        """
         return {name: float(self.value), f"{prefix}_low": float(self.low), f"{prefix}_high": float(self.high)}
 
 
@@ -77,7 +89,19 @@ class Resamples:
         return cls(np.zeros(n_groups, dtype=int), n=n, seed=seed)
 
     def means(self, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Weighted means over groups (some, where `rows` names them), shape (n + 1, ...); NaN where none was drawn."""
+        """Compute weighted means over groups.
+
+        Parameters
+        ----------
+        values : ndarray, shape (n_groups, ...)
+        rows : ndarray of int, optional
+            Groups that count; all when omitted.
+
+        Returns
+        -------
+        ndarray, shape (n + 1, ...)
+            NaN where none of the groups was drawn.
+        """
         weights = self.weights if rows is None else self.weights[:, rows]
         part = values if rows is None else values[rows]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -86,14 +110,19 @@ class Resamples:
 
 
 def ratio_interval(drawn: Resamples, above: np.ndarray, below: np.ndarray, *, confidence: float = 0.95) -> Interval:
-    """Interval of a sum over groups divided by another: a mean per token, a share, bits per selection.
+    """Compute the interval of a sum over groups divided by another: a mean per token, a share, bits per selection.
 
     Parameters
     ----------
     drawn : Resamples
-        Over all groups as one cell.
+        `Resamples.pooled`.
     above, below : ndarray, shape (n_groups,) or (n_groups, n_columns)
         `below` broadcasts.
+    confidence : float
+
+    Returns
+    -------
+    Interval
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = (drawn.weights @ above) / (drawn.weights @ below)
@@ -101,7 +130,7 @@ def ratio_interval(drawn: Resamples, above: np.ndarray, below: np.ndarray, *, co
 
 
 def student_interval(draws: np.ndarray, df: float, *, confidence: float = 0.95) -> Interval:
-    """Estimate plus and minus Student's t times the standard deviation of its draws, the side of their tail stretched.
+    """Compute an estimate plus and minus Student's t times the deviation of its draws, the side of their tail stretched.
 
     For means of symmetric values this is the classical interval. It needs no correction of bias: a resample has fewer
     distinct groups than the sample, which moves the middle of its draws, not their spread. `stretched` says what skew does.
@@ -112,6 +141,7 @@ def student_interval(draws: np.ndarray, df: float, *, confidence: float = 0.95) 
         The estimate first, then its value in every resample of a `Resamples`. Resamples without a value are left out.
     df : float
         Degrees of freedom of the standard deviation: groups less cells, or `satterthwaite`. Below 1 there is no interval.
+    confidence : float
 
     Returns
     -------
@@ -129,7 +159,7 @@ def student_interval(draws: np.ndarray, df: float, *, confidence: float = 0.95) 
 
 
 def stretched(critical: np.ndarray, skewness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors below and above an estimate, where values are skewed.
+    """Compute how many standard errors an interval reaches below and above an estimate, where values are skewed.
 
     A few groups of skewed values mostly lack the tail: their mean and their spread are too small at once, and Student's t
     misses on the side of the tail. Hall's transformation of t (Hall 1992, J. R. Stat. Soc. B 54, 221-228) moves both
@@ -157,7 +187,7 @@ def stretched(critical: np.ndarray, skewness: np.ndarray) -> tuple[np.ndarray, n
 
 
 def spread(draws: np.ndarray) -> np.ndarray:
-    """Standard deviation over resamples, shape (n_resamples, ...), those without a value left out; NaN for fewer than two."""
+    """Compute the standard deviation over resamples, shape (n_resamples, ...), of those with a value; NaN for fewer than two."""
     rest = np.asarray(draws, dtype=float)
     known = np.isfinite(rest)
     n = known.sum(0)
@@ -191,7 +221,7 @@ def skewness(draws: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946, DOI 10.2307/3002019).
+    """Compute the degrees of freedom of a sum of independent variances (Satterthwaite 1946, DOI 10.2307/3002019).
 
     Parameters
     ----------
@@ -206,12 +236,23 @@ def satterthwaite(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
     """
     freedom = np.maximum(df, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.square(variances.sum(0)) / (np.square(variances) / freedom).sum(0)
-    return np.asarray(np.clip(np.where(np.isfinite(found), found, freedom.min(0)), 1.0, 1e6))
+        df_sum = np.square(variances.sum(0)) / (np.square(variances) / freedom).sum(0)
+    return np.asarray(np.clip(np.where(np.isfinite(df_sum), df_sum, freedom.min(0)), 1.0, 1e6))
 
 
 def correlation_of(one: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two sets of draws, estimates first; 0 where one of them does not vary."""
+    """Compute the correlation of two sets of draws.
+
+    Parameters
+    ----------
+    one, other : ndarray, shape (1 + n_resamples,)
+        Estimates first.
+
+    Returns
+    -------
+    float
+        0 where one of them does not vary.
+    """
     both = np.isfinite(one[1:]) & np.isfinite(other[1:])
     a, b = one[1:][both], other[1:][both]
     if len(a) < 2 or min(float(a.std()), float(b.std())) < NOTHING:

@@ -1,4 +1,4 @@
-"""How large: share, lift and its interval, and how well an expert's usage tells the topic."""
+"""Effect sizes: share, lift and ratio, with their intervals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ class Lift(NamedTuple):
 
 
 def topic_moments(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and squared standard error of the mean over groups, per topic.
+    """Compute mean and squared standard error of the mean over groups, per topic.
+
+    Parameters
+    ----------
+    shares : ndarray, shape (n_groups, n_columns)
+    topic : ndarray of int, shape (n_groups,)
+    n_topics : int
 
     Returns
     -------
@@ -51,10 +57,20 @@ def topic_moments(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> tu
 
 
 def half_selection(selections: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
-    """Share that half a selection is of a topic's selections, shape (n_topics, n_layers).
+    """Compute half a selection as a share of a topic's selections.
 
     Added to share and base before the logarithm, so that an expert that a topic never chose has a
     finite lift, and one that nobody chose would have lift 1.
+
+    Parameters
+    ----------
+    selections : ndarray, shape (n_groups, n_layers)
+    topic : ndarray of int, shape (n_groups,)
+    n_topics : int
+
+    Returns
+    -------
+    ndarray, shape (n_topics, n_layers)
     """
     total = np.zeros((n_topics, selections.shape[1]))
     np.add.at(total, topic, selections)
@@ -64,7 +80,7 @@ def half_selection(selections: np.ndarray, topic: np.ndarray, *, n_topics: int) 
 def log2_lift(
     shares: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95
 ) -> Lift:
-    """Lift of every (topic, column) over the macro-averaged base, with its interval.
+    """Compute the lift of every (topic, column) over the macro-averaged base, with its interval.
 
     ``log2((share + h) / (base + h))``, base the mean over topics (with groups) of their means. The
     topic is itself one part of T in the base; the variance accounts for that: with a = 1/(share+h),
@@ -89,6 +105,10 @@ def log2_lift(
     pseudo : ndarray broadcasting to (n_topics, n_columns), default 0
         h, in the unit of shares; see `half_selection`.
     confidence : float, default 0.95
+
+    Returns
+    -------
+    Lift
     """
     from scipy.stats import t as student
 
@@ -157,7 +177,7 @@ class LogRatio(NamedTuple):
 
 
 def log2_ratio(above: np.ndarray, below: np.ndarray, *, half: np.ndarray | float, confidence: float = 0.95) -> LogRatio:
-    """Ratio of two shares of the same groups, both with half a selection added, and its interval.
+    """Compute the ratio of two shares of the same groups, both with half a selection added, and its interval.
 
     Standard error from the jackknife over groups, of the logarithm itself, and at least that of the counts (`log2_lift`
     says why); Student's t.
@@ -168,6 +188,11 @@ def log2_ratio(above: np.ndarray, below: np.ndarray, *, half: np.ndarray | float
         Shares of each group, observed and what they are compared with.
     half : float or ndarray, shape (n_columns,)
         Share that half a selection is, above 0.
+    confidence : float, default 0.95
+
+    Returns
+    -------
+    LogRatio
     """
     from scipy.stats import t as student
 

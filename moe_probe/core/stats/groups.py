@@ -54,7 +54,7 @@ class GroupUsage:
     @property
     def n_layers(self) -> int:
         """Number of MoE layers."""
-        return self.selections.shape[1]
+        return int(self.selections.shape[1])
 
     @property
     def groups_per_topic(self) -> np.ndarray:
@@ -76,6 +76,29 @@ class GroupUsage:
             topic=self.topic[index],
             groups=tuple(self.groups[i] for i in index),
             strata=None if self.strata is None else self.strata[index],
+        )
+
+
+def need_column(documents: pd.DataFrame, name: str, purpose: str = "") -> None:
+    """Check that documents have a column.
+
+    Parameters
+    ----------
+    documents : pandas.DataFrame
+    name : str
+    purpose : str
+        End of the sentence: " to stratify by".
+
+    Raises
+    ------
+    MoeProbeError
+        With the column that comes closest.
+    """
+    if name not in documents.columns:
+        raise MoeProbeError(
+            f"documents have no column '{name}'{purpose}",
+            did_you_mean(name, documents.columns),
+            "name a label column of the corpus",
         )
 
 
@@ -101,18 +124,13 @@ def labelled_documents(documents: pd.DataFrame, *, label: str) -> tuple[np.ndarr
     MoeProbeError
         When there is no such column, or no document has a label.
     """
-    if label not in documents.columns:
-        raise MoeProbeError(
-            f"documents have no column '{label}'",
-            did_you_mean(label, list(documents.columns)),
-            "name a label column of the corpus",
-        )
+    need_column(documents, label)
     raw = documents[label]
     keep = raw.notna().to_numpy() & (raw.astype(str).str.len() > 0).to_numpy()
     if not keep.any():
         raise MoeProbeError(
             f"no document has a {label}",
-            "experts cannot be compared with labels that are not there",
+            "experts cannot be compared with missing labels",
             f"add a {label} to the corpus, or use analyses that need no labels",
         )
     return keep, raw.astype(str).to_numpy(dtype=object), group_names(documents)
@@ -130,6 +148,17 @@ def group_names(documents: pd.DataFrame) -> np.ndarray:
 
 def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, *, what: str) -> dict[str, str]:
     """Map every group to its one value.
+
+    Parameters
+    ----------
+    values : sequence, shape (n_documents,)
+    groups : ndarray of str, shape (n_documents,)
+    what : str
+        Name of the value in messages.
+
+    Returns
+    -------
+    dict of str to str
 
     Raises
     ------
@@ -150,7 +179,7 @@ def one_value_per_group(values: Sequence[Any] | np.ndarray, groups: np.ndarray, 
 
 
 def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None, measure: str = "selections") -> GroupUsage:
-    """Token-weighted mean usage of every group of documents.
+    """Compute the token-weighted mean usage of every group of documents.
 
     A group's share is its number of selections of the expert over its number of selections in the
     layer: the mean of its documents' shares weighted by their tokens. Documents without label or
@@ -165,6 +194,10 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
         Column within which labels may be exchanged, e.g. ``register``.
     measure : {"selections", "gate_mass"}
         Count selections, or sum their gate weights.
+
+    Returns
+    -------
+    GroupUsage
 
     Raises
     ------
@@ -222,7 +255,7 @@ def _measured(usage: Usage, measure: str) -> np.ndarray:
         )
     if usage.gate_mass is None:
         raise MoeProbeError(
-            "gate weights cannot be summed", "the trace holds expert ids only", "measure selections, or collect with weights"
+            "gate weights cannot be summed", "the trace has expert ids only", "measure selections, or collect with weights"
         )
     return usage.gate_mass
 
@@ -264,12 +297,7 @@ def strata_of_groups(documents: pd.DataFrame, groups: Sequence[str], *, column: 
     """
     if column is None:
         return None
-    if column not in documents.columns:
-        raise MoeProbeError(
-            f"documents have no column '{column}' to stratify by",
-            did_you_mean(column, list(documents.columns)),
-            "name a label column of the corpus",
-        )
+    need_column(documents, column, " to stratify by")
     names = group_names(documents)
     wanted = np.isin(names, np.array(groups, dtype=object))
     values = documents[column].astype(str).to_numpy(dtype=object)

@@ -25,7 +25,7 @@ class MutualInformation(NamedTuple):
     p_value: np.ndarray
 
 
-def macro_mutual_information(
+def macro_mutual_information(  # noqa: PLR0913 options are keyword-only with defaults
     shares: np.ndarray,
     topic: np.ndarray,
     *,
@@ -35,7 +35,7 @@ def macro_mutual_information(
     seed: int = 0,
     strata: np.ndarray | None = None,
 ) -> MutualInformation:
-    """I(expert; topic) of every layer from macro-averaged shares, with its permutation null.
+    """Compute I(expert; topic) of every layer from macro-averaged shares, with its permutation null.
 
     Topics weigh the same: with p_t the mean share over topic t's groups and p their mean,
     I = mean over t of KL(p_t || p) = H(p) - mean of H(p_t) (the Jensen-Shannon divergence of the
@@ -53,6 +53,10 @@ def macro_mutual_information(
         Ordinal of the column's layer, never decreasing.
     permutations, seed, strata
         As in `permutation_test`.
+
+    Returns
+    -------
+    MutualInformation
 
     Raises
     ------

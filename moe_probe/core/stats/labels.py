@@ -39,9 +39,10 @@ class LabelPermuter:
 
     def __init__(self, topic: np.ndarray, *, n_topics: int, strata: np.ndarray | None = None, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
-        self.n_topics, self.n_groups = n_topics, len(topic)
+        self.n_topics, self.n_groups, self.strata = n_topics, len(topic), strata
+        self.sizes = np.bincount(topic, minlength=n_topics)
         self._order = np.argsort(topic, kind="stable")  # slot -> group; slots are sorted by topic
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(topic, minlength=n_topics))])
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
         in_slots = np.zeros(len(topic), dtype=np.int64) if strata is None else strata[self._order]
         self._slots = [np.flatnonzero(in_slots == s) for s in np.unique(in_slots)]
         if all(len(np.unique(topic[self._order[slots]])) < 2 for slots in self._slots):
@@ -50,6 +51,11 @@ class LabelPermuter:
                 "every stratum holds a single topic" if strata is not None else "all groups have the same topic",
                 "use a corpus of several topics, and strata that cut across them",
             )
+
+    @property
+    def testable(self) -> np.ndarray:
+        """Whether a topic has two groups inside and two outside, shape (n_topics,)."""
+        return np.asarray((self.sizes > 1) & (self.n_groups - self.sizes > 1))
 
     def observed(self) -> sparse.csr_array:
         """Label matrix of the labels as they are, shape (n_topics, n_groups)."""
@@ -60,7 +66,7 @@ class LabelPermuter:
         return self._matrix(self.draw_orders(n))
 
     def draw_orders(self, n: int) -> np.ndarray:
-        """Groups in the order of the topics that they are given, `n` times, shape (n, n_groups); see `slots_of`."""
+        """Draw groups in the order of the topics that they are given, `n` times, shape (n, n_groups); see `slots_of`."""
         indices = np.empty((n, self.n_groups), dtype=np.int32)
         for row in indices:
             for slots in self._slots:
@@ -86,6 +92,11 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
 
     Centring first keeps float32 sums accurate; centring within strata gives the difference of
     means the expectation 0 under restricted permutation.
+
+    Parameters
+    ----------
+    shares : ndarray, shape (n_groups, n_columns)
+    strata : ndarray of int, shape (n_groups,), optional
 
     Returns
     -------
@@ -118,14 +129,33 @@ def n_threads() -> int:
 
 
 def for_each_column_block(n_columns: int, work: Callable[[slice], None], *, pool: ThreadPoolExecutor) -> None:
-    """Run `work` on every block of columns, in the threads of a pool (sparse products release the lock)."""
+    """Run `work` on every block of columns, in the threads of a pool (sparse products release the lock).
+
+    Parameters
+    ----------
+    n_columns : int
+    work : callable
+        Takes a slice of columns.
+    pool : ThreadPoolExecutor
+    """
     blocks = [slice(start, min(start + COLUMN_BLOCK, n_columns)) for start in range(0, n_columns, COLUMN_BLOCK)]
     for _ in pool.map(work, blocks):
         pass
 
 
 def permutation_blocks(n_permutations: int, *, n_tests: int, max_bytes: int = 48 * 2**20) -> Iterator[int]:
-    """Cut permutations into blocks whose statistics (float32) stay within `max_bytes`."""
+    """Cut permutations into blocks whose statistics (float32) fit into some memory.
+
+    Parameters
+    ----------
+    n_permutations, n_tests : int
+    max_bytes : int
+
+    Yields
+    ------
+    int
+        Size of a block.
+    """
     step = int(np.clip(max_bytes // max(4 * n_tests, 1), 1, 64))
     for start in range(0, n_permutations, step):
         yield min(step, n_permutations - start)

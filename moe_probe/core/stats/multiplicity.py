@@ -6,7 +6,7 @@ import numpy as np
 
 
 def permutation_p(exceed: np.ndarray, n_permutations: int) -> np.ndarray:
-    """p-value of a permutation test, ``(1 + #) / (1 + B)``; never 0.
+    """Compute the p-value of a permutation test, ``(1 + #) / (1 + B)``; never 0.
 
     Phipson and Smyth 2010, DOI 10.2202/1544-6115.1585.
 
@@ -15,12 +15,16 @@ def permutation_p(exceed: np.ndarray, n_permutations: int) -> np.ndarray:
     exceed : ndarray of int
         How many permutations had a statistic at least as large as the observed one.
     n_permutations : int
+
+    Returns
+    -------
+    ndarray of float64
     """
     return (1.0 + np.asarray(exceed, dtype=np.float64)) / (1.0 + n_permutations)
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """q-values that control the false discovery rate over the finite entries.
+    """Compute q-values that control the false discovery rate over the finite entries.
 
     Benjamini and Hochberg 1995, DOI 10.1111/j.2517-6161.1995.tb02031.x.
 
@@ -40,7 +44,7 @@ def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment, which controls the family-wise error without assumptions.
+    """Apply Holm's step-down adjustment, which controls the family-wise error without assumptions.
 
     Holm 1979, https://www.jstor.org/stable/4615733. NaN stays NaN and is not counted.
     """

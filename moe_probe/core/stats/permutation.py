@@ -71,11 +71,11 @@ class PermutationTest:
 
     def critical_values(self, alpha: float) -> np.ndarray:
         """Statistic that a topic's test must reach to be significant among that topic's tests, shape (n_topics,)."""
-        return np.quantile(self.topic_maxima, 1 - alpha, axis=0, method="higher")
+        return np.asarray(np.quantile(self.topic_maxima, 1 - alpha, axis=0, method="higher"))
 
 
 def welch_t(sums: np.ndarray, squares: np.ndarray, n_groups: np.ndarray, *, total: int) -> np.ndarray:
-    """Welch's t from sums over a topic's groups of columns that are centred and of unit mean square.
+    """Compute Welch's t from sums over a topic's groups of columns that are centred and of unit mean square.
 
     With n of G groups in the topic, the rest's sums follow from the totals 0 and G, so that numerator
     and squared standard error are linear in the sum, its square and the sum of squares.
@@ -112,6 +112,42 @@ def welch_t(sums: np.ndarray, squares: np.ndarray, n_groups: np.ndarray, *, tota
     return t
 
 
+class _Columns:
+    """Columns ready for tests under permuted labels: centred and scaled."""
+
+    def __init__(self, shares: np.ndarray, permuter: LabelPermuter) -> None:
+        self.values, varies = centre_and_scale(shares, permuter.strata)
+        self.permuter, self.testable = permuter, varies & permuter.testable[:, None]
+
+    def observed(self) -> np.ndarray:
+        """Compute Welch's t of the labels as they are, summed in float64, shape (n_topics, n_columns)."""
+        one_hot = self.permuter.observed().astype(np.float64)
+        t = np.empty((self.permuter.n_topics, self.values.shape[1]))
+        for start in range(0, t.shape[1], 512):
+            block = self.values[:, start : start + 512].astype(np.float64)
+            sums, squares = one_hot @ block, one_hot @ block**2
+            t[:, start : start + 512] = welch_t(sums, squares, self.permuter.sizes, total=len(self.values))
+        return t
+
+    def permuted(self, n: int, pool: ThreadPoolExecutor, signs: np.ndarray | None = None) -> np.ndarray:
+        """Compute statistics of `n` permutations, float32 [permutation, topic, column]; 0 where not testable."""
+        labels, n_topics = self.permuter.draw(n), self.permuter.n_topics
+        n_groups, n_columns = self.values.shape
+        statistics = np.empty((n, n_topics, n_columns), dtype=np.float32)
+
+        def work(columns: slice) -> None:
+            width = columns.stop - columns.start
+            both = np.empty((n_groups, 2 * width), dtype=np.float32)
+            both[:, :width] = self.values[:, columns]
+            np.square(both[:, :width], out=both[:, width:])
+            sums = (labels @ both).reshape(n, n_topics, 2 * width)
+            t = welch_t(sums[..., :width], sums[..., width:], self.permuter.sizes, total=n_groups)
+            statistics[:, :, columns] = np.abs(t, out=t) if signs is None else t * signs[:, columns]
+
+        for_each_column_block(n_columns, work, pool=pool)
+        return statistics
+
+
 class _LayerOmnibus:
     """Does anything in a layer depend on the topic? Two statistics, each adjusted over layers.
 
@@ -133,6 +169,7 @@ class _LayerOmnibus:
         self._sums.append(np.add.reduceat(squares.astype(np.float64), self._starts, axis=1))
 
     def p_values(self) -> np.ndarray:
+        """Compute adjusted p-values, shape (n_layers,)."""
         maxima, sums = np.concatenate(self._maxima), np.concatenate(self._sums)
         spread = sums.std(0)
         sums = (sums - sums.mean(0)) / np.where(spread > 0, spread, 1.0)
@@ -141,10 +178,10 @@ class _LayerOmnibus:
             step_down = StepDownMax(values[0], tolerance=TIE_TOLERANCE)
             step_down.add(values[1:])
             adjusted.append(step_down.p_values())
-        return np.minimum(1.0, 2 * np.minimum(*adjusted))
+        return np.asarray(np.minimum(1.0, 2 * np.minimum(*adjusted)))
 
 
-def permutation_test(
+def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
     shares: np.ndarray,
     topic: np.ndarray,
     *,
@@ -165,13 +202,17 @@ def permutation_test(
         Index of the group's topic.
     n_topics : int
     layer_index : ndarray of int, shape (n_columns,), optional
-        Ordinal of the column's layer, never decreasing, for the omnibus tests. All columns are one layer when left out.
+        Ordinal of the column's layer, never decreasing, for the omnibus tests. All columns are one layer when omitted.
     permutations : int, default 1000
     seed : int, default 0
     strata : ndarray of int, shape (n_groups,), optional
         Labels are permuted within strata; columns are centred within them.
     sign : ndarray of -1 or 1, shape (n_topics, n_columns), optional
-        One-sided tests in the given directions (statistic ``sign * t``); |t| when left out.
+        One-sided tests in the given directions (statistic ``sign * t``); |t| when omitted.
+
+    Returns
+    -------
+    PermutationTest
 
     Raises
     ------
@@ -180,19 +221,17 @@ def permutation_test(
     """
     layer_index = np.zeros(shares.shape[1], dtype=np.int64) if layer_index is None else layer_index
     permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
-    scaled, varies = centre_and_scale(shares, strata)
-    sizes = np.bincount(topic, minlength=n_topics)
-    usable = (sizes > 1) & (len(topic) - sizes > 1)
-    t = _observed(scaled, permuter, sizes)
+    columns = _Columns(shares, permuter)
+    t = columns.observed()
     signs = None if sign is None else sign.astype(np.float32)
-    observed = np.where(varies & usable[:, None], np.abs(t) if sign is None else sign * t, np.nan)
+    observed = np.where(columns.testable, np.abs(t) if sign is None else sign * t, np.nan)
     tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
     family = StepDownMax(observed.ravel(), tolerance=TIE_TOLERANCE)
     omnibus, topic_maxima = _LayerOmnibus(layer_index), []
     omnibus.add(np.nan_to_num(observed)[None].astype(np.float32))
     with ThreadPoolExecutor(n_threads()) as pool:
         for size in permutation_blocks(permutations, n_tests=t.size):
-            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=signs, pool=pool)
+            statistics = columns.permuted(size, pool, signs)
             aside = pool.submit(family.add, statistics.reshape(size, -1)), pool.submit(omnibus.add, statistics)
             tail.add(statistics)
             for added in aside:
@@ -212,7 +251,7 @@ def permutation_test(
     )
 
 
-def permutation_p_values(
+def permutation_p_values(  # noqa: PLR0913 options as `permutation_test`
     shares: np.ndarray,
     topic: np.ndarray,
     *,
@@ -234,15 +273,14 @@ def permutation_p_values(
         The last against the largest statistic of all tests, in a single step.
     """
     permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
-    scaled, varies = centre_and_scale(shares, strata)
-    sizes = np.bincount(topic, minlength=n_topics)
-    t = _observed(scaled, permuter, sizes)
-    observed = np.where(varies & ((sizes > 1) & (len(topic) - sizes > 1))[:, None], np.abs(t), np.nan)
+    columns = _Columns(shares, permuter)
+    t = columns.observed()
+    observed = np.where(columns.testable, np.abs(t), np.nan)
     tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
     with ThreadPoolExecutor(n_threads()) as pool, ThreadPoolExecutor(1) as aside:
         added, maxima = None, []
         for size in permutation_blocks(permutations, n_tests=t.size):
-            statistics = _permuted(scaled, permuter, size, sizes=sizes, signs=None, pool=pool)
+            statistics = columns.permuted(size, pool)
             maxima.append(statistics.reshape(size, -1).max(1))
             if added is not None:
                 added.result()  # one block is counted while the next is computed
@@ -256,7 +294,7 @@ def permutation_p_values(
     return np.where(tested, t, np.nan), tail.p_values(), np.where(tested, p_familywise, np.nan)
 
 
-def chosen_p_values(
+def chosen_p_values(  # noqa: PLR0913 options as `permutation_test`
     shares: np.ndarray,
     topic: np.ndarray,
     chosen: Sequence[tuple[int, np.ndarray, np.ndarray]],
@@ -289,7 +327,7 @@ def chosen_p_values(
         When no labels can be exchanged.
     """
     permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
-    sizes = np.bincount(topic, minlength=n_topics)
+    sizes = permuter.sizes
     columns = np.unique(np.concatenate([c for _, c, _ in chosen]))
     scaled, varies = centre_and_scale(shares[:, columns], strata)
     orders = permuter.draw_orders(permutations)
@@ -308,8 +346,7 @@ def chosen_p_values(
 
         own = np.flatnonzero(topic == number)
         observed = statistic(own[None])[0].astype(np.float64)
-        testable = varies[place] & (sizes[number] > 1) & (len(topic) - sizes[number] > 1)
-        observed = np.where(testable, observed, np.nan)
+        observed = np.where(varies[place] & permuter.testable[number], observed, np.nan)
         tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
         given = orders[:, permuter.slots_of(number)]
         step = max(200, _PICKED // max(1, int(sizes[number]) * len(wanted)))
@@ -317,40 +354,3 @@ def chosen_p_values(
             tail.add(statistic(given[start : start + step]))
         out.append(tail.p_values()[0])
     return out
-
-
-def _observed(scaled: np.ndarray, permuter: LabelPermuter, sizes: np.ndarray) -> np.ndarray:
-    """Welch's t of the labels as they are, summed in float64, shape (n_topics, n_columns)."""
-    one_hot = permuter.observed().astype(np.float64)
-    t = np.empty((permuter.n_topics, scaled.shape[1]))
-    for start in range(0, scaled.shape[1], 512):
-        block = scaled[:, start : start + 512].astype(np.float64)
-        t[:, start : start + 512] = welch_t(one_hot @ block, one_hot @ block**2, sizes, total=len(scaled))
-    return t
-
-
-def _permuted(
-    scaled: np.ndarray,
-    permuter: LabelPermuter,
-    n: int,
-    *,
-    sizes: np.ndarray,
-    signs: np.ndarray | None,
-    pool: ThreadPoolExecutor,
-) -> np.ndarray:
-    """Statistics of `n` permutations, float32 [permutation, topic, column]; 0 where not testable."""
-    labels = permuter.draw(n)
-    n_groups, n_columns = scaled.shape
-    statistics = np.empty((n, permuter.n_topics, n_columns), dtype=np.float32)
-
-    def work(columns: slice) -> None:
-        width = columns.stop - columns.start
-        both = np.empty((n_groups, 2 * width), dtype=np.float32)
-        both[:, :width] = scaled[:, columns]
-        np.square(both[:, :width], out=both[:, width:])
-        sums = (labels @ both).reshape(n, permuter.n_topics, 2 * width)
-        t = welch_t(sums[..., :width], sums[..., width:], sizes, total=n_groups)
-        statistics[:, :, columns] = np.abs(t, out=t) if signs is None else t * signs[:, columns]
-
-    for_each_column_block(n_columns, work, pool=pool)
-    return statistics

@@ -91,6 +91,10 @@ def draw_divisions(topic: np.ndarray, strata: np.ndarray | None = None, *, seed:
     topic : ndarray of int, shape (n_groups,)
     strata : ndarray of int, shape (n_groups,), optional
     seed : int
+
+    Returns
+    -------
+    list of Division
     """
     rng = np.random.default_rng([seed, 71])
     cell = topic if strata is None else topic * (int(strata.max()) + 1) + strata
@@ -133,6 +137,10 @@ def replicate(
         From `draw_divisions`, or the corpus's own single one, whose p-values are taken as they are.
     permutations, seed : int
 
+    Returns
+    -------
+    Replication
+
     Raises
     ------
     MoeProbeError
@@ -144,9 +152,9 @@ def replicate(
         candidates = _propose(sample.part(division.discovery))
         other = sample.part(division.confirmation)
         p_values.append(_confirm(other, candidates, permutations=permutations, seed=seed + i))
-        for topic, columns, found in _lifts(other, candidates):
-            lifts[topic, columns] += np.nan_to_num(found)
-            times[topic, columns] += np.isfinite(found)
+        for topic, columns, effect in _lifts(other, candidates):
+            lifts[topic, columns] += np.nan_to_num(effect)
+            times[topic, columns] += np.isfinite(effect)
     combined = p_values[0] if len(p_values) == 1 else np.minimum(1.0, 2 * np.median(np.stack(p_values), axis=0))
     return Replication(combined, np.where(times > 0, lifts / np.maximum(times, 1), np.nan))
 
@@ -191,13 +199,13 @@ def _centred(shares: np.ndarray, strata: np.ndarray) -> np.ndarray:
 
 
 def _confirm(sample: LabelledShares, candidates: list[_Candidates], *, permutations: int, seed: int) -> np.ndarray:
-    """Adjusted p-values of the candidates, 1 for all others, shape (n_topics, n_columns)."""
+    """Compute adjusted p-values of the candidates, 1 for all others, shape (n_topics, n_columns)."""
     p = np.ones((sample.n_topics, sample.shares.shape[1]))
     if not candidates:
         return p
     chosen = [(c.topic, c.columns, np.full(len(c.columns), float(c.direction))) for c in candidates]
     # Bonferroni over topics asks for p-values that few permutations cannot resolve
-    found = chosen_p_values(
+    p_values = chosen_p_values(
         sample.shares,
         sample.topic,
         chosen,
@@ -206,7 +214,7 @@ def _confirm(sample: LabelledShares, candidates: list[_Candidates], *, permutati
         seed=seed,
         strata=sample.strata,
     )
-    for c, single in zip(candidates, found, strict=True):
+    for c, single in zip(candidates, p_values, strict=True):
         family = sum(other.direction == c.direction for other in candidates)
         p[c.topic, c.columns] = np.minimum(1.0, np.maximum.accumulate(np.nan_to_num(single, nan=1.0)) * family)
     return p

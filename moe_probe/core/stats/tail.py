@@ -18,7 +18,7 @@ def _bin(values: np.ndarray) -> np.ndarray:
     first = np.float32(_LOWEST).view(np.int32) >> _SHIFT
     last = np.float32(_HIGHEST).view(np.int32) >> _SHIFT
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32) >> _SHIFT
-    return np.clip(bits, first, last) - first
+    return np.asarray(np.clip(bits, first, last) - first)
 
 
 N_BINS = int(_bin(np.array([_HIGHEST]))[0]) + 1

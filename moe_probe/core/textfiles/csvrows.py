@@ -121,6 +121,13 @@ def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
 
     Columns without a name, such as spreadsheets leave at the end, may come several times: nobody can mean them.
 
+    Parameters
+    ----------
+    path : str or Path
+        Named in the message.
+    names : iterable of str
+        Columns.
+
     Raises
     ------
     MoeProbeError

@@ -38,7 +38,7 @@ class FileList:
 
 
 def format_of(path: str | Path) -> str:
-    """Ending of a file's name in lower case, without the ending of its compression.
+    """Return the ending of a file's name in lower case, without the ending of its compression.
 
     Examples
     --------

@@ -105,7 +105,7 @@ def _begins_whole(value: Any, line: str, path: Path) -> bool:
     return isinstance(value, list) and (named or any(isinstance(item, dict) for item in value))
 
 
-class _Repeated(ValueError):
+class _RepeatedFieldError(ValueError):
     """A field that is named twice in one object."""
 
 
@@ -113,7 +113,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Repeated(next(name for name in names if names.count(name) > 1))
+        raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
     return out
 
 
@@ -142,7 +142,7 @@ def _decode(text: str, start: int, path: Path, line: int) -> tuple[Any, int]:
         raise BadLine.at(
             at, f"{path}, line {at} is not JSON", f"{error.msg} at column {error.colno}", "one JSON object per line"
         ) from error
-    except _Repeated as error:
+    except _RepeatedFieldError as error:
         raise BadLine.at(
             line,
             f"{where} names the field '{error}' twice",

@@ -48,7 +48,19 @@ class BadLine(MoeProbeError):
 
     @classmethod
     def at(cls, line: int, what: str, why: str = "", hint: str = "") -> BadLine:
-        """Make the error for a line."""
+        """Make the error for a line.
+
+        Parameters
+        ----------
+        line : int
+            Number of the line, counted from 1.
+        what, why, hint : str
+            As `MoeProbeError` takes them.
+
+        Returns
+        -------
+        BadLine
+        """
         error = cls(what, why, hint)
         error.line = line
         return error
@@ -179,12 +191,13 @@ def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:
             raise MoeProbeError(
                 f"{path} is zstd-compressed", "this build of pyarrow has no zstd", f"unpack it first: unzstd {path.name}"
             )
-        return pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
+        stream: IO[bytes] = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
+        return stream
     return packed
 
 
 def _other_packing(head: bytes) -> tuple[str, str | None] | None:
-    """What a file is that is neither text nor packed with gzip or zstd, and the command that unpacks it."""
+    """Recognise what is neither text nor packed with gzip or zstd; return its name and the command that unpacks it."""
     return next(((what, command) for magic, what, command in _OTHER_PACKING if head.startswith(magic)), None)
 
 
@@ -216,13 +229,13 @@ def _iconv(path: Path, encoding: str, *, plain: bool = True) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """Whole text of a file; see :func:`open_text` for what is unpacked and what is refused."""
+    """Read a whole file; see :func:`open_text` for what is unpacked and what is refused."""
     with open_text(path) as file:
         return file.read()
 
 
 def read_stdin() -> str:
-    """Whole text of the standard input, read as a file would be."""
+    """Read the whole standard input as a file would be read."""
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:  # replaced by a program that runs this one
         return sys.stdin.read()
