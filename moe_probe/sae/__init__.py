@@ -5,7 +5,7 @@ In: the activations of a trace (`activations`). Out: SAE folders below RUN/sae t
 - `config` says what an SAE is; `architectures` has one file per architecture.
 - `training` trains them; `held_out` says on which documents they are not trained.
 - `formats` reads and writes folders of SAELens, sparsify and dictionary_learning.
-- `store` names the SAEs of a run and opens them.
+- `store` names the SAEs of a run and opens their activations; `load_into` adds an SAE trained elsewhere.
 
 The names of this face are in ``__init__.pyi``; they are loaded when first used, since most of them need torch.
 """
