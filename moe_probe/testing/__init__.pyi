@@ -1,7 +1,8 @@
 from .activations import PlantedActivations, PlantedFeature, planted_activations
-from .planted import PlantedExpert, PlantedRouting, null_trace, planted_routing, planted_trace, write_routing
+from .planted import PlantedExpert, PlantedRouting, planted_routing
 from .results import planted_results
 from .tiny_models import moe_families, tiny_moe
+from .traces import null_trace, planted_trace, write_routing
 
 __all__ = [
     "PlantedActivations",

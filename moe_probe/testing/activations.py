@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.testing.planted import PlantedRouting, planted_manifest, planted_routing, shard
+from moe_probe.testing.planted import PlantedRouting, planted_routing
+from moe_probe.testing.traces import planted_manifest, shard
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace

@@ -32,7 +32,7 @@ from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import coactivation_table
 from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
-from moe_probe.testing.planted import write_routing
+from moe_probe.testing.traces import write_routing
 
 SMALL = {"topics": 4, "documents_per_topic": 20, "tokens": 60, "n_layers": 2, "num_experts": 8}
 #: One topic is carried by three experts, each with less than a fiftieth of the selections.
