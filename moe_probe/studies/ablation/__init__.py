@@ -1,4 +1,4 @@
-"""What happens to the loss on each topic when an expert, a group of experts or an SAE feature is knocked out?
+"""What happens to the loss on each topic when an expert, a group of experts or an SAE feature is knocked out.
 
 In come a run with its model and the units to knock out; out comes ``ablation``, one row per unit and topic. `units` says which
 units, `controls` draws units of the same load to compare them with, `baseline` has the documents with their losses, `ablator`

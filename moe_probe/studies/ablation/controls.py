@@ -77,7 +77,7 @@ def _feature_loads(run: RunDirectory, name: str, held_out: np.ndarray) -> np.nda
         table = run.results["features"].table
         rows = table[table["sae"] == name].sort_values("feature")
         if len(rows):
-            return rows["density"].to_numpy(dtype=float)
+            return np.asarray(rows["density"], dtype=float)
     sae = load_sae(run.sae_folder / name)
     return fire(sae, readers(run.trace, sae, held_out)[1]).counts
 

@@ -14,19 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = [
-    "side_a",
-    "side_b",
-    "question",
-    "subject",
-    "measure",
-    "value_a",
-    "value_b",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "q_value",
-    "beyond",
-    "method",
+    *("side_a", "side_b", "question", "subject", "measure", "value_a", "value_b", "difference"),
+    *("ci_low", "ci_high", "q_value", "beyond", "method"),
 ]
 MEASURES = {
     "decode_accuracy": "label told from routing",
@@ -70,11 +59,11 @@ def all_differences(tables: Mapping[str, Result]) -> Result:
         ("comparison_sae_differences", _sae),
     ):
         if name in tables:
-            found = tables[name].table
+            table = tables[name].table
             if several:  # widths within a run are no difference between runs
-                found = found[found["side_a"] != found["side_b"]]
-            if len(found):
-                parts.append(found.assign(**describe(found))[_COLUMNS])
+                table = table[table["side_a"] != table["side_b"]]
+            if len(table):
+                parts.append(table.assign(**describe(table))[_COLUMNS])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
     return Result(
         "comparison_differences",
@@ -150,20 +139,20 @@ def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
     lead = f"{a} against {b}: "
     if changed.empty:
         return [f"{lead}no verdict of {len(part)} changed.", _kept(part)]
-    told = some_of((f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples()), joint="; ")
+    changes = some_of((f"{r.topic}, {r.verdict_a} to {r.verdict_b}" for r in changed.itertuples()), joint="; ")
     near = int((~changed["beyond"] & ~changed[["verdict_a", "verdict_b"]].eq("feature only").any(axis=1)).sum())
     tail = f" {near} of them while the lift does not differ beyond chance." if near else ""
-    return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {told}.{tail}", _kept(part)]
+    return [f"{lead}{len(changed)} of {len(part)} verdicts changed: {changes}.{tail}", _kept(part)]
 
 
 def _kept(part: pd.DataFrame) -> str:
-    said = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
+    topics_of = {answer: list(part.loc[part["same_experts"] == answer, "topic"]) for answer in ("yes", "no", "unclear")}
     words = {
         "yes": "it is the same for {}",
         "no": "it is another for {}",
         "unclear": "documents and tokens disagree on whether it is the same for {}",
     }
-    told = "; ".join(words[answer].format(some_of(topics)) for answer, topics in said.items() if topics)
+    told = "; ".join(words[answer].format(some_of(topics)) for answer, topics in topics_of.items() if topics)
     return f"Where both have an expert, matched by what it does: {told}." if told else ""
 
 
@@ -177,8 +166,10 @@ def _topics(part: pd.DataFrame, a: str, b: str) -> list[str]:
     ]
     more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
     return [
-        f"Best experts: for {len(beyond)} of {len(part)} topics the log2 lift differs beyond chance ({b} less {a}): "
-        f"{', '.join(told)}{more}."
+        (
+            f"Best experts: for {len(beyond)} of {len(part)} topics the log2 lift differs beyond chance ({b} less {a}): "
+            f"{', '.join(told)}{more}."
+        )
     ]
 
 
@@ -212,30 +203,34 @@ def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
     told = " and ".join(f"{counts.get(name, 0)} by {name}" for name in (a, b))
     rest = counts.get("neither", 0)
     return [
-        f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
-        f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
-        f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."
+        (
+            f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
+            f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
+            f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."
+        )
     ]
 
 
 def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
     measure = "tokens" if (part["measure"] == "tokens").any() else "documents"
-    mine = part[part["measure"] == measure]
+    matched = part[part["measure"] == measure]
     what = "share of the tokens of either that chose both" if measure == "tokens" else "correlation of usage over documents"
     text = (
-        f"Experts of {a} matched to those of {b}: {what} {figure(mine['mean_score'].mean(), '.2f', 'unknown')} on average, "
-        f"{figure(mine['null_mean'].mean(), '.2f', 'unknown')} by chance"
+        f"Experts of {a} matched to those of {b}: {what} {figure(matched['mean_score'].mean(), '.2f', 'unknown')} on average, "
+        f"{figure(matched['null_mean'].mean(), '.2f', 'unknown')} by chance"
     )
-    if mine["same_number_share"].notna().all():
-        text += f"; {mine['same_number_share'].mean():.0%} are matched to the expert of their own number"
+    if matched["same_number_share"].notna().all():
+        text += f"; {matched['same_number_share'].mean():.0%} are matched to the expert of their own number"
     return [f"{text}."]
 
 
 def _saturation(part: pd.DataFrame, a: str, b: str) -> list[str]:
     share = figure(part["saturation"].mean(), ".0%", "an unknown share")
     return [
-        f"Router saturation: {a} makes {share} of the choices of {b} already "
-        f"({figure(part['baseline'].mean(), '.0%', 'unknown')} for a random router)."
+        (
+            f"Router saturation: {a} makes {share} of the choices of {b} already "
+            f"({figure(part['baseline'].mean(), '.0%', 'unknown')} for a random router)."
+        )
     ]
 
 

@@ -52,7 +52,20 @@ class Style:
         return self._set("1;31", text)
 
     def token(self, text: str, *, shade: int, generated: bool, special: bool) -> str:
-        """A token (printable already), with the space in front of it left unshaded."""
+        """Shade a token; the space in front of it stays unshaded.
+
+        Parameters
+        ----------
+        text : str
+            Printable already.
+        shade : int
+            0 (none) to 4.
+        generated, special : bool
+
+        Returns
+        -------
+        str
+        """
         space, word = text[: len(text) - len(text.lstrip(" "))], text.lstrip(" ")
         if not word:
             space, word = "", text
@@ -69,12 +82,18 @@ class Style:
 
 
 def lines_of(seen: Inspection, *, top: int = 8, style: Style | None = None) -> list[str]:
-    """The view of one call, everything from corpora and tokenizers escaped.
+    """Lay out the view of one call, with everything from corpora and tokenizers escaped.
 
     Parameters
     ----------
+    seen : Inspection
     top : int
         Features of each SAE that are listed; experts of each layer: three at most.
+    style : Style, optional
+
+    Returns
+    -------
+    list of str
     """
     style = style or Style()
     call = seen.call

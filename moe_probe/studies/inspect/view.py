@@ -81,7 +81,18 @@ class Inspection:
         return shade_levels(unit_values(unit, self.call))
 
     def fires_on(self, sae: str, feature: int) -> list[tuple[int, float]]:
-        """Tokens on which a feature fires with its activations, strongest first."""
+        """List the tokens on which a feature fires, with its activations, strongest first.
+
+        Parameters
+        ----------
+        sae : str
+            Folder of the SAE.
+        feature : int
+
+        Returns
+        -------
+        list of (int, float)
+        """
         tokens, values = self.call.latents[sae].of(feature)
         order = np.argsort(-values, kind="stable")
         return [(int(tokens[i]), float(values[i])) for i in order]
