@@ -58,7 +58,7 @@ def controls_of(
 
 
 def _expert_loads(run: RunDirectory, unit: Unit) -> np.ndarray:
-    """Selections of every expert of the unit's layer, shape (n_experts,)."""
+    """Count the selections of every expert of the unit's layer, shape (n_experts,)."""
     layer_index = run.layer_index(unit.layer)
     n = run.layers[layer_index].num_experts
     unknown = [m for m in unit.members if not 0 <= m < n]

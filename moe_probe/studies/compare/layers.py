@@ -136,7 +136,7 @@ def _layer_estimates(run: ComparedRun, pairing: Pairing, index: int, drawn: Resa
 
 
 def _layers_result(run: ComparedRun, pairing: Pairing, index: int) -> Result:
-    """The stored result where it is about the same documents, else the same analysis of those compared."""
+    """Take the stored result where it is about the same documents, else the same analysis of those compared."""
     stored = run.result("layers")
     if pairing.whole[index]:
         return stored

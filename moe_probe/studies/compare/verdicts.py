@@ -33,7 +33,7 @@ def _has_features(run: ComparedRun) -> bool:
 
 
 def _verdict_table(run: ComparedRun, *, features: bool) -> pd.DataFrame:
-    """A run's verdicts, with features where every run has them, else by usage alone."""
+    """Look up a run's verdicts, with features where every run has them, else by usage alone."""
     if not features and _has_features(run) and "usage_verdicts" in run.results:
         return run.result("usage_verdicts").table
     return run.result("verdicts").table
@@ -94,7 +94,7 @@ def _in_short(verdicts: pd.DataFrame) -> list[str]:
 
 
 def _conditions(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """What verdicts depend on beside the data, by name: one text per run."""
+    """List what verdicts depend on beside the data, by name: one text per run."""
     params = [run.results["expert_topics"].params if "expert_topics" in run.results else {} for run in runs]
     out = {name: [str(p.get(name)) for p in params] for name in ("alpha", "permutations", "strata")}
     # two labels cannot be exchanged within the same strata
@@ -181,7 +181,7 @@ def _same_experts(one: pd.Series, other: pd.Series, aligned: Result | None) -> s
 
 
 def _why(verdicts: Mapping[str, pd.Series], difference: pd.Series | None) -> str:
-    """What changed, and both reasons; `verdicts` by the name of the run."""
+    """Say what changed, and both reasons; `verdicts` by the name of the run."""
     kinds = ", ".join(f"{_NOUNS.get(v['verdict'], v['verdict'])} in {name}" for name, v in verdicts.items())
     sentences = [f"{kinds[0].upper()}{kinds[1:]}."]
     if difference is not None and not is_missing(difference["difference"]):

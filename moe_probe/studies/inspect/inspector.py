@@ -246,7 +246,7 @@ class Inspector:
         return _EncodedText(encoded, strings.tolist(), generated)
 
     def _reference(self, n_tokens: int) -> Reference | None:
-        """The run's documents in pieces as long as a text; None where it does not keep them token by token."""
+        """Cut the run's documents into pieces as long as a text; None where it does not keep them token by token."""
         length = piece_length(n_tokens)
         if length not in self._references:
             reference = self._make_reference(length, self.saes)
@@ -294,7 +294,7 @@ def _shading_unit(text: str | None, units: KnownUnits) -> Watched | None:
 
 
 def _first_feature(tables: Iterable[pd.DataFrame]) -> Watched | None:
-    """The first feature listed."""
+    """Take the first feature listed."""
     first = next((table.iloc[0] for table in tables if len(table)), None)
     if first is None:
         return None

@@ -116,7 +116,7 @@ def measure_overhead(
 
 
 def _variants(loaded: LoadedModel, window: Window, saes: Mapping[str, Sae]) -> tuple[Callable[[], None], ...]:
-    """A pass bare, with hooks, and with hooks and encoding."""
+    """Make three passes: bare, with hooks, and with hooks and encoding."""
     ids = torch.from_numpy(window.ids)[None].to(input_device(loaded.model))
     inputs = forward_inputs(loaded.model, ids)
     rows = torch.arange(len(window.ids))

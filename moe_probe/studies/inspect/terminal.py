@@ -40,11 +40,11 @@ class Style:
         return f"\x1b[{codes}m{text}\x1b[0m" if self.colour and text else text
 
     def bold(self, text: str) -> str:
-        """A heading."""
+        """Set off a heading."""
         return self._set("1", text)
 
     def dim(self, text: str) -> str:
-        """An aside."""
+        """Set off an aside."""
         return self._set("2", text)
 
     def alarm(self, text: str) -> str:
@@ -161,7 +161,7 @@ def _text(seen: Inspection, style: Style) -> list[str]:
 
 
 def _named(seen: Inspection) -> str:
-    """What the run says of the unit that shades."""
+    """Say what the run knows of the unit that shades."""
     assert seen.shade is not None
     if seen.shade.features:
         sae, feature = seen.shade.features[0]
@@ -265,7 +265,7 @@ def _features(seen: Inspection, sae: str, table: pd.DataFrame, top: int, style: 
 
 
 def _fires_on(seen: Inspection, sae: str, feature: int) -> str:
-    """The strings it fires on, strongest first, each once."""
+    """List the strings that it fires on, strongest first, each once."""
     strings = [_safe(seen.decoded.name(i)) for i, _ in seen.fires_on(sae, feature)]
     counts = Counter(strings)
     return " ".join(f"“{s}”" + (f"×{n}" if n > 1 else "") for s, n in counts.items())

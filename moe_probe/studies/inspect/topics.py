@@ -218,7 +218,7 @@ class _TopicFeatures(NamedTuple):
         return cls(named.index.to_numpy(), topics, topic, np.bincount(topic, weights=named["density"]))
 
     def ratios(self, firings: np.ndarray, n_tokens: int) -> np.ndarray:
-        """Firings, shape (..., n_topics), over those expected in so many tokens."""
+        """Divide firings, shape (..., n_topics), by those expected in so many tokens."""
         return np.asarray((firings + _HALF) / (n_tokens * self.density + _HALF))
 
 

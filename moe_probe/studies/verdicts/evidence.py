@@ -166,7 +166,7 @@ def _grade(best: pd.Series, rules: FeatureRules) -> str:
 
 
 def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
-    """What words do as well as the feature does, in words; "" where it does better than all of them."""
+    """Say which words do as well as the feature does; "" where it does better than all of them."""
     if "log2_beyond_words" not in best or is_missing(best["log2_beyond_words"]):
         return "words were not ruled out (moe-probe match RUN compares features with tokens)"
     for rival, name in (("token", "the best single token"), ("tokens", "a set of up to 8 tokens")):

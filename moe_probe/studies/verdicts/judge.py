@@ -108,7 +108,7 @@ def topic_verdicts(
 
 
 def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
-    """Used more for the topic, more than chance allows and again on other documents."""
+    """Mark experts used more for the topic, more than chance allows and again on other documents."""
     return table["significant"] & table["replicated"] & (table["q_value"] <= rules.alpha) & (table["log2_lift"] > 0)
 
 
@@ -192,7 +192,7 @@ def _grade(conditions: TopicConditions, best: pd.Series) -> str:
 
 
 def _most_bits(table: pd.DataFrame) -> pd.Series:
-    """The expert that sets the topic's usage most apart: its share times the lower end of its log2 lift.
+    """Choose the expert that sets the topic's usage most apart: its share times the lower end of its log2 lift.
 
     That is its term in the divergence of the topic's usage from the average one (Kullback and Leibler 1951, DOI
     10.1214/aoms/1177729694). By the lower end alone experts that take hardly a fiftieth of the topic would stand for it.

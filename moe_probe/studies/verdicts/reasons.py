@@ -110,7 +110,7 @@ def reason_for_none(conditions: TopicConditions, best: pd.Series, *, weak: bool)
 
 
 def _rivals(conditions: TopicConditions, row: pd.Series) -> str:
-    """What the rivals predict, and which could not be judged."""
+    """Say what the rivals predict, and which could not be judged."""
     predicted = [f"{2 ** row[f'log2_beyond_{r.column}']:.2f} times as much as {r.name} predict" for r in conditions.judged]
     text = f"Usage is {listed(predicted)}." if predicted else ""
     if not conditions.unjudged:
