@@ -11,7 +11,6 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.stats import group_names
-from moe_probe.models.splice import spliced
 
 if TYPE_CHECKING:
     import torch
@@ -208,6 +207,7 @@ class _Pass(NamedTuple):
         from torch.nn.utils.rnn import pad_sequence
 
         from moe_probe.models import forward_inputs, input_device
+        from moe_probe.models.splice import spliced
 
         loaded, sample, splice, prefix, suffix = self
         device = input_device(loaded.model)
