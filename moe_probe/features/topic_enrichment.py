@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.stats import (
     auroc,
     benjamini_hochberg,
@@ -16,6 +16,7 @@ from moe_probe.core.stats import (
     one_value_per_group,
     permutation_p_values,
 )
+from moe_probe.core.stats.groups import need_column
 from moe_probe.features.firing import binary
 
 if TYPE_CHECKING:
@@ -120,12 +121,7 @@ def _strata(
     documents: pd.DataFrame, used: np.ndarray, names: np.ndarray, groups: Sequence[str], *, column: str
 ) -> np.ndarray:
     """Stratum of every group, as a code; every group lies in one."""
-    if column not in documents.columns:
-        raise MoeProbeError(
-            f"documents have no column '{column}' to stratify by",
-            did_you_mean(column, list(documents.columns)),
-            "--strata with a label column of the corpus",
-        )
+    need_column(documents, column, " to stratify by")
     values = documents[column].fillna("").astype(str).to_numpy(dtype=object)
     value_of = one_value_per_group(values[used], names[used], what=column)
     return np.unique([value_of[g] for g in groups], return_inverse=True)[1]

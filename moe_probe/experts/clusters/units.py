@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.stats import labelled_documents, topic_moments
+from moe_probe.core.stats.groups import need_column
 from moe_probe.experts.explain.classes import token_class
 from moe_probe.experts.explain.tokens import LayerSelections, map_layers, sample_tokens
 from moe_probe.experts.topic_groups import topic_groups
@@ -179,12 +180,7 @@ def with_strata(trace: Trace, item: Units, strata: str) -> Units:
     if item.kind == "expert":
         return item
     documents = trace.documents
-    if strata not in documents:
-        raise MoeProbeError(
-            f"documents have no column '{strata}' to stratify by",
-            did_you_mean(strata, list(documents.columns)),
-            "--strata with a label column of the corpus",
-        )
+    need_column(documents, strata, " to stratify by")
     values = documents[strata].fillna("").astype(str).to_numpy(dtype=object)
     rows = item.number if item.kind == "document" else trace.tokens(["document"])["document"].to_numpy()[item.number]
     return item._replace(strata=values[rows])

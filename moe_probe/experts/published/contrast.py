@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
+from moe_probe.core.stats.groups import need_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,12 +94,7 @@ def _rates(counts: np.ndarray, tokens: np.ndarray, sets: list[np.ndarray], *, pa
 
 
 def _values(documents: pd.DataFrame, column: str) -> np.ndarray:
-    if column not in documents.columns:
-        raise MoeProbeError(
-            f"documents have no column '{column}'",
-            did_you_mean(column, list(documents.columns)),
-            "name a label column of the corpus",
-        )
+    need_column(documents, column)
     return np.asarray(documents[column].astype(str))
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
+from moe_probe.core.stats.groups import need_column
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare.compared_run import ComparedRun
@@ -157,12 +158,7 @@ def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say
     from moe_probe.experts.explain import CONTEXTS
     from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, Context
 
-    if label not in run.documents.columns:
-        raise MoeProbeError(
-            f"documents have no column '{label}'",
-            did_you_mean(label, list(run.documents.columns)),
-            "name a label column of the corpus",
-        )
+    need_column(run.documents, label)
     own = stored["expert_topics"]
     strata = own.params["strata"] if own.params["strata"] != label else str(own.params["label"])  # within the other label
     permutations, alpha = int(own.params["permutations"]), float(own.params["alpha"])
