@@ -73,8 +73,10 @@ def test_core_needs_no_models() -> None:
     [
         "import moe_probe",
         "import moe_probe.recording.trace, moe_probe.report, moe_probe.experts.topics",
-        "import sys, contextlib; sys.argv = ['moe-probe', '--help']\nfrom moe_probe.cli import main\n"
-        "with contextlib.suppress(SystemExit): main()",
+        (
+            "import sys, contextlib; sys.argv = ['moe-probe', '--help']\nfrom moe_probe.cli import main\n"
+            "with contextlib.suppress(SystemExit): main()"
+        ),
     ],
 )
 def test_nothing_heavy_is_imported(command: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.options import Out, Seed, command
 from moe_probe.core.errors import UsageError
 from moe_probe.core.files import OutputKind, check_output_folder
+from moe_probe.core.settings import Settings, setting
+from moe_probe.studies.compare.settings import ComparisonSettings
 
 if TYPE_CHECKING:
     from moe_probe.studies.compare import Comparison
@@ -27,6 +30,22 @@ def register(app: typer.Typer) -> None:
     )(compare)
 
 
+class CompareOptions(Settings):
+    """Options of the command."""
+
+    by: tuple[str, ...] = setting(
+        (), "label column of the documents (repeat to compare two); by default the one that the runs were made for"
+    )
+    names: str = setting("", "names for what is compared, separated by commas; by default the folders, or the label columns")
+    notebook: bool = setting(True, "write compare.ipynb and compare.html")
+    resamples: int = setting(ComparisonSettings.resamples, "bootstrap resamples", ge=99)
+    permutations: int = setting(ComparisonSettings.permutations, "permutations behind the null of the alignment", ge=19)
+
+    def list_of_names(self) -> list[str]:
+        """Names, one for each run or label column; empty where none are given."""
+        return [name.strip() for name in self.names.split(",")] if self.names else []
+
+
 def compare(
     runs: Annotated[
         list[Path],
@@ -36,27 +55,7 @@ def compare(
     ],
     *,
     out: Out,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by",
-            help="Label column of the documents (repeat to compare two) [default: the one that the runs were made for].",
-            show_default=False,
-        ),
-    ] = None,
-    names: Annotated[
-        str,
-        typer.Option(
-            "--names",
-            help="Names for what is compared, separated by commas [default: the folders, or the labels].",
-            show_default=False,
-        ),
-    ] = "",
-    notebook: Annotated[bool, typer.Option("--notebook/--no-notebook", help="Write compare.ipynb and compare.html.")] = True,
-    resamples: Annotated[int, typer.Option("--resamples", min=99, help="Bootstrap resamples.")] = 1000,
-    permutations: Annotated[
-        int, typer.Option("--permutations", min=19, help="Permutations behind the null of matching.")
-    ] = 199,
+    options: CompareOptions,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier comparison.")] = False,
     seed: Seed = 0,
     console: Console,
@@ -65,26 +64,35 @@ def compare(
     from moe_probe.core.files import disk_errors
     from moe_probe.studies.compare import TABLES, compare_runs
 
-    if notebook:
+    if options.notebook:
         from moe_probe.report.notebook import need_notebook
 
         need_notebook()  # before anything is computed
     written = [out / f"{name}.{ending}" for name in TABLES for ending in ("parquet", "json")]
     written += [out / "compare.ipynb", out / "compare.html"]
     _prepare(out, force=force)
-    named = [name.strip() for name in names.split(",")] if names else []
-    found = compare_runs(
-        runs, by=tuple(by or ()), names=named, resamples=resamples, permutations=permutations, seed=seed, say=console.say
+    by, names = options.by, options.list_of_names()
+    comparison = compare_runs(
+        runs,
+        by=by,
+        names=names,
+        resamples=options.resamples,
+        permutations=options.permutations,
+        seed=seed,
+        say=console.say,
     )
     with disk_errors(out):
         if force:
             for path in written:
                 path.unlink(missing_ok=True)
-        found.save(out)
-    files = [out / f"{r.name}.parquet" for r in found.results]
-    if notebook:
-        files += _notebook(found, runs, tuple(by or ()), named, out, seed=seed, console=console)
-    _tell(found, out, files, console)
+        comparison.save(out)
+    files = [out / f"{r.name}.parquet" for r in comparison.results]
+    if options.notebook:
+        console.say("running the notebook")
+        places = [Path(os.path.relpath(run, out)).as_posix() for run in runs]  # paths of this machine stay out of it
+        values: dict[str, Any] = {"root": ".", "runs": places, "by": list(by), "names": names, "tables": ".", "seed": seed}
+        files += _notebook(comparison, values, out)
+    _tell(comparison, out, files, console)
 
 
 def _prepare(out: Path, *, force: bool) -> None:
@@ -94,24 +102,14 @@ def _prepare(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} is a run", "its results would be mixed with a comparison", "another --out")
 
 
-def _notebook(
-    found: Comparison, runs: list[Path], by: tuple[str, ...], names: list[str], out: Path, *, seed: int, console: Console
-) -> list[Path]:
-    import os
-
+def _notebook(comparison: Comparison, values: dict[str, Any], out: Path) -> list[Path]:
     from moe_probe.report.notebook import write_notebook
 
-    template = (
-        "compare_labels"
-        if "comparison_experts" in found
-        else "compare_runs"
-        if "comparison_changes" in found
-        else "compare_saes"
-    )
-    places = [Path(os.path.relpath(run, out)).as_posix() for run in runs]  # paths of this machine stay out of it
-    console.say("running the notebook")
-    values: dict[str, Any] = {"root": ".", "runs": places, "by": list(by), "names": names, "tables": ".", "seed": seed}
-    return write_notebook(template, values, out / "compare.ipynb", title=" against ".join(found.sides))
+    if "comparison_experts" in comparison:
+        template = "compare_labels"
+    else:
+        template = "compare_runs" if "comparison_changes" in comparison else "compare_saes"
+    return write_notebook(template, values, out / "compare.ipynb", title=" against ".join(comparison.sides))
 
 
 def _tell(found: Comparison, out: Path, files: list[Path], console: Console) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import command
 from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.settings import Settings, setting
 from moe_probe.core.text import is_missing
+from moe_probe.studies.cost.presets import PRESETS
+from moe_probe.studies.cost.project import SaePlan, growth, project
 
 
 def register(app: typer.Typer) -> None:
@@ -18,45 +21,60 @@ def register(app: typer.Typer) -> None:
     command(app, "cost", "moe-probe cost --preset deepseek-v3 --width 131072 --num-layers 61")(cost)
 
 
+class CostOptions(Settings):
+    """Options of the command: what is projected, and for the run itself."""
+
+    panel: ClassVar[str] = "Projection for any model"
+
+    preset: str | None = setting(None, f"a published model: {', '.join(PRESETS)}")
+    params: float | None = setting(None, "parameters of a model to project for")
+    active: float | None = setting(None, "parameters that a token passes through; --params if none")
+    tokens: float | None = setting(None, "tokens that it was trained on")
+    d_model: int | None = setting(None, "width of its residual stream")
+    layers: int = setting(SaePlan.layers, "layers with an SAE", flag="--num-layers", ge=1)
+    width: int = setting(SaePlan.width, "latents of an SAE", ge=1)
+    sae_tokens: float = setting(SaePlan.tokens, "tokens that each SAE is trained on", gt=0)
+    labeller: float = setting(SaePlan.labeller, "parameters of a language model that labels", gt=0)
+    model: str | None = setting(None, "the run's model; by default that of run.yaml")
+    train_tokens: float | None = setting(None, "tokens that the run's model was trained on")
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of the model to project for.
+
+        Raises
+        ------
+        UsageError
+            When the preset is unknown, or the width of the residual stream is.
+        """
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UsageError(
+                f"--preset {self.preset} is not known", did_you_mean(self.preset, list(PRESETS)), ", ".join(PRESETS)
+            )
+        known = PRESETS[self.preset] if self.preset is not None else None
+        total = self.params or (known.parameters if known else self.active)
+        width = self.d_model or (known.d_model if known else None)
+        if width is None:
+            raise UsageError(
+                "no --d-model was given", "what SAEs cost grows with the width that they read", "--d-model 7168"
+            )
+        return {
+            "name": self.preset or f"{total:.3g} parameters",
+            "active": self.active or (self.params if self.params else (known.active if known else total)),
+            "tokens": self.tokens or (known.tokens if known else None),
+            "d_model": width,
+            "source": known.source if known else "",
+        }
+
+
 def cost(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="Run directory, for what its stages took.", show_default=False)
     ] = None,
     *,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="A published model: gpt-3, gemma-2-9b, olmoe-1b-7b, "
-            "mixtral-8x7b, "
-            "gpt-oss-20b, deepseek-v3, qwen3-30b-a3b, llama-3.1-405b.",
-            show_default=False,
-        ),
-    ] = None,
-    params: Annotated[
-        float | None, typer.Option("--params", help="Parameters of a model to project for.", show_default=False)
-    ] = None,
-    active: Annotated[
-        float | None,
-        typer.Option("--active", help="Parameters a token passes through [default: --params].", show_default=False),
-    ] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="Tokens it was trained on.", show_default=False)] = None,
-    d_model: Annotated[
-        int | None, typer.Option("--d-model", help="Width of its residual stream.", show_default=False)
-    ] = None,
-    layers: Annotated[int, typer.Option("--num-layers", min=1, help="Layers with an SAE.")] = 1,
-    width: Annotated[int, typer.Option("--width", min=1, help="Latents of an SAE.")] = 32_768,
-    sae_tokens: Annotated[float, typer.Option("--sae-tokens", help="Tokens that SAEs learn from.")] = 5e8,
-    labeller: Annotated[float, typer.Option("--labeller", help="Parameters of a language model that labels.")] = 70e9,
-    model: Annotated[
-        str | None, typer.Option("--model", help="The trace's model [default: that of run.yaml].", show_default=False)
-    ] = None,
-    train_tokens: Annotated[
-        float | None, typer.Option("--train-tokens", help="Tokens that the run's model was trained on.", show_default=False)
-    ] = None,
+    options: CostOptions,
     console: Console,
 ) -> None:
-    """What a run cost, beside training its model; and what the same would cost for any other model."""
+    """Compare what a run cost with training its model, and project the same for any other model."""
     data: dict[str, Any] = {}
     lines: list[str] = []
     if run is not None:
@@ -65,14 +83,14 @@ def cost(
         from moe_probe.recording.trace import Trace
         from moe_probe.studies.cost import measure_cost, save_cost
 
-        opened, own = RunDirectory(Trace.open(run), run), model_settings_of(run) if model is None else None
-        model, revision = (own.name, own.revision) if own is not None else (model, None)
-        data["run"] = measure_cost(opened, model=model, revision=revision, train_tokens=train_tokens, say=console.say)
-        lines += [*_run_lines(data["run"]), f"Table: {save_cost(opened, data['run'])[0]}", ""]
-    if preset or params or active:
-        sizes = _sizes(preset, params, active, tokens, d_model)
-        data["projection"], said = _projection(sizes, layers=layers, width=width, sae_tokens=sae_tokens, labeller=labeller)
-        lines += [*said, ""]
+        opened, own = RunDirectory(Trace.open(run), run), model_settings_of(run) if options.model is None else None
+        model, revision = (own.name, own.revision) if own is not None else (options.model, None)
+        measured = measure_cost(opened, model=model, revision=revision, train_tokens=options.train_tokens, say=console.say)
+        data["run"] = measured
+        lines += [*_run_lines(measured), f"Table: {save_cost(opened, measured)[0]}", ""]
+    if options.preset or options.params or options.active:
+        data["projection"], projected = _projection(options)
+        lines += [*projected, ""]
     if not data:
         raise UsageError(
             "nothing to count", "name a run, a --preset, or --params and --tokens", "moe-probe cost --preset deepseek-v3"
@@ -98,43 +116,9 @@ def _run_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _sizes(
-    preset: str | None,
-    params: float | None,
-    active: float | None,
-    tokens: float | None,
-    d_model: int | None,
-) -> dict[str, Any]:
-    from moe_probe.studies.cost import PRESETS
-
-    if preset is not None and preset not in PRESETS:
-        raise UsageError(f"--preset {preset} is not known", did_you_mean(preset, list(PRESETS)), ", ".join(PRESETS))
-    known = PRESETS[preset] if preset is not None else None
-    total = params or (known.parameters if known else active)
-    width = d_model or (known.d_model if known else None)
-    if width is None:
-        raise UsageError("no --d-model was given", "what SAEs cost grows with the width that they read", "--d-model 7168")
-    used = active or (params if params else (known.active if known else total))
-    return {
-        "name": preset or f"{total:.3g} parameters",
-        "active": used,
-        "tokens": tokens or (known.tokens if known else None),
-        "d_model": width,
-        "source": known.source if known else "",
-    }
-
-
-def _projection(
-    sizes: dict[str, Any],
-    *,
-    layers: int,
-    width: int,
-    sae_tokens: float,
-    labeller: float,
-) -> tuple[dict[str, Any], list[str]]:
-    from moe_probe.studies.cost import SaePlan, growth, project
-
-    plan = SaePlan(layers=layers, width=width, tokens=sae_tokens, labeller=labeller)
+def _projection(options: CostOptions) -> tuple[dict[str, Any], list[str]]:
+    sizes, layers, width = options.sizes(), options.layers, options.width
+    plan = SaePlan(layers=layers, width=width, tokens=options.sae_tokens, labeller=options.labeller)
     found = project(sizes["active"], sizes["d_model"], tokens=sizes["tokens"], saes=plan)
     shares = {name: None if is_missing(value) else value for name, value in found.fractions().items()}
     slopes = growth().groupby("rule")["exponent"].first().to_dict()

@@ -83,7 +83,7 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
 
 
 def _refused(error: OSError) -> MoeProbeError | None:
-    """What the disk refused, wherever a command was writing or reading; None for anything else."""
+    """Describe what the disk refused, wherever a command was writing or reading; None for anything else."""
     return disk_error(error, error.filename or "a file", verb="read or written", keeps="what was already written is kept")
 
 

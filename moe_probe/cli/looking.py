@@ -82,10 +82,14 @@ def _tokens_per_second(loaded: LoadedModel) -> float:
 def _check_text(loaded: LoadedModel, found: CheckReport, tokens: float, rate: float, size: int) -> str:
     info = loaded.info
     lines = [
-        f"{info.id}: {info.architecture}, {(info.n_parameters or 0) / 1e6:,.1f} M parameters, {info.dtype}, "
-        f"context {loaded.max_length:,} tokens",
-        f"{'layer':>5}  {'experts':>7}  {'top-k':>5}  {'shared':>6}  {'captured at':<16} {'error':>8}  "
-        f"{'top-k of logits':>15}  router",
+        (
+            f"{info.id}: {info.architecture}, {(info.n_parameters or 0) / 1e6:,.1f} M parameters, {info.dtype}, "
+            f"context {loaded.max_length:,} tokens"
+        ),
+        (
+            f"{'layer':>5}  {'experts':>7}  {'top-k':>5}  {'shared':>6}  {'captured at':<16} {'error':>8}  "
+            f"{'top-k of logits':>15}  router"
+        ),
     ]
     for site, one in zip(loaded.sites, found.sites, strict=True):
         item = site.info
@@ -120,7 +124,7 @@ def _duration(seconds: float) -> str:
 def info(
     path: Annotated[Path, typer.Argument(help="Trace or run directory.", show_default=False)],
     *,
-    seed: Seed = 0,
+    seed: Seed = 0,  # noqa: ARG001 (every command takes it)
     console: Console,
 ) -> None:
     """Say what a trace holds and where it came from."""
@@ -149,13 +153,17 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
     weights = f"weights {m.model.fingerprint[:12]}, {m.model.dtype}" if m.model.fingerprint else "imported"
     lines = [
         f"model      {m.model.id}{revision} ({m.model.architecture}; {weights})",
-        f"layers     {len(m.layers)} MoE layers, experts {experts}, top-k {slots}; "
-        f"gate weights {'kept' if m.has_weights else 'not known'}",
+        (
+            f"layers     {len(m.layers)} MoE layers, experts {experts}, top-k {slots}; "
+            f"gate weights {'kept' if m.has_weights else 'not known'}"
+        ),
         f"corpus     {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(topics)} topics"
         + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else ""),
         f"topics     {', '.join(f'{topic} ({n})' for topic, n in topics.items())}",
-        f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "
-        f"{_size(trace) / 1e6:,.1f} MB",
+        (
+            f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "
+            f"{_size(trace) / 1e6:,.1f} MB"
+        ),
         f"made with  {', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}",
         f"Next: moe-probe analyze {trace.root}",
     ]

@@ -88,7 +88,7 @@ def _expanded(function: Callable[..., None], leave_out: Collection[str], renamed
     """Replace the parameters that stand for several options by these."""
     own = inspect.signature(function, eval_str=True).parameters
     shown: list[inspect.Parameter] = []
-    fields: dict[str, dict[str, _Origin]] = {}  # by parameter of the function and of the option
+    origins: dict[str, dict[str, _Origin]] = {}  # by parameter of the function and of the option
     for parameter in own.values():
         kind = parameter.annotation
         if kind is Console:
@@ -96,32 +96,44 @@ def _expanded(function: Callable[..., None], leave_out: Collection[str], renamed
         elif kind is Mode:
             shown += [_flag(name, (f"--{name}",), text) for name, text in _MODE.items()]
         elif kind is Sections or (isinstance(kind, type) and issubclass(kind, Settings)):
-            fields[parameter.name] = options = {}
-            for section, settings in _sections(kind).items():
-                for name, field in settings.model_fields.items():
-                    flag = renamed.get(name, flag_of(settings, name))
-                    if flag and not {section, name} & set(leave_out):
-                        options[f"{section}_{name}"] = _Origin(section, name, flag, _is_numbers(field))
-                        shown.append(_option(f"{section}_{name}", flag, field, settings.panel))
+            options, origins[parameter.name] = _options(kind, set(leave_out), renamed)
+            shown += options
         else:
             shown.append(parameter)
 
     @wraps(function)
     def run(**given: Any) -> None:
-        values = {name: given[name] for name in own if name in given}
-        for name, parameter in own.items():
-            kind = parameter.annotation
-            if kind is Console:
-                values[name] = Console(quiet=given["quiet"], as_json=given["as_json"])
-            elif kind is Mode:
-                values[name] = _mode(resume=given["resume"], force=given["force"])
-            elif name in fields:
-                sections = _given(fields[name], given)
-                values[name] = sections if kind is Sections else kind(**next(iter(sections.values()), {}))
-        function(**values)
+        function(**{name: _value(parameter, given, origins.get(name)) for name, parameter in own.items()})
 
     run.__signature__ = inspect.Signature(sorted(shown, key=lambda p: p.kind))  # type: ignore[attr-defined]
     return run
+
+
+def _value(parameter: inspect.Parameter, given: Mapping[str, Any], origins: Mapping[str, _Origin] | None) -> Any:
+    """Make what the function gets for a parameter from the options that were given."""
+    kind = parameter.annotation
+    if kind is Console:
+        return Console(quiet=given["quiet"], as_json=given["as_json"])
+    if kind is Mode:
+        return _mode(resume=given["resume"], force=given["force"])
+    if origins is None:
+        return given[parameter.name]
+    sections = _given(origins, given)
+    return sections if kind is Sections else kind(**next(iter(sections.values()), {}))
+
+
+def _options(
+    kind: Any, leave_out: set[str], renamed: Mapping[str, str]
+) -> tuple[list[inspect.Parameter], dict[str, _Origin]]:
+    """Make an option of every setting, and note what it sets."""
+    shown, origins = [], {}
+    for section, settings in _sections(kind).items():
+        for name, field in settings.model_fields.items():
+            flag = renamed.get(name, flag_of(settings, name))
+            if flag and not {section, name} & leave_out:
+                origins[f"{section}_{name}"] = _Origin(section, name, flag, _is_numbers(field))
+                shown.append(_option(f"{section}_{name}", flag, field, settings.panel))
+    return shown, origins
 
 
 def _sections(kind: Any) -> dict[str, type[Settings]]:
@@ -146,7 +158,7 @@ def _is_numbers(field: FieldInfo) -> bool:
 
 
 def _given(options: Mapping[str, _Origin], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings that were given, by section."""
+    """Gather the settings that were given, by section."""
     sections: dict[str, dict[str, Any]] = {}
     for parameter, origin in options.items():
         value = given[parameter]
@@ -193,7 +205,7 @@ def _bare(annotation: Any) -> Any:
     """``str | None`` as str, ``tuple[X, ...]`` as list[X]: what an option can be."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return next(a for a in typing.get_args(annotation) if a is not type(None))
-    if typing.get_origin(annotation) is tuple:
+    if typing.get_origin(annotation) is tuple and typing.get_args(annotation)[-1] is Ellipsis:
         return list[typing.get_args(annotation)[0]]  # type: ignore[misc]
     return annotation
 

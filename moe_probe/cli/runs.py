@@ -200,7 +200,7 @@ def report(
 
 
 def _demo_data() -> Path:
-    """The project's ``data/``: beside the package in a checkout, or in the current folder."""
+    """Find the project's ``data/``: beside the package in a checkout, or in the current folder."""
     for folder in (Path(__file__).resolve().parents[2] / "data", Path("data")):
         if (folder / "probe_corpus.jsonl").exists() and (folder / "model" / "final").exists():
             return folder

@@ -39,7 +39,7 @@ def run_app(app: typer.Typer) -> int:
 
 
 def usage_sentence(error: Any, root: Any) -> str:
-    """What is wrong with the words of a command, what may have been meant, and what to try."""
+    """Say what is wrong with the words of a command, what may have been meant, and what to try."""
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "moe-probe"
     message = error.format_message().splitlines()[0]
@@ -78,7 +78,7 @@ def commands(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def example_of(command: Any) -> str:
-    """The example in a command's help, ``""`` where there is none."""
+    """Return the example in a command's help, ``""`` where there is none."""
     first = (getattr(command, "epilog", None) or "").strip().partition("\n")[0]
     return first.removeprefix("Example: ").strip() if first.startswith("Example: ") else ""
 

@@ -5,8 +5,8 @@ The tree, with the exit status of the command line:
 - `MoeProbeError`: an expected failure (1), or a gate that failed (3)
 
   - `UsageError`: a wrong option or argument (2)
-  - `moe_probe.core.results.NoSuchResult`, also a KeyError: a result that a run does not have (1)
-  - `moe_probe.core.textfiles.BadLine`: a line of a text file that cannot be read (1)
+  - `moe_probe.core.results.NoSuchResultError`, also a KeyError: a result that a run does not have (1)
+  - `moe_probe.core.textfiles.BadLineError`: a line of a text file that cannot be read (1)
   - `moe_probe.recording.corpus.document.BadRow`: a row of a corpus that cannot be used (1)
   - `moe_probe.features.labels.endpoint.NoAnswerError`: a language model that gives no answer (1)
 

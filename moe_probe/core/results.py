@@ -188,7 +188,7 @@ class Result:
         return card_html(f"{self.name}: {len(self.table):,} rows", *parts)
 
 
-class NoSuchResult(MoeProbeError, KeyError):
+class NoSuchResultError(MoeProbeError, KeyError):
     """A result that a run does not have."""
 
 
@@ -212,10 +212,10 @@ class Results(Mapping[str, Result]):
         self._read: dict[str, tuple[int, Result]] = {}
 
     def __getitem__(self, name: str) -> Result:
-        """Read a result; NoSuchResult names the command that makes it."""
+        """Read a result; NoSuchResultError names the command that makes it."""
         if name not in self:
             known = list(self)
-            raise NoSuchResult(
+            raise NoSuchResultError(
                 f"there is no result '{name}' in {self._directory}",
                 did_you_mean(str(name), known) if known else "it has none",
                 command_for(str(name), self._directory),

@@ -47,7 +47,7 @@ class Stage(ABC):
     def settings(self) -> Any:
         """Return what decides the output beside the inputs (JSON values)."""
 
-    def inputs(self, root: Path) -> Iterable[Path]:
+    def inputs(self, root: Path) -> Iterable[Path]:  # noqa: ARG002 (of the base: no files)
         """Files below the run directory that are read, beside those of the stages before."""
         return ()
 

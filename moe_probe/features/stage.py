@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.settings import StatisticsSettings
 from moe_probe.core.stage import Stage, save_results
@@ -27,20 +29,25 @@ class FeaturesStage(Stage):
     seed: int
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return (self.analyze,)
 
+    @override
     def wanted(self) -> bool:
         return self.sae.wanted()
 
+    @override
     def settings(self) -> Any:
         return []  # all of them are settings of the analysis
 
+    @override
     def inputs(self, root: Path) -> Iterable[Path]:
         from moe_probe.sae.store import saes_of
 
         return [folder / "cfg.json" for folder in saes_of(root)]
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.features.describe import LabelSettings
         from moe_probe.features.evaluate import EvaluateSettings, evaluate

@@ -17,11 +17,10 @@ from moe_probe.core.text import some_of
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite, Observation
 from moe_probe.models.hooks import hooked, replaced_forwards
+from moe_probe.models.settings import HOW
 
 #: ``mask``: the router cannot choose the experts; the next best replace them, and the model renormalises gate weights as
 #: usual. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: `boost` is added to
-#: their logits.
-HOW = ("mask", "zero", "mean", "steer")
 
 
 @dataclass(frozen=True, eq=False)

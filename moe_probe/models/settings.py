@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from moe_probe.core.settings import Settings, setting
 
+#: Interventions on experts. ``mask``: the router cannot choose them; the next best replace them, and the model renormalises
+#: gate weights as usual. ``zero``: they are chosen, and add nothing. ``mean``: they add their mean output. ``steer``: a
+#: number is added to their logits.
+HOW = ("mask", "zero", "mean", "steer")
+
 
 class LoadOptions(Settings):
     """How a model is loaded; keyword arguments of `load_model`."""

@@ -41,7 +41,7 @@ class CorpusSettings(Settings):
         return {"source": given} if isinstance(given, str) else given
 
     def open(self) -> Corpus:
-        """The corpus that the settings name.
+        """Open the corpus that the settings name.
 
         Raises
         ------

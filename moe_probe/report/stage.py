@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
 
@@ -17,12 +19,15 @@ class ReportStage(Stage):
 
     name = "report"
 
+    @override
     def settings(self) -> Any:
         return []
 
+    @override
     def inputs(self, root: Path) -> Iterable[Path]:
         return [*sorted((root / "results").glob("*.*")), root / "trace" / "trace.json"]
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.report import write_report
 

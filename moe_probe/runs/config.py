@@ -40,7 +40,7 @@ class RunConfig(Settings):
     seed: int = 0
 
     def collect_options(self) -> CollectOptions:
-        """What is recorded: what was asked for, and the activations that the SAEs read, at their layers."""
+        """Add to what is recorded the activations that the SAEs read, at their layers."""
         options = self.recording
         keep, layers = options.keep, options.hidden_layers
         if self.sae.widths and "usage" not in keep:

@@ -24,6 +24,7 @@ class Saes(Mapping[str, "Sae"]):
         self._loaded: dict[str, Sae] = {}
 
     def __getitem__(self, name: str) -> Sae:
+        """Load an SAE by the name of its folder."""
         if name not in set(self):
             raise UsageError(
                 f"there is no SAE '{name}' in {self._run / 'sae'}",
@@ -37,9 +38,11 @@ class Saes(Mapping[str, "Sae"]):
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:
+        """Whether the run has an SAE of that name."""
         return name in set(self)
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the SAEs."""
         return iter(
             sorted(
                 p.parent.relative_to(self._run / "sae").as_posix()
@@ -48,9 +51,11 @@ class Saes(Mapping[str, "Sae"]):
         )
 
     def __len__(self) -> int:
+        """Count the SAEs."""
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
+        """Name what there is, in one line."""
         return f"Saes({', '.join(self) or 'none'})"
 
 
@@ -82,7 +87,18 @@ class Run(RunDirectory):
         return self.results["verdicts"]
 
     def card(self, where: int | str, number: int) -> UnitCard:
-        """Card of an expert (`where` is its layer) or of a feature (`where` is the folder of its SAE).
+        """Gather what is known of one expert or feature.
+
+        Parameters
+        ----------
+        where : int or str
+            Layer of an expert, or folder of a feature's SAE.
+        number : int
+            Of the expert or feature.
+
+        Returns
+        -------
+        UnitCard
 
         Raises
         ------
@@ -113,6 +129,7 @@ class Run(RunDirectory):
         ]
 
     def __repr__(self) -> str:
+        """Name what there is, in one line."""
         report = "report.html" if (self.path / "report.html").exists() else "no report"
         return (
             f"Run({self.path}: {super().__repr__()}, {len(self.results)} results, {len(self.saes())} SAEs, {report}; "

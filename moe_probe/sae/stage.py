@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
 from moe_probe.recording.rundir import RunDirectory
@@ -22,15 +24,19 @@ class SaeStage(Stage):
     device: str
     seed: int
 
+    @override
     def wanted(self) -> bool:
         return bool(self.sae.widths)
 
+    @override
     def settings(self) -> Any:
         return [self.sae.model_dump(), self.device, self.seed]
 
+    @override
     def inputs(self, root: Path) -> Iterable[Path]:
         return [root / "trace" / "trace.json"]
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.sae.training.layers import train_layers
         from moe_probe.sae.training.request import TrainRequest

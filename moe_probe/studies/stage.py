@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.settings import StatisticsSettings
 from moe_probe.core.stage import Stage, result_files
@@ -23,12 +25,15 @@ class AnalyzeStage(Stage):
     model: ModelSettings
     seed: int
 
+    @override
     def settings(self) -> Any:
         return [self.statistics.model_dump(), self.model.model_dump(), self.seed]
 
+    @override
     def inputs(self, root: Path) -> Iterable[Path]:
         return [root / "trace" / "trace.json"]
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.studies.analyses import AnalysisSettings, analyze
         from moe_probe.studies.verdicts import update_verdicts

@@ -14,7 +14,7 @@ import pytest
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import (
-    BadLine,
+    BadLineError,
     expand,
     format_of,
     open_text,
@@ -120,7 +120,9 @@ def test_bad_lines_are_named_and_can_be_passed_over(tmp_path: Path, line: bytes,
     with pytest.raises(MoeProbeError, match=message):
         list(read_json_rows(path))
     rows = list(scan_json_rows(path))
-    assert [value for _, value in rows if not isinstance(value, BadLine)] == [{"a": 1}, {"a": 2}] and rows[1][1].line == 2
+    assert [value for _, value in rows if not isinstance(value, BadLineError)] == [{"a": 1}, {"a": 2}] and rows[1][
+        1
+    ].line == 2
 
 
 @pytest.mark.parametrize("pair", [r'{"a": "\ud83d\ude00"}', '{"a": "\\\\u0000"}'])
@@ -159,9 +161,9 @@ def test_other_packing_and_nothing_to_open(tmp_path: Path) -> None:
 
 def test_byte_of_a_long_text_is_on_its_line(tmp_path: Path) -> None:
     path = write(tmp_path / "c.txt", "x²\nü".encode() + b"\xff\n")
-    with pytest.raises(BadLine, match="line 2, byte 3 is not UTF-8"):
+    with pytest.raises(BadLineError, match="line 2, byte 3 is not UTF-8"):
         read_text(path)
-    with open_text(path) as lines, pytest.raises(BadLine, match="line 2, byte 3 is not UTF-8"):
+    with open_text(path) as lines, pytest.raises(BadLineError, match="line 2, byte 3 is not UTF-8"):
         list(lines)
 
 

@@ -171,8 +171,10 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
     monkeypatch.setattr("moe_probe.studies.ablation.ablate_run", refuse)
     assert ablate.run(runs[1], said.append) == []
     assert said == [
-        "note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
-        "Try: more documents."
+        (
+            "note: nothing was knocked out: the held-out documents have one topic: there is nothing to compare it with. "
+            "Try: more documents."
+        )
     ]
     assert not list((runs[1] / "results").glob("ablation.*"))
 

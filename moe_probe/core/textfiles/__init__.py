@@ -9,10 +9,10 @@ anyway; the standard library has it from Python 3.14 on only.
 from moe_probe.core.textfiles.csvrows import read_csv, refuse_repeated, scan_csv_rows
 from moe_probe.core.textfiles.filelist import FileList, expand, format_of, is_hidden
 from moe_probe.core.textfiles.jsonrows import is_unwritable, read_json, read_json_rows, scan_json_rows
-from moe_probe.core.textfiles.opener import BadLine, open_text, read_stdin, read_text
+from moe_probe.core.textfiles.opener import BadLineError, open_text, read_stdin, read_text
 
 __all__ = [
-    "BadLine",
+    "BadLineError",
     "FileList",
     "expand",
     "format_of",

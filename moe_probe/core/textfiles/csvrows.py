@@ -11,7 +11,7 @@ from typing import Any
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles.filelist import format_of
 from moe_probe.core.textfiles.jsonrows import is_unwritable
-from moe_probe.core.textfiles.opener import BadLine, open_text
+from moe_probe.core.textfiles.opener import BadLineError, open_text
 
 
 def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -21,8 +21,8 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
     ------
     line : int
         Line at which the row begins, counted from 1.
-    row : dict of str to str, or BadLine
-        `BadLine` for a row with another number of fields than the header, an unclosed quote, text that
+    row : dict of str to str, or BadLineError
+        `BadLineError` for a row with another number of fields than the header, an unclosed quote, text that
         is not UTF-8, or NUL. Lines without a field are passed over.
 
     Raises
@@ -42,13 +42,13 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
             if row is None:
                 return
             if isinstance(row, list) and names and len(row) not in (0, len(names)):
-                row = BadLine.at(
+                row = BadLineError.at(
                     line,
                     f"{path}, line {line} has {len(row)} fields, the header has {len(names)}",
                     "",
                     "quote fields that hold the delimiter",
                 )
-            if isinstance(row, BadLine):
+            if isinstance(row, BadLineError):
                 if not names:
                     raise row
                 yield line, row
@@ -70,7 +70,7 @@ def read_csv(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
     """
     rows = []
     for _, row in scan_csv_rows(path):
-        if isinstance(row, BadLine):
+        if isinstance(row, BadLineError):
             raise row
         rows.append(row)
     with open_text(path, newline="") as lines:
@@ -82,19 +82,19 @@ def _delimiter(path: Path) -> str:
     return "\t" if format_of(path) == ".tsv" else ","
 
 
-def _next(reader: Any, path: Path, line: int) -> list[str] | BadLine | None:
+def _next(reader: Any, path: Path, line: int) -> list[str] | BadLineError | None:
     try:
         row: list[str] = next(reader)
     except StopIteration:
         return None
-    except BadLine as error:
+    except BadLineError as error:
         return error
     except csv.Error as error:
-        return BadLine.at(
+        return BadLineError.at(
             line, f"{path}, line {line} is not CSV", str(error), "close every quote, and double a quote inside quotes"
         )
     if any(is_unwritable(field) for field in row):
-        return BadLine.at(line, f"{path}, line {line} has characters that are not text (NUL)", "", "clean the file")
+        return BadLineError.at(line, f"{path}, line {line} has characters that are not text (NUL)", "", "clean the file")
     return row
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles.filelist import format_of
-from moe_probe.core.textfiles.opener import BadLine, open_text, read_text
+from moe_probe.core.textfiles.opener import BadLineError, open_text, read_text
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: What a JSON source must contain for its strings to hold NUL or a surrogate: only then are they searched.
@@ -29,7 +29,7 @@ def read_json(path: str | Path) -> Any:
     text = read_text(path).lstrip("\ufeff")
     try:
         return _parse(text, path, 1)
-    except BadLine as error:  # its advice is for a value per line
+    except BadLineError as error:  # its advice is for a value per line
         raise MoeProbeError(error.what, error.why, "check the file") from error
 
 
@@ -44,7 +44,7 @@ def read_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
         See :func:`scan_json_rows`.
     """
     for line, value in scan_json_rows(path):
-        if isinstance(value, BadLine):
+        if isinstance(value, BadLineError):
             raise value
         yield line, value
 
@@ -59,8 +59,8 @@ def scan_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
     ------
     line : int
         Line at which the value begins, counted from 1.
-    value : Any or BadLine
-        `BadLine` for a line that is not JSON, not UTF-8, nested too deep, names a field twice,
+    value : Any or BadLineError
+        `BadLineError` for a line that is not JSON, not UTF-8, nested too deep, names a field twice,
         or has a string with NUL or half a surrogate pair (no encoding can write it).
 
     Raises
@@ -74,7 +74,7 @@ def scan_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
             number += 1
             try:
                 line = lines.readline()
-            except BadLine as error:
+            except BadLineError as error:
                 yield number, error
                 continue
             if not line:
@@ -93,14 +93,14 @@ def scan_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
 def _try_parse(line: str, path: Path, number: int) -> Any:
     try:
         return _parse(line, path, number)
-    except BadLine as error:
+    except BadLineError as error:
         return error
 
 
 def _begins_whole(value: Any, line: str, path: Path) -> bool:
     """Whether the first line begins an array, or an object over several lines, rather than JSON Lines."""
     named = format_of(path) == ".json"
-    if isinstance(value, BadLine):
+    if isinstance(value, BadLineError):
         return line.lstrip()[0] in "[{" and (named or line.rstrip()[-1] in "[{,")
     return isinstance(value, list) and (named or any(isinstance(item, dict) for item in value))
 
@@ -123,7 +123,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 def _parse(text: str, path: Path, line: int) -> Any:
     value, end = _decode(text, _skip(text, 0), path, line)
     if text[end:].strip():
-        raise BadLine.at(
+        raise BadLineError.at(
             line,
             f"{path}, line {line + text.count(chr(10), 0, end)} is not JSON",
             "more text follows the value",
@@ -139,24 +139,24 @@ def _decode(text: str, start: int, path: Path, line: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         at = line + text.count("\n", start, error.pos)
-        raise BadLine.at(
+        raise BadLineError.at(
             at, f"{path}, line {at} is not JSON", f"{error.msg} at column {error.colno}", "one JSON object per line"
         ) from error
     except _RepeatedFieldError as error:
-        raise BadLine.at(
+        raise BadLineError.at(
             line,
             f"{where} names the field '{error}' twice",
             "it is not known which of the two is meant",
             "rename one of them",
         ) from error
     except RecursionError as error:
-        raise BadLine.at(line, f"{where} is nested too deep to be read", "", "one flat JSON object per line") from error
+        raise BadLineError.at(line, f"{where} is nested too deep to be read", "", "one flat JSON object per line") from error
     except ValueError as error:  # a number of thousands of digits
-        raise BadLine.at(line, f"{where} is not JSON", str(error), "one JSON object per line") from error
+        raise BadLineError.at(line, f"{where} is not JSON", str(error), "one JSON object per line") from error
     if _SUSPECT.search(text, start, end):
         field = _unwritable(value)
         if field is not None:
-            raise BadLine.at(
+            raise BadLineError.at(
                 line,
                 f"{where} has characters that are not text (NUL or half a surrogate pair)",
                 f"they are in {field}" if field else "",
@@ -184,7 +184,7 @@ def _json_whole(text: str, path: Path, line: int) -> Iterator[tuple[int, Any]]:
             continue
         try:
             value, at = _decode(text, at, path, line)
-        except BadLine as error:
+        except BadLineError as error:
             raise MoeProbeError(error.what, error.why, "check the file") from error
         yield line, value
         at = _skip(text, at)

@@ -35,7 +35,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _STDIN = Path("standard input")
 
 
-class BadLine(MoeProbeError):
+class BadLineError(MoeProbeError):
     """A line of a text file that cannot be read; the lines after it can.
 
     Attributes
@@ -47,7 +47,7 @@ class BadLine(MoeProbeError):
     line: int = 0
 
     @classmethod
-    def at(cls, line: int, what: str, why: str = "", hint: str = "") -> BadLine:
+    def at(cls, line: int, what: str, why: str = "", hint: str = "") -> BadLineError:
         """Make the error for a line.
 
         Parameters
@@ -59,7 +59,7 @@ class BadLine(MoeProbeError):
 
         Returns
         -------
-        BadLine
+        BadLineError
         """
         error = cls(what, why, hint)
         error.line = line
@@ -100,7 +100,7 @@ class _Text(io.TextIOWrapper):
             return text
         line = before + text.count("\n", 0, bad.start()) + 1
         byte = len(text[text.rfind("\n", 0, bad.start()) + 1 : bad.start()].encode()) + 1
-        raise BadLine.at(
+        raise BadLineError.at(
             line,
             f"{self._path}, line {line}, byte {byte} is not UTF-8 text",
             f"it is 0x{ord(bad.group()) - 0xDC00:02X}; the file may be Windows-1252 or Latin-1",
@@ -127,7 +127,7 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
     Yields
     ------
     text stream
-        A line that is not UTF-8 raises `BadLine` when it is read; reading may go on after it.
+        A line that is not UTF-8 raises `BadLineError` when it is read; reading may go on after it.
 
     Raises
     ------

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage, save_results
 from moe_probe.features.stage import FeaturesStage
@@ -20,15 +22,19 @@ class MatchStage(Stage):
     features: FeaturesStage
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return (self.features,)
 
+    @override
     def wanted(self) -> bool:
         return self.features.wanted()
 
+    @override
     def settings(self) -> Any:
         return []
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.features.matching.match import match
         from moe_probe.features.matching.match_features import MatchSettings

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say
 from moe_probe.core.results import Result
@@ -24,17 +26,21 @@ class TreeStage(Stage):
     tree: TreeStageSettings
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return (self.features,)
 
+    @override
     def wanted(self) -> bool:
         sae = self.features.sae.sae
         levels = len(set(sae.widths)) > 1 or (bool(sae.widths) and sae.architecture == "matryoshka")
         return levels and (self.tree.tree or self.tree.depth_first)
 
+    @override
     def settings(self) -> Any:
         return self.tree.model_dump()
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.features.tree import DepthFirstSettings, TreeSettings, build_tree, depth_first, iter_sae_ladders
 

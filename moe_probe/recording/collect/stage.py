@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import check_output_folder
@@ -26,14 +28,17 @@ class CollectStage(Stage):
     corpus: CorpusSettings
     options: CollectOptions
 
+    @override
     def settings(self) -> Any:
         return [part.model_dump() for part in (self.model, self.corpus, self.options)]
 
+    @override
     def key(self, root: Path) -> str:
         # not the version: a trace stays valid, and collecting is what costs most
         sources = [source_state(source) for source in (self.model.name, self.corpus.source)]
         return stage_key(self.name, self.settings(), sources)
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         # resuming a trace that is not there begins one, and one made from other inputs is refused
         self.collect(root / "trace", mode="resume", say=say)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.textfiles import BadLine, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
+from moe_probe.core.textfiles import BadLineError, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
 from moe_probe.recording.corpus.document import BadRowError
 
 Row = tuple[str, Mapping[str, Any] | BadRowError]  # (file and line, row or why it cannot be read)
@@ -41,7 +41,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 def _json_rows(path: Path) -> Iterator[Row]:
     for number, value in scan_json_rows(path):
         where = f"{path}, line {number}"
-        if isinstance(value, BadLine):
+        if isinstance(value, BadLineError):
             yield where, BadRowError.of(value)
         elif not isinstance(value, dict):
             why = f"it is a {type(value).__name__}"
@@ -52,7 +52,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     for number, row in scan_csv_rows(path):
-        yield f"{path}, line {number}", BadRowError.of(row) if isinstance(row, BadLine) else row
+        yield f"{path}, line {number}", BadRowError.of(row) if isinstance(row, BadLineError) else row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -14,7 +14,8 @@ from moe_probe.sae.held_out import held_out_documents
 from moe_probe.studies.ablation.ablator import Ablator, knock_out
 from moe_probe.studies.ablation.baseline import measure_baseline
 from moe_probe.studies.ablation.controls import controls_of
-from moe_probe.studies.ablation.units import AblationSettings, Unit, verdict_units
+from moe_probe.studies.ablation.settings import AblationSettings
+from moe_probe.studies.ablation.units import Unit, verdict_units
 from moe_probe.studies.verdicts import NOT_CONFIRMED, confirmation, rise_text
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from moe_probe.core.stats.bootstrap import BOOTSTRAP
 from moe_probe.features.spliced_loss import Splice, losses, site_of
 from moe_probe.studies.ablation.feature_removal import FeatureRemoval
 from moe_probe.studies.ablation.rises import RiseComparison
-from moe_probe.studies.ablation.units import AblationSettings
+from moe_probe.studies.ablation.settings import AblationSettings
 
 if TYPE_CHECKING:
     from moe_probe.models.prefix import PrefixCache

@@ -14,7 +14,7 @@ from moe_probe.features.spliced_loss import LossSample, Suffix, first_losses, lo
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
     from moe_probe.recording.trace import Trace
-    from moe_probe.studies.ablation.units import AblationSettings
+    from moe_probe.studies.ablation.settings import AblationSettings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from moe_probe.studies.ablation.units import Unit
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.studies.ablation.units import AblationSettings
+    from moe_probe.studies.ablation.settings import AblationSettings
 
 
 def controls_of(

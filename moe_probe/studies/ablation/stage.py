@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage, result_files
@@ -23,15 +25,19 @@ class AblateStage(Stage):
     ablation: AblationStageSettings
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return (self.match,) if self.match.wanted() else (self.match.features.analyze,)
 
+    @override
     def wanted(self) -> bool:
         return bool(self.ablation.ablate)
 
+    @override
     def settings(self) -> Any:
         return self.ablation.model_dump()
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.models import load_model
         from moe_probe.studies.ablation import AblationSettings, ablate_run

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.units import UnitRef, parse_members
-from moe_probe.studies.ablation.settings import TOKENS
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
 
 _FEATURE_HINT = "FOLDER:FEATURE, as layer_05/width_01024:334"
-
-
-@dataclass(frozen=True)
-class AblationSettings:
-    """How units are knocked out.
-
-    Attributes
-    ----------
-    by : str
-        Label column whose values losses are compared over.
-    how : {"mask", "zero", "mean", "steer"}
-        For experts. A feature's share of the activation is always removed.
-    boost : float
-        Added to the experts' logits when steering.
-    tokens : int
-        Tokens of held-out documents that losses are measured on.
-    controls : int
-        Units of the same load that each one is compared with. Without any, nothing can be confirmed.
-    resamples : int
-        Bootstrap resamples of groups of documents, within topics.
-    seed : int
-    """
-
-    by: str = "topic"
-    how: str = "mask"
-    boost: float = 0.0
-    tokens: int = TOKENS
-    controls: int = 2
-    resamples: int = 1000
-    seed: int = 0
 
 
 class Unit(NamedTuple):

@@ -12,8 +12,8 @@ from moe_probe.core.results import Result
 from moe_probe.core.routing import count_selections, dropped_id
 from moe_probe.core.stats import permutation_p
 from moe_probe.studies.compare.compared_run import ComparedRun, matched_layers, same_shape
-from moe_probe.studies.compare.differences import ComparisonSettings
 from moe_probe.studies.compare.pairing import Pairing, pair_runs
+from moe_probe.studies.compare.settings import ComparisonSettings
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace

@@ -12,12 +12,12 @@ from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.studies.compare.alignment import align_experts
 from moe_probe.studies.compare.compared_run import ComparedRun, same_shape
-from moe_probe.studies.compare.differences import ComparisonSettings
 from moe_probe.studies.compare.facts import run_facts
 from moe_probe.studies.compare.labels import compare_labels
 from moe_probe.studies.compare.layers import compare_layers
 from moe_probe.studies.compare.pairing import Pairing, pair_runs
 from moe_probe.studies.compare.saes import sae_differences, sae_values
+from moe_probe.studies.compare.settings import ComparisonSettings
 from moe_probe.studies.compare.summary import all_differences, headlines
 from moe_probe.studies.compare.topics import compare_topics
 from moe_probe.studies.compare.verdicts import compare_verdicts, verdict_changes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,8 @@ from moe_probe.core.stats.bootstrap import BOOTSTRAP, satterthwaite, spread
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.studies.compare.compared_run import ComparedRun
+    from moe_probe.studies.compare.settings import ComparisonSettings
+
 
 SOURCES = (
     *BOOTSTRAP,
@@ -25,40 +25,6 @@ SOURCES = (
 COLUMNS = ("value_a", "value_b", "difference", "ci_low", "ci_high", "p_value", "q_value", "beyond", "method")
 #: Half width of a 95 % interval of the normal law, in standard errors.
 _Z95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class ComparisonSettings:
-    """How runs are compared.
-
-    Attributes
-    ----------
-    resamples : int
-        Bootstrap resamples of groups of documents.
-    permutations : int
-        Permutations behind the null of the alignment.
-    seed : int
-    alpha : float
-        False discovery rate of ``beyond``.
-    """
-
-    resamples: int = 1000
-    permutations: int = 199
-    seed: int = 0
-    alpha: float = 0.05
-
-    def params(self, a: ComparedRun, b: ComparedRun) -> dict[str, Any]:
-        """List the parameters of a result on differences between two runs.
-
-        Parameters
-        ----------
-        a, b : ComparedRun
-
-        Returns
-        -------
-        dict
-        """
-        return {"alpha": self.alpha, "resamples": self.resamples, "label_a": a.label, "label_b": b.label}
 
 
 class Estimate(NamedTuple):

@@ -8,8 +8,9 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.stats import GroupUsage, Resamples
 from moe_probe.studies.compare.compared_run import ComparedRun
-from moe_probe.studies.compare.differences import SOURCES, ComparisonSettings, Estimate, difference_table, from_draws
+from moe_probe.studies.compare.differences import SOURCES, Estimate, difference_table, from_draws
 from moe_probe.studies.compare.pairing import Pairing, pair_runs, resample
+from moe_probe.studies.compare.settings import ComparisonSettings
 
 _EPSILON = "Kelley 1935, an unbiased correlation ratio (epsilon squared), DOI 10.1073/pnas.21.9.554"
 

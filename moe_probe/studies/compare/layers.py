@@ -15,7 +15,6 @@ from moe_probe.experts.usage import layer_usage
 from moe_probe.studies.compare.compared_run import ComparedRun, matched_layers
 from moe_probe.studies.compare.differences import (
     SOURCES,
-    ComparisonSettings,
     Estimate,
     difference_table,
     from_draws,
@@ -23,6 +22,7 @@ from moe_probe.studies.compare.differences import (
     no_difference,
 )
 from moe_probe.studies.compare.pairing import Pairing, pair_runs, resample
+from moe_probe.studies.compare.settings import ComparisonSettings
 
 #: Measures whose values are stored, by column of ``layers``.
 _STORED = {

@@ -15,13 +15,13 @@ from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare.compared_run import ComparedRun
 from moe_probe.studies.compare.comparison import Comparison, compare_opened_runs
-from moe_probe.studies.compare.differences import ComparisonSettings
+from moe_probe.studies.compare.settings import ComparisonSettings
 
 #: Settings of run.yaml that decide numbers and are not known from elsewhere.
 _SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
 
 
-def compare_runs(
+def compare_runs(  # noqa: PLR0913 (keyword options of a public analysis)
     runs: Sequence[str | Path],
     *,
     by: Sequence[str] = (),

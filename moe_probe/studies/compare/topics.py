@@ -14,7 +14,6 @@ from moe_probe.core.units import parse_members
 from moe_probe.studies.compare.compared_run import ComparedRun
 from moe_probe.studies.compare.differences import (
     SOURCES,
-    ComparisonSettings,
     Difference,
     Estimate,
     difference_table,
@@ -23,6 +22,7 @@ from moe_probe.studies.compare.differences import (
     interval_caption,
 )
 from moe_probe.studies.compare.pairing import Pairing, pair_runs, resample
+from moe_probe.studies.compare.settings import ComparisonSettings
 from moe_probe.studies.compare.verdicts import best_units
 
 if TYPE_CHECKING:

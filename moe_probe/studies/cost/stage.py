@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
 from moe_probe.models.settings import ModelSettings
@@ -21,12 +23,15 @@ class CostStage(Stage):
     model: ModelSettings
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return tuple(stage for stage in self.before if stage.wanted())
 
+    @override
     def settings(self) -> Any:
         return []
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.studies.cost import measure_cost, save_cost
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
 from moe_probe.recording.rundir import RunDirectory
@@ -19,15 +21,19 @@ class VerdictsStage(Stage):
     match: Stage
 
     @property
+    @override
     def after(self) -> tuple[Stage, ...]:
         return (self.match,)
 
+    @override
     def wanted(self) -> bool:
         return self.match.wanted()
 
+    @override
     def settings(self) -> Any:
         return []
 
+    @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.studies.verdicts import update_verdicts
 
