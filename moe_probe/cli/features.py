@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -14,9 +14,11 @@ from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import RunPath, Seed, Strata, command
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_extra
-from moe_probe.core.results import Result
 from moe_probe.core.settings import Settings, StatisticsSettings, setting
-from moe_probe.recording.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from moe_probe.core.results import Result
+    from moe_probe.recording.rundir import RunDirectory
 
 
 class LlmChoice(Settings):
@@ -113,6 +115,7 @@ def label(
     from moe_probe.experts.strata import choose_strata
     from moe_probe.features.describe import LabelSettings
     from moe_probe.features.label import label as label_all
+    from moe_probe.recording.rundir import RunDirectory
 
     opened = RunDirectory.open(run)
     need_label(opened, statistics.by, "--by")
@@ -156,6 +159,7 @@ def find(
 ) -> None:
     """Find features and experts by a word, a phrase, a regular expression, or a pair of contrast files."""
     from moe_probe.features.search import Query, find_units
+    from moe_probe.recording.rundir import RunDirectory
 
     if bool(query) == (contrast is not None):
         raise UsageError("find takes a QUERY or --contrast A B", "one of the two", 'moe-probe find RUN "anthrax"')

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import BadLineError, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
 from moe_probe.recording.corpus.document import BadRowError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = tuple[str, Mapping[str, Any] | BadRowError]  # (file and line, row or why it cannot be read)
 
@@ -56,6 +56,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
@@ -65,6 +68,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
     """Rows of an Arrow stream, as `datasets` saves them, or of an Arrow file."""
+    import pyarrow as pa
+
     with pa.OSFile(str(path), "rb") as source:
         try:
             if source.read(6) == b"ARROW1":
@@ -80,6 +85,8 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
 
 
 def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    import pyarrow as pa
+
     refuse_repeated(path, schema.names)
     classes, number = class_names(schema.metadata), 0
     try:
