@@ -110,10 +110,11 @@ def test_absorption_is_what_other_features_carry_where_the_concepts_own_is_silen
     plain = z.copy()
     plain[:, 0], plain[:, 1] = y, 0
     half = slice(0, 1500), slice(1500, None)
-    with_absorber = [Sample(x[h], sparse.csr_array(z[h]), y[h]) for h in half]
-    without = [Sample((plain @ decoder)[h], sparse.csr_array(plain[h]), y[h]) for h in half]
-    assert split_of_concept(*with_absorber, decoder, most=1).absorption == pytest.approx(absorbed.sum() / y.sum(), abs=0.05)
-    assert split_of_concept(*without, decoder, most=1).absorption == 0
+    train, held_out = (Sample(x[h], sparse.csr_array(z[h]), y[h]) for h in half)
+    split = split_of_concept(train, held_out, decoder, most=1)
+    assert split.absorption == pytest.approx(absorbed.sum() / y.sum(), abs=0.05)
+    train, held_out = (Sample((plain @ decoder)[h], sparse.csr_array(plain[h]), y[h]) for h in half)
+    assert split_of_concept(train, held_out, decoder, most=1).absorption == 0, "no feature absorbs the concept"
 
 
 def test_distinctive_words_are_those_of_one_set_only() -> None:

@@ -52,11 +52,11 @@ def test_same_label_is_what_drawing_by_hand_gives(seed: int, even: bool) -> None
     codes = np.repeat([0, 1, 2], 4) if even else np.repeat([0, 1, 2], [2, 3, 7])
     same = SameLabel(rates, Labelling(codes, 3))
     first, second = np.triu_indices(5)
-    expected = [by_hand(rates, codes, i, j) for i, j in zip(first, second, strict=True)]
+    expected = [by_hand(rates, codes, i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     assert same.of(first, second) == pytest.approx(expected, abs=2e-4)
     assert same.matrix()[first, second] == pytest.approx(expected, abs=2e-4)
     other = Labelling(rng.permutation(codes), 3)
-    expected = [by_hand(rates, other.codes, i, j) for i, j in zip(first, second, strict=True)]
+    expected = [by_hand(rates, other.codes, i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     assert same.of(first, second, other) == pytest.approx(expected, abs=2e-4)
 
 
@@ -269,7 +269,9 @@ def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
             tested = purity(made, pairs, permutations=99, seed=seed)
             far = tree_distance(made, Ancestors(parent, parent // 3), permutations=99, seed=seed, most=200)
             assert far is not None
-            claims[strata] += [tested.tree.p_value <= 0.05, (tested.q_value <= 0.05).any(), far.test.p_value <= 0.05]
+            claims[strata] += np.array(
+                [tested.tree.p_value <= 0.05, (tested.q_value <= 0.05).any(), far.test.p_value <= 0.05]
+            )
             if strata:
                 assert tested.tree.p_features <= 0.05, (
                     "features permuted over the tree: siblings do share topics, through registers"

@@ -81,10 +81,12 @@ def test_dictionaries_that_have_nothing_to_do_with_each_other_have_no_tree() -> 
     """No edge at all, of living features or of dead ones: a table of the same types, and a section that says so."""
     rng = np.random.default_rng(0)
     for rate in (0.3, 0.0):
-        levels = [Level(np.eye(6)[3 * i : 3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)]
-        edges = join(*levels)
+        narrow, wide = (
+            Level(np.eye(6)[3 * i : 3 * i + 3], sparse.csr_array((rng.random((400, 3)) < rate) * 1.0)) for i in (0, 1)
+        )
+        edges = join(narrow, wide)
         assert edges.empty and edges["parent"].dtype == np.int64 and edges["share"].dtype == np.float64
-        result = splitting(*levels, edges)
+        result = splitting(narrow, wide, edges)
         assert (result.split, result.kept, result.orphans, result.children) == (0, 0, float(rate > 0), 0)
         assert sibling_pairs(edges, np.zeros(3, dtype=int)) is None
         named = edges.assign(
@@ -285,7 +287,7 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
     code, _, err = moe_probe("tree", copy, "--strata", "none", "--no-null")
     assert code == 0 and "no labels can be exchanged" not in " ".join(err.split())
     assert Result.load(copy / "results", "tree_nodes").params["strata"] is None
-    for strata, message in (("regster", "names no label"), ("topic", "is the label that is tested")):
+    for strata, message in (("regster", "is not a label column"), ("topic", "is the label that is tested")):
         for command in ("tree", "label"):
             code, _, err = moe_probe(command, copy, "--strata", strata)
             assert code == 2 and message in " ".join(err.split())
