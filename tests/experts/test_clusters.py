@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_measure_score
+from support.routing import RoutingShape
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.clusters import (
@@ -34,7 +35,7 @@ from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 from moe_probe.testing.traces import write_routing
 
-SMALL = {"topics": 4, "documents_per_topic": 20, "tokens": 60, "n_layers": 2, "num_experts": 8}
+SMALL: RoutingShape = {"topics": 4, "documents_per_topic": 20, "tokens": 60, "n_layers": 2, "num_experts": 8}
 #: One topic is carried by three experts, each with less than a fiftieth of the selections.
 CARRIERS = tuple(PlantedExpert(0, e, "topic", 1) for e in (10, 50, 90))
 WIDE = {"topics": 5, "documents_per_topic": 40, "tokens": 200, "n_layers": 1, "num_experts": 240, "lift": 2.6}
@@ -255,9 +256,10 @@ def test_weights_are_compared_directly(checkpoint: Path) -> None:
     loaded = load_model(checkpoint, progress=False)
     table = weight_similarity(loaded).table.set_index(["layer", "kind", "expert_a", "expert_b"])
     site = loaded.sites[0]
+    assert site.experts is not None and site.router is not None
     parameters = [p for p in site.experts.parameters() if p.ndim == 3]
-    flat = [torch.cat([p[e].flatten() for p in parameters]).float() for e in (0, 1)]
-    cosine = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
+    first, second = (torch.cat([p[e].flatten() for p in parameters]).float() for e in (0, 1))
+    cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=0))
     assert table.loc[(site.info.layer, "weights", 0, 1), "similarity"] == pytest.approx(cosine, abs=1e-5)
     router = next(p for p in site.router.parameters() if p.ndim == 2)
     cosine = float(torch.nn.functional.cosine_similarity(router[0].float(), router[1].float(), dim=0))

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -148,9 +149,10 @@ def test_the_warning_ends_the_analysis_and_is_an_alert(
     monkeypatch.setattr("moe_probe.studies.analyses.ANALYSES", [a for a in ANALYSES if a.essential or a is ANALYSES[-1]])
     ids = ids_of(plain)
     ids[5] = ids[4]
-    trace, said = trace_of(tmp_path / "trace", plain, ids), []
-    results = analyze(trace, tmp_path / "results", settings=AnalysisSettings(permutations=99), say=said.append)
-    assert "2 of 120 documents share over a quarter" in said[-1] and said[-1].startswith("  note: ")
+    trace = trace_of(tmp_path / "trace", plain, ids)
+    messages: list[str] = []
+    results = analyze(trace, tmp_path / "results", settings=AnalysisSettings(permutations=99), say=messages.append)
+    assert "2 of 120 documents share over a quarter" in messages[-1] and messages[-1].startswith("  note: ")
     section = alerts_section(trace, results)
     assert str(section.blocks).count("share over a quarter") == 1 and "documents that share text" in section.finding
 
@@ -166,7 +168,7 @@ def test_twenty_thousand_documents_take_seconds() -> None:
     columns = {"document": np.repeat(np.arange(n), tokens), "token_id": ids.ravel(), "special": np.zeros(n * tokens, bool)}
     trace = SimpleNamespace(n_tokens=n * tokens, iter_tokens=lambda names: [(None, SimpleNamespace(columns=columns))])
     started = time.process_time()
-    found = module._read(trace, n, 8_000_000)
+    found = module._read(cast(Trace, trace), n, 8_000_000)
     overlap, *_ = module._compare(found, np.arange(n), n)
     assert time.process_time() - started < 30
     assert (overlap[1:2000:2] == 1).all()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
-from support.routing import write
+from support.routing import RoutingShape, write
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.explain import (
@@ -32,7 +32,7 @@ from moe_probe.studies.verdicts import Rules, topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
 
 TOPIC, TOKEN, POSITION = PlantedExpert(0, 1, "topic", 0), PlantedExpert(0, 2, "token", 1), PlantedExpert(1, 3, "position")
-SMALL = {"topics": 5, "documents_per_topic": 40, "tokens": 120, "n_layers": 2, "num_experts": 12}
+SMALL: RoutingShape = {"topics": 5, "documents_per_topic": 40, "tokens": 120, "n_layers": 2, "num_experts": 12}
 
 
 @pytest.fixture(scope="module")

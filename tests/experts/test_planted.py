@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from support.routing import RoutingOptions, RoutingShape
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import coactivation_table, expert_usage, layer_usage
 from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, null_trace, planted_routing, planted_trace
+from moe_probe.testing.planted import PlantedRouting
 
 CHEMIST = PlantedExpert(layer=1, expert=5, kind="topic", target=2)
 
 
-def small(seed: int, planted: tuple[PlantedExpert, ...] = (), **more: float):
-    settings = {"topics": 5, "documents_per_topic": 24, "tokens": 80, "n_layers": 2, "num_experts": 8} | more
+def small(seed: int, planted: tuple[PlantedExpert, ...] = (), **more: Unpack[RoutingOptions]) -> PlantedRouting:
+    settings: RoutingOptions = {"topics": 5, "documents_per_topic": 24, "tokens": 80, "n_layers": 2, "num_experts": 8}
+    settings.update(more)
     return planted_routing(planted=planted, seed=seed, **settings)
 
 
@@ -69,15 +73,17 @@ def test_trace_of_noise_and_trace_with_an_expert(tmp_path: Path) -> None:
 
 
 def test_usage_of_trace_and_of_arrays_agree(tmp_path: Path) -> None:
-    settings = {"topics": 3, "documents_per_topic": 6, "tokens": 40, "n_layers": 2, "num_experts": 8, "seed": 1}
-    trace = planted_trace(tmp_path / "t", planted=(), **settings)
-    usage = planted_routing(**settings).usage()
-    assert (trace.usage().selections == usage.selections).all()
-    assert np.allclose(trace.usage().gate_mass, usage.gate_mass, rtol=1e-3)
+    settings: RoutingShape = {"topics": 3, "documents_per_topic": 6, "tokens": 40, "n_layers": 2, "num_experts": 8}
+    stored = planted_trace(tmp_path / "t", planted=(), seed=1, **settings).usage()
+    usage = planted_routing(seed=1, **settings).usage()
+    assert (stored.selections == usage.selections).all()
+    assert stored.gate_mass is not None and usage.gate_mass is not None
+    assert np.allclose(stored.gate_mass, usage.gate_mass, rtol=1e-3)
 
 
 def test_relabelling_experts_permutes_results() -> None:
     usage = small(0, (CHEMIST,), lift=3.0).usage()
+    assert usage.gate_mass is not None
     order = np.random.default_rng(0).permutation(8)
     moved = replace(usage, selections=usage.selections[:, :, order], gate_mass=usage.gate_mass[:, :, order])
     one, other = (expert_topics(u, permutations=99).table for u in (usage, moved))
@@ -89,6 +95,7 @@ def test_relabelling_experts_permutes_results() -> None:
 
 def test_order_of_documents_does_not_matter() -> None:
     usage = small(1, (CHEMIST,), lift=3.0).usage()
+    assert usage.gate_mass is not None
     order = np.random.default_rng(0).permutation(len(usage.documents))
     moved = replace(
         usage,

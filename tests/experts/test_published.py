@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.routing import RoutingShape
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.experts.published import (
@@ -32,7 +33,7 @@ from moe_probe.recording.trace import Trace
 from moe_probe.report.sections.together import published_section
 from moe_probe.testing import PlantedExpert, planted_routing, planted_trace
 
-SMALL = {"topics": 3, "documents_per_topic": 8, "tokens": 60, "n_layers": 2, "num_experts": 8, "top_k": 2}
+SMALL: RoutingShape = {"topics": 3, "documents_per_topic": 8, "tokens": 60, "n_layers": 2, "num_experts": 8, "top_k": 2}
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,8 @@ def authors_vocabulary(ids: np.ndarray, choices: np.ndarray, min_count: int) -> 
     lists: dict[int, list[int]] = {}
     for token, experts in zip(ids.tolist(), choices.tolist(), strict=True):
         lists.setdefault(token, []).extend(experts)
-    shares, per_expert = [], {}
+    shares: list[float] = []
+    per_expert: dict[int, list[float]] = {}
     for experts in lists.values():
         if len(experts) // choices.shape[1] >= min_count:
             commonest = max(sorted(set(experts)), key=experts.count)

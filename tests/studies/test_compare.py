@@ -15,6 +15,7 @@ from support.compared_runs import ADDED, add_saes, permuted, routing, side, writ
 
 from moe_probe.cli import main
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
 from moe_probe.core.stats import Resamples
 from moe_probe.studies.compare import (
     ComparedRun,
@@ -173,9 +174,9 @@ def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Compa
     assert set(found.experts.table["measure"]) == {"documents"}
     assert any("different tokenizers" in note for note in found.experts.warnings)
     counts = replace(other, manifest=other.manifest.model_copy(update={"tokenizer_hash": "", "kept": ("usage",)}))
-    found = compare_opened_runs([one, counts])
-    assert any("counts per document only" in note for note in found.notes)
-    assert (found.table("comparison_topics")["method"].str.startswith("paired")).all()
+    compared = compare_opened_runs([one, counts])
+    assert any("counts per document only" in note for note in compared.notes)
+    assert (compared.table("comparison_topics")["method"].str.startswith("paired")).all()
 
 
 def test_topics_that_only_one_has_are_left_out(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
@@ -275,9 +276,9 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
     unpaired = ComparedRun(
         "x",
-        None,
+        Manifest(model=ModelInfo(id="x"), corpus=CorpusInfo(name="x"), layers=()),
         {
-            "sae_quality": replace(  # type: ignore[arg-type]
+            "sae_quality": replace(
                 found.result("comparison_saes"), table=pd.read_parquet(run / "results" / "sae_quality.parquet").iloc[:1]
             )
         },

@@ -162,7 +162,7 @@ def test_a_run_without_a_unit_to_knock_out_goes_on(runs: tuple[Path, Path], monk
     Result("ablation", pd.DataFrame({"topic": ["a"]})).save(runs[1] / "results")  # of other settings
     monkeypatch.setattr("moe_probe.models.load_model", lambda *given, **options: None)
     said: list[str] = []
-    config = RunConfig(model="m", corpus="c", ablation={"ablate": "mask"})
+    config = RunConfig.model_validate({"model": "m", "corpus": "c", "ablation": {"ablate": "mask"}})
     ablate = next(stage for stage in stages_of(config) if stage.name == "ablate")
 
     def refuse(*given: object, **options: object) -> None:

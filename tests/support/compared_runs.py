@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,15 @@ from moe_probe.studies.compare import ComparedRun
 from moe_probe.studies.verdicts import topic_verdicts
 from moe_probe.testing import PlantedExpert, planted_routing, write_routing
 from moe_probe.testing.planted import PlantedRouting
+from support.routing import RoutingOptions
 
 ADDED = PlantedExpert(1, 5, "topic", 2)
 
 
-def routing(*planted: PlantedExpert, seed: int = 0, **settings: int | float) -> PlantedRouting:
+def routing(*planted: PlantedExpert, seed: int = 0, **settings: Unpack[RoutingOptions]) -> PlantedRouting:
     """Six topics of 20 documents, two layers of 8 experts; the same seed draws the same documents and tokens."""
-    shape = {"documents_per_topic": 20, "tokens": 80, "n_layers": 2, "num_experts": 8, "lift": 3.0} | settings
+    shape: RoutingOptions = {"documents_per_topic": 20, "tokens": 80, "n_layers": 2, "num_experts": 8, "lift": 3.0}
+    shape.update(settings)
     return planted_routing(planted=planted, seed=seed, **shape)
 
 

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from moe_probe.recording.trace import Trace
+
+
+class RoutingShape(TypedDict, total=False):
+    """Sizes of `planted_routing`."""
+
+    topics: int
+    documents_per_topic: int
+    tokens: int
+    n_layers: int
+    num_experts: int
+    top_k: int
+
+
+class RoutingOptions(RoutingShape, total=False):
+    """Sizes, and how strong planted and unplanted habits are."""
+
+    lift: float
+    group_size: int
+    group_effect: float
+    document_effect: float
 
 
 def write(path: Path, routing, keep: np.ndarray) -> Trace:
