@@ -86,7 +86,7 @@ def test_nothing_heavy_is_imported(command: str) -> None:
 
 
 def public_objects() -> list[tuple[str, object]]:
-    out = []
+    out: list[tuple[str, object]] = []
     for path in FILES:
         module = importlib.import_module(
             "moe_probe." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

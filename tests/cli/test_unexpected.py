@@ -56,7 +56,9 @@ def test_one_sentence_and_a_log(error: BaseException, run: Path, monkeypatch: py
     done = CliRunner().invoke(app, ["analyze", str(run), "-q"])
     assert done.exit_code == 1 and "Traceback" not in done.stderr and "\x1b" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and type(error).__name__ in done.stderr
-    log = Path(re.search(r"the traceback is in (\S+\.log)", done.stderr)[1])
+    match = re.search(r"the traceback is in (\S+\.log)", done.stderr)
+    assert match is not None
+    log = Path(match[1])
     assert log.parent == run / "logs" and "Traceback" in log.read_text() and type(error).__name__ in log.read_text()
 
 

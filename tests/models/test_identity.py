@@ -42,7 +42,7 @@ def test_fingerprint_follows_routers_and_experts_only() -> None:
         model.model.layers[2].mlp.gate.e_score_correction_bias[0] += 1
         third = fingerprint(model, sites)
     assert len({first, second, third}) == 3
-    assert fingerprint(model.to(torch.bfloat16), sites) != third
+    assert fingerprint(model.bfloat16(), sites) != third
 
 
 def test_fingerprint_sees_biases_kept_by_the_block() -> None:

@@ -9,6 +9,7 @@ import torch
 from sae_lens import SAE
 
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
+from moe_probe.sae.architectures.batchtopk import BatchTopK
 
 D_IN, D_SAE, K = 16, 48, 3
 
@@ -21,7 +22,7 @@ def test_sae_lens_reads_what_is_written(architecture: str, tmp_path: Path) -> No
     with torch.no_grad():
         for name in ("b_enc", "b_dec"):
             getattr(sae, name).copy_(0.1 * torch.randn_like(getattr(sae, name)))
-        if architecture == "batchtopk":
+        if isinstance(sae, BatchTopK):
             sae.fix_threshold(x)
         theirs = SAE.load_from_disk(str(save_sae(sae, tmp_path / "ours")))
         assert torch.allclose(theirs(x), load_sae(tmp_path / "ours")(x), atol=1e-5, rtol=1e-5)

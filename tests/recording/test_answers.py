@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def npy(ids: np.ndarray, dtype: str = "uint8") -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def others(warnings: list[str]) -> list[str]:
+def others(warnings: Sequence[str]) -> list[str]:
     """Warnings beside the one on strings without a shape."""
     return [warning for warning in warnings if "do not say their shape" not in warning]
 

@@ -59,7 +59,7 @@ def test_answers_become_documents(folder: Path, tmp_path: Path) -> None:
     raw = json.loads((folder / "x/one_examples.json").read_text())
     rows = chunk.document == trace.documents.index[trace.documents["document"] == "one"][0]
     assert chunk.experts[rows][0, 1].tolist() == raw["router_data"][0]["token_3"]["layer_1"]["selected_experts"]
-    assert chunk.weights[rows][0, 1].tolist() == [0.75, 0.25]
+    assert chunk.weights is not None and chunk.weights[rows][0, 1].tolist() == [0.75, 0.25]
     assert chunk.position[rows].tolist() == [3, 4]
     assert trace.tokens(["token"])["token"].tolist()[:2] == ["Be", "cause"]
 

@@ -17,7 +17,6 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import count_selections
 from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.recording.trace import Trace, TraceWriter, verify
-from moe_probe.recording.trace import writer as writer_module
 
 N_LAYERS, N_EXPERTS, K = 3, 8, 2
 
@@ -114,6 +113,7 @@ def test_usage_leaves_out_special_tokens_and_empty_slots(tmp_path: Path) -> None
                         expected[document, e] += 1
                         mass[document, e] += float(one["weights"][row, place, slot])
             np.testing.assert_array_equal(usage.selections[start : start + 4, place], expected)
+            assert usage.gate_mass is not None
             np.testing.assert_allclose(usage.gate_mass[start : start + 4, place], mass, rtol=1e-6)
         start += 4
     assert usage.documents.n_tokens.sum() == sum((~shard(i)["tokens"]["special"]).sum() for i in range(3))
@@ -204,7 +204,7 @@ def test_disk_that_refuses_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module.pq, "write_table", refuse)
+        patch.setattr("pyarrow.parquet.write_table", refuse)
         with pytest.raises(MoeProbeError, match=words) as error:
             writer.append(**shard(1))
     assert "1 whole shards are kept" in str(error.value)

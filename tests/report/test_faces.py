@@ -149,6 +149,7 @@ def test_no_results_yet(tmp_path: Path) -> None:
         tmp_path / "trace", planted=(), topics=2, documents_per_topic=4, tokens=10, n_layers=1, num_experts=4, lift=1
     )
     opened = moe_probe.open(tmp_path)
+    assert isinstance(opened, Run)
     assert "0 results" in repr(opened)
     for ask in (
         lambda: opened.verdicts,
@@ -228,6 +229,7 @@ def test_anndata(run: Run, tmp_path: Path) -> None:
     usage = run.usage()
     assert made.shape == (48, 16) and list(made.var["layer"]) == [0] * 8 + [1] * 8 and made.var_names[13] == "L01E005"
     np.testing.assert_array_equal(made.X.toarray(), usage.selections.reshape(48, 16))
+    assert usage.gate_mass is not None
     np.testing.assert_allclose(made.layers["gate_mass"].toarray(), usage.gate_mass.reshape(48, 16), rtol=1e-5)
     assert list(made.obs["topic"]) == list(run.documents["topic"]) and list(made.obs_names) == list(
         run.documents["document"]

@@ -169,7 +169,7 @@ def test_plots_give_axes(name: str) -> None:
 @pytest.mark.parametrize("name", ONE_PANEL)
 def test_ax_is_drawn_into(name: str) -> None:
     figure = Figure()
-    left, right = figure.subplots(1, 2)
+    left, right = (figure.add_subplot(1, 2, i) for i in (1, 2))
     assert draw(name, ax=right) is right and right.has_data() and not left.has_data()
     figure.canvas.draw()
 
