@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from moe_probe.cli import compare, costs, features, importing, inspect, looking, matching, runs, saes
+from moe_probe.cli import check, compare, costs, features, importing, inspect, runs, saes, tree
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "
     "130 interrupted (--resume goes on).",
 )
-for module in (runs, importing, saes, features, matching, costs, compare, looking, inspect):
+for module in (runs, importing, saes, features, tree, costs, compare, check, inspect):
     module.register(app)
 document_exit_status(app)
 
