@@ -9,7 +9,20 @@ import sys
 
 import typer
 
-from moe_probe.cli import check, compare, costs, features, importing, inspect, runs, saes, tree
+from moe_probe.cli import (
+    ablate,
+    check,
+    compare,
+    costs,
+    features,
+    importing,
+    inspect,
+    match,
+    provenance,
+    runs,
+    saes,
+    tree,
+)
 from moe_probe.cli.usage import document_exit_status, run_app
 
 app = typer.Typer(
@@ -21,10 +34,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells what the experts of a mixture-of-experts language model specialise in.\n\n"
     "Start with `moe-probe demo`, or `moe-probe run MODEL --corpus FILE --out RUN`.",
-    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 something watched fired, "
+    epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 a gate failed (something watched fired), "
     "130 interrupted (--resume goes on).",
 )
-for module in (runs, importing, saes, features, tree, costs, compare, check, inspect):
+for module in (runs, importing, saes, features, match, ablate, tree, costs, compare, check, provenance, inspect):
     module.register(app)
 document_exit_status(app)
 

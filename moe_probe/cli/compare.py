@@ -1,4 +1,4 @@
-"""The command that compares."""
+"""The command `compare`: how runs differ in model, checkpoint, corpus, label, seed or SAE width."""
 
 from __future__ import annotations
 

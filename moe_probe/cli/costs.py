@@ -1,4 +1,4 @@
-"""The command on cost."""
+"""The command `cost`: what a run cost, and what the same would cost for other models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about features: label, find."""
+"""Commands on features: `label` and `find`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that looks at single outputs."""
+"""The command `inspect`: the experts and features of single outputs, and whether watched ones fire."""
 
 from __future__ import annotations
 

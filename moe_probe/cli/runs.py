@@ -1,4 +1,4 @@
-"""Commands that make a run: demo, run, collect, analyze, report."""
+"""Commands that make a run: `demo`, `run`, `collect`, `analyze` and `report`."""
 
 from __future__ import annotations
 

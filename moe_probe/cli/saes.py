@@ -1,4 +1,4 @@
-"""Commands about sparse autoencoders: sae train, sae load, sae eval."""
+"""Commands on sparse autoencoders: `sae train`, `sae load` and `sae eval`."""
 
 from __future__ import annotations
 

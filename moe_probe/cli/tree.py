@@ -1,140 +1,25 @@
-"""Commands that compare experts, features and topics: match, ablate, tree."""
+"""The command `tree`: how features of narrow SAEs split in wider ones, and walks down that tree."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from pydantic import model_validator
 
-from moe_probe.cli.console import Console, need_label
-from moe_probe.cli.model_choice import ModelChoice
+from moe_probe.cli.console import Console
 from moe_probe.cli.options import RunPath, Seed, Strata, command
-from moe_probe.core.errors import UsageError, did_you_mean
-from moe_probe.core.settings import Settings, StatisticsSettings, setting
+from moe_probe.core.errors import UsageError
+from moe_probe.core.settings import Settings, setting
 from moe_probe.core.text import clipped, table_text
 from moe_probe.features.tree.options import DepthOptions, TreeSettings
-from moe_probe.models.settings import HOW
-from moe_probe.studies.ablation.settings import AblationSettings
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.recording.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    command(app, "match", "moe-probe match runs/mine", leave_out=("strata", "permutations"))(match)
-    command(app, "ablate", "moe-probe ablate runs/mine --expert 5:13 --topic mathematics --how zero")(ablate)
+    """Add the command to the program."""
     command(app, "tree", "moe-probe tree runs/mine --word anthrax")(tree)
-
-
-def match(
-    run: RunPath,
-    *,
-    statistics: StatisticsSettings,
-    per_expert: Annotated[int, typer.Option("--per-expert", min=1, help="Features kept of every expert and SAE.")] = 8,
-    choice: ModelChoice,
-    seed: Seed = 0,
-    console: Console,
-) -> None:
-    """Match experts with features, predict routing from features, and say who carries each topic best."""
-    from moe_probe.features.matching.match import match as match_all
-    from moe_probe.features.matching.match_features import MatchSettings
-    from moe_probe.features.matching.topic_predictors import TOKENS
-    from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.studies.verdicts import update_verdicts
-
-    opened = RunDirectory.open(run)
-    need_label(opened, statistics.by, "--by")
-    results = match_all(
-        opened,
-        MatchSettings(statistics.by, per_expert, statistics.alpha, seed=seed),
-        say=console.say,
-        loaded=choice.load(run, console, without="router rows are not compared"),
-    )
-    opened.save(results)
-    console.notes(warning for result in results for warning in result.warnings)
-    update_verdicts(opened)
-    carriers = results[-1].table
-    readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
-    columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]
-    columns += [c for c in ("beyond_tokens_document", "log2_beyond_words") if c in carriers]
-    shown = carriers.assign(members=readable)[columns].round(3)
-    console.result(
-        {r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
-        f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
-        f"Next: moe-probe ablate {run}",
-    )
-
-
-class AblateOptions(Settings):
-    """Options of the command."""
-
-    expert: tuple[str, ...] = setting(
-        (), "LAYER:EXPERT, or a group LAYER:EXPERT+EXPERT (repeat for more); by default those of the verdicts"
-    )
-    feature: tuple[str, ...] = setting((), "FOLDER:FEATURE, as layer_05/width_01024:334 (repeat for more)")
-    topic: tuple[str, ...] = setting((), "topic that these are claimed to stand for (repeat for more)")
-    how: str = setting(AblationSettings.how, "experts: mask (the router cannot choose them), zero, mean, steer")
-    boost: float = setting(1.0, "added to the experts' logits (steer)")
-    by: str = setting(AblationSettings.by, "label column whose values losses are compared over")
-    tokens: int = setting(AblationSettings.tokens, "tokens of held-out documents that losses are measured on", ge=256)
-    controls: int = setting(
-        AblationSettings.controls, "units of the same load to compare each with; with none nothing can be confirmed", ge=0
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> AblateOptions:
-        if self.how not in HOW:
-            raise UsageError(f"--how {self.how} is not known", "", f"one of {', '.join(HOW)}")
-        return self
-
-    def ablation(self, seed: int) -> AblationSettings:
-        """How units are knocked out."""
-        boost = self.boost if self.how == "steer" else 0.0
-        return AblationSettings(by=self.by, how=self.how, boost=boost, tokens=self.tokens, controls=self.controls, seed=seed)
-
-
-def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: Seed = 0, console: Console) -> None:
-    """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
-    from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.studies.ablation import ablate_run, parse_units, summary_lines
-    from moe_probe.studies.verdicts import update_verdicts
-
-    opened, o = RunDirectory.open(run), options
-    need_label(opened, o.by, "--by")
-    _need_topics(opened, o)
-    units = parse_units(opened, o.expert, o.feature, claimed_topics=o.topic)
-    loaded = choice.need(run, "nothing can be knocked out")
-    result = ablate_run(opened, loaded, units=units, settings=o.ablation(seed), say=console.say)
-    # the run's own table is that of its verdicts; what is asked beside it has another place
-    of_verdicts = not units and o.how != "steer"
-    where = result.save(run / "results" if of_verdicts else run / "results" / "asked")
-    if of_verdicts:
-        update_verdicts(opened)
-    console.result(
-        {"ablation": result.table.to_dict("records"), "table": str(where)},
-        "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]),
-    )
-
-
-def _need_topics(trace: Trace, options: AblateOptions) -> None:
-    """Refuse topics that no document has, and topics without a unit that is claimed to stand for them."""
-    known = sorted({str(value) for value in trace.documents[options.by].dropna()})
-    for topic in options.topic:
-        if topic not in known:
-            raise UsageError(
-                f"--topic {topic} names no {options.by} of the documents",
-                did_you_mean(topic, known),
-                "moe-probe info RUN lists them",
-            )
-    if options.topic and not options.expert and not options.feature:
-        raise UsageError(
-            "--topic was given without a unit",
-            "it says what an --expert or --feature is claimed to stand for",
-            "--expert LAYER:EXPERT --topic TOPIC",
-        )
 
 
 class TreeOptions(Settings):

@@ -87,7 +87,7 @@ def document_exit_status(app: typer.Typer) -> None:
     """End the help of every command with its exit status."""
     for info in app.registered_commands:
         names = inspect.signature(info.callback).parameters if info.callback is not None else {}
-        gate = ", 3 gate failed" if "fail_under" in names else ""
+        gate = ", 3 a gate failed (something watched fired)" if "given_watch" in names else ""
         resumes = " (--resume goes on)" if "resume" in names else ""
         info.epilog = (
             f"{info.epilog or ''}\n\nExit status: 0 done, 1 it could not be done, 2 wrong usage{gate}, "

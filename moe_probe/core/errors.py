@@ -2,12 +2,12 @@
 
 The tree, with the exit status of the command line:
 
-- `MoeProbeError`: an expected failure (1), or a gate that failed (3)
+- `MoeProbeError`: 1 an expected failure, or 3 a gate failed (something watched fired)
 
-  - `UsageError`: a wrong option or argument (2)
+  - `UsageError`: 2 wrong usage, that is a wrong option or argument
   - `moe_probe.core.results.NoSuchResultError`, also a KeyError: a result that a run does not have (1)
   - `moe_probe.core.textfiles.BadLineError`: a line of a text file that cannot be read (1)
-  - `moe_probe.recording.corpus.document.BadRow`: a row of a corpus that cannot be used (1)
+  - `moe_probe.recording.corpus.document.BadRowError`: a row of a corpus that cannot be used (1)
   - `moe_probe.features.labels.endpoint.NoAnswerError`: a language model that gives no answer (1)
 
 Any other exception is a fault of this package: its traceback goes to a log file, and the exit status is 1. Ctrl-C ends with 130.
@@ -30,7 +30,8 @@ class MoeProbeError(Exception):
     hint : str
         What the user can do about it: an option or a command that exists.
     exit_code : int
-        Exit status of the command line: 1 expected failure, 2 wrong usage, 3 gate failed.
+        Exit status of the command line: 1 expected failure, 2 wrong usage,
+        3 a gate failed (something watched fired).
     """
 
     def __init__(self, what: str, why: str = "", hint: str = "", *, exit_code: int = 1) -> None:

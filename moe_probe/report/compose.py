@@ -13,6 +13,7 @@ from moe_probe.report.sections.answers import answers
 from moe_probe.report.sections.costs import costs_section
 from moe_probe.report.sections.experts import experts_section
 from moe_probe.report.sections.features import features_section, sae_section
+from moe_probe.report.sections.knockouts import knockouts_section
 from moe_probe.report.sections.layers import coactivation_section, layers_section
 from moe_probe.report.sections.maps import clusters_section
 from moe_probe.report.sections.model_card import card_section, files_section, short_name
@@ -21,7 +22,7 @@ from moe_probe.report.sections.sources import methods_section
 from moe_probe.report.sections.splitting import splitting_section
 from moe_probe.report.sections.together import combinations_section, published_section
 from moe_probe.report.sections.topics import topics_section
-from moe_probe.report.sections.units import carriers_section, causes_section, matches_section, predicted_section
+from moe_probe.report.sections.units import carriers_section, matches_section, predicted_section
 from moe_probe.report.sections.verdicts import verdicts_section
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         _Entry("predicted", "Routing predicted", "routing_predicted", predicted_section),
         _Entry("tree", "Feature splitting", "tree", splitting_section),
         # causes
-        _Entry("causes", "Causes", "ablation", causes_section),
+        _Entry("causes", "Causes", "ablation", knockouts_section),
         _Entry("cost", "Cost", "costs", costs_section),
         # for reference
         _Entry("published", "Published metrics", "published", published_section),

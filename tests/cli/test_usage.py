@@ -91,8 +91,8 @@ def test_help_ends_with_the_exit_status(
     status, out, _ = said(monkeypatch, capsys, *name.split(), "--help")
     text = " ".join(out.split())
     assert status == 0 and "Example: moe-probe" in text and "Exit status: 0 done, 1" in text and "2 wrong usage" in text
-    gate = any("--fail-under" in p.opts for p in COMMANDS[tuple(name.split())].params)
-    assert ("3 gate failed" in text) == gate
+    gate = any("--watch" in p.opts for p in COMMANDS[tuple(name.split())].params)
+    assert ("3 a gate failed (something watched fired)" in text) == gate
 
 
 @pytest.mark.parametrize(
