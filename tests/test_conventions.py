@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -112,6 +114,64 @@ def test_public_things_are_documented(name: str, item: object) -> None:
             p for p in inspect.signature(item).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         assert len(positional) <= 5, name
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(path: Path) -> Iterator[tuple[Function, bool]]:
+    """Functions of a file and methods of its classes, and whether each is public."""
+
+    def inside(node: ast.AST, public: bool) -> Iterator[tuple[Function, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, Function):
+                yield child, public and not child.name.startswith("_")
+            elif isinstance(child, ast.ClassDef):
+                yield from inside(child, public and not child.name.startswith("_"))
+
+    yield from inside(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def names_of(function: Function) -> list[str]:
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    return [argument.arg for argument in every if argument.arg not in ("self", "cls")]
+
+
+def is_command(path: Path, function: Function) -> bool:
+    """Commands are documented by their options; their docstring is the help."""
+    return path.parent.name == "cli" and {"console"} <= set(names_of(function)) and not function.name.startswith("_")
+
+
+def decorators(function: Function) -> set[str]:
+    return {ast.unparse(decorator) for decorator in function.decorator_list}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_docstrings_name_every_parameter_and_what_is_returned(path: Path) -> None:
+    for function, public in functions(path):
+        names = names_of(function)
+        if not public or len(names) < 2 or is_command(path, function) or "override" in decorators(function):
+            continue
+        text = ast.get_docstring(function) or ""
+        section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w+\n-+\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        assert section, f"{function.name} has no section Parameters"
+        heads = re.findall(r"^(\S[^:\n]*?)\s*(?::|$)", section[1], re.MULTILINE)
+        told = {name.strip().lstrip("*") for head in heads for name in head.split(",")}
+        assert set(names) <= told, function.name
+        if function.returns is not None and ast.unparse(function.returns) != "None":
+            assert re.search(r"^(Returns|Yields)\n-+$", text, re.MULTILINE), f"{function.name} has no section Returns"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    """At most 350 lines a file; 60 a function without its docstring."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 355
+    for function, _ in functions(path):
+        first = function.body[0]
+        has_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        text = (first.end_lineno or 0) - first.lineno + 1 if has_text else 0
+        assert (function.end_lineno or 0) - function.lineno + 1 - text <= 60, function.name
 
 
 def test_public_names_exist() -> None:

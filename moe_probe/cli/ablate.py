@@ -47,7 +47,7 @@ class AblateOptions(Settings):
         return self
 
     def ablation(self, seed: int) -> AblationSettings:
-        """How units are knocked out."""
+        """Say how units are knocked out."""
         boost = self.boost if self.how == "steer" else 0.0
         return AblationSettings(by=self.by, how=self.how, boost=boost, tokens=self.tokens, controls=self.controls, seed=seed)
 

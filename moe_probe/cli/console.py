@@ -41,7 +41,15 @@ class Console:
             self.say(f"note: {warning}")
 
     def result(self, data: dict[str, Any], text: str) -> None:
-        """Give the command's result on stdout: `data` with ``--json``, else `text`."""
+        """Give the command's result on stdout.
+
+        Parameters
+        ----------
+        data : dict
+            With ``--json``.
+        text : str
+            Without.
+        """
         typer.echo(json.dumps(_numbers(data), indent=1, default=_plain) if self.as_json else printable(text))
 
 
@@ -59,7 +67,14 @@ def _plain(value: Any) -> Any:
 
 
 def need_label(trace: Trace, name: str | None, option: str) -> None:
-    """Refuse, before anything is computed, a label that the documents do not have.
+    """Refuse, before anything is computed, a label column that the documents do not have.
+
+    Parameters
+    ----------
+    trace : Trace
+    name : str, optional
+    option : str
+        That named it.
 
     Raises
     ------

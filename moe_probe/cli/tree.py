@@ -44,7 +44,17 @@ class TreeOptions(Settings):
     depth: int = setting(DepthOptions.depth, "levels of small dictionaries", ge=1)
 
     def tests(self, strata: str | None, seed: int) -> TreeSettings:
-        """How the tree is tested."""
+        """Say how the tree is tested.
+
+        Parameters
+        ----------
+        strata : str, optional
+        seed : int
+
+        Returns
+        -------
+        TreeSettings
+        """
         return TreeSettings(null=self.null, by=self.by, permutations=self.permutations, seed=seed, strata=strata)
 
 

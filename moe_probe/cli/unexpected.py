@@ -29,6 +29,10 @@ def sentence_of(error: BaseException, options: Mapping[str, Any]) -> MoeProbeErr
     error : BaseException
     options : mapping
         Values of the command's arguments by name: a run among them takes the log into its folder ``logs``.
+
+    Returns
+    -------
+    MoeProbeError
     """
     log = _write(_report(error), options)
     where = f"the traceback is in {log}" if log is not None else "no log of it could be written"

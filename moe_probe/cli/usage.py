@@ -39,7 +39,19 @@ def run_app(app: typer.Typer) -> int:
 
 
 def usage_sentence(error: Any, root: Any) -> str:
-    """Say what is wrong with the words of a command, what may have been meant, and what to try."""
+    """Say what is wrong with the words of a command, what may have been meant, and what to try.
+
+    Parameters
+    ----------
+    error : Exception
+        Raised by typer for wrong usage.
+    root : click.Command
+        The program.
+
+    Returns
+    -------
+    str
+    """
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "moe-probe"
     message = error.format_message().splitlines()[0]

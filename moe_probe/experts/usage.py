@@ -75,8 +75,7 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         seed=seed,
         strata=groups.strata,
     )
-    decodable, warnings = decodable_groups(groups)
-    rows = []
+    (decodable, warnings), rows = decodable_groups(groups), []
     for index, layer in enumerate(usage.layers):
         decoding = decoding_accuracy(decodable, index, seed=seed)
         rows.append(

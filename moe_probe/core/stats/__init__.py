@@ -25,9 +25,10 @@ from moe_probe.core.stats.groups import (
 from moe_probe.core.stats.information import MutualInformation, macro_mutual_information
 from moe_probe.core.stats.labels import LabelPermuter
 from moe_probe.core.stats.multiplicity import StepDownMax, benjamini_hochberg, holm, permutation_p
-from moe_probe.core.stats.permutation import PermutationTest, permutation_p_values, permutation_test, welch_t
+from moe_probe.core.stats.permutation import PermutationTest, permutation_p_values, permutation_test
 from moe_probe.core.stats.replication import Division, LabelledShares, Replication, draw_divisions, replicate
 from moe_probe.core.stats.tail import PooledTail
+from moe_probe.core.stats.welch import welch_t
 
 __all__ = [
     "Division",

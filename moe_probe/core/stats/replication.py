@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.core.stats.effects import log2_lift
-from moe_probe.core.stats.permutation import SE_FLOOR as _SE_FLOOR
 from moe_probe.core.stats.permutation import chosen_p_values
+from moe_probe.core.stats.welch import SE_FLOOR as _SE_FLOOR
 
 #: Candidates of a topic and direction that one half may send to the other.
 CANDIDATES = 32
