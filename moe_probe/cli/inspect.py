@@ -119,7 +119,7 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _show(seen: list[Inspection], run: Path, options: InspectOptions, console: Console) -> None:
-    from moe_probe.studies.inspect.terminal import Style, lines_of
+    from moe_probe.studies.inspect.terminal import terminal_text
 
     if console.as_json:
         console.result({"run": str(run), "texts": [s.as_dict() for s in seen]}, "")
@@ -127,10 +127,10 @@ def _show(seen: list[Inspection], run: Path, options: InspectOptions, console: C
     colour, html = options.colour, options.html
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    style = Style(colour=colour, width=min(shutil.get_terminal_size((110, 24)).columns, 140))
+    width = min(shutil.get_terminal_size((110, 24)).columns, 140)
     for one in seen:
         # not console.result, which would escape the colours too: what is not ours was escaped word by word
-        typer.echo("\n".join(lines_of(one, top=options.top, style=style)), color=colour)
+        typer.echo(terminal_text(one, top=options.top, width=width, colour=colour), color=colour)
         typer.echo()
     typer.echo(
         f"Page: {html}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -73,109 +72,39 @@ def cut_to(text: str, size: int) -> str:
     return f"{out}…"
 
 
-def padded(text: str, size: int) -> str:
-    """Pad a text with spaces.
+def line_breaks(text: str, width: int) -> list[int]:
+    """Break a line behind spaces, and between characters of scripts without spaces.
 
-    Parameters
-    ----------
-    text : str
-    size : int
-        Columns at least.
-
-    Returns
-    -------
-    str
-    """
-    return text + " " * max(0, size - cells(text))
-
-
-def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
-    """Break a text into lines.
+    No line begins with a closing sign or ends with an opening one.
 
     Parameters
     ----------
     text : str
     width : int
-        Columns at most.
-    indent : str
-        Beginning of the lines after the first.
+        Columns of a terminal at most; a longer word stays whole.
 
     Returns
     -------
-    list of str
+    list of int
+        Where lines after the first begin in the text.
     """
-    if cells(text) == len(text) and not any(map(unspaced, text)):
-        return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-    words = text.lstrip(" ")
-    lead = " " * (len(text) - len(words))
-    first, *rest = flow(words, width - max(len(indent), len(lead)))
-    return [lead + first, *(indent + line for line in rest)]
-
-
-def flow(line: str, width: int) -> list[str]:
-    """Break a line at spaces, and between characters of scripts without them.
-
-    Parameters
-    ----------
-    line : str
-        Codes of colours take no room, and a colour goes on in the next line.
-    width : int
-        Columns at most.
-
-    Returns
-    -------
-    list of str
-    """
-    out, room = [""], width
-    for word in line.split(" "):
-        for i, part in enumerate(_parts(word)):
-            size, glue = _visible(part), " " if i == 0 and out[-1] else ""
-            if out[-1] and size + (i == 0) > room:
-                out.append("")
-                room, glue = width, ""
-            out[-1] += glue + part
-            room -= size + (i == 0)
-    colour = ""
-    for i, text in enumerate(out):
-        out[i] = colour + text
-        for code in _codes(text):
-            colour = "" if code == "\x1b[0m" else colour + code
-        out[i] += "\x1b[0m" if colour else ""
+    out: list[int] = []
+    room, start = width, 0
+    for end in [*(i for i in range(1, len(text)) if _may_break(text[i - 1], text[i])), len(text)]:
+        if start and cells(text[start:end].rstrip(" ")) > room:
+            out.append(start)
+            room = width
+        room -= cells(text[start:end])
+        start = end
     return out
 
 
-def _codes(text: str) -> list[str]:
-    return [f"\x1b{part.partition('m')[0]}m" for part in text.split("\x1b")[1:]]
-
-
-def _visible(text: str) -> int:
-    first, *rest = text.split("\x1b")
-    return cells(first + "".join(part.partition("m")[2] for part in rest))
-
-
-def _parts(word: str) -> list[str]:
-    """Cut a word beside every character of a script without spaces; codes of colours stay with what they colour."""
-    if not any(map(unspaced, word)):
-        return [word]
-    out, ahead, before, i = [""], "", "", 0
-    while i < len(word):
-        if word[i] == "\x1b":
-            end = word.index("m", i) + 1
-            code, i = word[i:end], end
-            if code == "\x1b[0m":
-                out[-1] += code
-            else:
-                ahead += code
-            continue
-        character, i = word[i], i + 1
-        closing = unicodedata.category(character) in ("Pe", "Pf", "Po") or unicodedata.combining(character)
-        opening = before and unicodedata.category(before) in ("Ps", "Pi")
-        if before and not closing and not opening and (unspaced(character) or unspaced(before)):
-            out.append("")
-        out[-1] += ahead + character
-        ahead, before = "", character
-    out[-1] += ahead
-    return out
+def _may_break(before: str, after: str) -> bool:
+    if " " in (before, after):
+        return after != " "
+    if unicodedata.category(before) in ("Ps", "Pi") or unicodedata.category(after) in ("Pe", "Pf", "Po", "Mn", "Mc"):
+        return False
+    return unspaced(before) or unspaced(after)
 
 
 def clipped(text: str, size: int) -> str:

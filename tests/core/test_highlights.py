@@ -1,4 +1,4 @@
-"""Characters where they are marked, cut and counted: terminal, Markdown, tips of maps, sentences about words."""
+"""Characters where they are marked, cut and counted: Markdown, tips of maps, sentences about words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from moe_probe.core.pieces import decode, marked, standing
-from moe_probe.core.text import cells, clipped, cut_to, wrapped
+from moe_probe.core.text import clipped, cut_to
 from moe_probe.features.labels.context import _words
 from moe_probe.features.search import SearchResult, occurrences
 from moe_probe.report.build import environment
@@ -19,7 +19,6 @@ from moe_probe.report.sections.features import _by_sae
 from moe_probe.report.sections.maps import _tokens
 from moe_probe.report.sections.units import _beyond_words
 from moe_probe.report.unit_card import UnitCard
-from moe_probe.studies.inspect.terminal import Style, _text
 
 
 def test_a_special_token_within_a_character_hides_none_of_its_tokens() -> None:
@@ -49,12 +48,6 @@ def test_every_cut_of_bytes_has_rising_offsets(size: int) -> None:
     assert "".join(part for part, _ in made.segments()) == text
 
 
-def test_lines_with_wide_characters_keep_their_indentation() -> None:
-    plain, wide = (wrapped(f"  shaded: {word} and more words", 20, indent="    ") for word in ("latin", "化学反应"))
-    assert all(lines[0].startswith("  shaded:") and lines[1].startswith("    ") for lines in (plain, wide))
-    assert all(cells(line) <= 20 for line in wide)
-
-
 def test_flags_and_skin_tones_are_not_cut() -> None:
     assert cut_to("🇩🇪🇫🇷🇮🇹", 4) == "🇩🇪…" and cut_to("👍🏽👍🏽👍🏽", 4) == "👍🏽…"
     assert [clipped("e\u0301e\u0301e\u0301", n) for n in (3, 4, 5, 6)] == [
@@ -65,18 +58,6 @@ def test_flags_and_skin_tones_are_not_cut() -> None:
     ]
     assert clipped("the piece “⟨d0⟩”, “⟨b2⟩”", 21) == "the piece “⟨d0⟩”…" and cut_to("ab⟨b2⟩c", 5) == "ab…"
     assert clipped("x" * 80, 60) == "x" * 59 + "…" and clipped("👩\u200d🔬" * 9, 8) == "👩\u200d🔬" * 2 + "…"
-
-
-def view(strings: tuple[str, ...], generated: list[bool]) -> str:
-    n = len(strings)
-    call = SimpleNamespace(strings=strings, generated=np.array(generated), special=np.zeros(n, dtype=bool))
-    seen: Any = SimpleNamespace(call=call, shades=lambda: np.zeros(n, dtype=int), decoded=decode(strings), shade=None)
-    return _text(seen, Style())[0].strip()
-
-
-def test_where_the_model_goes_on_is_said_once() -> None:
-    assert view(("a", "b⟨c2⟩", "⟨b2⟩", "c"), [False, True, True, True]) == "a ▸b²c"
-    assert view(("a", "b⟨c2⟩", "⟨b2⟩", "c"), [False, False, True, True]) == "ab ▸²c", "the model ended the character"
 
 
 def test_markdown_marks_what_is_shaded_within_words_too() -> None:

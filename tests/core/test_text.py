@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import byte_alphabet, decode, marked, token_text, whole_characters, with_spaces
-from moe_probe.core.text import cells, cut_to, flow, padded, printable, table_text, wrapped
+from moe_probe.core.text import cells, cut_to, line_breaks, printable, table_text
 from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.explain import expert_tokens
 from moe_probe.experts.explain.classes import token_class
@@ -457,21 +458,23 @@ def test_cards_show_characters() -> None:
 def test_widths_of_characters() -> None:
     assert [cells(s) for s in ("abc", "有机", "é", "e\u0301", "カナ")] == [3, 4, 1, 1, 4]
     assert cut_to("有机化学", 5) == "有机…" and cut_to("abcdef", 4) == "abc…" and cut_to("有机", 4) == "有机"
-    assert cut_to("e\u0301e\u0301e\u0301", 2) == "e\u0301…" and padded("有机", 6) == "有机  "
-    text = "有机化学是研究碳化合物的科学。量子力学"
-    lines = wrapped(text, 10, indent="  ")
-    assert all(cells(line) <= 10 for line in lines) and "".join(x.strip() for x in lines) == text
-    assert not any(line.strip().startswith("。") for line in lines)
-    assert wrapped("plain words stay", 11, indent=" ") == ["plain words", " stay"]
+    assert cut_to("e\u0301e\u0301e\u0301", 2) == "e\u0301…"
 
 
-def test_colours_go_on_in_the_next_line() -> None:
-    lines = flow("a \x1b[4m有机化学是研究\x1b[0m b", 6)
-    assert all(line.count("\x1b[4m") == line.count("\x1b[0m") for line in lines) and len(lines) > 2
-    assert (
-        "".join(line.replace("\x1b[4m", "").replace("\x1b[0m", "") for line in lines).replace(" ", "") == "a有机化学是研究b"
-    )
-    assert flow("one two three", 9) == ["one two", "three"]
+def broken(text: str, width: int) -> list[str]:
+    """Lines of a text."""
+    cuts = [0, *line_breaks(text, width), len(text)]
+    return [text[start:end].rstrip(" ") for start, end in itertools.pairwise(cuts)]
+
+
+def test_lines_break_between_characters_of_scripts_without_spaces() -> None:
+    text = "有机化学是研究碳化合物的科学。量子力学（描述）"
+    for width in range(4, 16):
+        lines = broken(text, width)
+        assert all(cells(line) <= width for line in lines) and "".join(lines) == text
+        assert not any(line.startswith(("。", "）")) or line.endswith("（") for line in lines)
+    assert broken("plain words stay", 11) == ["plain words", "stay"] and broken("one two three", 9) == ["one two", "three"]
+    assert broken("a 有机化学 b", 6) == ["a 有机", "化学 b"] and broken("overlong", 3) == ["overlong"]
 
 
 def test_spaces_and_joiners_are_shown_as_they_are() -> None:

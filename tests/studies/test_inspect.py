@@ -30,9 +30,9 @@ from moe_probe.recording.trace import Trace
 from moe_probe.report.inspection import render_inspections
 from moe_probe.sae import SaeConfig, load_sae, make_sae, save_sae
 from moe_probe.sae.held_out import held_out_documents
-from moe_probe.studies.inspect import Inspector, Look, inspect_text, shade_levels
+from moe_probe.studies.inspect import Inspector, Look, inspect_text
 from moe_probe.studies.inspect.reference import piece_length
-from moe_probe.studies.inspect.terminal import Style, lines_of
+from moe_probe.studies.inspect.terminal import terminal_text
 
 EVIL = "<script>alert(1)</script> \x1b[31mred &amp; {{ 7*7 }}"
 QUIET = Look(timing=False)
@@ -204,8 +204,8 @@ def test_what_the_run_knows_stands_beside_its_units(run: Path, loaded: LoadedMod
     first = seen.experts.iloc[0]
     assert (first["expert"], first["topic"], first["lift"], first["explained_by"]) == (0, "topic-0", 4.0, "topic")
     assert seen.experts.query("expert != 0")["topic"].eq("").all()
-    shown = "\n".join(lines_of(seen, top=24))
-    assert "topic-0 ×4.0" in shown and "unscored" in shown and "no label" not in shown
+    shown = terminal_text(seen, top=24)
+    assert re.search(r"topic-0 +×4\.0", shown) and "unscored" in shown and "no label" not in shown
     assert inspect_text(run, SHORT, model=loaded, look=QUIET).features[SAE].iloc[0]["label"] == "topic: three"
 
 
@@ -217,7 +217,7 @@ def test_topics_are_guessed_and_the_guess_is_scored_on_unseen_documents(run: Pat
     assert by_features.source == SAE and [t for t, _ in by_features.ranking] == ["topic-3"]
     seen = inspect_text(run, SHORT, model=loaded, look=QUIET)
     assert seen.guesses[1].ranking[0][1] > 2 and seen.guesses[1].accuracy == pytest.approx(0.25)
-    assert "whole documents by layer 0 alone: 88%" in " ".join("\n".join(lines_of(seen)).split())
+    assert "whole documents by layer 0 alone: 88%" in " ".join(terminal_text(seen).split())
 
 
 @pytest.mark.parametrize(("n", "length"), [(1, 1), (7, 7), (8, 8), (31, 16), (512, 512)])
@@ -318,9 +318,9 @@ def test_a_model_of_other_layers_cannot_be_forced(run: Path, plain: tuple[Path, 
 def test_hostile_text_is_escaped_everywhere(run: Path, loaded: LoadedModel) -> None:
     seen = inspect_text(run, SHORT, model=loaded, look=Look(watch=(f"{SAE}:1",), threshold=0, timing=False))
     seen = replace(seen, name=EVIL, notes=(EVIL,), call=replace(seen.call, strings=(EVIL,) * len(seen.call.ids)))
-    shown = "\n".join(lines_of(seen, top=24))
+    shown = terminal_text(seen, top=24)
     assert "\x1b" not in shown and "\\x1b[31mred" in shown
-    coloured = "\n".join(lines_of(seen, top=24, style=Style(colour=True)))
+    coloured = terminal_text(seen, top=24, colour=True)
     assert set(re.findall(r"\x1b\[([0-9;]*)m", coloured)) <= {"0", "1", "2", "1;31"} | {
         f"30;48;5;{n}" for n in (230, 222, 214, 208)
     }
@@ -393,7 +393,7 @@ def test_a_continuation_is_the_models_own(plain: tuple[Path, LoadedModel], tempe
     assert torch.equal(before, torch.random.get_rng_state())
     assert seen.call.ids.tolist() == wanted.tolist() and seen.call.windows == 1
     assert seen.call.generated.tolist() == [False] * 4 + [True] * (len(wanted) - 4)
-    assert "▸" in "\n".join(lines_of(seen)) and seen.as_dict()["tokens"][4]["generated"]
+    assert "▸" in terminal_text(seen) and seen.as_dict()["tokens"][4]["generated"]
 
 
 def test_the_model_is_left_as_it_was(plain: tuple[Path, LoadedModel], tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_the_overhead_is_measured_and_counted(run: Path, loaded: LoadedModel) ->
     assert min(cost.forward, cost.hooks, cost.encoding, cost.hooks_ratio, cost.encoding_ratio) > 0
     assert cost.encode_flops == sae_encode_flops(32, 24)
     assert cost.forward_flops == shape_of(loaded.model.config).forward_flops(10)
-    assert "with hooks and encoding" in "\n".join(lines_of(seen))
+    assert "with hooks and encoding" in terminal_text(seen)
 
 
 def test_a_threshold_is_asked_for_where_the_run_has_none(plain: tuple[Path, LoadedModel]) -> None:
@@ -457,13 +457,4 @@ def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_p
     seen = Inspector(RunDirectory.open(tmp_path / "run"), loaded, look=QUIET)("w1 w2 w3")
     assert len(seen.experts) and not seen.features and not seen.guesses
     assert any("document counts only" in note for note in seen.notes)
-    assert "layer" in "\n".join(lines_of(seen)) and render_inspections([seen])
-
-
-def test_shades_are_quarters_and_plain_text_marks_the_upper_half() -> None:
-    assert shade_levels(np.array([0.0, 0.1, 0.5, 0.51, 0.76, 1.0])).tolist() == [0, 1, 2, 3, 4, 4]
-    style = Style()
-    shown = [style.token(" word", shade=i, generated=False, special=False) for i in range(5)]
-    assert shown == [" word", " word", " word", " ‹word›", " «word»"]
-    assert style.token(".\n", shade=4, generated=False, special=False) == "«.↵»\n"
-    assert Style(colour=True).token(" word", shade=1, generated=True, special=False) == " \x1b[30;48;5;230;4mword\x1b[0m"
+    assert "layer" in terminal_text(seen) and render_inspections([seen])
