@@ -32,7 +32,7 @@ test-peers:
 	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest sae-lens==6.54.12
-	.venv-peers/bin/python -m pytest -q --override-ini addopts=--import-mode=importlib tests/peers
+	.venv-peers/bin/python -m pytest -q --override-ini addopts=--import-mode=importlib -W default tests/peers
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -70,6 +70,25 @@ def test_core_needs_no_models() -> None:
             assert not tops & {"torch", "transformers", "sklearn", "matplotlib"}, path
 
 
+def test_warnings_are_silenced_inside_a_block_only() -> None:
+    """A filter that outlives its block would hide warnings of the program that imports the package."""
+    filters = ("warnings.filterwarnings", "warnings.simplefilter")
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        blocks = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.With) and any("catch_warnings" in ast.unparse(item) for item in node.items)
+        ]
+        inside = {id(node) for block in blocks for node in ast.walk(block)}
+        lines = [
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in filters and id(node) not in inside
+        ]
+        assert not lines, f"{path}: {lines}"
+
+
 @pytest.mark.parametrize(
     "command",
     [

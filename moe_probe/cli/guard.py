@@ -68,6 +68,7 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("always", message="Figures show boxes")  # a note, also where warnings are errors
         if quiet:
             warnings.simplefilter("ignore")
         plain = warnings.showwarning

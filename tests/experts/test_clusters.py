@@ -258,10 +258,10 @@ def test_weights_are_compared_directly(checkpoint: Path) -> None:
     site = loaded.sites[0]
     assert site.experts is not None and site.router is not None
     parameters = [p for p in site.experts.parameters() if p.ndim == 3]
-    first, second = (torch.cat([p[e].flatten() for p in parameters]).float() for e in (0, 1))
+    first, second = (torch.cat([p[e].detach().flatten() for p in parameters]).float() for e in (0, 1))
     cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=0))
     assert table.loc[(site.info.layer, "weights", 0, 1), "similarity"] == pytest.approx(cosine, abs=1e-5)
-    router = next(p for p in site.router.parameters() if p.ndim == 2)
+    router = next(p.detach() for p in site.router.parameters() if p.ndim == 2)
     cosine = float(torch.nn.functional.cosine_similarity(router[0].float(), router[1].float(), dim=0))
     assert table.loc[(site.info.layer, "router", 0, 1), "similarity"] == pytest.approx(cosine, abs=1e-5)
 

@@ -158,21 +158,17 @@ def _plane(item: Units, *, seed: int) -> pd.DataFrame | None:
 
 def _umap(features: np.ndarray, *, seed: int) -> np.ndarray:
     """Project features (n_units, n_features) to the plane, shape (n_units, 2). McInnes et al. 2018, arXiv:1802.03426."""
-    import warnings
-
     import umap
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed means one thread; that is wanted
-        model = umap.UMAP(
-            n_neighbors=min(15, len(features) - 1),
-            min_dist=0.2,
-            n_epochs=200,
-            random_state=seed,
-            n_jobs=1,
-            init="pca" if len(features) < 50 else "spectral",
-        )
-        return np.asarray(model.fit_transform(leading_components(features, seed)), dtype=np.float64)
+    model = umap.UMAP(
+        n_neighbors=min(15, len(features) - 1),
+        min_dist=0.2,
+        n_epochs=200,
+        random_state=seed,
+        n_jobs=1,  # a seed allows one thread only
+        init="pca" if len(features) < 50 else "spectral",
+    )
+    return np.asarray(model.fit_transform(leading_components(features, seed)), dtype=np.float64)
 
 
 def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> Clusters:

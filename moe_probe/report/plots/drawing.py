@@ -40,15 +40,14 @@ def new_figure(width: float, height: float, *, shown: bool = True) -> Figure:
     Figure
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
-    from moe_probe.report.plots.fonts import FittedLayout
+    from moe_probe.report.plots.fonts import FittedFigure
 
-    size: Any = {"figsize": (width, height), "layout": FittedLayout(), "dpi": 110}
+    size: Any = {"figsize": (width, height), "layout": "constrained", "dpi": 110}
     if shown and matplotlib.is_interactive() and "matplotlib.pyplot" in sys.modules:
-        interactive: Figure = sys.modules["matplotlib.pyplot"].figure(**size)
+        interactive: Figure = sys.modules["matplotlib.pyplot"].figure(FigureClass=FittedFigure, **size)
         return interactive
-    return Figure(**size)  # no global state, nothing to close, no display needed
+    return FittedFigure(**size)  # no global state, nothing to close, no display needed
 
 
 def new_axes(width: float, height: float) -> Axes:

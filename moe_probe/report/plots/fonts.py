@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, ttfFontProperty
 from matplotlib.ft2font import FT2Font
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.backend_bases import RendererBase
 
 #: How matplotlib's own warning begins.
 _GLYPH = r"Glyph \d+ .* missing from"
@@ -48,14 +48,14 @@ class FontWarning(UserWarning):
     """No installed font has some characters of a figure."""
 
 
-class FittedLayout(ConstrainedLayoutEngine):
-    """Constrained layout of texts whose fonts are chosen first: it runs before every drawing, when all labels are there."""
+class FittedFigure(Figure):
+    """A figure that chooses the fonts of its texts before every drawing, when all labels are there."""
 
-    def execute(self, fig: Figure) -> Any:
-        """Choose fonts, then lay out."""
-        fit_fonts(fig)
+    def draw(self, renderer: RendererBase) -> None:
+        """Choose fonts, then draw."""
+        fit_fonts(self)
         with quiet_glyphs():
-            return super().execute(fig)
+            super().draw(renderer)
 
 
 def fit_fonts(figure: Figure) -> None:
@@ -80,7 +80,6 @@ def fit_fonts(figure: Figure) -> None:
             text.set_fontfamily([*families, *dict.fromkeys(more[c] for c in sorted(more))])
         for character in sorted(missing - set(more)):
             _warn(_script(character))
-            warnings.filterwarnings("ignore", message=_GLYPH)  # it would name every character, at every drawing
 
 
 @contextmanager
