@@ -136,4 +136,5 @@ def dump_config(config: RunConfig, path: Path) -> None:
     import yaml
 
     settings = config.model_dump(mode="json", exclude={"recording": {"seed"}})
+    settings["model"] = {"name": config.model.name} | settings["model"]  # first what a reader looks for
     write_text(path, yaml.safe_dump(settings, sort_keys=False))
