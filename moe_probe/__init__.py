@@ -1,5 +1,13 @@
 """What the experts of a mixture-of-experts language model specialise in.
 
+Data goes one way, and every room imports from those before it:
+
+- `core` plain data, text, files, statistics; `models` models that are watched; `recording` a corpus and a model → a trace.
+- `experts` a trace → tables about experts; `sae` activations → sparse autoencoders; `features` these → tables about
+  features.
+- `studies` experts, features and model together; `report` tables → the report; `runs` settings → a run directory.
+- `cli` the command line; `testing` planted traces and tiny models.
+
 Names are loaded when they are first used: ``import moe_probe`` loads neither torch nor anything heavy.
 
 Examples

@@ -1,4 +1,4 @@
-"""What holds for the whole package: imports point down, import costs little, everything public is documented."""
+"""What holds for the whole package: imports point down, import costs little, folders are mapped, public things documented."""
 
 from __future__ import annotations
 
@@ -104,6 +104,16 @@ def test_nothing_heavy_is_imported(command: str) -> None:
     code = command + "\nimport sys; print([m for m in ('torch', 'umap', 'transformers', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in FILES}), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_folder_is_mapped(folder: Path) -> None:
+    """The docstring of a folder names every module and folder in it, in backticks; no line of it begins with one that is gone."""
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    inside = {p.stem for p in FILES if p.parent == folder} | {p.parent.name for p in FILES if p.parent.parent == folder}
+    inside = {name for name in inside if not name.startswith("__")}
+    assert inside - set(re.findall(r"`(\w+)`", docstring)) == set()
+    assert set(re.findall(r"^- `(\w+)`", docstring, re.MULTILINE)) - inside == set()
 
 
 def public_objects() -> list[tuple[str, object]]:

@@ -1,4 +1,18 @@
-"""The command line: ``moe-probe COMMAND``. Commands say what they do; the work is done elsewhere.
+"""The command line, ``moe-probe COMMAND``: words in, calls of the other rooms out.
+
+Files with commands:
+
+- `runs`: ``demo``, ``run``, ``collect``, ``analyze``, ``report``; `importing`: ``import``.
+- `saes`: ``sae train``, ``sae load``, ``sae eval``; `features`: ``label``, ``find``.
+- `match`, `ablate`, `tree`, `compare`, `inspect`, `check`: the command of that name; `costs`: ``cost``.
+- `provenance`: ``info``, ``verify``, ``cite``.
+
+What all commands share:
+
+- `options` makes options from settings classes and annotations; `model_choice` the options that name a model.
+- `console` prints results, ``--json`` and ``--quiet``, and checks label columns; `guard` turns a failure into one sentence
+  and its exit status; `unexpected` logs the traceback of a fault.
+- `usage` refuses unknown options and commands ("did you mean"), and ends every help with the exit status.
 
 Nothing heavy is imported before a command runs, so that ``moe-probe --help`` answers at once.
 """

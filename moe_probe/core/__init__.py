@@ -1,8 +1,15 @@
 """What all rooms share and no model is needed for: plain data, arrays, text and files.
 
-- Errors, options: `errors` (the exceptions and exit codes), `extras` (optional packages), `settings`, `stage`.
-- Names: `schema` (the manifest of a trace), `sites` (activation sites), `units` (references to experts and features).
-- Numbers: `routing` (counts of selections), `flops`, and `stats` (tests, intervals, effect sizes on plain arrays).
-- Text: `text` (safe, clipped, aligned), `pieces` (tokens as text), `html`, `textfiles` (reading what users bring).
-- Output: `files` (whole or absent, checksums), `results` (tables with their parameters), `progress`.
+- `errors` the exceptions, their exit codes, and "did you mean"; `extras` optional packages and how to install them.
+- `settings` the base of all settings: unknown names and values out of range are refused; `stage` the base of a stage of a
+  run.
+- `schema` the manifest of a trace, and whether weights are those of the trace; `sites` activation sites and their names;
+  `units` references to experts, groups and features, such as ``5:13`` or ``5:3+7``.
+- `routing` counts of selections, load, co-activation, the mark of a dropped token; `flops` floating-point operations.
+- `stats` permutation tests, intervals, effect sizes on plain arrays.
+- `text` text that is safe to show: control characters, clipping, terminal width, enumerations, numbers and missing values.
+- `pieces` tokens as text: characters split over several tokens are joined; `html` escaped parts of HTML for notebooks.
+- `textfiles` any text file that users bring: encodings, compression, JSON, CSV, globs.
+- `files` files whole or absent, full disks and missing permissions, checksums; `progress` bars, durations and Ctrl-C.
+- `results` result tables with parameters, caption, warnings and sources, and the results of a run by name.
 """

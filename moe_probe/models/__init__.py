@@ -1,10 +1,16 @@
 """Models of transformers: find their mixture-of-experts layers, record them, and change them while they run.
 
-In: the name of a checkpoint (`load`). Out: sites (`discover`) and, per forward pass, records of each (`capture`).
+In: the name of a checkpoint. Out: sites and, per forward pass, records of each.
 
-- `adapters` reads the routing of each kind of block; `check` proves that what is recorded is what ran.
-- `intervene` ablates and steers experts, `splice` replaces activations; `prefix` and `suffix` save work on repeated passes.
-- `identity` hashes weights and tokenizer; `diagnose` explains why a model cannot be read.
+- `load` loads model and tokenizer, as `settings` say (which weights, and how they are loaded); `diagnose` explains why that
+  failed.
+- `discover` finds the mixture-of-experts layers; `adapters` reads the routing of each kind of block.
+- `capture` records routing, router inputs, expert outputs and the residual stream while the model runs; `hooks` hooks that
+  are removed after a ``with`` block.
+- `check` proves that recording changes nothing and that what was recorded is what ran; estimates the size of a trace.
+- `intervene` masks, zeroes, averages or steers experts; `splice` replaces activations at the sites of SAEs.
+- `prefix` and `suffix` save work on repeated passes: layers below a change, and tokens that it leaves as they were.
+- `identity` hashes of weights and of the tokenizer.
 
 The names of this face are in ``__init__.pyi``; they are loaded when first used, since most of them need torch.
 """

@@ -1,9 +1,14 @@
 """Reports: a run's results in; one self-contained HTML page, the same in Markdown, figures, cards and notebooks out.
 
-``compose`` arranges what ``sections`` write as the objects of ``content``, with values formatted by ``cells``; ``build`` renders
-it with ``templates``. ``plots`` draws with matplotlib, ``svg`` inside the page. ``unit_card`` has cards of single experts and
-features, ``inspection`` the page of an inspected text, ``notebook`` the comparisons. Needs no torch; matplotlib is imported
-where something is drawn.
+- `compose` the order of the report; `sections` writes its sections, as the objects of `content`, with values formatted by
+  `cells`.
+- `build` renders it as HTML and Markdown with ``templates`` (page, style, script, notebooks); `stage` is the stage
+  ``report``.
+- `plots` draws with matplotlib, `svg` inside the page.
+- `unit_card` cards of single experts and features; `inspection` the page of inspected texts.
+- `notebook` notebooks that compare runs.
+
+Needs no torch; matplotlib is imported where something is drawn.
 """
 
 from __future__ import annotations

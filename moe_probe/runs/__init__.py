@@ -1,6 +1,7 @@
-"""Runs: the run directory in one object, and the stages of a run in their order.
+"""Runs: settings in; a run directory with trace, results, SAEs and report out.
 
-In come settings (`config`, the settings of all rooms nested in one file, ``run.yaml``); out comes a run directory. `stages`
-is the one place that knows the order of the stages, each defined by its room; `pipeline` does those whose inputs or settings
-changed, by the notes of `ledger`. `run` opens a run directory as a `Run`: trace, results, SAEs, verdicts, cards and report.
+- `config` the settings of all rooms, nested in one file (``run.yaml``).
+- `stages` the order of the stages, each defined by its room; `pipeline` runs those whose inputs or settings changed.
+- `ledger` which stages are done, with which settings and files (``logs/stages.json``).
+- `run` a run directory opened as a `Run`: trace, results, SAEs, verdicts, cards and report.
 """

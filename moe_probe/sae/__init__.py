@@ -1,11 +1,14 @@
 """Sparse autoencoders (SAEs): an unsupervised projection of activations into a wider space of sparse latents.
 
-In: the activations of a trace (`activations`). Out: SAE folders below RUN/sae that SAELens reads too.
+In: the activations of a trace. Out: SAE folders below RUN/sae that SAELens reads too.
 
-- `config` says what an SAE is; `architectures` has one file per architecture.
-- `training` trains them; `held_out` says on which documents they are not trained.
-- `formats` reads and writes folders of SAELens, sparsify and dictionary_learning.
-- `store` names the SAEs of a run and opens their activations; `load_into` adds an SAE trained elsewhere.
+- `config` what an SAE is, and options of its training; `settings` which SAEs a run trains; `stage` the stage ``sae``.
+- `activations` reads activations of a trace in batches, shuffled by seed; `held_out` the documents on which SAEs are not
+  trained.
+- `architectures` one file per architecture; `training` trains them, resumable.
+- `formats` reads and writes folders of SAELens, sparsify and dictionary_learning; `load_into` adds an SAE trained elsewhere
+  to a run.
+- `store` the SAEs of a run: names of their folders, and the activations that each reads.
 
 The names of this face are in ``__init__.pyi``; they are loaded when first used, since most of them need torch.
 """

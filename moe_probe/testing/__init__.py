@@ -1,8 +1,12 @@
 """Models and traces whose answers are known: for the tests of this package, and for yours.
 
-- `tiny_models` builds random models of every mixture-of-experts family (`tiny_moe`).
-- `planted` draws routing with planted experts, `traces` writes it; `activations` adds activations with planted features.
-- `results` draws the result tables of a whole run.
+In: sizes, planted effects and a seed. Out: models, traces, result tables.
+
+- `tiny_models` random models of every mixture-of-experts family (`tiny_moe`).
+- `planted` routing with planted topic, token, position and register experts; `traces` writes it as a trace, or one without
+  effects.
+- `activations` a trace with activations of planted features.
+- `results` the result tables of a whole run, drawn at random.
 
 The names of this face are in ``__init__.pyi``; they are loaded when first used, since some of them need torch.
 """

@@ -1,7 +1,18 @@
-"""Statistics on plain arrays: group means, permutation tests, multiplicity, effects.
+"""Statistics on plain arrays: usage shares and labels in; tests, intervals and effect sizes out.
 
-The unit is the group of documents, never the token. docs/statistics.md says what is computed and
-which error rates were measured.
+The unit is the group of documents, never the token. docs/statistics.md says what is computed and which error rates were
+measured.
+
+- `groups` one row per group: usage shares, labels, strata; a document without a group is its own.
+- `permutation` the permutation test of every column and topic; `welch` its statistic, Welch's t; `labels` permuted topic
+  labels, within strata.
+- `multiplicity` p-values of permutations, Westfall-Young step-down, Holm, Benjamini-Hochberg; `tail` p-values smaller than
+  the permutations of one test can resolve, from the pooled tail of the topic.
+- `replication` discovery on one half of the groups, confirmation on the other.
+- `effects` share, log2 lift and log2 ratio with intervals, half a selection added; `auroc` AUROC, its intervals and
+  differences.
+- `bootstrap` resampled groups: intervals of ratios and of whatever is measured on documents.
+- `information` mutual information of expert and topic less its null; entropy and effective numbers (of experts, of topics).
 """
 
 from __future__ import annotations

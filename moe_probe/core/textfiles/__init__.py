@@ -1,9 +1,14 @@
-"""The one way into every text file that a user brings: encoding, compression, JSON, CSV, globs.
+"""The one way into every text file that a user brings: a path in; text or rows with their line numbers out.
 
-What a file is follows from its first bytes, not from its name: gzip and Zstandard are unpacked, a
-byte-order mark is dropped (also inside the compressed stream), and text that is not UTF-8 is refused
-in a sentence that names file, line and byte. Zstandard is read by pyarrow, which the package needs
-anyway; the standard library has it from Python 3.14 on only.
+- `opener` opens text whatever its compression and encoding: gzip, Zstandard, byte-order marks; refuses what is not UTF-8;
+  stdin.
+- `jsonrows` JSON Lines, arrays and pretty-printed objects as one sequence of values; `csvrows` comma- or tab-separated
+  rows.
+- `filelist` the files that a path, a folder or a glob stands for, and the format of each.
+
+What a file is follows from its first bytes, not from its name. Text that is not UTF-8 is refused in a sentence that names
+file, line and byte. Zstandard is read by pyarrow, which the package needs anyway; the standard library has it from Python
+3.14 on.
 """
 
 from moe_probe.core.textfiles.csvrows import read_csv, refuse_repeated, scan_csv_rows

@@ -1,8 +1,13 @@
 """What goes together by routing: clusters, similar experts, groups of experts that predict a topic.
 
-A trace comes in; result tables come out. `groups` chooses groups of experts per topic, `chosen_sets` takes the
-combinations that tokens choose, `clustering` clusters experts, documents and tokens (described in `units`) by
-`kmeans`, `similarity` and `weights` compare experts in pairs.
+A trace comes in; result tables come out.
+
+- `groups` groups of experts that predict a topic better than any of them alone.
+- `chosen_sets` combinations: the sets of experts that tokens choose together, tested against topics.
+- `clustering` clusters of experts, documents and tokens; `units` describes these by their routing; `kmeans` number,
+  stability and agreement of clusters with labels, each beside its null.
+- `similarity` experts in pairs by topics, documents, tokens and weights, and whether these agree; `weights` by weights
+  alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
 """What explains routing, if not the topic: explanations that rival the topic, measured on held-out documents.
 
-A trace comes in; result tables come out. `tokens` samples the tokens and iterates over layers, `rivals` lists the contexts
-under all their names, `stacking` and `bits` measure factors in bits, `additive` and `vocabulary` predict usage from
-contexts and positions, `baseline` deals words to experts at random, `classes` and `lists` describe single experts.
+A trace comes in; result tables come out.
+
+- `tokens` samples tokens with every factor that may explain their routing, and iterates over layers.
+- `bits` information of token, previous token, position and topic about routing, in bits; `stacking` the held-out
+  predictions.
+- `rivals` the contexts that rival the topic, under all their names.
+- `vocabulary` the vocabulary test: usage compared with what contexts alone predict; `additive` the model that predicts it.
+- `baseline` random routers: token ids dealt to experts at random, at the observed loads.
+- `classes` kinds of token per expert: digits, punctuation, word starts, capitals; `lists` its top tokens and positions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
 """Metrics of published work, each as its authors define it.
 
-A trace (or counts per document) comes in; result tables come out. `domains` and `contrast` compare domains and sets of
-prompts, `sequences` neighbouring tokens and checkpoints, `vocabulary` token ids; `choices` reads first choices and draws
-samples; `summary` puts the metrics in one table.
+A trace (or counts per document) comes in; result tables come out.
+
+- `domains` domain specialisation, and the smallest set of experts that handles a domain (ESFT).
+- `contrast` differences of activation rates between two sets of prompts (risk difference).
+- `sequences` repetition between neighbouring tokens, router saturation between checkpoints, saliency (norms of expert
+  outputs).
+- `vocabulary` how far a token id alone determines the expert; `summary` all metrics in one table, one row per layer and
+  metric.
+- `choices` first choices of tokens and samples of documents, which these metrics count.
 """
 
 from __future__ import annotations

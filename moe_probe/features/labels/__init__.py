@@ -1,6 +1,10 @@
 """Labels of features: firings and the context of tokens in, a label with its score per feature out.
 
-- `context` divides tokens by word, kind, position and topic; `rules` and `rule_labels` choose the rule of each feature.
-- `excerpts` draws text around firings; `llm` asks a language model (`endpoint`, `answer_cache`), `llm_labels` for a run.
-- `human_labels` reads a person's labels.
+- `context` the word, token, word before, kind, position and topic of every token: what a rule can refer to.
+- `rule_labels` chooses a rule per feature on training tokens and scores it on held-out tokens, and puts it into words;
+  `rules` has the rules, what they predict, and the score (precision, recall, F1 ...).
+- `excerpts` text around firings of all strengths, and around tokens without.
+- `llm` explanations and detection scores by a language model; `llm_labels` for the features of a run, with an estimate of
+  cost; `endpoint` the requests, their retries and the key; `answer_cache` answers kept in a file.
+- `human_labels` a person's labels, read from a file; they replace any other.
 """

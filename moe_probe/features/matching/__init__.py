@@ -1,7 +1,12 @@
 """Experts and features compared: a run's routing and firings in, tables of matches and predictors out.
 
-- `signals` and `routing_split` hold selections and tokens; `counts` chooses and scores pairs.
-- `match_features` matches one SAE, beside `random_directions`; `feature_sets` and `feature_experts` look at several at once.
-- `routing_prediction` predicts a layer's routing; `topic_units`, `words` and `topic_predictors` compare predictors of topics.
-- `match` does all of it for a run.
+- `match` does all of it for a run; `stage` is the stage ``match``.
+- `signals` selections, tokens and firings as sparse arrays over the same tokens; `routing_split` the tokens that pairs are
+  chosen on, and those that they are scored on; `counts` chooses and scores pairs of binary signals.
+- `match_features` pairs of experts and features of one SAE, beside baselines; `random_directions` dictionaries of random
+  directions as a baseline; `feature_sets` small sets of features that predict an expert together.
+- `feature_experts` the experts that select a feature's tokens, and their effective number.
+- `routing_prediction` how much of a layer's routing features predict: recall and bits.
+- `topic_predictors` the unit that predicts each topic best (expert, group, feature, set, tokens); `topic_units` chooses the
+  units and measures their AUROC; `words` single tokens and sets of tokens, compared with features.
 """

@@ -1,7 +1,10 @@
 """Features and experts of a word, a phrase, a regular expression, or the difference between two texts.
 
-`find_units` takes a run and a `Query` and returns a `SearchResult`. ``occurrences.py`` finds the query's tokens in the corpus,
-``ranking.py`` ranks features and experts by them, and ``find.py`` runs texts that are not in the corpus through the model.
+A run and a `Query` come in; a `SearchResult` comes out.
+
+- `find` the search itself (`find_units`): in the run's corpus, or in texts that it runs through the model.
+- `occurrences` the tokens of a trace that the query covers.
+- `ranking` features and experts ranked by how much they belong to these tokens.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """How to read routing off a block: one adapter for nearly every family, one class for each exception.
 
-In transformers 5 the experts of a block are one module that is called with
-``(hidden_states, top_k_index, top_k_weights)``; a pre-hook on it observes what was really executed, after
-biases, groups, hashing and capacity (`experts_module`). Five families are written otherwise (`masked`, `jetmoe`,
-`product_keys`). An adapter recognises its blocks by their structure, not by class name, so that renamed copies of a
-family work too; whether it understood them is what `moe_probe.models.self_check` proves.
+A module of a model comes in; a `MoeSite` and what its router executed come out.
+
+- `base` what an adapter is: does it match, where to hook, how to recompute the outputs of experts.
+- `experts_module` nearly every family: the experts are one module, called with ``(hidden_states, top_k_index,
+  top_k_weights)``; a pre-hook observes what was really executed, after biases, groups, hashing and capacity.
+- `masked` Switch Transformers, NLLB-MoE, Llama 4; `jetmoe` JetMoE; `product_keys` Doge.
+
+An adapter recognises its blocks by their structure, not by class name, so that renamed copies of a family work too; whether
+it understood them is what `moe_probe.models.self_check` proves.
 """
 
 from __future__ import annotations

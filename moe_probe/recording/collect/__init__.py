@@ -1,7 +1,9 @@
 """A corpus and a model in, a sealed trace out.
 
-`windows` tokenizes documents and cuts long ones into overlapping windows, `batches` runs the windows of a shard and
-fills its arrays, `collect` appends shard after shard to the trace and resumes an interrupted one.
+- `windows` tokenizes documents and cuts long ones into overlapping windows.
+- `batches` runs the windows of a shard through the model and fills its arrays, one row per token.
+- `collect` appends shard after shard to the trace, and resumes an interrupted one.
+- `stage` the stage ``collect`` of a run: it is done again when model or corpus changed.
 """
 
 from moe_probe.recording.collect.collect import collect_trace

@@ -1,8 +1,11 @@
 """Labelled documents: read from files, checked row by row, split by group, hashed.
 
-`sources` finds the files, `readers` reads their rows, `document` turns a row into a `Document`, and `stream` checks and
-hashes the whole as a `Corpus`; `splits` divides documents by group. A corpus is streamed: nothing here keeps more than
-one document's text at a time.
+- `sources` what a corpus is made of: a file, files of a folder or glob, folders of text, a data set of `datasets`.
+- `readers` the rows of one file: JSON, CSV, Parquet, Arrow; `document` a row as a `Document` with labels, group and spans.
+- `stream` the whole as a `Corpus`: checked (repeated ids, a group with two topics), hashed, then iterated.
+- `splits` train and held-out by group, stratified by topic.
+
+A corpus is streamed: nothing here keeps more than one document's text at a time.
 """
 
 from moe_probe.recording.corpus.document import Columns, Document, LabelSpan

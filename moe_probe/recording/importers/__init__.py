@@ -1,8 +1,21 @@
 """Traces from routing that somebody else recorded: files or arrays in, a sealed trace out.
 
-`table` reads the interchange table (with `tablefile`, `columns`), `responses` the answers of vLLM and SGLang (with
-`answers`, `routed`), `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting. Each of them makes `TokenRecord`
-documents, which `records` surveys (`survey`), plans (`plan`) and writes; your own arrays go there directly.
+One file per format:
+
+- `table` the interchange table: `tablefile` its files and columns, `columns` their values as arrays.
+- `responses` answers of vLLM and SGLang: `answers` finds the fields of each version, `routed` decodes the arrays of
+  experts.
+- `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting.
+
+Shared by all, in the order of the data; your own arrays go to `records` directly:
+
+- `options` the settings of an import (layers, numbers of experts, tokenizer ...); `jsonrows` objects of JSON files and
+  their labels.
+- `token_record` one document as it was recorded, with the rows of its file for messages; `tokens` text of token ids.
+- `survey` the first pass: finds what is wrong (row, reason), and what is constant, as warm-up requests and dense layers
+  are.
+- `plan` decides which layers and tokens are kept, and how many experts a layer has; refuses or warns of constant tokens.
+- `records` ends every import: surveys, plans, writes.
 """
 
 from moe_probe.recording.importers.fingerprints import import_fingerprints

@@ -1,8 +1,14 @@
 """A trace: the sealed directory that records which experts every token was sent to.
 
-`TraceWriter` appends shards, seals and resumes (`writer`, `shard`, `resume`); `Trace` reads, and loads only what is asked for
-(`reader`, `chunks`, `stored` for token texts, `annotated` for AnnData, `facts`); `verify` finds damage; `checks` refuses what
-is no routing. Only this folder knows the names of the files (`files`). The format is described in docs/formats.md.
+Documents with their routing come in; a `Trace` comes out. The format is described in docs/formats.md.
+
+- `writer` appends shards and seals; `shard` checks one shard and turns it into tables; `resume` continues an interrupted
+  trace.
+- `reader` opens a trace and loads only what is asked for; `chunks` pieces of it, shard by shard; `stored` token strings as
+  text.
+- `verify` finds damage by checksums; `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.
+- `facts` what a trace contains, in words; `annotated` routing as AnnData.
+- `files` the names of the files, which only this folder knows, and the manifest.
 """
 
 from moe_probe.recording.trace.chunks import RoutingChunk

@@ -1,5 +1,8 @@
 """Notebooks that compare runs: a template and values in; an executed notebook and a page out.
 
+- `build` makes, executes and exports notebooks; says which packages are missing.
+- `show` tables, sentences and figures as a notebook shows them.
+
 Templates are percent-format Python kept in ``report/templates/*.py.txt``; a cell tagged ``parameters`` holds what they are
 run with, so that papermill can run the notebooks again with other values.
 """

@@ -1,9 +1,12 @@
 """Figures: result tables in, matplotlib Axes (or an array of them) out; comparisons give whole Figures; none saves.
 
-``routing`` draws experts and layers, ``maps`` units in the plane and topic by topic, ``units`` experts beside features,
-``tree`` feature splitting, ``compare`` runs beside each other. ``panels`` says what a heat map or a scatter shows, for these
-figures and for the SVG of the report alike. Every function but `maps.maps` (its module has the name) can be had from here;
-matplotlib is imported at the first use.
+- `routing` experts, layers, SAEs; `maps` units in the plane and topic by topic; `units` experts beside features, and
+  knock-outs.
+- `tree` feature splitting; `compare` runs beside each other.
+- `panels` what a heat map or scatter shows, for these figures and for the SVG of the report alike; the colour scales.
+- `drawing` the parts that figures share: Axes, colour bars, layer ticks, PNG bytes; `fonts` fonts that have all characters.
+
+Every function but `maps.maps` (its module has the name) can be had from here; matplotlib is imported at the first use.
 
 Examples
 --------

@@ -1,7 +1,8 @@
 """SAE architectures: which latents can be active, and the loss of each.
 
-In: normalised activations. Out: active latents (`Sparse`), reconstructions and losses (`base`).
+In: normalised activations. Out: active latents (`Sparse`), reconstructions and losses.
 
-- `topk`, `batchtopk`, `matryoshka`, `standard`, `jumprelu`: one file per architecture; `registry` names them.
-- `ops` has the sparse gradients that they share.
+- `base` what all share: parameters, initialisation, normalisation, encoding, decoding.
+- `topk`, `batchtopk`, `matryoshka`, `standard` (ReLU and L1), `jumprelu`: one file per architecture; `registry` names them.
+- `ops` gradients of active latents only.
 """

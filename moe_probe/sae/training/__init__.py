@@ -2,6 +2,7 @@
 
 In: a run or batches of activations. Out: trained SAEs, saved below RUN/sae with a record of their training.
 
-- `layers` trains the SAEs of a run that a `request` names; `record` reads what their folders record of it.
-- `train` trains several SAEs in one pass; `steps` is one SAE's optimiser and step; `checkpoint` saves the state.
+- `request` what to train in a run; `layers` trains it layer by layer, all widths of a layer in one pass.
+- `train` trains several SAEs on one stream of activations; `steps` optimiser, schedule and step of one SAE.
+- `checkpoint` the state on disk; `record` what a folder records of its training.
 """

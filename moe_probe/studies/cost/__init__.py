@@ -1,8 +1,10 @@
 """What collecting, training SAEs, labelling and matching cost, compared with what training the model cost.
 
-In come a run's folders and the sizes of its model; out come operations, seconds and bytes per step. `measure` counts them for a
-run, `project` for any model, `presets` has the sizes of published models, and `tables` writes ``cost.json``, ``costs`` and
-``cost_projected``.
+In come a run's folders and the sizes of its model; out come operations, seconds and bytes per step.
+
+- `measure` what the stages of a run took; `project` the same steps for any model, and how the fraction moves with its size.
+- `presets` sizes of published models, with sources; `tables` writes ``cost.json``, ``costs`` and ``cost_projected``.
+- `stage` the stage ``cost``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
 """Single outputs: which experts and features one call of the model used, beside what the run knows of them.
 
-In come a run, its model and a text; out comes an `Inspection` (`view`). `inspector` does it all: `record` runs the model, `units`
-makes tables of experts and features with what `run_tables` has on them, `topics` guesses the topic by comparison with pieces of
-the run's documents (`reference`), `watched` and `alarms` tell whether watched units fire, `overhead` measures what watching
-costs. `terminal` shows an inspection as lines of text.
+In come a run, its model and a text; out comes an `Inspection`.
+
+- `inspector` does all of it; `record` runs the model, continues the text, and encodes its activations with the SAEs;
+  `same_weights` refuses a model with other weights than the run's.
+- `units` tables of the call's experts and features, with what `run_tables` looks up in the run's results.
+- `topics` guesses the topic, and how often such a guess is right; `reference` pieces of the run's documents, as long as the
+  text.
+- `watched` the units to watch or shade, read from options, and their values; `alarms` whether they are above the threshold.
+- `overhead` what watching costs beside the call; `view` the `Inspection`; `terminal` its lines for a terminal.
 """
 
 from __future__ import annotations

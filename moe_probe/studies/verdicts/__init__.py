@@ -1,8 +1,12 @@
 """Does a topic have an expert of its own? Verdicts by fixed rules, with the evidence of features and knock-outs.
 
-In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic. `rules` has the
-thresholds and grades, `conditions` checks them for one topic, `reasons` puts the answer into sentences, and `judge` makes the
-table. `evidence` adds what features (from matching) and knock-outs (`causes`) say, with a `sentence`; `update` does so for a run.
+In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic.
+
+- `rules` thresholds, grades and the caption; `conditions` checks them for the experts and groups of one topic.
+- `judge` makes the table from usage; `reasons` says why a topic has its verdict.
+- `evidence` adds what matching says of features; `causes` what knock-outs say: confirmed or not; `sentence` the sentence of
+  a verdict with all evidence.
+- `update` renews the verdicts of a run; `stage` is the stage ``verdicts``.
 """
 
 from __future__ import annotations

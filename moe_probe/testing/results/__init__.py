@@ -1,8 +1,11 @@
 """Result tables as a run leaves them, drawn at random: for tests and benchmarks of what reads results.
 
 In comes a trace, which gives layers, experts, topics and documents; out go tables with the names, columns and types of real
-results. No number in them was measured. `experts` draws tables on experts, `features` those on SAE features, `units` what
-predicts a topic and what happens without it, `excerpts` texts, `clusters` maps; `run` holds what all of them draw for.
+results (`planted_results`). No number in them was measured.
+
+- `run` what all tables are drawn for: layers, experts, topics, words, SAEs, and the random numbers.
+- `experts` tables on experts, layers and pairs; `features` on SAE features; `units` what predicts a topic, and knock-outs.
+- `excerpts` excerpts of experts and features; `clusters` clusters and maps.
 """
 
 from __future__ import annotations
