@@ -399,9 +399,9 @@ def test_traces_of_the_first_kind_stay_readable(trace: Trace, loaded: LoadedMode
     table, tokenizer = trace.tokens(), loaded.tokenizer
 
     def before(token_id: int) -> str:
-        text, piece = tokenizer.decode([token_id]), tokenizer.convert_ids_to_tokens(token_id)
+        text, piece = tokenizer.decode([token_id]), str(tokenizer.convert_ids_to_tokens(token_id))
         if not text or "\ufffd" in text:
-            return str(piece)
+            return piece
         return f" {text}" if piece.startswith("▁") and not text[0].isspace() else str(text)
 
     writer = TraceWriter.create(tmp_path / "trace", manifest)

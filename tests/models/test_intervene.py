@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.features.spliced_loss import LossSample, first_losses, losses
-from moe_probe.models import ADAPTERS, RoutingCapture, find_moe_layers, forward_inputs
+from moe_probe.models import ADAPTERS, LoadedModel, MoeSite, RoutingCapture, find_moe_layers, forward_inputs
 from moe_probe.models.intervene import Intervention, intervened, mean_outputs
 from moe_probe.models.prefix import PrefixCache
 from moe_probe.testing import moe_families, tiny_moe
@@ -24,6 +26,11 @@ def built(family: str):
     sites = find_moe_layers(model)
     inputs = forward_inputs(model, torch.arange(3, 27).reshape(2, 12))
     return model, sites, inputs
+
+
+def stand_in(model: torch.nn.Module, sites: Sequence[MoeSite]) -> LoadedModel:
+    """A loaded model as far as losses read it: without tokenizer and facts."""
+    return cast(LoadedModel, SimpleNamespace(model=model, sites=sites))
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -43,6 +50,7 @@ def test_every_family(family: str) -> None:
     with torch.no_grad(), RoutingCapture(model, [site], keep=("expert_outputs",)) as capture:
         plain = model(**inputs)[0]
         seen = capture.take()[0]
+    assert seen.expert_outputs is not None and seen.weights is not None
     expert = int(seen.experts[seen.experts >= 0].mode().values)
     share = (seen.expert_outputs * (seen.experts == expert)[..., None]).sum(1)
     totals: list[torch.Tensor] = []
@@ -147,14 +155,15 @@ def test_steering_raises_the_choice_of_an_expert() -> None:
 def test_short_cuts_give_the_same_losses(family: str) -> None:
     """Layers below run once, and only changed tokens predicted: the very losses of whole passes, or no short cut."""
     model, sites, _ = built(family)
-    loaded = SimpleNamespace(model=model, sites=sites)
+    loaded = stand_in(model, sites)
     rng = np.random.default_rng(0)
     ids = tuple(rng.integers(3, 27, n) for n in (12, 12, 9))
     sample = LossSample(ids, tuple(np.zeros(len(i), dtype=bool) for i in ids), (0, 1, 2))
     plain, suffix = first_losses(loaded, sample)
     assert np.array_equal(plain, losses(loaded, sample))
     n_hooks = hooks(model)
-    cache = PrefixCache(model, sites[-1])
+    cache: PrefixCache | None = PrefixCache(model, sites[-1])
+    assert cache is not None
     passes = [losses(loaded, sample, prefix=cache, suffix=suffix) for _ in range(3 if cache.below else 0)]
     cache = cache if passes and all(np.array_equal(p, plain) for p in passes) else None
     if family in ("olmoe", "gpt_oss", "jamba"):
@@ -171,4 +180,4 @@ def test_a_model_without_predictions_is_refused() -> None:
     model, sites, _ = built("deepseek_ocr2")
     ids = (np.arange(3, 12),)
     with pytest.raises(MoeProbeError, match="predicts no tokens"):
-        losses(SimpleNamespace(model=model, sites=sites), LossSample(ids, (np.zeros(9, dtype=bool),), (0,)))
+        losses(stand_in(model, sites), LossSample(ids, (np.zeros(9, dtype=bool),), (0,)))

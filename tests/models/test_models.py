@@ -362,15 +362,17 @@ def test_check_notices_wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_check_tells_experts_that_add_nothing_from_experts_that_are_misread() -> None:
     model = tiny_moe("mixtral")
     sites = find_moe_layers(model)
+    assert sites[1].experts is not None
+    down = sites[1].experts.get_parameter("down_proj")
     with torch.no_grad():
-        sites[1].experts.down_proj.zero_()
+        down.zero_()
     report = self_check(model, sites)
     assert report.sites[0].ok and not report.sites[1].ok and report.sites[1].mixture_norm == 0
     with pytest.raises(MoeProbeError, match="cannot be checked") as caught:
         report.raise_if_failed()
     assert "exactly zero for every token" in str(caught.value) and sites[1].info.name in str(caught.value)
     with torch.no_grad():
-        sites[1].experts.down_proj.fill_(float("nan"))
+        down.fill_(float("nan"))
     with pytest.raises(MoeProbeError, match="not finite"):
         self_check(model, sites).raise_if_failed()
 

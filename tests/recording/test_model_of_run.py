@@ -72,7 +72,9 @@ def test_analyze_compares_experts_by_weights(run: Path, checkpoint: Path) -> Non
 
     def similarity(dtype: str) -> Result:
         settings = AnalysisSettings(model=ModelSettings(name=str(checkpoint), dtype=dtype))
-        return analysis.compute(Context(Trace.open(run), settings))
+        result = analysis.compute(Context(Trace.open(run), settings))
+        assert isinstance(result, Result)
+        return result
 
     for dtype in ("auto", dtype_of(run)):
         assert len(similarity(dtype).table)

@@ -23,11 +23,13 @@ from moe_probe.runs.pipeline import run
 
 def config(checkpoint: Path, corpus: Path, *, seed: int = 0, **more: object) -> RunConfig:
     """Settings of a small run; `more` are settings of the statistics."""
-    return RunConfig(
-        model=str(checkpoint),
-        corpus={"source": str(corpus), "label": ("register",)},
-        statistics={"strata": "register", "permutations": 99} | more,
-        seed=seed,
+    return RunConfig.model_validate(
+        {
+            "model": str(checkpoint),
+            "corpus": {"source": str(corpus), "label": ("register",)},
+            "statistics": {"strata": "register", "permutations": 99} | more,
+            "seed": seed,
+        }
     )
 
 

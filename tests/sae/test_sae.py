@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 import torch
@@ -14,13 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.sae import ARCHITECTURES, SaeConfig, TrainOptions, make_sae, train_saes
+from moe_probe.sae import ARCHITECTURES, Sae, SaeConfig, TrainOptions, make_sae, train_saes
 from moe_probe.sae.architectures.ops import decode, encode_chosen, sum_rows
 from moe_probe.sae.formats.io import load_sae, save_sae
 from moe_probe.sae.training.steps import Training
 
+
+class Settings(TypedDict, total=False):
+    """Fields of `SaeConfig` that only some architectures have."""
+
+    nested: tuple[int, ...]
+    sparsity: float
+
+
 D, M, N, ACTIVE = 32, 48, 1024, 3
-SETTINGS = {
+SETTINGS: dict[str, Settings] = {
     "topk": {},
     "batchtopk": {},
     "matryoshka": {"nested": (24, 48)},
@@ -45,9 +54,9 @@ def stream(seed: int = 1) -> Iterator[Tensor]:
     return (activations(seed * 10_000 + i) for i in range(10_000))
 
 
-def trained(architecture: str, steps: int = 800, **more: object):
-    config = SaeConfig(architecture=architecture, d_in=D, d_sae=M, k=ACTIVE, **SETTINGS[architecture], **more)
-    return train_saes(stream(), [config], options=TrainOptions(steps=steps, dead_after=20_000))[0]
+def trained(architecture: str) -> Sae:
+    config = SaeConfig(architecture=architecture, d_in=D, d_sae=M, k=ACTIVE, **SETTINGS[architecture])
+    return train_saes(stream(), [config], options=TrainOptions(steps=800, dead_after=20_000))[0]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_sparse_gradients_equal_dense_ones(n: int, m: int, k: int, seed: int, sp
     chosen = encode_chosen(x, (fast[0], fast[1]), values.detach(), indices, sparse=sparse)
     (goal - decode(chosen.relu(), indices, fast[2], sparse=sparse)).square().sum().backward()
     for a, b in zip(fast, dense, strict=True):
-        assert torch.allclose(a.grad, b.grad, atol=1e-10)
+        assert a.grad is not None and b.grad is not None and torch.allclose(a.grad, b.grad, atol=1e-10)
 
 
 def test_sums_by_latent_equal_a_loop() -> None:

@@ -447,7 +447,8 @@ def test_a_threshold_that_was_never_set_is_said(tmp_path: Path) -> None:
 
 
 def test_broken_metadata_is_one_sentence(tmp_path: Path) -> None:
-    for metadata in ([], "text", {"moe_probe": 3}):
+    broken: tuple[object, ...] = ([], "text", {"moe_probe": 3})
+    for metadata in broken:
         assert load_sae(saelens(tmp_path / "s", STANDARD | {"metadata": metadata}, plain())).config.d_in == D
     with pytest.raises(MoeProbeError, match=r"no valid layer in metadata\.moe_probe"):
         load_sae(saelens(tmp_path / "s", STANDARD | {"metadata": {"moe_probe": {"layer": "x"}}}, plain()))

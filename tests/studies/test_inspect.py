@@ -22,6 +22,7 @@ from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.flops import sae_encode_flops, shape_of
 from moe_probe.core.results import Result
+from moe_probe.core.sites import SaeHook
 from moe_probe.models import LoadedModel, RoutingCapture, forward_inputs, load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
@@ -136,11 +137,12 @@ def plain(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         options=CollectOptions(keep=("routing", "hidden", "residual", "expert_outputs"), hidden_share=1.0),
     )
     shared: dict[str, Any] = {"d_in": 32, "d_sae": 48, "k": 4, "model_fingerprint": loaded.info.fingerprint}
-    for layer, hook, experts, name in (
+    dictionaries: tuple[tuple[int, SaeHook, tuple[int, ...] | None, str], ...] = (
         (0, "router_input", None, "layer_00/width_00048-k4"),
         (2, "residual", None, "layer_02/width_00048-residual-k4"),
         (2, "expert_output", (1, 3), "layer_02/width_00048-expert_output-e1+3-k4"),
-    ):
+    )
+    for layer, hook, experts, name in dictionaries:
         save_sae(make_sae(SaeConfig(layer=layer, hook=hook, experts=experts, **shared)), root / "sae" / name)
     return root, loaded
 
@@ -162,7 +164,7 @@ def test_experts_shown_are_those_of_a_trace_of_the_same_text(
     seen = inspect_text(root, long_text, model=loaded, look=QUIET)
     assert seen.call.windows > 1 and seen.call.special.sum() == 1 and len(seen.call.ids) == 76
     assert np.array_equal(seen.call.experts, chunk.experts) and np.array_equal(seen.call.ids, chunk.token_id)
-    assert np.array_equal(seen.call.weights.astype(np.float16), chunk.weights)
+    assert chunk.weights is not None and np.array_equal(seen.call.weights.astype(np.float16), chunk.weights)
     text = ~chunk.special
     for row in seen.experts.itertuples():
         chosen = chunk.experts[text, row.layer] == row.expert
@@ -182,10 +184,12 @@ def test_features_shown_are_the_encoded_activations(plain: tuple[Path, LoadedMod
     with torch.inference_mode(), RoutingCapture(loaded.model, loaded.sites, keep=parts) as capture:
         loaded.model(**forward_inputs(loaded.model, ids))
         records = capture.take()
-        mine = torch.isin(records[2].experts, torch.tensor([1, 3], dtype=torch.int16))
-        read = (records[0].router_input, records[2].residual, (records[2].expert_outputs * mine[..., None]).sum(1))
+        below, top = records[0], records[2]
+        assert below.router_input is not None and top.residual is not None and top.expert_outputs is not None
+        mask = torch.isin(top.experts, torch.tensor([1, 3], dtype=torch.int16))
+        read = (below.router_input, top.residual, (top.expert_outputs * mask[..., None]).sum(1))
         for name, values in zip(names, read, strict=True):
-            kept = [i for i in range(1, 26) if "e1+3" not in name or mine[i].any()]
+            kept = [i for i in range(1, 26) if "e1+3" not in name or mask[i].any()]
             latents = load_sae(root / "sae" / name).encode(values[kept])
             wanted = np.zeros((26, 48), dtype=np.float32)
             for i, v, f in zip(kept, latents.values, latents.indices, strict=True):
@@ -212,7 +216,8 @@ def test_what_the_run_knows_stands_beside_its_units(run: Path, loaded: LoadedMod
 def test_topics_are_guessed_and_the_guess_is_scored_on_unseen_documents(run: Path, loaded: LoadedModel) -> None:
     by_experts, by_features = inspect_text(run, "m0x1 c3 m0x2 c5 m0x4 m0x5 c6 c9 c11 c12", model=loaded, look=QUIET).guesses
     assert by_experts.ranking[0][0] == "topic-0" and by_experts.ranking[0][1] > 0.5
-    assert by_experts.chance == 0.25 and by_experts.accuracy > 0.4 and by_experts.piece_tokens == 8
+    assert by_experts.chance == 0.25 and by_experts.piece_tokens == 8
+    assert by_experts.accuracy is not None and by_experts.accuracy > 0.4
     assert sum(p for _, p in by_experts.ranking) == pytest.approx(1)
     assert by_features.source == SAE and [t for t, _ in by_features.ranking] == ["topic-3"]
     seen = inspect_text(run, SHORT, model=loaded, look=QUIET)
@@ -386,7 +391,8 @@ def test_a_continuation_is_the_models_own(plain: tuple[Path, LoadedModel], tempe
     ids = loaded.tokenizer("w1 w2 w3", return_tensors="pt")["input_ids"]
     drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     torch.manual_seed(7)
-    wanted = loaded.model.generate(ids, max_new_tokens=9, **drawn)[0]
+    model: Any = loaded.model  # `generate` is typed for classes that transformers does not export
+    wanted = model.generate(ids, max_new_tokens=9, **drawn)[0]
     before = torch.random.get_rng_state()
     look = Look(generate=9, temperature=temperature, timing=False, seed=7)
     seen = inspect_text(root, "w1 w2 w3", model=loaded, look=look)
