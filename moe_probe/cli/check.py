@@ -61,7 +61,7 @@ def _tokens_per_second(loaded: LoadedModel) -> float:
     from moe_probe.models import RoutingCapture, forward_inputs, input_device
 
     length = min(loaded.max_length, 256)
-    ids = torch.arange(4 * length).reshape(4, length) % loaded.model.config.get_text_config().vocab_size
+    ids: torch.Tensor = torch.arange(4 * length).reshape(4, length) % loaded.model.config.get_text_config().vocab_size
     inputs = forward_inputs(loaded.model, ids.to(input_device(loaded.model)))
     seconds = []
     with torch.inference_mode(), RoutingCapture(loaded.model, loaded.sites) as capture:

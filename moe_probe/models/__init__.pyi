@@ -4,10 +4,10 @@ from .capture import KEEPABLE_PARTS, RoutingCapture, SiteRecord
 from .check import CheckReport, SiteCheck, estimate, forward_inputs, input_device, self_check
 from .discover import find_moe_layers
 from .identity import fingerprint, tokenizer_hash
-from .intervene import HOW, Intervention, intervened, mean_outputs
+from .intervene import Intervention, intervened, mean_outputs
 from .load import LoadedModel, load_model
 from .prefix import PrefixCache
-from .settings import ModelSettings
+from .settings import HOW, ModelSettings
 from .splice import spliced
 from .suffix import SuffixCache
 
