@@ -195,7 +195,7 @@ def test_docstrings_name_every_parameter_and_what_is_returned(path: Path) -> Non
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_are_short(path: Path) -> None:
     """At most 350 lines a file; 60 a function without its docstring."""
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 355
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
     for function, _ in functions(path):
         first = function.body[0]
         has_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
