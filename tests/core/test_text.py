@@ -523,7 +523,7 @@ def test_a_query_is_changed_as_the_tokenizer_changes_texts() -> None:
             )
 
         def changed(self, *tokens: str) -> Any:
-            self.tokens = lambda columns: pd.DataFrame(  # type: ignore[method-assign]
+            self.tokens = lambda columns: pd.DataFrame(  # type: ignore[method-assign]  # the stand-in is given other tokens
                 {"document": 0, "token": list(tokens), "special": False}
             )
             return self

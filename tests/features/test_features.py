@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from moe_probe.features.labels.rules import MAX_VALUES, detect, make_rules
 from moe_probe.features.quality import decoder_redundancy, quality_row
 from moe_probe.features.search.occurrences import occurrences
 from moe_probe.features.topic_enrichment import enrich, group_rates
+from moe_probe.recording.trace import Trace
 from moe_probe.sae import ActivationReader, SaeConfig, make_sae
 from moe_probe.sae.held_out import held_out_documents
 from moe_probe.testing import PlantedFeature, planted_activations
@@ -183,7 +184,7 @@ def test_words_are_put_together_from_pieces() -> None:
             pieces = [" Ph", "os", "ph", "ate", ",", " don", "'t", "\n", "The", " 3", "rd", " x", "yz"]
             return pd.DataFrame({"document": [0] * 11 + [1] * 2, "position": [*range(11), 0, 1], "token": pieces})
 
-    text = token_context(Fake())  # type: ignore[arg-type]
+    text = token_context(cast(Trace, Fake()))
     word, before = text.factor("word"), text.factor("word before")
     read = [word.values[c] if c >= 0 else None for c in word.codes]
     assert read == ["phosphate"] * 4 + [None, "don't", "don't", None, "the", "3rd", "3rd", "xyz", "xyz"]

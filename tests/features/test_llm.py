@@ -48,7 +48,9 @@ def honest(body: dict[str, Any]) -> str:
     marked = re.findall(r"<<\s*(\w+)>>", user)
     if "one short phrase" in system:
         return f'Sure: {{"label": "the word {marked[0]}"}}'
-    word = re.search(r"the word (\w+)", system).group(1)  # type: ignore[union-attr]
+    match = re.search(r"the word (\w+)", system)
+    assert match is not None
+    word = match[1]
     lines = [int(n) for n, text in re.findall(r"^(\d+)\. BEGIN (.*) END$", user, re.M) if word in text]
     return json.dumps({"fires": lines})
 

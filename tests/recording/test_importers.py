@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -172,11 +173,11 @@ def test_interrupted_import_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path, options = write(tmp_path / "t.parquet", table()), ImportOptions(num_experts=8, shard_tokens=60)
     append, calls = TraceWriter.append, []
 
-    def dying(self: TraceWriter, **arrays: object) -> object:
+    def dying(self: TraceWriter, **arrays: Any) -> object:
         calls.append(1)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return append(self, **arrays)  # type: ignore[arg-type]
+        return append(self, **arrays)
 
     monkeypatch.setattr(TraceWriter, "append", dying)
     with pytest.raises(KeyboardInterrupt):

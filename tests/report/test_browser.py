@@ -126,7 +126,7 @@ def test_headers_sort_by_mouse_and_by_keyboard(chrome: Chrome) -> None:
     from selenium.webdriver.common.keys import Keys
 
     def numbers() -> list[float]:
-        return [float(re.match(r"[\d.]+", text)[0]) for text in column(chrome, 4)]  # type: ignore[index]
+        return [float(re.findall(r"^[\d.]+", text)[0]) for text in column(chrome, 4)]
 
     buttons = chrome.find_elements(By.CSS_SELECTOR, "table.verdicts th button")
     before = numbers()

@@ -189,7 +189,7 @@ def test_cards(run: Run) -> None:
     assert "\x1b" not in str(feature) + feature.markdown() and "<script>" not in feature.markdown()
     assert moe_probe.feature_card(run, "layer_01/width_00064", 1).passages == ()
     with pytest.raises(AttributeError):
-        card.title = "other"  # type: ignore[misc]
+        card.title = "other"  # type: ignore[misc]  # what must not be possible
 
 
 @pytest.mark.parametrize(
