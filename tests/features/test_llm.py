@@ -96,6 +96,7 @@ def server() -> Iterator[Server]:
     threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
     yield made
     made.shutdown()
+    made.server_close()
 
 
 @pytest.fixture(autouse=True)

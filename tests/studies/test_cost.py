@@ -172,7 +172,10 @@ def test_projections_on_the_command_line() -> None:
         ([], "nothing to count"),
         (["--preset", "olmo"], "is not known"),
         (["--params", "1e9"], "--d-model"),
-        (["--params", "1e9", "--d-model", "64", "--sae-tokens", "-1"], "above 0"),
+        (
+            ["--params", "1e9", "--d-model", "64", "--sae-tokens", "-1"],
+            "--sae-tokens -1.0 is invalid: Input should be greater than 0",
+        ),
     ],
 )
 def test_bad_requests_get_a_sentence(words: list[str], says: str) -> None:
