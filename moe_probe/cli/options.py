@@ -54,7 +54,7 @@ _MODE = {
 
 
 def command(
-    app: typer.Typer, name: str, *examples: str, leave_out: Collection[str] = (), renamed: Mapping[str, str] | None = None
+    app: typer.Typer, name: str, *examples: str, leave_out: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
@@ -67,8 +67,6 @@ def command(
         Shown at the end of its help; from the second on with what they show before a colon.
     leave_out : collection of str
         Sections or fields without an option in this command.
-    renamed : mapping of str to str
-        Options that are called otherwise in this command, by field.
 
     Returns
     -------
@@ -78,13 +76,13 @@ def command(
     epilog = "Example: " + "\n\n".join(examples)
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name, epilog=epilog)(guarded(_expanded(function, leave_out, renamed or {})))
+        app.command(name, epilog=epilog)(guarded(_expanded(function, set(leave_out))))
         return function
 
     return register
 
 
-def _expanded(function: Callable[..., None], leave_out: Collection[str], renamed: Mapping[str, str]) -> Callable[..., None]:
+def _expanded(function: Callable[..., None], leave_out: set[str]) -> Callable[..., None]:
     """Replace the parameters that stand for several options by these."""
     own = inspect.signature(function, eval_str=True).parameters
     shown: list[inspect.Parameter] = []
@@ -96,7 +94,7 @@ def _expanded(function: Callable[..., None], leave_out: Collection[str], renamed
         elif kind is Mode:
             shown += [_flag(name, (f"--{name}",), text) for name, text in _MODE.items()]
         elif kind is Sections or (isinstance(kind, type) and issubclass(kind, Settings)):
-            options, origins[parameter.name] = _options(kind, set(leave_out), renamed)
+            options, origins[parameter.name] = _options(kind, leave_out)
             shown += options
         else:
             shown.append(parameter)
@@ -122,14 +120,12 @@ def _value(parameter: inspect.Parameter, given: Mapping[str, Any], origins: Mapp
     return sections if kind is Sections else kind(**next(iter(sections.values()), {}))
 
 
-def _options(
-    kind: Any, leave_out: set[str], renamed: Mapping[str, str]
-) -> tuple[list[inspect.Parameter], dict[str, _Origin]]:
+def _options(kind: Any, leave_out: set[str]) -> tuple[list[inspect.Parameter], dict[str, _Origin]]:
     """Make an option of every setting, and note what it sets."""
     shown, origins = [], {}
     for section, settings in _sections(kind).items():
         for name, field in settings.model_fields.items():
-            flag = renamed.get(name, flag_of(settings, name))
+            flag = flag_of(settings, name)
             if flag and not {section, name} & leave_out:
                 origins[f"{section}_{name}"] = _Origin(section, name, flag, _is_numbers(field))
                 shown.append(_option(f"{section}_{name}", flag, field, settings.panel))
