@@ -10,10 +10,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType
@@ -23,8 +22,8 @@ from pydantic.fields import FieldInfo
 
 from moe_probe.cli.console import Console
 from moe_probe.cli.guard import guarded
-from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.settings import Settings, flag_of
+from moe_probe.core.errors import UsageError
+from moe_probe.core.settings import Settings, flag_of, parse_numbers
 
 Mode = Literal["new", "resume", "force"]
 #: Settings that were given on the command line, by section of the configuration and name.
@@ -166,9 +165,7 @@ def _given(options: Mapping[str, _Origin], given: Mapping[str, Any]) -> dict[str
 
 def _mode(*, resume: bool, force: bool) -> Mode:
     if resume and force:
-        raise MoeProbeError(
-            "--resume and --force exclude each other", "one goes on, the other starts over", "one of the two", exit_code=2
-        )
+        raise UsageError("--resume and --force exclude each other", "one goes on, the other starts over", "one of the two")
     return "resume" if resume else "force" if force else "new"
 
 
@@ -181,9 +178,7 @@ def _option(parameter: str, flag: str, field: FieldInfo, panel: str) -> inspect.
     """Make the option of a setting; its default is None, so that what was given is known."""
     kind, default = field.annotation, field.default
     text = field.description or ""
-    help_text = (
-        text[:1].upper() + text[1:] + ("." if default in (None, False, True, (), "") else f" [default: {_shown(default)}].")
-    )
+    help_text = text[:1].upper() + text[1:] + _limits(field) + _default(default) + "."
     if kind is bool and default is True and "/" not in flag:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     info: dict[str, Any] = {"help": help_text, "rich_help_panel": panel or None, "show_default": False}
@@ -193,8 +188,24 @@ def _option(parameter: str, flag: str, field: FieldInfo, panel: str) -> inspect.
     return inspect.Parameter(parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _shown(default: Any) -> str:
-    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _default(default: Any) -> str:
+    if default is None or default is False or default in ((), ""):
+        return ""
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else "on" if default is True else default
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
+    return f" [default: {shown}]"
+
+
+def _limits(field: FieldInfo) -> str:
+    """Describe what values may be, as ``[1 or more]``."""
+    words = {"ge": "{} or more", "gt": "more than {}", "le": "{} at most", "lt": "less than {}"}
+    limits = [
+        text.format(value)
+        for item in field.metadata
+        for name, text in words.items()
+        if (value := getattr(item, name, None)) is not None
+    ]
+    return f" [{', '.join(limits)}]" if limits else ""
 
 
 def _bare(annotation: Any) -> Any:
@@ -204,35 +215,3 @@ def _bare(annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple and typing.get_args(annotation)[-1] is Ellipsis:
         return list[typing.get_args(annotation)[0]]  # type: ignore[misc]
     return annotation
-
-
-def parse_numbers(flag: str, words: Sequence[str]) -> list[int]:
-    """Read a list of whole numbers and ranges: ``1,3,5-8``, also over several options.
-
-    Parameters
-    ----------
-    flag : str
-        Option, for the message.
-    words : sequence of str
-
-    Returns
-    -------
-    list of int
-
-    Raises
-    ------
-    UsageError
-        When a part is neither, or a number comes twice.
-    """
-    numbers: list[int] = []
-    for part in ",".join(words).split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part, re.ASCII)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise UsageError(
-                f"{flag} {','.join(words)} cannot be read", f"'{part}' is no number or range", f"{flag} 0-23 or {flag} 1,3"
-            )
-        numbers += range(first, last + 1)
-    if len(set(numbers)) < len(numbers):
-        raise UsageError(f"{flag} {','.join(words)} names a number twice", "", "each once")
-    return numbers

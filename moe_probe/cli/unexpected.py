@@ -46,7 +46,8 @@ def _in_words(error: BaseException) -> str:
 
 def _hint(error: BaseException, options: Mapping[str, Any]) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        smaller = "a smaller --batch-tokens, or " if any(name.endswith("_batch_tokens") for name in options) else ""
+        flags = {"recording_batch_tokens": "--batch-tokens", "given_sae_batch_tokens": "--sae-batch-tokens"}
+        smaller = next((f"a smaller {flag}, or " for name, flag in flags.items() if name in options), "")
         return f"{smaller}a machine with more memory"
     if isinstance(error, UnicodeDecodeError):
         return "check that every text file is in UTF-8"

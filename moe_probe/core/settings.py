@@ -5,9 +5,11 @@ A default stands in one place: the field. ``run.yaml``, Python calls and options
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from moe_probe.core.errors import UsageError, did_you_mean
 
@@ -24,6 +26,17 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise invalid_setting(type(self), error) from error
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _accept_one_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take a single value where several are possible, and ``1,3-5`` where numbers are."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if get_origin(kind) is not tuple or get_args(kind)[-1] is not Ellipsis:
+            return value
+        if get_args(kind)[0] is int and isinstance(value, str):
+            return parse_numbers(info.field_name or "", [value])
+        return (value,) if isinstance(value, str | int) else value
 
 
 def setting(default: Any, text: str, *, flag: str = "", **limits: Any) -> Any:
@@ -96,6 +109,38 @@ def invalid_setting(settings: type[BaseModel], error: ValidationError) -> UsageE
     return UsageError(f"{option or name} {first['input']!r} is invalid", first["msg"])
 
 
+def parse_numbers(name: str, words: Sequence[str]) -> list[int]:
+    """Read a list of whole numbers and ranges: ``1,3,5-8``, also in several parts.
+
+    Parameters
+    ----------
+    name : str
+        Option or setting, for the message.
+    words : sequence of str
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    UsageError
+        When a part is neither, or a number comes twice.
+    """
+    numbers: list[int] = []
+    for part in ",".join(words).split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= first + 10_000:
+            raise UsageError(
+                f"{name} {','.join(words)} cannot be read", f"'{part}' is no number or range", "such as 1,3 or 1-5"
+            )
+        numbers += range(first, last + 1)
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"{name} {','.join(words)} names a number twice", "", "each once")
+    return numbers
+
+
 class StatisticsSettings(Settings):
     """How topics are tested: shared by the analyses of experts, features, the tree and the knock-outs."""
 
@@ -104,4 +149,4 @@ class StatisticsSettings(Settings):
     by: str = setting("topic", "label column that experts are tested against: topic, subtopic or a --label column")
     strata: str | None = setting(None, "label column within which documents are permuted (register, source ...)")
     permutations: int = setting(1000, "label permutations behind every p-value", ge=99)
-    alpha: float = setting(0.05, "error rate of claims", gt=0, lt=1)
+    alpha: float = setting(0.05, "error rate of claims", ge=0.0001, le=0.5)

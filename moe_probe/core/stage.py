@@ -7,7 +7,7 @@ that it wrote are what they were.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,6 +67,13 @@ class Stage(ABC):
 
         files = [[path.relative_to(root).as_posix(), sha256_file(path)] for path in self.inputs(root)]
         return stage_key(self.name, __version__, self.settings(), [stage.key(root) for stage in self.after], files)
+
+    def is_stale(self, redone: Collection[str]) -> bool:  # noqa: ARG002 (of the base: the key says all)
+        """Check whether stages that were done again in this call ask for this one, though its key is unchanged.
+
+        Stages rewrite their own tables, so that only one that changes the table of another has to follow it.
+        """
+        return False
 
     @abstractmethod
     def run(self, root: Path, say: Say) -> list[Path]:

@@ -39,7 +39,7 @@ class FeaturesStage(Stage):
 
     @override
     def settings(self) -> Any:
-        return []  # all of them are settings of the analysis
+        return self.model.model_dump(include={"experts_implementation"})  # the others are settings of the analysis
 
     @override
     def inputs(self, root: Path) -> Iterable[Path]:

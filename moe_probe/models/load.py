@@ -223,7 +223,9 @@ def _device(device: str) -> str:
     except RuntimeError as error:
         raise UsageError(f"unknown device '{device}'", "devices are cpu, cuda and cuda:N") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise MoeProbeError(f"there is no device {device}", "torch finds no GPU", "pass --device cpu")
+        raise MoeProbeError(
+            f"there is no device {device}", "torch finds no GPU", "device cpu (--device cpu, or in run.yaml)"
+        )
     return device
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
-from moe_probe.models.settings import ModelSettings
+from moe_probe.models.settings import LoadOptions, ModelSettings
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -30,7 +30,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read", " ".join(str(error).split()), "a YAML file of settings") from error
     if not isinstance(read, dict):
         raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")
-    return read
+    return {str(name): value for name, value in read.items()}
 
 
 def model_settings_of(run: Path, *, needed: bool = False) -> ModelSettings | None:
@@ -56,8 +56,13 @@ def model_settings_of(run: Path, *, needed: bool = False) -> ModelSettings | Non
     if not (run / "run.yaml").exists():
         return None
     try:
-        given = read_settings(run / "run.yaml").get("model")
-        return ModelSettings(**({"name": given} if isinstance(given, str) else given or {}))
+        settings = read_settings(run / "run.yaml")
+        given = settings.get("model")
+        if isinstance(given, str):  # written before settings had sections: its options stand beside it
+            given = {"name": given} | {name: settings[name] for name in LoadOptions.model_fields if name in settings}
+        if not isinstance(given, dict):
+            raise UsageError(f"{run / 'run.yaml'} names no model", "its section model is no mapping", "--model MODEL")
+        return ModelSettings(**given)
     except MoeProbeError:
         if needed:
             raise
@@ -94,7 +99,7 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
         return None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run)}
     if own is not None:
-        options["device"] = own.device
+        options |= {"device": own.device, "experts_implementation": own.experts_implementation}
         if name in (None, own.name):
             options |= {"revision": own.revision, "trust_remote_code": trust_remote_code or own.trust_remote_code}
     return load_model(name or (own.name if own is not None else ""), progress=False, **options)

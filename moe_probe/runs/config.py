@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.files import write_text
-from moe_probe.core.settings import Settings, StatisticsSettings, invalid_setting
+from moe_probe.core.settings import Settings, StatisticsSettings
 from moe_probe.core.sites import ActivationSite
 from moe_probe.features.tree.settings import TreeStageSettings
 from moe_probe.models.settings import ModelSettings
@@ -61,7 +61,7 @@ class RunConfig(Settings):
             if name is not None and name not in (*kept, "group"):
                 raise MoeProbeError(
                     f"{option} {name} is not a label column of the trace",
-                    f"it keeps {', '.join(kept)}",
+                    f"it keeps {', '.join((*kept, 'group'))}",
                     f"add --label {name}",
                     exit_code=2,
                 )
@@ -75,13 +75,26 @@ SECTIONS: dict[str, type[Settings]] = {
 }
 
 
+#: What settings were called before they had sections: section and name now.
+_FORMER = {
+    "sae_widths": ("sae", "widths"),
+    "sae_layers": ("sae", "layers"),
+    "sae_hook": ("sae", "hook"),
+    "sae_architecture": ("sae", "architecture"),
+    "sae_k": ("sae", "k"),
+    "sae_epochs": ("sae", "epochs"),
+    "no_text": ("recording", "text"),
+}
+_BARE = {"model": "name", "corpus": "source"}
+
+
 def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig:
     """Read ``run.yaml`` and let the command line's options override it.
 
     Parameters
     ----------
     path : str or Path, optional
-        YAML file of sections.
+        YAML file of sections; one without sections, as they were written before, is read too.
     overrides : dict
         ``seed``, and settings by section: ``{"corpus": {"limit": 10}}``.
 
@@ -94,30 +107,50 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
     UsageError
         Naming the setting that is unknown, missing or out of range.
     """
-    given = read_settings(path) if path is not None else {}
-    for name in set(given) - set(RunConfig.model_fields):
-        raise _misplaced(name)
+    given = _sections(read_settings(path)) if path is not None else {}
     for section, values in overrides.items():
-        if not isinstance(values, dict):
-            given[section] = values
-        elif values:
-            before = given.get(section, {})
-            given[section] = (
-                {"name" if section == "model" else "source": before} if isinstance(before, str) else before
-            ) | values
-    try:
-        return RunConfig.model_validate(given)
-    except ValidationError as error:
-        raise invalid_setting(RunConfig, error) from error
+        given[section] = given.get(section, {}) | values if isinstance(values, dict) else values
+    made: dict[str, Any] = {}
+    for section, values in given.items():
+        if section not in SECTIONS:
+            made[section] = values
+            continue
+        if section in _BARE and _BARE[section] not in values:
+            raise UsageError(f"no {section} was given", "", "moe-probe run MODEL --corpus FILE --out RUN")
+        try:
+            made[section] = SECTIONS[section](**values)
+        except UsageError as error:
+            if "is not a setting" in error.what:
+                raise UsageError(error.what.replace("'", f"'{section}.", 1), error.why, error.hint) from error
+            raise
+    for section in _BARE:
+        if section not in made:
+            raise UsageError(f"no {section} was given", "", "moe-probe run MODEL --corpus FILE --out RUN")
+    return RunConfig(**made)
 
 
-def _misplaced(name: str) -> UsageError:
-    """Say where a name that is no section belongs, or which one may have been meant."""
-    homes = {field: section for section, settings in SECTIONS.items() for field in settings.model_fields}
-    if name in homes:
-        home = homes[name]
-        return UsageError(f"'{name}' is not a setting by itself", f"it belongs to {home}", f"{home}: {{{name}: ...}}")
-    return UsageError(f"'{name}' is not a setting", "", did_you_mean(name, [*RunConfig.model_fields, *homes]))
+def _sections(read: dict[str, Any]) -> dict[str, Any]:
+    """Sort what a file has into sections, and refuse sections that are none."""
+    homes = {field: (section, field) for section, kind in SECTIONS.items() for field in kind.model_fields} | _FORMER
+    given: dict[str, Any] = {}
+    for name, value in read.items():
+        if name in SECTIONS and not isinstance(value, bool):  # `tree` was also a switch
+            values = {_BARE[name]: value} if name in _BARE and isinstance(value, str) else value or {}
+            if not isinstance(values, dict):
+                raise UsageError(
+                    f"the section {name} is not a mapping", f"it is {value!r}", f"{name}: with its settings below"
+                )
+            if "seed" in values:
+                raise UsageError(f"'{name}.seed' is not a setting", "one seed serves all sections", "seed: at the top level")
+            given[name] = given.get(name, {}) | {str(key): item for key, item in values.items()}
+        elif name == "seed":
+            given[name] = value
+        elif name in homes:
+            section, field = homes[name]
+            given[section] = given.get(section, {}) | {field: not value if name == "no_text" else value}
+        else:
+            raise UsageError(f"'{name}' is not a setting", "", did_you_mean(name, [*RunConfig.model_fields, *homes]))
+    return given
 
 
 def dump_config(config: RunConfig, path: Path) -> None:

@@ -60,13 +60,14 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
             _remove(root)
         root.mkdir(parents=True, exist_ok=True)
         dump_config(config, root / "run.yaml")
-    ledger, skipped = Ledger(root), []
+    ledger, skipped, redone = Ledger(root), list[str](), set[str]()
     for stage in stages_of(config):
         key = stage.key(root)
-        if ledger.is_done(stage.name, key):
+        if ledger.is_done(stage.name, key) and not stage.is_stale(redone):
             skipped.append(stage.name)
             say(f"{stage.name}: unchanged, skipped")
             continue
+        redone.add(stage.name)
         started = time.monotonic()
         files = stage.run(root, say)
         seconds = time.monotonic() - started

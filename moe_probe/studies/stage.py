@@ -27,7 +27,7 @@ class AnalyzeStage(Stage):
 
     @override
     def settings(self) -> Any:
-        return [self.statistics.model_dump(), self.model.model_dump(), self.seed]
+        return [self.statistics.model_dump(), self.model.model_dump(include={"name", "revision", "dtype"}), self.seed]
 
     @override
     def inputs(self, root: Path) -> Iterable[Path]:

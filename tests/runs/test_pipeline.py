@@ -19,6 +19,7 @@ from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.settings import CorpusSettings
 from moe_probe.runs.config import RunConfig, load_config
 from moe_probe.runs.pipeline import run
+from moe_probe.runs.stages import stages_of
 
 
 def config(checkpoint: Path, corpus: Path, *, seed: int = 0, **more: object) -> RunConfig:
@@ -195,8 +196,12 @@ def test_run_yaml_repeats_the_run(finished: Path) -> None:
     [
         ("permutation: 5", "'permutation' is not a setting.*did you mean 'permutations'"),
         ("statistics: {permutations: 5}\nmodel: m\ncorpus: c", "--permutations 5 is invalid"),
-        ("permutations: 500\nmodel: m\ncorpus: c", "it belongs to statistics"),
-        ("model: m\ncorpus: {source: c, limitt: 3}", "'limitt' is not a setting.*did you mean 'limit'"),
+        ("sae: 5\nmodel: m\ncorpus: c", "the section sae is not a mapping"),
+        ("recording: {seed: 7}\nmodel: m\ncorpus: c", "'recording.seed' is not a setting.*top level"),
+        ("1: x\nmodel: m\ncorpus: c", "'1' is not a setting"),
+        ("model: [a]\ncorpus: c", "the section model is not a mapping"),
+        ("model: {dtype: float32}\ncorpus: c", "no model was given"),
+        ("model: m\ncorpus: {source: c, limitt: 3}", "'corpus.limitt' is not a setting.*did you mean 'limit'"),
         ("model: {name: m, dtype: [1]}\ncorpus: c", "--dtype .* is invalid"),
         ("model: m", "no corpus was given"),
         ("- a", "not a list of settings"),
@@ -221,3 +226,29 @@ def test_ledger_survives_half_a_file(finished: Path, checkpoint: Path) -> None:
         "cost",
         "report",
     }
+
+
+def test_settings_are_read_as_people_write_them(tmp_path: Path) -> None:
+    """An empty section, one value where several are possible, and files from before settings had sections."""
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ncorpus: c\nsae:\nrecording: {keep: hidden, hidden_layers: '0-2,5'}\n")
+    read = load_config(path, {"sae": {"widths": [256]}, "model": {"revision": "abc"}})
+    assert read.sae.widths == (256,) and read.model.revision == "abc" and read.model.name == "m"
+    assert read.recording.parts() == ("routing", "hidden") and read.recording.hidden_layers == (0, 1, 2, 5)
+    path.write_text(
+        "model: m\ncorpus: c\nsae_widths: [64, 128]\nsae_k: 4\nno_text: true\ntree: false\ndtype: bfloat16\n"
+        "permutations: 500\nkeep: []\nseed: 3\nablate: mask\n"
+    )
+    read = load_config(path, {})
+    assert (read.sae.widths, read.sae.k, read.seed, read.ablation.ablate) == ((64, 128), 4, 3, "mask")
+    assert not read.recording.text and not read.tree.tree
+    assert read.model.dtype == "bfloat16" and read.statistics.permutations == 500
+    assert read.collect_options().parts() == ("routing", "hidden")
+
+
+def test_verdicts_follow_what_is_done_again() -> None:
+    """Analysis and matching rewrite tables that verdicts are completed from, though no key changes."""
+    config = RunConfig.model_validate({"model": "m", "corpus": "c", "sae": {"widths": (64,)}})
+    stages = {stage.name: stage for stage in stages_of(config)}
+    assert stages["verdicts"].is_stale({"match"}) and stages["verdicts"].is_stale({"analyze"})
+    assert not stages["verdicts"].is_stale({"cost"}) and not stages["cost"].is_stale({"analyze"})

@@ -69,7 +69,7 @@ def choose_root(run: RunDirectory, ladders: Sequence[SaeLadder], settings: Depth
         raise MoeProbeError(
             f"no layer of {run.path} has SAEs of two widths",
             "depth-first is compared with breadth-first",
-            f"moe-probe sae train {run.path} --width 256 --width 1024",
+            f"moe-probe sae train {run.path} --widths 256,1024",
         )
     if settings.feature is not None:
         return _named_root(features, ladders, settings.feature, settings.topic)

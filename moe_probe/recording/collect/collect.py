@@ -137,7 +137,9 @@ def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
     for layer in options.hidden_layers:
         if layer not in known:
             raise UsageError(
-                f"--hidden-layers {layer} is no MoE layer", f"the model has {some_of(known, 12)}", "one of those"
+                f"layer {layer} is no MoE layer",
+                f"the model has {some_of(known, 12)}",
+                "--layers or --hidden-layers with these",
             )
 
 

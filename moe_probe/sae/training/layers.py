@@ -17,7 +17,7 @@ from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.sae.activations import ActivationReader
 from moe_probe.sae.config import SaeConfig
-from moe_probe.sae.formats.io import CONFIG, save_sae
+from moe_probe.sae.formats.io import CONFIG, read_training, save_sae
 from moe_probe.sae.held_out import HELD_OUT_SHARE, held_out_documents
 from moe_probe.sae.settings import DEFAULT_WIDTHS
 from moe_probe.sae.store import ending, folder_name
@@ -75,6 +75,8 @@ def _train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say)
         for folder in (*existing, checkpoint):
             shutil.rmtree(folder, ignore_errors=True)
         existing = []
+    for folder in existing:
+        _check_training(folder, request)
     missing = {folder: config for folder, config in wanted.items() if folder not in existing}
     if not missing:
         say(f"layer {layer}: all {len(wanted)} SAEs exist already")
@@ -91,6 +93,20 @@ def _train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say)
             f"{p.tokens / max(item.seconds, 1e-9):,.0f} tokens/s"
         )
     return list(wanted)
+
+
+def _check_training(folder: Path, request: TrainRequest) -> None:
+    """Refuse to go on with an SAE that was trained otherwise than the settings say."""
+    record, options = read_training(folder), request.options
+    asked = {name: getattr(options, name) for name in TrainingRecord.OPTIONS} | {"held_out_seed": request.seed}
+    for name, value in asked.items():
+        if name in record and record[name] != value:
+            words = {"held_out_seed": "seed", "batch_tokens": "sae-batch-tokens"}.get(name, name.replace("_", "-"))
+            raise MoeProbeError(
+                f"{folder} was trained with --{words} {record[name]}, not {value}",
+                "it would be taken for what the settings say",
+                "the same settings, moe-probe sae train RUN --force to train anew, or --name NAME to keep both",
+            )
 
 
 def _save(item: Trained, folder: Path, trace: Trace, request: TrainRequest) -> None:

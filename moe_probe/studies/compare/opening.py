@@ -18,7 +18,12 @@ from moe_probe.studies.compare.comparison import Comparison, compare_opened_runs
 from moe_probe.studies.compare.settings import ComparisonSettings
 
 #: Settings of run.yaml that decide numbers and are not known from elsewhere.
-_SETTINGS = ("limit", "max_length", "sae_epochs", "ablate")
+_SETTINGS = {
+    "limit": ("corpus", "limit"),
+    "max length": ("recording", "max_length"),
+    "sae epochs": ("sae", "epochs"),
+    "ablate": ("ablation", "ablate"),
+}
 
 
 def compare_runs(  # noqa: PLR0913 (keyword options of a public analysis)
@@ -182,11 +187,16 @@ def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say
 
 
 def _settings(root: Path) -> dict[str, Any]:
-    """Further settings from run.yaml, where there is one that can be read."""
-    import yaml
+    """Read further settings from run.yaml, where there is one that can be read; files from before had no sections."""
+    from moe_probe.recording.run_model import read_settings
 
     try:
-        read = yaml.safe_load((root / "run.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        read = read_settings(root / "run.yaml")
+    except MoeProbeError:
         return {}  # runs from an imported trace have none
-    return {name.replace("_", " "): read.get(name) for name in _SETTINGS} if isinstance(read, dict) else {}
+    flat = read | {"epochs": read.get("sae_epochs")}
+    sections = {section: read.get(section) for section, _ in _SETTINGS.values()}
+    return {
+        name: values.get(field) if isinstance(values := sections[section], dict) else flat.get(field)
+        for name, (section, field) in _SETTINGS.items()
+    }

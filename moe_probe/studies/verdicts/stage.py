@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class VerdictsStage(Stage):
     @override
     def settings(self) -> Any:
         return []
+
+    @override
+    def is_stale(self, redone: Collection[str]) -> bool:
+        return bool({"analyze", "features", "match"} & set(redone))  # each of them leaves verdicts without the others' part
 
     @override
     def run(self, root: Path, say: Say) -> list[Path]:
