@@ -63,7 +63,7 @@ def test_a_broken_run_yaml_matters_only_where_it_names_the_model(run: Path, chec
     settings(run, checkpoint, tmp_path, dtype="bfloat16")
     (tmp_path / "run.yaml").write_text("unknown: 1\n")
     assert load_model_of(tmp_path, str(checkpoint)) is not None
-    with pytest.raises(MoeProbeError, match="no name was given"):
+    with pytest.raises(MoeProbeError, match="names no model"):
         load_model_of(tmp_path)
 
 

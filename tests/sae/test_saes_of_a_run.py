@@ -249,7 +249,7 @@ def test_a_folder_of_saelens_keeps_its_codes_in_a_run(bare: Path, tmp_path: Path
         (["--k", "0"], "--k 0"),
         (["--layers", "1"], "--keep hidden"),
         (["--layers", "9"], "no MoE layer 9"),
-        (["--architecture", "topp"], "unknown SAE architecture"),
+        (["--architecture", "topp"], "--architecture"),
         (["--hook", "attention"], "unknown activation site"),
         (["--precision", "int4"], "not known"),
     ],
