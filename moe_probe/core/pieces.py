@@ -13,9 +13,11 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
 
 #: A byte that is no character by itself; bytes below 80 always are one.
 MARK = re.compile("⟨([89a-f][0-9a-f])⟩")
@@ -117,12 +119,16 @@ class Decoded:
         -------
         slice
         """
+        import numpy as np
+
         return slice(
             int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left"))
         )
 
     def segments(self) -> list[tuple[str, slice]]:
         """Cut the text wherever a token begins or ends, each part with the tokens that it belongs to."""
+        import numpy as np
+
         cuts = np.unique(np.concatenate([self.starts, self.ends])).tolist()
         return [(self.text[a:b], self.rows(a, b)) for a, b in itertools.pairwise(cuts)]
 
@@ -157,6 +163,8 @@ def decode(tokens: Sequence[str] | np.ndarray) -> Decoded:
     >>> decode(["x⟨c2⟩", "⟨b2⟩", " is"]).text
     'x² is'
     """
+    import numpy as np
+
     tokens = tuple(tokens.tolist() if isinstance(tokens, np.ndarray) else tokens)
     text = "".join(tokens)
     if "⟨" not in text or not MARK.search(text):
@@ -283,6 +291,8 @@ def with_spaces(tokens: np.ndarray) -> np.ndarray:
     there is neither, every token is a word by itself, but for word pieces that go on with ``##`` and characters of scripts
     without spaces. In texts of word pieces, punctuation stands as it does in print.
     """
+    import numpy as np
+
     if any(t.startswith(SPACE_MARKS) or MARK.search(t) for t in tokens):
         return tokens
     pieces = any(t.startswith("##") and len(t) > 2 for t in tokens)

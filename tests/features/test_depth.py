@@ -12,6 +12,7 @@ from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
+from moe_probe.core.flops import sae_encode_flops, sae_train_flops
 from moe_probe.core.results import Result
 from moe_probe.features.tree import (
     DepthOptions,
@@ -24,7 +25,6 @@ from moe_probe.features.tree import (
     stitched_change,
 )
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.cost import sae_encode_flops, sae_train_flops
 
 BASE: dict[str, object] = {"layer": 0, "hook": "router_input"}
 

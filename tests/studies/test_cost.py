@@ -14,20 +14,11 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import UsageError
+from moe_probe.core.flops import sae_encode_flops, sae_train_flops, shape_of, training_flops
 from moe_probe.models import load_model
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, TrainOptions, make_sae, train_saes
-from moe_probe.studies.cost import (
-    PRESETS,
-    SaePlan,
-    break_even_nodes,
-    growth,
-    project,
-    sae_encode_flops,
-    sae_train_flops,
-    shape_of,
-    training_flops,
-)
+from moe_probe.studies.cost import PRESETS, SaePlan, break_even_nodes, growth, project
 
 SHIPPED = Path(__file__).parents[2] / "data" / "model" / "final"
 

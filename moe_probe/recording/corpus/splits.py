@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 DISCOVERY, REPLICATION = "discovery", "replication"
 
@@ -36,6 +39,8 @@ def stratified_split(topics: Sequence[str], groups: Sequence[str], *, shares: Ma
     UsageError
         When the shares are not positive or do not add up to 1.
     """
+    import numpy as np
+
     if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         why, hint = "they must be positive and add up to 1", "for example train=0.8 test=0.2"
         raise UsageError(f"split shares {dict(shares)} are not shares", why, hint)

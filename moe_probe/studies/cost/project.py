@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from moe_probe.core.errors import UsageError
 from moe_probe.core.flops import sae_encode_flops, sae_train_flops, training_flops
 
@@ -159,6 +157,7 @@ def growth(
         ``rule, parameters, d_model, layers, width, sae_fraction, capture_fraction, exponent`` (slope of the SAE's cost over
         the cost of training, both in logarithms: 1 is a tax at a fixed rate, below 1 a falling rate).
     """
+    import numpy as np
     import pandas as pd
 
     rows = []
