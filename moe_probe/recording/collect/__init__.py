@@ -2,7 +2,8 @@
 
 - `windows` tokenizes documents and cuts long ones into overlapping windows.
 - `batches` runs the windows of a shard through the model and fills its arrays, one row per token.
-- `collect` appends shard after shard to the trace, and resumes an interrupted one (what must be equal for that is in `recording/trace/resume`).
+- `collect` appends shard after shard to the trace, and resumes an interrupted one (`recording/trace/resume` checks
+  that it is the same).
 - `stage` the stage ``collect`` of a run: it is done again when model or corpus changed.
 """
 
