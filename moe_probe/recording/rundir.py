@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from moe_probe.core.results import Result, Results
+from moe_probe.core.routing import Usage
 from moe_probe.recording.trace import Trace
 
 
@@ -42,6 +43,10 @@ class RunDirectory(Trace):
     def trace(self) -> Trace:
         """The trace alone."""
         return Trace(self.root, self.manifest)
+
+    def usage(self) -> Usage:
+        """Return the counts of the trace, which this run and `trace` share."""
+        return self.trace.usage()
 
     @cached_property
     def results(self) -> Results:
