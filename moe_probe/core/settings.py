@@ -133,7 +133,9 @@ def parse_numbers(name: str, words: Sequence[str]) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= first + 10_000:
             raise UsageError(
-                f"{name} {','.join(words)} cannot be read", f"'{part}' is no number or range", "such as 1,3 or 1-5"
+                f"{name} {','.join(words)} cannot be read",
+                f"'{part}' is no number or range",
+                "numbers and ranges such as 1,3 or 1-5",
             )
         numbers += range(first, last + 1)
     if len(set(numbers)) < len(numbers):
