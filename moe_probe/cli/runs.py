@@ -105,17 +105,29 @@ def collect(
     *,
     corpus: Annotated[str, _CORPUS],
     out: Out,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Collect part I (counted from 0) of N parts of the corpus, into a trace that moe-probe merge joins with "
+            "the others.",
+            show_default=False,
+        ),
+    ] = None,
     mode: Mode,
     settings: Sections,
     seed: Seed = 0,
     console: Console,
 ) -> None:
     """Run a corpus through a model and record its routing as a trace."""
+    from moe_probe.recording.collect.blocks import read_part
     from moe_probe.recording.collect.stage import CollectStage
     from moe_probe.runs.config import load_config
 
-    config = load_config(None, _named({**settings, "seed": seed}, model, corpus))
-    trace = CollectStage(config.model, config.corpus, config.collect_options()).collect(out, mode=mode, say=console.say)
+    config, part = load_config(None, _named({**settings, "seed": seed}, model, corpus)), read_part(shard) if shard else None
+    stage = CollectStage(config.model, config.corpus, config.collect_options())
+    trace = stage.collect(out, mode=mode, say=console.say, shard=part)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     console.result(
         {"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens, "bytes": size},

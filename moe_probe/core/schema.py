@@ -120,7 +120,7 @@ class Manifest(_Model):
     #: Share of tokens whose hidden states and expert outputs were kept, when they were asked for.
     hidden_share: float = 1.0
     windowing: Windowing | None = None
-    #: ``(i, n)``: this trace holds the documents with ordinal ``i`` modulo ``n``.
+    #: ``(i, n)``: this trace is part ``i``, counted from 0, of ``n`` contiguous parts of the corpus.
     shard_of: tuple[int, int] | None = None
     seed: int = 0
     #: Which program made it and under which versions.

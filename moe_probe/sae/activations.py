@@ -16,6 +16,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.sites import ActivationSite
+from moe_probe.recording.trace.sampled import rows_in_shard
 from moe_probe.sae.config import SaeConfig, TrainOptions
 
 if TYPE_CHECKING:
@@ -129,20 +130,20 @@ class ActivationReader:
                 )
             path = path_inside(self.trace.root, named)
             with safe_open(path, framework="pt") as file:
-                if "rows" not in file.keys():  # noqa: SIM118 - not a mapping
+                sampled = rows_in_shard(file, tokens.first)
+                if sampled is None:
                     raise MoeProbeError(
                         f"{path} has no vectors",
                         "only norms of expert outputs were kept",
                         f"collect again with --keep {keep}",
                     )
-                rows = file.get_tensor("rows").numpy()
-            local = rows - tokens.first
+            local = sampled.numpy()
             use = ~tokens.columns["special"][local]
             if documents is not None:
                 use &= documents[tokens.columns["document"][local]]
             entries = np.flatnonzero(use)
             if len(entries):
-                shards.append(_Shard(shard.index, path, entries, rows[entries]))
+                shards.append(_Shard(shard.index, path, entries, local[entries] + tokens.first))
         return shards
 
     def _value_shape(self) -> tuple[int, ...]:

@@ -119,19 +119,20 @@ def _write(path: str | Path, routing: PlantedRouting, hidden: np.ndarray, *, see
     import torch
 
     from moe_probe.recording.trace import TraceWriter
+    from moe_probe.recording.trace.sampled import SHARD_ROWS
 
     manifest = planted_manifest(routing, seed=seed, kept=("routing", "hidden", "expert_outputs"))
     writer = TraceWriter.create(path, manifest)
     shares = routing.weights[:, 0].astype(np.float64)
     for documents in np.array_split(np.arange(len(routing.documents)), 3):
         inside = np.isin(routing.document, documents)
-        rows = torch.from_numpy(np.flatnonzero(inside))
+        rows = torch.arange(int(inside.sum()))
         outputs = hidden[inside][:, None] * shares[inside][..., None]
         named = {"hidden/layer_00": hidden[inside], "expert_output/layer_00": outputs}
         writer.append(
             **shard(routing, documents, [f" word{i}" for i in routing.token_id[inside]]),
             extras={
-                folder: {"values": torch.from_numpy(values).to(torch.bfloat16), "rows": rows}
+                folder: {"values": torch.from_numpy(values).to(torch.bfloat16), SHARD_ROWS: rows}
                 for folder, values in named.items()
             },
         )

@@ -2,6 +2,7 @@
 
 - `windows` tokenizes documents and cuts long ones into overlapping windows.
 - `batches` runs the windows of a shard through the model and fills its arrays, one row per token.
+- `blocks` cuts the corpus into blocks of documents, one a shard, and shares them out among processes.
 - `collect` appends shard after shard to the trace, and resumes an interrupted one (`recording/trace/resume` checks
   that it is the same).
 - `stage` the stage ``collect`` of a run: it is done again when model or corpus changed.

@@ -13,6 +13,7 @@ from moe_probe.core.routing import dropped_id
 from moe_probe.core.sites import ActivationSite
 from moe_probe.models import RoutingCapture, SiteRecord, forward_inputs, input_device
 from moe_probe.recording.collect.windows import EncodedDocument, Window
+from moe_probe.recording.trace.sampled import SHARD_ROWS
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -88,13 +89,13 @@ class ShardArrays:
             named[name] = torch.zeros((size, *values.shape[1:]), dtype=values.dtype)
         named[name][torch.from_numpy(rows)] = values
 
-    def number_rows(self, n_before: int) -> None:
-        """Store, beside sampled vectors, which rows of the trace they belong to; `n_before` tokens precede the shard."""
+    def number_rows(self) -> None:
+        """Store, beside sampled vectors, which rows of the shard they belong to."""
         if self.sampled is not None:
-            rows = torch.from_numpy(np.flatnonzero(self.sampled >= 0) + n_before)
+            rows = torch.from_numpy(np.flatnonzero(self.sampled >= 0))
             for named in self.extras.values():
                 if "values" in named:
-                    named["rows"] = rows
+                    named[SHARD_ROWS] = rows
 
 
 def run_shard(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from moe_probe.core.errors import UsageError
 from moe_probe.core.progress import Bar
 from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
 from moe_probe.core.text import some_of
+from moe_probe.recording.collect.blocks import Block, block_bytes, blocks_of_part, cut_blocks, documents_of
 from moe_probe.recording.collect.windows import EncodedDocument, Encoder
 from moe_probe.recording.corpus import Corpus, Document
 from moe_probe.recording.settings import CollectOptions
@@ -33,6 +33,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     path: str | Path,
     *,
     options: CollectOptions | None = None,
+    shard: tuple[int, int] | None = None,
     mode: str = "new",
     progress: bool = True,
 ) -> Trace:
@@ -47,6 +48,9 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         Folder of the trace.
     options : CollectOptions, optional
         What is kept, and in what pieces.
+    shard : (int, int), optional
+        Collect one part of the corpus only: which one, counted from 0, and the number of parts. Parts are traces of
+        their own that `moe_probe.recording.trace.merge_traces` joins; the result equals a trace of the whole corpus.
     mode : {"new", "resume", "force"}
         What to do with a trace that exists: refuse, continue it, start over.
     progress : bool
@@ -62,6 +66,8 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     MoeProbeError
         When the corpus is bad, the folder is taken, the disk refuses, or (resuming) weights, corpus
         or settings are not those the trace was begun with. Whole shards are kept in every case.
+    UsageError
+        When there is no such part, or the corpus is too small for so many.
     """
     options = options or CollectOptions()
     summary = corpus.summarize()
@@ -69,15 +75,19 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     _check_layers(loaded, options)
     for document in summary.wordless:  # one without tokens is refused before hours of collecting, not in the middle of them
         encoder(document)
+    n_bytes = block_bytes(encoder, summary.opening, options.shard_tokens)
+    blocks = blocks_of_part(cut_blocks(summary.sizes, n_bytes), shard)
     manifest = _manifest(loaded, corpus, summary, encoder, options)
+    manifest = manifest.model_copy(update={"shard_of": shard, "settings": {**manifest.settings, "block_bytes": n_bytes}})
     root = Path(path)
     if mode == "force" and (root / MANIFEST).exists():
         shutil.rmtree(root)
     writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
     if not writer.sealed:
-        documents = itertools.islice(iter(corpus), writer.n_documents, None)
-        with Bar("collect", total=summary.n_documents, initial=writer.n_documents, unit="documents", shown=progress) as bar:
-            _Collection(loaded, encoder, writer, options).append(documents, bar)
+        total = sum(block.n_documents for block in blocks)
+        with Bar("collect", total=total, initial=writer.n_documents, unit="documents", shown=progress) as bar:
+            todo = documents_of(blocks[len(writer.shards) :], corpus)
+            _Collection(loaded, encoder, writer, options).append(todo, bar)
     return writer.seal()
 
 
@@ -90,25 +100,26 @@ class _Collection:
     writer: TraceWriter
     options: CollectOptions
 
-    def append(self, documents: Iterator[Document], bar: Bar) -> None:
-        """Run documents through the model and append them to the trace, shard by shard."""
+    def append(self, blocks: Iterator[tuple[Block, list[Document]]], bar: Bar) -> None:
+        """Run blocks of documents through the model and append each to the trace as a shard."""
         from moe_probe.models import RoutingCapture
         from moe_probe.recording.collect.batches import ShardArrays, run_shard
 
         loaded, writer, options = self.loaded, self.writer, self.options
         parts = [site.part for site in options.sites]
         with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
-            for shard in _shards(map(self.encoder, documents), size=options.shard_tokens):
-                n_tokens, n_before = sum(len(d.ids) for d in shard), sum(s.n_tokens for s in writer.shards)
-                sampled = _sample(options, index=len(writer.shards), n_tokens=n_tokens)
+            for block, documents in blocks:
+                shard = [self.encoder(document) for document in documents]
+                n_tokens = sum(len(d.ids) for d in shard)
+                sampled = _sample(options, index=block.number, n_tokens=n_tokens)
                 dtype = writer.manifest.expert_dtype
                 arrays = ShardArrays(loaded, n_tokens, dtype=dtype, keep=options.sites, sampled=sampled)
                 window_tokens = sum(len(w.ids) for d in shard for w in d.windows)
                 for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
                     bar.update(min(round(len(shard) * batch / window_tokens), (bar.total or 0) - bar.n))
-                arrays.number_rows(n_before)
+                arrays.number_rows()
                 self._write(shard, arrays)
-                bar.update(writer.n_documents - bar.n, note=f"{n_before + n_tokens:,} tokens")
+                bar.update(writer.n_documents - bar.n, note=f"{sum(s.n_tokens for s in writer.shards):,} tokens")
 
     def _write(self, shard: list[EncodedDocument], arrays: ShardArrays) -> None:
         ids, lengths = np.concatenate([d.ids for d in shard]), [len(d.ids) for d in shard]
@@ -189,20 +200,6 @@ def _manifest(
             **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {}),
         },
     )
-
-
-def _shards(documents: Iterator[EncodedDocument], *, size: int) -> Iterator[list[EncodedDocument]]:
-    """Yield whole documents until a shard has `size` tokens: the cut depends on the corpus alone."""
-    shard: list[EncodedDocument] = []
-    n = 0
-    for document in documents:
-        shard.append(document)
-        n += len(document.ids)
-        if n >= size:
-            yield shard
-            shard, n = [], 0
-    if shard:
-        yield shard
 
 
 def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray | None:

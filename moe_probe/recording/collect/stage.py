@@ -44,7 +44,7 @@ class CollectStage(Stage):
         self.collect(root / "trace", mode="resume", say=say)
         return [root / "trace" / "trace.json"]
 
-    def collect(self, path: Path, *, mode: str, say: Say) -> Trace:
+    def collect(self, path: Path, *, mode: str, say: Say, shard: tuple[int, int] | None = None) -> Trace:
         """Load the model, prove that recording works, and collect the corpus into a trace.
 
         Parameters
@@ -55,6 +55,8 @@ class CollectStage(Stage):
             What to do with a trace that is there.
         say : callable
             Takes a sentence for the person at the terminal.
+        shard : (int, int), optional
+            Part of the corpus that is collected, counted from 0, and the number of parts; the whole by default.
 
         Returns
         -------
@@ -79,7 +81,7 @@ class CollectStage(Stage):
         report.raise_if_failed()
         worst = max(site.relative_error for site in report.sites)
         say(f"checked: recording leaves outputs unchanged; recorded routing explains every block (error {worst:.1e})")
-        trace = collect_trace(loaded, corpus, path, options=self.options, mode=mode)
+        trace = collect_trace(loaded, corpus, path, options=self.options, shard=shard, mode=mode)
         if trace.manifest.corpus.skipped_rows:
             say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
         m = trace.manifest

@@ -97,6 +97,11 @@ class Document:
     labels: Mapping[str, str] = field(default_factory=dict)
     spans: tuple[LabelSpan, ...] = ()
 
+    @property
+    def n_bytes(self) -> int:
+        """Length of the text in UTF-8."""
+        return len(self.text.encode("utf-8", "surrogatepass"))
+
     def digest(self) -> bytes:
         """SHA-256 of the canonical form: what the corpus hash is made of."""
         strings = [self.id, self.text, self.topic, self.subtopic, self.group, self.split]

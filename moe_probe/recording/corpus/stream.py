@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError, UsageError
@@ -33,6 +34,10 @@ class CorpusSummary:
     wordless : tuple of Document
         Documents without a letter or digit, marks such as ``<|endoftext|>`` aside (the first 1000):
         a tokenizer may find nothing in them.
+    opening : tuple of Document
+        The first documents, up to the one that brings their text to 256 KiB: what tokenizers make of the corpus.
+    sizes : array of int, length n_documents
+        UTF-8 bytes of each document's text.
     """
 
     hash: str
@@ -43,11 +48,15 @@ class CorpusSummary:
     skipped: tuple[str, ...]
     notes: tuple[str, ...] = ()
     wordless: tuple[Document, ...] = ()
+    opening: tuple[Document, ...] = field(default=(), repr=False)
+    sizes: array[int] = field(default_factory=lambda: array("Q"), repr=False)
 
 
 #: What special tokens look like where a text spells them out.
 _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z0-9_]+\]")
 _MAX_WORDLESS = 1000
+#: Bytes of text that the opening of a corpus has at least, if the corpus does.
+_OPENING_BYTES = 256 * 1024
 #: Values of a label column that are remembered, to find those that differ in case or blanks only.
 _MAX_VALUES = 10_000
 
@@ -158,11 +167,17 @@ class Corpus:
         topics: Counter[str] = Counter()
         topic_of: dict[str, str] = {}
         wordless: list[Document] = []
-        n_characters = 0
+        opening: list[Document] = []
+        sizes = array("Q")  # 8 bytes a document, a tenth of what `seen` takes of memory
+        n_characters = n_bytes = 0
         for document in track(self, "read corpus", unit="documents"):
             digest.update(document.digest())
             topics[document.topic] += 1
             n_characters += len(document.text)
+            if n_bytes < _OPENING_BYTES:
+                opening.append(document)
+            sizes.append(document.n_bytes)
+            n_bytes += sizes[-1]
             if len(wordless) < _MAX_WORDLESS and not any(map(str.isalnum, _MARK.sub("", document.text))):
                 wordless.append(document)
             for name, known in values.items():
@@ -185,6 +200,8 @@ class Corpus:
             tuple(self._skipped),
             notes,
             tuple(wordless),
+            tuple(opening),
+            sizes,
         )
         return self._summary
 

@@ -5,7 +5,7 @@ Documents with their routing come in; a `Trace` comes out. The format is describ
 - `writer` appends shards and seals; `shard` checks one shard and turns it into tables; `resume` continues an interrupted
   trace.
 - `reader` opens a trace and loads only what is asked for; `chunks` pieces of it, shard by shard; `stored` token strings as
-  text.
+  text; `sampled` which tokens have vectors.
 - `verify` finds damage by checksums; `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.
 - `facts` what a trace contains, in words; `annotated` routing as AnnData.
 - `files` the names of the files, which only this folder knows, and the manifest.

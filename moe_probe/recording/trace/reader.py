@@ -23,6 +23,7 @@ from moe_probe.recording.trace.annotated import documents_anndata, tokens_anndat
 from moe_probe.recording.trace.chunks import RoutingChunk, TokenChunk
 from moe_probe.recording.trace.facts import trace_facts
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entries, find_root, read_manifest
+from moe_probe.recording.trace.sampled import with_trace_rows
 from moe_probe.recording.trace.stored import readable
 
 if TYPE_CHECKING:
@@ -258,6 +259,8 @@ class Trace:
     def iter_extras(self, folder: str) -> Iterator[dict[str, Any]]:
         """Yield the tensors of an optional part (``hidden/layer_07``, ``logits`` ...), shard by shard.
 
+        ``rows``, beside vectors of sampled tokens, are rows of the trace.
+
         Raises
         ------
         MoeProbeError
@@ -265,7 +268,13 @@ class Trace:
         """
         from safetensors.torch import load_file
 
-        paths = [f.path for s in self.manifest.shards for f in s.files if f.path.rsplit("/", 1)[0] == folder]
+        first = np.cumsum([0, *(s.n_tokens for s in self.manifest.shards)]).tolist()
+        paths = [
+            (f.path, row)
+            for s, row in zip(self.manifest.shards, first, strict=False)
+            for f in s.files
+            if f.path.rsplit("/", 1)[0] == folder
+        ]
         if not paths:
             held = sorted({f.path.rsplit("/", 1)[0] for s in self.manifest.shards for f in s.files})
             raise MoeProbeError(
@@ -273,8 +282,8 @@ class Trace:
                 f"it has {some_of(held, 12)}",
                 "collect again with --keep hidden (or logits, expert_output_norms ...)",
             )
-        for path in paths:
-            yield load_file(path_inside(self.root, path))
+        for path, row in paths:
+            yield with_trace_rows(load_file(path_inside(self.root, path)), row)
 
     def _need_routing(self) -> None:
         if "routing" not in self.manifest.kept:

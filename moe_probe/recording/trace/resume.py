@@ -46,14 +46,20 @@ def check_same_input(root: Path, before: Manifest, now: Manifest) -> None:
     """
     for field, noun in _IDENTITY.items():
         old, new = attrgetter(field)(before), attrgetter(field)(now)
-        if field == "settings" and "token_text" not in old:  # how tokens are written says nothing of what was run
-            new = {k: v for k, v in new.items() if k != "token_text"}
+        if field == "settings":
+            new = {k: v for k, v in new.items() if k in old or k not in _unsaid(before)}
         if old != new:
             raise MoeProbeError(
                 f"{root} cannot be resumed with another {noun}",
                 _change(old, new) or "it has changed",
                 "the original input, --force to start over, or another folder",
             )
+
+
+def _unsaid(before: Manifest) -> set[str]:
+    """List settings that earlier traces lack, and that do not forbid to continue one."""
+    # how tokens are written says nothing of what was run; a sealed trace is cut already
+    return {"token_text"} | ({"block_bytes"} if before.status == "sealed" else set())
 
 
 def _change(old: Any, new: Any) -> str:
