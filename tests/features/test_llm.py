@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.http import retry_after_s
 from moe_probe.features.labels import endpoint as http
 from moe_probe.features.labels.endpoint import Endpoint
 from moe_probe.features.labels.excerpts import Excerpt
@@ -339,8 +340,8 @@ def test_hostile_answers_are_no_tracebacks(server: Server, tmp_path: Path) -> No
     ("header", "seconds"), [("7", 7), ("0.5", 0.5), ("-3", 0), ("nan", None), ("soon", None), ("", None)]
 )
 def test_retry_after_is_read(header: str, seconds: float | None) -> None:
-    assert http._seconds(header) == seconds
-    assert http._seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) == pytest.approx(30, abs=2)
+    assert retry_after_s(header) == seconds
+    assert retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) == pytest.approx(30, abs=2)
 
 
 def test_retry_after_is_honoured(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,47 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.http import RetryableError, check_address, check_key, hide_key, is_retried, retry_after_s, retrying
 from moe_probe.core.text import printable
 from moe_probe.features.labels.answer_cache import AnswerCache
 
 if TYPE_CHECKING:
     import httpx
-    from tenacity import RetryCallState
 
-#: The longest that an endpoint may make a request wait before it counts as not answering.
-LONGEST_WAIT_S = 120.0
-#: Keys shorter than this are placeholders of local servers ("EMPTY"); cutting them out would spoil answers.
-_SHORTEST_SECRET = 8
-_RETRIED = (408, 409, 425, 429)
 _REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}
 
 
 class NoAnswerError(MoeProbeError):
     """One request got no usable answer in all its attempts; others may."""
-
-
-class _RetryableError(Exception):
-    """One attempt failed; `retry_after_s` is what the endpoint asks to wait."""
-
-    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
-        super().__init__(problem)
-        self.retry_after_s = retry_after_s
-
-    @property
-    def waits_too_long(self) -> bool:
-        return self.retry_after_s is not None and self.retry_after_s > LONGEST_WAIT_S
 
 
 class Request(NamedTuple):
@@ -95,30 +73,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Check the address, the key and the numbers."""
-        # an HTTP library would name such a key in full in its complaint
-        if not all("!" <= c <= "~" for c in self.api_key):
-            raise MoeProbeError(
-                "the API key cannot be sent",
-                "it has a space, a line break or a character outside ASCII",
-                "setting the variable again without them",
-            )
-        try:
-            parts = urlsplit(self.base_url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise MoeProbeError(
-                "the endpoint's address cannot be used",
-                "it needs http:// or https:// and a host",
-                "http://localhost:8000/v1",
-            )
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise MoeProbeError(
-                "the endpoint's address cannot be used",
-                "it has a user, a password, ? or #, which messages would show",
-                "the plain address, and the key in an environment variable",
-            )
+        check_key(self.api_key)
+        check_address(self.base_url, "the endpoint", "http://localhost:8000/v1")
         if self.concurrency < 1 or self.retries < 0 or not self.timeout_s > 0:
             raise MoeProbeError(
                 f"the settings of {self.base_url} cannot be used",
@@ -128,7 +84,7 @@ class Endpoint:
 
     def hide(self, text: str) -> str:
         """Remove the key from a text."""
-        return text.replace(self.api_key, "(key)") if len(self.api_key) >= _SHORTEST_SECRET else text
+        return hide_key(text, self.api_key)
 
     def cache_key(self, request: Request, repetition: int = 0) -> str:
         """Hash all that decides the answer.
@@ -160,7 +116,6 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         import httpx
-        import tenacity
 
         self.endpoint, self.cache = endpoint, AnswerCache(cache)
         self.answered = 0
@@ -170,13 +125,7 @@ class Client:
         limits = httpx.Limits(max_connections=n, max_keepalive_connections=n)
         headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
         self._http = httpx.Client(timeout=endpoint.timeout_s, limits=limits, headers=headers)
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_RetryableError),
-            stop=lambda state: state.attempt_number > endpoint.retries or _failure(state).waits_too_long,
-            wait=_wait_s,
-            sleep=self._sleep,
-            reraise=True,
-        )
+        self._retrying = retrying(endpoint.retries, self._sleep)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -227,7 +176,7 @@ class Client:
     def _send(self, request: Request) -> str:
         try:
             answer = self._retrying(self._attempt, request)
-        except _RetryableError as failure:
+        except RetryableError as failure:
             raise self._gave_up(failure, self._retrying.statistics["attempt_number"]) from None
         with self._lock:
             self._failed_in_a_row = 0
@@ -245,14 +194,14 @@ class Client:
         except httpx.InvalidURL as error:
             raise MoeProbeError(f"{e.base_url} is not an address", str(error), "http://localhost:8000/v1") from error
         except httpx.RequestError as error:
-            raise _RetryableError(e.hide(str(error)) or type(error).__name__) from error
+            raise RetryableError(e.hide(str(error)) or type(error).__name__) from error
         status, text = _read_response(response)
         if text is not None:
             return e.hide(text)
-        if status in _RETRIED or status >= 500:
-            raise _RetryableError(f"status {status}", _seconds(response.headers.get("retry-after")))
+        if is_retried(status):
+            raise RetryableError(f"status {status}", retry_after_s(response.headers.get("retry-after")))
         if status == 200:
-            raise _RetryableError("an answer without choices that have a message, as OpenAI-compatible endpoints give them")
+            raise RetryableError("an answer without choices that have a message, as OpenAI-compatible endpoints give them")
         shown = " ".join(printable(e.hide(response.text)).split())[:200]
         raise MoeProbeError(
             f"{e.base_url} {_REFUSALS.get(status, 'refuses the request')}",
@@ -260,7 +209,7 @@ class Client:
             "--llm-key-env, --llm-url and --llm-model as the endpoint requires them",
         )
 
-    def _gave_up(self, failure: _RetryableError, attempts: int) -> MoeProbeError:
+    def _gave_up(self, failure: RetryableError, attempts: int) -> MoeProbeError:
         """Describe one request's failure; the whole run's when as many in a row failed as are sent at once."""
         waits = f", and it asks to wait {failure.retry_after_s:,.0f} s" if failure.waits_too_long else ""
         with self._lock:
@@ -275,19 +224,6 @@ class Client:
 
     def _sleep(self, seconds: float) -> None:
         self._stopped.wait(seconds)
-
-
-def _failure(state: RetryCallState) -> _RetryableError:
-    """Return why the last attempt failed."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return error if isinstance(error, _RetryableError) else _RetryableError("")
-
-
-def _wait_s(state: RetryCallState) -> float:
-    """Back off as long as the server asks, else 1, 2, 4 ... seconds, with some chance in it."""
-    if (asked := _failure(state).retry_after_s) is not None:
-        return asked * random.uniform(1.0, 1.1)
-    return min(2.0 ** (state.attempt_number - 1), 60.0) * random.uniform(0.5, 1.0)
 
 
 def _read_response(response: httpx.Response) -> tuple[int, str | None]:
@@ -305,16 +241,3 @@ def _read_response(response: httpx.Response) -> tuple[int, str | None]:
     except (KeyError, IndexError, TypeError):
         return 200, None
     return 200, content if isinstance(content, str) else ""
-
-
-def _seconds(header: str | None) -> float | None:
-    """Read a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        try:
-            until = parsedate_to_datetime(header or "")
-        except ValueError:
-            return None
-        seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
