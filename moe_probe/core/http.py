@@ -96,7 +96,16 @@ def check_key(key: str) -> None:
 
 
 def hide_key(text: str, key: str) -> str:
-    """Remove a key from a text, unless it is as short as the placeholders of local servers."""
+    """Remove a key from a text, unless it is as short as the placeholders of local servers.
+
+    Parameters
+    ----------
+    text, key : str
+
+    Returns
+    -------
+    str
+    """
     return text.replace(key, "(key)") if len(key) >= _SHORTEST_SECRET else text
 
 

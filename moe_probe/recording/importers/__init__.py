@@ -4,7 +4,7 @@ One file per format:
 
 - `table` the interchange table: `tablefile` its files and columns, `columns` their values as arrays.
 - `responses` answers of vLLM and SGLang: `answers` finds the fields of each version, `routed` decodes the arrays of
-  experts.
+  experts, `sequence` joins those of prompt and answer.
 - `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting.
 
 Shared by all, in the order of the data; your own arrays go to `records` directly:

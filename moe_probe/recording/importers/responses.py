@@ -3,7 +3,7 @@
 vLLM (``--enable-return-routed-experts``) and SGLang (``--enable-return-routed-experts``, and
 ``return_routed_experts`` in the request) return a row for every token but the last, and in it one for every
 hidden layer: zeros for dense layers. `moe_probe.recording.importers.answers` finds the fields of each version,
-`moe_probe.recording.importers.routed` decodes the arrays.
+`moe_probe.recording.importers.routed` decodes the arrays, `moe_probe.recording.importers.sequence` joins prompt and answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from moe_probe.recording.importers.jsonrows import json_objects, label_of
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.plan import some
 from moe_probe.recording.importers.records import import_records
-from moe_probe.recording.importers.routed import Unshaped, decode_routed, is_missing, mark_empty
+from moe_probe.recording.importers.routed import is_missing
+from moe_probe.recording.importers.sequence import routing_of
 from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
 from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
 
-_IDS = "token_ids of prompt and answer together, as the server routed them"
 _TOKENS = "one string per token id in 'tokens'; or omit them and pass --tokenizer"
 
 
@@ -178,7 +178,8 @@ class _Answers:
         if tokens is not None and (not isinstance(tokens, list) or len(tokens) != n_tokens):
             why = f"tokens: {len(tokens) if isinstance(tokens, list) else 'no list'}, token ids: {n_tokens}"
             raise MoeProbeError(f"{where} has another number of tokens than of token ids", why, _TOKENS)
-        experts, start = self._experts(answer, where)
+        experts, start, unshaped = routing_of(answer, where, layers=self.layers, top_k=self.top_k)
+        self._unshaped |= unshaped
         if self._columns not in (None, experts.shape[1]):
             why = f"the answers before have {self._columns}"
             raise MoeProbeError(f"{where} has routing of {experts.shape[1]} layers", why, "answers of one model only")
@@ -210,46 +211,3 @@ class _Answers:
             str(answer.ids[p - answer.first]) if tokens[p] is None else text or ""
             for p, text in zip(position, texts, strict=True)
         ]
-
-    def _experts(self, answer: Answer, where: str) -> tuple[np.ndarray, int]:
-        """Return the routing of the sequence and the token at which it starts."""
-        n_tokens = answer.first + len(answer.ids)
-        prompt = None if is_missing(answer.prompt_routed) else decode_routed(answer.prompt_routed, where)[0]
-        rest, own_start = (None, None) if is_missing(answer.routed) else decode_routed(answer.routed, where)
-        start = own_start if own_start is not None else answer.start or 0
-        n_prompt = answer.n_prompt or 0
-        if prompt is not None:
-            prompt = self._shaped(prompt, [n_prompt], where)
-            if len(prompt) != n_prompt:
-                raise MoeProbeError(
-                    f"{where} has {n_prompt} prompt tokens and routing for {len(prompt)} of them",
-                    "",
-                    "prompt_token_ids as the server returned them",
-                )
-        apart = prompt is not None or (answer.split and own_start is None and answer.start is None)
-        begin = n_prompt if apart else start
-        if begin > n_tokens:
-            raise MoeProbeError(f"{where} has {n_tokens} tokens and routing that starts at token {begin}", "", _IDS)
-        expected = [n_tokens - 1 - begin, n_tokens - begin]
-        if rest is not None:
-            rest = self._shaped(rest, expected, where)
-            if prompt is None and apart and len(rest) in (n_tokens - 1, n_tokens):
-                begin, expected = 0, [n_tokens - 1, n_tokens]
-            if len(rest) not in expected:
-                why = f"counted from token {begin} on; the last token may lack routing"
-                raise MoeProbeError(f"{where} has {n_tokens - begin} tokens and routing for {len(rest)}", why, _IDS)
-        if prompt is not None and rest is not None:
-            if prompt.shape[1:] != rest.shape[1:]:
-                raise MoeProbeError(
-                    f"{where} has routing of shape {prompt.shape} for the prompt and {rest.shape} for the answer",
-                    "layers and slots differ",
-                    "the answer as the server returned it",
-                )
-            return np.concatenate([prompt, rest]), 0
-        return (rest, begin) if rest is not None else (prompt, 0)  # type: ignore[return-value]  # one of them is there
-
-    def _shaped(self, ids: np.ndarray | Unshaped, n_rows: Sequence[int], where: str) -> np.ndarray:
-        if not isinstance(ids, Unshaped):
-            return ids
-        self._unshaped = True
-        return mark_empty(ids.shaped(n_rows, self.layers, self.top_k, where).astype(np.int64))
