@@ -1,6 +1,6 @@
 """A corpus and a model in, a sealed trace out.
 
-- `windows` tokenizes documents and cuts long ones into overlapping windows.
+- `windows` tokenizes documents and cuts long ones into overlapping windows; `tables` their rows in the trace's tables.
 - `batches` runs the windows of a shard through the model and fills its arrays, one row per token.
 - `blocks` cuts the corpus into blocks of documents, one a shard, and shares them out among processes.
 - `collect` appends shard after shard to the trace, and resumes an interrupted one (`recording/trace/resume` checks

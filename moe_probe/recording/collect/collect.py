@@ -15,11 +15,11 @@ from moe_probe.core.progress import Bar
 from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
 from moe_probe.core.text import some_of
 from moe_probe.recording.collect.blocks import Block, block_bytes, blocks_of_part, cut_blocks, documents_of
-from moe_probe.recording.collect.windows import EncodedDocument, Encoder
+from moe_probe.recording.collect.tables import document_rows, token_columns
+from moe_probe.recording.collect.windows import EncodedDocument, Encoder, make_encoder
 from moe_probe.recording.corpus import Corpus, Document
 from moe_probe.recording.settings import CollectOptions
 from moe_probe.recording.trace import Trace, TraceWriter
-from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -71,7 +71,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     """
     options = options or CollectOptions()
     summary = corpus.summarize()
-    encoder = _encoder(loaded, options)
+    encoder = make_encoder(loaded.tokenizer, loaded.max_length, options)
     _check_layers(loaded, options)
     for document in summary.wordless:  # one without tokens is refused before hours of collecting, not in the middle of them
         encoder(document)
@@ -122,23 +122,7 @@ class _Collection:
                 bar.update(writer.n_documents - bar.n, note=f"{sum(s.n_tokens for s in writer.shards):,} tokens")
 
     def _write(self, shard: list[EncodedDocument], arrays: ShardArrays) -> None:
-        ids, lengths = np.concatenate([d.ids for d in shard]), [len(d.ids) for d in shard]
-        rows = [
-            {
-                "document": d.document.id,
-                **{name: getattr(d.document, name) for name in DOCUMENT_COLUMNS[1:]},
-                **d.document.labels,
-                **({"text": d.document.text} if self.options.text else {}),
-            }
-            for d in shard
-        ]
-        tokens = {
-            "document": np.repeat(np.arange(len(shard)), lengths),
-            "position": np.concatenate([np.arange(n) for n in lengths]),
-            "token_id": ids,
-            "token": [self.encoder.string(int(i)) for i in ids],
-            "special": np.concatenate([d.special for d in shard]),
-        }
+        rows, tokens = document_rows(shard, text=self.options.text), token_columns(shard, self.encoder)
         experts, weights, extras = arrays.experts, arrays.weights, arrays.extras
         self.writer.append(documents=rows, tokens=tokens, experts=experts, weights=weights, extras=extras)
 
@@ -152,18 +136,6 @@ def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
                 f"the model has {some_of(known, 12)}",
                 "--layers or --hidden-layers with these",
             )
-
-
-def _encoder(loaded: LoadedModel, options: CollectOptions) -> Encoder:
-    length = options.max_length or min(loaded.max_length, 4096)
-    if length > loaded.max_length:
-        raise UsageError(
-            f"--max-length {length} is more than the model's context of {loaded.max_length}",
-            "",
-            f"--max-length {loaded.max_length}; longer documents are windowed",
-        )
-    overlap = options.overlap if options.overlap >= 0 else length // 8
-    return Encoder(loaded.tokenizer, max_length=length, overlap=overlap)
 
 
 def _manifest(

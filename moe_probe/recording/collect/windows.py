@@ -12,6 +12,7 @@ from moe_probe.core.pieces import carries_spaces, token_text
 
 if TYPE_CHECKING:
     from moe_probe.recording.corpus import Document
+    from moe_probe.recording.settings import CollectOptions
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,37 @@ class Encoder:
     def token_text(self) -> str:
         """What a trace's manifest says of its tokens' strings: whether they contain the spaces between words."""
         return "with spaces" if carries_spaces(self.tokenizer) else "words"
+
+
+def make_encoder(tokenizer: Any, context: int, options: CollectOptions) -> Encoder:
+    """Build the encoder that a collection's settings ask for.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    context : int
+        Longest text that the model takes, in tokens.
+    options : CollectOptions
+        By default windows are as long as the context, 4096 tokens at most, and repeat an eighth.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    UsageError
+        When windows of that length do not fit the context, or could not move forward.
+    """
+    length = options.max_length or min(context, 4096)
+    if length > context:
+        raise UsageError(
+            f"--max-length {length} is more than the model's context of {context}",
+            "",
+            f"--max-length {context}; longer documents are windowed",
+        )
+    overlap = options.overlap if options.overlap >= 0 else length // 8
+    return Encoder(tokenizer, max_length=length, overlap=overlap)
 
 
 def special_ids(tokenizer: Any) -> np.ndarray:
