@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "core.errors": ("MoeProbeError",),
     "core.results": ("Result", "Results"),
-    "recording.trace": ("Trace", "TraceWriter", "verify"),
+    "recording.trace": ("Trace", "TraceWriter", "merge_traces", "verify"),
     "recording.corpus": ("Corpus", "Columns"),
     "models": ("load_model", "self_check", "find_moe_layers", "RoutingCapture"),
     "recording.collect": ("collect_trace", "CollectOptions"),

@@ -6,6 +6,7 @@ Documents with their routing come in; a `Trace` comes out. The format is describ
   trace.
 - `reader` opens a trace and loads only what is asked for; `chunks` pieces of it, shard by shard; `stored` token strings as
   text; `sampled` which tokens have vectors.
+- `merge` joins traces, the parts of one corpus or those of several; `mergeable` which belong together.
 - `verify` finds damage by checksums; `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.
 - `facts` what a trace contains, in words; `annotated` routing as AnnData.
 - `files` the names of the files, which only this folder knows, and the manifest.
@@ -13,8 +14,9 @@ Documents with their routing come in; a `Trace` comes out. The format is describ
 
 from moe_probe.recording.trace.chunks import RoutingChunk
 from moe_probe.recording.trace.facts import trace_facts
+from moe_probe.recording.trace.merge import merge_traces
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.verify import verify
 from moe_probe.recording.trace.writer import TraceWriter
 
-__all__ = ["RoutingChunk", "Trace", "TraceWriter", "trace_facts", "verify"]
+__all__ = ["RoutingChunk", "Trace", "TraceWriter", "merge_traces", "trace_facts", "verify"]

@@ -70,7 +70,7 @@ class Trace:
             raise MoeProbeError(
                 f"the trace at {root} is unfinished",
                 "its collection was interrupted",
-                "run the same collect command with --resume",
+                "run the same command (collect, import or merge) with --resume",
             )
         for entry in file_entries(manifest):
             path_inside(root, entry.path)

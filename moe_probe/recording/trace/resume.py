@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.recording.trace.files import CHECKSUM, PARTS
 
 #: What must be equal for a trace to be continued: field of the manifest, and what to call it.
-_IDENTITY = {
+IDENTITY = {
     "model.fingerprint": "weights",
     "tokenizer_hash": "tokenizer",
     "corpus.hash": "corpus",
@@ -27,6 +28,7 @@ _IDENTITY = {
     "has_weights": "presence of gate weights",
     "expert_dtype": "type of the expert ids",
 }
+_NOUNS = IDENTITY | {"model.id": "model"}
 
 
 def check_same_input(root: Path, before: Manifest, now: Manifest) -> None:
@@ -44,16 +46,37 @@ def check_same_input(root: Path, before: Manifest, now: Manifest) -> None:
     MoeProbeError
         Naming what differs.
     """
-    for field, noun in _IDENTITY.items():
+    found = first_difference(before, now, list(IDENTITY))
+    if found is not None:
+        noun, change = found
+        raise MoeProbeError(
+            f"{root} cannot be resumed with another {noun}",
+            change or "it has changed",
+            "the original input, --force to start over, or another folder",
+        )
+
+
+def first_difference(before: Manifest, now: Manifest, fields: Sequence[str]) -> tuple[str, str] | None:
+    """Find the first thing that two traces differ in.
+
+    Parameters
+    ----------
+    before, now : Manifest
+    fields : sequence of str
+        Keys of `IDENTITY`, or ``model.id``.
+
+    Returns
+    -------
+    (str, str) or None
+        What differs, and how ("" where that would be long); None where nothing does.
+    """
+    for field in fields:
         old, new = attrgetter(field)(before), attrgetter(field)(now)
         if field == "settings":
             new = {k: v for k, v in new.items() if k in old or k not in _unsaid(before)}
         if old != new:
-            raise MoeProbeError(
-                f"{root} cannot be resumed with another {noun}",
-                _change(old, new) or "it has changed",
-                "the original input, --force to start over, or another folder",
-            )
+            return _NOUNS[field], _change(old, new)
+    return None
 
 
 def _unsaid(before: Manifest) -> set[str]:
