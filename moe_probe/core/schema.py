@@ -132,6 +132,11 @@ class Manifest(_Model):
     shards: tuple[ShardEntry, ...] = ()
     files: tuple[FileEntry, ...] = ()
 
+    @property
+    def part(self) -> str:
+        """Say which part of the corpus this is, as ``--shard`` counts: ``part 1/4``, or ``the whole``."""
+        return "the whole" if self.shard_of is None else f"part {self.shard_of[0]}/{self.shard_of[1]}"
+
 
 def need_same_weights(loaded: ModelInfo, made_by: ModelInfo) -> None:
     """Check that a model has the routers and experts that a trace was collected from.

@@ -170,7 +170,7 @@ def _parts_of_one_corpus(parts: list[Trace]) -> list[Trace]:
     if missing:
         what = f"part {missing[0]}/{n} is missing" if len(missing) == 1 else f"{len(missing)} of {n} parts are missing"
         why = "" if len(missing) == 1 else f"there is none of {some_of([f'{i}/{n}' for i in missing])}"
-        raise MoeProbeError(what, why, f"moe-probe collect ... --shard {missing[0]}/{n}, or name its folder, too")
+        raise MoeProbeError(what, why, f"moe-probe collect ... --shard {missing[0]}/{n}, or add its folder")
     ordered = [by_number[i] for i in range(n)]
     _check_complete(ordered)
     return ordered

@@ -75,6 +75,8 @@ def first_difference(before: Manifest, now: Manifest, fields: Sequence[str]) -> 
         if field == "settings":
             new = {k: v for k, v in new.items() if k in old or k not in _unsaid(before)}
         if old != new:
+            if field == "shard_of":
+                old, new = before.part, now.part
             return _NOUNS[field], _change(old, new)
     return None
 
