@@ -47,19 +47,21 @@ def _size(trace: Trace) -> int:
 
 
 def _info_text(trace: Trace, topics: dict[str, int]) -> str:
+    from moe_probe.recording.trace.facts import left_out, weights_source
+
     m = trace.manifest
     experts = ", ".join(str(n) for n in sorted({x.num_experts for x in m.layers}))
     slots = ", ".join(str(n) for n in sorted({x.top_k for x in m.layers}))
     revision = f" at {m.model.revision}" if m.model.revision else ""
-    weights = f"weights {m.model.fingerprint[:12]}, {m.model.dtype}" if m.model.fingerprint else "imported"
     lines = [
-        f"model      {m.model.id}{revision} ({m.model.architecture}; {weights})",
+        f"model      {m.model.id}{revision} ({m.model.architecture}; {weights_source(m)})",
         (
             f"layers     {len(m.layers)} MoE layers, experts {experts}, top-k {slots}; "
             f"gate weights {'kept' if m.has_weights else 'not known'}"
         ),
         f"corpus     {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(topics)} topics"
-        + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else ""),
+        + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")
+        + left_out(m, trace.documents),
         f"topics     {', '.join(f'{topic} ({n})' for topic, n in topics.items())}",
         (
             f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import Mode, Out, Sections, Seed, command
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.settings import StatisticsSettings, setting
+from moe_probe.recording.serving.settings import ServerSettings
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
 _CORPUS = typer.Option(
@@ -27,9 +29,13 @@ def register(app: typer.Typer) -> None:
     command(app, "demo", "moe-probe demo --out runs/demo")(demo)
     command(app, "run", "moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(run)
     statistics = ("statistics", "sae", "tree", "ablation")
-    command(app, "collect", "moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine", leave_out=statistics)(
-        collect
-    )
+    command(
+        app,
+        "collect",
+        "moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine",
+        "a served model: moe-probe collect path/to/model --corpus corpus.jsonl --out traces/mine --server http://localhost:8000",
+        leave_out=statistics,
+    )(collect)
     command(app, "analyze", "moe-probe analyze runs/mine --permutations 10000")(analyze)
     command(app, "report", "moe-probe report runs/mine")(report)
 
@@ -117,20 +123,34 @@ def collect(
     ] = None,
     mode: Mode,
     settings: Sections,
+    server: ServerSettings,
     seed: Seed = 0,
     console: Console,
 ) -> None:
-    """Run a corpus through a model and record its routing as a trace."""
+    """Run a corpus through a model, here or at a serving engine (--server), and record its routing as a trace."""
     from moe_probe.recording.collect.blocks import read_part
     from moe_probe.recording.collect.stage import CollectStage
     from moe_probe.runs.config import load_config
 
     config, part = load_config(None, _named({**settings, "seed": seed}, model, corpus)), read_part(shard) if shard else None
-    stage = CollectStage(config.model, config.corpus, config.collect_options())
-    trace = stage.collect(out, mode=mode, say=console.say, shard=part)
+    if server.server is None:
+        stage = CollectStage(config.model, config.corpus, config.collect_options())
+        trace = stage.collect(out, mode=mode, say=console.say, shard=part)
+    else:
+        from moe_probe.recording.serving import collect_from_server
+
+        served = partial(collect_from_server, server=server, options=config.collect_options(), shard=part, mode=mode)
+        trace = served(config.model, config.corpus, out, say=console.say)
+        console.notes(trace.warnings)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     console.result(
-        {"trace": str(out), "documents": trace.manifest.n_documents, "tokens": trace.n_tokens, "bytes": size},
+        {
+            "trace": str(out),
+            "documents": trace.manifest.n_documents,
+            "tokens": trace.n_tokens,
+            "bytes": size,
+            **({"warnings": list(trace.warnings)} if server.server else {}),
+        },
         f"Trace: {out} ({size / 1e6:,.1f} MB). Next: moe-probe analyze {out}",
     )
 

@@ -8,6 +8,7 @@ The tree, with the exit status of the command line:
   - `moe_probe.core.results.NoSuchResultError`, also a KeyError: a result that a run does not have (1)
   - `moe_probe.core.textfiles.BadLineError`: a line of a text file that cannot be read (1)
   - `moe_probe.recording.corpus.document.BadRowError`: a row of a corpus that cannot be used (1)
+  - `moe_probe.recording.serving.client.UnansweredError`: a request that a serving engine gives no usable answer to (1)
   - `moe_probe.features.labels.endpoint.NoAnswerError`: a language model that gives no answer (1)
 
 Any other exception is a fault of this package: its traceback goes to a log file, and the exit status is 1. Ctrl-C ends with 130.

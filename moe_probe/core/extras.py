@@ -14,6 +14,7 @@ EXTRAS = {
     "llm": ("httpx", "tenacity"),
     "notebook": ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext"),
     "quantized": ("accelerate",),
+    "server": ("httpx", "tenacity"),
 }
 
 

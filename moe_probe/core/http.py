@@ -34,18 +34,25 @@ class RetryableError(Exception):
     problem : str
     retry_after_s : float, optional
         Seconds that the server asks to wait.
-    status : int, optional
-        HTTP status of the answer, where there was one.
     """
 
-    def __init__(self, problem: str, retry_after_s: float | None = None, *, status: int | None = None) -> None:
+    #: Further attempts that failures of this kind are worth; None for as many as there are.
+    worth: int | None = None
+
+    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
         super().__init__(problem)
-        self.retry_after_s, self.status = retry_after_s, status
+        self.retry_after_s = retry_after_s
 
     @property
     def waits_too_long(self) -> bool:
         """Whether the server asks for a longer wait than `LONGEST_WAIT_S`."""
         return self.retry_after_s is not None and self.retry_after_s > LONGEST_WAIT_S
+
+
+class SlowError(RetryableError):
+    """An answer did not come in time: many more attempts would take hours."""
+
+    worth = 2
 
 
 def check_address(url: str, what: str, example: str) -> None:
@@ -136,7 +143,7 @@ def retrying(retries: int, sleep: Callable[[float], None]) -> Retrying:
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(RetryableError),
-        stop=lambda state: state.attempt_number > retries or _failure(state).waits_too_long,
+        stop=lambda state: _is_enough(state, retries),
         wait=_wait_s,
         sleep=sleep,
         reraise=True,
@@ -184,7 +191,7 @@ def read_bounded(response: httpx.Response, *, limit: int, timeout_s: float) -> b
 
     Raises
     ------
-    RetryableError
+    SlowError
         When it takes too long.
     MoeProbeError
         When it is larger, or in an encoding whose size cannot be bounded.
@@ -205,7 +212,7 @@ def read_bounded(response: httpx.Response, *, limit: int, timeout_s: float) -> b
         if size > limit:
             raise _too_large(response, size, limit)
         if time.monotonic() > until:
-            raise RetryableError(f"an answer that was not whole after {timeout_s:g} s")
+            raise SlowError(f"an answer that was not whole after {timeout_s:g} s")
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -222,6 +229,12 @@ def _failure(state: RetryCallState) -> RetryableError:
     """Return why the last attempt failed."""
     error = state.outcome.exception() if state.outcome is not None else None
     return error if isinstance(error, RetryableError) else RetryableError("")
+
+
+def _is_enough(state: RetryCallState, retries: int) -> bool:
+    failure = _failure(state)
+    most = retries if failure.worth is None else min(retries, failure.worth)
+    return state.attempt_number > most or failure.waits_too_long
 
 
 def _wait_s(state: RetryCallState) -> float:

@@ -1,7 +1,7 @@
 """Documents and a model, or a file of routing, in; a sealed trace out.
 
-- `corpus` reads labelled documents; `collect` runs a model over them; `importers` read routing that another program
-  recorded.
+- `corpus` reads labelled documents; `collect` runs a model over them; `serving` collects from a vLLM or SGLang server;
+  `importers` read routing that another program recorded.
 - `trace` the sealed directory that all of them write and every later room reads.
 - `rundir` a run directory as all rooms see it: a trace with the folders of its results and SAEs.
 - `run_model` the model of a run, loaded again as it was for the trace.

@@ -29,12 +29,11 @@ def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, 
     """
     m = manifest
     revision = f" at {m.model.revision}" if m.model.revision else ""
-    weights = f"weights {m.model.fingerprint[:12]}, {m.model.dtype}" if m.model.fingerprint else "imported"
     numbers = [layer.layer for layer in m.layers]
     topics = documents["topic"].value_counts(sort=False)
     named = ", ".join(f"{topic} ({n})" for topic, n in topics.head(_TOPICS).items())
     return [
-        ("model", f"{m.model.id}{revision} ({m.model.architecture}; {weights})"),
+        ("model", f"{m.model.id}{revision} ({m.model.architecture}; {weights_source(m)})"),
         ("layers", f"{len(numbers)} MoE layers, {_ranges(numbers)}"),
         (
             "experts",
@@ -46,12 +45,44 @@ def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, 
         (
             "documents",
             f"{m.n_documents:,} documents, {m.n_tokens:,} tokens of {m.corpus.name}"
-            + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else ""),
+            + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")
+            + left_out(m, documents),
         ),
         ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
         ("kept", f"{', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}"),
         ("made with", f"{', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}"),
     ]
+
+
+def weights_source(manifest: Manifest) -> str:
+    """Say which weights a trace was made with, or who ran them."""
+    m = manifest
+    if m.model.fingerprint:
+        return f"weights {m.model.fingerprint[:12]}, {m.model.dtype}"
+    served = m.settings.get("served_model")
+    return f"served as {served} by {m.settings.get('engine')}; weights not verified" if served else "imported"
+
+
+def left_out(manifest: Manifest, documents: pd.DataFrame) -> str:
+    """Say for how many documents of the corpus a server returned no routing.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    documents : pandas.DataFrame
+        Its table of documents.
+
+    Returns
+    -------
+    str
+        Continues a sentence; "" where none is missing, or the trace is a part of a corpus only.
+    """
+    m = manifest
+    if "served_model" not in m.settings or m.shard_of is not None:
+        return ""
+    n_answers = int((documents["part"] == "answer").sum()) if "answers_of" in m.settings else 0
+    n = m.corpus.n_documents - (m.n_documents - n_answers)
+    return f"; {n:,} document{'' if n == 1 else 's'} left out, without routing from the server" if n > 0 else ""
 
 
 def _several(values: set[int]) -> str:
