@@ -62,6 +62,11 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
         f"corpus     {m.corpus.name}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(topics)} topics"
         + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")
         + left_out(m, trace.documents),
+        *(
+            [f"part       {m.part} of the corpus's {m.corpus.n_documents:,} documents; moe-probe merge joins all parts"]
+            if m.shard_of
+            else []
+        ),
         f"topics     {', '.join(f'{topic} ({n})' for topic, n in topics.items())}",
         (
             f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "
@@ -79,12 +84,17 @@ def verify(
     console: Console,
 ) -> None:
     """Check every byte of a trace against its checksums."""
+    from moe_probe.recording.trace import Trace
     from moe_probe.recording.trace import verify as verify_trace
 
     problems = verify_trace(path)
+    manifest = None if problems else Trace.open(path).manifest
+    part = manifest.shard_of if manifest else None
     console.result(
-        {"trace": str(path), "ok": not problems, "problems": problems},
-        "\n".join(problems) if problems else f"{path} is whole",
+        {"trace": str(path), "ok": not problems, "problems": problems} | ({"shard_of": list(part)} if part else {}),
+        "\n".join(problems)
+        if manifest is None
+        else f"{path} is whole" + (f" ({manifest.part} of the corpus)" if part else ""),
     )
     if problems:
         raise MoeProbeError(f"{path} is damaged", problems[0], "a copy, or collect again with --force")

@@ -78,6 +78,26 @@ def test_stages_one_by_one(call, checkpoint: Path, corpus_file: Path, tmp_path: 
     assert done.status == 0 and (tmp_path / "mytrace-run" / "report.html").exists()
 
 
+def test_parts_collected_apart_and_merged(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    collect = ("collect", checkpoint, "--corpus", corpus_file, "--shard-tokens", 300, "--quiet")
+    for i in (1, 0):
+        done = call(*collect, "--shard", f"{i}/2", "--out", tmp_path / f"part-{i}")
+        assert done.status == 0 and done.err == ""
+    assert "part       part 1/2 of the corpus's 24 documents" in call("info", tmp_path / "part-1").out
+    assert "is whole (part 1/2 of the corpus)" in call("verify", tmp_path / "part-1").out
+    alone = call("merge", tmp_path / "part-1", "--out", tmp_path / "merged")
+    assert alone.status == 1 and "part 0/2 is missing" in alone.err and not (tmp_path / "merged").exists()
+    merged = call("merge", tmp_path / "part-*", "--out", tmp_path / "merged", "--json")
+    assert merged.status == 0 and json.loads(merged.out)["documents"] == 24
+    assert call("info", tmp_path / "merged", "--json").out.count('"shard_of": null') == 1
+    assert call(*collect, "--out", tmp_path / "whole").status == 0
+    both = [(tmp_path / name / "trace.json").read_bytes() for name in ("merged", "whole")]
+    assert both[0] == both[1]  # it has the checksums of all files
+    for shard, words in (("2/2", "counted from 0 to 1"), ("one", "is written i/n")):
+        wrong = call(*collect, "--shard", shard, "--out", tmp_path / "wrong")
+        assert wrong.status == 2 and words in wrong.err and not (tmp_path / "wrong").exists()
+
+
 def test_check(call, checkpoint: Path) -> None:
     done = call("check", checkpoint, "--tokens", 1e9, "--json")
     data = json.loads(done.out)

@@ -35,7 +35,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     options: CollectOptions | None = None,
     shard: tuple[int, int] | None = None,
     mode: str = "new",
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Trace:
     """Run a corpus through a model and record its routing as a trace.
 
@@ -53,8 +53,8 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         their own that `moe_probe.recording.trace.merge_traces` joins; the result equals a trace of the whole corpus.
     mode : {"new", "resume", "force"}
         What to do with a trace that exists: refuse, continue it, start over.
-    progress : bool
-        Show a progress bar.
+    progress : bool, optional
+        Show a progress bar, or none; as `moe_probe.core.progress.showing` says when omitted.
 
     Returns
     -------

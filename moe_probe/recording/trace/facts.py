@@ -46,6 +46,7 @@ def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, 
             "documents",
             f"{m.n_documents:,} documents, {m.n_tokens:,} tokens of {m.corpus.name}"
             + (f"; {m.corpus.skipped_rows} bad rows left out" if m.corpus.skipped_rows else "")
+            + (f"; {m.part} of its {m.corpus.n_documents:,} documents" if m.shard_of else "")
             + left_out(m, documents),
         ),
         ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
