@@ -46,7 +46,7 @@ def collect_part(
     from moe_probe.recording.collect import CollectOptions, collect_trace
     from moe_probe.recording.corpus import Corpus
 
-    loaded = load_model(model, progress=False)
+    loaded = load_model(model, dtype="float32", progress=False)  # bfloat16 takes long on processors without units for it
     ready, corpus = time.process_time(), Corpus(corpus_path)
     corpus.summarize()
     read = time.process_time()
@@ -125,6 +125,11 @@ class Assumptions:
         Time of collecting over that of the plain forward pass.
     start : float
         Seconds of a process before its first batch: imports, loading, fingerprint, self-check.
+    text : float
+        Bytes of text per token.
+    reading : float
+        Bytes of text per second at which a process reads the whole corpus: to check and hash it, and to pass over what
+        comes before its part.
     price : float
         Dollars per device and hour.
     """
@@ -134,12 +139,15 @@ class Assumptions:
     rate: float = 32_000.0
     overhead: float = 1.05
     start: float = 300.0
+    text: float = 4.4
+    reading: float = 10e6
     price: float = 3.5
 
 
 def hours(given: Assumptions, devices: int) -> float:
-    """Wall-clock hours of collecting on some devices at once: start-up, and an equal share of the tokens each."""
-    return (given.start + given.tokens * given.overhead / given.rate / devices) / 3600
+    """Wall-clock hours of collecting on some devices at once: start-up, the whole corpus read, an equal share of tokens each."""
+    reading = given.tokens * given.text / given.reading
+    return (given.start + reading + given.tokens * given.overhead / given.rate / devices) / 3600
 
 
 def bytes_per_token(shape: Shape, given: Assumptions) -> dict[str, float]:
