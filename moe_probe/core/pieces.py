@@ -249,6 +249,12 @@ def _decoder(tokenizer: Any) -> str:
     state = (
         getattr(core.decoder, "__getstate__", lambda: b"{}")() if core is not None and core.decoder is not None else b"{}"
     )
+    return _decoder_of(state)
+
+
+@lru_cache(maxsize=16)
+def _decoder_of(state: bytes) -> str:
+    """Read what `_decoder` returns from a fast tokenizer's decoder, as JSON."""
     parts = json.loads(state)
     return "ByteLevel" if any(p.get("type") == "ByteLevel" for p in (parts, *parts.get("decoders", ()))) else ""
 

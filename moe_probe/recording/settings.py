@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.settings import Settings, setting
@@ -82,7 +82,8 @@ class CollectOptions(Settings):
         Tokens of the longest window, and of the left context that later windows repeat; 0 and -1 stand for what the model
         allows (at most 4096) and an eighth of that.
     batch_tokens : int
-        Tokens of a forward pass at most (a single window may be longer).
+        Tokens of a forward pass at most (a single window may be longer); 0 or ``auto`` chooses by the memory that is free
+        (4096 without a GPU). Less is tried where memory does not suffice.
     shard_tokens : int
         Tokens after which a shard is written: what an interruption can cost at most.
     text : bool
@@ -100,10 +101,15 @@ class CollectOptions(Settings):
     hidden_layers: tuple[int, ...] = setting((), "MoE layers at which these are kept, as 1,3 or 0-5; all if none")
     max_length: int = setting(0, "tokens of the longest window (0: the model's context, up to 4096)", ge=0)
     overlap: int = setting(-1, "tokens of context that windows repeat (-1: an eighth of a window)", ge=-1)
-    batch_tokens: int = setting(4096, "tokens of a forward pass", ge=1)
+    batch_tokens: int = setting(0, "tokens of a forward pass (0: as many as fit into a GPU; 4096 without one)", ge=0)
     shard_tokens: int = setting(65536, "tokens of a shard: what an interruption can cost", ge=1)
     text: bool = setting(True, "keep the documents' text in the trace", flag="--text/--no-text")
     seed: int = setting(0, "seed of every random choice", flag="-")
+
+    @field_validator("batch_tokens", mode="before")
+    @classmethod
+    def _accept_auto(cls, given: Any) -> Any:
+        return 0 if given == "auto" else given
 
     @model_validator(mode="after")
     def _check_parts(self) -> CollectOptions:

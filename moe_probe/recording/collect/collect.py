@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from moe_probe.core.errors import UsageError
-from moe_probe.core.progress import Bar
+from moe_probe.core.progress import Bar, Say, silent
 from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
 from moe_probe.core.text import some_of
-from moe_probe.recording.collect.blocks import Block, block_bytes, blocks_of_part, cut_blocks, documents_of
-from moe_probe.recording.collect.tables import document_rows, token_columns
-from moe_probe.recording.collect.windows import EncodedDocument, Encoder, make_encoder
-from moe_probe.recording.corpus import Corpus, Document
+from moe_probe.recording.collect.blocks import block_bytes, blocks_of_part, cut_blocks, documents_of
+from moe_probe.recording.collect.windows import Encoder, make_encoder
+from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.settings import CollectOptions
 from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.recording.trace.files import read_manifest
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
-    from moe_probe.recording.collect.batches import ShardArrays
     from moe_probe.recording.corpus import CorpusSummary
 
 
@@ -36,6 +31,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     shard: tuple[int, int] | None = None,
     mode: str = "new",
     progress: bool | None = None,
+    say: Say = silent,
 ) -> Trace:
     """Run a corpus through a model and record its routing as a trace.
 
@@ -55,6 +51,8 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         What to do with a trace that exists: refuse, continue it, start over.
     progress : bool, optional
         Show a progress bar, or none; as `moe_probe.core.progress.showing` says when omitted.
+    say : callable, optional
+        Takes a sentence for the person at the terminal: that batches were made smaller, since memory did not suffice.
 
     Returns
     -------
@@ -69,6 +67,10 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     UsageError
         When there is no such part, or the corpus is too small for so many.
     """
+    from moe_probe.models import RoutingCapture
+    from moe_probe.recording.collect.passes import Passes
+    from moe_probe.recording.collect.pipeline import SMALLER_FROM, Collection
+
     options = options or CollectOptions()
     summary = corpus.summarize()
     encoder = make_encoder(loaded.tokenizer, loaded.max_length, options)
@@ -77,54 +79,27 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         encoder(document)
     n_bytes = block_bytes(encoder, summary.opening, options.shard_tokens)
     blocks = blocks_of_part(cut_blocks(summary.sizes, n_bytes), shard)
-    manifest = _manifest(loaded, corpus, summary, encoder, options)
-    manifest = manifest.model_copy(update={"shard_of": shard, "settings": {**manifest.settings, "block_bytes": n_bytes}})
     root = Path(path)
-    if mode == "force" and (root / MANIFEST).exists():
-        shutil.rmtree(root)
-    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
-    if not writer.sealed:
-        total = sum(block.n_documents for block in blocks)
-        with Bar("collect", total=total, initial=writer.n_documents, unit="documents", shown=progress) as bar:
-            todo = documents_of(blocks[len(writer.shards) :], corpus)
-            _Collection(loaded, encoder, writer, options).append(todo, bar)
+    begun = read_manifest(root).settings if mode == "resume" and (root / MANIFEST).exists() else {}
+    parts, layers = [site.part for site in options.sites], options.hidden_layers or None
+    with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=layers) as capture:
+        passes = Passes(loaded, capture, options, expert_dtype=_expert_dtype(loaded))
+        size = options.batch_tokens or int(begun.get("batch_tokens") or 0)
+        size = size or passes.automatic_batch_tokens(encoder, summary.opening)
+        smaller = {name: value for name, value in begun.items() if name.startswith(SMALLER_FROM)}
+        manifest = _manifest(loaded, corpus, summary, encoder, options)
+        settings = {"batch_tokens": size, **manifest.settings, "block_bytes": n_bytes, **smaller}
+        manifest = manifest.model_copy(update={"shard_of": shard, "settings": settings})
+        if mode == "force" and (root / MANIFEST).exists():
+            shutil.rmtree(root)
+        writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+        if not writer.sealed:
+            size = min([size, *(int(value or size) for value in smaller.values())])
+            collection = Collection(passes, encoder, writer, batch_tokens=size, say=say)
+            total = sum(block.n_documents for block in blocks)
+            with Bar("collect", total=total, initial=writer.n_documents, unit="documents", shown=progress) as bar:
+                collection.append(documents_of(blocks[len(writer.shards) :], corpus), bar)
     return writer.seal()
-
-
-@dataclass(frozen=True)
-class _Collection:
-    """What collecting takes beside the documents."""
-
-    loaded: LoadedModel
-    encoder: Encoder
-    writer: TraceWriter
-    options: CollectOptions
-
-    def append(self, blocks: Iterator[tuple[Block, list[Document]]], bar: Bar) -> None:
-        """Run blocks of documents through the model and append each to the trace as a shard."""
-        from moe_probe.models import RoutingCapture
-        from moe_probe.recording.collect.batches import ShardArrays, run_shard
-
-        loaded, writer, options = self.loaded, self.writer, self.options
-        parts = [site.part for site in options.sites]
-        with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=options.hidden_layers or None) as capture:
-            for block, documents in blocks:
-                shard = [self.encoder(document) for document in documents]
-                n_tokens = sum(len(d.ids) for d in shard)
-                sampled = _sample(options, index=block.number, n_tokens=n_tokens)
-                dtype = writer.manifest.expert_dtype
-                arrays = ShardArrays(loaded, n_tokens, dtype=dtype, keep=options.sites, sampled=sampled)
-                window_tokens = sum(len(w.ids) for d in shard for w in d.windows)
-                for batch in run_shard(loaded, capture, shard, arrays, batch_tokens=options.batch_tokens):
-                    bar.update(min(round(len(shard) * batch / window_tokens), (bar.total or 0) - bar.n))
-                arrays.number_rows()
-                self._write(shard, arrays)
-                bar.update(writer.n_documents - bar.n, note=f"{sum(s.n_tokens for s in writer.shards):,} tokens")
-
-    def _write(self, shard: list[EncodedDocument], arrays: ShardArrays) -> None:
-        rows, tokens = document_rows(shard, text=self.options.text), token_columns(shard, self.encoder)
-        experts, weights, extras = arrays.experts, arrays.weights, arrays.extras
-        self.writer.append(documents=rows, tokens=tokens, experts=experts, weights=weights, extras=extras)
 
 
 def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
@@ -157,7 +132,7 @@ def _manifest(
             skipped_rows=len(summary.skipped),
         ),
         layers=tuple(sites),
-        expert_dtype="uint8" if max(s.num_experts for s in sites) < 256 else "uint16",
+        expert_dtype=_expert_dtype(loaded),
         has_weights=True,
         has_text=options.text,
         kept=options.parts(),
@@ -166,7 +141,6 @@ def _manifest(
         seed=options.seed,
         versions={name: version(name) for name in ("torch", "transformers", "numpy")},
         settings={
-            "batch_tokens": options.batch_tokens,
             "shard_tokens": options.shard_tokens,
             "token_text": encoder.token_text,
             **({"hidden_layers": ",".join(map(str, options.hidden_layers))} if options.hidden_layers else {}),
@@ -174,10 +148,5 @@ def _manifest(
     )
 
 
-def _sample(options: CollectOptions, *, index: int, n_tokens: int) -> np.ndarray | None:
-    if not options.samples_tokens:
-        return None
-    chosen = np.random.default_rng([options.seed, index]).random(n_tokens) < options.hidden_share
-    if not chosen.any():
-        chosen[0] = True  # a shard cannot store an empty tensor
-    return np.where(chosen, np.cumsum(chosen) - 1, -1)
+def _expert_dtype(loaded: LoadedModel) -> Literal["uint8", "uint16"]:
+    return "uint8" if max(site.info.num_experts for site in loaded.sites) < 256 else "uint16"

@@ -81,7 +81,7 @@ class CollectStage(Stage):
         report.raise_if_failed()
         worst = max(site.relative_error for site in report.sites)
         say(f"checked: recording leaves outputs unchanged; recorded routing explains every block (error {worst:.1e})")
-        trace = collect_trace(loaded, corpus, path, options=self.options, shard=shard, mode=mode)
+        trace = collect_trace(loaded, corpus, path, options=self.options, shard=shard, mode=mode, say=say)
         if trace.manifest.corpus.skipped_rows:
             say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
         m = trace.manifest

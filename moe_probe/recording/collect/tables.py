@@ -55,6 +55,6 @@ def token_columns(shard: Sequence[EncodedDocument], encoder: Encoder) -> dict[st
         "document": np.repeat(np.arange(len(shard)), lengths),
         "position": np.concatenate([np.arange(n) for n in lengths]),
         "token_id": ids,
-        "token": [encoder.string(int(i)) for i in ids],
+        "token": encoder.strings(ids),
         "special": np.concatenate([d.special for d in shard]),
     }

@@ -87,12 +87,13 @@ class Shard:
 
     def tokens_table(self, offset: int) -> pa.Table:
         """Build the table of tokens; `offset` is the trace's row of the shard's first document."""
+        token = self.tokens["token"]
         return pa.table(
             {
                 "document": pa.array(np.asarray(self.tokens["document"], dtype=np.int64) + offset, pa.int32()),
                 "position": pa.array(np.asarray(self.tokens["position"]), pa.int32()),
                 "token_id": pa.array(np.asarray(self.tokens["token_id"]), pa.int32()),
-                "token": pa.array(self.tokens["token"], pa.string()),
+                "token": token if isinstance(token, pa.Array) else pa.array(token, pa.string()),
                 "special": pa.array(self._special, pa.bool_()),
             }
         )

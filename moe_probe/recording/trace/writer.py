@@ -117,6 +117,24 @@ class TraceWriter:
         """Documents in whole shards."""
         return sum(s.n_documents for s in self.shards)
 
+    def note_settings(self, more: Mapping[str, str | int | float | bool | None]) -> None:
+        """Add settings that changed while the trace is being written, before what they change is appended.
+
+        Parameters
+        ----------
+        more : mapping
+            By name, as in ``Manifest.settings``.
+
+        Raises
+        ------
+        MoeProbeError
+            When the disk refuses.
+        """
+        settings = {**self.manifest.settings, **more}
+        self.manifest = self.manifest.model_copy(update={"settings": settings})
+        with disk_errors(self.root, keeps="whole shards are kept"):
+            write_manifest(self.root, self.manifest)
+
     def append(
         self,
         *,
