@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.console import Console
+from moe_probe.cli.model_choice import serve_first_process
 from moe_probe.cli.options import command
-from moe_probe.models.settings import LoadOptions
+from moe_probe.models.settings import LoadOptions, ModelSettings
 
 if TYPE_CHECKING:
     from moe_probe.models import CheckReport, LoadedModel
@@ -29,6 +30,7 @@ def check(
     """Prove that a model's routing can be recorded, and say what a corpus would cost."""
     from moe_probe.models import estimate, load_model, self_check
 
+    serve_first_process(ModelSettings(name=model, **options.model_dump()))
     console.say(f"loading {model}")
     loaded = load_model(model, **options.model_dump())
     found = self_check(loaded)

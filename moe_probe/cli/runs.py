@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from moe_probe.cli.console import Console, need_label
-from moe_probe.cli.model_choice import ModelChoice
+from moe_probe.cli.model_choice import ModelChoice, serve_first_process
 from moe_probe.cli.options import Mode, Out, Sections, Seed, command
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.recording.serving.settings import ServerSettings
 
@@ -27,7 +27,7 @@ _CORPUS = typer.Option(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "demo", "moe-probe demo --out runs/demo")(demo)
-    command(app, "run", "moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine")(run)
+    command(app, "run", "moe-probe run path/to/model --corpus corpus.jsonl --out runs/mine", leave_out=("tp_plan",))(run)
     statistics = ("statistics", "sae", "tree", "ablation")
     command(
         app,
@@ -99,7 +99,14 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
     from moe_probe.runs.config import load_config
     from moe_probe.runs.pipeline import run as run_pipeline
 
-    outcome = run_pipeline(load_config(config, settings), out, mode=mode, say=console.say)
+    made = load_config(config, settings)
+    if made.model.tp_plan is not None:
+        raise UsageError(
+            "a whole run cannot be split over processes",
+            "knock-outs and spliced activations are impossible there",
+            "torchrun ... -m moe_probe collect MODEL --tp-plan auto, then moe-probe analyze TRACE",
+        )
+    outcome = run_pipeline(made, out, mode=mode, say=console.say)
     console.result(
         {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)},
         f"Report: {outcome.report}",
@@ -134,6 +141,7 @@ def collect(
 
     config, part = load_config(None, _named({**settings, "seed": seed}, model, corpus)), read_part(shard) if shard else None
     if server.server is None:
+        serve_first_process(config.model)
         stage = CollectStage(config.model, config.corpus, config.collect_options())
         trace = stage.collect(out, mode=mode, say=console.say, shard=part)
     else:

@@ -15,6 +15,7 @@ EXTRAS = {
     "notebook": ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext"),
     "quantized": ("accelerate",),
     "server": ("httpx", "tenacity"),
+    "compressed": ("compressed_tensors", "accelerate"),
 }
 
 

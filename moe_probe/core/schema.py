@@ -16,6 +16,8 @@ TRACE_FORMAT = "moe_probe.trace"
 TRACE_VERSION = 1
 #: File of a trace that describes its other files.
 MANIFEST = "trace.json"
+#: How fingerprints of weights are computed today; it stands behind the hash. Those of earlier versions have nothing there.
+FINGERPRINT_SCHEME = "t1"
 #: Types that weights can be loaded in.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -59,7 +61,8 @@ class ModelInfo(_Model):
     id: str
     revision: str | None = None
     architecture: str = "unknown"
-    #: SHA-256 over names, shapes, dtypes and bytes of router and expert tensors; "" when imported.
+    #: SHA-256 over names, shapes, dtypes and bytes of router and expert tensors, and how it was computed
+    #: (`FINGERPRINT_SCHEME`); "" when imported.
     fingerprint: str = ""
     dtype: str = "unknown"
     quantization: str | None = None
@@ -136,6 +139,11 @@ class Manifest(_Model):
     def part(self) -> str:
         """Say which part of the corpus this is, as ``--shard`` counts: ``part 1/4``, or ``the whole``."""
         return "the whole" if self.shard_of is None else f"part {self.shard_of[0]}/{self.shard_of[1]}"
+
+
+def fingerprint_scheme(fingerprint: str) -> str:
+    """Return how a fingerprint was computed: what stands behind its hash, "" for those of earlier versions."""
+    return fingerprint.partition("-")[2]
 
 
 def need_same_weights(loaded: ModelInfo, made_by: ModelInfo) -> None:

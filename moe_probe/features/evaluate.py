@@ -105,7 +105,7 @@ def evaluate(
 
     settings = settings or EvaluateSettings()
     if loaded is not None:
-        need_same_weights(loaded.info, run.manifest.model)
+        need_same_weights(loaded.like(run.manifest.model).info, run.manifest.model)
     saes = saes or RunSaes(run)
     measured = _SplicedLosses(loaded, run, settings)
     rows: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
 from .adapters import ADAPTERS
 from .adapters.base import MoeSite, Observation
 from .capture import KEEPABLE_PARTS, RoutingCapture, SiteRecord
-from .check import CheckReport, SiteCheck, estimate, forward_inputs, input_device, self_check
-from .discover import find_moe_layers
+from .check import CheckReport, SiteCheck, estimate, forward_inputs, self_check
+from .discover import find_moe_layers, input_device
 from .identity import fingerprint, tokenizer_hash
 from .intervene import Intervention, intervened, mean_outputs
 from .load import LoadedModel, load_model

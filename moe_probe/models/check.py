@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import is_missing
 from moe_probe.models.adapters import ADAPTERS
-from moe_probe.models.adapters.base import MoeSite, execution_device
+from moe_probe.models.adapters.base import MoeSite, Observation
 from moe_probe.models.capture import RoutingCapture, SiteRecord
-from moe_probe.models.discover import find_moe_layers, unwrap
+from moe_probe.models.discover import find_moe_layers, input_device, unwrap
 from moe_probe.models.hooks import hooked
+from moe_probe.models.parallel import Leader, leader_of
 
 if TYPE_CHECKING:
     from moe_probe.models.load import LoadedModel
@@ -171,12 +172,6 @@ def forward_inputs(
     return inputs
 
 
-def input_device(model: nn.Module) -> torch.device:
-    """Device on which a model expects its token ids, also where its weights are offloaded."""
-    embedding: nn.Module = unwrap(model).get_input_embeddings()  # type: ignore[operator]
-    return execution_device(embedding)
-
-
 def estimate(sites: Sequence[MoeSite], n_tokens: int) -> int:
     """Estimate the bytes that routing takes in a trace: ids (1 byte up to 255 experts, else 2) and float16 weights.
 
@@ -222,11 +217,16 @@ def self_check(
     sites = find_moe_layers(model) if sites is None else sites
     ids = _arbitrary_tokens(model) if input_ids is None else input_ids
     inputs = forward_inputs(model, ids.to(input_device(model)))
+    leader = leader_of(model)
     with torch.no_grad():
         plain = _tensors(model(**inputs))
-        with RoutingCapture(model, sites, keep=_keep(sites)) as capture, _totals(sites) as totals:
+        keep = _keep(sites) - ({"expert_outputs"} if leader else set())
+        with RoutingCapture(model, sites, keep=keep) as capture, _totals(sites) as totals, _seen(sites, leader) as seen:
             watched = _tensors(model(**inputs))
             records = capture.take()
+        if leader:  # all processes compute the experts' outputs, which they cannot do in the middle of a pass
+            outputs = [leader.contributions(site, calls[0]) for site, calls in zip(sites, seen, strict=True)]
+            records = [r._replace(expert_outputs=y) for r, y in zip(records, outputs, strict=True)]
     unchanged = len(plain) == len(watched) and all(map(_same_bits, plain, watched))
     return CheckReport(unchanged, tuple(map(_site_check, sites, records, totals)), ids.numel())
 
@@ -257,9 +257,24 @@ def _totals(sites: Sequence[MoeSite]) -> Iterator[list[list[Tensor]]]:
         yield totals
 
 
+@contextmanager
+def _seen(sites: Sequence[MoeSite], leader: Leader | None) -> Iterator[list[list[Observation]]]:
+    """Keep what the experts of every site are called with, of models that are split over processes."""
+    seen: list[list[Observation]] = [[] for _ in sites]
+    with ExitStack() as stack:
+        for site, calls in zip(sites, seen, strict=True) if leader else ():
+
+            def keep(one: Observation, calls: list[Observation] = calls) -> None:
+                calls.append(Observation(*(x.detach().clone() for x in one[:3])))
+
+            stack.enter_context(hooked(ADAPTERS[site.adapter].attach(site, keep)))
+        yield seen
+
+
 def _site_check(site: MoeSite, record: SiteRecord, totals: list[Tensor]) -> SiteCheck:
     assert record.expert_outputs is not None
-    recomputed, mixture = record.expert_outputs.double().sum(dim=1), torch.cat(totals).double()
+    mixture = torch.cat(totals).double()
+    recomputed = record.expert_outputs.to(mixture.device).double().sum(dim=1)
     norm = mixture.norm()
     precision = {p.dtype for part in ADAPTERS[site.adapter].parts(site) for p in part.parameters()}
     return SiteCheck(

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import MoeLayer
 from moe_probe.models.adapters import ADAPTERS
-from moe_probe.models.adapters.base import Adapter, MatchedBlock, MoeSite
+from moe_probe.models.adapters.base import Adapter, MatchedBlock, MoeSite, execution_device
 
 #: Parts of a model that plain text does not run through: pictures, sound, speech output, drafting heads.
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|video|talker|code2wav|mtp|nextn")
@@ -25,6 +26,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Return the model itself, where it was handed over compiled."""
     original = getattr(model, "_orig_mod", None)
     return original if isinstance(original, nn.Module) else model
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Device on which a model expects its token ids, also where its weights are offloaded."""
+    embedding: nn.Module = unwrap(model).get_input_embeddings()  # type: ignore[operator]
+    return execution_device(embedding)
 
 
 def find_moe_layers(model: nn.Module, *, stacks: Collection[str] = ("decoder", "encoder"), note: str = "") -> list[MoeSite]:

@@ -20,6 +20,15 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+def runs_own_forward(module: nn.Module) -> bool:
+    """Whether calling a module runs the forward of its class.
+
+    The package accelerate replaces the forwards of models on several devices by ones that fetch weights and move inputs
+    first: these count as their own. Others (compiled parts, models split over processes) do not.
+    """
+    return "forward" not in vars(module) or hasattr(module, "_hf_hook")
+
+
 @contextmanager
 def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Replace the forwards of modules inside the ``with`` block, by attributes of these objects alone."""

@@ -17,6 +17,7 @@ from moe_probe.core.text import some_of
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite, Observation
 from moe_probe.models.hooks import hooked, replaced_forwards
+from moe_probe.models.parallel import refuse_split
 from moe_probe.models.settings import HOW
 
 #: ``mask``: the router cannot choose the experts; the next best replace them, and the model renormalises gate weights as
@@ -78,8 +79,9 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
     Raises
     ------
     MoeProbeError
-        When an expert does not exist, masking would leave fewer experts than a token chooses, or the family's router does
-        not choose by logits of its own (but by a hash of the token, or by products of keys): zero and mean work there too.
+        When an expert does not exist, masking would leave fewer experts than a token chooses, the model is split over
+        processes, or the family's router does not choose by logits of its own (but by a hash of the token, or by products
+        of keys): zero and mean work there too.
     """
     n = site.info.num_experts
     wrong = [e for e in change.experts if not 0 <= e < n]
@@ -89,6 +91,7 @@ def intervened(site: MoeSite, change: Intervention) -> Iterator[None]:
             f"it has {n}",
             f"name experts from 0 to {n - 1}",
         )
+    refuse_split(site.block, "interventions")
     if change.how == "mask" and n - len(set(change.experts)) < site.info.top_k:
         raise MoeProbeError(
             f"{len(set(change.experts))} of {n} experts cannot be masked",
@@ -184,6 +187,7 @@ def _changed_slots(seen: Observation, change: Intervention) -> Tensor:
 
 def _difference(site: MoeSite, seen: Observation, change: Intervention) -> Tensor:
     """Compute what is to be added to the sum over slots, shape (T, d)."""
+    seen = seen.together()
     delta = seen.expert_input.new_zeros(len(seen.experts), seen.expert_input.shape[-1])
     token, slot = _changed_slots(seen, change).nonzero(as_tuple=True)
     if len(token) == 0:
@@ -222,6 +226,7 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
 
     def add(seen: Observation) -> None:
         nonlocal total
+        seen = seen.together()
         token, slot = ((seen.weights != 0) & (seen.experts < site.info.num_experts)).nonzero(as_tuple=True)
         outputs = _slot_outputs(site, seen, token, slot).double().cpu()
         if total is None:
@@ -235,5 +240,6 @@ def mean_outputs(site: MoeSite) -> Iterator[Callable[[], Tensor]]:
             raise MoeProbeError("no expert's output was recorded", "the model did not run", "run it inside the with block")
         return (total / weight.clamp_min(1e-12)[:, None]).float()
 
+    refuse_split(site.block, "mean outputs of experts")
     with hooked(ADAPTERS[site.adapter].attach(site, add)):
         yield means

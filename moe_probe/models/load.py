@@ -5,19 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.core.extras import need_extra
-from moe_probe.core.schema import DTYPES, ModelInfo
+from moe_probe.core.schema import DTYPES, ModelInfo, fingerprint_scheme
 from moe_probe.models.adapters.base import MoeSite
 from moe_probe.models.diagnose import explained
-from moe_probe.models.discover import find_moe_layers
+from moe_probe.models.discover import find_moe_layers, input_device
 from moe_probe.models.identity import fingerprint
+from moe_probe.models.parallel import lead_or_follow, leader_of
+from moe_probe.models.placement import DeviceMap, MaxMemory, placement_options
+from moe_probe.models.quantization import dequantised, quantization_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Context length in tokens where neither model nor tokenizer has one (models with relative positions).
@@ -30,10 +34,6 @@ _AUTO_CLASSES = (
     "AutoModelForTokenClassification",
     "AutoModel",
 )
-#: Quantisations whose checkpoints transformers reads only with the package accelerate.
-_NEED_ACCELERATE = (
-    "aqlm awq bitnet bitsandbytes bitsandbytes_4bit bitsandbytes_8bit eetq fbgemm_fp8 fp8 higgs mxfp4 quanto spqr vptq"
-)
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
 _HEADS = ("lm_head", "score", "classifier")
 
@@ -45,7 +45,7 @@ class LoadedModel:
     Attributes
     ----------
     model : PreTrainedModel
-        In evaluation mode, on its device.
+        In evaluation mode, on its device or devices.
     tokenizer : PreTrainedTokenizerBase
         Of the same checkpoint.
     info : ModelInfo
@@ -62,6 +62,50 @@ class LoadedModel:
     sites: tuple[MoeSite, ...]
     max_length: int
 
+    @property
+    def input_device(self) -> torch.device:
+        """Device that the model expects its token ids on; other layers may be on other devices."""
+        return input_device(self.model)
+
+    def like(self, made_by: ModelInfo) -> LoadedModel:
+        """Return this model with its fingerprint computed as that of an earlier trace was, so that they can be compared.
+
+        Parameters
+        ----------
+        made_by : ModelInfo
+            Of the trace.
+
+        Returns
+        -------
+        LoadedModel
+            This one, where both are computed alike.
+        """
+        same = self.fingerprint_like(made_by.fingerprint)
+        return (
+            self if same == self.info.fingerprint else replace(self, info=self.info.model_copy(update={"fingerprint": same}))
+        )
+
+    def fingerprint_like(self, stored: str) -> str:
+        """Compute this model's fingerprint as a stored one was computed.
+
+        Parameters
+        ----------
+        stored : str
+            Of a trace or an SAE; "" where it is not known.
+
+        Returns
+        -------
+        str
+        """
+        if not stored or fingerprint_scheme(stored) == fingerprint_scheme(self.info.fingerprint):
+            return self.info.fingerprint
+        return self._former_fingerprint
+
+    @cached_property
+    def _former_fingerprint(self) -> str:
+        leader = leader_of(self.model)
+        return leader.fingerprint("") if leader else fingerprint(self.model, self.sites, scheme="")
+
 
 def load_model(  # noqa: PLR0913 - public API: keyword-only options with defaults
     name_or_path: str | Path,
@@ -69,6 +113,10 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
+    offload_folder: str | Path | None = None,
+    tp_plan: str | None = None,
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
     progress: bool = True,
@@ -88,6 +136,16 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         ``auto`` (as stored), ``float32``, ``bfloat16``, ``float16`` or ``float64``.
     device : str
         ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes the first GPU if there is one.
+    device_map : str or mapping, optional
+        Spread the layers over several devices: ``auto``, ``balanced``, ``balanced_low_0``, ``sequential``, a JSON file or
+        a mapping of modules to devices (a number, ``cpu``, ``disk``).
+    max_memory : str or mapping, optional
+        Most that goes on each device of the map: ``0=70GiB,cpu=100GiB``.
+    offload_folder : str or Path, optional
+        Folder for the weights that the map puts on ``disk``.
+    tp_plan : {"auto", "experts"}, optional
+        Under torchrun, split every layer over the processes, or give each process whole experts. The first process
+        drives; in the others this call serves its forward passes, and ends the process when the first one is done.
     trust_remote_code : bool
         Run Python code that comes with the checkpoint.
     experts_implementation : str, optional
@@ -104,7 +162,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     MoeProbeError
         If anything is missing, unreachable, unknown or dense; the message says what, and what to try.
     UsageError
-        For an unknown type of weights, device or implementation of experts.
+        For an unknown type of weights, device or implementation of experts, and for options that exclude each other.
     """
     _check_options(dtype, experts_implementation)
     name = str(name_or_path)
@@ -112,17 +170,17 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local is None and revision is not None:
         source["revision"] = revision
-    target = _device(device)
-
-    with explained(name, part="configuration"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(name, **source)
+    placed = placement_options(
+        device=device,
+        device_map=device_map,
+        max_memory=max_memory,
+        offload_folder=offload_folder,
+        tp_plan=tp_plan,
+    )
+    config = _read_config(name, source)
     if local is not None:
         _check_weights(local)
-    quantization, options, note = _quantization(config)
-    if quantization in _NEED_ACCELERATE.split():
-        need_extra("quantized", f"checkpoints quantised as {quantization}")
+    quantization, options, note = quantization_of(config)
     with explained(name, part="weights"), _progress_bar(shown=progress):
         model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
             name,
@@ -131,12 +189,13 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
             use_safetensors=True,
             output_loading_info=True,
             **({"experts_implementation": experts_implementation} if experts_implementation else {}),
+            **placed.options(quantized=quantization is not None),
             **options,
             **source,
         )
     _check_complete(name, report)
-    model = model.eval().to(target)
-    sites = tuple(find_moe_layers(model, note=note))
+    model = placed.moved(model.eval())
+    sites = tuple(find_moe_layers(model, note=note or dequantised(model, quantization)))
     tokenizer = _tokenizer(name, source)
     info = ModelInfo(
         id=name,
@@ -145,8 +204,10 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         fingerprint=fingerprint(model, sites),
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=quantization,
-        n_parameters=sum(p.numel() for p in model.parameters()),
+        n_parameters=model.num_parameters(),
     )
+    if tp_plan is not None:
+        lead_or_follow(model, sites)
     return LoadedModel(model, tokenizer, info, sites, _max_length(config, tokenizer))
 
 
@@ -164,6 +225,14 @@ def _progress_bar(*, shown: bool) -> Iterator[None]:
     finally:
         if before:
             bars.enable_progress_bar()
+
+
+def _read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
+    with explained(name, part="configuration"):
+        from transformers import AutoConfig
+
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **source)
+    return config
 
 
 def _check_options(dtype: str, experts_implementation: str | None) -> None:
@@ -211,40 +280,6 @@ def _check_weights(folder: Path) -> None:
     raise MoeProbeError(
         f"{folder} has no weights", "there is no *.safetensors file beside config.json", "finish the download or copy"
     )
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"unknown device '{device}'", "devices are cpu, cuda and cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MoeProbeError(
-            f"there is no device {device}", "torch finds no GPU", "device cpu (--device cpu, or in run.yaml)"
-        )
-    return device
-
-
-def _quantization(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any], str]:
-    """Name of the quantisation, options to load it, and a note on it.
-
-    MXFP4 kernels replace the whole block, so that no experts module is called with ids and weights:
-    such checkpoints are loaded dequantised.
-    """
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return None, {}, ""
-    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
-    kind = str(getattr(method, "value", method))
-    if kind != "mxfp4":
-        return kind, {}, ""
-    from transformers.utils.quantization_config import Mxfp4Config
-
-    return kind, {"quantization_config": Mxfp4Config(dequantize=True)}, "stored as mxfp4, run dequantised"
 
 
 def _model_class(config: PreTrainedConfig, *, remote: bool) -> Any:

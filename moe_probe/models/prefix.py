@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapters.base import MoeSite, first_input
 from moe_probe.models.capture import enclosing_layer
-from moe_probe.models.hooks import replaced_forwards
+from moe_probe.models.hooks import replaced_forwards, runs_own_forward
 
 
 class PrefixCache:
@@ -83,7 +83,7 @@ class PrefixCache:
             inside = list(module.modules())
             if any(m is part for m in self._changed for part in inside):
                 break
-            if output is not None and sum(m is module for m, _ in calls) == 1 and "forward" not in vars(module):
+            if output is not None and sum(m is module for m, _ in calls) == 1 and runs_own_forward(module):
                 out.append((module, output))
         return out
 
@@ -120,5 +120,5 @@ def _layers_below(model: nn.Module, site: MoeSite) -> tuple[nn.Module, ...]:
             index = next((i for i, item in enumerate(layers) if item is layer), None)
             if index is not None:
                 below = layers[:index]
-                return tuple(below) if all("forward" not in vars(item) for item in below) else ()
+                return tuple(below) if all(map(runs_own_forward, below)) else ()
     return ()

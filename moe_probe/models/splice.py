@@ -13,6 +13,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapters.base import MoeSite, first_input, rows
 from moe_probe.models.capture import enclosing_layer
 from moe_probe.models.hooks import hooked
+from moe_probe.models.parallel import refuse_split
 
 Replace = Callable[[Tensor], Tensor]
 
@@ -41,8 +42,9 @@ def spliced(model: nn.Module, site: MoeSite, hook: str, replace: Replace) -> Ite
     ------
     MoeProbeError
         When the family has no such site: its router does not read the block's input, or its experts are
-        no module of their own.
+        no module of their own; or when the model is split over processes.
     """
+    refuse_split(site.block, "spliced activations")
     with hooked(_HOOKS[hook](model, site, replace)):
         yield
 
@@ -86,7 +88,7 @@ def _router_input(_model: nn.Module, site: MoeSite, replace: Replace) -> list[An
 
     def check_arrival(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = rows(first_input(args, kwargs))
-        if not seen or given.shape != rows(seen[0]).shape or not torch.equal(given, rows(seen[0])):
+        if not seen or given.shape != rows(seen[0]).shape or not torch.equal(given, rows(seen[0]).to(given.device)):
             raise MoeProbeError(
                 f"the router of {site.info.name} reads something else than its block is given",
                 "a reconstruction of the block's input would not reach it",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_probe.models.discover import unwrap
-from moe_probe.models.hooks import replaced_forwards
+from moe_probe.models.hooks import replaced_forwards, runs_own_forward
 
 
 class SuffixCache:
@@ -45,7 +45,7 @@ class SuffixCache:
     @property
     def usable(self) -> bool:
         """Whether the model has a head that can be given some of the tokens."""
-        return isinstance(self._head, nn.Module) and "forward" not in vars(self._head)
+        return isinstance(self._head, nn.Module) and runs_own_forward(self._head)
 
     @contextmanager
     def using(self, key: Hashable, wanted: Tensor) -> Iterator[None]:

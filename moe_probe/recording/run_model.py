@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
-from moe_probe.models.settings import LoadOptions, ModelSettings
+from moe_probe.models.settings import LoadOptions, ModelSettings, Placement
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
@@ -69,10 +70,16 @@ def model_settings_of(run: Path, *, needed: bool = False) -> ModelSettings | Non
         return None
 
 
-def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool = False) -> LoadedModel | None:
+def load_model_of(
+    run: Path,
+    name: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    placement: Mapping[str, Any] | None = None,
+) -> LoadedModel | None:
     """Load the model that is named, or else that of ``run.yaml``.
 
-    Dtype and device are the run's own; the dtype is that of the trace where ``run.yaml`` names none.
+    Dtype and devices are the run's own; the dtype is that of the trace where ``run.yaml`` names none.
 
     Parameters
     ----------
@@ -81,6 +88,8 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
     name : str, optional
     trust_remote_code : bool
         Run Python code of the checkpoint; for the run's own model also where ``run.yaml`` allows it.
+    placement : mapping, optional
+        Settings of `moe_probe.models.settings.Placement` to use in place of the run's.
 
     Returns
     -------
@@ -99,10 +108,11 @@ def load_model_of(run: Path, name: str | None = None, *, trust_remote_code: bool
         return None
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run)}
     if own is not None:
-        options |= {"device": own.device, "experts_implementation": own.experts_implementation}
+        options |= {"experts_implementation": own.experts_implementation}
+        options |= own.model_dump(include=set(Placement.model_fields)) if not placement else {}
         if name in (None, own.name):
             options |= {"revision": own.revision, "trust_remote_code": trust_remote_code or own.trust_remote_code}
-    return load_model(name or (own.name if own is not None else ""), progress=False, **options)
+    return load_model(name or (own.name if own is not None else ""), progress=False, **options, **(placement or {}))
 
 
 def dtype_of(run: Path) -> str:

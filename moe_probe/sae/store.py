@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import fingerprint_scheme
 from moe_probe.core.units import format_members
 from moe_probe.sae.config import SaeConfig
 
@@ -92,6 +93,12 @@ def readers(trace: Trace, sae: Sae, held_out: np.ndarray) -> tuple[ActivationRea
 
     config, fingerprint = sae.config, trace.manifest.model.fingerprint
     if config.model_fingerprint and fingerprint and config.model_fingerprint != fingerprint:
+        if fingerprint_scheme(config.model_fingerprint) != fingerprint_scheme(fingerprint):
+            raise MoeProbeError(
+                f"the SAE of layer {config.layer} cannot be compared with the model of this trace",
+                "one of the two identifies its weights as earlier versions did",
+                "train the SAE on this trace, or collect the trace again",
+            )
         raise MoeProbeError(
             f"the SAE of layer {config.layer} was trained on another model",
             "its routers and experts have other weights than the model of this trace",

@@ -155,14 +155,9 @@ def _weights(c: Context) -> Result:
             "experts cannot be compared by their weights", "no model was named", "moe-probe analyze RUN --model MODEL"
         )
     recorded = c.trace.manifest.model
-    loaded = load_model(
-        model.name,
-        revision=model.revision,
-        dtype=model.dtype if model.dtype != "auto" else stored_dtype(recorded),
-        trust_remote_code=model.trust_remote_code,
-        progress=False,
-    )
-    need_same_weights(loaded.info, recorded)
+    dtype = model.dtype if model.dtype != "auto" else stored_dtype(recorded)
+    loaded = load_model(model.name, progress=False, **model.load_options() | {"dtype": dtype})
+    need_same_weights(loaded.like(recorded).info, recorded)
     return weight_similarity(loaded)
 
 

@@ -156,12 +156,12 @@ def test_load_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mxfp4_is_loaded_dequantised() -> None:
-    from moe_probe.models.load import _quantization
+    from moe_probe.models.quantization import quantization_of
 
     config = tiny_moe("gpt_oss").config
-    assert _quantization(config) == (None, {}, "")
+    assert quantization_of(config) == (None, {}, "")
     config.quantization_config = {"quant_method": "mxfp4"}
-    kind, options, note = _quantization(config)
+    kind, options, note = quantization_of(config)
     assert kind == "mxfp4"
     assert options["quantization_config"].dequantize
     assert "dequantised" in note
@@ -392,15 +392,19 @@ def test_check_notices_changed_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
         self_check(model, find_moe_layers(model)).raise_if_failed()
 
 
-def test_offloaded_weights_are_watched_but_not_identified() -> None:
+def test_offloaded_weights_are_watched_and_identified() -> None:
     import accelerate
 
     model = tiny_moe("gpt_oss")
+    before = fingerprint(model, find_moe_layers(model))
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
     sites = find_moe_layers(model)
     self_check(model, sites).raise_if_failed()
+    assert fingerprint(model, sites) == before
+    with torch.device("meta"):
+        empty = type(model)(model.config)
     with pytest.raises(MoeProbeError, match="are not in memory"):
-        fingerprint(model, sites)
+        fingerprint(empty, find_moe_layers(empty))
 
 
 def test_forward_inputs_reach_both_stacks() -> None:

@@ -119,6 +119,7 @@ def _collected(texts: list[str], run: RunDirectory, load: Callable[[], LoadedMod
         raise MoeProbeError(
             "the query is not in the corpus, and no model is known", "it has to be run through the model", "--model MODEL"
         )
+    loaded = loaded.like(run.manifest.model)
     need_same_weights(loaded.info, run.manifest.model)
     lines = [json.dumps({"id": str(i), "text": text, "topic": str(i)}) + "\n" for i, text in enumerate(texts)]
     path = folder / "texts.jsonl"

@@ -67,6 +67,11 @@ class Observation(NamedTuple):
     logits: Tensor | None = None
     router_input: Tensor | None = None
 
+    def together(self) -> Observation:
+        """Return ids and weights on the device of the experts' input: router and experts may be on different ones."""
+        device = self.expert_input.device
+        return self._replace(experts=self.experts.to(device), weights=self.weights.to(device))
+
 
 Sink = Callable[[Observation], None]
 Watcher = Callable[[Tensor], None]
@@ -135,7 +140,7 @@ class Adapter(ABC):
             handles.append(_watch_router(site, read_by_router))
         return handles
 
-    def contributions(self, site: MoeSite, seen: Observation) -> Tensor:
+    def contributions(self, site: MoeSite, seen: Observation, *, everywhere: bool = False) -> Tensor:
         """Compute what each slot adds to the mixture, gate weight included, by running the chosen experts.
 
         Parameters
@@ -143,12 +148,25 @@ class Adapter(ABC):
         site : MoeSite
         seen : Observation
             All ids are within range; slots of weight 0 give zeros.
+        everywhere : bool
+            All processes that a model is split over make this call.
 
         Returns
         -------
         Tensor, shape (T, k, d)
+
+        Raises
+        ------
+        MoeProbeError
+            When the experts are split over processes and not all of them make this call.
         """
-        return self._contributions(site, seen)
+        if not everywhere and any(hasattr(p, "full_tensor") for part in self.parts(site) for p in part.parameters()):
+            raise MoeProbeError(
+                f"outputs of single experts of {site.info.name} cannot be computed",
+                "the model is split over processes, and each has a part of them",
+                "keep no expert outputs, or load it with --device-map auto instead of --tp-plan",
+            )
+        return self._contributions(site, seen.together())
 
     def watch_total(self, site: MoeSite, watcher: Watcher) -> list[RemovableHandle]:
         """Register a hook that passes on the sum over slots as the model itself computes it.
@@ -254,7 +272,8 @@ def experts_of(site: MoeSite) -> Any:
 def count_experts(experts: nn.Module) -> int:
     """Count the experts of a module: its own number, or the length of its stacked weights (0 if unknown)."""
     for name in ("num_experts", "n_routed_experts", "num_local_experts"):
-        if isinstance(value := getattr(experts, name, None), int):
+        value = getattr(experts, name, None)
+        if isinstance(value, int) and not getattr(experts, "_is_expert_parallel", False):  # there: those of this process
             return value
     stacked = {p.shape[0] for p in experts.parameters(recurse=False) if p.dim() == 3}
     return stacked.pop() if len(stacked) == 1 else 0
@@ -270,7 +289,9 @@ def execution_device(module: nn.Module) -> torch.device:
             if not parameter.is_meta:
                 return parameter.device
             if (hook := getattr(part, "_hf_hook", None)) is not None:
-                return torch.device(hook.execution_device)
+                for one in getattr(hook, "hooks", (hook,)):
+                    if getattr(one, "execution_device", None) is not None:
+                        return torch.device(one.execution_device)
     return torch.device("meta")
 
 

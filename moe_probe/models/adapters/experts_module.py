@@ -81,4 +81,4 @@ def _run_slots(experts: nn.Module, seen: Observation, *, n_slots: int) -> Tensor
     ones[:, 0] = 1
     # .forward, not a call: hooks on the module must not see this pass.
     out = experts.forward(seen.expert_input.repeat_interleave(k, dim=0), ids.expand(-1, n_slots).contiguous(), ones)
-    return rows(out).view(n_tokens, k, -1) * seen.weights.unsqueeze(-1)
+    return rows(out).view(n_tokens, k, -1) * seen.weights.to(out.device).unsqueeze(-1)

@@ -79,7 +79,8 @@ class NllbExperts(Adapter):
     @staticmethod
     def runs_the_choice(experts: Any) -> bool:
         """Whether a token routed to expert 0 is really sent there (assumed where no weights are loaded)."""
-        device, dtype = execution_device(experts), next(experts.parameters()).dtype
+        device = execution_device(experts)
+        dtype = next((p.dtype for p in experts.parameters() if p.is_floating_point()), torch.float32)
         if device.type == "meta":
             return True
         first = experts["expert_0"]

@@ -80,7 +80,10 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     n_bytes = block_bytes(encoder, summary.opening, options.shard_tokens)
     blocks = blocks_of_part(cut_blocks(summary.sizes, n_bytes), shard)
     root = Path(path)
-    begun = read_manifest(root).settings if mode == "resume" and (root / MANIFEST).exists() else {}
+    before = read_manifest(root) if mode == "resume" and (root / MANIFEST).exists() else None
+    begun = before.settings if before is not None else {}
+    if before is not None:  # a trace of an earlier version identifies its weights as that one did
+        loaded = loaded.like(before.model)
     parts, layers = [site.part for site in options.sites], options.hidden_layers or None
     with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=layers) as capture:
         passes = Passes(loaded, capture, options, expert_dtype=_expert_dtype(loaded))

@@ -30,7 +30,7 @@ class CollectStage(Stage):
 
     @override
     def settings(self) -> Any:
-        return [part.model_dump() for part in (self.model, self.corpus, self.options)]
+        return [self.model.content(), self.corpus.model_dump(), self.options.model_dump()]
 
     @override
     def key(self, root: Path) -> str:

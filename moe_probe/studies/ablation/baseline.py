@@ -72,7 +72,7 @@ def measure_baseline(
     """
     from moe_probe.core.schema import need_same_weights
 
-    need_same_weights(loaded.info, trace.manifest.model)
+    need_same_weights(loaded.like(trace.manifest.model).info, trace.manifest.model)
     keep, labels, names = labelled_documents(trace.documents, label=settings.by)
     held_out = held_out & keep
     # more documents say more than longer ones: intervals come from documents

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_probe.core.results import Result
+from moe_probe.core.schema import fingerprint_scheme
 from moe_probe.studies.compare.compared_run import ComparedRun
 
 
@@ -36,6 +37,12 @@ def run_facts(runs: Sequence[ComparedRun]) -> Result:
     return Result("comparison_runs", pd.DataFrame(rows), caption="What the runs are; what differs between them is marked.")
 
 
+def _weights(fingerprint: str) -> str:
+    return fingerprint[:16] + (
+        "" if not fingerprint or fingerprint_scheme(fingerprint) else " (as earlier versions computed it)"
+    )
+
+
 def _facts(run: ComparedRun) -> dict[str, Any]:
     m = run.manifest
     layers = m.layers
@@ -44,7 +51,7 @@ def _facts(run: ComparedRun) -> dict[str, Any]:
         "model": short_name(m.model.id),
         "revision": m.model.revision,
         "architecture": m.model.architecture,
-        "weights": m.model.fingerprint[:16],
+        "weights": _weights(m.model.fingerprint),
         "dtype": m.model.dtype,
         "quantisation": m.model.quantization,
         "parameters": None if m.model.n_parameters is None else f"{m.model.n_parameters:,}",

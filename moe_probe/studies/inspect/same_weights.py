@@ -52,7 +52,7 @@ def check_weights(loaded: LoadedModel, trace: Trace, saes: Mapping[str, Sae], *,
     ]
     if trace.manifest.tokenizer_hash and tokenizer_hash(loaded.tokenizer) != trace.manifest.tokenizer_hash:
         notes.append("The tokenizer is not the trace's: what the run knows was learnt on other tokens.")
-    others = [what for what, hash_ in made_by.items() if hash_ and hash_ != loaded.info.fingerprint]
+    others = [what for what, hash_ in made_by.items() if hash_ and hash_ != loaded.fingerprint_like(hash_)]
     if others and not force:
         raise MoeProbeError(
             f"{loaded.info.id} has other weights than {others[0]} was made from",
