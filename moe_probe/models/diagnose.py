@@ -33,7 +33,8 @@ def explained(name: str, *, part: str) -> Iterator[None]:
     except MoeProbeError:
         raise
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError, RuntimeError) as error:
-        raise _diagnosis(name, part, error) from error
+        placed = _placement_diagnosis(name, error) if part == "weights" else None
+        raise placed or _diagnosis(name, part, error) from error
 
 
 def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
@@ -88,6 +89,29 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             "put tokenizer.json and tokenizer_config.json beside the weights",
         )
     return MoeProbeError(f"the {part} of {name} could not be read", first, "check that the files are complete")
+
+
+def _placement_diagnosis(name: str, error: BaseException) -> MoeProbeError | None:
+    """Explain what keeps weights from the devices they should go on; None where it is something else."""
+    text, kinds = " ".join(str(error).split()), _kinds(error)
+    first = text.split(". ")[0][:200]
+    if "ImportError" in kinds and "accelerate" not in text.lower():
+        return MoeProbeError(f"the weights of {name} need a package that is not installed", first, "install it")
+    if "offload_folder" in text or "offload_dir" in text:
+        return MoeProbeError(
+            f"the weights of {name} do not fit on the devices",
+            "the rest would go to disk, and no folder was named for it",
+            "--offload-folder FOLDER, or more in --max-memory",
+        )
+    if "OutOfMemoryError" in kinds:
+        return MoeProbeError(
+            f"the weights of {name} do not fit on the device", first, "--device-map auto, which uses all GPUs and memory"
+        )
+    if "_plan`" in text:
+        return MoeProbeError(
+            f"{name} cannot be split over processes in this way", first, "the other --tp-plan, or --device-map"
+        )
+    return None
 
 
 def _kinds(error: BaseException | None) -> set[str]:

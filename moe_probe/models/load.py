@@ -18,7 +18,7 @@ from moe_probe.models.discover import find_moe_layers, input_device
 from moe_probe.models.identity import fingerprint
 from moe_probe.models.parallel import lead_or_follow, leader_of
 from moe_probe.models.placement import DeviceMap, MaxMemory, placement_options
-from moe_probe.models.quantization import dequantised, quantization_of
+from moe_probe.models.quantization import prepare_quantized, quantization_note
 
 if TYPE_CHECKING:
     import torch
@@ -180,7 +180,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     config = _read_config(name, source)
     if local is not None:
         _check_weights(local)
-    quantization, options, note = quantization_of(config)
+    quantization = prepare_quantized(config)
     with explained(name, part="weights"), _progress_bar(shown=progress):
         model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
             name,
@@ -190,12 +190,11 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
             output_loading_info=True,
             **({"experts_implementation": experts_implementation} if experts_implementation else {}),
             **placed.options(quantized=quantization is not None),
-            **options,
             **source,
         )
     _check_complete(name, report)
     model = placed.moved(model.eval())
-    sites = tuple(find_moe_layers(model, note=note or dequantised(model, quantization)))
+    sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
     tokenizer = _tokenizer(name, source)
     info = ModelInfo(
         id=name,

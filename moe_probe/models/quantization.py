@@ -2,26 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.extras import need_extra
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 #: Quantisations whose checkpoints transformers reads only with the package accelerate.
 _NEED_ACCELERATE = (
     "aqlm awq bitnet bitsandbytes bitsandbytes_4bit bitsandbytes_8bit eetq fbgemm_fp8 fp8 higgs mxfp4 quanto spqr vptq"
 )
+#: Those that are dequantised while they are loaded.
+_DEQUANTISED = ("mxfp4", "compressed-tensors")
 
 
-def dequantised(model: Any, quantization: str | None) -> str:
-    """Note that weights were dequantised while they were loaded, as transformers does where the hardware lacks the type.
+def prepare_quantized(config: PreTrainedConfig) -> str | None:
+    """Name the quantisation of a checkpoint, and choose how it is loaded.
+
+    MXFP4 kernels replace the whole block, so that no experts module is called with ids and weights: such checkpoints
+    are loaded dequantised. So are those of compressed-tensors, which would otherwise be dequantised by the first forward
+    pass: the weights that are identified would not be those that run.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+        Its settings of the quantisation are changed accordingly.
+
+    Returns
+    -------
+    str or None
+        None where the checkpoint is not quantised.
+
+    Raises
+    ------
+    MoeProbeError
+        Where a package is missing.
+    """
+    settings: Any = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    named = isinstance(settings, dict)
+    method = settings.get("quant_method") if named else getattr(settings, "quant_method", None)
+    kind = str(getattr(method, "value", method))
+    if kind in _NEED_ACCELERATE.split():
+        need_extra("quantized", f"checkpoints quantised as {kind}")
+    if kind == "compressed-tensors":
+        need_extra("compressed", f"checkpoints quantised as {kind}")
+    if kind in _DEQUANTISED:
+        if named:
+            config.quantization_config = {**settings, "dequantize": True}
+        else:
+            settings.dequantize = True
+    if kind == "bitsandbytes":  # it says in every forward pass of every layer that inputs are cast to float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return kind
+
+
+def quantization_note(model: PreTrainedModel, kind: str | None) -> str:
+    """Note that weights were dequantised while they were loaded, as transformers also does where the hardware lacks the type.
 
     Parameters
     ----------
     model : PreTrainedModel
-    quantization : str or None
+    kind : str or None
         What the checkpoint was stored as.
 
     Returns
@@ -29,31 +74,4 @@ def dequantised(model: Any, quantization: str | None) -> str:
     str
         "" where they were not.
     """
-    settings = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-    return f"stored as {quantization}, run dequantised" if getattr(settings, "dequantize", False) else ""
-
-
-def quantization_of(config: PreTrainedConfig) -> tuple[str | None, dict[str, Any], str]:
-    """Name of the quantisation, options to load it, and a note on it.
-
-    MXFP4 kernels replace the whole block, so that no experts module is called with ids and weights: such checkpoints
-    are loaded dequantised. So are those of compressed-tensors, which would otherwise be dequantised by the first forward
-    pass: the weights that are identified would not be those that run.
-    """
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return None, {}, ""
-    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
-    kind = str(getattr(method, "value", method))
-    if kind in _NEED_ACCELERATE.split():
-        need_extra("quantized", f"checkpoints quantised as {kind}")
-    if kind == "mxfp4":
-        from transformers.utils.quantization_config import Mxfp4Config
-
-        return kind, {"quantization_config": Mxfp4Config(dequantize=True)}, "stored as mxfp4, run dequantised"
-    if kind == "compressed-tensors":
-        need_extra("compressed", "checkpoints quantised as compressed-tensors")
-        from transformers.utils.quantization_config import CompressedTensorsConfig
-
-        return kind, {"quantization_config": CompressedTensorsConfig(dequantize=True)}, f"stored as {kind}, run dequantised"
-    return kind, {}, ""
+    return f"stored as {kind}, run dequantised" if kind and getattr(model, "hf_quantizer", None) is None else ""

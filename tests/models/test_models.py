@@ -156,15 +156,13 @@ def test_load_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mxfp4_is_loaded_dequantised() -> None:
-    from moe_probe.models.quantization import quantization_of
+    from moe_probe.models.quantization import prepare_quantized
 
     config = tiny_moe("gpt_oss").config
-    assert quantization_of(config) == (None, {}, "")
+    assert prepare_quantized(config) is None
     config.quantization_config = {"quant_method": "mxfp4"}
-    kind, options, note = quantization_of(config)
-    assert kind == "mxfp4"
-    assert options["quantization_config"].dequantize
-    assert "dequantised" in note
+    assert prepare_quantized(config) == "mxfp4"
+    assert config.quantization_config == {"quant_method": "mxfp4", "dequantize": True}
 
 
 # finding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from moe_probe.models import LoadedModel, MoeSite
+    from moe_probe.models.weights import OwnedTensor
 
 
 def weight_similarity(loaded: LoadedModel) -> Result:
@@ -38,7 +39,9 @@ def weight_similarity(loaded: LoadedModel) -> Result:
     for site in loaded.sites:
         for kind, gram in (("router", _router_gram(site)), ("weights", _expert_gram(site))):
             if gram is None:
-                warnings.append(f"Layer {site.info.layer} was left out: it has no {kind} with one row per expert.")
+                warnings.append(
+                    f"Layer {site.info.layer} was left out: no {kind} of it have one row per expert, unquantised."
+                )
                 continue
             a, b = np.triu_indices(site.info.num_experts, k=1)
             norm = np.sqrt(np.maximum(np.diag(gram), 1e-30))
@@ -70,9 +73,9 @@ def _router_gram(site: MoeSite) -> np.ndarray | None:
     """Compute the inner products of router rows, shape (n_experts, n_experts); None without a matrix of one row per expert."""
     if site.router is None:
         return None
-    for parameter in site.router.parameters():
-        if parameter.ndim == 2 and parameter.shape[0] == site.info.num_experts:
-            return _gram([parameter])
+    for owned in _plain(site.router):
+        if owned.tensor.ndim == 2 and owned.tensor.shape[0] == site.info.num_experts:
+            return _gram([owned])
     return None
 
 
@@ -82,28 +85,44 @@ def _expert_gram(site: MoeSite) -> np.ndarray | None:
     return _gram(blocks) if blocks else None
 
 
-def _by_expert(module: nn.Module, n: int) -> Iterator[Tensor]:
-    """Yield tensors (n_experts, ...): fused ones as they are, those of lists of experts stacked."""
-    from torch import nn, stack
+def _plain(module: nn.Module) -> list[OwnedTensor]:
+    """List the parameters of a module that hold numbers as they are: codes of quantised ones say nothing without scales."""
+    from torch import nn
 
-    fused = [p for p in module.parameters() if p.ndim == 3 and p.shape[0] == n]
+    from moe_probe.models.weights import own_tensors
+
+    owned = [one for _, one in own_tensors(module) if isinstance(one.tensor, nn.Parameter)]
+    return [one for one in owned if one.tensor.is_floating_point() and one.tensor.element_size() > 1]
+
+
+def _by_expert(module: nn.Module, n: int) -> Iterator[tuple[OwnedTensor, ...]]:
+    """Yield tensors (n_experts, ...): fused ones alone, those of lists of experts one for each expert."""
+    from torch import nn
+
+    fused = [one for one in _plain(module) if one.tensor.ndim == 3 and one.tensor.shape[0] == n]
     if fused:
-        yield from fused
+        yield from ((one,) for one in fused)
         return
     for child in [module, *module.modules()]:
         if isinstance(child, nn.ModuleList) and len(child) == n:
-            columns = [[p for p in one.parameters() if p.ndim == 2] for one in child]
+            columns = [[one for one in _plain(expert) if one.tensor.ndim == 2] for expert in child]
             for alike in zip(*columns, strict=False):
-                if len({p.shape for p in alike}) == 1:
-                    yield stack([p.detach() for p in alike])
+                if len({one.tensor.shape for one in alike}) == 1:
+                    yield alike
             return
 
 
-def _gram(blocks: list[Tensor]) -> np.ndarray:
+def _gram(blocks: Sequence[OwnedTensor | tuple[OwnedTensor, ...]]) -> np.ndarray:
     """Sum the inner products of experts over tensors (n_experts, ...), without a second copy of all weights."""
+    from torch import stack
+
+    from moe_probe.models.weights import OwnedTensor, whole
+
     total = None
     for block in blocks:
-        flat = block.detach().reshape(block.shape[0], -1).float()
+        parts = [whole(one).detach() for one in ((block,) if isinstance(block, OwnedTensor) else block)]
+        values = parts[0] if len(parts) == 1 else stack(parts)
+        flat = values.reshape(values.shape[0], -1).float()
         inner = (flat @ flat.T).double().cpu().numpy()
         total = inner if total is None else total + inner
     assert total is not None
