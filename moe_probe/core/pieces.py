@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -290,18 +290,25 @@ def unspaced(character: str) -> bool:
     )
 
 
-def with_spaces(tokens: np.ndarray) -> np.ndarray:
+def with_spaces(tokens: np.ndarray, *, vocabulary: Collection[str] | None = None) -> np.ndarray:
     """Token texts with the spaces between words, for vocabularies that do not carry them.
 
     Byte-pair and sentence-piece tokens start with the space before them, and vocabularies of bytes have one for spaces. Where
     there is neither, every token is a word by itself, but for word pieces that go on with ``##`` and characters of scripts
     without spaces. In texts of word pieces, punctuation stands as it does in print.
+
+    Parameters
+    ----------
+    tokens : ndarray of str
+    vocabulary : collection of str, optional
+        Tokens by which the kind of vocabulary is told; `tokens` themselves when left out.
     """
     import numpy as np
 
-    if any(t.startswith(SPACE_MARKS) or MARK.search(t) for t in tokens):
+    known = tokens if vocabulary is None else vocabulary
+    if any(t.startswith(SPACE_MARKS) or MARK.search(t) for t in known):
         return tokens
-    pieces = any(t.startswith("##") and len(t) > 2 for t in tokens)
+    pieces = any(t.startswith("##") and len(t) > 2 for t in known)
     out: list[str] = []
     before = ""
     for token in tokens:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from moe_probe.core.schema import MoeLayer
 
 _BLOCK = 1 << 16  # tokens turned into a 0/1 matrix at a time
+#: Seconds that a pair of slots takes, over those of an entry of that matrix's product.
+_PAIR_COST = 16
 
 
 def dropped_id(dtype: np.dtype | type | str) -> int:
@@ -44,6 +46,43 @@ class Usage:
     def usage(self) -> Usage:
         """Return itself, so that analyses take a trace or the counts alone."""
         return self
+
+    @property
+    def has_gate_mass(self) -> bool:
+        """Whether gate weights are known."""
+        return self.gate_mass is not None
+
+    def summed(self, code: np.ndarray, n: int, *, measure: str = "selections") -> np.ndarray:
+        """Sum selections (or gate mass) over the documents of one code.
+
+        Parameters
+        ----------
+        code : ndarray of int, shape (n_documents,)
+            Row of the result that a document counts for; -1 leaves it out.
+        n : int
+            Rows of the result.
+        measure : {"selections", "gate_mass"}
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_columns)
+            A column is one (layer, expert), real experts only, layer by layer.
+        """
+        values, use = getattr(self, measure), code >= 0
+        out = np.zeros((n, int(self.num_experts.sum())))
+        for index, columns in enumerate(self.columns):
+            np.add.at(out[:, columns], code[use], values[use, index, : columns.stop - columns.start])
+        return out
+
+    def document_totals(self, measure: str = "selections") -> np.ndarray:
+        """Sum selections (or gate mass) of every document over layers and experts, shape (n_documents,)."""
+        return np.asarray(getattr(self, measure).sum((1, 2)))
+
+    @property
+    def columns(self) -> list[slice]:
+        """Columns of every layer, where layers are side by side."""
+        ends = np.cumsum(self.num_experts)
+        return [slice(int(end - n), int(end)) for end, n in zip(ends, self.num_experts, strict=True)]
 
     @property
     def num_experts(self) -> np.ndarray:
@@ -106,6 +145,9 @@ def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
         Entry (i, j) counts tokens with i and j among their slots; the diagonal counts tokens with i.
         Divide row i by its diagonal for OLMoE's expert co-activation (arXiv:2409.02060).
     """
+    n_slots = experts.shape[1]
+    if n_slots * n_slots * _PAIR_COST <= num_experts * num_experts and len(experts):
+        return _paired(experts, num_experts)
     counts = np.zeros((num_experts, num_experts))
     for start in range(0, len(experts), _BLOCK):
         block = experts[start : start + _BLOCK]
@@ -114,3 +156,18 @@ def coactivation(experts: np.ndarray, *, num_experts: int) -> np.ndarray:
         chosen[token, block[token, slot]] = 1
         counts += chosen.T @ chosen
     return counts.astype(np.int64)
+
+
+def _paired(experts: np.ndarray, num_experts: int) -> np.ndarray:
+    """Count tokens by pairs of their slots: fewer operations than a product where few of many experts are chosen."""
+    size = num_experts + 1  # the last one: empty slots
+    slots = np.minimum(experts.T.astype(np.int32), num_experts)
+    counts = np.zeros(size * size, dtype=np.int64)
+    for i, first in enumerate(slots):
+        row = first * size
+        for second in slots[i:]:
+            counts += np.bincount(row + second, minlength=size * size)
+    table = counts.reshape(size, size)[:num_experts, :num_experts]
+    both = table + table.T
+    np.fill_diagonal(both, np.diag(table))
+    return both

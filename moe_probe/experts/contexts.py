@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from moe_probe.core.pieces import whole_characters
 from moe_probe.core.results import Result
 
 if TYPE_CHECKING:
-    from moe_probe.recording.trace import Trace
+    from moe_probe.recording.trace import RoutingChunk, Trace
 
 #: Tokens shown before and behind the token with the high gate weight.
 BEFORE, BEHIND = 16, 6
 #: Candidates per expert, from which tokens of different documents are shown.
 _POOL = 64
+#: Further tokens on either side that a character may begin or end in.
+_MORE = 4
 
 
 def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 1024) -> Result:
@@ -39,37 +42,36 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     """
     import pandas as pd
 
-    table = trace.tokens(["document", "position", "token", "special"])
-    text = trace.spaced(table["token"].to_numpy(dtype=object))
-    document, position = table["document"].to_numpy(), table["position"].to_numpy()
-    names, topics = trace.documents["document"].astype(str).to_numpy(), trace.documents["topic"].astype(str).to_numpy()
     step = max(1, -(-sum(item.num_experts for item in trace.layers) // max_experts))
+    layers = trace.layers[::step]
+    pools = [_Pool(item.num_experts) for item in layers]
+    for chunk, first_row in _chunks(trace, [item.layer for item in layers]):
+        for index, pool in enumerate(pools):
+            pool.add(chunk, index, first_row)
+    shown = [
+        (i, expert, rank, row)
+        for i, pool in enumerate(pools)
+        for expert in range(pool.n_experts)
+        for rank, row in enumerate(_highest(pool.rows_of(expert), pool.documents_of(expert), per_expert), start=1)
+    ]
+    surroundings = _Surroundings(trace, np.array([row for *_, row in shown], dtype=np.int64))
+    names, topics = trace.documents["document"].astype(str).to_numpy(), trace.documents["topic"].astype(str).to_numpy()
     rows: list[dict[str, Any]] = []
-    for item in trace.layers[::step]:
-        chunks = list(trace.iter_routing([item.layer]))
-        experts = np.concatenate([c.experts[:, 0] for c in chunks])
-        weights = np.concatenate([c.weights[:, 0] for c in chunks if c.weights is not None]).astype(np.float32)
-        usable = np.concatenate([~c.special for c in chunks])
-        for expert in range(item.num_experts):
-            weight = np.where((experts == expert) & usable[:, None], weights, 0).max(1)
-            for rank, token in enumerate(_highest(weight, document, per_expert), start=1):
-                begin, end = (int(np.searchsorted(document, document[token], side=side)) for side in ("left", "right"))
-                first, last = whole_characters(
-                    text, max(token - BEFORE, begin), min(token + BEHIND + 1, end), within=(begin, end)
-                )
-                rows.append(
-                    {
-                        "layer": item.layer,
-                        "expert": expert,
-                        "rank": rank,
-                        "document": names[document[token]],
-                        "topic": topics[document[token]],
-                        "position": int(position[token]),
-                        "weight": float(weight[token]),
-                        "tokens": text[first:last].tolist(),
-                        "weights": weight[first:last].astype(float).tolist(),
-                    }
-                )
+    for i, expert, rank, row in shown:
+        document, position, tokens, weights, own = surroundings.around(row, i * step, expert)
+        rows.append(
+            {
+                "layer": layers[i].layer,
+                "expert": expert,
+                "rank": rank,
+                "document": names[document],
+                "topic": topics[document],
+                "position": position,
+                "weight": own,
+                "tokens": tokens,
+                "weights": weights,
+            }
+        )
     columns = ["layer", "expert", "rank", "document", "topic", "position", "weight", "tokens", "weights"]
     return Result(
         "expert_contexts",
@@ -81,12 +83,92 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     )
 
 
-def _highest(weight: np.ndarray, document: np.ndarray, n: int) -> list[int]:
-    """Find the tokens of the highest gate weights, of different documents first; both arrays (n_tokens,)."""
-    pool = np.argpartition(-weight, min(_POOL, len(weight) - 1))[:_POOL]
-    pool = pool[weight[pool] > 0]
-    order = pool[np.lexsort((pool, -weight[pool]))]
-    _, first = np.unique(document[order], return_index=True)
+def _chunks(trace: Trace, layers: list[int]) -> Iterator[tuple[RoutingChunk, int]]:
+    """Yield the routing of some layers with the trace's row of its first token."""
+    first = 0
+    for chunk in trace.iter_routing(layers):
+        yield chunk, first
+        first += len(chunk.experts)
+
+
+class _Pool:
+    """Tokens of the highest gate weights of every expert of a layer: the first ones of equal weights."""
+
+    def __init__(self, n_experts: int) -> None:
+        self.n_experts = n_experts
+        self._least = np.zeros(n_experts + 1, dtype=np.float32)  # a token needs more than that; the last: empty slots
+        self._least[-1] = np.inf
+        self._expert = np.zeros(0, dtype=np.int64)
+        self._weight = np.zeros(0, dtype=np.float32)
+        self._row, self._document = np.zeros((2, 0), dtype=np.int64)
+
+    def add(self, chunk: RoutingChunk, index: int, first_row: int) -> None:
+        """Add the tokens of a shard; `index` is the layer's place in it."""
+        assert chunk.weights is not None
+        experts = np.minimum(chunk.experts[:, index], self.n_experts)
+        weights = chunk.weights[:, index].astype(np.float32)
+        token, slot = np.nonzero((weights > self._least[experts]) & ~chunk.special[:, None])
+        if not len(token):
+            return
+        expert = np.concatenate([self._expert, experts[token, slot].astype(np.int64)])
+        weight = np.concatenate([self._weight, weights[token, slot]])
+        row = np.concatenate([self._row, token + first_row])
+        document = np.concatenate([self._document, chunk.document[token]])
+        order = np.lexsort((row, -weight, expert))
+        starts = np.searchsorted(expert[order], np.arange(self.n_experts))
+        rank = np.arange(len(order)) - starts[expert[order]]
+        kept = order[rank < _POOL]
+        self._expert, self._weight, self._row, self._document = expert[kept], weight[kept], row[kept], document[kept]
+        last = order[rank == _POOL - 1]
+        self._least[expert[last]] = weight[last]
+
+    def rows_of(self, expert: int) -> np.ndarray:
+        """Rows of an expert's tokens, those of the highest gate weights first."""
+        return self._row[self._expert == expert]
+
+    def documents_of(self, expert: int) -> np.ndarray:
+        """Documents of `rows_of`."""
+        return self._document[self._expert == expert]
+
+
+class _Surroundings:
+    """Tokens and gate weights around some tokens of a trace."""
+
+    def __init__(self, trace: Trace, rows: np.ndarray) -> None:
+        around = np.unique(np.clip(rows[:, None] + np.arange(-BEFORE - _MORE, BEHIND + _MORE + 1), 0, trace.n_tokens - 1))
+        found = trace.tokens_at(around, ["document", "position", "token", "special"])
+        self._row, self._document, self._position = around, found["document"], found["position"]
+        self._special = found["special"]
+        self._text = trace.spaced(found["token"], whole=False)
+        self._routing = trace.routing_at(around, weights=True)
+
+    def around(self, row: int, layer_index: int, expert: int) -> tuple[int, int, list[str], list[float], float]:
+        """Document and position of a token, the text around it, an expert's gate weights there and at the token."""
+        at = int(np.searchsorted(self._row, row))
+        document = self._document[at]
+        near = slice(max(0, at - BEFORE - _MORE), at + BEHIND + _MORE + 1)
+        offset = (
+            self._row[near] - row - np.arange(len(self._row[near])) + at - near.start
+        )  # 0 where no token is left out between
+        inside = np.flatnonzero((self._document[near] == document) & (offset == 0))
+        begin, end = near.start + int(inside[0]), near.start + int(inside[-1]) + 1
+        low, high = whole_characters(self._text, max(at - BEFORE, begin), min(at + BEHIND + 1, end), within=(begin, end))
+        experts, weights = self._routing.experts[low:high, layer_index], self._routing.weights
+        assert weights is not None
+        chosen = (experts == expert) & ~self._special[low:high, None]
+        weight = np.where(chosen, weights[low:high, layer_index].astype(np.float32), 0).max(1).astype(float)
+        return (
+            int(document),
+            int(self._position[at]),
+            self._text[low:high].tolist(),
+            weight.tolist(),
+            float(weight[at - low]),
+        )
+
+
+def _highest(rows: np.ndarray, documents: np.ndarray, n: int) -> list[int]:
+    """Take the first rows, of different documents first; both arrays (n_candidates,), in order."""
+    _, first = np.unique(documents, return_index=True)
     chosen = np.sort(first)[:n]
-    rest = np.setdiff1d(np.arange(len(order)), chosen)[: n - len(chosen)]
-    return [int(t) for t in order[np.sort(np.concatenate([chosen, rest]))]]
+    rest = np.setdiff1d(np.arange(len(rows)), chosen)[: n - len(chosen)]
+    return [int(row) for row in rows[np.sort(np.concatenate([chosen, rest]))]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.text import some_of
+from moe_probe.experts.samples import MOST_DOCUMENTS, even_sample
 
 if TYPE_CHECKING:
     from moe_probe.core.stats import GroupUsage
@@ -32,8 +33,14 @@ class DecodingAccuracy(NamedTuple):
     majority: float = np.nan
 
 
-def decodable_groups(groups: GroupUsage) -> tuple[GroupUsage | None, tuple[str, ...]]:
-    """Select the groups of topics with at least two groups.
+def decodable_groups(groups: GroupUsage, *, seed: int = 0) -> tuple[GroupUsage | None, tuple[str, ...]]:
+    """Select the groups of topics with at least two groups; of a large corpus, a sample of them.
+
+    Parameters
+    ----------
+    groups : GroupUsage
+    seed : int
+        Seed of the sample.
 
     Returns
     -------
@@ -45,9 +52,17 @@ def decodable_groups(groups: GroupUsage) -> tuple[GroupUsage | None, tuple[str, 
     small = groups.groups_per_topic < 2
     if (~small).sum() < 2:
         return None, ("Topics could not be decoded: fewer than two topics have two groups of documents.",)
-    left_out = some_of(groups.topics[t] for t in np.flatnonzero(small))
-    warnings = (f"Topics of a single group were left out of the decoding: {left_out}.",) if small.any() else ()
-    return groups.select(~small[groups.topic]), warnings
+    usable = np.flatnonzero(~small[groups.topic])
+    rows = usable[even_sample(groups.topic[usable], MOST_DOCUMENTS, seed=seed)]
+    warnings = []
+    if small.any():
+        left_out = some_of(groups.topics[t] for t in np.flatnonzero(small))
+        warnings.append(f"Topics of a single group were left out of the decoding: {left_out}.")
+    if len(rows) < len(usable):
+        warnings.append(
+            f"Topics were decoded from {len(rows):,} of {len(usable):,} groups of documents, drawn evenly over topics."
+        )
+    return groups if len(rows) == len(groups.topic) else groups.select(rows), tuple(warnings)
 
 
 def decoding_accuracy(groups: GroupUsage | None, layer_index: int, *, seed: int) -> DecodingAccuracy:

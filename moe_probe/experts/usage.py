@@ -75,12 +75,13 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         seed=seed,
         strata=groups.strata,
     )
-    (decodable, warnings), rows = decodable_groups(groups), []
+    (decodable, warnings), rows = decodable_groups(groups, seed=seed), []
+    load = usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1)[0]
     for index, layer in enumerate(usage.layers):
         decoding = decoding_accuracy(decodable, index, seed=seed)
         rows.append(
             {"layer": layer.layer}
-            | _balance(usage.selections[:, index, : layer.num_experts].sum(0))
+            | _balance(load[usage.columns[index]])
             | {
                 "mi_topic_bits": information.plugin[index] - information.null[index],
                 "mi_topic_null_bits": information.null[index],
@@ -154,11 +155,11 @@ def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Re
     import pandas as pd
 
     usage = trace.usage()
-    parts = []
-    for index, layer in enumerate(usage.layers):
-        n = layer.num_experts
-        counts = usage.selections[:, index, :n].sum(0)
-        mass = np.full(n, np.nan) if usage.gate_mass is None else usage.gate_mass[:, index, :n].sum(0)
+    parts, whole = [], np.zeros(len(usage.documents), dtype=np.int64)
+    selections = usage.summed(whole, 1)[0].astype(np.int64)
+    gate_mass = usage.summed(whole, 1, measure="gate_mass")[0] if usage.has_gate_mass else np.full(len(selections), np.nan)
+    for layer, columns_of in zip(usage.layers, usage.columns, strict=True):
+        n, counts, mass = layer.num_experts, selections[columns_of], gate_mass[columns_of]
         with np.errstate(invalid="ignore", divide="ignore"):
             columns = {
                 "layer": layer.layer,
@@ -241,10 +242,10 @@ def _coactivations(trace: Trace) -> tuple[list[np.ndarray], int]:
     counts = [np.zeros((layer.num_experts, layer.num_experts), dtype=np.int64) for layer in trace.layers]
     n_tokens = 0
     with ThreadPoolExecutor(n_threads()) as pool:
-        for chunk in trace.iter_routing():
+        for chunk in trace.iter_routing(weights=False):
             text = ~chunk.special
             n_tokens += int(text.sum())
-            chosen = chunk.experts[text]
+            chosen = chunk.experts if text.all() else chunk.experts[text]
 
             def count(index: int, chosen: np.ndarray = chosen) -> np.ndarray:
                 return coactivation(chosen[:, index], num_experts=trace.layers[index].num_experts)

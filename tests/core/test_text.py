@@ -31,7 +31,7 @@ from moe_probe.models import LoadedModel, load_model
 from moe_probe.recording.collect import CollectOptions, collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.trace import Trace, TraceWriter
-from moe_probe.recording.trace.stored import readable
+from moe_probe.recording.trace.stored import StoredTokens, readable
 from moe_probe.report import write_report
 from moe_probe.report.content import Passage
 from moe_probe.report.sections.experts import _pieces
@@ -325,15 +325,18 @@ def byte_pieces(*tokens: bytes) -> list[str]:
     return ["".join(characters[b] for b in token) for token in tokens]
 
 
-def stored(tokens: list[str]) -> pd.DataFrame:
+def stored(tokens: list[str], document: int = 0) -> StoredTokens:
     ids = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
-    return pd.DataFrame({"document": 0, "token_id": [ids[t] for t in tokens], "token": tokens, "special": False})
+    return StoredTokens(np.full(len(tokens), document), np.array([ids[t] for t in tokens]), np.array(tokens, dtype=object))
 
 
 def as_read(tokens: list[str], text: str | None = None) -> str:
-    table = stored(tokens)
-    known = readable(table, None if text is None else lambda rows: [text] * len(rows))
-    return decode([known.get(key, key[1]) for key in zip(table["token_id"], table["token"], strict=True)]).text
+    table, texts = stored(tokens), None if text is None else lambda rows: [text] * len(rows)
+    known = readable(lambda: [table], texts)
+    twice = StoredTokens(*(np.concatenate(pair) for pair in zip(table, stored(tokens, document=1), strict=True)))
+    # documents one after the other are read alike in one shard and in two
+    assert readable(lambda: [twice], texts) == readable(lambda: [table, stored(tokens, document=1)], texts)
+    return decode([known.get(key, key[1]) for key in zip(table.token_id.tolist(), table.token, strict=True)]).text
 
 
 def test_imported_pieces_of_bytes_are_read() -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from moe_probe.core.stats.bootstrap import NOTHING, Interval, skewness, spread, stretched
+from moe_probe.core.stats.labels import column_step
 
 #: Where the formulas of the intervals come from; results that have such intervals cite these.
 AUROC = (
     "Newcombe 2006, interval of the Mann-Whitney statistic, DOI 10.1002/sim.2324",
     "Zou and Donner 2008, interval of a difference from two intervals (MOVER), DOI 10.1002/sim.3095",
 )
-_BLOCK = 512  # columns worked on at a time
 
 
 def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
@@ -44,8 +44,9 @@ def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray
     rest = len(topic) - sizes
     area = np.empty((n_topics, shares.shape[1]))
     one_hot = (topic[None] == np.arange(n_topics)[:, None]).astype(np.float64)
-    for start in range(0, shares.shape[1], _BLOCK):
-        columns = slice(start, start + _BLOCK)
+    step = column_step(len(shares))
+    for start in range(0, shares.shape[1], step):
+        columns = slice(start, start + step)
         ranks = one_hot @ rankdata(shares[:, columns], axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             area[:, columns] = (ranks - sizes * (sizes + 1) / 2) / (sizes * rest)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.core.stats.bootstrap import stretched
-
-_BLOCK = 512  # columns worked on at a time
+from moe_probe.core.stats.labels import column_step
 
 
 class Lift(NamedTuple):
@@ -153,8 +152,9 @@ def _left_out(
     for t in range(len(mean)):
         rows = topic == t
         n = int(rows.sum())
-        for start in range(0, shares.shape[1] if n > 1 else 0, _BLOCK):
-            c = slice(start, start + _BLOCK)
+        step = column_step(n)
+        for start in range(0, shares.shape[1] if n > 1 else 0, step):
+            c = slice(start, start + step)
             without = (mean[t, c] * n - shares[rows, c]) / (n - 1)
             lift = np.log((without + h[t, c]) / (base[c] + (without - mean[t, c]) / present + h[t, c]))
             out[t, c], cubes[t, c] = _jackknife(lift)

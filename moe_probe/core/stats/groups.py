@@ -206,8 +206,8 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
         are asked for and the trace has none.
     """
     keep, labels, groups = labelled_documents(usage.documents, label=label)
-    counts = _measured(usage, measure)
-    empty = keep & (counts.sum((1, 2)) == 0)
+    _need_measure(usage, measure)
+    empty = keep & (usage.document_totals(measure) == 0)
     warnings = []
     if (~keep).any():
         warnings.append(f"{int((~keep).sum())} of {len(keep)} documents have no {label} and were left out.")
@@ -224,10 +224,9 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
     names = sorted(topic_of)  # an order that does not depend on the order of documents
     topics = sorted(set(topic_of.values()))
     code = {name: i for i, name in enumerate(names)}
-    group_of_row = np.array([code[g] for g in groups[rows]])
-    summed = np.zeros((len(names), *counts.shape[1:]), dtype=counts.dtype)
-    np.add.at(summed, group_of_row, counts[rows])
-    shares, selections, filled = _shares(summed, usage.num_experts)
+    group_of_document = np.full(len(keep), -1)
+    group_of_document[rows] = [code[g] for g in groups[rows]]
+    shares, selections, filled = _shares(usage.summed(group_of_document, len(names), measure=measure), usage)
     if filled:
         warnings.append(f"{filled} (group, layer) pairs had no selections and were given the mean usage.")
     return GroupUsage(
@@ -244,34 +243,33 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
     )
 
 
-def _measured(usage: Usage, measure: str) -> np.ndarray:
-    if measure == "selections":
-        return usage.selections
-    if measure != "gate_mass":
+def _need_measure(usage: Usage, measure: str) -> None:
+    if measure not in ("selections", "gate_mass"):
         raise MoeProbeError(
             f"'{measure}' is no measure of usage",
             did_you_mean(measure, ["selections", "gate_mass"]),
             "selections or gate_mass",
         )
-    if usage.gate_mass is None:
+    if measure == "gate_mass" and not usage.has_gate_mass:
         raise MoeProbeError(
             "gate weights cannot be summed", "the trace has expert ids only", "measure selections, or collect with weights"
         )
-    return usage.gate_mass
 
 
-def _shares(summed: np.ndarray, num_experts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Divide counts [group, layer, expert] by their layer's total and flatten to real experts."""
-    selections = summed.sum(-1).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        shares = summed / selections[..., None]
-    empty = selections == 0
-    if empty.any():
+def _shares(summed: np.ndarray, usage: Usage) -> tuple[np.ndarray, np.ndarray, int]:
+    """Divide sums (n_groups, n_columns) by their layer's total, in place, since they are the largest array of an analysis."""
+    selections, filled = np.empty((len(summed), len(usage.layers))), 0
+    for index, columns in enumerate(usage.columns):
+        part = summed[:, columns]
+        total = selections[:, index] = part.sum(1)
+        empty = total == 0
         # the mean of all groups says nothing about topics, so a filled row cannot make a claim
-        mean = summed.sum(0) / np.maximum(summed.sum((0, 2))[:, None], 1)
-        shares = np.where(empty[..., None], mean[None], shares)
-    columns = [shares[:, i, :n] for i, n in enumerate(num_experts)]
-    return np.concatenate(columns, axis=1), selections, int(empty.sum())
+        mean = part.sum(0) / max(total.sum(), 1) if empty.any() else 0.0
+        with np.errstate(invalid="ignore"):
+            np.divide(part, total[:, None], out=part)
+        part[empty] = mean
+        filled += int(empty.sum())
+    return summed, selections, filled
 
 
 def strata_of_groups(documents: pd.DataFrame, groups: Sequence[str], *, column: str | None) -> np.ndarray | None:

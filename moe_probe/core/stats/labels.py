@@ -15,6 +15,15 @@ from moe_probe.core.errors import MoeProbeError
 COLUMN_BLOCK = 64
 
 
+#: Values that are worked on at a time, where a whole table of columns would be copied: 32 MB in float64.
+_AT_ONCE = 1 << 22
+
+
+def column_step(n_groups: int, most: int = 512) -> int:
+    """Columns to work on at a time, so that temporary arrays (n_groups, columns) stay small: `most`, at least one."""
+    return int(np.clip(_AT_ONCE // max(n_groups, 1), 1, most))
+
+
 class LabelPermuter:
     """Draws permutations of topic labels over groups, as one-hot label matrices.
 
@@ -107,8 +116,9 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
     n_groups, n_columns = shares.shape
     scaled = np.empty((n_groups, n_columns), dtype=np.float32)
     varies = np.empty(n_columns, dtype=bool)
-    for start in range(0, n_columns, 8 * COLUMN_BLOCK):
-        columns = slice(start, start + 8 * COLUMN_BLOCK)
+    step = column_step(n_groups)
+    for start in range(0, n_columns, step):
+        columns = slice(start, start + step)
         block = shares[:, columns].astype(np.float64)
         level = np.abs(block).max(0)
         if strata is None:

@@ -16,6 +16,7 @@ import numpy as np
 from moe_probe.core.stats.labels import (
     LabelPermuter,
     centre_and_scale,
+    column_step,
     for_each_column_block,
     n_threads,
     permutation_blocks,
@@ -84,10 +85,11 @@ class _Columns:
         """Compute Welch's t of the labels as they are, summed in float64, shape (n_topics, n_columns)."""
         one_hot = self.permuter.observed().astype(np.float64)
         t = np.empty((self.permuter.n_topics, self.values.shape[1]))
-        for start in range(0, t.shape[1], 512):
-            block = self.values[:, start : start + 512].astype(np.float64)
+        step = column_step(len(self.values))
+        for start in range(0, t.shape[1], step):
+            block = self.values[:, start : start + step].astype(np.float64)
             sums, squares = one_hot @ block, one_hot @ block**2
-            t[:, start : start + 512] = welch_t(sums, squares, self.permuter.sizes, total=len(self.values))
+            t[:, start : start + step] = welch_t(sums, squares, self.permuter.sizes, total=len(self.values))
         return t
 
     def permuted(self, n: int, pool: ThreadPoolExecutor, signs: np.ndarray | None = None) -> np.ndarray:

@@ -164,7 +164,8 @@ def _propose(sample: LabelledShares) -> list[_Candidates]:
 
     # square roots make the spread alike, so that one of all groups serves: Welch's own of a few groups is so uncertain that
     # of thousands of columns the luckiest small ones would be proposed
-    shares = np.sqrt(np.maximum(sample.shares, 0))
+    shares = np.maximum(sample.shares, 0)
+    np.sqrt(shares, out=shares)
     shares = shares if sample.strata is None else _centred(shares, sample.strata)
     total, n_columns = shares.shape
     sizes = np.bincount(sample.topic, minlength=sample.n_topics)

@@ -82,7 +82,7 @@ def cluster_routing(  # noqa: PLR0913 (public analysis: keyword options with def
     """
     from threadpoolctl import threadpool_limits
 
-    units = [expert_units(trace, label=label), document_units(trace, label=label, others=others)]
+    units = [expert_units(trace, label=label), document_units(trace, label=label, others=others, seed=seed)]
     if "routing" in trace.manifest.kept:
         units.append(token_units(trace, label=label, max_tokens=max_tokens, seed=seed))
     parts: dict[str, list[Any]] = {"clusters": [], "summary": [], "agreement": [], "maps": []}
@@ -95,6 +95,7 @@ def cluster_routing(  # noqa: PLR0913 (public analysis: keyword options with def
             positions = plane.result()
             if positions is not None:
                 parts["maps"].append(positions.merge(clusters, on=["unit", "layer", "id"], validate="1:1"))
+    parts["warnings"] = [warning for item in units for warning in item.warnings]
     return _results(parts, {"label": label, "others": list(others), "max_tokens": max_tokens, "strata": strata}, seed)
 
 
@@ -178,7 +179,8 @@ def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> 
     maps = pd.concat(parts["maps"], ignore_index=True) if parts["maps"] else pd.DataFrame(columns=columns)
 
     def result(name: str, table: pd.DataFrame, caption: str) -> Result:
-        return Result(name, table, params=params, seed=seed, caption=caption, citations=_CITATIONS)
+        warnings = tuple(parts["warnings"])
+        return Result(name, table, params=params, seed=seed, caption=caption, warnings=warnings, citations=_CITATIONS)
 
     within = (
         f" within each {params['strata']}; {params['strata']} itself is permuted among all documents. Labels of experts are "

@@ -11,6 +11,7 @@ from moe_probe.core.stats import labelled_documents, topic_moments
 from moe_probe.core.stats.groups import need_column
 from moe_probe.experts.explain.classes import token_class
 from moe_probe.experts.explain.tokens import LayerSelections, map_layers, sample_tokens
+from moe_probe.experts.samples import MOST_DOCUMENTS, even_sample
 from moe_probe.experts.topic_groups import topic_groups
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Units(NamedTuple):
     labels : dict of str to ndarray of object, shape (n_units,)
     strata : ndarray of object, shape (n_units,), or None
         Strata of the units' documents.
+    warnings : tuple of str
+        What is left out.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Units(NamedTuple):
     group: np.ndarray
     labels: dict[str, np.ndarray]
     strata: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def expert_units(trace: Trace, *, label: str = "topic") -> Units:
@@ -82,8 +86,8 @@ def expert_units(trace: Trace, *, label: str = "topic") -> Units:
     )
 
 
-def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...] = ()) -> Units:
-    """Describe documents by the square roots of their usage shares of all layers.
+def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...] = (), seed: int = 0) -> Units:
+    """Describe documents by the square roots of their usage shares of all layers; of a large corpus, a sample of them.
 
     Parameters
     ----------
@@ -92,6 +96,8 @@ def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...
         Label column; documents without a label are left out.
     others : tuple of str
         Further label columns that are kept.
+    seed : int
+        Seed of the sample.
 
     Returns
     -------
@@ -103,15 +109,24 @@ def document_units(trace: Trace, *, label: str = "topic", others: tuple[str, ...
         When documents have no such label, or fewer than four have one.
     """
     usage = trace.usage()
-    keep, _, names = labelled_documents(usage.documents, label=label)
-    rows = np.flatnonzero(keep & (usage.selections.sum((1, 2)) > 0))
-    if len(rows) < 4:
-        raise MoeProbeError(f"{len(rows)} labelled documents cannot be clustered", "four are the least", "a larger corpus")
-    counts = usage.selections[rows]
-    shares = counts / np.maximum(counts.sum(2, keepdims=True), 1)
-    features = np.concatenate([np.sqrt(shares[:, i, :n]) for i, n in enumerate(usage.num_experts)], axis=1)
+    keep, topics, names = labelled_documents(usage.documents, label=label)
+    every = np.flatnonzero(keep & (usage.document_totals() > 0))
+    if len(every) < 4:
+        raise MoeProbeError(f"{len(every)} labelled documents cannot be clustered", "four are the least", "a larger corpus")
+    rows = every[even_sample(np.unique(topics[every], return_inverse=True)[1], MOST_DOCUMENTS, seed=seed)]
+    unit = np.full(len(keep), -1)
+    unit[rows] = np.arange(len(rows))
+    features = usage.summed(unit, len(rows))
+    for columns in usage.columns:
+        part = features[:, columns]
+        part[:] = np.sqrt(part / np.maximum(part.sum(1, keepdims=True), 1))
     labels = {name: usage.documents[name].fillna("").astype(str).to_numpy(dtype=object)[rows] for name in (label, *others)}
-    return Units("document", features, np.full(len(rows), -1), rows, names[rows], labels)
+    warning = (
+        ()
+        if len(rows) == len(every)
+        else (f"Clustered are {len(rows):,} of {len(every):,} documents, drawn evenly over topics.",)
+    )
+    return Units("document", features, np.full(len(rows), -1), rows, names[rows], labels, warnings=warning)
 
 
 def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, seed: int = 0) -> Units:
@@ -182,5 +197,5 @@ def with_strata(trace: Trace, item: Units, strata: str) -> Units:
     documents = trace.documents
     need_column(documents, strata, " to stratify by")
     values = documents[strata].fillna("").astype(str).to_numpy(dtype=object)
-    rows = item.number if item.kind == "document" else trace.tokens(["document"])["document"].to_numpy()[item.number]
+    rows = item.number if item.kind == "document" else trace.tokens_at(item.number, ["document"])["document"]
     return item._replace(strata=values[rows])

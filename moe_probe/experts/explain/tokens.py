@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from moe_probe.core.routing import dropped_id
 from moe_probe.core.stats import labelled_documents, one_value_per_group
 from moe_probe.core.stats.labels import n_threads
 from moe_probe.recording.corpus.splits import stratified_split
+from moe_probe.recording.trace.ids import previous_ids
 
 if TYPE_CHECKING:
     from moe_probe.core.schema import MoeLayer
@@ -66,44 +68,51 @@ class TokenSample:
         """Fold of every token, shape (n_tokens,)."""
         return np.asarray(self.fold[self.group])
 
-    def take(self, groups: np.ndarray) -> TokenSample:
-        """Keep the tokens of some groups (boolean mask, shape (n_groups,)); codes stay."""
-        keep = groups[self.group]
-        number = np.cumsum(groups) - 1
-        return replace(
-            self,
-            row=self.row[keep],
-            group=number[self.group[keep]],
-            token=self.token[keep],
-            previous=self.previous[keep],
-            position=self.position[keep],
-            topic=self.topic[groups],
-            fold=self.fold[groups],
-            groups=tuple(g for g, k in zip(self.groups, groups, strict=True) if k),
-        )
+
+#: Slots whose cells are counted at a time, at least.
+_COUNTED = 1 << 20
+#: Bytes of expert ids that are in memory at a time, about.
+_ROUTING_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class LayerSelections:
-    """Selections of one layer by the tokens of a `TokenSample`: one entry per filled slot.
+    """Selections of one layer by the tokens of a `TokenSample`.
 
     Attributes
     ----------
     layer : int
         Number of the layer in the model.
     num_experts : int
-    token : ndarray of int, shape (n_selections,)
-        Index of the token in the sample, in ascending order.
-    expert : ndarray of int64, shape (n_selections,)
-    slots : ndarray of int, shape (n_tokens,)
-        Filled slots of every token.
+    chosen : ndarray of unsigned int, shape (n_tokens, n_slots)
+        Experts of every token; the largest value of the type marks an empty slot.
     """
 
     layer: int
     num_experts: int
-    token: np.ndarray
-    expert: np.ndarray
-    slots: np.ndarray
+    chosen: np.ndarray
+
+    @cached_property
+    def filled(self) -> np.ndarray | None:
+        """Filled slots, bool, shape (n_tokens, n_slots); None where all are."""
+        filled = self.chosen != dropped_id(self.chosen.dtype)
+        return None if filled.all() else filled
+
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """Filled slots of every token, ndarray of int, shape (n_tokens,)."""
+        return np.full(len(self.chosen), self.chosen.shape[1]) if self.filled is None else np.asarray(self.filled.sum(1))
+
+    @cached_property
+    def token(self) -> np.ndarray:
+        """Index of the token of every selection, ascending, shape (n_selections,): large, for samples of few tokens."""
+        return np.repeat(np.arange(len(self.chosen)), self.slots)
+
+    @cached_property
+    def expert(self) -> np.ndarray:
+        """Expert of every selection, ndarray of int64, shape (n_selections,)."""
+        chosen = self.chosen.ravel() if self.filled is None else self.chosen[self.filled]
+        return chosen.astype(np.int64)
 
     def counts(self, unit: np.ndarray, n_units: int) -> np.ndarray:
         """Count selections by a unit of the tokens (a group, say) and expert.
@@ -118,9 +127,20 @@ class LayerSelections:
         -------
         ndarray of int64, shape (n_units, num_experts)
         """
-        cell = unit[self.token] * self.num_experts + self.expert
-        cell = cell[cell >= 0]  # an expert's number is below num_experts, so unit -1 gives a negative cell
-        return np.bincount(cell, minlength=n_units * self.num_experts).reshape(n_units, self.num_experts)
+        size = n_units * self.num_experts
+        out = np.zeros(size, dtype=np.int64)
+        # blocks of fewer slots than there are cells would spend their time on adding up tables
+        step = max(1, max(_COUNTED, size) // self.chosen.shape[1])
+        for start in range(0, len(unit), step):
+            part = slice(start, start + step)
+            use, filled = unit[part] >= 0, None if self.filled is None else self.filled[part]
+            if use.all():
+                cell = unit[part, None] * self.num_experts + self.chosen[part]
+            else:
+                cell = unit[part][use, None] * self.num_experts + self.chosen[part][use]
+                filled = None if filled is None else filled[use]
+            out += np.bincount(cell.ravel() if filled is None else cell[filled], minlength=size)
+        return out.reshape(n_units, self.num_experts)
 
 
 def sample_tokens(
@@ -151,44 +171,80 @@ def sample_tokens(
         When the trace has no routing or the documents have no such label, or a fold stays without groups
         (fewer groups than folds).
     """
+    trace.need_routing()
     keep, labels, names = labelled_documents(trace.documents, label=label)
-    table = trace.tokens(["document", "position", "token_id", "special"])
-    document = table["document"].to_numpy().astype(np.int64)
-    ids = table["token_id"].to_numpy().astype(np.int64)
-    position = table["position"].to_numpy().astype(np.int64)
-    before = np.full(len(ids), -1, dtype=np.int64)
-    follows = document[1:] == document[:-1]
-    before[1:][follows] = ids[:-1][follows]
-    use = ~table["special"].to_numpy() & keep[document]
+    n_text = trace.documents["n_tokens"].to_numpy().astype(np.int64)
+    use = keep & (n_text > 0)
     if not use.any():
         raise MoeProbeError(
             "no labelled document has text tokens", "there is nothing to explain", "check that the corpus is not empty"
         )
-    rows = np.flatnonzero(keep)
-    topic_of = one_value_per_group(labels[rows], names[rows], what=label)
-    groups = tuple(sorted({names[d] for d in np.unique(document[use])}))
+    topic_of = one_value_per_group(labels[keep], names[keep], what=label)
+    groups = tuple(sorted(set(names[use])))
     code = {name: i for i, name in enumerate(groups)}
-    group_of_document = np.array([code.get(name, -1) for name in names])
-    kept = np.flatnonzero(use)
-    kept = kept[np.argsort(group_of_document[document[kept]], kind="stable")]
-    vocabulary, token = np.unique(ids[kept], return_inverse=True)
-    _, previous = np.unique(before[kept], return_inverse=True)
     topics = tuple(sorted({topic_of[g] for g in groups}))
-    topic = np.array([topics.index(topic_of[g]) for g in groups])
-    sample = TokenSample(
-        row=kept,
-        group=group_of_document[document[kept]],
-        token=token,
-        previous=previous,
-        position=position[kept],
-        topic=topic,
-        fold=_folds([topics[t] for t in topic], list(groups), folds, seed),
+    number = {name: i for i, name in enumerate(topics)}
+    topic = np.array([number[topic_of[g]] for g in groups])
+    fold = _folds([topics[t] for t in topic], list(groups), folds, seed)
+    group = np.array([code.get(name, -1) for name in names])
+    size = np.bincount(group[use], weights=n_text[use], minlength=len(groups)).astype(np.int64)
+    chosen = _thin(topic, fold, groups, share=1.0 if max_tokens is None else max_tokens / size.sum(), seed=seed)
+    number_of = np.where(chosen, np.cumsum(chosen) - 1, -1)
+    drawn = use & chosen[group]
+    arrays = _read(trace, use, np.where(drawn, number_of[group], -1), np.where(drawn, n_text, 0))
+    part = f"{len(arrays['row']):,} of {size.sum():,} tokens"
+    thinned = f"Measured on {part} to save time: whole documents, drawn evenly over topics."
+    return TokenSample(
+        **arrays,
+        topic=topic[chosen],
+        fold=fold[chosen],
         topics=topics,
-        groups=groups,
-        vocabulary=vocabulary,
+        groups=tuple(g for g, c in zip(groups, chosen, strict=True) if c),
+        vocabulary=trace.ids_of(use)[0],
         n_folds=folds,
+        warnings=() if chosen.all() else (thinned,),
     )
-    return sample if max_tokens is None else _thin(sample, max_tokens, seed)
+
+
+def _read(trace: Trace, use: np.ndarray, group: np.ndarray, n_text: np.ndarray) -> dict[str, np.ndarray]:
+    """Read the text tokens of some documents, sorted by group.
+
+    Arrays (n_documents,): documents that codes are counted in, groups (-1: not read), and text tokens that are to be read.
+    """
+    order = np.argsort(np.where(group < 0, len(group), group), kind="stable")
+    place = np.empty(len(group), dtype=np.int64)  # of the first token of every document
+    place[order] = np.cumsum(n_text[order]) - n_text[order]
+    out = {name: np.empty(n_text.sum(), dtype=np.int64) for name in ("row", "group", "token", "previous", "position")}
+    coders = [_coder(ids) for ids in trace.ids_of(use)]
+    found = 0
+    columns = ["document", "position", "token_id", "special"]
+    for _, chunk in trace.iter_tokens(columns, documents=group >= 0):
+        document, position, ids, special = (chunk.columns[name] for name in columns)
+        kept = np.flatnonzero(~special & (group[document] >= 0))
+        own = document[kept]
+        starts = np.flatnonzero(np.diff(own, prepend=-1))
+        rank = np.arange(len(own)) - np.repeat(starts, np.diff(np.append(starts, len(own))))
+        to = place[own] + rank
+        found += len(own)
+        values = (kept + chunk.first, group[own], coders[0](ids[kept]), coders[1](previous_ids(document, ids)[kept]))
+        for array, value in zip(out.values(), (*values, position[kept]), strict=True):
+            array[to] = value
+    if found != len(out["row"]):
+        raise MoeProbeError(
+            f"the trace at {trace.root} is damaged",
+            f"its documents have {len(out['row']):,} text tokens, its token table has {found:,}",
+            "run moe-probe verify",
+        )
+    return out
+
+
+def _coder(ids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Give a function from ids to their places among ascending ids."""
+    if len(ids) and int(ids[-1]) < 1 << 24:
+        table = np.zeros(int(ids[-1]) + 2, dtype=np.int64)  # ids may begin at -1
+        table[ids + 1] = np.arange(len(ids))
+        return lambda values: table[values + 1]
+    return lambda values: np.searchsorted(ids, values)
 
 
 def _folds(topics: list[str], groups: list[str], folds: int, seed: int) -> np.ndarray:
@@ -204,27 +260,16 @@ def _folds(topics: list[str], groups: list[str], folds: int, seed: int) -> np.nd
     return np.asarray(fold)
 
 
-def _thin(sample: TokenSample, max_tokens: int, seed: int) -> TokenSample:
-    """Keep whole groups, each topic to the same share, so that about `max_tokens` stay."""
-    share = max_tokens / len(sample.row)
+def _thin(topic: np.ndarray, fold: np.ndarray, groups: tuple[str, ...], *, share: float, seed: int) -> np.ndarray:
+    """Choose whole groups (n_groups,), each topic to the same share; all of them for a share of 1 and more."""
+    every = np.ones(len(groups), dtype=bool)
     if share >= 1:
-        return sample
+        return every
     # drawn within (topic, fold), so that no fold runs empty
-    strata = [f"{t}/{f}" for t, f in zip(sample.topic, sample.fold, strict=True)]
-    part = stratified_split(strata, list(sample.groups), shares={"in": share, "out": 1 - share}, seed=seed + 1)
-    chosen = part == "in"
-    if len(set(sample.fold[chosen].tolist())) < sample.n_folds:
-        return sample
-    thinned = sample.take(chosen)
-    return replace(
-        thinned,
-        warnings=(
-            (
-                f"Measured on {len(thinned.row):,} of {len(sample.row):,} tokens to save time: whole documents, "
-                "drawn evenly over topics."
-            ),
-        ),
-    )
+    strata = [f"{t}/{f}" for t, f in zip(topic, fold, strict=True)]
+    part = stratified_split(strata, list(groups), shares={"in": share, "out": 1 - share}, seed=seed + 1)
+    chosen = np.asarray(part == "in")
+    return chosen if len(set(fold[chosen].tolist())) == len(set(fold.tolist())) else every
 
 
 def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelections:
@@ -242,7 +287,8 @@ def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelect
     -------
     LayerSelections
     """
-    experts = np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([item.layer])])[sample.row]
+    index = trace.layer_index(item.layer)
+    experts = trace.routing_at(sample.row, slice(index, index + 1)).experts[:, 0]
     return layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
 
 
@@ -260,22 +306,29 @@ def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelection
     Yields
     ------
     object
-        Value of `work` for every layer, in order; as many layers as threads are in memory at a time.
+        Value of `work` for every layer, in order; as many layers as fit in some memory are read in one pass.
     """
-
-    def read_and_work(item: MoeLayer) -> Any:
-        return work(load_layer(trace, sample, item))
-
     from threadpoolctl import threadpool_limits
 
+    of_threads = n_threads() * max(len(sample.row), 1) * max(layer.top_k for layer in trace.layers)
+    at_once = n_threads() * max(1, _ROUTING_BYTES // of_threads)
     # layers share the cores; products inside them must not ask for all cores again
     with ThreadPoolExecutor(n_threads()) as pool, threadpool_limits(1):
-        for start in range(0, len(trace.layers), n_threads()):
-            yield from pool.map(read_and_work, trace.layers[start : start + n_threads()])
+        for start in range(0, len(trace.layers), at_once):
+            layers = trace.layers[start : start + at_once]
+            experts = trace.routing_at(sample.row, slice(start, start + len(layers))).experts
+            items = [
+                layer_selections(experts[:, i], layer=item.layer, num_experts=item.num_experts)
+                for i, item in enumerate(layers)
+            ]
+            del experts
+            while items:  # a layer is let go of once it is done
+                yield from pool.map(work, items[: n_threads()])
+                del items[: n_threads()]
 
 
 def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> LayerSelections:
-    """Flatten the expert ids of one layer into its filled slots.
+    """Take the expert ids of one layer as selections.
 
     Parameters
     ----------
@@ -289,10 +342,4 @@ def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> La
     -------
     LayerSelections
     """
-    filled = experts != dropped_id(experts.dtype)
-    if filled.all():  # the usual case; much faster than looking for the filled slots
-        n_tokens, n_slots = experts.shape
-        token = np.repeat(np.arange(n_tokens), n_slots)
-        return LayerSelections(layer, num_experts, token, experts.ravel().astype(np.int64), np.full(n_tokens, n_slots))
-    token, slot = np.nonzero(filled)
-    return LayerSelections(layer, num_experts, token, experts[token, slot].astype(np.int64), filled.sum(1))
+    return LayerSelections(layer, num_experts, np.ascontiguousarray(experts))

@@ -50,35 +50,37 @@ def first_choices(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray
     ndarray of unsigned int, shape (n_tokens, n_layers)
         Without weights, the expert of the first slot.
     """
+    first = np.array(experts[..., 0])
     if weights is None:
-        return np.asarray(experts[..., 0])
-    best = np.where(experts == dropped_id(experts.dtype), -1.0, weights).argmax(-1)
-    return np.asarray(np.take_along_axis(experts, best[..., None], axis=-1)[..., 0])
+        return first
+    empty = dropped_id(experts.dtype)
+    largest = np.where(first == empty, np.float16(-1), weights[..., 0]).astype(np.float32)
+    for slot in range(1, experts.shape[-1]):  # slot by slot: much faster than along an axis as short as top-k
+        weight = weights[..., slot].astype(np.float32)
+        above = (weight > largest) & (experts[..., slot] != empty)
+        np.copyto(largest, weight, where=above)
+        np.copyto(first, experts[..., slot], where=above)
+    return first
 
 
-def layer_choices(trace: Trace, layer: int, take: np.ndarray | None = None) -> LayerChoices:
-    """Read the choices of one layer.
+def chosen_rows(trace: Trace, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read the choices of some tokens.
 
     Parameters
     ----------
     trace : Trace
         With routing.
-    layer : int
-        Number of the layer in the model.
-    take : ndarray of bool, shape (n_tokens,), optional
-        Tokens to read. Default: all.
+    rows : ndarray of int, shape (n_rows,)
+        Rows of the tokens in the trace.
 
     Returns
     -------
-    LayerChoices
+    experts : ndarray of unsigned int, shape (n_rows, n_layers, n_slots)
+    first : ndarray of unsigned int, shape (n_rows, n_layers)
+        Experts of the largest gate weights.
     """
-    experts, first, start = [], [], 0
-    for chunk in trace.iter_routing([layer]):
-        rows = slice(None) if take is None else take[start : start + len(chunk.experts)]
-        start += len(chunk.experts)
-        experts.append(chunk.experts[rows, 0])
-        first.append(first_choices(chunk.experts[rows], None if chunk.weights is None else chunk.weights[rows])[:, 0])
-    return LayerChoices(np.concatenate(experts), np.concatenate(first))
+    found = trace.routing_at(rows, weights=True)
+    return found.experts, first_choices(found.experts, found.weights)
 
 
 def sampled_documents(trace: Trace, max_tokens: int, *, seed: int = 0) -> np.ndarray:

@@ -56,9 +56,14 @@ def risk_difference(
     if paired_by is not None:
         sets = _paired(_values(usage.documents, paired_by), sets, paired_by)
     tokens = usage.documents["n_tokens"].to_numpy()
+    of_sets = np.concatenate(sets)
+    row = np.full(len(tokens), -1)
+    row[of_sets] = np.arange(len(of_sets))
+    counts, tokens = usage.summed(row, len(of_sets)), tokens[of_sets]
+    sets = np.split(np.arange(len(of_sets)), [len(sets[0])])
     parts = []
-    for index, layer in enumerate(usage.layers):
-        rates = _rates(usage.selections[:, index, : layer.num_experts], tokens, sets, paired=bool(paired_by))
+    for layer, columns in zip(usage.layers, usage.columns, strict=True):
+        rates = _rates(counts[:, columns], tokens, sets, paired=bool(paired_by))
         parts.append(pd.DataFrame({"layer": layer.layer, "expert": np.arange(layer.num_experts)} | rates))
     return Result(
         "risk_difference",

@@ -74,7 +74,7 @@ def domain_table(trace: Trace | Usage, *, label: str = "topic", first: bool = Fa
     if first:
         counts, warnings = _first_choice_counts(trace, of_document, len(names))
     else:
-        counts, warnings = _counts(usage.selections, usage, of_document, len(names)), ()
+        counts, warnings = _counts(usage, of_document, len(names)), ()
     parts = []
     for layer, count in zip(usage.layers, counts, strict=True):
         value = domain_specialisation(count, np.maximum(tokens, 1))
@@ -138,8 +138,8 @@ def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -
 
     usage = trace.usage()
     names, of_document = _domains(usage, label)
-    counts = _counts(usage.selections, usage, of_document, len(names))
-    masses = None if usage.gate_mass is None else _counts(usage.gate_mass, usage, of_document, len(names))
+    counts = _counts(usage, of_document, len(names))
+    masses = _counts(usage, of_document, len(names), measure="gate_mass") if usage.has_gate_mass else None
     parts = []
     for index, layer in enumerate(usage.layers):
         ratio = _normalised(counts[index])
@@ -192,9 +192,10 @@ def _domains(usage: Usage, label: str) -> tuple[list[str], np.ndarray]:
     return [str(n) for n in names], of_document
 
 
-def _counts(values: np.ndarray, usage: Usage, of_document: np.ndarray, n: int) -> list[np.ndarray]:
-    """Sum values (n_documents, n_layers, max_experts) over domains, per layer of shape (n_domains, n_experts)."""
-    return [_summed(values[:, i, : layer.num_experts], of_document, n) for i, layer in enumerate(usage.layers)]
+def _counts(usage: Usage, of_document: np.ndarray, n: int, *, measure: str = "selections") -> list[np.ndarray]:
+    """Sum a measure over domains, per layer of shape (n_domains, n_experts)."""
+    summed = usage.summed(of_document, n, measure=measure)
+    return [summed[:, columns] for columns in usage.columns]
 
 
 def _summed(values: np.ndarray, code: np.ndarray, n: int) -> np.ndarray:

@@ -10,7 +10,14 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.stats import labelled_documents
-from moe_probe.experts.published.choices import OLMOE, SAMPLE_TOKENS, layer_choices, sampled_documents, weight_warnings
+from moe_probe.experts.published.choices import (
+    OLMOE,
+    SAMPLE_TOKENS,
+    LayerChoices,
+    first_choices,
+    sampled_documents,
+    weight_warnings,
+)
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -114,7 +121,7 @@ def _repetitions(
         Pairs of one first choice, pairs that share one of two choices, and all pairs.
     """
     same, shared, pairs = (np.zeros((n_domains, len(trace.layers))) for _ in range(3))
-    for chunk in trace.iter_routing():
+    for chunk in trace.iter_routing(documents=used):
         take = used[chunk.document]
         document, position, special = chunk.document[take], chunk.position[take], chunk.special[take]
         two = _two_best(chunk.experts[take], None if chunk.weights is None else chunk.weights[take])
@@ -169,7 +176,7 @@ def router_saturation(early: Trace, final: Trace) -> Result:
     text = ~final.tokens(["special"])["special"].to_numpy()
     rows = []
     for layer in final.layers:
-        a, b = (layer_choices(trace, layer.layer) for trace in (early, final))
+        a, b = (_layer_choices(trace, layer.layer) for trace in (early, final))
         empty = dropped_id(b.experts.dtype)
         filled = (b.experts != empty) & text[:, None]
         hit = ((a.experts[:, :, None] == b.experts[:, None, :]).any(1) & filled).sum(1)
@@ -192,6 +199,15 @@ def router_saturation(early: Trace, final: Trace) -> Result:
         caption="Share of the later checkpoint's choices (and first choices) that the earlier one already makes. Compare with "
         "the baseline, that of a random router.",
     )
+
+
+def _layer_choices(trace: Trace, layer: int) -> LayerChoices:
+    """Read the choices of one layer, those of all tokens."""
+    experts, first = [], []
+    for chunk in trace.iter_routing([layer]):
+        experts.append(chunk.experts[:, 0])
+        first.append(first_choices(chunk.experts, chunk.weights)[:, 0])
+    return LayerChoices(np.concatenate(experts), np.concatenate(first))
 
 
 def _same_tokens(early: Trace, final: Trace) -> None:

@@ -17,7 +17,7 @@ from moe_probe.experts.published.choices import (
     OLMOE,
     SAMPLE_TOKENS,
     LayerChoices,
-    layer_choices,
+    chosen_rows,
     sampled_documents,
     weight_warnings,
 )
@@ -169,10 +169,11 @@ def _measured(
     import pandas as pd
 
     drawn = sampled_documents(trace, options.max_tokens, seed=options.seed)
-    ids, take = _ids(trace, drawn)
+    ids, rows_of = _ids(trace, drawn)
+    experts, first = chosen_rows(trace, rows_of)
 
-    def work(layer: MoeLayer) -> list[dict[str, Any]]:
-        choices = layer_choices(trace, layer.layer, take)
+    def work(index: int) -> list[dict[str, Any]]:
+        layer, choices = trace.layers[index], LayerChoices(experts[:, index], first[:, index])
         rng = np.random.default_rng([options.seed, layer.layer])
         rows = []
         for kind, codes in ids.items():
@@ -180,7 +181,7 @@ def _measured(
         return rows
 
     with ThreadPoolExecutor(n_threads()) as pool:
-        rows = [row for part in pool.map(work, trace.layers) for row in part]
+        rows = [row for part in pool.map(work, range(len(trace.layers))) for row in part]
     return {
         "table": pd.DataFrame(rows),
         "seed": options.seed,
@@ -199,17 +200,22 @@ def _ids(trace: Trace, used: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndar
     Returns
     -------
     ids : dict of str to ndarray of int, shape (n_taken,)
-    take : ndarray of bool, shape (n_tokens,)
-        Marks these tokens.
+    rows : ndarray of int, shape (n_taken,)
+        Rows of these tokens.
     """
-    table = trace.tokens(["document", "position", "token_id", "special"])
-    ids, document = table["token_id"].to_numpy().astype(np.int64), table["document"].to_numpy()
-    special, position = table["special"].to_numpy(), table["position"].to_numpy()
-    following = np.full(len(ids), -1)
-    next_to = (document[1:] == document[:-1]) & (position[1:] == position[:-1] + 1) & ~special[1:]
-    following[:-1][next_to] = ids[1:][next_to]
-    take = used[document]
-    return {"input": np.where(special, -1, ids)[take], "output": np.where(special, -1, following)[take]}, take
+    parts: dict[str, list[np.ndarray]] = {"input": [], "output": [], "row": []}
+    columns = ["document", "position", "token_id", "special"]
+    for _, chunk in trace.iter_tokens(columns, documents=used):
+        document, position, token_id, special = (chunk.columns[name] for name in columns)
+        ids, following = token_id.astype(np.int64), np.full(len(token_id), -1)
+        next_to = (document[1:] == document[:-1]) & (position[1:] == position[:-1] + 1) & ~special[1:]
+        following[:-1][next_to] = ids[1:][next_to]
+        take = used[document]
+        parts["input"].append(np.where(special, -1, ids)[take])
+        parts["output"].append(np.where(special, -1, following)[take])
+        parts["row"].append(np.flatnonzero(take) + chunk.first)
+    ids_of = {name: np.concatenate(found) for name, found in parts.items()}
+    return ids_of, ids_of.pop("row")
 
 
 def _count(ids: np.ndarray, choices: LayerChoices, num_experts: int, min_count: int, rng: np.random.Generator) -> _IdCounts:

@@ -8,31 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside
 from moe_probe.core.html import card_html, facts_html
-from moe_probe.core.pieces import SPACE_MARKS, with_spaces
 from moe_probe.core.routing import Usage, dropped_id
-from moe_probe.core.schema import Manifest, MoeLayer, ShardEntry
+from moe_probe.core.schema import Manifest, MoeLayer
 from moe_probe.core.text import some_of
 from moe_probe.recording.trace.annotated import documents_anndata, tokens_anndata
-from moe_probe.recording.trace.chunks import RoutingChunk, TokenChunk
+from moe_probe.recording.trace.chunks import RoutingChunk
 from moe_probe.recording.trace.facts import trace_facts
-from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entries, find_root, read_manifest
+from moe_probe.recording.trace.files import USAGE, file_entries, find_root, read_manifest
+from moe_probe.recording.trace.rows import RoutingRows, read_routing_rows
 from moe_probe.recording.trace.sampled import with_trace_rows
-from moe_probe.recording.trace.stored import readable
+from moe_probe.recording.trace.tokens import TraceTokens
+from moe_probe.recording.trace.usage import StoredUsage
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
 
-class Trace:
+class Trace(TraceTokens):
     """A sealed record of routing decisions. Open with `Trace.open`.
 
     Attributes
@@ -52,7 +50,7 @@ class Trace:
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root, self.manifest = root, manifest
+        super().__init__(root, manifest)
         self.warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -99,74 +97,6 @@ class Trace:
             raise MoeProbeError(f"there is no MoE layer {layer}", f"the trace has {some_of(numbers, 12)}", "one of those")
         return numbers.index(layer)
 
-    @cached_property
-    def documents(self) -> pd.DataFrame:
-        """Documents with their labels and token counts, without text; one row per document."""
-        names = [n for n in pq.read_schema(self.root / DOCUMENTS).names if n != "text"]
-        return pq.read_table(self.root / DOCUMENTS, columns=names).to_pandas()
-
-    def texts(self, rows: Sequence[int] | None = None) -> list[str]:
-        """Return the texts of documents (all, or those of the rows given).
-
-        Raises
-        ------
-        MoeProbeError
-            When the trace was made with ``--no-text``.
-        """
-        if not self.manifest.has_text:
-            raise MoeProbeError(
-                f"the trace at {self.root} has no text", "it was made with --no-text", "collect again without --no-text"
-            )
-        texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
-        # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
-        chosen = texts if rows is None else texts.take(pa.array(rows, type=pa.int64()))
-        return list(chosen.to_pylist())
-
-    def tokens(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the token table, or some of its columns: ``document, position, token_id, token, special``.
-
-        ``token`` is text as `core.pieces` writes it, whatever the trace stores: parts of characters are marked (``⟨b2⟩``).
-        """
-        self._need_routing()
-        wanted = ["document", "position", "token_id", "token", "special"] if columns is None else list(columns)
-        more = ["token_id"] if "token" in wanted and "token_id" not in wanted and self._texts_of_tokens else []
-        table = pq.read_table(self.root / TOKENS, columns=wanted + more).to_pandas()
-        if "token" in wanted and self._texts_of_tokens:
-            table["token"] = self._as_text(table["token_id"].to_numpy(), table["token"].to_numpy(dtype=object))
-        return table[wanted]
-
-    @cached_property
-    def _texts_of_tokens(self) -> dict[tuple[int, str], str]:
-        """Text of the tokens that are stored otherwise; empty for traces that store text."""
-        if "token_text" in self.manifest.settings:
-            return {}
-        names = ["document", "token_id", "token", "special"]
-        return readable(
-            pq.read_table(self.root / TOKENS, columns=names).to_pandas(),
-            self.texts if self.manifest.has_text else None,
-        )
-
-    def _as_text(self, ids: np.ndarray, strings: np.ndarray) -> np.ndarray:
-        known = self._texts_of_tokens
-        return np.array([known.get(key, key[1]) for key in zip(ids.tolist(), strings, strict=True)], dtype=object)
-
-    def spaced(self, tokens: np.ndarray) -> np.ndarray:
-        """Return token strings with the spaces between words, where the trace's vocabulary leaves these out (WordPiece, words).
-
-        Parameters
-        ----------
-        tokens : ndarray of str
-            From the column ``token`` of `tokens`, all that are to be read together.
-        """
-        return tokens if self._carries_spaces else with_spaces(tokens)
-
-    @cached_property
-    def _carries_spaces(self) -> bool:
-        known = self.manifest.settings.get("token_text")
-        if known is not None:
-            return known == "with spaces"
-        return any(t.startswith(SPACE_MARKS) for t in self.token_strings().values())
-
     def usage(self) -> Usage:
         """Return selections and gate mass per document, layer and expert (special tokens left out).
 
@@ -176,69 +106,45 @@ class Trace:
 
     @cached_property
     def _usage(self) -> Usage:
-        table = pq.read_table(self.root / USAGE)
-        numbers = [layer.layer for layer in self.layers]
-        shape = (len(self.documents), len(self.layers), max(layer.num_experts for layer in self.layers))
-        index_of = np.full(max(numbers) + 1, -1)
-        index_of[numbers] = np.arange(len(numbers))
-        where = (table["document"].to_numpy(), index_of[table["layer"].to_numpy()], table["expert"].to_numpy())
+        return StoredUsage(self.root / USAGE, self.layers, self.documents)
 
-        def dense(column: str, dtype: type) -> np.ndarray:
-            array: np.ndarray = np.zeros(shape, dtype=dtype)
-            array[where] = table[column].to_numpy()
-            array.flags.writeable = False
-            return array
+    def iter_routing(
+        self, layers: Sequence[int] | None = None, *, weights: bool = True, documents: np.ndarray | None = None
+    ) -> Iterator[RoutingChunk]:
+        """Yield the routing shard by shard.
 
-        mass = dense("gate_mass", np.float64) if "gate_mass" in table.column_names else None
-        return Usage(dense("selections", np.int64), mass, self.layers, self.documents)
+        Parameters
+        ----------
+        layers : sequence of int, optional
+            Numbers of the layers to read. Default: all.
+        weights : bool
+            Read gate weights, where the trace has them.
+        documents : ndarray of bool, shape (n_documents,), optional
+            Pass over the shards that have none of these documents.
 
-    def iter_routing(self, layers: Sequence[int] | None = None) -> Iterator[RoutingChunk]:
-        """Yield the routing shard by shard; of some layers only, when they are named.
+        Yields
+        ------
+        RoutingChunk
 
         Raises
         ------
         MoeProbeError
             When only usage was kept, or a layer does not exist.
         """
-        self._need_routing()
+        self.need_routing()
         indices = None if layers is None else [self.layer_index(layer) for layer in layers]
-        tokens = pq.ParquetFile(self.root / TOKENS)
         names = ["document", "position", "token_id", "special"]
-        for shard in self.manifest.shards:
+        for shard, chunk in self.iter_tokens(names, documents=documents):
             path = next(f.path for f in shard.files if f.path.startswith("routing/"))
             with safe_open(path_inside(self.root, path), framework="numpy") as arrays:
                 experts = _read_layers(arrays, "experts", indices)
-                weights = _read_layers(arrays, "weights", indices) if self.manifest.has_weights else None
-            table = tokens.read_row_group(shard.index, columns=names)  # one row group per shard
-            yield RoutingChunk(experts, weights, *(table[n].to_numpy() for n in names))
+                gates = _read_layers(arrays, "weights", indices) if weights and self.manifest.has_weights else None
+            yield RoutingChunk(experts, gates, *(chunk.columns[name] for name in names))
 
-    def iter_tokens(self, columns: Sequence[str]) -> Iterator[tuple[ShardEntry, TokenChunk]]:
-        """Yield every shard with columns of its part of the token table.
-
-        Raises
-        ------
-        MoeProbeError
-            When only usage was kept.
-        """
-        self._need_routing()
-        file, first = pq.ParquetFile(self.root / TOKENS), 0
-        not_text = "token" in columns and bool(self._texts_of_tokens)
-        for shard in self.manifest.shards:
-            wanted = dict.fromkeys([*columns, "token_id"] if not_text else columns)
-            table = file.read_row_group(shard.index, columns=list(wanted))
-            arrays = {name: table[name].to_numpy() for name in columns}
-            if not_text:
-                arrays["token"] = self._as_text(table["token_id"].to_numpy(), arrays["token"])
-            yield shard, TokenChunk(first, arrays)
-            first += shard.n_tokens
-
-    def whereabouts(self, row: int) -> tuple[str, int]:
-        """Return document name and position of a token, by its row in the trace."""
-        for shard, chunk in self.iter_tokens(["document", "position"]):
-            if row < chunk.first + shard.n_tokens:
-                document = int(chunk.columns["document"][row - chunk.first])
-                return str(self.documents["document"].iloc[document]), int(chunk.columns["position"][row - chunk.first])
-        raise IndexError(f"the trace has {self.n_tokens} tokens, there is no row {row}")
+    def routing_at(self, rows: np.ndarray, layers: slice = slice(None), *, weights: bool = False) -> RoutingRows:
+        """Return the routing of some rows of the trace, in the order of the rows; `layers` are positions on the layer axis."""
+        self.need_routing()
+        return read_routing_rows(self.root, self.manifest, rows, layers=layers, weights=weights)
 
     def layer(self, layer: int) -> sparse.csr_array:
         """Return the selections of one layer as a sparse 0/1 matrix, shape (n_tokens, num_experts)."""
@@ -250,11 +156,6 @@ class Trace:
         size = (len(experts), self.layers[self.layer_index(layer)].num_experts)
         ones = np.ones(indptr[-1], dtype=np.int32)
         return sparse.csr_array((ones, experts[filled].astype(np.int32), indptr), shape=size)
-
-    def token_strings(self) -> dict[int, str]:
-        """Return the text of every token id that occurs."""
-        table = self.tokens(["token_id", "token"]).drop_duplicates("token_id")
-        return dict(zip(table["token_id"].tolist(), table["token"].tolist(), strict=True))
 
     def iter_extras(self, folder: str) -> Iterator[dict[str, Any]]:
         """Yield the tensors of an optional part (``hidden/layer_07``, ``logits`` ...), shard by shard.
@@ -284,14 +185,6 @@ class Trace:
             )
         for path, row in paths:
             yield with_trace_rows(load_file(path_inside(self.root, path)), row)
-
-    def _need_routing(self) -> None:
-        if "routing" not in self.manifest.kept:
-            raise MoeProbeError(
-                f"the trace at {self.root} has document counts only",
-                "it was collected with --keep usage",
-                "collect again with --keep routing",
-            )
 
     def to_anndata(self, *, of: str = "documents", layer: int | None = None) -> AnnData:
         """Convert routing to an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -183,7 +183,7 @@ def _of_topics(usage: Usage, label: str, topics: tuple[str, ...]) -> Usage:
 
 def _rows(usage: Usage, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
     mass = None if usage.gate_mass is None else usage.gate_mass[rows]
-    return replace(usage, selections=usage.selections[rows], gate_mass=mass, documents=documents.reset_index(drop=True))
+    return Usage(usage.selections[rows], mass, usage.layers, documents.reset_index(drop=True))
 
 
 def resample(pairing: Pairing, *, n: int, seed: int) -> tuple[Resamples, Resamples]:

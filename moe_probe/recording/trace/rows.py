@@ -1,0 +1,117 @@
+"""Chosen tokens of a trace, read from the shards that have them: memory follows the tokens asked for, not the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors import safe_open
+
+from moe_probe.core.files import path_inside
+from moe_probe.core.schema import Manifest
+from moe_probe.recording.trace.files import TOKENS
+
+#: Rows between two chosen ones that are read along rather than skipped.
+_GAP = 64
+
+
+class RoutingRows(NamedTuple):
+    """Routing of chosen tokens.
+
+    Attributes
+    ----------
+    experts : ndarray of uint8 or uint16, shape (n_rows, n_layers, n_slots)
+        Expert ids; the largest value of the type marks an empty slot.
+    weights : ndarray of float16, same shape, or None
+        Gate weights, where they were asked for and the trace has them.
+    """
+
+    experts: np.ndarray
+    weights: np.ndarray | None
+
+
+def read_routing_rows(root: Path, manifest: Manifest, rows: np.ndarray, *, layers: slice, weights: bool) -> RoutingRows:
+    """Read the routing of tokens.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+    rows : ndarray of int, shape (n_rows,)
+        Rows of tokens in the trace, in any order.
+    layers : slice
+        Positions on the layer axis.
+    weights : bool
+        Read gate weights too.
+
+    Returns
+    -------
+    RoutingRows
+    """
+    names = ("experts", "weights") if weights and manifest.has_weights else ("experts",)
+    out: dict[str, np.ndarray] = {}
+    for shard, local, places in _by_shard(manifest, rows):
+        path = next(f.path for f in manifest.shards[shard].files if f.path.startswith("routing/"))
+        with safe_open(path_inside(root, path), framework="numpy") as arrays:
+            for name in names:
+                part = arrays.get_slice(name)
+                for begin, end in _runs(local):
+                    piece = part[int(local[begin]) : int(local[end - 1]) + 1, layers]
+                    if name not in out:
+                        out[name] = np.empty((len(rows), *piece.shape[1:]), dtype=piece.dtype)
+                    out[name][places[begin:end]] = piece[local[begin:end] - local[begin]]
+    if not out:  # no row was asked for
+        shape = (0, len(range(*layers.indices(len(manifest.layers)))), 1)
+        out = {"experts": np.zeros(shape, manifest.expert_dtype), "weights": np.zeros(shape, np.float16)}
+    return RoutingRows(out["experts"], out.get("weights") if "weights" in names else None)
+
+
+def read_token_rows(root: Path, manifest: Manifest, rows: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read columns of the token table at some rows.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+    rows : ndarray of int, shape (n_rows,)
+        Rows of tokens in the trace, in any order.
+    columns : sequence of str
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_rows,)
+        Token strings as they are stored.
+    """
+    file = pq.ParquetFile(root / TOKENS)
+    out: dict[str, np.ndarray] = {}
+    for shard, local, places in _by_shard(manifest, rows):
+        table = file.read_row_group(shard, columns=list(columns)).take(local)
+        for name in columns:
+            values = table[name].to_numpy()
+            if name not in out:
+                out[name] = np.empty(len(rows), dtype=values.dtype)
+            out[name][places] = values
+    return out or {name: np.zeros(0, dtype=object if name == "token" else np.int64) for name in columns}
+
+
+def _by_shard(manifest: Manifest, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the index of every shard that has some of the rows, these within it, ascending, and their places in `rows`."""
+    starts = np.concatenate([[0], np.cumsum([shard.n_tokens for shard in manifest.shards])])
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= starts[-1]):
+        raise IndexError(f"the trace has {starts[-1]} tokens, there is no row {rows.max()}")
+    order = np.argsort(rows, kind="stable")
+    borders = np.searchsorted(rows[order], starts)
+    for index in np.flatnonzero(np.diff(borders)):
+        places = order[borders[index] : borders[index + 1]]
+        yield int(index), rows[places] - starts[index], places
+
+
+def _runs(local: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Cut ascending rows into runs without wide gaps: begin and end of each, as indices."""
+    cuts = np.flatnonzero(np.diff(local) > _GAP) + 1
+    yield from zip(np.append(0, cuts).tolist(), np.append(cuts, len(local)).tolist(), strict=True)

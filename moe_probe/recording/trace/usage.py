@@ -1,0 +1,103 @@
+"""Counts of a trace as they lie on disk: summed while they are read, so that no table of all documents is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from moe_probe.core.routing import Usage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.core.schema import MoeLayer
+
+#: Rows of the table that are read at a time.
+_ROWS = 1 << 18
+
+
+class StoredUsage(Usage):
+    """`Usage` of a trace on disk.
+
+    `summed` and `document_totals` read the table piece by piece, in the order of documents, so that their sums have the
+    very bits of sums over the arrays. The arrays `selections` and `gate_mass` are made when they are asked for; they take 16
+    bytes for every document, layer and expert.
+
+    Parameters
+    ----------
+    path : Path
+        ``usage.parquet`` of the trace.
+    layers : tuple of MoeLayer
+    documents : pandas.DataFrame
+    """
+
+    def __init__(self, path: Path, layers: tuple[MoeLayer, ...], documents: pd.DataFrame) -> None:
+        # the fields of a frozen dataclass; its arrays are properties here
+        for name, value in (("layers", layers), ("documents", documents), ("_path", path)):
+            object.__setattr__(self, name, value)
+
+    _path: Path
+
+    @property
+    @override
+    def has_gate_mass(self) -> bool:
+        return "gate_mass" in pq.read_schema(self._path).names
+
+    @override
+    def summed(self, code: np.ndarray, n: int, *, measure: str = "selections") -> np.ndarray:
+        starts = np.array([columns.start for columns in self.columns])
+        out = np.zeros((n, int(self.num_experts.sum())))
+        flat, width = out.reshape(-1), out.shape[1]
+        for document, layer, expert, value in self._pieces(measure):
+            unit = code[document]
+            cell = unit * width + starts[layer] + expert
+            use = unit >= 0
+            np.add.at(flat, cell[use], value[use].astype(np.float64))
+        return out
+
+    @override
+    def document_totals(self, measure: str = "selections") -> np.ndarray:
+        return self._totals[measure]
+
+    @cached_property
+    def _totals(self) -> dict[str, np.ndarray]:
+        out = {}
+        for measure in ("selections", "gate_mass") if self.has_gate_mass else ("selections",):
+            total = np.zeros(len(self.documents))
+            for document, _, _, value in self._pieces(measure):
+                np.add.at(total, document, value.astype(np.float64))
+            out[measure] = total
+        return out
+
+    @cached_property
+    def selections(self) -> np.ndarray:  # type: ignore[override]
+        """Selections per document, layer and expert; read-only."""
+        return self._dense("selections", np.int64)
+
+    @cached_property
+    def gate_mass(self) -> np.ndarray | None:  # type: ignore[override]
+        """Gate mass per document, layer and expert, or None; read-only."""
+        return self._dense("gate_mass", np.float64) if self.has_gate_mass else None
+
+    def _dense(self, measure: str, dtype: type) -> np.ndarray:
+        array: np.ndarray = np.zeros((len(self.documents), len(self.layers), int(self.num_experts.max())), dtype=dtype)
+        for document, layer, expert, value in self._pieces(measure):
+            array[document, layer, expert] = value
+        array.flags.writeable = False
+        return array
+
+    def _pieces(self, measure: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield document, ordinal of the layer, expert and value of the rows, in order."""
+        numbers = [layer.layer for layer in self.layers]
+        index_of = np.full(max(numbers) + 1, -1)
+        index_of[numbers] = np.arange(len(numbers))
+        names = ["document", "layer", "expert", measure]
+        for batch in pq.ParquetFile(self._path).iter_batches(_ROWS, columns=names):
+            document, layer, expert, value = (batch.column(name).to_numpy() for name in names)
+            yield document, index_of[layer], expert, value
