@@ -165,6 +165,17 @@ def test_strata_restrict_permutations() -> None:
     assert (free.p_value < 0.01).all() and (within.p_value > 0.01).all()
 
 
+def test_labels_in_blocks_of_groups_are_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = np.random.default_rng(0).integers(0, 3, 700)
+    whole = LabelPermuter(topic, n_topics=3, seed=1).draw(5)
+    monkeypatch.setattr("moe_probe.core.stats.labels.MOST_GROUPS_AT_ONCE", 100)
+    monkeypatch.setattr("moe_probe.core.stats.labels._GROUP_BLOCK", 64)
+    blocks = LabelPermuter(topic, n_topics=3, seed=1).draw(5)
+    np.testing.assert_array_equal(blocks.toarray(), whole.toarray())
+    values = np.random.default_rng(1).normal(size=(700, 4))
+    np.testing.assert_allclose(blocks @ values, whole @ values)
+
+
 def test_permutations_do_not_depend_on_blocks() -> None:
     topic = np.arange(12) % 3
     whole = LabelPermuter(topic, n_topics=3, seed=1).draw(10).toarray()

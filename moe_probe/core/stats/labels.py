@@ -15,6 +15,8 @@ from moe_probe.core.errors import MoeProbeError
 COLUMN_BLOCK = 64
 
 
+#: Groups up to which sums over permuted labels are one product; of more, in blocks that stay in the second-level cache.
+MOST_GROUPS_AT_ONCE, _GROUP_BLOCK = 1 << 14, 1 << 11
 #: Values that are worked on at a time, where a whole table of columns would be copied: 32 MB in float64.
 _AT_ONCE = 1 << 22
 
@@ -70,9 +72,14 @@ class LabelPermuter:
         """Label matrix of the labels as they are, shape (n_topics, n_groups)."""
         return self._matrix(self._order[None])
 
-    def draw(self, n: int) -> sparse.csr_array:
-        """Label matrix of `n` permutations, shape (n * n_topics, n_groups)."""
-        return self._matrix(self.draw_orders(n))
+    def draw(self, n: int) -> sparse.csr_array | BlockedLabels:
+        """Label matrix of `n` permutations, shape (n * n_topics, n_groups), to be multiplied by a dense one from the right."""
+        orders = self.draw_orders(n)
+        if self.n_groups <= MOST_GROUPS_AT_ONCE:
+            return self._matrix(orders)
+        topic = np.empty(orders.shape, dtype=np.min_scalar_type(self.n_topics))  # short integers are sorted fastest
+        np.put_along_axis(topic, orders, np.repeat(np.arange(self.n_topics, dtype=topic.dtype), self.sizes)[None], axis=1)
+        return BlockedLabels(topic, self.n_topics)
 
     def draw_orders(self, n: int) -> np.ndarray:
         """Draw groups in the order of the topics that they are given, `n` times, shape (n, n_groups); see `slots_of`."""
@@ -94,6 +101,41 @@ class LabelPermuter:
         return sparse.csr_array(
             (ones, indices.ravel().astype(indptr.dtype), indptr), shape=(n * self.n_topics, self.n_groups)
         )
+
+
+class BlockedLabels:
+    """A label matrix cut into blocks of groups, since rows picked at random from a larger table come from slow memory.
+
+    Sums over groups are added up block by block: in float32 their last digits differ from those of one product.
+
+    Parameters
+    ----------
+    topic : ndarray of unsigned int, shape (n_permutations, n_groups)
+        Topic that every permutation gives to a group.
+    n_topics : int
+    """
+
+    def __init__(self, topic: np.ndarray, n_topics: int) -> None:
+        n, rows = len(topic), len(topic) * n_topics
+        self._blocks: list[sparse.csr_array] = []
+        for start in range(0, topic.shape[1], _GROUP_BLOCK):
+            part = topic[:, start : start + _GROUP_BLOCK]
+            order = np.argsort(part, axis=1, kind="stable").astype(np.int32)
+            counts = np.bincount((np.arange(n)[:, None] * n_topics + part).ravel(), minlength=rows)
+            indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+            ones = np.ones(order.size, dtype=np.float32)
+            self._blocks.append(sparse.csr_array((ones, order.ravel(), indptr), shape=(rows, part.shape[1])))
+
+    def toarray(self) -> np.ndarray:
+        """Return the matrix as a dense one."""
+        return np.concatenate([block.toarray() for block in self._blocks], axis=1)
+
+    def __matmul__(self, values: np.ndarray) -> np.ndarray:
+        """Sum values (n_groups, n_columns) over the groups of every permutation and topic."""
+        out = np.zeros((self._blocks[0].shape[0], values.shape[1]), dtype=values.dtype)
+        for index, block in enumerate(self._blocks):
+            out += block @ values[index * _GROUP_BLOCK : (index + 1) * _GROUP_BLOCK]
+        return out
 
 
 def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

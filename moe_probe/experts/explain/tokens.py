@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,11 @@ class TokenSample:
     def token_fold(self) -> np.ndarray:
         """Fold of every token, shape (n_tokens,)."""
         return np.asarray(self.fold[self.group])
+
+    def groups_alone(self) -> TokenSample:
+        """Return the sample without what it says of single tokens, their groups apart: for results that are kept."""
+        none = np.zeros(0, dtype=np.int64)
+        return replace(self, row=none, token=none, previous=none, position=none)
 
 
 #: Slots whose cells are counted at a time, at least.

@@ -42,6 +42,7 @@ class ExpectedUsage(NamedTuple):
     layer_index : ndarray of int, shape (n_columns,)
         Ordinal of the column's layer.
     sample : TokenSample
+        Its groups alone.
     min_count : int
         Occurrences in other folds from which on a context is known.
     given : str
@@ -129,7 +130,7 @@ def expected_usage(  # noqa: PLR0913 (documented analysis: keyword options with 
         layer=np.repeat([layer.layer for layer in layers], numbers),
         expert=np.concatenate([np.arange(n) for n in numbers]),
         layer_index=np.repeat(np.arange(len(layers)), numbers),
-        sample=sample,
+        sample=sample.groups_alone(),
         min_count=min_count,
         given=given,
     )

@@ -44,6 +44,10 @@ class StoredUsage(Usage):
 
     _path: Path
 
+    @override
+    def __repr__(self) -> str:
+        return f"StoredUsage({len(self.documents):,} documents, {len(self.layers)} layers)"
+
     @property
     @override
     def has_gate_mass(self) -> bool:

@@ -23,6 +23,8 @@ _SOURCES = (
     "Jaccard 1912, overlap of two sets, DOI 10.1111/j.1469-8137.1912.tb05611.x",
     "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585",
 )
+#: Tokens that experts are matched by, at most.
+_MOST_TOKENS = 10_000_000
 
 
 class Aligned(NamedTuple):
@@ -95,9 +97,8 @@ def align_experts(
             "two runs on one corpus",
         )
     notes = list(pairing.notes)
-    tokens = None if pairing.shared.no_tokens else _SameTokens(a, b, pairing)
-    if tokens is None:
-        notes.append(pairing.shared.no_tokens)
+    tokens = None if pairing.shared.no_tokens else _SameTokens(a, b, pairing, settings.seed)
+    notes += [pairing.shared.no_tokens] if tokens is None else tokens.notes
     pairs, _ = matched_layers(a, b)
     comparable = same_shape(a, b)
     experts: list[dict[str, Any]] = []
@@ -208,13 +209,13 @@ def _rows(match: _Match, *, comparable: bool) -> tuple[list[dict[str, Any]], dic
 
 
 class _SameTokens:
-    """The tokens that are the same in both traces, in the same order."""
+    """The tokens that are the same in both traces, in the same order; of more than `_MOST_TOKENS`, those of some documents."""
 
-    def __init__(self, a: ComparedRun, b: ComparedRun, pairing: Pairing) -> None:
+    def __init__(self, a: ComparedRun, b: ComparedRun, pairing: Pairing, seed: int) -> None:
         assert a.trace is not None
         assert b.trace is not None
         shared = pairing.shared
-        keep = shared.same_tokens
+        keep, self.notes = _drawn(shared.same_tokens, a.trace.documents["n_tokens"].to_numpy()[shared.rows_a], seed)
         self.traces = a.trace, b.trace
         number = [np.full(len(t.documents), -1) for t in self.traces]
         number[0][shared.rows_a[keep]] = number[1][shared.rows_b[keep]] = np.arange(int(keep.sum()))
@@ -224,7 +225,7 @@ class _SameTokens:
 
     def match(self, layer: int, other: int) -> _Match:
         """Overlap of the choices of two layers, and what exchange within documents would give."""
-        chosen = [_chosen(t, x)[rows] for t, x, rows in zip(self.traces, (layer, other), self.rows, strict=True)]
+        chosen = [_chosen(t, x, rows) for t, x, rows in zip(self.traces, (layer, other), self.rows, strict=True)]
         sizes = [t.layers[t.layer_index(x)].num_experts for t, x in zip(self.traces, (layer, other), strict=True)]
         counts = [
             count_selections(c, unit=self.document, n_units=self.n_documents, num_experts=n).astype(float)
@@ -241,18 +242,35 @@ class _SameTokens:
         return _Match(scores, given, float(null[rows, columns].mean()))
 
 
+def _drawn(same: np.ndarray, n_tokens: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Choose documents of the same tokens, both (n_shared,), until they have `_MOST_TOKENS`; and say so where some are left."""
+    order = np.random.default_rng([seed, 11]).permutation(np.flatnonzero(same))
+    within = order[np.cumsum(n_tokens[order]) <= _MOST_TOKENS]
+    if len(within) == len(order):
+        return same, []
+    drawn = np.zeros(len(same), dtype=bool)
+    drawn[within] = True
+    part = f"{int(n_tokens[within].sum()):,} of {int(n_tokens[same].sum()):,}"
+    return drawn, [f"Experts are matched by tokens on {part} tokens, those of documents drawn at random."]
+
+
 def _token_rows(trace: Trace, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the tokens of numbered documents, by number, and the number of each; special tokens are skipped."""
-    table = trace.tokens(["document", "special"])
-    document = number[table["document"].to_numpy()]
-    rows = np.flatnonzero((document >= 0) & ~table["special"].to_numpy())
-    rows = rows[np.argsort(document[rows], kind="stable")]
-    return rows, document[rows]
+    parts, numbers = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for _, chunk in trace.iter_tokens(["document", "special"], documents=number >= 0):
+        document = number[chunk.columns["document"]]
+        kept = np.flatnonzero((document >= 0) & ~chunk.columns["special"])
+        parts.append(kept + chunk.first)
+        numbers.append(document[kept])
+    rows, documents = np.concatenate(parts), np.concatenate(numbers)
+    order = np.argsort(documents, kind="stable")
+    return rows[order], documents[order]
 
 
-def _chosen(trace: Trace, layer: int) -> np.ndarray:
-    """Experts of every token, shape (n_tokens, top_k)."""
-    return np.concatenate([chunk.experts[:, 0] for chunk in trace.iter_routing([layer])])
+def _chosen(trace: Trace, layer: int, rows: np.ndarray) -> np.ndarray:
+    """Experts of some tokens, shape (n_rows, top_k)."""
+    index = trace.layer_index(layer)
+    return trace.routing_at(rows, slice(index, index + 1)).experts[:, 0]
 
 
 def _both(a: np.ndarray, b: np.ndarray, n_a: int, n_b: int) -> np.ndarray:

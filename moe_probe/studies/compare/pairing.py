@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import Usage
 from moe_probe.core.stats import GroupUsage, Resamples, group_usage, labelled_documents
 from moe_probe.studies.compare.compared_run import ComparedRun, SharedDocuments, shared_documents
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from moe_probe.core.routing import Usage
 
 
 @dataclass(frozen=True)
