@@ -302,6 +302,10 @@ def with_spaces(tokens: np.ndarray, *, vocabulary: Collection[str] | None = None
     tokens : ndarray of str
     vocabulary : collection of str, optional
         Tokens by which the kind of vocabulary is told; `tokens` themselves when left out.
+
+    Returns
+    -------
+    ndarray of object (str), same shape
     """
     import numpy as np
 

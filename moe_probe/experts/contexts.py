@@ -124,11 +124,11 @@ class _Pool:
 
     def rows_of(self, expert: int) -> np.ndarray:
         """Rows of an expert's tokens, those of the highest gate weights first."""
-        return self._row[self._expert == expert]
+        return np.asarray(self._row[self._expert == expert])
 
     def documents_of(self, expert: int) -> np.ndarray:
         """Documents of `rows_of`."""
-        return self._document[self._expert == expert]
+        return np.asarray(self._document[self._expert == expert])
 
 
 class _Surroundings:

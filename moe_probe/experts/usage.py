@@ -75,8 +75,7 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         seed=seed,
         strata=groups.strata,
     )
-    (decodable, warnings), rows = decodable_groups(groups, seed=seed), []
-    load = usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1)[0]
+    (decodable, warnings), rows, load = decodable_groups(groups, seed=seed), [], _whole(usage, "selections")
     for index, layer in enumerate(usage.layers):
         decoding = decoding_accuracy(decodable, index, seed=seed)
         rows.append(
@@ -114,6 +113,11 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
             "Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538",
         ),
     )
+
+
+def _whole(usage: Usage, measure: str) -> np.ndarray:
+    """Sum a measure over all documents, shape (n_columns,)."""
+    return np.asarray(usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1, measure=measure)[0])
 
 
 def _balance(load: np.ndarray) -> dict[str, Any]:
@@ -155,9 +159,8 @@ def expert_usage(trace: Trace | Usage, *, explained: Result | None = None) -> Re
     import pandas as pd
 
     usage = trace.usage()
-    parts, whole = [], np.zeros(len(usage.documents), dtype=np.int64)
-    selections = usage.summed(whole, 1)[0].astype(np.int64)
-    gate_mass = usage.summed(whole, 1, measure="gate_mass")[0] if usage.has_gate_mass else np.full(len(selections), np.nan)
+    parts, selections = [], _whole(usage, "selections").astype(np.int64)
+    gate_mass = _whole(usage, "gate_mass") if usage.has_gate_mass else np.full(len(selections), np.nan)
     for layer, columns_of in zip(usage.layers, usage.columns, strict=True):
         n, counts, mass = layer.num_experts, selections[columns_of], gate_mass[columns_of]
         with np.errstate(invalid="ignore", divide="ignore"):

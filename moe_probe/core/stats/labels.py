@@ -22,7 +22,18 @@ _AT_ONCE = 1 << 22
 
 
 def column_step(n_groups: int, most: int = 512) -> int:
-    """Columns to work on at a time, so that temporary arrays (n_groups, columns) stay small: `most`, at least one."""
+    """Choose how many columns to work on at a time, so that temporary arrays of all groups stay small.
+
+    Parameters
+    ----------
+    n_groups : int
+    most : int
+
+    Returns
+    -------
+    int
+        From 1 to `most`.
+    """
     return int(np.clip(_AT_ONCE // max(n_groups, 1), 1, most))
 
 

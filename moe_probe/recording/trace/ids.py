@@ -37,7 +37,7 @@ class IdSet:
             large = np.flatnonzero(~small)
             unknown = np.sort(np.concatenate([unknown, large[~np.isin(ids[large], self._large)]]))
         if not len(unknown):
-            return unknown
+            return np.asarray(unknown)
         values, first = np.unique(ids[unknown], return_index=True)
         self._seen[values[values < _TABLE] + 1] = True
         self._large = np.union1d(self._large, values[values >= _TABLE])

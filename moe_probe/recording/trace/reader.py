@@ -142,7 +142,21 @@ class Trace(TraceTokens):
             yield RoutingChunk(experts, gates, *(chunk.columns[name] for name in names))
 
     def routing_at(self, rows: np.ndarray, layers: slice = slice(None), *, weights: bool = False) -> RoutingRows:
-        """Return the routing of some rows of the trace, in the order of the rows; `layers` are positions on the layer axis."""
+        """Return the routing of some tokens.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (n_rows,)
+            Rows of the tokens in the trace, in any order.
+        layers : slice
+            Positions on the layer axis.
+        weights : bool
+            Read gate weights too, where the trace has them.
+
+        Returns
+        -------
+        RoutingRows
+        """
         self.need_routing()
         return read_routing_rows(self.root, self.manifest, rows, layers=layers, weights=weights)
 

@@ -103,6 +103,10 @@ class TraceTokens:
             From the column ``token`` of `tokens`, all that are to be read together.
         whole : bool
             Whether these tell the kind of vocabulary; else all strings of the trace do.
+
+        Returns
+        -------
+        ndarray of object (str), same shape
         """
         if self._carries_spaces:
             return tokens
@@ -150,7 +154,19 @@ class TraceTokens:
             first, before = first + shard.n_tokens, before + shard.n_documents
 
     def tokens_at(self, rows: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return columns of the token table at some rows of the trace, in the order of the rows; see `tokens`."""
+        """Return columns of the token table at some rows of the trace.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (n_rows,)
+            In any order.
+        columns : sequence of str
+            As `tokens` takes them.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (n_rows,)
+        """
         self.need_routing()
         not_text = "token" in columns and bool(self._texts_of_tokens)
         found = read_token_rows(self.root, self.manifest, rows, list(dict.fromkeys([*columns, *["token_id"] * not_text])))

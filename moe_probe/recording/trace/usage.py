@@ -80,12 +80,12 @@ class StoredUsage(Usage):
         return out
 
     @cached_property
-    def selections(self) -> np.ndarray:  # type: ignore[override]
+    def selections(self) -> np.ndarray:
         """Selections per document, layer and expert; read-only."""
         return self._dense("selections", np.int64)
 
     @cached_property
-    def gate_mass(self) -> np.ndarray | None:  # type: ignore[override]
+    def gate_mass(self) -> np.ndarray | None:
         """Gate mass per document, layer and expert, or None; read-only."""
         return self._dense("gate_mass", np.float64) if self.has_gate_mass else None
 
