@@ -31,7 +31,7 @@ test: install
 test-peers:
 	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest sae-lens==6.54.12
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest sae-lens==6.54.12 triton==3.9.0
 	.venv-peers/bin/python -m pytest -q --override-ini addopts=--import-mode=importlib -W default tests/peers
 
 docs: install

@@ -11,21 +11,31 @@ turns, so that a busy machine is busy for all. Peers take part as far as they ar
 
 sparsify's own trainer needs a language model: its SparseCoder is trained by a plain loop with fused Adam. sae-lens starts
 `b_dec` at 0, which costs it most of a short run; it gets the activations with their mean taken away as well.
+
+    python benchmarks/sae_training.py --from-disk
+
+compares training from a trace on disk with training from memory, at widths at which steps are short.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from moe_probe.sae import SaeConfig, TrainOptions, train_saes
+from moe_probe.sae import ActivationReader, SaeConfig, TrainOptions, train_on, train_saes
+from moe_probe.testing import PlantedFeature, planted_activations
+
+if TYPE_CHECKING:
+    from moe_probe.recording import Trace
 
 FEATURES, ACTIVE, RATE = 1024, 8.0, 3e-3
 
@@ -209,12 +219,63 @@ def experts_in_one_pass(o: argparse.Namespace, batches: list[Tensor], n: int = 1
     )
 
 
+def disk_against_memory(
+    trace: Trace, *, layer: int, width: int, k: int, batch: int, device: str, epochs: int, rounds: int = 1
+) -> tuple[float, float]:
+    """Tokens/s from batches in memory (on the device, converted) and from a trace; medians of rounds that take turns.
+
+    Both times are of whole trainings: from disk they have the reading of the sample, and the first pool, in them.
+    """
+    reader = ActivationReader(trace, layer=layer, batch_tokens=batch)
+    config = SaeConfig(d_in=reader.d_in, d_sae=width, k=k)
+    memory = [b.values.float().to(device) for b in reader.batches()]
+    options = TrainOptions(epochs=epochs, steps=epochs * len(memory), batch_tokens=batch, device=device)
+    train_saes(memory[:2] * 3, [config], options=TrainOptions(steps=6, device=device))  # compiles and warms up
+    taken: dict[str, list[float]] = {"memory": [], "disk": []}
+    for number in range(rounds):
+        for name in sorted(taken, reverse=bool(number % 2)):
+            started = time.perf_counter()
+            if name == "memory":
+                train_saes(memory * epochs, [config], options=options)
+            else:
+                train_on(ActivationReader(trace, layer=layer, batch_tokens=batch), [config], options=options)
+            taken[name].append(time.perf_counter() - started)
+    tokens = epochs * reader.n_tokens
+    memory_seconds, disk_seconds = (statistics.median(taken[name]) for name in ("memory", "disk"))
+    return tokens / memory_seconds, tokens / disk_seconds
+
+
+def from_disk(rounds: int) -> None:
+    """Training from disk against training from memory, on the CPU."""
+    print(f"{torch.get_num_threads()} threads, median of {rounds} rounds\n")
+    print(
+        "| d_in | width | batch | from memory, tokens/s | from disk, tokens/s | disk over memory |\n|---|---|---|---|---|---|"
+    )
+    for d_in in (256, 2048):
+        with tempfile.TemporaryDirectory() as folder:
+            shape = {"topics": 4, "documents_per_topic": 20, "tokens": 500, "num_experts": 8}
+            features = tuple(PlantedFeature("noise") for _ in range(32))
+            trace = planted_activations(Path(folder) / "trace", features=features, d_in=d_in, **shape).trace
+            for width in (256, 2048):
+                for batch in (2048, 8192):
+                    setting = {"width": width, "k": 16, "batch": batch, "device": "cpu", "epochs": 3}
+                    memory, stored = disk_against_memory(trace, layer=0, rounds=rounds, **setting)
+                    print(
+                        f"| {d_in:,} | {width:,} | {batch:,} | {memory:,.0f} | {stored:,.0f} | {stored / memory:.2f} |",
+                        flush=True,
+                    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("steps", 200), ("width", 4096), ("k", 16), ("d-in", 256), ("batch", 2048), ("repeats", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", default="", help="contestants by name, separated by commas (moe_probe topk is needed)")
+    parser.add_argument("--from-disk", action="store_true", help="compare training from disk with training from memory")
     o = parser.parse_args()
+    if o.from_disk:
+        from_disk(o.repeats)
+        return
     data = Synthetic(o.d_in)
     batches = [data.batch(o.batch, seed) for seed in range(o.steps)]
     held_out = data.batch(16_384, 10**6)

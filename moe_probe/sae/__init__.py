@@ -3,8 +3,8 @@
 In: the activations of a trace. Out: SAE folders below RUN/sae that SAELens reads too.
 
 - `config` what an SAE is, and options of its training; `settings` which SAEs a run trains; `stage` the stage ``sae``.
-- `activations` reads activations of a trace in batches, shuffled by seed; `held_out` the documents on which SAEs are not
-  trained.
+- `activations` reads activations of a trace in batches, shuffled by seed; `prefetch` does so while the steps run;
+  `held_out` the documents on which SAEs are not trained.
 - `architectures` one file per architecture; `training` trains them, resumable.
 - `formats` reads and writes folders of SAELens, sparsify and dictionary_learning; `load_into` adds an SAE trained elsewhere
   to a run.

@@ -54,8 +54,8 @@ class ActivationReader:
     """Batches of one layer's activations at one site, in an order that the seed decides.
 
     An epoch visits the shards in random order. As many as fit in the pool are read and their tokens shuffled
-    together: memory is bounded by the pool, and a trace that fits in it is shuffled as a whole. The order of
-    an epoch does not depend on reading the ones before: training resumes at any batch.
+    together: memory is bounded by the pool (twice that in training), and a trace that fits in it is shuffled as a
+    whole. The order of an epoch does not depend on reading the ones before: training resumes at any batch.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class ActivationReader:
     batch_tokens : int
         Tokens of a batch; batches differ from it by less than half.
     pool_bytes : int
-        Memory for activations that are shuffled together.
+        Memory for activations that are shuffled together. Training reads the next pool while it uses one: two are in memory.
     seed : int
 
     Attributes
@@ -181,14 +181,31 @@ class ActivationReader:
         ------
         Batch
         """
+        for pool, pieces in self.pools(epoch=epoch, start=start):
+            for piece in pieces:
+                yield gather(pool, piece)
+
+    def pools(self, *, epoch: int = 0, start: int = 0) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
+        """Read the activations of one epoch that are shuffled together.
+
+        Parameters
+        ----------
+        epoch, start : int
+            As `batches`.
+
+        Yields
+        ------
+        tuple of Batch and of tuple of Tensor
+            A pool, and the entries of it that make each of its batches.
+        """
         passed = 0
         for number, group in enumerate(self._groups(epoch)):
             pieces = self._pieces(group)
             if passed + pieces > start:
                 pool = self._read(group)
                 order = torch.from_numpy(np.random.default_rng([self.seed, epoch, number]).permutation(len(pool.rows)))
-                for piece in torch.tensor_split(order, pieces)[max(0, start - passed) :]:
-                    yield Batch(*(part[piece] for part in pool))
+                yield pool, torch.tensor_split(order, pieces)[max(0, start - passed) :]
+                del pool  # the next one is read without it
             passed += pieces
 
     def in_order(self) -> Iterator[Batch]:
@@ -216,8 +233,17 @@ class ActivationReader:
     def _read(self, group: Sequence[_Shard], *, keep: bool = True) -> Batch:
         if self._whole is not None and len(group) == len(self._shards):
             return self._whole
-        parts = [self._read_shard(shard) for shard in group]
-        pool = Batch(*(torch.cat(named) for named in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+        if len(group) == 1:
+            pool = self._read_shard(group[0])
+        else:  # shard by shard into its place: nothing is in memory twice
+            n = sum(len(shard.rows) for shard in group)
+            first, start = self._read_shard(group[0]), 0
+            pool = Batch(*(part.new_empty((n, *part.shape[1:])) for part in first))
+            for number, shard in enumerate(group):
+                read = self._read_shard(shard) if number else first
+                for whole, part in zip(pool, read, strict=True):
+                    whole[start : start + len(part)] = part
+                start += len(shard.rows)
         if keep and len(group) == len(self._shards):
             self._whole = pool
         return pool
@@ -256,6 +282,24 @@ class ActivationReader:
         first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
         chosen = experts[shard.rows - first].astype(np.int32)
         return np.where(chosen == dropped_id(experts.dtype), -1, chosen)
+
+
+def gather(pool: Batch, piece: Tensor, out: Tensor | None = None) -> Batch:
+    """Take entries of a pool, its values into `out` if given.
+
+    Parameters
+    ----------
+    pool : Batch
+    piece : Tensor of int, shape (n,)
+        Entries.
+    out : Tensor, shape (n, ...), optional
+
+    Returns
+    -------
+    Batch
+    """
+    values, experts, rows = pool
+    return pool._replace(values=torch.index_select(values, 0, piece, out=out), experts=experts[piece], rows=rows[piece])
 
 
 def select(batch: Batch, config: SaeConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import write_whole
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import ActivationReader, SaeConfig, TrainOptions, train_on
 from moe_probe.sae.activations import select
@@ -149,6 +152,32 @@ def test_an_interrupted_training_ends_with_the_same_bits(planted: PlantedActivat
         assert a.progress.step == b.progress.step
         for name, value in a.sae.state_dict().items():
             assert torch.equal(value, b.sae.state_dict()[name]), name
+
+
+def test_a_slow_disk_holds_up_no_step_and_a_full_one_ends_the_training(
+    planted: PlantedActivations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write takes 0.3 s: few checkpoints are begun, and the steps take no part of it. Then the disk is full."""
+    written = []
+
+    def slow(path: Path, write) -> None:
+        time.sleep(0.3)
+        written.append(path)
+        write_whole(path, write)
+
+    monkeypatch.setattr("moe_probe.sae.training.checkpoint.write_whole", slow)
+    with pytest.raises(KeyboardInterrupt):
+        trained(planted, CONFIGS[:1], tmp_path / "checkpoint", stop=100)
+    assert 1 <= len(written) < 50
+    assert (tmp_path / "checkpoint" / "state.safetensors").exists()
+
+    def full(_path: Path, _write) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("moe_probe.sae.training.checkpoint.write_whole", full)
+    with pytest.raises(MoeProbeError, match="the last checkpoint is kept"):
+        trained(planted, CONFIGS[:1], tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "state.safetensors").exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(planted: PlantedActivations, tmp_path: Path) -> None:

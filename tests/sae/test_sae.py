@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae import ARCHITECTURES, Sae, SaeConfig, TrainOptions, make_sae, train_saes
-from moe_probe.sae.architectures.ops import decode, encode_chosen, sum_rows
+from moe_probe.sae.architectures.ops import decode, encode_chosen, filled, sum_rows
 from moe_probe.sae.formats.io import load_sae, save_sae
 from moe_probe.sae.training.steps import Training
 
@@ -101,8 +101,9 @@ def test_sparse_gradients_equal_dense_ones(n: int, m: int, k: int, seed: int, sp
     values, indices = pre.topk(k, dim=1)
     full = torch.zeros_like(pre).scatter(1, indices, values.relu())
     (goal - full @ dense[2]).square().sum().backward()
-    chosen = encode_chosen(x, (fast[0], fast[1]), values.detach(), indices, sparse=sparse)
-    (goal - decode(chosen.relu(), indices, fast[2], sparse=sparse)).square().sum().backward()
+    kept = filled(values.relu()) if sparse else None
+    chosen = encode_chosen(x, (fast[0], fast[1]), values.detach(), indices, kept=kept)
+    (goal - decode(chosen.relu(), indices, fast[2], kept=kept)).square().sum().backward()
     for a, b in zip(fast, dense, strict=True):
         assert a.grad is not None and b.grad is not None and torch.allclose(a.grad, b.grad, atol=1e-10)
 

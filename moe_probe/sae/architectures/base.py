@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.sae.architectures.ops import decode
+from moe_probe.sae.architectures.ops import decode, top_k
 from moe_probe.sae.config import SaeConfig
 
 #: Tokens whose pre-activations are computed at once on a CPU.
 _CHUNK = 512
+#: Pre-activations in bfloat16 that are computed at once: 1 GiB.
+_AT_ONCE = 2**29
 
 
 class Sparse(NamedTuple):
@@ -24,10 +27,13 @@ class Sparse(NamedTuple):
         Non-negative; a slot of value 0 is empty.
     indices : Tensor of int, shape (n_tokens, slots)
         Latents.
+    kept : Tensor of int, shape (n_kept,), optional
+        Slots, counted token by token, that can have another value than 0; None for all.
     """
 
     values: Tensor
     indices: Tensor
+    kept: Tensor | None = None
 
 
 class Sae(nn.Module):
@@ -104,11 +110,12 @@ class Sae(nn.Module):
         return torch.addmm(self.b_enc - self.W_enc @ self.b_dec, x, self.W_enc.T)
 
     @torch.no_grad()
-    def largest(self, x: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    def largest(self, x: Tensor, slots: int, *, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute the largest pre-activations of every token, and which latents these are; no gradients.
 
         On a CPU, some hundred tokens at a time into one buffer: a fresh matrix of n x d_sae for every batch costs a
-        quarter of its product in page faults alone.
+        quarter of its product in page faults alone. In low precision the matrix stays in bfloat16: bias and mean are
+        part of the product, and the search reads half the bytes.
 
         Parameters
         ----------
@@ -116,22 +123,40 @@ class Sae(nn.Module):
             Normalised activations.
         slots : int
             Latents per token.
+        among : Tensor of bool, shape (d_sae,), optional
+            Latents to choose from; the pre-activations of others count as minus infinity. All by default.
 
         Returns
         -------
         tuple of Tensor
             Pre-activations and latents, each of shape (n, slots), in no order.
         """
-        bias = self.b_enc - self.W_enc @ self.b_dec
         if self.low_precision:
-            return ((x.bfloat16() @ self.W_enc.T.bfloat16()).float() + bias).topk(slots, dim=1, sorted=False)
-        size = len(x) if x.is_cuda else min(_CHUNK, len(x))
+            return self._largest_bfloat16(x, slots, among)
+        bias = self.b_enc - self.W_enc @ self.b_dec
+        if among is not None:
+            bias = bias.masked_fill(~among, -torch.inf)
+        on_cpu = x.device.type == "cpu"
+        size = min(_CHUNK, len(x)) if on_cpu else len(x)
         buffer = torch.empty(size, self.config.d_sae, device=x.device)
-        top = [
-            torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)]).topk(slots, dim=1, sorted=False)
-            for piece in torch.split(x, size)
-        ]
-        return torch.cat([t.values for t in top]), torch.cat([t.indices for t in top])
+        top = []
+        for piece in torch.split(x, size):
+            pre = torch.addmm(bias, piece, self.W_enc.T, out=buffer[: len(piece)])
+            # the detour of `top_k` gains little on a CPU
+            top.append(pre.topk(slots, dim=1, sorted=False) if on_cpu else top_k(pre, slots))
+        values, indices = zip(*top, strict=True)
+        return torch.cat(values), torch.cat(indices)
+
+    def _largest_bfloat16(self, x: Tensor, slots: int, among: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.W_enc.bfloat16(), self.b_enc.bfloat16()
+        if among is not None:
+            bias = bias.masked_fill(~among, -torch.inf)
+        centred = (x - self.b_dec).bfloat16()
+        size = max(1, _AT_ONCE // self.config.d_sae)
+        values, indices = zip(
+            *(top_k(functional.linear(piece, weight, bias), slots) for piece in torch.split(centred, size)), strict=True
+        )
+        return torch.cat(values).float(), torch.cat(indices)
 
     def choose(self, x: Tensor) -> Sparse:
         """Select the active latents of normalised activations; differentiable in training mode."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae.architectures.base import Sparse
 from moe_probe.sae.architectures.batchtopk import BatchTopK
-from moe_probe.sae.architectures.ops import decode
+from moe_probe.sae.architectures.ops import decode, filled
 from moe_probe.sae.config import SaeConfig
 
 
@@ -51,6 +51,6 @@ class Matryoshka(BatchTopK):
         for width in self.nested:  # each level adds its own latents to the reconstruction of the narrower ones
             inside = (latents.indices >= narrower) & (latents.indices < width)
             values = torch.where(inside, latents.values, 0.0)
-            reconstruction = reconstruction + decode(values, latents.indices, self.W_dec, sparse=True)
+            reconstruction = reconstruction + decode(values, latents.indices, self.W_dec, kept=filled(values))
             total, narrower = total + (x - reconstruction).square().sum(1).mean(), width
         return total / len(self.nested), reconstruction

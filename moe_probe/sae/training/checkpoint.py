@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,17 +21,11 @@ from moe_probe.sae.training.steps import Progress, Training
 _TENSORS = "state.safetensors"
 
 
-def save_checkpoint(
-    folder: Path,
-    trainings: Sequence[Training],
-    pending: Sequence[Sequence[Tensor]],
-    *,
-    done: int,
-    state: Mapping[str, object],
-) -> None:
-    """Write parameters, moments and counters of all SAEs that are trained together.
+class CheckpointWriter:
+    """Writes the state of SAEs that are trained together while they go on; a context manager, which ends the writing.
 
-    The count of batches is in the header of the same file, so that both are of one moment.
+    The state is copied at once and written by a thread: a step waits for the copy, not for the disk. The copy is in memory
+    until it is written (16 bytes per parameter of an SAE).
 
     Parameters
     ----------
@@ -37,16 +33,68 @@ def save_checkpoint(
     trainings : sequence of Training
     pending : sequence of sequence of Tensor
         For each training, activations that are waiting for their batch, shape (n, d_in) each.
-    done : int
-        Batches read so far.
     state : mapping
         What must be the same for a training to be resumed; JSON values.
-
-    Raises
-    ------
-    MoeProbeError
-        When the disk refuses; the checkpoint before stays.
     """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainings: Sequence[Training],
+        pending: Sequence[Sequence[Tensor]],
+        *,
+        state: Mapping[str, object],
+    ) -> None:
+        self._folder, self._trainings, self._pending, self._state = folder, trainings, pending, state
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        """Begin without a checkpoint."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Wait for the disk; what it refused is raised, or noted on the error that ended the training."""
+        self._thread.shutdown()
+        refused = self._writing.exception() if self._writing is not None else None
+        if error is None and refused is not None:
+            raise refused
+        if error is not None and refused is not None:
+            error.add_note(str(refused))
+
+    def save(self, done: int) -> bool:
+        """Copy the state and begin to write it, after `done` batches.
+
+        Parameters
+        ----------
+        done : int
+
+        Returns
+        -------
+        bool
+            False when the one before is still being written: nothing is done then.
+
+        Raises
+        ------
+        MoeProbeError
+            When the disk refused the one before; the last checkpoint that was written stays.
+        """
+        if self._writing is not None:
+            if not self._writing.done():
+                return False
+            self._writing.result()
+        # the count of batches is in the header of the same file, so that both are of one moment
+        header = {
+            "done": str(done),
+            "progress": json.dumps([_counters(t.progress) for t in self._trainings]),
+            "identity": _identity(self._trainings, self._state),
+        }
+        self._writing = self._thread.submit(_write, self._folder, _copies(self._trainings, self._pending), header)
+        return True
+
+
+def _copies(trainings: Sequence[Training], pending: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Copy parameters, moments and counters of all SAEs to memory of the host."""
     tensors: dict[str, Tensor] = {}
     for number, (training, waiting) in enumerate(zip(trainings, pending, strict=True)):
         for name, value in training.sae.state_dict().items():
@@ -54,19 +102,16 @@ def save_checkpoint(
         for index, parameter in enumerate(training.sae.parameters()):
             for name, value in training.optimizer.state[parameter].items():
                 tensors[f"{number}.adam.{index}.{name}"] = value
-        tensors[f"{number}.idle"] = training.idle
+        tensors[f"{number}.idle"] = training.idle.tokens
         if waiting:
             tensors[f"{number}.pending"] = torch.cat(list(waiting))
-    header = {
-        "done": str(done),
-        "progress": json.dumps([_counters(t.progress) for t in trainings]),
-        "identity": _identity(trainings, state),
-    }
+    host = torch.device("cpu")
+    return {k: v.detach().to(host, copy=True, memory_format=torch.contiguous_format) for k, v in tensors.items()}
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     with disk_errors(folder, keeps="the last checkpoint is kept"):
-        write_whole(
-            folder / _TENSORS,
-            lambda p: save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, p, metadata=header),
-        )
+        write_whole(folder / _TENSORS, lambda path: save_file(tensors, path, metadata=header))
 
 
 def load_checkpoint(
@@ -82,7 +127,7 @@ def load_checkpoint(
     pending : sequence of list of Tensor
         Empty; filled with the activations that were waiting for their batch.
     state : mapping
-        As `save_checkpoint`.
+        As `CheckpointWriter`.
 
     Returns
     -------
@@ -119,7 +164,7 @@ def load_checkpoint(
         training.sae.load_state_dict(_below("sae.", own))
         for index, parameter in enumerate(training.sae.parameters()):
             training.optimizer.state[parameter] = _below(f"adam.{index}.", own)
-        training.idle.copy_(own["idle"])
+        training.idle.tokens.copy_(own["idle"])
         vars(training.progress).update(counters)
         if "pending" in own:
             pending[number].append(own["pending"].cpu())

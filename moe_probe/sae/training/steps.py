@@ -11,8 +11,10 @@ from moe_probe.sae.architectures.base import Sae, Sparse
 from moe_probe.sae.architectures.ops import decode, encode_chosen
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig, TrainOptions
+from moe_probe.sae.training.dead import Idle
+from moe_probe.sae.training.update import adam_of, update
 
-#: The auxiliary loss is formed on one token in so many: dead latents come back as well, at an eighth of the cost.
+#: The auxiliary loss is formed on one token in so many, or fewer: dead latents come back as well, at an eighth of the cost.
 _AUX_EVERY = 8
 #: Steps between two measurements of the progress.
 SAY_EVERY = 50
@@ -56,14 +58,14 @@ class Training:
     steps: int
     #: Tokens without firing that make a latent dead.
     patience: int
-    optimizer: torch.optim.Optimizer = field(init=False)
-    idle: Tensor = field(init=False)
+    optimizer: torch.optim.Adam = field(init=False)
+    idle: Idle = field(init=False)
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
         """Make the optimiser and the counters."""
-        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=self.options.learning_rate, fused=True)
-        self.idle = torch.zeros(self.sae.config.d_sae, dtype=torch.long, device=self.sae.W_dec.device)
+        self.optimizer = adam_of(self.sae)
+        self.idle = Idle(self.sae.config.d_sae, patience=self.patience, device=self.sae.W_dec.device)
         self.progress = Progress(self.sae.config, steps=self.steps)
 
     @classmethod
@@ -103,36 +105,29 @@ class Training:
 
     def step(self, batch: Tensor) -> None:
         """One step on activations as the model has them, shape (n, d_in)."""
-        sae, options = self.sae, self.options
+        sae, options, progress = self.sae, self.options, self.progress
         x = sae.normalise(batch.to(sae.W_dec.device, non_blocking=True))
+        dead = self.idle.dead(progress.tokens) if options.aux else None
         latents = sae.choose(x)
+        progress.tokens += len(x)
+        # noted at once: the number of dead latents is on the host before the device has ended this step
+        self.idle.note(latents.values.detach(), latents.indices, seen=progress.tokens)
         loss, found = sae.loss(x, latents)
-        # patience is counted in tokens: that any latent is dead can be known without asking the GPU every step
-        dead = self.idle > self.patience if self.progress.tokens > self.patience and options.aux else None
-        if dead is not None and bool(dead.any()):
+        if dead is not None:
             loss = loss + options.aux * _auxiliary(sae, x, found.detach(), dead)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        sae.remove_parallel_gradient()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), options.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.progress.step)
-        self.optimizer.step()
-        sae.keep_unit_norm()
-        self._note(x, found, latents)
+        update(sae, self.optimizer, rate=self.rate(progress.step), clip=options.clip)
+        progress.step += 1
+        if progress.step % SAY_EVERY == 0 or progress.step in (1, self.steps):
+            self._measure(x, found.detach(), latents)
 
     @torch.no_grad()
-    def _note(self, x: Tensor, found: Tensor, latents: Sparse) -> None:
-        active = latents.values > 0
-        self.idle += len(x)
-        self.idle[latents.indices[active]] = 0
+    def _measure(self, x: Tensor, found: Tensor, latents: Sparse) -> None:
         progress = self.progress
-        progress.step += 1
-        progress.tokens += len(x)
-        if progress.step % SAY_EVERY == 0 or progress.step in (1, self.steps):
-            progress.fvu = float((x - found).square().sum() / (x - x.mean(0)).square().sum().clamp_min(1e-8))
-            progress.l0 = float(active.sum() / len(x))
-            progress.dead = float((self.idle > self.patience).float().mean())
+        progress.fvu = float((x - found).square().sum() / (x - x.mean(0)).square().sum().clamp_min(1e-8))
+        progress.l0 = float((latents.values > 0).sum() / len(x))
+        progress.dead = float((self.idle.tokens > self.patience).float().mean())
 
 
 def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
@@ -140,12 +135,19 @@ def _auxiliary(sae: Sae, x: Tensor, found: Tensor, dead: Tensor) -> Tensor:
 
     AuxK: Gao et al. 2024, arXiv:2406.04093, appendix A.2.
     """
-    rows = dead.nonzero()[:, 0]
-    x, residual = x[::_AUX_EVERY], (x - found)[::_AUX_EVERY]
+    config = sae.config
+    slots = min(config.d_sae, max(1, config.d_in // 2))
+    # at most as many pairs as the loss itself has
+    every = min(len(x), max(_AUX_EVERY, -(-slots // config.k)))
+    x, residual = x[::every], (x - found)[::every]
     with torch.no_grad():
-        pre = (x - sae.b_dec) @ sae.W_enc[rows].T + sae.b_enc[rows]
-        values, columns = pre.topk(min(len(rows), max(1, sae.config.d_in // 2)), dim=1, sorted=False)
-        indices = rows[columns]
+        if x.device.type == "cpu":  # few rows are cheaper than all: their number is at hand
+            rows = dead.nonzero()[:, 0]
+            pre = (x - sae.b_dec) @ sae.W_enc[rows].T + sae.b_enc[rows]
+            values, columns = pre.topk(min(len(rows), slots), dim=1, sorted=False)
+            indices = rows[columns]
+        else:
+            values, indices = sae.largest(x, slots, among=dead)
     values = encode_chosen(x - sae.b_dec.detach(), (sae.W_enc, sae.b_enc), values, indices)
     guess = decode(values.relu(), indices, sae.W_dec)
     return (residual - guess).square().sum() / residual.square().sum().clamp_min(1e-8)

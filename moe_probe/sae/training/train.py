@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,8 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae.activations import ActivationReader, select
 from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.config import SaeConfig, TrainOptions
-from moe_probe.sae.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from moe_probe.sae.prefetch import AHEAD, epochs_of
+from moe_probe.sae.training.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint
 from moe_probe.sae.training.steps import SAY_EVERY, Progress, Training
 
 OnProgress = Callable[[Progress], None]
@@ -109,6 +111,7 @@ def train_on(  # noqa: PLR0913 - public API: keyword-only options with defaults
     options: TrainOptions | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    ahead: int = AHEAD,
     say: OnProgress = _silent,
 ) -> list[Trained]:
     """Train SAEs of any widths, architectures and experts in one pass over a trace's activations.
@@ -129,6 +132,8 @@ def train_on(  # noqa: PLR0913 - public API: keyword-only options with defaults
         A training that was interrupted and resumed ends with the same bits as one that was not.
     checkpoint_seconds : float
         Seconds between two checkpoints.
+    ahead : int
+        Batches that are read while the steps run (`moe_probe.sae.prefetch`); 0 to read in turns with the steps.
     say : callable
         Called with the progress of every SAE every 50 steps.
 
@@ -144,23 +149,23 @@ def train_on(  # noqa: PLR0913 - public API: keyword-only options with defaults
     """
     options = options or TrainOptions(batch_tokens=reader.batch_tokens)
     counts = reader.expert_counts() if any(c.experts is not None for c in configs) else None
-    epochs = [reader.n_batches(e) for e in range(options.epochs)]
-    runs = [_begin(reader, c, options, counts=counts, n_batches=sum(epochs)) for c in configs]
+    n_batches = sum(reader.n_batches(epoch) for epoch in range(options.epochs))
+    runs = [_begin(reader, c, options, counts=counts, n_batches=n_batches) for c in configs]
     trainings, pending = [run.training for run in runs], [run.pending for run in runs]
     state, done = _state(reader, options), 0
     if checkpoint is not None:
         done = load_checkpoint(checkpoint, trainings, pending, state=state)
+    # SAEs of some experts choose their tokens on the CPU
+    device = options.torch_device() if all(c.experts is None for c in configs) else None
+    ahead_of = epochs_of(reader, epochs=options.epochs, start=done, device=device, ahead=ahead)
+    writer = CheckpointWriter(checkpoint, trainings, pending, state=state) if checkpoint is not None else nullcontext()
     saved = time.monotonic()
-    for epoch, n in enumerate(epochs):
-        before = sum(epochs[:epoch])
-        if done >= before + n:
-            continue
-        for batch in reader.batches(epoch=epoch, start=max(0, done - before)):
+    with ahead_of as batches, writer as checkpoints:
+        for batch in batches:
             for run in runs:
                 run.take(select(batch, run.training.sae.config), say)
             done += 1
-            if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                save_checkpoint(checkpoint, trainings, pending, done=done, state=state)
+            if checkpoints is not None and time.monotonic() - saved > checkpoint_seconds and checkpoints.save(done):
                 saved = time.monotonic()
     for run in runs:
         run.flush(say)
