@@ -67,15 +67,14 @@ def load(model: str) -> Any:
     return LoadedModel(made, tokenizer, info, sites, 512)
 
 
-def batches(loaded: Any, corpus: Any) -> list[dict[str, Any]]:
+def batches(loaded: Any, corpus: Any, options: Any) -> list[dict[str, Any]]:
     """The batches that collecting makes of the corpus, as inputs of the model."""
     from moe_probe.models import forward_inputs
     from moe_probe.recording.collect.batches import Batching, pad_id
     from moe_probe.recording.collect.blocks import block_bytes, cut_blocks, documents_of
     from moe_probe.recording.collect.windows import make_encoder
-    from moe_probe.recording.settings import CollectOptions
 
-    options, summary = CollectOptions(), corpus.summarize()
+    summary = corpus.summarize()
     encoder = make_encoder(loaded.tokenizer, loaded.max_length, options)
     blocks = cut_blocks(summary.sizes, block_bytes(encoder, summary.opening, options.shard_tokens))
     batching = Batching(4096, pad_id(loaded.tokenizer))
@@ -89,11 +88,13 @@ def batches(loaded: Any, corpus: Any) -> list[dict[str, Any]]:
 class Variants:
     """What is compared, over the same batches."""
 
-    def __init__(self, model: str, corpus: str) -> None:
+    def __init__(self, model: str, corpus: str, shard_tokens: int) -> None:
         from moe_probe.recording.corpus import Corpus
+        from moe_probe.recording.settings import CollectOptions
 
         self.loaded, self.corpus = load(model), Corpus(corpus)
-        self.inputs = batches(self.loaded, self.corpus)
+        self.options = CollectOptions(shard_tokens=shard_tokens)
+        self.inputs = batches(self.loaded, self.corpus, self.options)
         self.folder = Path(tempfile.mkdtemp())
 
     def forward(self, **more: Any) -> None:
@@ -123,7 +124,7 @@ class Variants:
         from moe_probe.recording.collect import collect_trace, pipeline
 
         pipeline.DEPTHS = pipeline.Depths() if side_by_side else pipeline.IN_TURN
-        collect_trace(self.loaded, self.corpus, self.folder / "trace", mode="force", progress=False)
+        collect_trace(self.loaded, self.corpus, self.folder / "trace", options=self.options, mode="force", progress=False)
 
     def in_turn(self) -> None:
         self.collect(side_by_side=False)
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--corpus", default=str(ROOT / "data/probe_corpus.jsonl"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeat", type=int, default=1, help="the corpus so many times over")
+    parser.add_argument("--shard-tokens", type=int, default=65536)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--slow", type=float, help="share of the model's time that tokenizing and writing each sleep")
     parser.add_argument("--no-memory", action="store_true")
@@ -252,7 +254,8 @@ def main() -> None:
         collect_times(options.model, options.corpus, options.times)
         return
     with tempfile.TemporaryDirectory() as folder:
-        variants = Variants(options.model, str(repeat(options.corpus, Path(folder) / "corpus.jsonl", options.repeat)))
+        corpus = repeat(options.corpus, Path(folder) / "corpus.jsonl", options.repeat)
+        variants = Variants(options.model, str(corpus), options.shard_tokens)
         clock = time.process_time if options.cpu_time else time.perf_counter
         measured = (
             pace(variants, options.rounds, options.slow) if options.slow else overhead(variants, options.rounds, clock)
