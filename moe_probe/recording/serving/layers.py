@@ -95,22 +95,22 @@ class ServedLayers:
         columns = self._columns(experts.shape[1])
         if columns is None or experts.shape[2] != self.top_k:
             raise UnroutedError(f"routing of shape {experts.shape}, unlike the answers before")
-        ids = experts[:, columns]
+        ids, empty = experts[:, columns], np.iinfo(dtype).max
+        largest = ids.max(axis=(0, 2), initial=-1)
+        missing = ids.min(axis=0, initial=0) < 0
+        kept = np.where(ids < 0, empty, ids).astype(dtype)
         for i, layer in enumerate(self.layers):
-            own = ids[:, i, : layer.top_k]
-            if len(own) and int(own.max()) >= layer.num_experts:
+            kept[:, i, layer.top_k :] = empty
+            if int(largest[i]) >= layer.num_experts:
                 raise MoeProbeError(
-                    f"the server returns expert {int(own.max())} of layer {layer.layer}, which has {layer.num_experts}",
+                    f"the server returns expert {int(largest[i])} of layer {layer.layer}, which has {layer.num_experts}",
                     "another model, or numbers of physical replicas (expert parallel load balancing)",
                     "MODEL with the served model's config.json, and a server without redundant experts",
                 )
-            if (own < 0).any():
+            if missing[i, : layer.top_k].any():
                 raise UnroutedError(f"no expert in layer {layer.layer} for some tokens of the prompt")
-            if (row := first_repeat(own, -1)) is not None:
-                raise UnroutedError(f"layer {layer.layer} selects an expert twice ({own[row].tolist()}): is it dense?")
-        kept = np.where(ids < 0, np.iinfo(dtype).max, ids).astype(dtype)
-        for i, layer in enumerate(self.layers):
-            kept[:, i, layer.top_k :] = np.iinfo(dtype).max
+            if (row := first_repeat(kept[:, i], empty)) is not None:
+                raise UnroutedError(f"layer {layer.layer} selects an expert twice ({kept[row, i].tolist()}): is it dense?")
         return kept
 
     def _columns(self, n_columns: int) -> list[int] | None:
