@@ -24,7 +24,7 @@ from moe_probe.recording.collect import collect_trace
 from moe_probe.recording.serving import ServerSettings, collect_from_server
 from moe_probe.recording.serving.client import ServerClient
 from moe_probe.recording.settings import CollectOptions, CorpusSettings
-from moe_probe.recording.trace import Trace, verify
+from moe_probe.recording.trace import Trace, merge_traces, verify
 
 OPTIONS = CollectOptions(shard_tokens=400)
 
@@ -135,6 +135,8 @@ def test_parts_hold_what_the_whole_does(server: StandIn, checkpoint: Path, corpu
     parts = [collect(server, checkpoint, corpus_file, tmp_path / f"part{i}", shard=(i, 2)) for i in range(2)]
     assert [name for p in parts for name in p.documents["document"]] == list(whole.documents["document"])
     assert [p.manifest.shard_of for p in parts] == [(0, 2), (1, 2)]
+    merge_traces([p.root for p in parts], tmp_path / "merged")
+    assert files_of(tmp_path / "merged") == files_of(whole.root)
 
 
 def test_usage_alone(server: StandIn, loaded: LoadedModel, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class AskedServer:
             raise MoeProbeError(
                 f"{self.client.address} returns no routed experts",
                 "its answers have none; nothing but a short text was sent, to try",
-                f"start the server with {SWITCH} (vLLM 0.21 or later, SGLang 0.5.7 or later)",
+                f"start the server with {SWITCH} (vLLM from 0.21 on, SGLang)",
             )
         raise MoeProbeError(
             f"{self.client.address} returns routing that cannot be used",
