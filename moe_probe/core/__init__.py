@@ -13,5 +13,6 @@
 - `files` files whole or absent, full disks and missing permissions, checksums; `progress` bars, durations and Ctrl-C;
   `overlap` threads that prepare what comes next and put away what is done.
 - `http` requests to a server that the user named: checked addresses, retries, answers of bounded size and time.
+- `workers` work shared out among processes of Ray that may be lost.
 - `results` result tables with parameters, caption, warnings and sources, and the results of a run by name.
 """

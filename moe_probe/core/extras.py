@@ -14,6 +14,7 @@ EXTRAS = {
     "llm": ("httpx", "tenacity"),
     "notebook": ("nbformat", "nbclient", "nbconvert", "ipykernel", "jupytext"),
     "quantized": ("accelerate",),
+    "ray": ("ray",),
     "server": ("httpx", "tenacity"),
     "compressed": ("compressed_tensors", "accelerate"),
 }

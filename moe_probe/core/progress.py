@@ -91,6 +91,43 @@ def showing(on: bool = True) -> Iterator[None]:
         _screen.reset(before)
 
 
+class _Relay(_Screen):
+    """Nobody sits here: what bars would show goes to a function."""
+
+    def __init__(self, to: Callable[[Bar], None]) -> None:
+        self.draws, self._to = True, to
+
+    def draw(self, bar: Bar) -> None:
+        """Hand the bar on."""
+        self._to(bar)
+
+    def remove(self, bar: Bar) -> None:
+        """Do nothing."""
+
+    def write(self, text: str) -> None:
+        """Drop the line."""
+
+
+@contextlib.contextmanager
+def relayed(to: Callable[[Bar], None]) -> Iterator[None]:
+    """Hand progress inside a ``with`` block to a function instead of showing it, every second and from another thread.
+
+    Parameters
+    ----------
+    to : callable
+        Takes the bar: its count, total and note are those of the moment.
+
+    Yields
+    ------
+    None
+    """
+    before = _screen.set(_Relay(to))
+    try:
+        yield
+    finally:
+        _screen.reset(before)
+
+
 @contextlib.contextmanager
 def reraise_sigint() -> Iterator[None]:
     """Let Ctrl-C end the ``with`` block even where the exception it raises is lost.
