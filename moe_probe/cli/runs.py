@@ -140,9 +140,11 @@ def collect(
     from moe_probe.runs.config import load_config
 
     config, part = load_config(None, _named({**settings, "seed": seed}, model, corpus)), read_part(shard) if shard else None
+    if server.server is not None and config.workers.ray:
+        raise UsageError("--server and --ray exclude each other", "the server runs the model", "one of the two")
     if server.server is None:
         serve_first_process(config.model)
-        stage = CollectStage(config.model, config.corpus, config.collect_options())
+        stage = CollectStage(config.model, config.corpus, config.collect_options(), config.workers)
         trace = stage.collect(out, mode=mode, say=console.say, shard=part)
     else:
         from moe_probe.recording.serving import collect_from_server

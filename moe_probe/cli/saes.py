@@ -11,6 +11,7 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import Mode, RunPath, Seed, command
 from moe_probe.core.text import table_text
+from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.sae.settings import SaeSettings
 
 
@@ -30,17 +31,18 @@ def train(
     *,
     mode: Mode,
     settings: SaeSettings,
+    workers: WorkerSettings,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
     seed: Seed = 0,
     console: Console,
 ) -> None:
     """Train SAEs on the activations of a trace: all widths and experts of a layer in one pass, resumable."""
     from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.sae.training.layers import train_layers
+    from moe_probe.sae.training.ray_layers import train_where
     from moe_probe.sae.training.request import TrainRequest
 
     request = TrainRequest(settings, seed=seed, device=device, mode=mode)
-    folders = train_layers(RunDirectory.open(run), request, say=console.say)
+    folders = train_where(RunDirectory.open(run), request, workers=workers, say=console.say)
     console.result(
         {"saes": [str(f) for f in folders]},
         f"{len(folders)} SAEs in {run / 'sae'}. Next: moe-probe sae eval {run}, moe-probe label {run}",

@@ -11,6 +11,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.files import write_text
 from moe_probe.core.settings import Settings, StatisticsSettings
 from moe_probe.core.sites import ActivationSite
+from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.features.tree.settings import TreeStageSettings
 from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.run_model import read_settings
@@ -20,13 +21,15 @@ from moe_probe.studies.ablation.settings import AblationStageSettings
 
 
 class RunConfig(Settings):
-    """What decides the numbers of a run: one section per room, and the seed of every random choice.
+    """What decides the numbers of a run: one section per room, and the seed of every random choice; and where it is done.
 
     Attributes
     ----------
     model, corpus
         A bare string stands for the model's name, or the corpus's source.
     recording, statistics, sae, tree, ablation
+    workers
+        Where collecting and the training of SAEs are done: nothing of what comes out depends on it.
     seed : int
     """
 
@@ -37,6 +40,7 @@ class RunConfig(Settings):
     sae: SaeSettings = SaeSettings()
     tree: TreeStageSettings = TreeStageSettings()
     ablation: AblationStageSettings = AblationStageSettings()
+    workers: WorkerSettings = WorkerSettings()
     seed: int = 0
 
     def collect_options(self) -> CollectOptions:

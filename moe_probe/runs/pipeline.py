@@ -10,6 +10,7 @@ from pathlib import Path
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import OutputKind, check_output_folder, disk_errors
 from moe_probe.core.progress import Say, silent
+from moe_probe.recording.collect.parts import Parts
 from moe_probe.runs.config import RunConfig, dump_config
 from moe_probe.runs.ledger import Ledger
 from moe_probe.runs.stages import stages_of
@@ -58,6 +59,7 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
     with disk_errors(root):
         if mode == "force":
             _remove(root)
+            Parts.of(root / "trace").remove()
         root.mkdir(parents=True, exist_ok=True)
         dump_config(config, root / "run.yaml")
     ledger, skipped, redone = Ledger(root), list[str](), set[str]()

@@ -18,9 +18,9 @@ from moe_probe.studies.verdicts.stage import VerdictsStage
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """Stages that a configuration asks for, in the order in which they are done."""
-    collect = CollectStage(config.model, config.corpus, config.collect_options())
+    collect = CollectStage(config.model, config.corpus, config.collect_options(), config.workers)
     analyze = AnalyzeStage(config.statistics, config.model, config.seed)
-    sae = SaeStage(config.sae, config.model.device, config.seed)
+    sae = SaeStage(config.sae, config.model.device, config.seed, config.workers)
     features = FeaturesStage(analyze, sae, config.statistics, config.model, config.seed)
     match = MatchStage(features)
     tree = TreeStage(features, config.tree)

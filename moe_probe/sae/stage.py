@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage
+from moe_probe.core.workers.settings import IN_THIS_PROCESS, WorkerSettings
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.sae.settings import SaeSettings
 
@@ -23,6 +24,8 @@ class SaeStage(Stage):
     sae: SaeSettings
     device: str
     seed: int
+    #: Where it is done, which changes nothing of what comes out.
+    workers: WorkerSettings = IN_THIS_PROCESS
 
     @override
     def wanted(self) -> bool:
@@ -38,9 +41,9 @@ class SaeStage(Stage):
 
     @override
     def run(self, root: Path, say: Say) -> list[Path]:
-        from moe_probe.sae.training.layers import train_layers
+        from moe_probe.sae.training.ray_layers import train_where
         from moe_probe.sae.training.request import TrainRequest
 
         request = TrainRequest(self.sae, seed=self.seed, device=self.device, mode="resume")
-        folders = train_layers(RunDirectory.open(root), request, say=say)
+        folders = train_where(RunDirectory.open(root), request, workers=self.workers, say=say)
         return [folder / name for folder in folders for name in ("cfg.json", "sae_weights.safetensors")]

@@ -8,6 +8,7 @@
 - `blocks` cuts the corpus into blocks of documents, one a shard, and shares them out among processes.
 - `collect` appends shard after shard to the trace, and resumes an interrupted one (`recording/trace/resume` checks
   that it is the same).
+- `ray_collect` shares the blocks out among Ray workers, whose parts lie in the folder that `parts` describes.
 - `stage` the stage ``collect`` of a run: it is done again when model or corpus changed.
 """
 

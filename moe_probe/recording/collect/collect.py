@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moe_probe.core.errors import UsageError
 from moe_probe.core.progress import Bar, Say, silent
@@ -103,6 +103,44 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
             with Bar("collect", total=total, initial=writer.n_documents, unit="documents", shown=progress) as bar:
                 collection.append(documents_of(blocks[len(writer.shards) :], corpus), bar)
     return writer.seal()
+
+
+class Cut(NamedTuple):
+    """How `collect_trace` cuts a corpus: into blocks, of which parts are made, and batches."""
+
+    n_blocks: int
+    batch_tokens: int
+
+
+def cut_of(loaded: LoadedModel, corpus: Corpus, options: CollectOptions) -> Cut:
+    """Find out how a corpus is cut, without collecting it: processes that share it out have to agree.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    corpus : Corpus
+    options : CollectOptions
+
+    Returns
+    -------
+    Cut
+
+    Raises
+    ------
+    MoeProbeError
+        When the corpus is bad.
+    """
+    from moe_probe.models import RoutingCapture
+    from moe_probe.recording.collect.passes import Passes
+
+    summary = corpus.summarize()
+    encoder = make_encoder(loaded.tokenizer, loaded.max_length, options)
+    _check_layers(loaded, options)
+    n_blocks = len(cut_blocks(summary.sizes, block_bytes(encoder, summary.opening, options.shard_tokens)))
+    parts, layers = [site.part for site in options.sites], options.hidden_layers or None
+    with RoutingCapture(loaded.model, loaded.sites, keep=parts, keep_layers=layers) as capture:
+        passes = Passes(loaded, capture, options, expert_dtype=_expert_dtype(loaded))
+        return Cut(n_blocks, options.batch_tokens or passes.automatic_batch_tokens(encoder, summary.opening))
 
 
 def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 from typing_extensions import override
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import check_output_folder
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage, stage_key
 from moe_probe.core.textfiles import expand
+from moe_probe.core.workers.settings import IN_THIS_PROCESS, WorkerSettings
 from moe_probe.models.settings import ModelSettings
+from moe_probe.recording.collect.parts import check_no_parts
+from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.settings import CollectOptions, CorpusSettings
 from moe_probe.recording.trace import Trace
 
@@ -27,6 +30,8 @@ class CollectStage(Stage):
     model: ModelSettings
     corpus: CorpusSettings
     options: CollectOptions
+    #: Where it is done, which changes nothing of what comes out.
+    workers: WorkerSettings = IN_THIS_PROCESS
 
     @override
     def settings(self) -> Any:
@@ -65,28 +70,42 @@ class CollectStage(Stage):
         Raises
         ------
         MoeProbeError
-            As `load_model`, `CheckReport.raise_if_failed` and `collect_trace` do.
+            As `load_model`, `CheckReport.raise_if_failed`, `collect_trace` and `collect_with_ray` do.
         """
-        from moe_probe.models import load_model, self_check
-        from moe_probe.recording.collect import collect_trace
-
         need_corpus_extra(self.corpus.source)
         check_output_folder(path, mode)
         corpus = self.corpus.open()
         for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it shows before the model loads
             say(f"note: {note}")
+        trace = self._by_workers(path, mode, say, shard) if self.workers.ray else self._here(corpus, path, mode, say, shard)
+        if trace.manifest.corpus.skipped_rows:
+            say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
+        m = trace.manifest
+        say(f"trace: {m.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
+        return trace
+
+    def _here(self, corpus: Corpus, path: Path, mode: str, say: Say, shard: tuple[int, int] | None) -> Trace:
+        from moe_probe.models import load_model, self_check
+        from moe_probe.recording.collect import collect_trace
+
+        check_no_parts(path, mode)
         say(f"loading {self.model.name}")
         loaded = load_model(self.model.name, **self.model.load_options())
         report = self_check(loaded)
         report.raise_if_failed()
         worst = max(site.relative_error for site in report.sites)
         say(f"checked: recording leaves outputs unchanged; recorded routing explains every block (error {worst:.1e})")
-        trace = collect_trace(loaded, corpus, path, options=self.options, shard=shard, mode=mode, say=say)
-        if trace.manifest.corpus.skipped_rows:
-            say(f"note: {trace.manifest.corpus.skipped_rows} bad rows were left out")
-        m = trace.manifest
-        say(f"trace: {m.n_documents:,} documents, {trace.n_tokens:,} tokens, {len(trace.layers)} MoE layers")
-        return trace
+        return collect_trace(loaded, corpus, path, options=self.options, shard=shard, mode=mode, say=say)
+
+    def _by_workers(self, path: Path, mode: str, say: Say, shard: tuple[int, int] | None) -> Trace:
+        from moe_probe.recording.collect.ray_collect import CollectWork, collect_with_ray
+
+        if shard is not None:
+            raise UsageError(
+                "--shard and --ray exclude each other", "workers share out the parts themselves", "one of the two"
+            )
+        work = CollectWork(self.model, self.corpus, self.options)
+        return collect_with_ray(work, self.workers, path, mode=mode, say=say)
 
 
 def source_state(source: str) -> list[list[Any]] | None:

@@ -47,11 +47,40 @@ def train_layers(run: RunDirectory, request: TrainRequest, *, say: Say = print) 
     MoeProbeError
         When the trace does not have the activations, there are fewer tokens than latents, or an SAE exists already.
     """
-    layers = request.settings.layers or _three_layers(run, request.settings.hook)
-    return [folder for layer in layers for folder in _train_layer(run, request, layer, say)]
+    return [folder for layer in layers_of(run, request) for folder in train_layer(run, request, layer, say)]
 
 
-def _train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say) -> list[Path]:
+def layers_of(run: RunDirectory, request: TrainRequest) -> list[int]:
+    """List the layers that SAEs are trained on: those of the settings, or three.
+
+    Raises
+    ------
+    MoeProbeError
+        When there are none with activations in the trace.
+    """
+    return list(request.settings.layers) or _three_layers(run, request.settings.hook)
+
+
+def train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say) -> list[Path]:
+    """Train the SAEs of one layer.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    request : TrainRequest
+    layer : int
+    say : callable
+
+    Returns
+    -------
+    list of Path
+        Their folders.
+
+    Raises
+    ------
+    MoeProbeError
+        As `train_layers`.
+    """
     settings, options = request.settings, request.options
     held_out = held_out_documents(run, seed=request.seed)
     shared: dict[str, Any] = {
