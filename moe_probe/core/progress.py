@@ -288,6 +288,30 @@ def track(
             bar.update(1)
 
 
+def count_up(n: int, text: str, *, unit: str, step: int = 1 << 14) -> Iterator[int]:
+    """Go through the numbers from 0 to n - 1 with a `Bar` that moves once every `step`: for loops with little to do in each.
+
+    Parameters
+    ----------
+    n : int
+    text : str
+        What is being done, in a word or two.
+    unit : str
+        What is counted, in the plural.
+    step : int
+
+    Yields
+    ------
+    int
+        The numbers.
+    """
+    with Bar(text, total=n, unit=unit) as bar:
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            yield from range(start, stop)
+            bar.update(stop - start)
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: ``8 s``, ``2 min 05 s``, ``3 h 10 min``."""
     whole = round(max(seconds, 0))

@@ -1,6 +1,7 @@
 """What SAE features respond to: a run's SAEs and its trace in, result tables out.
 
-- `run_saes` opens the SAEs of a run one at a time and keeps their firings; `firing` encodes tokens into firings.
+- `run_saes` opens the SAEs of a run one at a time and keeps their firings; `firing` encodes tokens into firings, `firing_cache`
+  keeps those that fit in memory.
 - `evaluate` measures SAEs: `quality` has variance unexplained, dead and dense latents, redundancy; `spliced_loss`
   next-token losses of held-out documents with activations replaced.
 - `label` labels features by rules: `describe` joins `labels` (rules, a language model, a person) of one SAE with

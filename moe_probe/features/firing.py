@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -41,17 +43,17 @@ class Firings:
         """Tokens on which each latent fires, shape (d_sae,)."""
         return np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return int(self.matrix.data.nbytes + self.matrix.indices.nbytes + self.matrix.indptr.nbytes + self.rows.nbytes)
+
 
 class SplitFirings(NamedTuple):
     """Firings of an SAE on its training documents and on those held out."""
 
     train: Firings
     held_out: Firings
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that both take."""
-        return sum(f.matrix.data.nbytes + f.matrix.indices.nbytes + f.rows.nbytes for f in self)
 
 
 def binary(matrix: sparse.csr_array, dtype: type = np.int32) -> sparse.csr_array:
@@ -93,6 +95,51 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
     MoeProbeError
         When the activations have another width, or hold NaN or infinite numbers.
     """
+    from scipy import sparse
+
+    data: list[np.ndarray] = []
+    indices: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    for part in iter_firings(sae, reader, only=only):
+        part.matrix.sort_indices()
+        data.append(part.matrix.data)
+        indices.append(part.matrix.indices)
+        counts.append(np.diff(part.matrix.indptr))
+        rows.append(part.rows)
+    # one after the other, so that pieces and the whole of both are never there at once
+    values, latents = _joined(data), _joined(indices)
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(latents.dtype)
+    matrix = sparse.csr_array((values, latents, indptr), shape=(len(indptr) - 1, sae.config.d_sae))
+    return Firings(matrix, np.concatenate(rows))
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    whole = np.concatenate(pieces)
+    pieces.clear()
+    return whole
+
+
+def iter_firings(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) -> Iterator[Firings]:
+    """Encode the tokens of a reader piece by piece; see `fire`.
+
+    Parameters
+    ----------
+    sae : Sae
+    reader : ActivationReader
+    only : ndarray of int, optional
+        Rows of the trace; other tokens are left out.
+
+    Yields
+    ------
+    Firings
+        Of some thousand tokens.
+
+    Raises
+    ------
+    MoeProbeError
+        When the activations have another width, or hold NaN or infinite numbers.
+    """
     import torch
     from scipy import sparse
 
@@ -104,27 +151,20 @@ def fire(sae: Sae, reader: ActivationReader, *, only: np.ndarray | None = None) 
             f"the {reader.hook} of this trace has width {reader.d_in}",
             "an SAE of this model and hook",
         )
-    blocks, rows = [], []
-    with torch.inference_mode():
-        for batch in reader.in_order():
-            if only is not None:
-                wanted = torch.from_numpy(np.isin(batch.rows.numpy(), only))
-                batch = Batch(*(part[wanted] for part in batch))
-            values = select(batch, sae.config)
-            kept = batch.rows
-            if sae.config.experts is not None:
-                kept = kept[torch.isin(batch.experts, torch.tensor(sae.config.experts)).any(1)]
-            rows.append(kept.numpy())
-            for piece in torch.split(values, _CHUNK):
+    for batch in track(reader.in_order(), "encode", unit="shards"):
+        if only is not None:
+            wanted = torch.from_numpy(np.isin(batch.rows.numpy(), only))
+            batch = Batch(*(part[wanted] for part in batch))
+        values, kept = select(batch, sae.config), batch.rows
+        if sae.config.experts is not None:
+            kept = kept[torch.isin(batch.experts, torch.tensor(sae.config.experts)).any(1)]
+        for piece, rows in zip(torch.split(values, _CHUNK), torch.split(kept, _CHUNK), strict=True):
+            with torch.inference_mode():
                 latents = sae.encode(piece)
                 token, slot = (latents.values > 0).nonzero(as_tuple=True)
-                blocks.append(
-                    sparse.csr_array(
-                        (latents.values[token, slot].numpy(), (token.numpy(), latents.indices[token, slot].numpy())),
-                        shape=(len(piece), sae.config.d_sae),
-                        dtype=np.float32,
-                    )
+                matrix = sparse.csr_array(
+                    (latents.values[token, slot].numpy(), (token.numpy(), latents.indices[token, slot].numpy())),
+                    shape=(len(piece), sae.config.d_sae),
+                    dtype=np.float32,
                 )
-    matrix = sparse.vstack(blocks, format="csr")
-    matrix.sort_indices()
-    return Firings(matrix, np.concatenate(rows))
+            yield Firings(matrix, rows.numpy())

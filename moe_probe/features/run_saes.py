@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.features.firing import SplitFirings, fire
+from moe_probe.features.firing_cache import OF_RUNS, FiringCache
+from moe_probe.recording.trace.files import CHECKSUM
 from moe_probe.sae.held_out import held_out_documents
 from moe_probe.sae.store import readers, saes_of
 
@@ -40,17 +42,24 @@ class OpenSae:
     held_out: ActivationReader
     held_out_documents: np.ndarray
 
+    def key(self, part: str) -> Hashable:
+        """Name the firings on a part of the documents: the files that they come from, as they are now."""
+        trace = self.train.trace.root / CHECKSUM
+        files = self.folder / "sae_weights.safetensors", trace
+        changed = tuple((str(path.resolve()), path.stat().st_mtime_ns) for path in files)
+        return changed, self.held_out_documents.tobytes(), part
+
 
 class RunSaes:
     """The SAEs of a run; iterating opens them one after the other.
 
-    Analyses that follow one another share the firings when they are given the same object.
+    Analyses that follow one another in one process share the firings, as far as these fit in memory.
 
     Parameters
     ----------
     run : RunDirectory
-    memory_bytes : int
-        What the firings kept may take; the oldest are dropped first.
+    memory_bytes : int, optional
+        What the firings kept may take; by default they are kept for all that opens SAEs of the same run.
 
     Raises
     ------
@@ -58,10 +67,9 @@ class RunSaes:
         When the run has no SAEs; while iterating, when one does not fit the trace.
     """
 
-    def __init__(self, run: RunDirectory, *, memory_bytes: int = 2**29) -> None:
+    def __init__(self, run: RunDirectory, *, memory_bytes: int | None = None) -> None:
         self.run, self.folders = run, saes_of(run.path)
-        self._memory_bytes = memory_bytes
-        self._firings: dict[tuple[str, int], SplitFirings] = {}
+        self._firings = OF_RUNS if memory_bytes is None else FiringCache(memory_bytes)
 
     def __len__(self) -> int:
         """Count the SAEs."""
@@ -79,12 +87,8 @@ class RunSaes:
 
     def firings(self, item: OpenSae) -> SplitFirings:
         """Encode the training and held-out documents of an SAE, or return the firings kept from the last time."""
-        key = item.name, (item.folder / "sae_weights.safetensors").stat().st_mtime_ns
-        if key not in self._firings:
-            firings = SplitFirings(fire(item.sae, item.train), fire(item.sae, item.held_out))
-            if firings.nbytes > self._memory_bytes:
-                return firings
-            while self._firings and firings.nbytes + sum(f.nbytes for f in self._firings.values()) > self._memory_bytes:
-                self._firings.pop(next(iter(self._firings)))
-            self._firings[key] = firings
-        return self._firings[key]
+        train, held_out = item.key("train"), item.key("held out")
+        return SplitFirings(
+            self._firings.get(train, lambda: fire(item.sae, item.train)),
+            self._firings.get(held_out, lambda: fire(item.sae, item.held_out)),
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
 from moe_probe.core.stats import group_names
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def losses(
     out, one_pass = np.zeros(len(sample.ids)), _Pass(loaded, sample, splice, prefix, suffix)
     order = sorted(range(len(sample.ids)), key=lambda i: -len(sample.ids[i]))
     batch: list[int] = []
-    for i in order:
+    for i in track(order, "losses", unit="documents"):
         if batch and (len(batch) + 1) * len(sample.ids[batch[0]]) > sample.batch_tokens:
             out[batch] = one_pass.losses(batch)
             batch = []

@@ -183,7 +183,7 @@ def test_random_dictionaries_match_nothing_and_router_rows_do(run: Path, tmp_pat
 def test_shuffled_pairs_match_nothing(run: Path) -> None:
     """Firings of other documents tell no expert; the same firings in their own places do."""
     from moe_probe.features.firing import Firings, SplitFirings
-    from moe_probe.features.matching.match_features import Rivals, match_features
+    from moe_probe.features.matching.match_features import Rivals, match_features, measure_features
     from moe_probe.features.matching.random_directions import random_dictionary
     from moe_probe.features.matching.routing_split import RoutingSplit
     from moe_probe.features.matching.signals import ordered_firings, read_selections, read_tokens, shuffled
@@ -202,7 +202,7 @@ def test_shuffled_pairs_match_nothing(run: Path) -> None:
     group = split.tokens.group
     moved = SplitFirings(*(Firings(shuffled(f.matrix, group[f.rows], seed=i), f.rows) for i, f in enumerate(own)))
     rivals = Rivals(split.baseline_scores(), nulls)
-    tables = [match_features(split, firings, rivals).matches for firings in (moved, own)]
+    tables = [match_features(split, measure_features(split, firings), rivals).matches for firings in (moved, own)]
     assert not tables[0]["significant"].any()
     assert (tables[0]["q_value"] <= 0.05).mean() <= 0.02
     assert abs(tables[0]["heldout_score"].mean() - 0.5) < 0.01

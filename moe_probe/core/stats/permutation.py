@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats.labels import (
     LabelPermuter,
     centre_and_scale,
@@ -193,7 +194,7 @@ def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
     omnibus, topic_maxima = _LayerOmnibus(layer_index), []
     omnibus.add(np.nan_to_num(observed)[None].astype(np.float32))
     with ThreadPoolExecutor(n_threads()) as pool:
-        for size in permutation_blocks(permutations, n_tests=t.size):
+        for size in track(list(permutation_blocks(permutations, n_tests=t.size)), "permute", unit="blocks of permutations"):
             statistics = columns.permuted(size, pool, signs)
             aside = pool.submit(family.add, statistics.reshape(size, -1)), pool.submit(omnibus.add, statistics)
             tail.add(statistics)
@@ -242,7 +243,7 @@ def permutation_p_values(  # noqa: PLR0913 options as `permutation_test`
     tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
     with ThreadPoolExecutor(n_threads()) as pool, ThreadPoolExecutor(1) as aside:
         added, maxima = None, []
-        for size in permutation_blocks(permutations, n_tests=t.size):
+        for size in track(list(permutation_blocks(permutations, n_tests=t.size)), "permute", unit="blocks of permutations"):
             statistics = columns.permuted(size, pool)
             maxima.append(statistics.reshape(size, -1).max(1))
             if added is not None:
@@ -313,7 +314,7 @@ def chosen_p_values(  # noqa: PLR0913 options as `permutation_test`
         tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
         given = orders[:, permuter.slots_of(number)]
         step = max(200, _PICKED // max(1, int(sizes[number]) * len(wanted)))
-        for start in range(0, permutations, step):
+        for start in track(range(0, permutations, step), "permute", unit="blocks of permutations"):
             tail.add(statistic(given[start : start + step]))
         out.append(tail.p_values()[0])
     return out

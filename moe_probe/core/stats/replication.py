@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats.effects import log2_lift
 from moe_probe.core.stats.permutation import chosen_p_values
 from moe_probe.core.stats.welch import SE_FLOOR as _SE_FLOOR
@@ -148,7 +149,7 @@ def replicate(
     """
     shape = (sample.n_topics, sample.shares.shape[1])
     p_values, lifts, times = [], np.zeros(shape), np.zeros(shape, dtype=int)
-    for i, division in enumerate(divisions):
+    for i, division in enumerate(track(divisions, "replicate", unit="divisions")):
         candidates = _propose(sample.part(division.discovery))
         other = sample.part(division.confirmation)
         p_values.append(_confirm(other, candidates, permutations=permutations, seed=seed + i))

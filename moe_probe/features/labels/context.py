@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.pieces import SPACE_MARKS, decode, in_word, is_mark, unspaced
+from moe_probe.core.progress import count_up, track
 from moe_probe.core.stats import group_names
 from moe_probe.experts.explain.classes import token_class
 
@@ -127,7 +128,7 @@ def _characters(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Deal out the text of every document to its tokens: a character of several tokens goes to the first of them."""
     starts = [*np.flatnonzero(first).tolist(), len(tokens)]
     out = np.empty(len(tokens), dtype=object)
-    for low, high in itertools.pairwise(starts):
+    for low, high in track(list(itertools.pairwise(starts)), "decode", unit="documents"):
         out[low:high] = decode(tokens[low:high]).shares()
     return out
 
@@ -150,7 +151,8 @@ def _words(tokens: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, list[str]
     number = np.empty(len(tokens), dtype=np.int64)
     words: list[str] = []
     open_word = False
-    for i, token in enumerate(tokens):
+    for i in count_up(len(tokens), "find words", unit="tokens"):
+        token = tokens[i]
         if not token and not first[i]:
             number[i] = len(words) - 1
             continue
@@ -191,7 +193,7 @@ def _pairs(before: np.ndarray, code: np.ndarray, names: np.ndarray) -> Factor:
 def _places(tokens: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Where in its document, line or sentence a token stands."""
     out = np.full(len(tokens), "", dtype=object)
-    for i in range(len(tokens)):
+    for i in count_up(len(tokens), "find places", unit="tokens"):
         if not first[i] and not tokens[i]:
             continue  # within a character
         last = i - 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import standing
+from moe_probe.core.progress import track
 from moe_probe.features.firing import Firings, binary
 from moe_probe.features.labels.rules import NEAR, Detection, RuleSet, detect, make_near_rules, make_rules
 from moe_probe.recording.corpus.splits import DISCOVERY, assign_halves
@@ -78,7 +79,7 @@ def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, 
     fired, tests = binary(train.matrix, np.float32), Firings(binary(held_out.matrix, np.float32), held_out.rows)
     half = _first_half(context, train.rows)
     names = (*(f.name for f in context.factors), NEAR)
-    f1 = np.stack([_cross_f1(context, name, train, half) for name in names])
+    f1 = np.stack([_cross_f1(context, name, train, half) for name in track(names, "try rules", unit="kinds", name=str)])
     f1[names.index("word")] += _WORD_BONUS
     choice = f1.argmax(0)
     neighbour = nearest(decoder, alive=train.counts > 0)
@@ -86,7 +87,7 @@ def label_by_rules(context: TokenContext, train: Firings, held_out: Firings, *, 
     parts = {field: np.full(n, np.nan) for field in ("recall", "false_alarms", "hard_alarms", "precision")}
     labels = [""] * n
     enough = train.counts >= MIN_FIRINGS
-    for i, name in enumerate(names):
+    for i, name in enumerate(track(names, "score rules", unit="kinds", name=str)):
         features = np.flatnonzero((choice == i) & enough)
         if not len(features):
             continue

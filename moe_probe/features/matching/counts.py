@@ -1,25 +1,21 @@
-"""Pairs of binary signals that go together: experts' selections and features' firings, as sparse arrays.
+"""Pairs of binary signals that go together: experts' selections, read in blocks of tokens, and features' firings in memory.
 
-Both are tokens by units. Counts of pairs come from sparse products over blocks of features, so that neither tokens x features
-nor experts x features is ever a dense array in memory.
+Both are tokens by units. Counts of pairs come a block of features at a time, so that neither tokens x features nor
+experts x features is ever a dense array in memory, and selections may stay on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from moe_probe.core.stats.auroc import sparse_auroc
-from moe_probe.core.stats.labels import n_threads
-from moe_probe.features.firing import binary
+from moe_probe.features.matching.co_counts import ActiveUnits, active_units, count_blocks, iter_hits, unit_counts
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-_BLOCK = 512
 #: Tokens on which both must be active for a pair to be considered.
 MIN_TOGETHER = 8
 
@@ -51,8 +47,6 @@ class Scores(NamedTuple):
         Share of firings on which the expert is chosen; share of the expert's tokens on which the feature fires.
     p_value : ndarray
         One-sided, of "more often together than independent", groups of documents being the unit.
-    influence : ndarray, shape (n_pairs, n_groups)
-        What each group adds to the estimate of `auroc`, for differences between pairs of one expert.
     """
 
     auroc: np.ndarray
@@ -62,7 +56,6 @@ class Scores(NamedTuple):
     precision: np.ndarray
     recall: np.ndarray
     p_value: np.ndarray
-    influence: np.ndarray
 
 
 def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, n: float) -> np.ndarray:
@@ -94,43 +87,14 @@ def mutual_information(both: np.ndarray, first: np.ndarray, second: np.ndarray, 
     return np.asarray(total / n)
 
 
-def count_blocks(experts: sparse.csr_array, features: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
-    """Count the tokens on which both are active, a block of features at a time.
-
-    Takes as many additions as the sum over tokens of (experts chosen x features firing), on all threads.
-
-    Parameters
-    ----------
-    experts : csr_array, shape (n_tokens, n_experts)
-    features : csr_array, shape (n_tokens, n_features)
-
-    Yields
-    ------
-    slice
-        Features of the block.
-    ndarray of int32, shape (block, n_experts)
-    """
-    by_feature = binary(features).T.tocsr()  # scipy's products let go of the interpreter lock, so that threads pay
-    chosen = binary(experts)
-
-    def count(start: int) -> tuple[slice, np.ndarray]:
-        block = slice(start, min(start + _BLOCK, by_feature.shape[0]))
-        return block, np.asarray((by_feature[block] @ chosen).toarray())
-
-    starts = range(0, by_feature.shape[0], _BLOCK)
-    with ThreadPoolExecutor(n_threads()) as pool:
-        for first in range(0, len(starts), n_threads()):  # as many blocks in memory as threads
-            yield from pool.map(count, starts[first : first + n_threads()])
-
-
-def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_expert: int = 8) -> Pairs:
+def best_pairs(experts: sparse.csr_array | ActiveUnits, features: sparse.csr_array, *, per_expert: int = 8) -> Pairs:
     """Choose, for every expert, the features that predict its selection best, among those that go with it.
 
     Ranked by mutual information, which neither favours rare features (as lift does) nor frequent ones.
 
     Parameters
     ----------
-    experts : csr_array, shape (n_tokens, n_experts)
+    experts : csr_array or ActiveUnits, shape (n_tokens, n_experts)
     features : csr_array, shape (n_tokens, n_features)
     per_expert : int
 
@@ -139,12 +103,13 @@ def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_exp
     Pairs
         At most ``n_experts * per_expert``.
     """
-    n, n_experts = experts.shape
-    chosen = np.bincount(experts.indices, minlength=n_experts).astype(np.float64)
+    units = active_units(experts)
+    n, n_experts = units.shape
+    chosen = unit_counts(units).astype(np.float64)
     fired = np.bincount(features.indices, minlength=features.shape[1]).astype(np.float64)
     best = _Best(np.zeros((per_expert, n_experts)), np.full((per_expert, n_experts), -1), np.zeros((per_expert, n_experts)))
-    for block, both in count_blocks(experts, features):
-        row, column = np.nonzero((both >= MIN_TOGETHER) & (both * float(n) > fired[block, None] * chosen))
+    for block, both in count_blocks(units, features):
+        row, column = _promising(both, fired[block], chosen, n, best.bits[-1])
         together = both[row, column].astype(np.float64)
         bits = mutual_information(together, fired[block][row], chosen[column], n)
         keep = bits > best.bits[-1, column]  # only what is better than an expert's worst so far
@@ -156,6 +121,22 @@ def best_pairs(experts: sparse.csr_array, features: sparse.csr_array, *, per_exp
     hit = both / chosen[expert]
     false_alarm = (fired[feature] - both) / np.maximum(n - chosen[expert], 1)
     return Pairs(expert, feature, best.bits[rank, expert], (1 + hit - false_alarm) / 2)
+
+
+def _promising(
+    both: np.ndarray, fired: np.ndarray, chosen: np.ndarray, n: int, at_least: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the pairs that go together and whose mutual information may exceed an expert's worst so far.
+
+    It is at most log2(1 + phi^2) bits, phi being the correlation of the two signals: a divergence of Kullback and Leibler is at
+    most the logarithm of one plus that of chi square (Gibbs and Su 2002, DOI 10.1111/j.1751-5823.2002.tb00178.x).
+    """
+    expected = fired[:, None] * chosen
+    covariance = both * float(n)
+    more = covariance > expected
+    covariance -= expected
+    spread = np.sqrt(fired * (n - fired))[:, None] * np.sqrt(np.expm1(at_least * np.log(2)) * chosen * (n - chosen))
+    return np.nonzero((both >= MIN_TOGETHER) & more & (covariance >= spread * (1 - 1e-6)))  # less than what rounding may do
 
 
 class _Best(NamedTuple):
@@ -184,7 +165,7 @@ def _merge(best: _Best, new: _Best, expert: np.ndarray) -> None:
 
 
 def score_pairs(
-    experts: sparse.csr_array,
+    experts: sparse.csr_array | ActiveUnits,
     features: sparse.csr_array,
     pairs: tuple[np.ndarray, np.ndarray],
     group: np.ndarray,
@@ -200,7 +181,7 @@ def score_pairs(
 
     Parameters
     ----------
-    experts : csr_array, shape (n_tokens, n_experts)
+    experts : csr_array or ActiveUnits, shape (n_tokens, n_experts)
     features : csr_array, shape (n_tokens, n_features)
     pairs : tuple of ndarray of int, shape (n_pairs,) each
         Columns of `experts` and of `features`.
@@ -212,70 +193,62 @@ def score_pairs(
     Scores
         NaN where the expert or the feature never occurs, or always.
     """
+    from scipy.stats import t as student
+
     expert, feature = pairs
-    chosen, fired = experts.tocsc(), features.tocsc()
-    n = experts.shape[0]
+    units, columns = active_units(experts), features.tocsc()
+    n = units.shape[0]
     size = np.bincount(group, minlength=n_groups).astype(np.float64)
-    out = np.full((7, len(expert)), np.nan)
-    influence = np.zeros((len(expert), n_groups), dtype=np.float32)
-    for e in np.unique(expert):
-        rows = chosen.indices[chosen.indptr[e] : chosen.indptr[e + 1]]
-        mask = np.zeros(n, dtype=bool)
-        mask[rows] = True
-        by_group = np.bincount(group[rows], minlength=n_groups).astype(np.float64)
-        for i in np.flatnonzero(expert == e):
-            column = slice(fired.indptr[feature[i]], fired.indptr[feature[i] + 1])
-            token, value = fired.indices[column], fired.data[column]
-            if 0 < len(rows) < n and len(token):
-                out[:, i], influence[i] = _score(mask[token], value, group[token], by_group, size)
-    return Scores._make([*out, influence])
+    scored, row = np.unique(expert, return_inverse=True)
+    by_group = _counts_by_group(units, scored, group, n_groups)
+    chosen = by_group.sum(1)
+    out, t_value, freedom = np.full((6, len(expert)), np.nan), np.full(len(expert), np.nan), np.full(len(expert), np.nan)
+    firings = columns.indptr.astype(np.int64), columns.indices
+    for i, hit in iter_hits(units, firings, (expert, feature)):
+        if 0 < chosen[row[i]] < n and len(hit):
+            column = slice(columns.indptr[feature[i]], columns.indptr[feature[i] + 1])
+            fires_in = group[columns.indices[column]]
+            by_expert = by_group[row[i]].astype(np.float64)
+            out[:, i], t_value[i], freedom[i] = _score(hit, columns.data[column], fires_in, by_expert, size)
+    return Scores(*out, student.sf(t_value, freedom))
+
+
+def _counts_by_group(units: ActiveUnits, columns: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Count the tokens of every group on which each of some units is active, int32, shape (n_columns, n_groups)."""
+    from moe_probe.features.matching.kernels import count_by_group
+
+    row = np.full(units.shape[1], -1)
+    row[columns] = np.arange(len(columns))
+    counts = np.zeros((len(columns), n_groups), dtype=np.int32)
+    for block in units.blocks():
+        of_token = group[block.start : block.start + len(block.indptr) - 1]
+        count_by_group(block.indptr, block.units, row, of_token, counts)
+    return counts
 
 
 def _score(
     hit: np.ndarray, value: np.ndarray, group: np.ndarray, e: np.ndarray, size: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score one pair: whether the expert is chosen where the feature fires, its activation and group there; (n_firing,) each."""
-    from scipy.stats import t as student
+) -> tuple[np.ndarray, float, float]:
+    """Score one pair: whether the expert is chosen where the feature fires, its activation and group there; (n_firing,) each.
 
+    Returns all of `Scores` but the p-value, and the t of that with its degrees of freedom.
+    """
     f = np.bincount(group, minlength=len(size)).astype(np.float64)
     c = np.bincount(group[hit], minlength=len(size)).astype(np.float64)
     n, chosen, fired, both = size.sum(), e.sum(), f.sum(), c.sum()
     recall, false_alarm = both / chosen, (fired - both) / (n - chosen)
-    influence = 0.5 * ((c - recall * e) / chosen - ((f - c) - false_alarm * (size - e)) / (n - chosen))
     part = c - f * (chosen / n) - e * (fired / n) + size * (chosen * fired / n**2)
     squares = part**2
     spread = squares.sum()
-    p_value = np.nan
+    t_value = freedom = np.nan
     if spread > 0:
         freedom = max(spread**2 / (squares**2).sum() - 1, 1.0)
-        p_value = student.sf(part.sum() / np.sqrt(spread), freedom)
+        t_value = part.sum() / np.sqrt(spread)
     bits = mutual_information(np.array(both), np.array(chosen), np.array(fired), n)
     lift = (both / fired) / (chosen / n)
     auroc, of_activation = (1 + recall - false_alarm) / 2, sparse_auroc(hit, value, chosen, n)
     signed = np.copysign(bits, lift - 1)
-    return np.array([auroc, of_activation, signed, lift, both / fired, recall, p_value]), influence
-
-
-def better_than(scores: Scores, others: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compare AUROCs of pairs of the same experts, with the 95 % interval over groups of the difference.
-
-    Parameters
-    ----------
-    scores, others : Scores
-        On the same tokens.
-
-    Returns
-    -------
-    difference, low, high : ndarray, shape (n_pairs,)
-    """
-    from scipy.stats import t as student
-
-    difference = scores.auroc - others.auroc
-    parts = scores.influence.astype(np.float64) - others.influence
-    n_groups = parts.shape[1]
-    error = np.sqrt((parts**2).sum(1) * n_groups / max(n_groups - 1, 1))
-    margin = student.ppf(0.975, max(n_groups - 1, 1)) * error
-    return difference, difference - margin, difference + margin
+    return np.array([auroc, of_activation, signed, lift, both / fired, recall]), t_value, freedom
 
 
 def one_to_one(pairs: Pairs, *, n_features: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.stats.information import effective_numbers
-from moe_probe.features.matching.counts import count_blocks
+from moe_probe.features.matching.co_counts import count_blocks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats import Resamples, auroc_difference, auroc_interval
 from moe_probe.core.stats.auroc import weighted_auroc
 from moe_probe.core.stats.bootstrap import correlation_of
@@ -69,18 +70,18 @@ def feature_sets(split: RoutingSplit, firings: SplitFirings, pairs: Pairs, *, la
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(train.rows), min(_FIT_TOKENS, len(train.rows)), replace=False))
     x, held = train.matrix[rows].tocsc(), held_out.matrix.tocsc()
-    y, truth = selections.matrix[split.train[rows]].tocsc(), selections.matrix[split.held_out].tocsc()
+    y, truth = (selections.of_layer(layer, part).tocsc() for part in (split.train[rows], split.held_out))
     _, number = np.unique(group[split.held_out], return_inverse=True)
     n_groups = int(number.max()) + 1
     weights = Resamples.pooled(n_groups, n=_RESAMPLES, seed=seed).weights
     out: list[dict[str, Any]] = []
-    for unit in np.flatnonzero(selections.layer == layer):
+    for unit in track(np.flatnonzero(selections.layer == layer), "sets of features", unit="experts"):
         candidates = pairs.feature[pairs.expert == unit]
-        target = _column(y, unit) > 0
+        target = _column(y, selections.expert[unit]) > 0
         if len(candidates) < 2 or target.sum() < 8 or (~target).sum() < 8:
             continue
         members, coefficients = _fit(x[:, candidates].toarray(), target, candidates)
-        chosen = _column(truth, unit) > 0
+        chosen = _column(truth, selections.expert[unit]) > 0
         together = _auroc_draws(np.asarray(held[:, members] @ coefficients).ravel(), chosen, number, weights)
         alone = _auroc_draws(_column(held, candidates[0]), chosen, number, weights)
         row: dict[str, Any] = {

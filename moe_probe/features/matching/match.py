@@ -10,15 +10,21 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import standing
-from moe_probe.core.progress import Say, track
+from moe_probe.core.progress import Bar, Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.stats.auroc import AUROC
 from moe_probe.core.stats.bootstrap import BOOTSTRAP
 from moe_probe.core.text import figure
 from moe_probe.features.matching.feature_experts import feature_experts
 from moe_probe.features.matching.feature_sets import feature_sets
-from moe_probe.features.matching.match_features import MatchSettings, Rivals, match_features, router_cosines
-from moe_probe.features.matching.random_directions import score_random_dictionaries
+from moe_probe.features.matching.match_features import (
+    MatchSettings,
+    Rivals,
+    match_features,
+    measure_features,
+    router_cosines,
+)
+from moe_probe.features.matching.random_directions import iter_random_firings
 from moe_probe.features.matching.routing_prediction import RoutingData, predict_routing
 from moe_probe.features.matching.routing_split import RoutingSplit
 from moe_probe.features.matching.signals import one_hot, pair_codes, read_selections, read_tokens
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from moe_probe.features.firing import SplitFirings
+    from moe_probe.features.matching.counts import Scores
+    from moe_probe.features.matching.match_features import MeasuredFeatures
     from moe_probe.features.run_saes import OpenSae
     from moe_probe.models import LoadedModel
     from moe_probe.recording.rundir import RunDirectory
@@ -84,7 +92,7 @@ def match(
             say(f"{item.name}: an SAE of some experts' tokens, not matched")
             continue
         started = time.monotonic()
-        matches = tables.add(item, saes.firings(item))
+        matches = tables.add(item, saes)
         say(f"{item.name}: {_in_words(matches)} ({time.monotonic() - started:.1f} s)")
     return tuple(tables.results())
 
@@ -108,24 +116,48 @@ class _Tables:
         self.routing_predicted: list[dict[str, Any]] = []
         self.experts_predicted: list[dict[str, Any]] = []
 
-    def add(self, item: OpenSae, firings: SplitFirings) -> pd.DataFrame:
-        """Add an SAE; return its rows of ``matches``."""
-        split, settings, config = self._split(item.name, firings), self.settings, item.sae.config
-        l0 = firings.train.matrix.nnz / max(len(firings.train.rows), 1)
-        null, random = score_random_dictionaries(split, item, l0=l0, n=settings.n_random, seed=settings.seed)
-        rivals = Rivals(self.baselines, null, router_cosines(item.sae, self.loaded, self.selections))
-        matched = match_features(split, firings, rivals, settings)
-        sets = feature_sets(split, firings, matched.pairs, layer=config.layer, seed=settings.seed)
-        for name, table in (("matches", matched.matches), ("match_baselines", matched.baselines), ("match_sets", sets)):
-            part = table.assign(sae=item.name, width=config.d_sae, sae_layer=config.layer)
-            self.parts.setdefault(name, []).append(part)
-        self._predict(split, item, firings, random)
-        through = feature_experts(self.selections.of_layer(config.layer)[split.held_out], firings.held_out.matrix)
-        self.parts.setdefault("feature_experts", []).append(
-            through.assign(sae=item.name, width=config.d_sae, layer=config.layer)
-        )
-        self.predictors.add_features(item.name, config.layer, firings)
+    def add(self, item: OpenSae, saes: RunSaes) -> pd.DataFrame:
+        """Add an SAE; return its rows of ``matches``. Firings of one dictionary at a time are in memory."""
+        settings, config = self.settings, item.sae.config
+        with Bar(item.name, total=settings.n_random + 1, unit="dictionaries") as bar:
+            split, measured, l0 = self._of_sae(item, saes, bar)
+            scores: list[Scores] = []
+            dictionaries = iter_random_firings(item, l0=l0, n=settings.n_random, seed=settings.seed)
+            for number in range(settings.n_random):
+                bar.update(note=f"random directions {number + 1}")
+                firings = next(dictionaries)
+                scores.append(split.best_scores(*(f.matrix for f in firings)))
+                if not number:
+                    bar.update(0, note="routing from random directions")
+                    self._predict(config.layer, "random directions", firings, item.name, config.d_sae)
+                del firings  # before the next ones are encoded
+        self._predict_from_text(split, config.layer)
+        matched = match_features(split, measured, Rivals(self.baselines, scores), settings)
+        for name, table in (("matches", matched.matches), ("match_baselines", matched.baselines)):
+            self._keep(name, table.assign(sae=item.name, width=config.d_sae, sae_layer=config.layer))
         return matched.matches
+
+    def _of_sae(self, item: OpenSae, saes: RunSaes, bar: Bar) -> tuple[RoutingSplit, MeasuredFeatures, float]:
+        """Do all that needs the SAE's own firings; return how many latents are active per token with it."""
+        firings, settings, config = saes.firings(item), self.settings, item.sae.config
+        split = self._split(item.name, firings)
+        l0 = firings.train.matrix.nnz / max(len(firings.train.rows), 1)
+        bar.update(0, note="pairs")
+        cosines = router_cosines(item.sae, self.loaded, self.selections)
+        measured = measure_features(split, firings, per_expert=settings.per_expert, cosines=cosines)
+        bar.update(0, note="sets of features")
+        sets = feature_sets(split, firings, measured.pairs, layer=config.layer, seed=settings.seed)
+        self._keep("match_sets", sets.assign(sae=item.name, width=config.d_sae, sae_layer=config.layer))
+        bar.update(0, note="routing from features")
+        self._predict(config.layer, "features", firings, item.name, config.d_sae)
+        bar.update(0, note="experts of features, and topics")
+        through = feature_experts(self.selections.of_layer(config.layer, split.held_out), firings.held_out.matrix)
+        self._keep("feature_experts", through.assign(sae=item.name, width=config.d_sae, layer=config.layer))
+        self.predictors.add_features(item.name, config.layer, firings)
+        return split, measured, l0
+
+    def _keep(self, name: str, table: pd.DataFrame) -> None:
+        self.parts.setdefault(name, []).append(table)
 
     def _split(self, name: str, firings: SplitFirings) -> RoutingSplit:
         rows = [f.rows for f in firings]
@@ -141,28 +173,30 @@ class _Tables:
             )
         return self.split
 
-    def _predict(self, split: RoutingSplit, item: OpenSae, firings: SplitFirings, random: SplitFirings) -> None:
-        """Predict the SAE's layer from its features and from random directions, and once per layer from other inputs."""
-        layer, width = item.sae.config.layer, item.sae.config.d_sae
-        chosen = self.selections.of_layer(layer)
-        of_sae = {"features": firings, "random directions": random}
-        inputs = {name: tuple(f.matrix for f in pair) for name, pair in of_sae.items()}
-        if all(row["layer"] != layer for row in self.routing_predicted):
-            inputs |= {name: (x[split.train], x[split.held_out]) for name, x in _text_inputs(split)}
-        for name, pair in inputs.items():
-            train, held_out = (
-                RoutingData(x, chosen[rows], self.tokens.group[rows])
-                for x, rows in zip(pair, (split.train, split.held_out), strict=True)
-            )
-            prediction = predict_routing(train, held_out, n_groups=self.tokens.n_groups, seed=self.settings.seed)
-            own = {"sae": item.name, "width": width} if name in of_sae else {"sae": "", "width": 0}
-            estimate = prediction.estimate(resamples=_RESAMPLES, seed=self.settings.seed)
-            row = {"layer": layer, **own, "inputs": name, "n_inputs": train.inputs.shape[1], **estimate}
-            self.routing_predicted.append(row)
-            self.experts_predicted += [
-                {"layer": layer, "expert": expert, **own, "inputs": name, "bits": float(bits)}
-                for expert, bits in enumerate(prediction.expert_bits)
-            ]
+    def _predict_from_text(self, split: RoutingSplit, layer: int) -> None:
+        """Predict a layer from what needs no SAE, once."""
+        if all(row["layer"] != layer or row["sae"] for row in self.routing_predicted):
+            for name, x in track(list(_text_inputs(split)), f"routing of layer {layer} from text", unit="inputs"):
+                self._predict_from(layer, name, (x[split.train], x[split.held_out]), {"sae": "", "width": 0})
+
+    def _predict(self, layer: int, inputs: str, firings: SplitFirings, sae: str, width: int) -> None:
+        """Predict the SAE's layer from its features, or from random directions."""
+        self._predict_from(layer, inputs, tuple(f.matrix for f in firings), {"sae": sae, "width": width})
+
+    def _predict_from(self, layer: int, name: str, inputs: tuple[sparse.csr_array, ...], own: dict[str, Any]) -> None:
+        split = self.split
+        assert split is not None
+        train, held_out = (
+            RoutingData(x, self.selections.of_layer(layer, rows), self.tokens.group[rows])
+            for x, rows in zip(inputs, (split.train, split.held_out), strict=True)
+        )
+        prediction = predict_routing(train, held_out, n_groups=self.tokens.n_groups, seed=self.settings.seed)
+        estimate = prediction.estimate(resamples=_RESAMPLES, seed=self.settings.seed)
+        self.routing_predicted.append({"layer": layer, **own, "inputs": name, "n_inputs": train.inputs.shape[1], **estimate})
+        self.experts_predicted += [
+            {"layer": layer, "expert": expert, **own, "inputs": name, "bits": float(bits)}
+            for expert, bits in enumerate(prediction.expert_bits)
+        ]
 
     def results(self) -> Iterator[Result]:
         """Yield the tables with their captions."""

@@ -52,6 +52,43 @@ class MatchSettings:
     seed: int = 0
 
 
+class RouterCosines(NamedTuple):
+    """Cosines of router rows and decoder rows, (n_units, n_features), and the units, numbered over all layers, (n_units,)."""
+
+    unit: np.ndarray
+    cosine: np.ndarray
+
+    def of(self, unit: np.ndarray, feature: np.ndarray) -> np.ndarray:
+        """Return the cosines of pairs, NaN for other units."""
+        row = np.minimum(np.searchsorted(self.unit, unit), len(self.unit) - 1)
+        return np.where(self.unit[row] == unit, self.cosine[row, feature], np.float32(np.nan))
+
+
+class MeasuredFeatures(NamedTuple):
+    """All that a match needs of an SAE's firings.
+
+    Attributes
+    ----------
+    pairs : Pairs
+        Chosen on training tokens.
+    scores : Scores
+        Of the pairs, on held-out tokens.
+    shuffled : Scores
+        Of every expert's best feature where firings are those of other documents.
+    n_features : int
+    cosines : RouterCosines, optional
+    along : Scores, optional
+        Of the features along the router's rows, one per unit of `cosines`.
+    """
+
+    pairs: Pairs
+    scores: Scores
+    shuffled: Scores
+    n_features: int
+    cosines: RouterCosines | None = None
+    along: Scores | None = None
+
+
 class Rivals(NamedTuple):
     """What else may predict experts.
 
@@ -61,33 +98,64 @@ class Rivals(NamedTuple):
         From `RoutingSplit.baseline_scores`.
     random : sequence of Scores
         Two or more: the best direction of every expert in dictionaries of random directions.
-    cosines : ndarray, shape (total experts, n_features), optional
-        Of router rows and decoder rows, from `router_cosines`; NaN rows where they cannot be compared.
     """
 
     baselines: Mapping[str, Scores]
     random: Sequence[Scores]
-    cosines: np.ndarray | None = None
 
 
 class MatchedFeatures(NamedTuple):
-    """Tables of `match_features`, and the pairs in them."""
+    """Tables of `match_features`."""
 
     matches: pd.DataFrame
     baselines: pd.DataFrame
-    pairs: Pairs
 
 
-def match_features(
-    split: RoutingSplit, firings: SplitFirings, rivals: Rivals, settings: MatchSettings | None = None
-) -> MatchedFeatures:
-    """Match the features of an SAE with the experts of all layers.
+def measure_features(
+    split: RoutingSplit,
+    firings: SplitFirings,
+    *,
+    per_expert: int = MatchSettings.per_expert,
+    cosines: RouterCosines | None = None,
+) -> MeasuredFeatures:
+    """Choose pairs of experts and features of an SAE, and score them; the firings are not needed any more afterwards.
 
     Parameters
     ----------
     split : RoutingSplit
         Of the tokens of the firings.
     firings : SplitFirings
+    per_expert : int
+        Features kept of every expert.
+    cosines : RouterCosines, optional
+
+    Returns
+    -------
+    MeasuredFeatures
+    """
+    train, held_out = firings
+
+    def moved(part: Firings, rows: np.ndarray) -> sparse.csr_array:
+        return shuffled(part.matrix, split.tokens.group[rows])
+
+    pairs = split.best(train.matrix, per_expert=per_expert)
+    scores, along = split.score(held_out.matrix, pairs), None
+    of_others = split.best_scores(moved(train, split.train), moved(held_out, split.held_out))
+    if cosines is not None:
+        none = np.zeros(len(cosines.unit))
+        along = split.score(held_out.matrix, Pairs(cosines.unit, cosines.cosine.argmax(1), none, none))
+    return MeasuredFeatures(pairs, scores, of_others, train.matrix.shape[1], cosines, along)
+
+
+def match_features(
+    split: RoutingSplit, measured: MeasuredFeatures, rivals: Rivals, settings: MatchSettings | None = None
+) -> MatchedFeatures:
+    """Match the features of an SAE with the experts of all layers.
+
+    Parameters
+    ----------
+    split : RoutingSplit
+    measured : MeasuredFeatures
     rivals : Rivals
     settings : MatchSettings, optional
 
@@ -106,9 +174,7 @@ def match_features(
     import pandas as pd
 
     settings = settings or MatchSettings()
-    train, held_out = firings
-    pairs = split.best(train.matrix, per_expert=settings.per_expert)
-    scores = split.score(held_out.matrix, pairs)
+    pairs, scores, cosines = measured.pairs, measured.scores, measured.cosines
     ratio, low, high, p_random = compare_with_random(
         scores.bits, pairs.expert, np.stack([null.bits for null in rivals.random]), n_tokens=len(split.held_out)
     )
@@ -137,36 +203,30 @@ def match_features(
             "beyond_random_high": high,
             "random_q": q_random,
             "significant": (q_value <= settings.alpha) & (q_random <= settings.alpha),
-            "one_to_one": one_to_one(pairs, n_features=train.matrix.shape[1]),
-            "router_cosine": np.nan if rivals.cosines is None else rivals.cosines[pairs.expert, pairs.feature],
+            "one_to_one": one_to_one(pairs, n_features=measured.n_features),
+            "router_cosine": np.nan if cosines is None else cosines.of(pairs.expert, pairs.feature),
         }
     )
-    return MatchedFeatures(table, _baselines(split, firings, rivals), pairs)
+    return MatchedFeatures(table, _baselines(split, measured, rivals))
 
 
-def _baselines(split: RoutingSplit, firings: SplitFirings, rivals: Rivals) -> pd.DataFrame:
+def _baselines(split: RoutingSplit, measured: MeasuredFeatures, rivals: Rivals) -> pd.DataFrame:
     import pandas as pd
 
-    def moved(part: Firings, rows: np.ndarray) -> sparse.csr_array:
-        return shuffled(part.matrix, split.tokens.group[rows])
-
-    of_others = split.best_scores(moved(firings.train, split.train), moved(firings.held_out, split.held_out))
-    scores = {**rivals.baselines, "random": mean_scores(rivals.random), "shuffled": of_others}
+    scores = {**rivals.baselines, "random": mean_scores(rivals.random), "shuffled": measured.shuffled}
     table = pd.DataFrame({"layer": split.selections.layer, "expert": split.selections.expert})
     for name in BASELINES:
         table[f"{name.replace(' ', '_')}_score"] = scores[name].auroc
         table[f"{name.replace(' ', '_')}_bits"] = scores[name].bits
     table["router_score"] = table["router_feature"] = np.nan
-    if rivals.cosines is not None:
-        known = np.flatnonzero(np.isfinite(rivals.cosines).all(1))
-        along = rivals.cosines[known].argmax(1)
-        pairs = Pairs(known, along, np.zeros(len(known)), np.zeros(len(known)))
-        table.loc[known, "router_score"] = split.score(firings.held_out.matrix, pairs).auroc
-        table.loc[known, "router_feature"] = along
+    if measured.cosines is not None and measured.along is not None:
+        known = measured.cosines.unit
+        table.loc[known, "router_score"] = measured.along.auroc
+        table.loc[known, "router_feature"] = measured.cosines.cosine.argmax(1)
     return table
 
 
-def router_cosines(sae: Sae, loaded: LoadedModel | None, selections: Selections) -> np.ndarray | None:
+def router_cosines(sae: Sae, loaded: LoadedModel | None, selections: Selections) -> RouterCosines | None:
     """Compare router rows with decoder rows, for experts of the SAE's own layer where it reads the router's input.
 
     Parameters
@@ -178,8 +238,8 @@ def router_cosines(sae: Sae, loaded: LoadedModel | None, selections: Selections)
 
     Returns
     -------
-    ndarray of float32, shape (total experts, n_features), or None
-        Cosines, NaN in other layers; None where the router has no such rows.
+    RouterCosines or None
+        None where the router has no such rows.
     """
     import torch
     from torch.nn.functional import normalize
@@ -192,9 +252,7 @@ def router_cosines(sae: Sae, loaded: LoadedModel | None, selections: Selections)
             continue
         for rows in site.router.parameters():
             if rows.shape == (site.info.num_experts, config.d_in):
-                cosines = np.full((len(selections.layer), config.d_sae), np.nan, dtype=np.float32)
                 with torch.no_grad():
-                    unit = normalize(rows.float().cpu(), dim=1) @ normalize(sae.W_dec, dim=1).T
-                cosines[selections.layer == config.layer] = unit.numpy()
-                return cosines
+                    cosines = normalize(rows.float().cpu(), dim=1) @ normalize(sae.W_dec, dim=1).T
+                return RouterCosines(np.flatnonzero(selections.layer == config.layer), cosines.numpy())
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from moe_probe.features.matching.counts import Scores
 from moe_probe.features.matching.signals import ordered_firings
 
 if TYPE_CHECKING:
-    from moe_probe.features.matching.routing_split import RoutingSplit
     from moe_probe.features.run_saes import OpenSae
     from moe_probe.sae import Sae
 
@@ -46,14 +45,11 @@ def random_dictionary(sae: Sae, *, l0: float, seed: int = 0) -> Sae:
     return null.eval()
 
 
-def score_random_dictionaries(
-    split: RoutingSplit, item: OpenSae, *, l0: float, n: int, seed: int
-) -> tuple[list[Scores], SplitFirings]:
-    """Score every expert's best direction in random dictionaries as wide and as sparse as an SAE.
+def iter_random_firings(item: OpenSae, *, l0: float, n: int, seed: int) -> Iterator[SplitFirings]:
+    """Encode the tokens of an SAE with random dictionaries as wide and as sparse as it is, one after the other.
 
     Parameters
     ----------
-    split : RoutingSplit
     item : OpenSae
     l0 : float
         Its active latents per token.
@@ -61,21 +57,14 @@ def score_random_dictionaries(
         Dictionaries.
     seed : int
 
-    Returns
-    -------
-    scores : list of Scores
-        Of all experts, one per dictionary.
-    first : SplitFirings
-        Of the first dictionary.
+    Yields
+    ------
+    SplitFirings
+        Drop them before the next ones are asked for: they are all that is in memory of a dictionary's firings.
     """
-    scores: list[Scores] = []
     for i in range(n):
         null = random_dictionary(item.sae, l0=l0, seed=seed + 7919 * i)
-        firings = SplitFirings(ordered_firings(null, item.train), ordered_firings(null, item.held_out))
-        scores.append(split.best_scores(*(f.matrix for f in firings)))
-        if i == 0:
-            first = firings
-    return scores, first
+        yield SplitFirings(ordered_firings(null, item.train), ordered_firings(null, item.held_out))
 
 
 def mean_scores(nulls: Sequence[Scores]) -> Scores:

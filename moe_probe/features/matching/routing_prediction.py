@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats import Resamples, ratio_interval
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ def predict_routing(train: RoutingData, held_out: RoutingData, *, n_groups: int,
     """
     import torch
 
-    scale = 1 / np.maximum(np.asarray(abs(train.inputs).max(0).toarray()).ravel(), 1e-12)
+    largest = np.zeros(train.inputs.shape[1], dtype=train.inputs.dtype)
+    np.maximum.at(largest, train.inputs.indices, np.abs(train.inputs.data))
+    scale = 1 / np.maximum(largest, 1e-12)
     rng = np.random.default_rng(seed)
     names = np.unique(train.group)
     aside = np.isin(train.group, rng.choice(names, max(1, len(names) // 10), replace=False))
@@ -133,7 +136,7 @@ def _fit(data: RoutingData, check: RoutingData, scale: np.ndarray, *, seed: int)
     rng = np.random.default_rng(seed)
     best, kept, waited = np.inf, (weights.detach().clone(), bias.detach().clone()), 0
     per_epoch = -(-x.shape[0] // _BATCH)
-    for _ in range(max(_EPOCHS, _STEPS // per_epoch)):
+    for _ in track(range(max(_EPOCHS, _STEPS // per_epoch)), "fit routing", unit="passes at most"):
         order = rng.permutation(x.shape[0])
         for start in range(0, len(order), _BATCH):
             rows = np.sort(order[start : start + _BATCH])

@@ -36,7 +36,7 @@ class RoutingSplit:
         Scores
         """
         group = self.tokens.group[self.held_out]
-        chosen = self.selections.matrix[self.held_out]
+        chosen = self.selections.of_tokens(self.held_out)
         return score_pairs(chosen, features, pairs[:2], group, n_groups=self.tokens.n_groups)
 
     def best(self, features: sparse.csr_array, *, per_expert: int) -> Pairs:
@@ -52,7 +52,7 @@ class RoutingSplit:
         -------
         Pairs
         """
-        return best_pairs(self.selections.matrix[self.train], features, per_expert=per_expert)
+        return best_pairs(self.selections.of_tokens(self.train), features, per_expert=per_expert)
 
     def best_scores(self, train: sparse.csr_array, held_out: sparse.csr_array) -> Scores:
         """Choose the best feature of every expert on training tokens and measure it on held-out ones.
@@ -68,10 +68,10 @@ class RoutingSplit:
         """
         pairs = self.best(train, per_expert=1)
         scores = self.score(held_out, pairs)
-        missing = {"auroc": 0.5, "activation_auroc": 0.5, "influence": 0.0}
+        missing = {"auroc": 0.5, "activation_auroc": 0.5}
         every = []
         for name, values in scores._asdict().items():
-            full = np.full((len(self.selections.layer), *values.shape[1:]), missing.get(name, np.nan))
+            full = np.full(len(self.selections.layer), missing.get(name, np.nan))
             full[pairs.expert] = values
             every.append(full)
         return Scores(*every)

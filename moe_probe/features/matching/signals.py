@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.routing import dropped_id
 from moe_probe.core.stats import labelled_documents
 from moe_probe.features.firing import Firings, fire
+from moe_probe.features.matching.co_counts import MatrixUnits, TokenBlock
+from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.chunks import iter_experts
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from moe_probe.recording.trace import Trace
+    from moe_probe.features.matching.co_counts import ActiveUnits
     from moe_probe.sae import ActivationReader, Sae
 
 
 @dataclass(frozen=True)
 class Selections:
-    """Experts that tokens select, in all layers.
+    """Experts that tokens select, in all layers; read from the trace when asked for, shard by shard.
 
     Attributes
     ----------
-    matrix : csr_array of int32, shape (n_tokens, total experts)
-        1 where selected; layers one after the other.
+    source : Trace, or csr_array of int, shape (n_tokens, total experts)
+        A trace, or 1 where an expert is selected; layers one after the other.
     layer, expert : ndarray of int, shape (total experts,)
     """
 
-    matrix: sparse.csr_array
+    source: Trace | sparse.csr_array
     layer: np.ndarray
     expert: np.ndarray
 
-    def of_layer(self, layer: int) -> sparse.csr_array:
-        """Return one layer's columns."""
-        return self.matrix[:, np.flatnonzero(self.layer == layer)]
+    def of_tokens(self, rows: np.ndarray) -> ActiveUnits:
+        """Return the experts of all layers that some tokens select (rows of the trace, increasing)."""
+        return _SelectedUnits(self, rows)
+
+    def of_layer(self, layer: int, rows: np.ndarray) -> sparse.csr_array:
+        """Return one layer's selections by some tokens (rows of the trace, increasing), shape (n_rows, n_experts)."""
+        from scipy import sparse
+
+        columns = np.flatnonzero(self.layer == layer)
+        if not isinstance(self.source, Trace):
+            return self.source[rows][:, columns]
+        blocks = list(_stored_blocks(self.source, rows, [self.source.layer_index(layer)], np.zeros(1, dtype=np.int32)))
+        units = np.concatenate([block.units for block in blocks])
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(block.indptr) for block in blocks]))])
+        return sparse.csr_array((np.ones(len(units), dtype=np.int32), units, indptr), shape=(len(rows), len(columns)))
+
+
+@dataclass(frozen=True)
+class _SelectedUnits:
+    """Experts of all layers as units of some tokens."""
+
+    selections: Selections
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.selections.layer)
+
+    def blocks(self) -> Iterator[TokenBlock]:
+        source = self.selections.source
+        if not isinstance(source, Trace):
+            yield from MatrixUnits(source[self.rows]).blocks()
+            return
+        sizes = [item.num_experts for item in source.layers]
+        first = np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int32)
+        yield from _stored_blocks(source, self.rows, list(range(len(sizes))), first)
+
+
+def _stored_blocks(trace: Trace, rows: np.ndarray, layers: list[int], first_unit: np.ndarray) -> Iterator[TokenBlock]:
+    """Read the selections of some layers (by index) by some tokens; a layer's experts are numbered from `first_unit` on."""
+    start = 0
+    for experts in iter_experts(trace.root, trace.manifest, layers):
+        n_tokens = len(experts)
+        part = slice(*np.searchsorted(rows, [start, start + n_tokens]))
+        if part.start < part.stop:
+            chosen = experts if part.stop - part.start == n_tokens else experts[rows[part] - start]
+            filled = (chosen != dropped_id(chosen.dtype)).reshape(len(chosen), -1)
+            units = (chosen + first_unit[:, None]).reshape(len(chosen), -1)
+            indptr = np.concatenate([[0], np.cumsum(filled.sum(1))])
+            yield TokenBlock(part.start, indptr, units.ravel() if filled.all() else units[filled])
+        start += n_tokens
 
 
 @dataclass(frozen=True)
@@ -55,13 +108,10 @@ class TokenTable:
 
 
 def read_selections(trace: Trace) -> Selections:
-    """Read the experts that every token of a trace selects, in all layers."""
-    from scipy import sparse
-
-    layers = [item.layer for item in trace.layers]
+    """Give the experts of all layers of a trace their numbers; what tokens select is read when it is asked for."""
     sizes = [item.num_experts for item in trace.layers]
-    matrix = sparse.hstack([trace.layer(layer) for layer in layers], format="csr", dtype=np.int32)
-    return Selections(matrix, np.repeat(layers, sizes), np.concatenate([np.arange(n) for n in sizes]))
+    layers = np.repeat([item.layer for item in trace.layers], sizes)
+    return Selections(trace, layers, np.concatenate([np.arange(n) for n in sizes]))
 
 
 def read_tokens(trace: Trace, *, label: str = "topic") -> TokenTable:
@@ -93,7 +143,8 @@ def read_tokens(trace: Trace, *, label: str = "topic") -> TokenTable:
     before[1:][follows] = ids[:-1][follows]
     token_ids, token = np.unique(ids, return_inverse=True)
     _, previous = np.unique(before, return_inverse=True)
-    return TokenTable(group_of[document], topic_of[document], token, previous, topics, len(groups), token_ids)
+    columns = (c.astype(np.int32) for c in (group_of[document], topic_of[document], token, previous))
+    return TokenTable(*columns, topics, len(groups), token_ids)
 
 
 def one_hot(codes: np.ndarray, n_columns: int) -> sparse.csr_array:

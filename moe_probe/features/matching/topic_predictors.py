@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats import Resamples, student_interval
 from moe_probe.core.stats.information import effective_number
 from moe_probe.core.units import format_members
@@ -60,10 +61,10 @@ class TopicPredictors:
     def __init__(self, split: RoutingSplit, *, resamples: int = 500, seed: int = 0) -> None:
         self.split, self.tokens, self.resamples, self.seed = split, split.tokens, resamples, seed
         self._best: dict[tuple[int, str], _Predictor] = {}
+        self._selected: tuple[int, sparse.csr_array] | None = None
         for layer in dict.fromkeys(split.selections.layer.tolist()):
-            chosen = split.selections.of_layer(layer)
-            source = Source("expert", f"layer {layer}", layer, MAX_EXPERTS)
-            self._add(source, chosen[split.train], chosen[split.held_out])
+            chosen = (split.selections.of_layer(layer, rows) for rows in (split.train, split.held_out))
+            self._add(Source("expert", f"layer {layer}", layer, MAX_EXPERTS), *chosen)
         self._codes = frequent_tokens(self.tokens, split.train)
         if len(self._codes):
             words = (token_signals(self.tokens, rows, self._codes) for rows in (split.train, split.held_out))
@@ -88,7 +89,7 @@ class TopicPredictors:
             for rows, matrix in zip((self.split.train, self.split.held_out), matrices, strict=True)
         )
         drawn = Resamples(held_out.group_topics, n=self.resamples, seed=self.seed)
-        for topic in range(len(self.tokens.topics)):
+        for topic in track(range(len(self.tokens.topics)), source.name, unit="topics"):
             if (held_out.group_topics == topic).sum() < 2:
                 continue
             for unit in choose_units(source, train, topic):
@@ -107,7 +108,7 @@ class TopicPredictors:
         """
         columns: dict[str, float] = {}
         fires = [signals.activation(unit.members) > 0 for signals in (train, held_out)]
-        chosen = self.split.selections.of_layer(unit.layer)[self.split.held_out]
+        chosen = self._held_out_experts(unit.layer)
         if fires[1].any() and chosen.shape[1]:
             columns["effective_experts"] = effective_number(np.asarray(chosen[np.flatnonzero(fires[1])].sum(0)).ravel())
             columns["effective_experts_all"] = effective_number(np.asarray(chosen.sum(0)).ravel())
@@ -116,6 +117,12 @@ class TopicPredictors:
         )
         n_groups = int((held_out.group_topics == topic).sum())
         return columns | student_interval(log2, n_groups - 1).row("log2_beyond_words", "log2_beyond_words")
+
+    def _held_out_experts(self, layer: int) -> sparse.csr_array:
+        """Experts of a layer that held-out tokens select; those of the last layer are kept."""
+        if self._selected is None or self._selected[0] != layer:
+            self._selected = layer, self.split.selections.of_layer(layer, self.split.held_out)
+        return self._selected[1]
 
     def table(self, labels: Mapping[tuple[str, int], str]) -> pd.DataFrame:
         """Write one row per topic and kind of unit.

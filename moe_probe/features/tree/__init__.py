@@ -4,7 +4,8 @@ In come a run's SAEs of two widths or more, out go result tables.
 
 - `build` makes the whole tree (`build_tree`); `stage` is the stage ``tree``; `settings` its settings in a run, `options`
   those of the tree and of depth-first training; `captions` the captions and sources of the tables.
-- `ladders` the SAEs of a layer from narrow to wide; `edges` the parent of every feature, by decoder direction and by
+- `dictionary` an SAE or a nested part of one, encoded when its firings are asked for; `ladders` the SAEs of a layer from
+  narrow to wide; `edges` the parent of every feature, by decoder direction and by
   tokens; `stitching` which latents of a wider SAE add something new.
 - `subjects` firing rates in groups of documents, with topics and subtopics; `subject_tests` tests the trees against these;
   `kinds` the kind of a node (one subject, by its parts, several, none); `siblings` whether siblings share a topic and

@@ -1,11 +1,12 @@
 from .build import build_tree, tree_lines
 from .concepts import Sample, split_of_concept
 from .depth_comparison import depth_first
+from .dictionary import Dictionary
 from .distance import Ancestors, tree_distance
 from .edges import Level, agreement, join, splitting
 from .examples import distinctive_words
 from .kinds import KINDS, UNJUDGED, kind_of_node
-from .ladders import Dictionary, SaeLadder, iter_sae_ladders
+from .ladders import SaeLadder, iter_sae_ladders
 from .options import DepthFirstSettings, DepthOptions, TreeSettings
 from .power import NodePower, node_power
 from .same_label import Labelling, SameLabel

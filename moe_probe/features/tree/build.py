@@ -17,10 +17,16 @@ from moe_probe.core.text import figure, table_text
 from moe_probe.features.tree import captions
 from moe_probe.features.tree.annotations import feature_annotations
 from moe_probe.features.tree.concepts import concept_table
-from moe_probe.features.tree.edges import agreement, join, splitting
+from moe_probe.features.tree.edges import agreement, novel_share, splitting
 from moe_probe.features.tree.examples import example_table
 from moe_probe.features.tree.kinds import UNJUDGED
-from moe_probe.features.tree.ladders import Dictionary, JoinedPair, SaeLadder, iter_sae_ladders, read_activations
+from moe_probe.features.tree.ladders import (
+    JoinedPair,
+    SaeLadder,
+    SeedJoins,
+    iter_sae_ladders,
+    read_activations,
+)
 from moe_probe.features.tree.options import TreeSettings
 from moe_probe.features.tree.stitching import stitched_change
 from moe_probe.features.tree.subject_tests import SubjectTester
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.tree.annotations import Annotations
+    from moe_probe.features.tree.dictionary import Dictionary
     from moe_probe.recording.rundir import RunDirectory
 
 #: Held-out tokens that stitching is measured on: their activations are held in memory.
@@ -109,7 +116,8 @@ class _Builder:
             started = time.monotonic()
             joined = JoinedPair.of(parent, child)
             joins.append(joined)
-            other = self._retrain(parent, retrained) if self._settings.null else None
+            again = self._retrain(parent, retrained) if self._settings.null else None
+            other = None if again is None else SeedJoins.of(joined, again)
             row = _splitting_row(joined, other)
             self.splitting.append(row)
             self._edges.append(_annotated(joined, self._annotations))
@@ -175,7 +183,7 @@ class _Builder:
         return results
 
 
-def _splitting_row(joined: JoinedPair, retrained: Dictionary | None) -> dict[str, Any]:
+def _splitting_row(joined: JoinedPair, other: SeedJoins | None) -> dict[str, Any]:
     """Sum a pair of widths up as a row of ``splitting``."""
     parent, child, edges = joined
     return {
@@ -184,7 +192,7 @@ def _splitting_row(joined: JoinedPair, retrained: Dictionary | None) -> dict[str
         "stitched_novel": _stitched(parent, child),
         "edges": len(edges),
         "joined_by_both": float((edges["joined_by"] == "both").mean()) if len(edges) else np.nan,
-        **(dict.fromkeys(_SEED_COLUMNS, np.nan) if retrained is None else _compared_with_seed(retrained, joined)),
+        **(dict.fromkeys(_SEED_COLUMNS, np.nan) if other is None else _compared_with_seed(other, joined)),
         "parent_sae": parent.name,
         "child_sae": child.name,
     }
@@ -194,8 +202,8 @@ def _stitched(parent: Dictionary, child: Dictionary) -> float:
     """Share of the wider dictionary's living latents that lower the narrower one's error when they are added to it."""
     if parent.name == child.name:
         return float("nan")  # nested parts were trained to add up: adding one says nothing
-    sae, rows = parent.sae, parent.held_out.rows
-    if not np.array_equal(rows, child.held_out.rows):
+    sae, rows = parent.sae, parent.held_out_rows
+    if not np.array_equal(rows, child.held_out_rows):
         return float("nan")  # of other documents: nothing to compare
     some = np.sort(np.random.default_rng(0).choice(len(rows), min(len(rows), _STITCHED_TOKENS), replace=False))
     x = read_activations(parent.readers[1], sae, rows[some])
@@ -206,13 +214,13 @@ def _stitched(parent: Dictionary, child: Dictionary) -> float:
     return float((change[alive] < 0).mean()) if alive.any() else float("nan")
 
 
-def _compared_with_seed(retrained: Dictionary, joined: JoinedPair) -> dict[str, float]:
+def _compared_with_seed(other: SeedJoins, joined: JoinedPair) -> dict[str, float]:
     """Compare with the same width from another seed: are children grouped alike, do features recur, does it "split" too."""
-    parent, child, edges = joined
-    same_width = splitting(parent.level, retrained.level, join(parent.level, retrained.level))
+    retrained, parent = other.same_width.child.level, joined.parent.level
+    same_width = splitting(parent, retrained, other.same_width.edges)
     # the other way round: what share of this SAE's own features has a direction that the other seed has too
-    back = splitting(retrained.level, parent.level, join(retrained.level, parent.level))
-    values = (agreement(edges, join(retrained.level, child.level)), 1 - back.novel, same_width.split, same_width.novel)
+    recurring = 1 - novel_share(retrained, parent)
+    values = (agreement(joined.edges, other.parents.edges), recurring, same_width.split, same_width.novel)
     return dict(zip(_SEED_COLUMNS, values, strict=True))
 
 

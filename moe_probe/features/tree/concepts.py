@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.units import format_members
 from moe_probe.features.tree.ladders import read_activations
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
-    from moe_probe.features.tree.ladders import Dictionary
+    from moe_probe.features.tree.dictionary import Dictionary
     from moe_probe.features.tree.options import TreeSettings
     from moe_probe.recording.trace import Trace
 
@@ -128,7 +129,7 @@ def concept_table(trace: Trace, dictionary: Dictionary, settings: TreeSettings) 
     rng = np.random.default_rng(settings.seed)
     samples = [_sample(dictionary, part, label_of_token, rng) for part in (0, 1)]
     rows = []
-    for topic in sorted({t for t in labels if t}):
+    for topic in track(sorted({t for t in labels if t}), f"concepts, {dictionary.name}", unit=settings.by + "s"):
         train, held_out = (sample._replace(y=topics == topic) for sample, topics in samples)
         if min(train.y.sum(), held_out.y.sum()) < _FEWEST or train.y.all():
             continue

@@ -17,7 +17,8 @@ from moe_probe.features.firing import Firings
 from moe_probe.features.tree import captions
 from moe_probe.features.tree.depth_judge import Candidates, FeatureJudge, count_features
 from moe_probe.features.tree.depth_root import Root, choose_root
-from moe_probe.features.tree.ladders import Dictionary, SaeLadder, iter_sae_ladders, read_activations
+from moe_probe.features.tree.dictionary import Dictionary
+from moe_probe.features.tree.ladders import SaeLadder, iter_sae_ladders, read_activations
 from moe_probe.features.tree.options import DepthFirstSettings
 from moe_probe.features.tree.small_dictionaries import SmallDictionary, TokenFirings, grow
 
@@ -131,9 +132,13 @@ def _go_down(root: Root, options: DepthOptions) -> tuple[list[SmallDictionary], 
     """Train small dictionaries below the root, and collect their features."""
     import torch
 
-    dictionary, parts = root.dictionary, (root.dictionary.train, root.dictionary.held_out)
-    column = [root.number - dictionary.first]
-    rows = [firings.rows[firings.matrix[:, column].tocoo().coords[0]] for firings in parts]
+    dictionary, column = root.dictionary, [root.number - root.dictionary.first]
+    rows, of_part = [], []
+    for name in ("train", "held_out"):
+        firings: Firings = getattr(dictionary, name)
+        rows.append(firings.rows[firings.matrix[:, column].tocoo().coords[0]])
+        of_part.append(firings.rows)
+    del firings  # the dictionary's own firings are not needed beside those of the small ones
     train, held_out = (
         torch.from_numpy(read_activations(reader, dictionary.sae, fires))
         for reader, fires in zip(dictionary.readers, rows, strict=True)
@@ -150,8 +155,7 @@ def _go_down(root: Root, options: DepthOptions) -> tuple[list[SmallDictionary], 
     directions = np.concatenate([node.sae.W_dec.detach().numpy() for node in grown])
     fired = [node.train for node in grown], [node.held_out for node in grown]
     together = (
-        _together(nodes, fires, firings.rows, options.width)
-        for nodes, fires, firings in zip(fired, rows, parts, strict=True)
+        _together(nodes, fires, tokens, options.width) for nodes, fires, tokens in zip(fired, rows, of_part, strict=True)
     )
     return grown, Candidates(directions, *together)
 
@@ -200,6 +204,6 @@ def _active(root: Dictionary, width: int) -> int:
 
 def _flops(root: Dictionary, width: int, k: float) -> float:
     """Count the operations of training a dictionary on all tokens as the run's were, and of encoding the tokens once."""
-    options, d_in, n_tokens = root.training.options, root.sae.config.d_in, len(root.train.rows)
+    options, d_in, n_tokens = root.training.options, root.sae.config.d_in, root.readers[0].n_tokens
     train = sae_train_flops(d_in, width, k, batch_tokens=options.batch_tokens)
     return n_tokens * (options.epochs * train + sae_encode_flops(d_in, width))

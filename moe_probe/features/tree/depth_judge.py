@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.features.firing import Firings
-    from moe_probe.features.tree.ladders import Dictionary
+    from moe_probe.features.tree.dictionary import Dictionary
     from moe_probe.features.tree.options import TreeSettings
     from moe_probe.recording.rundir import RunDirectory
 

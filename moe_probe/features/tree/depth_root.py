@@ -11,7 +11,8 @@ from moe_probe.core.text import some_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.tree.ladders import Dictionary, SaeLadder
+    from moe_probe.features.tree.dictionary import Dictionary
+    from moe_probe.features.tree.ladders import SaeLadder
     from moe_probe.features.tree.options import DepthFirstSettings
     from moe_probe.recording.rundir import RunDirectory
 

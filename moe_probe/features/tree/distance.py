@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.features.tree.nulls import EQUAL, exchanged, one_sided_p, rate_strata, shuffled_within
 from moe_probe.features.tree.same_label import SameLabel
 from moe_probe.features.tree.siblings import ALL_PAIRS, Verdict
@@ -87,11 +88,11 @@ def tree_distance(
     distance = in_taxonomy(first, second)
     observed = _correlation(in_tree, distance)
     n, null_labels, null_features = len(subjects.topic.codes), [], []
-    for _ in range(permutations):
+    for _ in track(range(permutations), "exchange topics", unit="permutations"):
         order = exchanged(n, subjects.strata, rng)
         null_labels.append(_correlation(in_tree, in_taxonomy(first, second, order)))
     table = 2 - scales[0].matrix() - scales[-1].matrix() if len(features) <= ALL_PAIRS else None
-    for _ in range(permutations):
+    for _ in track(range(permutations), "exchange features", unit="permutations"):
         swap = shuffled_within(strata, rng)
         i, j = swap[first], swap[second]
         null_features.append(_correlation(in_tree, in_taxonomy(i, j) if table is None else table[i, j]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from moe_probe.features.matching.counts import count_blocks, mutual_information
+from moe_probe.features.matching.co_counts import ActiveUnits, count_blocks
+from moe_probe.features.matching.counts import mutual_information
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,24 +25,39 @@ SAME_FEATURE = 0.5
 _MIN_FIRINGS = 8
 
 
-class Level(NamedTuple):
+class StoredUnits(ActiveUnits, Protocol):
+    """Features whose firings are encoded when they are asked for."""
+
+    def matrix(self) -> sparse.csr_array:
+        """Return all firings, (n_tokens, n_features)."""
+
+
+@dataclass(frozen=True)
+class Level:
     """One dictionary on some tokens.
 
     Attributes
     ----------
     directions : ndarray of float, shape (n_features, d)
         Decoder rows.
-    firings : csr_array, shape (n_tokens, n_features)
+    firings : csr_array, shape (n_tokens, n_features), or StoredUnits
         Activations; the same tokens at every level.
     """
 
     directions: np.ndarray
-    firings: sparse.csr_array
+    firings: sparse.csr_array | StoredUnits
 
     @property
+    def matrix(self) -> sparse.csr_array:
+        """The activations as a sparse array; held by no one else where firings are stored."""
+        from scipy import sparse
+
+        return self.firings if sparse.issparse(self.firings) else self.firings.matrix()
+
+    @cached_property
     def counts(self) -> np.ndarray:
         """Tokens on which each feature fires, shape (n_features,)."""
-        return np.bincount(self.firings.indices, minlength=self.firings.shape[1])
+        return np.bincount(self.matrix.indices, minlength=self.firings.shape[1])
 
     @property
     def living(self) -> np.ndarray:
@@ -114,7 +132,7 @@ def _edges(parent: Level, child: Level) -> Iterator[pd.DataFrame]:
 
     nearest, cosine = _nearest(parent, child)
     by_direction, counts, living = np.where(cosine >= SAME_DIRECTION, nearest, -1), child.counts, child.living
-    for block, both in count_blocks(parent.firings, child.firings):
+    for block, both in count_blocks(parent.firings, child.matrix):
         direction, firing = by_direction[block], _most_informative(both, parent, counts[block])
         for best, use, joined_by in (
             (direction, direction >= 0, np.where(direction == firing, "both", "direction")),
@@ -161,10 +179,16 @@ def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
     return Splitting(
         len(split) / n,
         kept / n,
-        float((_nearest(parent, child)[1][finer] < SAME_DIRECTION).sum() / m),
+        novel_share(parent, child),
         1 - edges["child"].nunique() / m if len(finer) else 0.0,
         float(split.mean()) if len(split) else 0.0,
     )
+
+
+def novel_share(parent: Level, child: Level) -> float:
+    """Share of the child's living features whose direction no living feature of the parent has."""
+    cosine = _nearest(parent, child)[1][child.living]
+    return float((cosine < SAME_DIRECTION).sum() / max(len(cosine), 1))
 
 
 def agreement(first: pd.DataFrame, second: pd.DataFrame) -> float:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moe_probe.features.firing import Firings
+from moe_probe.core.progress import track
 from moe_probe.features.labels.context import token_context
-from moe_probe.features.labels.excerpts import Excerpts
+from moe_probe.features.labels.excerpts import Excerpt, Excerpts
 from moe_probe.features.tree.kinds import BY_PARTS, NONE, ONE, SEVERAL, UNJUDGED
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moe_probe.features.firing import Firings
     from moe_probe.features.tree.annotations import Annotations
-    from moe_probe.features.tree.ladders import Dictionary, SaeLadder
+    from moe_probe.features.tree.ladders import SaeLadder
     from moe_probe.recording.trace import Trace
 
 #: Weight of all text as a prior, in tokens, when words are compared.
@@ -104,13 +105,13 @@ def choose_examples(nodes: pd.DataFrame, edges: pd.DataFrame) -> list[tuple[str,
 
 
 class _Unit(NamedTuple):
-    """A feature of an example: its role, its edge to the parent (share, inside, cosine) and its distinctive words."""
+    """A feature of an example: its role, its edge to the parent (share, inside, cosine), and the children shown with it."""
 
     role: str
     sae: str
     feature: int
     edge: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    words: str = ""
+    siblings: tuple[int, ...] = ()
 
 
 def example_table(
@@ -137,14 +138,14 @@ def example_table(
     import pandas as pd
 
     chosen = [(kind, nodes.loc[i]) for _, rows in nodes.groupby("layer") for kind, i in choose_examples(rows, edges)]
-    firings = _held_out_firings(ladders, {node[side] for _, node in chosen for side in ("parent_sae", "child_sae")})
-    excerpts = {name: Excerpts(trace, fired) for name, fired in firings.items()}
-    words = _Words(trace)
+    units = [list(_units(node, edges)) for _, node in chosen]
+    drawn = _draw(trace, ladders, [unit for of_node in units for unit in of_node])
     names = trace.documents["document"].to_numpy()
     rows: list[dict[str, Any]] = []
-    for number, (kind, node) in enumerate(chosen):
-        for unit in _units(node, edges, firings, words):
+    for number, ((kind, node), of_node) in enumerate(zip(chosen, units, strict=True)):
+        for unit in of_node:
             topic, label = annotations[unit.sae, unit.feature]
+            words, excerpts = drawn[unit]
             row = {
                 "layer": int(node["layer"]),
                 "kind": kind,
@@ -155,7 +156,7 @@ def example_table(
                 "label": label,
                 "topic": topic,
                 **dict(zip(("share", "inside", "cosine"), unit.edge, strict=True)),
-                "words": unit.words,
+                "words": words,
             }
             rows += [
                 row
@@ -165,9 +166,27 @@ def example_table(
                     "tokens": list(excerpt.tokens),
                     "activations": list(excerpt.activations),
                 }
-                for excerpt in excerpts[unit.sae].draw(unit.feature, top=_EXCERPTS, per_fifth=0, silent=0)
+                for excerpt in excerpts
             ]
     return pd.DataFrame(rows)
+
+
+def _draw(trace: Trace, ladders: Sequence[SaeLadder], units: Sequence[_Unit]) -> dict[_Unit, tuple[str, list[Excerpt]]]:
+    """Draw words and excerpts of all units, with the firings of one SAE at a time."""
+    dictionaries = {dictionary.name: dictionary for ladder in ladders for dictionary in ladder.dictionaries}
+    words = _Words(trace)
+    drawn: dict[_Unit, tuple[str, list[Excerpt]]] = {}
+    for sae in track(dict.fromkeys(unit.sae for unit in units), "examples", unit="SAEs", name=str):
+        firings = dictionaries[sae].firings_of_sae(1)
+        excerpts, own = Excerpts(trace, firings), [unit for unit in units if unit.sae == sae]
+        texts = dict.fromkeys(own, "")
+        for siblings in dict.fromkeys(unit.siblings for unit in own if unit.siblings):
+            by_feature = dict(zip(siblings, words.distinctive(firings, siblings), strict=True))
+            texts |= {unit: by_feature[unit.feature] for unit in own if unit.siblings == siblings}
+        for unit, text in texts.items():
+            drawn[unit] = text, excerpts.draw(unit.feature, top=_EXCERPTS, per_fifth=0, silent=0)
+        del firings, excerpts  # before those of the next SAE are encoded
+    return drawn
 
 
 class _Words:
@@ -186,29 +205,12 @@ class _Words:
         return [", ".join(self._word.values[w] for w in words) for words in chosen]
 
 
-def _units(node: pd.Series, edges: pd.DataFrame, firings: dict[str, Firings], words: _Words) -> Iterator[_Unit]:
+def _units(node: pd.Series, edges: pd.DataFrame) -> Iterator[_Unit]:
     """Yield the parent of a node and its largest children."""
     sae, child_sae = str(node["parent_sae"]), str(node["child_sae"])
     yield _Unit("parent", sae, int(node["parent"]))
     of_node = (edges["parent_sae"] == sae) & (edges["child_sae"] == child_sae) & (edges["parent"] == node["parent"])
     parts = edges[of_node & (edges["relation"] == "part")].sort_values("share", ascending=False).head(_CHILDREN)
-    texts = words.distinctive(firings[child_sae], parts["child"].tolist())
-    for edge, text in zip(parts.itertuples(), texts, strict=True):
-        yield _Unit("child", child_sae, int(edge.child), (edge.share, edge.inside, edge.cosine), text)
-
-
-def _held_out_firings(ladders: Sequence[SaeLadder], names: Collection[str]) -> dict[str, Firings]:
-    """Collect the firings of whole SAEs by name; the nested parts of a Matryoshka SAE are put together again."""
-    from scipy import sparse
-
-    parts: dict[str, list[Dictionary]] = {}
-    for ladder in ladders:
-        for dictionary in ladder.dictionaries:
-            if dictionary.name in names:
-                parts.setdefault(dictionary.name, []).append(dictionary)
-    return {
-        name: Firings(sparse.hstack([d.held_out.matrix for d in same], format="csr"), same[0].held_out.rows)
-        if len(same) > 1
-        else same[0].held_out
-        for name, same in parts.items()
-    }
+    siblings = tuple(parts["child"].tolist())
+    for edge in parts.itertuples():
+        yield _Unit("child", child_sae, int(edge.child), (edge.share, edge.inside, edge.cosine), siblings)

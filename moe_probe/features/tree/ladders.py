@@ -3,133 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from moe_probe.core.progress import track
-from moe_probe.features.firing import Firings
+from moe_probe.features.firing_cache import OF_RUNS
 from moe_probe.features.run_saes import RunSaes
-from moe_probe.features.tree.edges import Level, join
+from moe_probe.features.tree.dictionary import Dictionary, decoder_rows, nested_parts
+from moe_probe.features.tree.edges import join
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.recording.rundir import RunDirectory
-    from moe_probe.sae import ActivationReader, Sae, SaeConfig, TrainingRecord
-
-
-@dataclass(frozen=True)
-class Dictionary:
-    """An SAE of a run, or a nested part of one, with its firings.
-
-    Attributes
-    ----------
-    name : str
-        Folder of its SAE below RUN/sae.
-    width : int
-        Latents of the SAE, or of a Matryoshka SAE's nested part up to this one.
-    first : int
-        Number of the first latent: those of a nested part begin where the part before ends.
-    sae : Sae
-    directions : ndarray of float, shape (n_features, d_in)
-        Decoder rows.
-    train, held_out : Firings
-        On training and on held-out tokens.
-    readers : tuple of ActivationReader
-        Training and held-out activations.
-    training : TrainingRecord
-        What is recorded of its training.
-    origin : SaeConfig
-        Configuration as trained, which another seed needs as well: `sae` may be saved with a threshold in place of what chose
-        its latents.
-    """
-
-    name: str
-    width: int
-    first: int
-    sae: Sae
-    directions: np.ndarray
-    train: Firings
-    held_out: Firings
-    readers: tuple[ActivationReader, ActivationReader]
-    training: TrainingRecord
-    origin: SaeConfig
-
-    @property
-    def level(self) -> Level:
-        """The dictionary on held-out tokens, as it is joined with others."""
-        return Level(self.directions, self.held_out.matrix)
-
-    @property
-    def layer(self) -> int:
-        """MoE layer of the activations."""
-        return self.sae.config.layer
-
-    @property
-    def imported(self) -> bool:
-        """Whether the SAE was trained elsewhere."""
-        return "loaded_from" in self.training
-
-    @property
-    def assumed(self) -> str:
-        """A sentence on training options that were not recorded, so that defaults stand in; empty where all were."""
-        values = [f"{name} {getattr(self.training.options, name):g}" for name in self.training.assumed]
-        return f"{self.name} does not record how it was trained; assumed: {', '.join(values)}." if values else ""
-
-    def retrain_with_seed(self, retrained: dict[str, Dictionary]) -> Dictionary:
-        """Train the same dictionary from the next seed.
-
-        Parameters
-        ----------
-        retrained : dict of str to Dictionary
-            Remembers whole SAEs by name, so that a Matryoshka SAE is trained once for all its parts.
-
-        Returns
-        -------
-        Dictionary
-        """
-        config = self.origin
-        if self.name not in retrained:
-            retrained[self.name] = self._train(config.model_copy(update={"seed": config.seed + 1}))
-        whole = retrained[self.name]
-        if not self.first and self.width == config.d_sae:
-            return whole
-        return next(part for part in _nested(whole) if part.width == self.width)
-
-    def train_variant(self, width: int, *, k: int) -> Dictionary:
-        """Train a TopK SAE of another width on the same activations.
-
-        Parameters
-        ----------
-        width : int
-            Latents.
-        k : int
-            Active latents per token.
-
-        Returns
-        -------
-        Dictionary
-        """
-        change = {"architecture": "topk", "d_sae": width, "k": k, "nested": ()}
-        return self._train(self.origin.model_copy(update=change))
-
-    def _train(self, config: SaeConfig) -> Dictionary:
-        from moe_probe.sae import train_on
-
-        train, held_out = self.readers
-        sae = train_on(train, [config], held_out=held_out, options=self.training.options)[0].sae.eval()
-        return _whole(f"{self.name} (trained again)", sae, self.readers, self.training, config)
-
-    def all_firings(self) -> Firings:
-        """Put the firings on training and held-out tokens together, in the order of the trace."""
-        from scipy import sparse
-
-        rows = np.concatenate([self.train.rows, self.held_out.rows])
-        order = np.argsort(rows, kind="stable")
-        matrix = sparse.vstack([self.train.matrix, self.held_out.matrix], format="csr")[order]
-        return Firings(matrix, rows[order])
+    from moe_probe.sae import ActivationReader, Sae
 
 
 class SaeLadder(NamedTuple):
@@ -180,6 +68,37 @@ class JoinedPair(NamedTuple):
         return {"layer": self.parent.layer, "parent_width": self.parent.width, "child_width": self.child.width}
 
 
+class SeedJoins(NamedTuple):
+    """Joins with a narrower dictionary that was trained from another seed.
+
+    Attributes
+    ----------
+    parents : JoinedPair
+        From it to the wider dictionary of the run.
+    same_width : JoinedPair
+        From the run's narrower dictionary to it.
+    """
+
+    parents: JoinedPair
+    same_width: JoinedPair
+
+    @classmethod
+    def of(cls, joined: JoinedPair, retrained: Dictionary) -> SeedJoins:
+        """Join a dictionary of another seed with both of a pair.
+
+        Parameters
+        ----------
+        joined : JoinedPair
+        retrained : Dictionary
+            As wide as the parent.
+
+        Returns
+        -------
+        SeedJoins
+        """
+        return cls(JoinedPair.of(retrained, joined.child), JoinedPair.of(joined.parent, retrained))
+
+
 def iter_sae_ladders(run: RunDirectory) -> Iterator[SaeLadder]:
     """Open the SAEs of a run as ladders; layers and hooks with a single width are left out.
 
@@ -204,14 +123,15 @@ def iter_sae_ladders(run: RunDirectory) -> Iterator[SaeLadder]:
 
     by_width: dict[tuple[int, str, str], dict[int, Dictionary]] = {}
     for item in track(RunSaes(run), "read SAEs", unit="SAEs"):
-        config = item.sae.config
+        config, sae = item.sae.config, item.sae
         if config.experts is not None:
             continue
-        origin = read_trained_config(item.folder) or config
-        whole = _whole(item.name, item.sae, (item.train, item.held_out), read_training(item.folder), origin)
+        origin, training = read_trained_config(item.folder) or config, read_training(item.folder)
+        readers, keys = (item.train, item.held_out), (item.key("train"), item.key("held out"))
+        whole = Dictionary(item.name, config.d_sae, 0, sae, decoder_rows(sae), readers, training, origin, OF_RUNS, keys)
         nested = len(nested_widths(origin)) > 1
         rungs = by_width.setdefault((config.layer, config.hook, item.name if nested else ""), {})
-        for dictionary in _nested(whole) if nested else [whole]:
+        for dictionary in nested_parts(whole) if nested else [whole]:
             rungs.setdefault(dictionary.width, dictionary)
     for key, rungs in sorted(by_width.items()):
         if len(rungs) > 1:
@@ -242,29 +162,3 @@ def read_activations(reader: ActivationReader, sae: Sae, rows: np.ndarray) -> np
         wanted = rows[at] == batch.rows.numpy()
         out[at[wanted]] = select(batch, sae.config).float().numpy()[wanted]
     return out
-
-
-def _whole(
-    name: str,
-    sae: Sae,
-    readers: tuple[ActivationReader, ActivationReader],
-    training: TrainingRecord,
-    origin: SaeConfig,
-) -> Dictionary:
-    from moe_probe.features.matching.signals import ordered_firings
-
-    directions = sae.W_dec.detach().cpu().numpy()
-    held_out, train = ordered_firings(sae, readers[1]), ordered_firings(sae, readers[0])
-    return Dictionary(name, sae.config.d_sae, 0, sae, directions, train, held_out, readers, training, origin)
-
-
-def _nested(whole: Dictionary) -> Iterator[Dictionary]:
-    """Yield every nested part that a Matryoshka SAE adds: what is new in it is joined with what came before."""
-    from moe_probe.sae.architectures.matryoshka import nested_widths
-
-    start = 0
-    for width in nested_widths(whole.origin):
-        part = slice(start, width)
-        train, held_out = (Firings(f.matrix[:, part].tocsr(), f.rows) for f in (whole.train, whole.held_out))
-        yield replace(whole, width=width, first=start, directions=whole.directions[part], train=train, held_out=held_out)
-        start = width

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.features.tree.nulls import PooledNull, exchanged
 from moe_probe.features.tree.same_label import Labelling, SameLabel
@@ -86,7 +87,7 @@ def node_power(subjects: Subjects, pairs: Pairs, tested: Purity, *, alpha: float
     table = same.matrix() if len(pairs.features) <= ALL_PAIRS else None
     children = _children(pairs)
     power, low = np.full(n_nodes, np.nan), np.full(n_nodes, np.nan)
-    for nodes in _alike(children, counts):
+    for nodes in track(_alike(children, counts), "power", unit="kinds of node"):
         drawn = rng.choice(nodes, _DRAWS)
         made = [_pure(counts[children[i]], by_topic, counts, rng) for i in drawn] if by_topic else []
         like = np.array([i for i, features in zip(drawn, made, strict=False) if len(features)], dtype=int)
@@ -115,9 +116,8 @@ def _topical(subjects: Subjects, pairs: Pairs, alpha: float, rng: np.random.Gene
     rates, alone = subjects.rates[:, pairs.features], np.arange(len(pairs.features))
     chosen, measured = (SameLabel(rates[half], Labelling(codes[half], subjects.topic.n)) for half in (first, ~first))
     n, strata = int(first.sum()), None if subjects.strata is None else subjects.strata[first]
-    null = np.stack(
-        [chosen.of(alone, alone, chosen.labelling.permuted(exchanged(n, strata, rng))) for _ in range(_PERMUTATIONS)]
-    )
+    drawn = track(range(_PERMUTATIONS), "exchange topics", unit="permutations")
+    null = np.stack([chosen.of(alone, alone, chosen.labelling.permuted(exchanged(n, strata, rng))) for _ in drawn])
     observed = chosen.of(alone, alone)
     keeps = np.flatnonzero(benjamini_hochberg(PooledNull(null).p_values(observed)) <= alpha)
     clear = keeps[np.argsort(-observed[keeps], kind="stable")][: max(int(_CLEAR * len(keeps)), _CLEAR_FEWEST)]

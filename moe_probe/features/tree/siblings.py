@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.features.tree.nulls import PooledNull, exchanged, one_sided_p, rate_strata, shuffled_within
 from moe_probe.features.tree.same_label import Labelling, SameLabel
@@ -206,11 +207,11 @@ def purity(subjects: Subjects, pairs: Pairs, *, permutations: int = 500, seed: i
     all_pairs = same.matrix() if len(pairs.features) <= ALL_PAIRS else None
     observed, base = siblings_and_strangers(subjects.topic)
     null_labels, null_features = np.empty((permutations, n_nodes)), np.empty((permutations, n_nodes))
-    for row in null_labels:
+    for row in track(null_labels, "exchange topics", unit="permutations"):
         order = exchanged(len(subjects.topic.codes), subjects.strata, rng)
         siblings, strangers = siblings_and_strangers(subjects.topic.permuted(order))
         row[:] = siblings - strangers
-    for row in null_features:
+    for row in track(null_features, "exchange features", unit="permutations"):
         swap = shuffled_within(pairs.strata, rng)
         i, j = swap[pairs.first], swap[pairs.second]
         row[:] = by_node(same.of(i, j) if all_pairs is None else all_pairs[i, j])
@@ -263,7 +264,8 @@ def parts_of_subject(
         labelling, nodes = Labelling(codes, len(names)), np.flatnonzero(node_topic == topic)
         apart = _Apart(SameLabel(subjects.rates[np.ix_(groups, pairs.features)], labelling), pairs, nodes)
         strata = None if subjects.strata is None else subjects.strata[groups]
-        null = np.stack([apart(labelling.permuted(exchanged(len(codes), strata, rng))) for _ in range(permutations)])
+        drawn = track(range(permutations), "exchange subtopics", unit="permutations")
+        null = np.stack([apart(labelling.permuted(exchanged(len(codes), strata, rng))) for _ in drawn])
         out[nodes] = one_sided_p(null, apart(labelling))
     return out
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.flops import sae_encode_flops, sae_train_flops
+from moe_probe.core.progress import Bar
 
 if TYPE_CHECKING:
     import torch
@@ -86,21 +87,23 @@ def grow(
         (-len(train), (), np.arange(len(train)), np.arange(len(held_out)))
     ]
     grown: list[SmallDictionary] = []
-    while waiting and len(grown) < options.most:
-        _, path, rows, held_rows = heapq.heappop(waiting)
-        if len(rows) < max(options.min_tokens, options.width) or len(held_rows) < _MIN_FIRINGS:
-            continue
-        sae = _trained(train[rows], options, base)
-        firings, held_firings = _firings(sae, train, rows), _firings(sae, held_out, held_rows)
-        flops = _flops(len(rows), train.shape[1], options)
-        grown.append(SmallDictionary(path, sae, firings, held_firings, flops, len(rows)))
-        if len(path) + 1 >= options.depth:
-            continue
-        for latent in range(options.width):
-            below = firings.row[firings.latent == latent]
-            if len(below) <= _EVERYWHERE * len(rows):
-                held_below = held_firings.row[held_firings.latent == latent]
-                heapq.heappush(waiting, (-len(below), (*path, latent), below, held_below))
+    with Bar("depth-first", total=options.most, unit="dictionaries at most") as bar:
+        while waiting and len(grown) < options.most:
+            _, path, rows, held_rows = heapq.heappop(waiting)
+            if len(rows) < max(options.min_tokens, options.width) or len(held_rows) < _MIN_FIRINGS:
+                continue
+            sae = _trained(train[rows], options, base)
+            firings, held_firings = _firings(sae, train, rows), _firings(sae, held_out, held_rows)
+            flops = _flops(len(rows), train.shape[1], options)
+            grown.append(SmallDictionary(path, sae, firings, held_firings, flops, len(rows)))
+            bar.update()
+            if len(path) + 1 >= options.depth:
+                continue
+            for latent in range(options.width):
+                below = firings.row[firings.latent == latent]
+                if len(below) <= _EVERYWHERE * len(rows):
+                    held_below = held_firings.row[held_firings.latent == latent]
+                    heapq.heappush(waiting, (-len(below), (*path, latent), below, held_below))
     return grown
 
 

@@ -24,7 +24,7 @@ from moe_probe.features.tree.subjects import SubjectReader, Subjects
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.tree.ladders import Dictionary
+    from moe_probe.features.tree.ladders import SeedJoins
     from moe_probe.features.tree.options import TreeSettings
     from moe_probe.recording.trace import Trace
 
@@ -68,14 +68,14 @@ class SubjectTester:
                 f"The tree was not compared with subjects: documents have fewer than two values of {settings.by}."
             )
 
-    def test_pair(self, joined: JoinedPair, retrained: Dictionary | None, annotations: Annotations) -> TestedPair:
+    def test_pair(self, joined: JoinedPair, other: SeedJoins | None, annotations: Annotations) -> TestedPair:
         """Test the tree of one pair of widths, and beside it those of another seed.
 
         Parameters
         ----------
         joined : JoinedPair
             The narrower and the wider dictionary of the run.
-        retrained : Dictionary, optional
+        other : SeedJoins, optional
             The narrower one from another seed.
         annotations : Annotations
             Topics and labels of the features.
@@ -84,14 +84,13 @@ class SubjectTester:
         -------
         TestedPair
         """
-        parent, child, _ = joined
         row, nodes = self.test_tree(joined, annotations, self._settings)
         rows = [joined.columns | {"tree": "this run"} | row]
-        if retrained is not None:
+        if other is not None:
             quick = replace(self._settings, permutations=max(20, self._settings.permutations // 10))
             for tree, pair, known in (
-                ("parents of another seed", JoinedPair.of(retrained, child), annotations),
-                ("same width, another seed", JoinedPair.of(parent, retrained), Annotations()),
+                ("parents of another seed", other.parents, annotations),
+                ("same width, another seed", other.same_width, Annotations()),
             ):
                 rows.append(joined.columns | {"tree": tree} | self.test_tree(pair, known, quick)[0])
         sentence = (

@@ -16,7 +16,7 @@ from moe_probe.features.tree.same_label import Labelling
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moe_probe.features.tree.ladders import Dictionary
+    from moe_probe.features.tree.dictionary import Dictionary
     from moe_probe.features.tree.options import TreeSettings
     from moe_probe.recording.trace import Trace
 

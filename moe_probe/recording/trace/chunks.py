@@ -1,10 +1,16 @@
-"""Pieces of a trace as it is read: the tokens of one shard."""
+"""Pieces of a trace as it is read: the tokens of one shard, or their experts alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import safe_open
+
+from moe_probe.core.files import path_inside
+from moe_probe.core.schema import Manifest
 
 
 class RoutingChunk(NamedTuple):
@@ -35,3 +41,30 @@ class TokenChunk(NamedTuple):
 
     first: int
     columns: dict[str, np.ndarray]
+
+
+def iter_experts(root: Path, manifest: Manifest, layers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Read the expert ids of a trace shard by shard, without weights and without the token table.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+        Of the trace.
+    layers : sequence of int
+        Indices on the layer axis.
+
+    Yields
+    ------
+    ndarray of uint8 or uint16, shape (n_tokens, n_layers, n_slots)
+        The largest value of the type marks an empty slot.
+    """
+    for shard in manifest.shards:
+        path = next(f.path for f in shard.files if f.path.startswith("routing/"))
+        with safe_open(path_inside(root, path), framework="numpy") as arrays:
+            if list(layers) == list(range(len(manifest.layers))):
+                yield arrays.get_tensor("experts")
+            else:
+                part = arrays.get_slice("experts")
+                yield np.concatenate([part[:, i : i + 1] for i in layers], axis=1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.errors import MoeProbeError, did_you_mean
 from moe_probe.core.extras import need_extra
 from moe_probe.core.files import disk_errors, write_text
+from moe_probe.core.progress import Bar
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -113,8 +114,14 @@ def execute(notebook: NotebookNode, *, folder: str | Path, timeout: int = 600) -
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     try:
-        with tempfile.TemporaryDirectory(prefix="moe") as sockets:
-            _client(notebook, sockets, folder=folder, timeout=timeout).execute(cleanup_kc=True)
+        n_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+        with (
+            tempfile.TemporaryDirectory(prefix="moe") as sockets,
+            Bar("run notebook", total=n_cells, unit="cells") as bar,
+        ):
+            client = _client(notebook, sockets, folder=folder, timeout=timeout)
+            client.on_cell_complete = lambda **_: bar.update()
+            client.execute(cleanup_kc=True)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         failed = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)[:300]
         why = " ".join(failed.split())
