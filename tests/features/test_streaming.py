@@ -11,6 +11,8 @@ import pytest
 from scipy import sparse
 
 from moe_probe.features import firing, firing_cache
+from moe_probe.features.matching import match as match_module
+from moe_probe.features.matching import routing_prediction
 from moe_probe.features.matching.co_counts import (
     MatrixUnits,
     TokenBlock,
@@ -134,6 +136,9 @@ def test_match_and_tree_hold_the_firings_of_one_dictionary_at_a_time(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever a dictionary is encoded, no firings of another one are alive; tables are those made with all of them kept."""
+    for name in ("_EPOCHS", "_STEPS"):  # how well routing is fitted does not matter here
+        monkeypatch.setattr(routing_prediction, name, 2)
+    monkeypatch.setattr(match_module, "_RESAMPLES", 20)
     kept = tables_of(run)
     alive: list[tuple[int, weakref.ref[firing.Firings]]] = []
     encoded: list[int] = []

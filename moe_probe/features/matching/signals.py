@@ -143,8 +143,8 @@ def read_tokens(trace: Trace, *, label: str = "topic") -> TokenTable:
     before[1:][follows] = ids[:-1][follows]
     token_ids, token = np.unique(ids, return_inverse=True)
     _, previous = np.unique(before, return_inverse=True)
-    columns = (c.astype(np.int32) for c in (group_of[document], topic_of[document], token, previous))
-    return TokenTable(*columns, topics, len(groups), token_ids)
+    group, topic = (codes[document].astype(np.int32) for codes in (group_of, topic_of))
+    return TokenTable(group, topic, token.astype(np.int32), previous.astype(np.int32), topics, len(groups), token_ids)
 
 
 def one_hot(codes: np.ndarray, n_columns: int) -> sparse.csr_array:
