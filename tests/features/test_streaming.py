@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from moe_probe.core.progress import Bar, count_up
+from moe_probe.core.stats import permutation_p_values
 from moe_probe.features import firing, firing_cache
 from moe_probe.features.matching import match as match_module
 from moe_probe.features.matching import routing_prediction
@@ -23,6 +25,7 @@ from moe_probe.features.matching.co_counts import (
 from moe_probe.features.matching.counts import best_pairs, score_pairs
 from moe_probe.features.matching.match import match
 from moe_probe.features.matching.match_features import MatchSettings
+from moe_probe.features.matching.routing_prediction import RoutingData, predict_routing
 from moe_probe.features.matching.signals import read_selections
 from moe_probe.features.tree import TreeSettings, build_tree
 from moe_probe.recording.rundir import RunDirectory
@@ -174,3 +177,27 @@ def test_the_cache_of_firings_keeps_to_its_memory() -> None:
     cache.get(0, lambda: made[0])
     assert 2 not in cache, "the one asked for longest ago is dropped"
     assert firing_cache.FiringCache(8).get(0, lambda: made[0]) is made[0]
+
+
+def test_long_loops_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permutations, counts of pairs, fits and loops over tokens count block by block: no bar stands still until all is done."""
+    counted: dict[str, list[int]] = {}
+    plain = Bar.update
+
+    def update(self: Bar, n: int = 1, **more: object) -> None:
+        counted.setdefault(self.text, []).append(n)
+        plain(self, n)
+
+    monkeypatch.setattr(Bar, "update", update)
+    rng = np.random.default_rng(0)
+    permutation_p_values(rng.random((20, 30)), np.arange(20) % 2, n_topics=2, permutations=256)
+    assert counted.pop("permute") == [1] * 4
+    units = sparse.csr_array((rng.random((3000, 3)) < 0.5).astype(np.int32))
+    fires = sparse.csr_array((rng.random((3000, 4)) < 0.5).astype(np.float32))
+    assert len(list(count_blocks(units, fires, most_counts=6))) == 2
+    assert sum(counted["count"]) == 2 * 3000 and len(counted.pop("count")) == 2
+    data = RoutingData(fires, units, np.arange(3000) // 100)
+    predict_routing(data, data, n_groups=30)
+    assert len(counted.pop("fit routing")) > 3
+    assert list(count_up(10, "tokens", unit="tokens", step=4)) == list(range(10))
+    assert counted == {"tokens": [4, 4, 2]}

@@ -136,7 +136,10 @@ def _promising(
     more = covariance > expected
     covariance -= expected
     spread = np.sqrt(fired * (n - fired))[:, None] * np.sqrt(np.expm1(at_least * np.log(2)) * chosen * (n - chosen))
-    return np.nonzero((both >= MIN_TOGETHER) & more & (covariance >= spread * (1 - 1e-6)))  # less than what rounding may do
+    row, column = np.nonzero(
+        (both >= MIN_TOGETHER) & more & (covariance >= spread * (1 - 1e-6))
+    )  # less than what rounding may do
+    return row, column
 
 
 class _Best(NamedTuple):
@@ -210,7 +213,7 @@ def score_pairs(
             fires_in = group[columns.indices[column]]
             by_expert = by_group[row[i]].astype(np.float64)
             out[:, i], t_value[i], freedom[i] = _score(hit, columns.data[column], fires_in, by_expert, size)
-    return Scores(*out, student.sf(t_value, freedom))
+    return Scores._make([*out, student.sf(t_value, freedom)])
 
 
 def _counts_by_group(units: ActiveUnits, columns: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def count_together(
     tokens: np.ndarray, cursor: np.ndarray, ends: np.ndarray, block: tuple[int, int, np.ndarray, np.ndarray], out: np.ndarray
 ) -> None:
@@ -37,7 +37,7 @@ def count_together(
         cursor[feature] = at
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def mark_active(indptr: np.ndarray, units: np.ndarray, marks: np.ndarray) -> None:
     """Set the bit of every token, in the row of each unit that is active on it.
 
@@ -56,7 +56,7 @@ def mark_active(indptr: np.ndarray, units: np.ndarray, marks: np.ndarray) -> Non
             marks[units[at], token >> 3] |= bit
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def look_up(
     tokens: np.ndarray,
     firings: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -88,7 +88,7 @@ def look_up(
         cursor[pair] = at
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[misc]
+@numba.njit(nogil=True, cache=True)
 def count_by_group(indptr: np.ndarray, units: np.ndarray, row: np.ndarray, group: np.ndarray, counts: np.ndarray) -> None:
     """Add one for every active unit to the count of its token's group.
 

@@ -84,7 +84,7 @@ class SplitSignals:
     def areas(self) -> np.ndarray:
         """AUROC of every unit's rate for every topic that groups have, against the other groups; (n_topics, n_units)."""
         topics = self.group_topics
-        return np.nan_to_num(auroc(self.rates, topics, n_topics=int(topics.max(initial=-1)) + 1), nan=0.5)
+        return np.asarray(np.nan_to_num(auroc(self.rates, topics, n_topics=int(topics.max(initial=-1)) + 1), nan=0.5))
 
     @cached_property
     def _columns(self) -> sparse.csc_array:
