@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -170,8 +171,8 @@ def test_match_and_tree_hold_the_firings_of_one_dictionary_at_a_time(
 def test_the_cache_of_firings_keeps_to_its_memory() -> None:
     made = [firing.Firings(sparse.csr_array(np.ones((10, 4), dtype=np.float32)), np.arange(10)) for _ in range(3)]
     cache = firing_cache.FiringCache(2 * made[0].nbytes)
-    for i, firings in enumerate(made):
-        assert cache.get(i, lambda firings=firings: firings) is firings
+    for i in range(3):
+        assert cache.get(i, partial(made.__getitem__, i)) is made[i]
     assert 0 not in cache and 1 in cache and 2 in cache
     assert cache.get(1, lambda: made[0]) is made[1]
     cache.get(0, lambda: made[0])

@@ -182,8 +182,8 @@ def test_a_flat_dictionary_with_labels_at_random_passes_no_test() -> None:
     flat, _ = tokens(8000, 3, nested=False)
     edges = join(trained(flat, COARSE, 2), finer := trained(flat, COARSE * PARTS, 2))
     group = np.repeat(np.arange(40), 200)
-    rates = np.stack([(finer.firings[group == g].toarray() > 0).mean(0) for g in range(40)])
-    counts = np.bincount(finer.firings.indices, minlength=COARSE * PARTS)
+    rates = np.stack([(finer.matrix[group == g].toarray() > 0).mean(0) for g in range(40)])
+    counts = np.bincount(finer.matrix.indices, minlength=COARSE * PARTS)
     pairs = sibling_pairs(edges, counts)
     assert pairs is not None and len(pairs.parents) >= 3  # it does "split"
     rejected = nodes = 0
