@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+import moe_probe.features.tree.dictionary as dictionary_module
 from moe_probe.core.progress import Bar, count_up
 from moe_probe.core.stats import permutation_p_values
 from moe_probe.features import firing, firing_cache
 from moe_probe.features.matching import match as match_module
 from moe_probe.features.matching import routing_prediction
+from moe_probe.features.matching import signals as signals_module
 from moe_probe.features.matching.co_counts import (
     MatrixUnits,
     TokenBlock,
@@ -156,13 +158,15 @@ def test_match_and_tree_hold_the_firings_of_one_dictionary_at_a_time(
         yield from plain(sae, reader, only=only)
 
     class Watched(firing.Firings):
-        def __post_init__(self) -> None:
+        def __init__(self, matrix: sparse.csr_array, rows: np.ndarray) -> None:
+            super().__init__(matrix, rows)
             alive.append((encoded[-1], weakref.ref(self)))
 
     monkeypatch.setattr(firing_cache, "KEPT_BYTES", 0)
     firing_cache.OF_RUNS.clear()
     monkeypatch.setattr(firing, "iter_firings", watched)
-    monkeypatch.setattr(firing, "Firings", Watched)
+    for module in (firing, signals_module, dictionary_module):
+        monkeypatch.setattr(module, "Firings", Watched)
     assert tables_of(run) == kept
     assert len(encoded) > 20 and alive
     assert all(made() is None for _, made in alive)
