@@ -59,7 +59,17 @@ class RouterCosines(NamedTuple):
     cosine: np.ndarray
 
     def of(self, unit: np.ndarray, feature: np.ndarray) -> np.ndarray:
-        """Return the cosines of pairs, NaN for other units."""
+        """Return the cosines of pairs.
+
+        Parameters
+        ----------
+        unit, feature : ndarray of int, shape (n_pairs,)
+
+        Returns
+        -------
+        ndarray of float32, shape (n_pairs,)
+            NaN for units that cannot be compared.
+        """
         row = np.minimum(np.searchsorted(self.unit, unit), len(self.unit) - 1)
         return np.where(self.unit[row] == unit, self.cosine[row, feature], np.float32(np.nan))
 

@@ -42,7 +42,18 @@ class Selections:
         return _SelectedUnits(self, rows)
 
     def of_layer(self, layer: int, rows: np.ndarray) -> sparse.csr_array:
-        """Return one layer's selections by some tokens (rows of the trace, increasing), shape (n_rows, n_experts)."""
+        """Return one layer's selections by some tokens.
+
+        Parameters
+        ----------
+        layer : int
+        rows : ndarray of int, shape (n_rows,)
+            Rows of the trace, increasing.
+
+        Returns
+        -------
+        csr_array of int, shape (n_rows, n_experts)
+        """
         from scipy import sparse
 
         columns = np.flatnonzero(self.layer == layer)

@@ -186,7 +186,16 @@ def splitting(parent: Level, child: Level, edges: pd.DataFrame) -> Splitting:
 
 
 def novel_share(parent: Level, child: Level) -> float:
-    """Share of the child's living features whose direction no living feature of the parent has."""
+    """Compute the share of the child's living features whose direction no living feature of the parent has.
+
+    Parameters
+    ----------
+    parent, child : Level
+
+    Returns
+    -------
+    float
+    """
     cosine = _nearest(parent, child)[1][child.living]
     return float((cosine < SAME_DIRECTION).sum() / max(len(cosine), 1))
 
