@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.corpora import write_corpus
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.schema import MANIFEST
+from moe_probe.core.schema import MANIFEST, Manifest
 from moe_probe.models import LoadedModel, load_model
 from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.collect import CollectOptions, collect_trace
@@ -28,7 +28,7 @@ from moe_probe.recording.collect.blocks import Block, blocks_of_part, cut_blocks
 from moe_probe.recording.collect.stage import CollectStage
 from moe_probe.recording.corpus import Corpus, Document
 from moe_probe.recording.settings import CorpusSettings
-from moe_probe.recording.trace import Trace, merge_traces, verify
+from moe_probe.recording.trace import Trace, merge, merge_traces, verify
 from moe_probe.recording.trace.files import file_entry, write_manifest
 from moe_probe.sae.activations import ActivationReader
 from moe_probe.testing import null_trace
@@ -229,6 +229,25 @@ def test_merge_that_is_killed_goes_on(
         merge_traces(parts, tmp_path / "merged")
     with pytest.raises(MoeProbeError, match="was not made of these traces"):
         merge_traces(parts_renamed(parts, tmp_path), tmp_path / "merged", mode="resume")
+    assert files(merge_traces(parts, tmp_path / "merged", mode="resume").root) == files(whole)
+
+
+@pytest.mark.parametrize("sealing", [False, True])
+def test_merge_that_is_killed_among_the_tables_or_before_it_is_sealed(
+    parts: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealing: bool
+) -> None:
+    def dying(root: Path, subject: Manifest | Path) -> object:
+        if isinstance(subject, Manifest) and subject.status == "writing":
+            return write_manifest(root, subject)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "write_manifest" if sealing else "file_entry", dying)
+        with pytest.raises(KeyboardInterrupt):
+            merge_traces(parts, tmp_path / "merged")
+    assert (tmp_path / "merged" / "tokens.parquet").exists()
+    with pytest.raises(MoeProbeError, match="unfinished"):
+        Trace.open(tmp_path / "merged")
     assert files(merge_traces(parts, tmp_path / "merged", mode="resume").root) == files(whole)
 
 

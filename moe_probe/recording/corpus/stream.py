@@ -178,7 +178,7 @@ class Corpus:
                 opening.append(document)
             sizes.append(document.n_bytes)
             n_bytes += sizes[-1]
-            if len(wordless) < _MAX_WORDLESS and not any(map(str.isalnum, _MARK.sub("", document.text))):
+            if len(wordless) < _MAX_WORDLESS and not _has_words(document.text):
                 wordless.append(document)
             for name, known in values.items():
                 if len(known) < _MAX_VALUES:
@@ -204,6 +204,14 @@ class Corpus:
             sizes,
         )
         return self._summary
+
+
+def _has_words(text: str) -> bool:
+    """Whether a text has a letter or digit, marks aside."""
+    head = text[:64]
+    if not re.search(r"[<\[]", head) and any(map(str.isalnum, head)):
+        return True  # no mark begins there: most texts need no closer look
+    return any(map(str.isalnum, _MARK.sub("", text)))
 
 
 def _nearly_equal(column: str, values: Iterable[str]) -> list[str]:
