@@ -236,10 +236,10 @@ def test_merge_that_is_killed_goes_on(
 def test_merge_that_is_killed_among_the_tables_or_before_it_is_sealed(
     parts: list[Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealing: bool
 ) -> None:
-    def dying(root: Path, subject: Manifest | Path) -> object:
-        if isinstance(subject, Manifest) and subject.status == "writing":
-            return write_manifest(root, subject)
-        raise KeyboardInterrupt
+    def dying(root: Path, subject: Manifest | Path) -> None:
+        if not isinstance(subject, Manifest) or subject.status == "sealed":
+            raise KeyboardInterrupt
+        write_manifest(root, subject)
 
     with monkeypatch.context() as patch:
         patch.setattr(merge, "write_manifest" if sealing else "file_entry", dying)
