@@ -18,6 +18,8 @@ TRACE_VERSION = 1
 MANIFEST = "trace.json"
 #: How fingerprints of weights are computed today; it stands behind the hash. Those of earlier versions have nothing there.
 FINGERPRINT_SCHEME = "t1"
+#: Beginning of the settings of a manifest that say from which block on batches had another size, since memory differed.
+BATCH_TOKENS_FROM = "batch_tokens_from_block_"
 #: Types that weights can be loaded in.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

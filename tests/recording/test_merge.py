@@ -176,6 +176,17 @@ def test_versions_that_differ_are_said(parts: list[Path], tmp_path: Path) -> Non
     assert len(warnings) == 1 and "torch 0.0 and" in warnings[0]
 
 
+def test_parts_whose_batches_differ_say_where(parts: list[Path], tmp_path: Path) -> None:
+    """Memory may have made batches smaller in one part; the other parts are as good as before."""
+    plain = Trace.open(parts[1]).manifest.settings
+    smaller = {**plain, "batch_tokens": 2048, "batch_tokens_from_block_5": 1024}
+    middle = edited(parts[1], tmp_path / "middle", settings=smaller)
+    settings = merge_traces([parts[0], middle, parts[2]], tmp_path / "merged").manifest.settings
+    sizes = {name: value for name, value in settings.items() if name.startswith("batch_tokens_from_block_")}
+    assert sizes == {f"batch_tokens_from_block_{block}": size for block, size in ((3, 2048), (5, 1024), (6, 4096))}
+    assert settings["batch_tokens"] == plain["batch_tokens"] == 4096
+
+
 # ---- interruptions ----
 
 COLLECT = """

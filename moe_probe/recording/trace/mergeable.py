@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside, sha256_text
-from moe_probe.core.schema import CorpusInfo, Manifest
+from moe_probe.core.schema import BATCH_TOKENS_FROM, CorpusInfo, Manifest
 from moe_probe.core.text import some_of
 from moe_probe.recording.trace.files import DOCUMENTS, file_entries
 from moe_probe.recording.trace.reader import Trace
@@ -104,7 +104,9 @@ def joint_manifest(traces: Sequence[Trace]) -> Manifest:
         "shards": (),
         "files": (),
     }
-    if first.shard_of is None:
+    if first.shard_of is not None:
+        changes["settings"] = _settings_of_parts(traces)
+    else:
         manifests = [trace.manifest for trace in traces]
         changes["settings"] = {
             name: value for name, value in first.settings.items() if all(m.settings.get(name) == value for m in manifests)
@@ -215,8 +217,28 @@ def _whole_traces(traces: list[Trace]) -> list[Trace]:
     return traces
 
 
+def _settings_of_parts(parts: Sequence[Trace]) -> dict[str, str | int | float | bool | None]:
+    """Say from which block on batches had which size, where memory made them differ between parts or within one."""
+    settings = dict(parts[0].manifest.settings)
+    size, block = settings.get("batch_tokens"), 0
+    for trace in parts:
+        own = trace.manifest.settings
+        if own.get("batch_tokens") != size:
+            settings[f"{BATCH_TOKENS_FROM}{block}"] = own.get("batch_tokens")
+        changed = {name: value for name, value in own.items() if name.startswith(BATCH_TOKENS_FROM)}
+        settings |= changed
+        last = max(changed, key=lambda name: int(name.removeprefix(BATCH_TOKENS_FROM)), default="batch_tokens")
+        size, block = own.get(last), block + len(trace.manifest.shards)
+    return settings
+
+
+def _without_batches(manifest: Manifest) -> Manifest:
+    kept = {name: value for name, value in manifest.settings.items() if not name.startswith("batch_tokens")}
+    return manifest.model_copy(update={"settings": kept})
+
+
 def _check_same(first: Trace, other: Trace, fields: Sequence[str]) -> None:
-    difference = first_difference(first.manifest, other.manifest, fields)
+    difference = first_difference(_without_batches(first.manifest), _without_batches(other.manifest), fields)
     if difference is not None:
         raise _unlike(first, other, *difference)
 
