@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.corpora import write_corpus
@@ -19,6 +20,7 @@ from moe_probe.recording.collect import collect_trace
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.run_model import dtype_of, load_model_of
 from moe_probe.recording.trace import Trace
+from moe_probe.recording.trace.files import read_manifest, write_manifest
 from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, Context
 from moe_probe.studies.inspect.inspector import _load
 
@@ -57,6 +59,37 @@ def test_with_settings_the_named_model_keeps_them(run: Path, checkpoint: Path, t
     for name in (None, str(checkpoint), str(tmp_path / "copy")):
         loaded = load_model_of(root, name)
         assert loaded is not None and loaded.info.fingerprint == made_by.fingerprint, name
+
+
+def test_traces_of_earlier_versions_go_on_and_serve_their_model(run: Path, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "old")
+    root, loaded = tmp_path / "old" / "trace", load_model(checkpoint, dtype="bfloat16")
+    corpus, manifest = Corpus(str(run / "corpus.jsonl")), read_manifest(run / "trace")
+    former = loaded.fingerprint_like("0" * 64)
+    for fingerprint, fits in ((former, True), ("0" * 64, False)):
+        old = manifest.model.model_copy(update={"fingerprint": fingerprint})
+        write_manifest(root, manifest.model_copy(update={"model": old}))
+        if fits:
+            assert collect_trace(loaded, corpus, root, mode="resume", progress=False).manifest.model == old
+            need_same_weights(loaded.like(old).info, old)
+        else:
+            with pytest.raises(MoeProbeError, match="another weights"):
+                collect_trace(loaded, corpus, root, mode="resume", progress=False)
+
+
+def test_the_model_is_placed_as_the_run_says_or_as_the_command_says(
+    run: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trace").symlink_to(run / "trace")
+    (tmp_path / "run.yaml").write_text(
+        f"model: {{name: {checkpoint}, device_map: auto, max_memory: {{cpu: 1GiB}}}}\ncorpus: c.jsonl\n"
+    )
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr("moe_probe.models.load_model", lambda name, **options: given.append(options))
+    load_model_of(tmp_path)
+    load_model_of(tmp_path, placement={"device": "cpu"})
+    assert (given[0]["device_map"], given[0]["max_memory"], given[0]["device"]) == ("auto", "cpu=1GiB", "auto")
+    assert given[1]["device"] == "cpu" and "device_map" not in given[1]
 
 
 def test_a_broken_run_yaml_matters_only_where_it_names_the_model(run: Path, checkpoint: Path, tmp_path: Path) -> None:
