@@ -15,7 +15,8 @@ import typer
 from moe_probe.cli.unexpected import sentence_of
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_error
-from moe_probe.core.progress import reraise_sigint, showing
+from moe_probe.core.interrupt import reraise_sigint
+from moe_probe.core.progress import showing
 from moe_probe.core.text import printable
 
 

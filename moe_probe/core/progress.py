@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
+from moe_probe.core.interrupt import raise_if_pressed
 from moe_probe.core.text import printable
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ class _Screen:
 
 
 _screen: ContextVar[_Screen | None] = ContextVar("moe_probe_screen", default=None)
-#: Set when Ctrl-C was pressed inside `reraise_sigint`.
-_interrupt: ContextVar[threading.Event | None] = ContextVar("moe_probe_interrupt", default=None)
 
 
 @contextlib.contextmanager
@@ -126,37 +124,6 @@ def relayed(to: Callable[[Bar], None]) -> Iterator[None]:
         yield
     finally:
         _screen.reset(before)
-
-
-@contextlib.contextmanager
-def reraise_sigint() -> Iterator[None]:
-    """Let Ctrl-C end the ``with`` block even where the exception it raises is lost.
-
-    An exception raised while native code calls back into Python (a destructor, a callback of a library) is printed and
-    forgotten. The press is remembered, and raised again when a `Bar` next counts. Does nothing outside the main thread.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = threading.Event()
-
-    def press(*_: object) -> None:
-        pressed.set()
-        raise KeyboardInterrupt
-
-    handler, before = signal.signal(signal.SIGINT, press), _interrupt.set(pressed)
-    try:
-        yield
-        _raise_if_pressed()
-    finally:
-        _interrupt.reset(before)
-        signal.signal(signal.SIGINT, handler)
-
-
-def _raise_if_pressed() -> None:
-    pressed = _interrupt.get()
-    if pressed is not None and pressed.is_set():
-        raise KeyboardInterrupt
 
 
 class Bar:
@@ -218,7 +185,7 @@ class Bar:
         KeyboardInterrupt
             When Ctrl-C was pressed inside `reraise_sigint`.
         """
-        _raise_if_pressed()
+        raise_if_pressed()
         self.n += n
         self.note = self.note if note is None else printable(note)
         self.total = self.total if total is None else total

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from moe_probe.core import progress
+from moe_probe.core import interrupt, progress
 from moe_probe.core.progress import Bar, duration, showing, track
 
 
@@ -121,7 +121,7 @@ def test_a_lost_interrupt_is_raised_anew() -> None:
 
     done = []
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), progress.reraise_sigint():
+    with pytest.raises(KeyboardInterrupt), interrupt.reraise_sigint():
         for i in track(range(5), "work"):
             if i == 1:
                 Swallows()

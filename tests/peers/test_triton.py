@@ -38,8 +38,8 @@ def test_the_kernels_compile_without_spilling(capability: int, block: int, unit:
 
     scalars = {"rate", "root", "beta1", "beta2", "eps"}
     for kernel, constants in (
-        (kernels.measure_rows, {"BLOCK": block}),
-        (kernels.update_rows, {"BLOCK": block, "UNIT": unit}),
+        (kernels._measure_rows, {"BLOCK": block}),
+        (kernels._update_rows, {"BLOCK": block, "UNIT": unit}),
     ):
         signature = {
             name: "constexpr" if name in constants else "i32" if name == "d" else "fp32" if name in scalars else "*fp32"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moe_probe.core.errors import UsageError
 from moe_probe.core.progress import Bar, Say, silent
-from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
+from moe_probe.core.schema import BATCH_TOKENS_FROM, MANIFEST, CorpusInfo, Manifest, Windowing
 from moe_probe.core.text import some_of
 from moe_probe.recording.collect.blocks import block_bytes, blocks_of_part, cut_blocks, documents_of
 from moe_probe.recording.collect.windows import Encoder, make_encoder
@@ -69,7 +69,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     """
     from moe_probe.models import RoutingCapture
     from moe_probe.recording.collect.passes import Passes
-    from moe_probe.recording.collect.pipeline import SMALLER_FROM, Collection
+    from moe_probe.recording.collect.pipeline import Collection
 
     options = options or CollectOptions()
     summary = corpus.summarize()
@@ -89,7 +89,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         passes = Passes(loaded, capture, options, expert_dtype=_expert_dtype(loaded))
         size = options.batch_tokens or int(begun.get("batch_tokens") or 0)
         size = size or passes.automatic_batch_tokens(encoder, summary.opening)
-        smaller = {name: value for name, value in begun.items() if name.startswith(SMALLER_FROM)}
+        smaller = {name: value for name, value in begun.items() if name.startswith(BATCH_TOKENS_FROM)}
         manifest = _manifest(loaded, corpus, summary, encoder, options)
         settings = {"batch_tokens": size, **manifest.settings, "block_bytes": n_bytes, **smaller}
         manifest = manifest.model_copy(update={"shard_of": shard, "settings": settings})

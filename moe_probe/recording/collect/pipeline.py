@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.overlap import Ahead, Behind
+from moe_probe.core.schema import BATCH_TOKENS_FROM
 from moe_probe.recording.collect.arrays import ShardArrays
 from moe_probe.recording.collect.batches import Batch, Batching
 from moe_probe.recording.collect.passes import Passes
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from moe_probe.recording.corpus import Document
     from moe_probe.recording.settings import CollectOptions
     from moe_probe.recording.trace import TraceWriter
-
-#: Beginning of the settings of a manifest that say from which block on batches were smaller, since memory did not suffice.
-SMALLER_FROM = "batch_tokens_from_block_"
 
 
 class Depths(NamedTuple):
@@ -160,7 +158,7 @@ class Collection:
 
     def _halve(self, batch: Batch, block: Block) -> None:
         self._batching = self._batching.halved(batch)
-        self.writer.note_settings({f"{SMALLER_FROM}{block.number}": self._batching.size})
+        self.writer.note_settings({f"{BATCH_TOKENS_FROM}{block.number}": self._batching.size})
         self.say(
             f"note: a batch of {batch.ids.numel():,} tokens does not fit into memory; "
             f"going on with {self._batching.size:,} from the beginning of shard {block.number}"

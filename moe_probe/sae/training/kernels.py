@@ -19,7 +19,7 @@ WIDEST = 8192
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def measure_rows(g_enc, g_dec, w_dec, along, squares, d, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, PLR0913 - a GPU kernel
+def _measure_rows(g_enc, g_dec, w_dec, along, squares, d, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, PLR0913 - a GPU kernel
     """Compute, per latent, the decoder gradient along its row, and the squared norm of what a step uses of both gradients."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -35,7 +35,7 @@ def measure_rows(g_enc, g_dec, w_dec, along, squares, d, BLOCK: tl.constexpr):  
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def update_rows(  # type: ignore[no-untyped-def] # noqa: PLR0913 - a GPU kernel
+def _update_rows(  # type: ignore[no-untyped-def] # noqa: PLR0913 - a GPU kernel
     weights,
     grads,
     firsts,
@@ -104,7 +104,7 @@ def measure(encoder: Matrix, decoder: Matrix) -> tuple[Tensor, Tensor]:
     """
     n, d = decoder.weights.shape
     along, squares = torch.empty(2, n, device=decoder.weights.device)
-    _launch(measure_rows, n, encoder.grads, decoder.grads, decoder.weights, along, squares, d, BLOCK=_block(d))
+    _launch(_measure_rows, n, encoder.grads, decoder.grads, decoder.weights, along, squares, d, BLOCK=_block(d))
     return along, squares.sum()
 
 
@@ -122,7 +122,7 @@ def update(matrix: Matrix, adam: Adam, *, shrink: Tensor, along: Tensor | None =
     """
     n, d = matrix.weights.shape
     unit = along is not None
-    _launch(update_rows, n, *matrix, along if unit else shrink, shrink, *adam, d, UNIT=unit, BLOCK=_block(d))
+    _launch(_update_rows, n, *matrix, along if unit else shrink, shrink, *adam, d, UNIT=unit, BLOCK=_block(d))
 
 
 def _block(d: int) -> int:

@@ -53,6 +53,15 @@ def train_layers(run: RunDirectory, request: TrainRequest, *, say: Say = print) 
 def layers_of(run: RunDirectory, request: TrainRequest) -> list[int]:
     """List the layers that SAEs are trained on: those of the settings, or three.
 
+    Parameters
+    ----------
+    run : RunDirectory
+    request : TrainRequest
+
+    Returns
+    -------
+    list of int
+
     Raises
     ------
     MoeProbeError

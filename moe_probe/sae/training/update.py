@@ -56,7 +56,16 @@ def update(sae: Sae, optimizer: torch.optim.Adam, *, rate: float, clip: float) -
 
 
 def plain_update(sae: Sae, optimizer: torch.optim.Adam, clip: float) -> None:
-    """Apply the gradients by plain torch, at the optimiser's learning rate."""
+    """Apply the gradients by plain torch, at the optimiser's learning rate.
+
+    Parameters
+    ----------
+    sae : Sae
+        With gradients.
+    optimizer : torch.optim.Adam
+    clip : float
+        Largest norm of all gradients together.
+    """
     sae.remove_parallel_gradient()
     torch.nn.utils.clip_grad_norm_(sae.parameters(), clip)
     optimizer.step()
@@ -65,7 +74,16 @@ def plain_update(sae: Sae, optimizer: torch.optim.Adam, clip: float) -> None:
 
 @torch.no_grad()
 def fused_update(sae: Sae, optimizer: torch.optim.Adam, clip: float) -> None:
-    """Apply the gradients by the kernels, at the optimiser's learning rate; the optimiser keeps the moments as ever."""
+    """Apply the gradients by the kernels, at the optimiser's learning rate; the optimiser keeps the moments as ever.
+
+    Parameters
+    ----------
+    sae : Sae
+        With gradients.
+    optimizer : torch.optim.Adam
+    clip : float
+        Largest norm of all gradients together.
+    """
     from moe_probe.sae.training import kernels  # needs Triton
 
     large = (sae.W_enc, sae.W_dec)
