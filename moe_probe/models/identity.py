@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.schema import FINGERPRINT_SCHEME, fingerprint_scheme
+from moe_probe.core.schema import FINGERPRINT_SCHEME
+from moe_probe.core.stats.labels import n_threads
 from moe_probe.models.adapters import ADAPTERS
 from moe_probe.models.adapters.base import MoeSite
 from moe_probe.models.discover import unwrap
@@ -67,28 +67,7 @@ def fingerprint(
             "they were computed by a later version",
             "install the version that made them",
         )
-    return f"{_hash_of_hashes(tensors, threads or min(_MOST_THREADS, len(os.sched_getaffinity(0))))}-{scheme}"
-
-
-def fingerprint_like(stored: str, model: nn.Module, sites: Sequence[MoeSite]) -> str:
-    """Compute the fingerprint of a model by the scheme of one that was stored, so that they can be compared.
-
-    Parameters
-    ----------
-    stored : str
-    model : nn.Module
-    sites : sequence of MoeSite
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    MoeProbeError
-        As `fingerprint` does.
-    """
-    return fingerprint(model, sites, scheme=fingerprint_scheme(stored))
+    return f"{_hash_of_hashes(tensors, threads or n_threads(_MOST_THREADS))}-{scheme}"
 
 
 def _routing_tensors(model: nn.Module, sites: Sequence[MoeSite]) -> dict[str, OwnedTensor]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.schema import DTYPES, ModelInfo, fingerprint_scheme
 from moe_probe.models.adapters.base import MoeSite
+from moe_probe.models.checkpoint import check_weights, local_folder, max_length, model_class, read_config, read_tokenizer
 from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers, input_device
 from moe_probe.models.identity import fingerprint
@@ -22,18 +23,9 @@ from moe_probe.models.quantization import prepare_quantized, quantization_note
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Context length in tokens where neither model nor tokenizer has one (models with relative positions).
-_DEFAULT_LENGTH = 2048
 _DTYPES = ("auto", *DTYPES)
-_AUTO_CLASSES = (
-    "AutoModelForCausalLM",
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForImageTextToText",
-    "AutoModelForTokenClassification",
-    "AutoModel",
-)
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
 _HEADS = ("lm_head", "score", "classifier")
 
@@ -96,15 +88,26 @@ class LoadedModel:
         Returns
         -------
         str
+
+        Raises
+        ------
+        MoeProbeError
+            When a later version computed the stored one.
         """
-        if not stored or fingerprint_scheme(stored) == fingerprint_scheme(self.info.fingerprint):
+        scheme = fingerprint_scheme(stored)
+        if not stored or scheme == fingerprint_scheme(self.info.fingerprint):
             return self.info.fingerprint
-        return self._former_fingerprint
+        if scheme not in self._others:
+            leader = leader_of(self.model)
+            self._others[scheme] = (
+                leader.fingerprint(scheme) if leader else fingerprint(self.model, self.sites, scheme=scheme)
+            )
+        return self._others[scheme]
 
     @cached_property
-    def _former_fingerprint(self) -> str:
-        leader = leader_of(self.model)
-        return leader.fingerprint("") if leader else fingerprint(self.model, self.sites, scheme="")
+    def _others(self) -> dict[str, str]:
+        """Fingerprints by schemes other than that of `info`."""
+        return {}
 
 
 def load_model(  # noqa: PLR0913 - public API: keyword-only options with defaults
@@ -166,7 +169,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     """
     _check_options(dtype, experts_implementation)
     name = str(name_or_path)
-    local = _local_folder(name)
+    local = local_folder(name)
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local is None and revision is not None:
         source["revision"] = revision
@@ -177,12 +180,12 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         offload_folder=offload_folder,
         tp_plan=tp_plan,
     )
-    config = _read_config(name, source)
+    config = read_config(name, source)
     if local is not None:
-        _check_weights(local)
+        check_weights(local)
     quantization = prepare_quantized(config)
     with explained(name, part="weights"), _progress_bar(shown=progress):
-        model, report = _model_class(config, remote=trust_remote_code).from_pretrained(
+        model, report = model_class(config, remote=trust_remote_code).from_pretrained(
             name,
             config=config,
             dtype=dtype,
@@ -195,7 +198,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     _check_complete(name, report)
     model = placed.moved(model.eval())
     sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
-    tokenizer = _tokenizer(name, source)
+    tokenizer = read_tokenizer(name, source)
     info = ModelInfo(
         id=name,
         revision=getattr(config, "_commit_hash", None) or revision,
@@ -207,7 +210,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     )
     if tp_plan is not None:
         lead_or_follow(model, sites)
-    return LoadedModel(model, tokenizer, info, sites, _max_length(config, tokenizer))
+    return LoadedModel(model, tokenizer, info, sites, max_length(config, tokenizer))
 
 
 @contextmanager
@@ -226,14 +229,6 @@ def _progress_bar(*, shown: bool) -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def _read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
-    with explained(name, part="configuration"):
-        from transformers import AutoConfig
-
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **source)
-    return config
-
-
 def _check_options(dtype: str, experts_implementation: str | None) -> None:
     if dtype not in _DTYPES:
         raise UsageError(f"unknown type of weights '{dtype}'", did_you_mean(dtype, list(_DTYPES)))
@@ -248,54 +243,6 @@ def _check_options(dtype: str, experts_implementation: str | None) -> None:
             )
 
 
-def _local_folder(name: str) -> Path | None:
-    """Return the folder that is meant, checked for its configuration; None where a repository is meant."""
-    folder = Path(name).expanduser()
-    if folder.is_file():
-        raise MoeProbeError(f"{name} is a file", "a model is a folder with config.json", f"pass {folder.parent}")
-    if not folder.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise MoeProbeError(f"there is no folder {name}", "it is not the name of a repository either", "check the path")
-        return None
-    if not (folder / "config.json").is_file():
-        raise MoeProbeError(
-            f"{name} has no config.json",
-            "without it the kind of model is unknown",
-            "pass the folder that model.save_pretrained wrote",
-        )
-    return folder
-
-
-def _check_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
-    if pickled:
-        raise MoeProbeError(
-            f"{folder} has no safetensors weights",
-            f"{pickled[0]} is a pickle file, which can run code when it is read",
-            "convert it with model.save_pretrained on an isolated machine",
-        )
-    raise MoeProbeError(
-        f"{folder} has no weights", "there is no *.safetensors file beside config.json", "finish the download or copy"
-    )
-
-
-def _model_class(config: PreTrainedConfig, *, remote: bool) -> Any:
-    """Return the class that the checkpoint was saved from, else the first automatic class that knows its kind."""
-    import transformers
-    from transformers.models.auto import modeling_auto
-
-    if not (remote and getattr(config, "auto_map", None)):
-        for name in config.architectures or ():
-            if (cls := getattr(transformers, name, None)) is not None:
-                return cls
-    for name in _AUTO_CLASSES[:-1]:
-        if type(config) in getattr(modeling_auto, name)._model_mapping or name in (getattr(config, "auto_map", None) or {}):
-            return getattr(transformers, name)
-    return transformers.AutoModel
-
-
 def _check_complete(name: str, report: dict[str, Any]) -> None:
     """Refuse a checkpoint that leaves layers random, of which transformers only warns."""
     missing = sorted(key for key in report.get("missing_keys", ()) if not key.startswith(_HEADS))
@@ -305,22 +252,3 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
             f"{missing[0]} and others would be random numbers",
             "finish the download, or check that config.json belongs to these weights",
         )
-
-
-def _tokenizer(name: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; without its files transformers returns one with an empty vocabulary."""
-    with explained(name, part="tokenizer"):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(name, **source)
-        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-            raise ValueError("its vocabulary is empty, as when the tokenizer's files are missing")
-    return tokenizer
-
-
-def _max_length(config: PreTrainedConfig, tokenizer: Any) -> int:
-    text = config.get_text_config()
-    lengths = [getattr(text, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    lengths.append(getattr(tokenizer, "model_max_length", None))
-    known = [int(n) for n in lengths if isinstance(n, (int, float)) and 0 < n < 10**9]
-    return min(known) if known else _DEFAULT_LENGTH

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import ModelInfo, MoeLayer
-from moe_probe.models.diagnose import explained
+from moe_probe.models.checkpoint import local_folder, max_length, model_class, read_config, read_tokenizer
 from moe_probe.models.discover import find_moe_layers
-from moe_probe.models.load import _local_folder, _max_length, _model_class, _tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -63,15 +62,11 @@ def outline_model(name: str, *, revision: str | None = None, trust_remote_code: 
     MoeProbeError
         When configuration or tokenizer are missing or cannot be read.
     """
-    local = _local_folder(name)
+    local = local_folder(name)
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local is None and revision is not None:
         source["revision"] = revision
-    with explained(name, part="configuration"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(name, **source)
-    tokenizer = _tokenizer(name, source)
+    config, tokenizer = read_config(name, source), read_tokenizer(name, source)
     text = config.get_text_config()
     layers, n_parameters, unknown = _layers(config, trust_remote_code=trust_remote_code)
     info = ModelInfo(
@@ -82,14 +77,14 @@ def outline_model(name: str, *, revision: str | None = None, trust_remote_code: 
     )
     n_hidden = getattr(text, "num_hidden_layers", None)
     n_hidden = n_hidden if isinstance(n_hidden, int) else 0
-    return ModelOutline(tokenizer, info, layers, n_hidden, _max_length(config, tokenizer), unknown)
+    return ModelOutline(tokenizer, info, layers, n_hidden, max_length(config, tokenizer), unknown)
 
 
 def _layers(config: PreTrainedConfig, *, trust_remote_code: bool) -> tuple[tuple[MoeLayer, ...], int | None, str]:
     """Layers and parameters of the model that a configuration describes, or why they are not known."""
     import torch
 
-    cls = _model_class(config, remote=trust_remote_code)
+    cls = model_class(config, remote=trust_remote_code)
     auto = hasattr(cls, "from_config")  # an automatic class, where the configuration names none that is known
     try:
         with torch.device("meta"):  # shapes only: a model of 700 billion parameters takes no memory

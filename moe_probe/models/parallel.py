@@ -20,7 +20,6 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import TCPStore
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.models.adapters import ADAPTERS
@@ -54,6 +53,8 @@ class Channel:
         -------
         Channel
         """
+        from torch.distributed import TCPStore  # not in every build of torch
+
         rank, size = dist.get_rank(), dist.get_world_size()
         host, store = os.environ.get("MASTER_ADDR", "localhost"), None
         if rank == 0:

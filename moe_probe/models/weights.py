@@ -72,10 +72,11 @@ def whole(owned: OwnedTensor) -> Tensor:
     if not owned.tensor.is_meta:
         return owned.tensor
     for hook in hooks_of(owned.module):
-        kept = getattr(hook, "weights_map", None)
-        if kept is not None and owned.name in kept:
-            fetched: Tensor = kept[owned.name]
-            return fetched
+        try:  # asking first whether it is there would read it twice: from disk
+            fetched: Tensor = (getattr(hook, "weights_map", None) or {})[owned.name]
+        except KeyError:
+            continue
+        return fetched
     raise MoeProbeError(
         f"the weights {owned.name} of {type(owned.module).__name__} are not in memory",
         "they were neither loaded nor offloaded, so the model cannot be identified",

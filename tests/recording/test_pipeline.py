@@ -280,6 +280,22 @@ def test_a_single_window_that_does_not_fit_ends_in_a_sentence(
     assert not stages()
 
 
+def test_a_model_split_over_processes_does_not_try_a_smaller_batch(
+    loaded: LoadedModel, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other processes are in the middle of the pass that failed here: another one would be mixed up with it."""
+    passes: list[int] = []
+
+    def full(_ids: torch.Tensor) -> None:
+        passes.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("moe_probe.recording.collect.passes.leader_of", lambda _model: object())
+    with before_forward(loaded, full), pytest.raises(MoeProbeError, match="split over processes cannot try again"):
+        collect(loaded, corpus_file, tmp_path / "t")
+    assert len(passes) == 1 and not stages()
+
+
 def test_other_errors_are_no_lack_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -185,10 +185,10 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
     return scaled, varies
 
 
-def n_threads() -> int:
-    """Threads worth starting: the cores this process may use, at most 8."""
+def n_threads(most: int = 8) -> int:
+    """Threads worth starting: the cores this process may use, at most `most`."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return min(8, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return min(most, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def for_each_column_block(n_columns: int, work: Callable[[slice], None], *, pool: ThreadPoolExecutor) -> None:

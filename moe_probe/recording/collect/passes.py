@@ -10,6 +10,7 @@ import torch
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.models import RoutingCapture, forward_inputs, input_device
+from moe_probe.models.parallel import leader_of
 from moe_probe.recording.collect.arrays import ShardArrays
 from moe_probe.recording.collect.batches import ALONE, Batch, Batching, pad_id
 from moe_probe.recording.collect.memory import automatic_batch_tokens, is_out_of_memory, release
@@ -92,7 +93,8 @@ class Passes:
         Raises
         ------
         MoeProbeError
-            When a single window does not fit into memory, or rows cannot be assigned to tokens.
+            When a single window does not fit into memory, or any batch of a model that is split over processes; or when rows
+            cannot be assigned to tokens.
         """
         try:
             with torch.inference_mode():
@@ -106,6 +108,14 @@ class Passes:
         # only here is the error gone, and with it the tensors of the frames that it passed through
         self.capture.clear()
         release(self._devices())
+        if (
+            leader_of(self.loaded.model) is not None
+        ):  # the others have begun this pass, and would add their parts to the next
+            raise MoeProbeError(
+                f"a batch of {batch.n_tokens:,} tokens does not fit into memory",
+                f"{why}; a model that is split over processes cannot try again with a smaller one",
+                "--force with a smaller --batch-tokens",
+            )
         if batch.n_windows > 1:
             return None
         raise MoeProbeError(

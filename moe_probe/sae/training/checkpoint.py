@@ -59,7 +59,7 @@ class CheckpointWriter:
         refused = self._writing.exception() if self._writing is not None else None
         if error is None and refused is not None:
             raise refused
-        if error is not None and refused is not None:
+        if error is not None and refused is not None and refused is not error:
             error.add_note(str(refused))
 
     def save(self, done: int) -> bool:

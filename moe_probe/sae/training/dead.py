@@ -31,7 +31,7 @@ class HostNumber:
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._number = torch.empty((), dtype=number.dtype, pin_memory=True)
         self._number.copy_(number, non_blocking=True)
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(number.device))  # which may not be the current GPU
 
     def read(self) -> int:
         """Wait for the number that was sent last, and return it; there must be one."""

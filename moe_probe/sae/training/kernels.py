@@ -1,6 +1,6 @@
 """The update of an SAE's two matrices in two passes (Triton; imported only where there are a GPU and Triton).
 
-Plain torch reads or writes such a matrix 32 times per step to remove the parallel gradient, measure the norm of all
+Plain torch reads or writes such a matrix 30 times per step to remove the parallel gradient, measure the norm of all
 gradients, scale them, apply Adam and restore unit norm; these two kernels, 17 times. One program has one latent's row in
 registers.
 """
@@ -130,4 +130,6 @@ def _block(d: int) -> int:
 
 
 def _launch(kernel: Any, n: int, *arguments: object, **constants: object) -> None:
-    kernel[(n,)](*arguments, **constants, num_warps=8 if int(str(constants["BLOCK"])) > 1024 else 4)
+    matrix = next(one for one in arguments if isinstance(one, Tensor))
+    with torch.cuda.device_of(matrix):  # Triton launches on the current GPU, whatever its arguments are on
+        kernel[(n,)](*arguments, **constants, num_warps=8 if int(str(constants["BLOCK"])) > 1024 else 4)

@@ -1,0 +1,180 @@
+"""The files of a checkpoint beside its weights: configuration, class, tokenizer, and whether all of it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.models.diagnose import explained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+#: Context length in tokens where neither model nor tokenizer has one (models with relative positions).
+_DEFAULT_LENGTH = 2048
+_AUTO_CLASSES = (
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForImageTextToText",
+    "AutoModelForTokenClassification",
+    "AutoModel",
+)
+
+
+def read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
+    """Read the configuration of a checkpoint.
+
+    Parameters
+    ----------
+    name : str
+        Folder or repository.
+    source : dict
+        Further arguments of ``from_pretrained``: revision, and whether its own code may run.
+
+    Returns
+    -------
+    PreTrainedConfig
+
+    Raises
+    ------
+    MoeProbeError
+        When it is missing or cannot be read.
+    """
+    with explained(name, part="configuration"):
+        from transformers import AutoConfig
+
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **source)
+    return config
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder that a name means, checked for its configuration.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    Path or None
+        None where the name is that of a repository.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is no such folder, or no configuration in it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise MoeProbeError(f"{name} is a file", "a model is a folder with config.json", f"pass {folder.parent}")
+    if not folder.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise MoeProbeError(f"there is no folder {name}", "it is not the name of a repository either", "check the path")
+        return None
+    if not (folder / "config.json").is_file():
+        raise MoeProbeError(
+            f"{name} has no config.json",
+            "without it the kind of model is unknown",
+            "pass the folder that model.save_pretrained wrote",
+        )
+    return folder
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without safetensors weights.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    MoeProbeError
+        When it has none, or pickle files only.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise MoeProbeError(
+            f"{folder} has no safetensors weights",
+            f"{pickled[0]} is a pickle file, which can run code when it is read",
+            "convert it with model.save_pretrained on an isolated machine",
+        )
+    raise MoeProbeError(
+        f"{folder} has no weights", "there is no *.safetensors file beside config.json", "finish the download or copy"
+    )
+
+
+def model_class(config: PreTrainedConfig, *, remote: bool) -> Any:
+    """Return the class that a checkpoint was saved from, else the first automatic class that knows its kind.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+    remote : bool
+        Whether code that comes with the checkpoint may be its class.
+
+    Returns
+    -------
+    type
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    if not (remote and getattr(config, "auto_map", None)):
+        for name in config.architectures or ():
+            if (cls := getattr(transformers, name, None)) is not None:
+                return cls
+    for name in _AUTO_CLASSES[:-1]:
+        if type(config) in getattr(modeling_auto, name)._model_mapping or name in (getattr(config, "auto_map", None) or {}):
+            return getattr(transformers, name)
+    return transformers.AutoModel
+
+
+def read_tokenizer(name: str, source: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint; without its files transformers returns one with an empty vocabulary.
+
+    Parameters
+    ----------
+    name : str
+        Folder or repository.
+    source : dict
+        As for `read_config`.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+
+    Raises
+    ------
+    MoeProbeError
+        When it is missing, empty or cannot be read.
+    """
+    with explained(name, part="tokenizer"):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+            raise ValueError("its vocabulary is empty, as when the tokenizer's files are missing")
+    return tokenizer
+
+
+def max_length(config: PreTrainedConfig, tokenizer: Any) -> int:
+    """Return the longest text that model and tokenizer are made for, in tokens.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+    tokenizer : PreTrainedTokenizerBase
+
+    Returns
+    -------
+    int
+    """
+    text = config.get_text_config()
+    lengths = [getattr(text, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    lengths.append(getattr(tokenizer, "model_max_length", None))
+    known = [int(n) for n in lengths if isinstance(n, (int, float)) and 0 < n < 10**9]
+    return min(known) if known else _DEFAULT_LENGTH
