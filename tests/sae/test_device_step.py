@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -141,3 +145,22 @@ def test_a_gpu_whose_kernels_fail_or_differ_trains_by_plain_torch(monkeypatch: p
     monkeypatch.setattr(update, "_largest_difference", lambda _device: 0.1)
     with pytest.warns(RuntimeWarning, match=r"differs from plain torch by 1.0e-01"):
         assert not update.kernels_agree(torch.device("cuda:8"))
+
+
+def test_what_an_sae_on_another_gpu_needs_is_queued_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of a number is recorded on its GPU's stream, and kernels start on the GPU of their matrices."""
+    events, entered = MagicMock(), MagicMock()
+    monkeypatch.setattr(torch.cuda, "Event", events)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch, "empty", MagicMock())
+    dead.HostNumber().send(SimpleNamespace(is_cuda=True, device="cuda:1", dtype=torch.long))  # type: ignore[arg-type]
+    events.return_value.record.assert_called_once_with("stream of cuda:1")
+    for name in ("triton", "triton.language"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    monkeypatch.delitem(sys.modules, "moe_probe.sae.training.kernels", raising=False)
+    kernels = importlib.import_module("moe_probe.sae.training.kernels")
+    del sys.modules["moe_probe.sae.training.kernels"], sys.modules["moe_probe.sae.training"].kernels  # not for other tests
+    monkeypatch.setattr(torch.cuda, "device_of", entered)
+    matrix = torch.zeros(3, 4)
+    kernels._launch(MagicMock(), 3, matrix, 4, BLOCK=4)
+    assert entered.call_args.args[0] is matrix and entered.return_value.__enter__.called

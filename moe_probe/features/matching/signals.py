@@ -241,5 +241,7 @@ def ordered_firings(sae: Sae, reader: ActivationReader) -> Firings:
     Firings
     """
     firings = fire(sae, reader)
+    if (np.diff(firings.rows) > 0).all():
+        return firings
     order = np.argsort(firings.rows, kind="stable")
     return Firings(firings.matrix[order], firings.rows[order])
