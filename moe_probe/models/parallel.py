@@ -53,7 +53,7 @@ class Channel:
         -------
         Channel
         """
-        from torch.distributed import TCPStore  # not in every build of torch
+        from torch.distributed import TCPStore  # type: ignore[attr-defined] # not in every build of torch
 
         rank, size = dist.get_rank(), dist.get_world_size()
         host, store = os.environ.get("MASTER_ADDR", "localhost"), None

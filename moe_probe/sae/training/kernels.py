@@ -131,5 +131,6 @@ def _block(d: int) -> int:
 
 def _launch(kernel: Any, n: int, *arguments: object, **constants: object) -> None:
     matrix = next(one for one in arguments if isinstance(one, Tensor))
-    with torch.cuda.device_of(matrix):  # Triton launches on the current GPU, whatever its arguments are on
+    # Triton launches on the current GPU, whatever its arguments are on
+    with torch.cuda.device_of(matrix):  # type: ignore[no-untyped-call]
         kernel[(n,)](*arguments, **constants, num_warps=8 if int(str(constants["BLOCK"])) > 1024 else 4)
