@@ -261,7 +261,7 @@ class DyingLayerWork(LayerWork):
 
 def _config(text: bytes) -> Any:
     config = json.loads(text)
-    config["metadata"]["moe_probe"]["training"].pop("seconds")
+    config["metadata"]["moe_probe_training"].pop("seconds")
     return config
 
 
