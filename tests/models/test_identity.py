@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from blake3 import blake3
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import ModelInfo, need_same_weights
@@ -66,13 +67,13 @@ def test_fingerprint_is_a_hash_of_the_hashes_of_blocks(monkeypatch: pytest.Monke
     monkeypatch.setattr("moe_probe.models.identity.BLOCK_BYTES", 64)
     model = tiny_moe("mixtral")
     sites = find_moe_layers(model)[:1]
-    prefix, root = "model.layers.0.mlp.", hashlib.sha256()
+    prefix, root = "model.layers.0.mlp.", blake3()
     owned = {n: p for n, p in model.named_parameters() if n.startswith((f"{prefix}gate.", f"{prefix}experts."))}
     for name, parameter in sorted(owned.items()):
         data = parameter.detach().numpy().tobytes()
         root.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
         for start in range(0, len(data), 64):
-            root.update(hashlib.sha256(data[start : start + 64]).digest())
+            root.update(blake3(data[start : start + 64]).digest())
     assert fingerprint(model, sites) == f"{root.hexdigest()}-t1"
 
 
