@@ -71,10 +71,13 @@ class Ahead(Generic[Item]):
         except BaseException as error:
             self._error = error
         finally:
-            close = getattr(self._items, "close", None)
-            if close is not None:  # a generator: its files are closed by the thread that opened them
-                close()
-            with self._change:
+            try:
+                close = getattr(self._items, "close", None)
+                if close is not None:  # a generator: its files are closed by the thread that opened them
+                    close()
+            except BaseException as error:
+                self._error = self._error or error
+            with self._change:  # whatever happened: the caller may be waiting
                 self._ended = True
                 self._change.notify_all()
 

@@ -145,3 +145,24 @@ def test_what_was_handed_over_before_an_error_is_put_away() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert out == [0, 1, 2] and "behind" not in names()
+
+
+def test_a_source_that_fails_while_it_is_closed_does_not_leave_the_caller_waiting() -> None:
+    class Source:
+        def __init__(self) -> None:
+            self._items = iter([1, 2])
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            return next(self._items)
+
+        def close(self) -> None:
+            raise OSError("gone")
+
+    seen: list[int] = []
+    with pytest.raises(OSError, match="gone"), Ahead(Source(), depth=1, name="read") as ready:
+        for item in ready:
+            seen.append(item)
+    assert seen == [1, 2]
