@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from moe_probe import __version__
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Bar, relayed
+from moe_probe.core.workers.cluster import Cluster
 from moe_probe.core.workers.lease import Lease
 from moe_probe.core.workers.plan import Node, Plan, make_plan
+from moe_probe.core.workers.pool import Pool, _Worker
 from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.core.workers.work import Outcome
 
@@ -155,3 +159,28 @@ def test_progress_is_handed_on_from_where_nobody_sits(monkeypatch: pytest.Monkey
         while (2, 3, "half way") not in seen and time.monotonic() < deadline:
             time.sleep(0.01)
     assert (2, 3, "half way") in seen
+
+
+def test_only_losses_in_a_row_say_that_workers_cannot_be_prepared() -> None:
+    """On nodes that come and go, workers are lost while they load the model, now and then for days."""
+
+    def get(call: Any) -> Any:
+        if isinstance(call, Exception):
+            raise call
+        return call
+
+    ray = SimpleNamespace(
+        cloudpickle=pickle, get=get, exceptions=SimpleNamespace(RayTaskError=KeyError, RayError=ConnectionError)
+    )
+    pool = Pool(Cluster(ray, "a cluster"), Plan(4, 1, 0), None, say=lambda _: None)  # type: ignore[arg-type]
+    lost, ready = ConnectionError("lost"), (__version__, Outcome.of(lambda: 1))
+    for call in (lost, lost, ready, lost, lost):
+        worker = _Worker(None, call)
+        pool._workers.append(worker)
+        pool._take(worker, lambda _: [])
+    assert pool._n_workers == 4 and len(pool._workers) == 1
+    for _ in range(2):
+        worker = _Worker(None, lost)
+        pool._workers.append(worker)
+        pool._take(worker, lambda _: [])
+    assert pool._n_workers == 1  # three in a row: on with the one that is ready

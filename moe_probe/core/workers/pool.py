@@ -18,7 +18,7 @@ from moe_probe.core.workers.host import PROGRESS, Host
 from moe_probe.core.workers.plan import Plan, describe
 from moe_probe.core.workers.work import Outcome, Task, Work
 
-#: Workers that may be lost on one task, or one after the other before any is ready.
+#: Workers that may be lost on one task, or one after the other while they are prepared.
 _MOST_LOSSES = 3
 #: Seconds between two looks at the progress, and without room for a single worker on what is left of a cluster.
 _BEAT, _WAIT_FOR_NODES = 0.5, 120.0
@@ -152,6 +152,7 @@ class Pool:
             return
         info = _prepared(*got)
         worker.ready = True
+        self._losses.pop(None, None)  # only losses in a row say that workers cannot be prepared
         if self._tasks is None:
             self._tasks = tasks_of(info)
             self._todo.extend(range(len(self._tasks)))
