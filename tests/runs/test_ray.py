@@ -94,8 +94,9 @@ def test_two_workers_collect_what_one_process_collects(
     assert json.loads(printed)["documents"] == 30  # nothing of Ray's is on stdout
     assert "2 workers with 1 CPU and 0 GPUs each" in said and "joining 8 parts" in said and "(pid=" not in said
     check_same(out, alone)
+    Parts.of(out).begin().settle(8, 4096)  # as if the driver had been killed while it removed them
     status, _, said = moe_probe(*words, "--resume")
-    assert status == 0, said  # there was nothing to do
+    assert status == 0 and "joining" not in said, said  # there was nothing to do
     check_same(out, alone)
 
 
@@ -332,6 +333,7 @@ def test_workers_that_cannot_be_prepared_are_not_replaced_for_ever(cluster: Clus
         (["--gpus-per-worker", "64"], 2, "the cluster has room for 0 of 1 worker with 1 CPU and 64 GPUs: it has "),
         (["--num-workers", "100000"], 2, "of 100000 workers with 1 CPU and 0 GPUs each: it has "),
         (["--shard", "0/2"], 2, "--shard and --ray exclude each other"),
+        (["--tp-plan", "auto"], 2, "--tp-plan and --ray exclude each other"),
     ],
 )
 def test_what_cannot_be_had_is_refused(

@@ -175,12 +175,18 @@ def _clear(parts: Parts, path: Path, mode: str) -> None:
         raise MoeProbeError(
             f"{parts.root} has parts of a trace", "refusing to overwrite", "--resume to go on with them, or --force"
         )
-    elif not parts.exist and (path / MANIFEST).exists() and read_manifest(path).status != "sealed":
+    elif parts.exist and _is_sealed(path):
+        parts.remove()  # they were joined, and the driver was killed while it removed them
+    elif not parts.exist and (path / MANIFEST).exists() and not _is_sealed(path):
         raise MoeProbeError(
             f"{path} was begun without --ray",
             "its shards are no parts that workers could go on with",
             "--resume without --ray, or --force to start over",
         )
+
+
+def _is_sealed(path: Path) -> bool:
+    return (path / MANIFEST).exists() and read_manifest(path).status == "sealed"
 
 
 @dataclass

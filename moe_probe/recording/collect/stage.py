@@ -104,6 +104,12 @@ class CollectStage(Stage):
             raise UsageError(
                 "--shard and --ray exclude each other", "workers share out the parts themselves", "one of the two"
             )
+        if self.model.tp_plan is not None:
+            raise UsageError(
+                "--tp-plan and --ray exclude each other",
+                "torchrun starts the processes of a split model",
+                "--ray --gpus-per-worker 4 --device-map auto for models over several GPUs",
+            )
         work = CollectWork(self.model, self.corpus, self.options)
         return collect_with_ray(work, self.workers, path, mode=mode, say=say)
 
