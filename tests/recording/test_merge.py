@@ -28,7 +28,7 @@ from moe_probe.recording.collect.blocks import Block, blocks_of_part, cut_blocks
 from moe_probe.recording.collect.stage import CollectStage
 from moe_probe.recording.corpus import Corpus, Document
 from moe_probe.recording.settings import CorpusSettings
-from moe_probe.recording.trace import Trace, merge, merge_traces, verify
+from moe_probe.recording.trace import Trace, TraceWriter, merge, merge_traces, verify
 from moe_probe.recording.trace.files import file_entry, write_manifest
 from moe_probe.sae.activations import ActivationReader
 from moe_probe.testing import null_trace
@@ -238,6 +238,8 @@ def test_merge_that_is_killed_goes_on(
     (tmp_path / "merged" / "tokens.parquet.partial").write_bytes(b"half a table")
     with pytest.raises(MoeProbeError, match="already contains a trace"):
         merge_traces(parts, tmp_path / "merged")
+    with pytest.raises(MoeProbeError, match=r"is a merge that was interrupted.*moe-probe merge with --resume"):
+        TraceWriter.resume(tmp_path / "merged", Trace.open(whole).manifest)
     with pytest.raises(MoeProbeError, match="was not made of these traces"):
         merge_traces(parts_renamed(parts, tmp_path), tmp_path / "merged", mode="resume")
     assert files(merge_traces(parts, tmp_path / "merged", mode="resume").root) == files(whole)

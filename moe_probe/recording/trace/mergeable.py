@@ -109,8 +109,10 @@ def joint_manifest(traces: Sequence[Trace]) -> Manifest:
     else:
         manifests = [trace.manifest for trace in traces]
         changes["settings"] = {
-            name: value for name, value in first.settings.items() if all(m.settings.get(name) == value for m in manifests)
-        }
+            name: value
+            for name, value in first.settings.items()
+            if not name.startswith(BATCH_TOKENS_FROM) and all(m.settings.get(name) == value for m in manifests)
+        }  # blocks of one corpus have other numbers behind those of another
         changes["corpus"] = _joint_corpus([m.corpus for m in manifests])
     return first.model_copy(update=changes)
 

@@ -89,7 +89,8 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When weights, corpus, tokenizer or settings are not those the trace was begun with.
+            When weights, corpus, tokenizer or settings are not those the trace was begun with; or when it is an unfinished
+            merge.
         """
         root = Path(path)
         if not (root / MANIFEST).exists():
@@ -102,6 +103,12 @@ class TraceWriter:
         check_same_input(root, before, manifest)
         if before.status == "sealed":
             return cls(root, before, list(before.shards))
+        if before.shards:  # only a merge names its shards before it is sealed
+            raise MoeProbeError(
+                f"{root} is a merge that was interrupted",
+                "collecting would remove what was joined, and begin at the first document",
+                "the same moe-probe merge with --resume, or --force to start over",
+            )
         with disk_errors(root):
             shards = whole_shards(root)
             remove_unfinished(root, shards)
