@@ -4,7 +4,7 @@
     python benchmarks/collection.py --slow 0.8      (tokenizing and writing made slow: does the model still set the pace?)
 
 Overhead: each round runs every variant over all batches, in alternating order; ratios are taken within a
-round. "plain" is the model as called by hand; "no_logits" leaves away the predictions, which routing does
+round. "plain" is the model as called by hand; "no_logits" skips the output head, which routing does
 not need; "hooks" is the latter with recording on; "in_turn" is everything collecting does
 (tokenising, windows, forward without predictions, hooks, checksums, files on disk) in one thread, "collect" the same
 with its stages side by side. --tiny takes a model of two layers and width 64 with random weights, whose forward pass costs

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.corpora import write_corpus
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.models import LoadedModel, load_model
-from moe_probe.recording.collect import CollectOptions, Encoder, collect_trace, pipeline, tables
+from moe_probe.models import LoadedModel, RoutingCapture, load_model
+from moe_probe.recording.collect import CollectOptions, Encoder, collect_trace, passes, pipeline, tables
 from moe_probe.recording.collect.memory import automatic_batch_tokens, is_out_of_memory
 from moe_probe.recording.collect.packing import Copier, Packed, Part
 from moe_probe.recording.collect.passes import Passes
@@ -59,14 +60,15 @@ def before_forward(loaded: LoadedModel, act: Callable[[torch.Tensor], object]) -
         handle.remove()
 
 
-@pytest.fixture
-def in_turn(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def in_turn(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Files of a trace that was collected without any overlap."""
+    folder = tmp_path_factory.mktemp("in_turn")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "DEPTHS", pipeline.IN_TURN)
         patch.setattr(threading.Thread, "start", None)  # not a single thread is needed
-        collect(loaded, corpus_file, tmp_path / "in_turn")
-    found = files(tmp_path / "in_turn")
+        collect(loaded, write_corpus(folder / "corpus.jsonl"), folder / "t")
+    found = files(folder / "t")
     assert len([name for name in found if name.startswith("routing/")]) >= 4
     return found
 
@@ -267,6 +269,36 @@ def test_a_shard_is_of_one_batch_size_and_a_resumed_trace_goes_on_with_the_small
     assert files(tmp_path / "t") == files(tmp_path / "whole")
 
 
+def test_shards_before_the_smaller_batches_are_made_again_as_they_were(
+    loaded: LoadedModel, corpus_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Killed before shard 1 was written, though memory had run short in shard 2 and the manifest said so."""
+    options = OPTIONS.model_copy(update={"keep": ("routing",)})
+    sizes: list[list[int]] = []
+
+    def short(ids: torch.Tensor) -> None:
+        sizes[-1].append(ids.numel())
+        if sum(size > 60 for size in sizes[-1]) > 6 and ids.numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name, mode in (("whole", "new"), ("t", "resume")):
+        sizes.append([])
+        with before_forward(loaded, short if name == "whole" else lambda ids: sizes[-1].append(ids.numel())):
+            collect(loaded, corpus_file, tmp_path / name, mode=mode, options=options)
+        if name == "t":
+            break
+        with monkeypatch.context() as patch:  # the same once more, until it is sealed
+            patch.setattr(TraceWriter, "seal", fails_at(1, KeyboardInterrupt(), TraceWriter.seal))
+            sizes.append([])
+            with before_forward(loaded, short), pytest.raises(KeyboardInterrupt):
+                collect(loaded, corpus_file, tmp_path / "t", options=options)
+        (tmp_path / "t" / "parts" / "00001.json").unlink()
+    smaller = [n for n in Trace.open(tmp_path / "t").manifest.settings if n.startswith("batch_tokens_from_block_")]
+    assert len(smaller) == 1 and int(smaller[0].rsplit("_", 1)[1]) > 1
+    assert max(sizes[-1]) > 60  # shard 1 again in batches of its own size
+    assert files(tmp_path / "t") == files(tmp_path / "whole")
+
+
 def test_a_single_window_that_does_not_fit_ends_in_a_sentence(
     loaded: LoadedModel, corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -274,7 +306,7 @@ def test_a_single_window_that_does_not_fit_ends_in_a_sentence(
         if ids.numel() > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    with before_forward(loaded, full), pytest.raises(MoeProbeError, match="does not fit into memory") as caught:
+    with before_forward(loaded, full), pytest.raises(MoeProbeError, match=r"a window .* does not fit into memory") as caught:
         collect(loaded, corpus_file, tmp_path / "t")
     assert "Tried to allocate 2 GiB" in str(caught.value) and "--max-length" in str(caught.value)
     assert not stages()
@@ -446,6 +478,22 @@ def test_the_automatic_size_follows_free_memory(free: int, tokens: int) -> None:
     cuda = torch.device("cuda")
     assert automatic_batch_tokens([cuda, cuda], run, length=256, module_of=lambda _: gpu) == tokens
     assert automatic_batch_tokens([torch.device("cpu")], run, length=256) == 4096
+
+
+def test_the_longest_window_may_be_longer_than_any_document(
+    loaded: LoadedModel, corpus_file: Path, monkeypatch: Any
+) -> None:
+    """That a window of the model's whole context does not fit is no reason to refuse a corpus of short documents."""
+    monkeypatch.setattr(passes, "automatic_batch_tokens", lambda _, run, *, length: run(1))
+    summary = Corpus(corpus_file).summarize()
+
+    def full(ids: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with RoutingCapture(loaded.model, loaded.sites) as capture, before_forward(loaded, full):
+        runs = Passes(loaded, capture, CollectOptions(), expert_dtype="uint8")
+        with pytest.raises(MemoryError):  # which `automatic_batch_tokens` answers with its smallest size
+            runs.automatic_batch_tokens(Encoder(loaded.tokenizer, max_length=32, overlap=4), summary.opening)
 
 
 def test_documents_are_tokenized_together_as_alone(loaded: LoadedModel) -> None:

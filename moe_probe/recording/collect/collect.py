@@ -97,7 +97,6 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
             shutil.rmtree(root)
         writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
         if not writer.sealed:
-            size = min([size, *(int(value or size) for value in smaller.values())])
             collection = Collection(passes, encoder, writer, batch_tokens=size, say=say)
             total = sum(block.n_documents for block in blocks)
             with Bar("collect", total=total, initial=writer.n_documents, unit="documents", shown=progress) as bar:

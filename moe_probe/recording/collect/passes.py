@@ -96,6 +96,19 @@ class Passes:
             When a single window does not fit into memory, or any batch of a model that is split over processes; or when rows
             cannot be assigned to tokens.
         """
+        packed = self._tried(batch, arrays)
+        if isinstance(packed, Packed):
+            return packed
+        if batch.n_windows > 1:
+            return None
+        raise MoeProbeError(
+            f"a window of {batch.n_tokens:,} tokens does not fit into memory",
+            packed,
+            "a smaller --max-length (longer documents are windowed), a smaller --dtype, or a machine with more memory",
+        )
+
+    def _tried(self, batch: Batch, arrays: ShardArrays) -> Packed | str:
+        """Run a batch; return the allocator's words where memory did not suffice, and give back what it left behind."""
         try:
             with torch.inference_mode():
                 ids, mask = (x.to(self.device, non_blocking=True) for x in (batch.ids, batch.mask))
@@ -108,21 +121,14 @@ class Passes:
         # only here is the error gone, and with it the tensors of the frames that it passed through
         self.capture.clear()
         release(self._devices())
-        if (
-            leader_of(self.loaded.model) is not None
-        ):  # the others have begun this pass, and would add their parts to the next
+        # the others have begun this pass, and would add their parts to the next
+        if leader_of(self.loaded.model) is not None:
             raise MoeProbeError(
                 f"a batch of {batch.n_tokens:,} tokens does not fit into memory",
                 f"{why}; a model that is split over processes cannot try again with a smaller one",
                 "--force with a smaller --batch-tokens",
             )
-        if batch.n_windows > 1:
-            return None
-        raise MoeProbeError(
-            f"a window of {batch.n_tokens:,} tokens does not fit into memory",
-            why,
-            "a smaller --max-length (longer documents are windowed), a smaller --dtype, or a machine with more memory",
-        )
+        return why
 
     def automatic_batch_tokens(self, encoder: Encoder, opening: Sequence[Document]) -> int:
         """Choose the tokens of a batch by the memory that is free.
@@ -147,8 +153,8 @@ class Passes:
             n_tokens = n_windows * length
             sampled = np.arange(n_tokens) if self.options.samples_tokens else None
             (batch,) = self.batching(n_tokens).batches([text] * n_windows, sampled)
-            packed = self.run(batch, self.arrays(n_tokens, sampled))
-            if packed is None:
+            packed = self._tried(batch, self.arrays(n_tokens, sampled))
+            if not isinstance(packed, Packed):  # no reason to refuse: documents may be shorter than the longest window
                 raise MemoryError
             packed.store()
 

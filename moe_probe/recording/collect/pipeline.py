@@ -2,12 +2,14 @@
 
 While the model runs a shard, the next one is tokenized and cut into batches in one thread, what batches left behind is
 stored in a second, and the shard before is checked, turned into tables and written in a third. Each waits for the one
-behind it, so that memory holds two shards' arrays at most, whichever is slow. The model runs in the caller's thread.
+behind it, so that memory holds three shards' arrays at most, whichever is slow: one that the model runs, one that waits for the
+writer, one being written. The model runs in the caller's thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,7 +75,7 @@ class Collection:
     encoder : Encoder
     writer : TraceWriter
     batch_tokens : int
-        Tokens of a batch at most.
+        Tokens of a batch at most; fewer from those blocks on from which the trace's settings say so.
     say : callable
         Takes a sentence for the person at the terminal.
     """
@@ -81,6 +83,11 @@ class Collection:
     def __init__(self, passes: Passes, encoder: Encoder, writer: TraceWriter, *, batch_tokens: int, say: Say) -> None:
         self.passes, self.encoder, self.writer, self.say = passes, encoder, writer, say
         self._batching = passes.batching(batch_tokens)
+        self._smaller = {
+            int(name.removeprefix(BATCH_TOKENS_FROM)): int(size or batch_tokens)
+            for name, size in writer.manifest.settings.items()
+            if name.startswith(BATCH_TOKENS_FROM)
+        }
 
     def append(
         self, blocks: Iterable[tuple[Block, list[Document]]], bar: Bar, *, first_row: int = 0, depths: Depths | None = None
@@ -139,6 +146,8 @@ class Collection:
         """
         window_tokens = sum(len(w.ids) for d in shard.documents for w in d.windows)
         begun, done, batches = bar.n, 0, shard.batches
+        for size in (size for block, size in self._smaller.items() if block <= shard.block.number):
+            self._batching = replace(self._batching, size=min(size, self._batching.size))
         if shard.batching != self._batching:  # cut before they became smaller
             batches = list(self._batching.batches(shard.documents, shard.sampled))
         while True:
