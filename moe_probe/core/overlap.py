@@ -24,8 +24,8 @@ class Ahead(Generic[Item]):
     items : iterable
         Only the thread touches it, once the ``with`` block is entered.
     depth : int
-        Items that are ready at most; the thread makes one more and then waits. 0 starts no thread: every item is made
-        when it is asked for.
+        Items that are ready or being made at most, besides the one that was taken last. 0 starts no thread: every item is
+        made when it is asked for.
     name : str
         Of the thread.
 
@@ -64,6 +64,7 @@ class Ahead(Generic[Item]):
             for item in self._items:
                 with self._change:
                     self._ready.append(item)
+                    del item  # it may be large: only who takes it holds it
                     self._change.notify_all()
                     self._change.wait_for(lambda: self._left or len(self._ready) < self._depth)
                     if self._left:
@@ -90,6 +91,7 @@ class Ahead(Generic[Item]):
                 item = self._ready.popleft()
                 self._change.notify_all()
             yield item
+            del item
         if self._error is not None:
             raise self._error
 

@@ -3,83 +3,18 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from itertools import starmap
-from queue import SimpleQueue
-from types import TracebackType
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from moe_probe.core.overlap import Ahead
 from moe_probe.sae.activations import ActivationReader, Batch, gather
-
-T = TypeVar("T")
 
 #: Batches that are ready before they are needed.
 AHEAD = 2
-
-
-class Ahead(Generic[T]):
-    """Run an iterator in a thread of its own, some items ahead of whoever takes them; a context manager.
-
-    What the iterator raises is raised where the item is taken. The thread ends with the context, whatever ended it.
-
-    Parameters
-    ----------
-    items : iterator
-        Closed at the end, where it is a generator.
-    ahead : int
-        Items that are ready or being made at once, besides the one that was taken last.
-    """
-
-    def __init__(self, items: Iterator[T], *, ahead: int) -> None:
-        self._items = items
-        self._free = threading.Semaphore(ahead)
-        self._made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> Iterator[T]:
-        """Start the thread."""
-        self._thread.start()
-        return self._taken()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the thread, after the item that it is making."""
-        self._stopped = True
-        self._free.release()
-        self._thread.join()
-
-    def _work(self) -> None:
-        try:
-            while True:
-                self._free.acquire()
-                if self._stopped:
-                    break
-                try:
-                    item = next(self._items)
-                except StopIteration:
-                    self._made.put(None)
-                    break
-                self._made.put((item,))
-                del item  # a pool may be large: only who takes it holds it
-        except BaseException as error:  # raised where the item is taken
-            self._made.put(error)
-        finally:
-            close = getattr(self._items, "close", None)
-            if close is not None:
-                close()
-
-    def _taken(self) -> Iterator[T]:
-        while (made := self._made.get()) is not None:
-            if isinstance(made, BaseException):
-                raise made
-            self._free.release()
-            yield made[0]
-            del made
 
 
 @contextmanager
@@ -111,10 +46,10 @@ def epochs_of(
         with closing(pieces):
             yield starmap(gather, pieces)
     elif device is not None and device.type == "cuda":
-        with Ahead(_copied(pieces, device, ahead), ahead=ahead) as copied:
+        with Ahead(_copied(pieces, device, ahead), depth=ahead, name="batches") as copied:
             yield _received(copied, device)
     else:
-        with Ahead(_gathered(pieces), ahead=ahead) as batches:
+        with Ahead(_gathered(pieces), depth=ahead, name="batches") as batches:
             yield batches
 
 
@@ -122,8 +57,7 @@ def _pieces(
     reader: ActivationReader, epochs: int, start: int, *, threaded: bool
 ) -> Generator[tuple[Batch, Tensor], None, None]:
     """Yield a pool and the entries of it that make a batch, for all batches in order."""
-    pools = _pools(reader, epochs, start)
-    with Ahead(pools, ahead=1) if threaded else nullcontext(pools) as read:
+    with Ahead(_pools(reader, epochs, start), depth=int(threaded), name="pools") as read:
         for pool, pieces in read:
             for piece in pieces:
                 yield pool, piece

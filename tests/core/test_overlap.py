@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -61,7 +62,30 @@ def test_no_more_is_made_than_fits_and_what_is_left_is_closed() -> None:
         assert next(ready) == 0
         for _ in range(3):  # 0 is taken, 1 and 2 are ready
             assert waiting.acquire(timeout=PATIENCE)
-    assert len(made) <= 4 and closed == ["ahead"]
+    assert len(made) == 3 and closed == ["ahead"]
+
+
+def test_an_item_is_held_by_its_taker_alone() -> None:
+    """Items may be large: the first is gone when the taker drops it, though the next is still being made."""
+    making, seen = threading.Event(), list[object]()
+
+    def items() -> Iterator[set[int]]:
+        yield {1}
+        making.wait(PATIENCE)
+        yield {2}
+
+    class Kept(set[int]):
+        """A set that can be referred to weakly."""
+
+    with Ahead(map(Kept, items()), depth=1, name="ahead") as ready:
+        first = next(ready)
+        gone = weakref.ref(first)
+        del first
+        look = threading.Timer(0.2, lambda: (seen.append(gone()), making.set()))
+        look.start()
+        assert next(ready) == {2}
+        look.join()
+    assert seen == [None]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.sae import ActivationReader, Batch, SaeConfig, TrainOptions, prefetch, train_on
-from moe_probe.sae.prefetch import Ahead, epochs_of
+from moe_probe.sae.prefetch import epochs_of
 from moe_probe.sae.training.steps import Training
 from moe_probe.testing import PlantedFeature, planted_activations
 from moe_probe.testing.activations import PlantedActivations
@@ -117,24 +117,6 @@ def test_a_slow_disk_is_hidden_behind_slow_steps(planted: PlantedActivations, mo
                 time.sleep(0.1 * n_pools / n_batches)
         seconds.append(time.perf_counter() - started)
     assert seconds[1] < 0.8 * seconds[0]
-
-
-def test_no_more_than_asked_for_is_made_ahead() -> None:
-    made, taken, most = 0, 0, 0
-
-    def items() -> Iterator[int]:
-        nonlocal made, most
-        for number in range(50):
-            made += 1
-            most = max(most, made - taken)
-            yield number
-
-    with Ahead(items(), ahead=2) as numbers:
-        for number in numbers:
-            assert number == taken
-            taken += 1
-            time.sleep(0.002)
-    assert taken == 50 and most <= 3
 
 
 class Lane:

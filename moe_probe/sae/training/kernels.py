@@ -14,9 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Widest activations whose rows fit in registers.
-WIDEST = 8192
-
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _measure_rows(g_enc, g_dec, w_dec, along, squares, d, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, PLR0913 - a GPU kernel

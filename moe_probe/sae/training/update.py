@@ -21,7 +21,7 @@ from moe_probe.sae.config import SaeConfig
 if TYPE_CHECKING:
     from moe_probe.sae.training import kernels
 
-#: As `kernels.WIDEST`, which cannot be imported without Triton.
+#: Widest activations whose rows the kernels hold in registers.
 _WIDEST = 8192
 #: Largest difference of a parameter from plain torch, after two steps at a learning rate of 1e-2.
 _TOLERATED = 1e-5
