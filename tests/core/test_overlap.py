@@ -77,14 +77,18 @@ def test_an_item_is_held_by_its_taker_alone() -> None:
     class Kept(set[int]):
         """A set that can be referred to weakly."""
 
+    def look() -> None:
+        seen.append(gone())
+        making.set()
+
     with Ahead(map(Kept, items()), depth=1, name="ahead") as ready:
         first = next(ready)
         gone = weakref.ref(first)
         del first
-        look = threading.Timer(0.2, lambda: (seen.append(gone()), making.set()))
-        look.start()
+        timer = threading.Timer(0.2, look)
+        timer.start()
         assert next(ready) == {2}
-        look.join()
+        timer.join()
     assert seen == [None]
 
 
