@@ -284,9 +284,8 @@ def test_the_command_killed_and_resumed(server: StandIn, checkpoint: Path, corpu
         process.send_signal(signal.SIGKILL)
     assert (tmp_path / "b" / "parts").is_dir()  # it was killed on its way
     server.trouble = lambda number, body: None
-    done = subprocess.run([*line, "--resume", "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["documents"] == 24
-    assert files_of(tmp_path / "b") == files_of(whole.root)
+    resumed = collect(server, checkpoint, corpus_file, tmp_path / "b", mode="resume")
+    assert len(resumed.documents) == 24 and files_of(resumed.root) == files_of(whole.root)
 
 
 def test_ctrl_c_does_not_wait_for_answers(server: StandIn, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
