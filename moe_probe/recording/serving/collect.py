@@ -185,8 +185,8 @@ class _Collection:
                     future.cancel()
                 return number, _Routed(document, [], failure.why)
 
-        try:
-            with Workers(settings.concurrency) as workers:
+        with Workers(settings.concurrency) as workers:
+            try:
                 for number, document in documents:
                     last = len(document.windows) - 1
                     new = [settings.max_new_tokens if i == last else 1 for i in range(last + 1)]
@@ -197,8 +197,8 @@ class _Collection:
                         yield first()
                 while waiting:
                     yield first()
-        finally:
-            self.asked.client.stop()
+            finally:
+                self.asked.client.stop()  # first, so that nobody sleeps before another attempt while the threads are joined
 
     def _write(self, shard: list[_Routed]) -> None:
         documents = [one.document for one in shard]
