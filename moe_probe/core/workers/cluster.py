@@ -166,5 +166,5 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _silence(ray: Any) -> None:
-    """Keep Ray from printing to stdout, whose content belongs to the command: a lost worker is told of in our words."""
+    """Keep Ray from printing to stdout, whose content belongs to the command: lost workers are reported by the pool."""
     ray._private.worker._worker_logs_enabled = False  # no public switch covers the notes of the raylet

@@ -16,7 +16,7 @@ PROGRESS = "progress"
 
 
 class Host:
-    """Does tasks one after the other. Its methods run in threads, so that progress is told meanwhile.
+    """Does tasks one after the other. Its methods run in threads, so that progress is reported meanwhile.
 
     Parameters
     ----------

@@ -199,7 +199,7 @@ class _Job:
     say: Say
     n_parts: int = 0
     bar: Bar | None = None
-    told: set[int] = field(default_factory=set)
+    shown: set[int] = field(default_factory=set)
 
     def tasks(self, prepared: Prepared) -> Sequence[Task]:
         """List the parts, sealed ones too: their worker finds out whether they belong to this model and corpus."""
@@ -222,8 +222,8 @@ class _Job:
         """Show documents, parts and tokens that are done."""
         if self.bar is None:
             return
-        for number in {*state.results} - self.told:
-            self.told.add(number)
+        for number in {*state.results} - self.shown:
+            self.shown.add(number)
             for sentence in state.results[number].said:
                 self.say(f"part {number}: {sentence}")
         n_tokens = sum(part.n_tokens for part in state.results.values())
