@@ -188,7 +188,7 @@ def test_hostile_names_do_not_reach_the_terminal(call, tmp_path: Path) -> None:
 
 def test_interrupted_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path) -> None:
     """Ctrl-C while collecting: status 130, the command to resume, and resuming finishes the run."""
-    corpus = write_corpus(tmp_path / "c.jsonl", documents=600)
+    corpus = write_corpus(tmp_path / "c.jsonl", documents=240)
     words = [
         sys.executable,
         "-m",

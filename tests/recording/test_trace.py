@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.routing import count_selections
+from moe_probe.core.routing import Usage, count_selections
 from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo, MoeLayer
 from moe_probe.recording.trace import Trace, TraceWriter, verify
 
@@ -278,3 +279,14 @@ def test_usage_is_computed_once_and_read_only(tmp_path: Path) -> None:
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0, 0] = 7
+
+
+def test_counts_with_other_documents_are_counts_in_memory(tmp_path: Path) -> None:
+    """What `dataclasses.replace` makes of the counts of a trace, as notebooks do to shuffle topics."""
+    writer = TraceWriter.create(tmp_path / "trace", manifest())
+    writer.append(**shard(0))
+    usage = writer.seal().usage()
+    changed = replace(usage, documents=usage.documents.assign(topic="other"))
+    assert type(changed) is Usage and set(changed.documents["topic"]) == {"other"}
+    assert np.array_equal(changed.selections, usage.selections) and changed.layers == usage.layers
+    assert set(usage.documents["topic"]) != {"other"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,6 +36,10 @@ class StoredUsage(Usage):
     layers : tuple of MoeLayer
     documents : pandas.DataFrame
     """
+
+    def __new__(cls, *args: Any, **fields: Any) -> Usage:  # type: ignore[misc]
+        # `dataclasses.replace` passes all fields of a `Usage`: what it makes is one in memory
+        return Usage(**fields) if "selections" in fields else super().__new__(cls)
 
     def __init__(self, path: Path, layers: tuple[MoeLayer, ...], documents: pd.DataFrame) -> None:
         # the fields of a frozen dataclass; its arrays are properties here
