@@ -37,8 +37,8 @@ class StoredUsage(Usage):
     documents : pandas.DataFrame
     """
 
-    def __new__(cls, *args: Any, **fields: Any) -> Usage:  # type: ignore[misc]
-        # `dataclasses.replace` passes all fields of a `Usage`: what it makes is one in memory
+    def __new__(cls, *_: Any, **fields: Any) -> Usage:  # type: ignore[misc]
+        """Make counts of a trace; or, where `dataclasses.replace` passes all fields of a `Usage`, counts in memory."""
         return Usage(**fields) if "selections" in fields else super().__new__(cls)
 
     def __init__(self, path: Path, layers: tuple[MoeLayer, ...], documents: pd.DataFrame) -> None:
