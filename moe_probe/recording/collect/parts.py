@@ -120,7 +120,7 @@ class Parts:
         -------
         Path
         """
-        return self.root / f"{i:05d}-of-{n:05d}.lease"
+        return self.folder(i, n).with_suffix(".lease")
 
     def check_seen(self) -> None:
         """Refuse, in a worker, a machine that does not see the folder of the driver.
