@@ -6,6 +6,7 @@ error in a hand-edited file, or a trace of a later version, is noticed at once.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,23 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 RESERVED_LABELS = frozenset(
     {"document", "topic", "subtopic", "group", "split", "n_tokens", "text", "position", "token_id", "token", "special"}
 )
+
+
+#: Settings of a manifest that say what an imported record lacks: the ids of its tokens; documents, where rows are sums by topic.
+WORDS, SUMS = "words", "rows_are_sums"
+
+
+class Evidence(StrEnum):
+    """How much a record of routing tells, from most to least: which claims it can support at all."""
+
+    #: Every token's experts and its id: words can be ruled out as the reason.
+    WORDS = "tokens with words"
+    #: Every token's experts, but not which token it is.
+    TOKENS = "tokens"
+    #: Selections of whole documents: topics can be tested, words cannot be ruled out.
+    DOCUMENTS = "documents"
+    #: Selections summed by topic: effects without any test.
+    COUNTS = "counts"
 
 
 class _Model(BaseModel):
@@ -136,6 +154,13 @@ class Manifest(_Model):
     n_tokens: int = 0
     shards: tuple[ShardEntry, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def evidence(self) -> Evidence:
+        """What claims the record can support: its level of evidence."""
+        if "routing" in self.kept:
+            return Evidence.WORDS if self.settings.get(WORDS, True) else Evidence.TOKENS
+        return Evidence.COUNTS if self.settings.get(SUMS, False) else Evidence.DOCUMENTS
 
     @property
     def part(self) -> str:
