@@ -36,12 +36,16 @@ class Usage:
     layers : tuple of MoeLayer
     documents : pandas.DataFrame, n_documents rows
         Columns ``document, topic, subtopic, group, split, n_tokens`` and further labels.
+    saliency : ndarray of float64, same shape as `selections`, or None
+        Sum of gate weight times norm of the expert's output over those selections; None where it was not recorded. Divided
+        by `selections` it is the score of REAP (arXiv:2510.13999).
     """
 
     selections: np.ndarray
     gate_mass: np.ndarray | None
     layers: tuple[MoeLayer, ...]
     documents: pd.DataFrame
+    saliency: np.ndarray | None = None
 
     def usage(self) -> Usage:
         """Return itself, so that analyses take a trace or the counts alone."""
@@ -53,7 +57,7 @@ class Usage:
         return self.gate_mass is not None
 
     def summed(self, code: np.ndarray, n: int, *, measure: str = "selections") -> np.ndarray:
-        """Sum selections (or gate mass) over the documents of one code.
+        """Sum selections (or gate mass, or saliency) over the documents of one code.
 
         Parameters
         ----------
@@ -61,7 +65,8 @@ class Usage:
             Row of the result that a document counts for; -1 leaves it out.
         n : int
             Rows of the result.
-        measure : {"selections", "gate_mass"}
+        measure : {"selections", "gate_mass", "saliency"}
+            Gate mass and saliency only where the trace has them.
 
         Returns
         -------

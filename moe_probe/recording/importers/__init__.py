@@ -15,7 +15,14 @@ Shared by all, in the order of the data; your own arrays go to `records` directl
 - `survey` the first pass: finds what is wrong (row, reason), and what is constant, as warm-up requests and dense layers
   are.
 - `plan` decides which layers and tokens are kept, and how many experts a layer has; refuses or warns of constant tokens.
-- `records` ends every import: surveys, plans, writes.
+- `records` ends every import of tokens: surveys, plans, writes.
+
+Of records that have counts only:
+
+- `usage_block` some documents with their counts.
+- `usage_survey` the first pass: finds what is wrong (document, layer); `usage_fit` the tokens and experts per token behind
+  the counts.
+- `usage_records` ends every import of counts: surveys, writes.
 """
 
 from moe_probe.recording.importers.fingerprints import import_fingerprints
@@ -24,14 +31,18 @@ from moe_probe.recording.importers.records import import_records
 from moe_probe.recording.importers.responses import import_responses
 from moe_probe.recording.importers.table import import_table
 from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
+from moe_probe.recording.importers.usage_block import UsageBlock
+from moe_probe.recording.importers.usage_records import import_usage_records
 
 __all__ = [
     "ImportOptions",
     "ImportSource",
     "SourceRows",
     "TokenRecord",
+    "UsageBlock",
     "import_fingerprints",
     "import_records",
     "import_responses",
     "import_table",
+    "import_usage_records",
 ]

@@ -32,6 +32,8 @@ class ImportOptions:
         Folder of the model's tokenizer, to give token ids their text and to know special tokens.
     drop_constant : bool
         Omit tokens that share one set of experts in every layer with many others (warm-up requests).
+    top_k : int, optional
+        Experts that a token selects in a layer, for records that do not say it: counts, and SGLang's answers.
 
     Raises
     ------
@@ -46,6 +48,7 @@ class ImportOptions:
     layers: tuple[int, ...] | None = None
     tokenizer: Path | None = None
     drop_constant: bool = False
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
@@ -64,6 +67,8 @@ class ImportOptions:
                     f"a layer has 1 to {dropped_id('uint16'):,}",
                     "--num-experts 64, or 0:8,1:64",
                 )
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"--top-k {self.top_k} is not a number of experts", "a token selects 1 or more", "--top-k 2")
         if self.shard_tokens < 1:
             raise UsageError(f"--shard-tokens {self.shard_tokens} is not a number of tokens", "", "--shard-tokens 65536")
 
@@ -86,6 +91,10 @@ class ImportSource:
         What the file itself says, where it does.
     every_layer : bool
         Whether there is a column for every hidden layer, zeros in dense ones, as serving engines return it.
+    words : bool
+        Whether the ids of the tokens are known; else each is `moe_probe.recording.trace.checks.NO_ID`.
+    sums : bool
+        Of counts: whether a row is a sum over unnamed documents of a topic, so that nothing can be tested.
     """
 
     layers: Sequence[int]
@@ -93,3 +102,5 @@ class ImportSource:
     hash: str
     num_experts: Mapping[int, int] = field(default_factory=dict)
     every_layer: bool = False
+    words: bool = True
+    sums: bool = False

@@ -10,6 +10,8 @@ from moe_probe.core.errors import MoeProbeError
 
 #: Gate weights are stored as float16; a larger value becomes infinite.
 LARGEST_WEIGHT = float(np.finfo(np.float16).max)
+#: Id of a token that is not known, in records without token ids: no vocabulary has it.
+NO_ID = -1
 _LARGEST_NUMBER = int(np.iinfo(np.int32).max)  # positions and token ids are stored as int32
 
 
@@ -121,13 +123,15 @@ def check_weights(layers: Sequence[int], weights: np.ndarray, filled: np.ndarray
     )
 
 
-def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray, where: Callable[[int], str]) -> None:
+def check_order(
+    document: np.ndarray, position: np.ndarray, token_id: np.ndarray | None, where: Callable[[int], str]
+) -> None:
     """Refuse positions that do not increase within a document, and numbers that cannot be stored.
 
     Parameters
     ----------
     document, position, token_id : ndarray of int, shape (n_tokens,)
-        Tokens of a document follow each other.
+        Tokens of a document follow each other. `token_id` is None where no id is known.
     where : callable
         Names the row of a token.
 
@@ -137,6 +141,8 @@ def check_order(document: np.ndarray, position: np.ndarray, token_id: np.ndarray
         Naming the row.
     """
     for name, values in (("position", position), ("token_id", token_id)):
+        if values is None:
+            continue
         bad = (values < 0) | (values > _LARGEST_NUMBER)
         if bad.any():
             row = int(bad.argmax())
@@ -199,6 +205,81 @@ def id_past_end(layer: int, expert: int, num_experts: int, where: str) -> MoePro
         f"{where}; ids count from 0 to one less than the number of experts",
         "pass the right --num-experts; for layers that differ, 0:8,1:64",
     )
+
+
+def check_counts(layers: Sequence[int], values: np.ndarray, name: str, where: Callable[[int], str]) -> None:
+    """Refuse counts, or sums of weights, that are negative, missing, not finite, or too large to be stored.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Numbers of the layers, in the order of the second axis.
+    values : ndarray, shape (n_documents, n_layers, n_experts)
+    name : str
+        ``selections`` or ``counts`` (whole numbers of int32); or ``fractions, gate_mass, gate, saliency`` (numbers of float32).
+    where : callable
+        Names the row of a document in what the user handed over.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming document, layer and expert.
+    """
+    whole = name in ("selections", "counts")
+    most = _LARGEST_NUMBER if whole else float(np.finfo(np.float32).max)
+    with np.errstate(invalid="ignore"):
+        bad = ~((values >= 0) & (values <= most))
+        if whole and values.dtype.kind == "f":
+            bad |= values != np.floor(values)
+    if not bad.any():
+        return
+    row, column, expert = (int(i) for i in np.argwhere(bad)[0])
+    value = float(values[row, column, expert])
+    why = "a number is missing" if np.isnan(value) else "it is negative" if value < 0 else "it is too large"
+    if 0 <= value <= most:
+        why = "selections are counted in whole numbers"
+    raise MoeProbeError(
+        f"{where(row)} has {value:g} in {name} of layer {layers[column]}, expert {expert}",
+        why,
+        f"{name} of 0 or more for every document, layer and expert",
+    )
+
+
+def check_tokens(layer: int, counts: np.ndarray, n_tokens: np.ndarray, *, top_k: int, where: Callable[[int], str]) -> None:
+    """Refuse counts of a layer that so many tokens cannot have.
+
+    Parameters
+    ----------
+    layer : int
+    counts : ndarray of int, shape (n_documents, n_experts)
+    n_tokens : ndarray of int, shape (n_documents,)
+        A token selects an expert once, and `top_k` experts at most.
+    top_k : int
+    where : callable
+        Names the row of a document.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming document and layer.
+    """
+    over = counts.max(axis=1, initial=0) > n_tokens
+    if over.any():
+        row = int(over.argmax())
+        expert = int(counts[row].argmax())
+        raise MoeProbeError(
+            f"{where(row)} selects expert {expert} of layer {layer} {int(counts[row, expert]):,} times",
+            f"it has {int(n_tokens[row]):,} tokens, and a token selects an expert once",
+            "check the counts and --top-k",
+        )
+    over = counts.sum(axis=1, dtype=np.int64) > top_k * n_tokens
+    if over.any():
+        row = int(over.argmax())
+        raise MoeProbeError(
+            f"{where(row)} has {int(counts[row].sum()):,} selections in layer {layer}",
+            f"{int(n_tokens[row]):,} tokens select {top_k} experts each at most",
+            "check the counts, --top-k and the numbers of tokens",
+        )
 
 
 def check_topics(documents: Sequence[Mapping[str, object]]) -> None:

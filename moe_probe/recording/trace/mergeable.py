@@ -13,7 +13,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside, sha256_text
 from moe_probe.core.schema import BATCH_TOKENS_FROM, CorpusInfo, Manifest
 from moe_probe.core.text import some_of
-from moe_probe.recording.trace.files import DOCUMENTS, file_entries
+from moe_probe.recording.trace.files import DOCUMENTS, USAGE, file_entries
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.resume import IDENTITY, first_difference
 from moe_probe.recording.trace.sampled import TRACE_ROWS
@@ -212,6 +212,11 @@ def _whole_traces(traces: list[Trace]) -> list[Trace]:
             values = [str(t.manifest.settings.get(name)) for t in (first, trace)]
             if values[0] != values[1]:
                 raise _unlike(first, trace, noun, f"{values[0]} and {values[1]}")
+        if first.manifest.evidence != trace.manifest.evidence:
+            raise _unlike(first, trace, "level of evidence", f"{first.manifest.evidence}; {trace.manifest.evidence}")
+        measures = [pq.read_schema(t.root / USAGE).names for t in (first, trace)]
+        if measures[0] != measures[1]:
+            raise _unlike(first, trace, "choice of measures", f"{some_of(measures[0])}; {some_of(measures[1])}")
         columns = [pq.read_schema(t.root / DOCUMENTS).names for t in (first, trace)]
         if columns[0] != columns[1]:
             raise _unlike(first, trace, "choice of label columns", f"{some_of(columns[0], 12)}; {some_of(columns[1], 12)}")

@@ -26,8 +26,8 @@ class StoredUsage(Usage):
     """`Usage` of a trace on disk.
 
     `summed` and `document_totals` read the table piece by piece, in the order of documents, so that their sums have the
-    very bits of sums over the arrays. The arrays `selections` and `gate_mass` are made when they are asked for; they take 16
-    bytes for every document, layer and expert.
+    very bits of sums over the arrays. The arrays `selections`, `gate_mass` and `saliency` are made when
+    they are asked for; they take 16 bytes for every document, layer and expert.
 
     Parameters
     ----------
@@ -55,7 +55,12 @@ class StoredUsage(Usage):
     @property
     @override
     def has_gate_mass(self) -> bool:
-        return "gate_mass" in pq.read_schema(self._path).names
+        return "gate_mass" in self._measures
+
+    @cached_property
+    def _measures(self) -> tuple[str, ...]:
+        names = pq.read_schema(self._path).names
+        return tuple(name for name in ("selections", "gate_mass", "saliency") if name in names)
 
     @override
     def summed(self, code: np.ndarray, n: int, *, measure: str = "selections") -> np.ndarray:
@@ -76,7 +81,7 @@ class StoredUsage(Usage):
     @cached_property
     def _totals(self) -> dict[str, np.ndarray]:
         out = {}
-        for measure in ("selections", "gate_mass") if self.has_gate_mass else ("selections",):
+        for measure in self._measures:
             total = np.zeros(len(self.documents))
             for document, _, _, value in self._pieces(measure):
                 np.add.at(total, document, value.astype(np.float64))
@@ -92,6 +97,11 @@ class StoredUsage(Usage):
     def gate_mass(self) -> np.ndarray | None:
         """Gate mass per document, layer and expert, or None; read-only."""
         return self._dense("gate_mass", np.float64) if self.has_gate_mass else None
+
+    @cached_property
+    def saliency(self) -> np.ndarray | None:  # type: ignore[override]
+        """Saliency per document, layer and expert, or None where it was not recorded; read-only."""
+        return self._dense("saliency", np.float64) if "saliency" in self._measures else None
 
     def _dense(self, measure: str, dtype: type) -> np.ndarray:
         array: np.ndarray = np.zeros((len(self.documents), len(self.layers), int(self.num_experts.max())), dtype=dtype)

@@ -33,7 +33,7 @@ from moe_probe.recording.trace.files import (
 )
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.resume import check_same_input, remove_unfinished, whole_shards
-from moe_probe.recording.trace.shard import Shard
+from moe_probe.recording.trace.shard import Shard, UsageShard
 
 
 class TraceWriter:
@@ -177,22 +177,66 @@ class TraceWriter:
         """
         shard = Shard(documents, tokens, experts, weights, extras or {})
         shard.check(self.manifest)
-        index, offset = len(self.shards), self.n_documents
+        offset = self.n_documents
+        arrays = dict(sorted(shard.extras.items()))
+        tables = {DOCUMENTS: shard.documents_table(), USAGE: shard.usage_table(self.manifest, offset)}
+        if "routing" in self.manifest.kept:
+            routing = {"experts": experts} | ({} if weights is None else {"weights": weights.astype(np.float16)})
+            arrays = {"routing": routing} | arrays
+            tables[TOKENS] = shard.tokens_table(offset)
+        return self._write(len(documents), len(experts), arrays, tables)
+
+    def append_usage(
+        self,
+        *,
+        documents: Sequence[Mapping[str, Any]],
+        n_tokens: np.ndarray,
+        selections: np.ndarray,
+        gate_mass: np.ndarray | None = None,
+        saliency: np.ndarray | None = None,
+    ) -> ShardEntry:
+        """Write one shard of documents of which only counts are known.
+
+        Parameters
+        ----------
+        documents : sequence of mappings
+            As `append` takes them.
+        n_tokens : ndarray of int, shape (n_documents,)
+            Tokens of each document.
+        selections : ndarray of int, shape (n_documents, n_layers, max_experts)
+            Zero past a layer's own experts.
+        gate_mass, saliency : ndarray of float, same shape, optional
+            Sums of gate weights, and of gate weights times norms of the experts' outputs. Every shard of a trace has the same
+            of them; gate mass exactly where the manifest has weights.
+
+        Returns
+        -------
+        ShardEntry
+
+        Raises
+        ------
+        MoeProbeError
+            When arrays disagree in shape, a count is negative, more than the tokens allow, or no number, a document has no
+            topic, the trace keeps routing, or the disk refuses.
+        """
+        shard = UsageShard(documents, n_tokens, selections, gate_mass, saliency)
+        shard.check(self.manifest)
+        tables = {DOCUMENTS: shard.documents_table(), USAGE: shard.usage_table(self.manifest, self.n_documents)}
+        return self._write(len(documents), int(n_tokens.sum()), {}, tables)
+
+    def _write(
+        self, n_documents: int, n_tokens: int, arrays: Mapping[str, Mapping[str, Any]], tables: Mapping[str, pa.Table]
+    ) -> ShardEntry:
+        index = len(self.shards)
         with disk_errors(self.root, keeps=f"{index} whole shards are kept"):
             part = self.root / PARTS / f"{index:05d}"
-            arrays = dict(sorted(shard.extras.items()))
-            tables = {DOCUMENTS: shard.documents_table(), USAGE: shard.usage_table(self.manifest, offset)}
-            if "routing" in self.manifest.kept:
-                routing = {"experts": experts} | ({} if weights is None else {"weights": weights.astype(np.float16)})
-                arrays = {"routing": routing} | arrays
-                tables[TOKENS] = shard.tokens_table(offset)
             files = [self._save_arrays(folder, index, named) for folder, named in arrays.items()]
             for name, table in tables.items():
                 _write_table(part / name, table)
             entry = ShardEntry(
                 index=index,
-                n_documents=len(documents),
-                n_tokens=len(experts),
+                n_documents=n_documents,
+                n_tokens=n_tokens,
                 files=tuple(file_entry(self.root, f) for f in files),
             )
             write_text(part.with_suffix(".json"), entry.model_dump_json(indent=1))
