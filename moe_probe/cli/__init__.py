@@ -4,7 +4,7 @@ Files with commands:
 
 - `runs`: ``demo``, ``run``, ``collect``, ``analyze``, ``report``; `importing`: ``import``; `merging`: ``merge``.
 - `saes`: ``sae train``, ``sae load``, ``sae eval``; `features`: ``label``, ``find``.
-- `match`, `ablate`, `tree`, `compare`, `inspect`, `check`: the command of that name; `costs`: ``cost``.
+- `match`, `ablate`, `tree`, `compare`, `inspect`, `check`, `models`: the command of that name; `costs`: ``cost``.
 - `provenance`: ``info``, ``verify``, ``cite``.
 
 What all commands share:
@@ -33,6 +33,7 @@ from moe_probe.cli import (
     inspect,
     match,
     merging,
+    models,
     provenance,
     runs,
     saes,
@@ -52,7 +53,22 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 it could not be done, 2 wrong usage, 3 a gate failed (something watched fired), "
     "130 interrupted (--resume goes on).",
 )
-for module in (runs, importing, merging, saes, features, match, ablate, tree, costs, compare, check, provenance, inspect):
+for module in (
+    runs,
+    importing,
+    merging,
+    saes,
+    features,
+    match,
+    ablate,
+    tree,
+    costs,
+    compare,
+    check,
+    provenance,
+    inspect,
+    models,
+):
     module.register(app)
 document_exit_status(app)
 

@@ -5,5 +5,6 @@
 - `ablation` knock-outs: the loss on each topic without experts, groups or features.
 - `compare` runs that differ in model, checkpoint, corpus, label, seed or SAE width.
 - `inspect` experts and features of one output, its topic, and whether watched units fire.
+- `models_table` one record per model and corpus, and the table, page and answer made from them.
 - `cost` what a run cost, and what the same would cost for other models.
 """

@@ -2,9 +2,10 @@
 
 - `routing` experts, layers, SAEs; `maps` units in the plane and topic by topic; `units` experts beside features, and
   knock-outs.
-- `tree` feature splitting; `compare` runs beside each other.
+- `tree` feature splitting; `compare` runs beside each other; `model_table` models beside each other.
 - `panels` what a heat map or scatter shows, for these figures and for the SVG of the report alike; the colour scales.
-- `drawing` the parts that figures share: Axes, colour bars, layer ticks, PNG bytes; `fonts` fonts that have all characters.
+- `drawing` the parts that figures share: Axes, colour bars, layer ticks, PNG and SVG bytes; `fonts` fonts that have all
+  characters.
 
 Every function but `maps.maps` (its module has the name) can be had from here; matplotlib is imported at the first use.
 
@@ -32,6 +33,7 @@ _PUBLIC = {
     "maps": ("topic_panels",),
     "units": ("prediction_bars", "carriers", "ablation_matrix"),
     "tree": ("purity_bars",),
+    "model_table": ("topic_information",),
     "compare": ("topic_differences", "forest", "layer_lines", "alignment", "label_scatter", "sae_lines"),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
