@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import Mode, Out, command
 from moe_probe.core.errors import UsageError
-from moe_probe.core.settings import Settings, setting
+from moe_probe.core.settings import Settings, flag_of, setting
+from moe_probe.recording.importers.options import LabelColumns
 from moe_probe.recording.settings import CollectOptions
 
-FORMATS = ("table", "vllm", "sglang", "fingerprints")
+if TYPE_CHECKING:
+    from moe_probe.recording.importers import ImportOptions
+
+FORMATS = ("table", "arrays", "usage", "vllm", "sglang", "fingerprints")
+_ARRAYS = ("arrays", "usage")
+#: Options that only some formats have, and why the others have none.
+_ONLY: dict[str, tuple[tuple[str, ...], str]] = {
+    "topics": (("fingerprints",), "it names the topics of fingerprints"),
+    "documents": (_ARRAYS, "the other formats have labels beside the routing"),
+    "topic": (_ARRAYS, "the other formats have a topic for every document"),
+    **{
+        f"{name}_column": (_ARRAYS, "the other formats have fixed names of columns")
+        for name in ("id", "topic", "subtopic", "group", "split")
+    },
+    "tokens_column": (("usage",), "the other formats have the tokens themselves"),
+    "sums": (("usage",), "the other formats have documents"),
+    "top_k": (("usage", "sglang", "vllm"), "the routing itself shows it"),
+    "tokenizer": (tuple(name for name in FORMATS if name != "usage"), "counts have no tokens"),
+    "shard_tokens": (tuple(name for name in FORMATS if name != "usage"), "counts have no tokens"),
+}
+_COLUMNS = LabelColumns()
 _SHARD_TOKENS = CollectOptions.model_fields["shard_tokens"].default
 
 
@@ -24,14 +45,27 @@ class ImportSettings(Settings):
     panel: ClassVar[str] = "What is recorded"
 
     format: str = setting(
-        "table", "table (one row per token), vllm or sglang (one row per answer), fingerprints (one file each)"
+        "table",
+        "table (one row per token), arrays (experts of tokens as .npz or .safetensors), usage (counts or fractions of "
+        "documents), vllm or sglang (one row per answer), fingerprints (one file each)",
     )
     topics: Path | None = setting(None, "CSV of dataset, category, topic, for fingerprints")
     num_experts: str | None = setting(
         None, "experts of each layer: one number, or 0:8,1:64 (layer:experts) where layers differ"
     )
     layers: tuple[int, ...] = setting((), "MoE layers to keep, as 1-23 or 1,3,5; servers return dense layers too")
-    top_k: int | None = setting(None, "experts per token, for SGLang, whose answers do not say it", ge=1)
+    top_k: int | None = setting(None, "experts per token, where counts or SGLang's answers do not say it", ge=1)
+    documents: Path | None = setting(
+        None, "labels of arrays and usage, row i for document i [default: documents.parquet or .csv beside the file]"
+    )
+    topic: str | None = setting(None, "one topic for all documents of arrays or usage, in place of labels")
+    id_column: str = setting(_COLUMNS.document, "column of the labels with a unique name")
+    topic_column: str = setting(_COLUMNS.topic, "column of the labels with the topic")
+    subtopic_column: str = setting(_COLUMNS.subtopic, "column of the labels with the finer topic")
+    group_column: str = setting(_COLUMNS.group, "column of the labels with the unit that is permuted (a source)")
+    split_column: str = setting(_COLUMNS.split, "column of the labels with a split of your own")
+    tokens_column: str = setting(_COLUMNS.tokens, "column of the labels with the number of tokens, for usage")
+    sums: bool = setting(False, "rows of usage are sums by topic, without documents: effects only, nothing can be tested")
     tokenizer: Path | None = setting(
         None, "folder of the model's tokenizer: gives token ids their text and leaves special tokens out of the counts"
     )
@@ -67,17 +101,64 @@ class ImportSettings(Settings):
             experts[int(match[1])] = int(match[2])
         return experts
 
+    def check(self) -> None:
+        """Refuse an unknown format, and options that the format does not have.
+
+        Raises
+        ------
+        UsageError
+            Naming the option.
+        """
+        if self.format not in FORMATS:
+            raise UsageError(f"--format {self.format} is not known", "", f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        for name in self.model_fields_set & set(_ONLY):
+            formats, why = _ONLY[name]
+            if self.format not in formats:
+                flag = flag_of(type(self), name)
+                hint = "omit --topics; the column topic names them" if name == "topics" else f"omit {flag}"
+                raise UsageError(f"{flag} cannot be used with --format {self.format}", why, hint)
+
+    def options(self) -> ImportOptions:
+        """Make the options of the importers."""
+        from moe_probe.recording.importers import ImportOptions, LabelColumns
+
+        return ImportOptions(
+            num_experts=self.experts_by_layer(),
+            model_id=self.model_id,
+            labels=self.label,
+            shard_tokens=self.shard_tokens,
+            layers=self.layers or None,
+            tokenizer=self.tokenizer,
+            drop_constant=self.drop_constant,
+            top_k=self.top_k,
+            columns=LabelColumns(
+                document=self.id_column,
+                topic=self.topic_column,
+                subtopic=self.subtopic_column,
+                group=self.group_column,
+                split=self.split_column,
+                tokens=self.tokens_column,
+            ),
+        )
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    command(app, "import", "moe-probe import routing.parquet --out traces/mine --num-experts 32")(import_)
+    command(
+        app,
+        "import",
+        "moe-probe import routing.parquet --out traces/mine --num-experts 32",
+        "experts of tokens in arrays: moe-probe import law.npz --format arrays --topic law --num-experts 64 --out traces/law",
+        "shares of prompts: moe-probe import fractions.npz --format usage --top-k 2 --topic-column subject --out traces/mmlu",
+    )(import_)
 
 
 def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Interchange table (.parquet, .jsonl), answers (.jsonl, .json), or folder of fingerprints; text files may "
+            help="Interchange table (.parquet, .jsonl), arrays (.npz, .safetensors), counts as arrays or as a long table "
+            "(.parquet, .csv), answers (.jsonl, .json), or folder of fingerprints; text files of tables and answers may "
             "be .gz or .zst, and a folder or a glob stands for several.",
             show_default=False,
         ),
@@ -89,26 +170,22 @@ def import_(
     console: Console,
 ) -> None:
     """Make a trace from routing that was recorded elsewhere."""
-    from moe_probe.recording.importers import ImportOptions, import_fingerprints, import_responses, import_table
-
-    if settings.format not in FORMATS:
-        raise UsageError(f"--format {settings.format} is not known", "", "table, vllm, sglang or fingerprints")
-    if settings.topics is not None and settings.format != "fingerprints":
-        raise UsageError(
-            f"--topics cannot be used with --format {settings.format}",
-            "it names the topics of fingerprints",
-            "omit --topics; the column topic names them",
-        )
-    options = ImportOptions(
-        num_experts=settings.experts_by_layer(),
-        model_id=settings.model_id,
-        labels=settings.label,
-        shard_tokens=settings.shard_tokens,
-        layers=settings.layers or None,
-        tokenizer=settings.tokenizer,
-        drop_constant=settings.drop_constant,
+    from moe_probe.recording.importers import (
+        import_arrays,
+        import_fingerprints,
+        import_responses,
+        import_table,
+        import_usage,
     )
-    if settings.format == "table":
+
+    settings.check()
+    options = settings.options()
+    labels = {"documents": settings.documents, "topic": settings.topic}
+    if settings.format == "arrays":
+        trace = import_arrays(source, out, options=options, mode=mode, **labels)
+    elif settings.format == "usage":
+        trace = import_usage(source, out, sums=settings.sums, options=options, mode=mode, **labels)
+    elif settings.format == "table":
         trace = import_table(source, out, options=options, mode=mode)
     elif settings.format == "fingerprints":
         trace = import_fingerprints(source, out, topics=settings.topics, options=options, mode=mode)

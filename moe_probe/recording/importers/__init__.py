@@ -6,6 +6,9 @@ One file per format:
 - `responses` answers of vLLM and SGLang: `answers` finds the fields of each version, `routed` decodes the arrays of
   experts, `sequence` joins those of prompt and answer.
 - `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting.
+- `arrays` routing token by token in NumPy or safetensors arrays; `usage` counts or fractions per document, whose tokens
+  `fractions` recovers, and the long tables and sums by topic of `usage_table`; `arrayfile` opens arrays safely, `labels`
+  reads the table of documents beside them.
 
 Shared by all, in the order of the data; your own arrays go to `records` directly:
 
@@ -25,24 +28,29 @@ Of records that have counts only:
 - `usage_records` ends every import of counts: surveys, writes.
 """
 
+from moe_probe.recording.importers.arrays import import_arrays
 from moe_probe.recording.importers.fingerprints import import_fingerprints
-from moe_probe.recording.importers.options import ImportOptions, ImportSource
+from moe_probe.recording.importers.options import ImportOptions, ImportSource, LabelColumns
 from moe_probe.recording.importers.records import import_records
 from moe_probe.recording.importers.responses import import_responses
 from moe_probe.recording.importers.table import import_table
 from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
+from moe_probe.recording.importers.usage import import_usage
 from moe_probe.recording.importers.usage_block import UsageBlock
 from moe_probe.recording.importers.usage_records import import_usage_records
 
 __all__ = [
     "ImportOptions",
     "ImportSource",
+    "LabelColumns",
     "SourceRows",
     "TokenRecord",
     "UsageBlock",
+    "import_arrays",
     "import_fingerprints",
     "import_records",
     "import_responses",
     "import_table",
+    "import_usage",
     "import_usage_records",
 ]

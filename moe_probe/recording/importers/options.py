@@ -12,6 +12,26 @@ from moe_probe.core.schema import RESERVED_LABELS
 
 
 @dataclass(frozen=True)
+class LabelColumns:
+    """Which column of a table of documents has what; all but the topic may be missing.
+
+    Attributes
+    ----------
+    document, topic, subtopic, group, split : str
+        Name of the document, and its labels.
+    tokens : str
+        Number of tokens of the document.
+    """
+
+    document: str = "document"
+    topic: str = "topic"
+    subtopic: str = "subtopic"
+    group: str = "group"
+    split: str = "split"
+    tokens: str = "tokens"
+
+
+@dataclass(frozen=True)
 class ImportOptions:
     """How recorded routing is read.
 
@@ -33,7 +53,9 @@ class ImportOptions:
     drop_constant : bool
         Omit tokens that share one set of experts in every layer with many others (warm-up requests).
     top_k : int, optional
-        Experts that a token selects in a layer, for records that do not say it: counts, and SGLang's answers.
+        Experts that a token selects in a layer, for records of counts that do not say it.
+    columns : LabelColumns
+        Columns of the table of documents that goes with arrays.
 
     Raises
     ------
@@ -49,6 +71,7 @@ class ImportOptions:
     tokenizer: Path | None = None
     drop_constant: bool = False
     top_k: int | None = None
+    columns: LabelColumns = LabelColumns()
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""

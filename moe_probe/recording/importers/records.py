@@ -12,7 +12,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import check_output_folder
 from moe_probe.core.progress import track
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.schema import MANIFEST, WORDS, CorpusInfo, Manifest, ModelInfo
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.plan import ImportPlan, make_plan
 from moe_probe.recording.importers.survey import Survey
@@ -64,7 +64,7 @@ def import_records(
     def filled(stream: Iterator[TokenRecord]) -> Iterator[TokenRecord]:
         return stream if texts is None else map(texts.fill, stream)
 
-    survey = Survey(source.layers)
+    survey = Survey(source.layers, words=source.words)
     for record in filled(track(_unique(records()), "check", unit="documents")):
         survey.add(record)
     if not survey.n_tokens:
@@ -110,6 +110,7 @@ def _manifest(
         has_text=False,
         settings={
             "shard_tokens": options.shard_tokens,
+            **({} if source.words else {WORDS: False}),
             **({"drop_constant": True} if options.drop_constant else {}),
             **({} if texts is None else texts.settings),
         },

@@ -82,10 +82,12 @@ class Survey:
     ----------
     layers : sequence of int
         Number of each column's layer.
+    words : bool
+        Whether the ids of the tokens are known.
     """
 
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = list(layers)
+    def __init__(self, layers: Sequence[int], *, words: bool = True) -> None:
+        self.layers, self.words = list(layers), words
         self.columns = [LayerSurvey() for _ in layers]
         self.n_tokens = self.n_documents = 0
         self.has_weights: bool | None = None
@@ -119,7 +121,8 @@ class Survey:
                     "NUL or half a surrogate pair",
                     "clean the file",
                 )
-        check_order(np.zeros(len(record.position), dtype=int), record.position, record.token_id, record.where)
+        token_id = record.token_id if self.words else None
+        check_order(np.zeros(len(record.position), dtype=int), record.position, token_id, record.where)
         if self.has_weights not in (None, record.weights is not None):
             raise MoeProbeError(
                 f"document '{name}' has {'' if record.weights is not None else 'no '}gate weights",
