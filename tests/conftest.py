@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.corpora import write_corpus
+from support.quick import quick
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads would only fight each other
 
@@ -51,3 +53,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def corpus_file(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus.jsonl")
+
+
+@pytest.fixture(scope="module")
+def quick_analyses() -> Iterator[None]:
+    """Run all tests of a module with quick analyses: they are about something else."""
+    with quick():
+        yield

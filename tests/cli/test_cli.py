@@ -16,6 +16,8 @@ from support.corpora import write_corpus
 from moe_probe.cli import main
 from moe_probe.testing import PlantedExpert, planted_trace
 
+pytestmark = pytest.mark.usefixtures("quick_analyses")
+
 
 class Outcome:
     """Exit status and what was said where."""
@@ -186,13 +188,10 @@ def test_hostile_names_do_not_reach_the_terminal(call, tmp_path: Path) -> None:
     assert "\x1b" not in said and "evil\\x1b" in said
 
 
-def test_interrupted_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path) -> None:
+def test_interrupted_run_says_how_to_go_on(call, checkpoint: Path, tmp_path: Path) -> None:
     """Ctrl-C while collecting: status 130, the command to resume, and resuming finishes the run."""
-    corpus = write_corpus(tmp_path / "c.jsonl", documents=240)
+    corpus = write_corpus(tmp_path / "c.jsonl", documents=120)
     words = [
-        sys.executable,
-        "-m",
-        "moe_probe",
         "run",
         str(checkpoint),
         "--corpus",
@@ -205,7 +204,9 @@ def test_interrupted_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path) -> 
         "99",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moe_probe", *words], stderr=subprocess.PIPE, text=True, env=environment
+    )
     parts, deadline = tmp_path / "r" / "trace" / "parts", time.monotonic() + 120
     while not (parts.exists() and list(parts.glob("*.json"))) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -217,5 +218,7 @@ def test_interrupted_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path) -> 
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in said and "--resume" in said.splitlines()[-1] and "Traceback" not in said
-    done = subprocess.run([*words, "--resume", "--quiet"], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0 and "report.html" in done.stdout
+    n_whole = len(list(parts.glob("*.json")))
+    assert n_whole
+    done = call(*words, "--resume", "--quiet")
+    assert done.status == 0 and "report.html" in done.out

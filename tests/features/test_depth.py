@@ -26,6 +26,7 @@ from moe_probe.features.tree import (
 )
 from moe_probe.recording.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("quick_analyses")
 BASE: dict[str, object] = {"layer": 0, "hook": "router_input"}
 
 
@@ -128,7 +129,7 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
     """Make a run whose topics have words of their own, so that features of topics exist."""
     import json
 

@@ -34,6 +34,7 @@ from moe_probe.report.sections.splitting import splitting_section
 from moe_probe.report.sections.subjects import human_lines
 from moe_probe.sae import SaeConfig, make_sae
 
+pytestmark = pytest.mark.usefixtures("quick_analyses")
 COARSE, PARTS, D = 10, 4, 48
 
 
@@ -201,7 +202,7 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
     root = tmp_path_factory.mktemp("tree")
     corpus = write_corpus(root / "corpus.jsonl", documents=48)
     rows = [json.loads(line) for line in corpus.read_text().splitlines()]  # each topic has a source of its own
@@ -294,7 +295,7 @@ def test_later_stages_permute_within_the_strata_of_the_run(run: Path, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nested_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
     """One Matryoshka SAE, whose nested parts are the levels; topics have words of their own."""
     root = tmp_path_factory.mktemp("nested")
     rng = np.random.default_rng(0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 from support.corpora import write_corpus
+from support.quick import quick
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -40,6 +42,12 @@ def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     corpus = write_corpus(folder / "corpus.jsonl")
     run(config(checkpoint, corpus), folder / "one")
     return folder
+
+
+@pytest.fixture
+def quickly() -> Iterator[None]:
+    with quick():
+        yield
 
 
 def test_run_writes_what_it_promises(finished: Path) -> None:
@@ -105,6 +113,7 @@ def test_run_writes_what_it_promises(finished: Path) -> None:
         assert set(columns) <= set(pd.read_parquet(root / "results" / f"{name}.parquet").columns)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_the_type_of_weights_reaches_every_stage(finished: Path, checkpoint: Path) -> None:
     """Loaded in another type a model has another fingerprint: each stage has to load it as the trace did."""
     root = finished / "half"
@@ -158,6 +167,7 @@ def test_resume_skips_what_is_unchanged(finished: Path, checkpoint: Path) -> Non
     assert run(more, finished / "three", mode="resume").skipped == ("collect",)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_refusals_lose_nothing(finished: Path, checkpoint: Path, tmp_path: Path) -> None:
     settings = config(checkpoint, finished / "corpus.jsonl")
     shutil.copytree(finished / "one", tmp_path / "run")
@@ -215,6 +225,7 @@ def test_bad_settings(tmp_path: Path, text: str, message: str) -> None:
         load_config(path, {})
 
 
+@pytest.mark.usefixtures("quickly")
 def test_ledger_survives_half_a_file(finished: Path, checkpoint: Path) -> None:
     shutil.copytree(finished / "one", finished / "four")
     (finished / "four" / "logs" / "stages.json").write_text('{"collect": ')

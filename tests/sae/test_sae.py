@@ -56,7 +56,7 @@ def stream(seed: int = 1) -> Iterator[Tensor]:
 
 def trained(architecture: str) -> Sae:
     config = SaeConfig(architecture=architecture, d_in=D, d_sae=M, k=ACTIVE, **SETTINGS[architecture])
-    return train_saes(stream(), [config], options=TrainOptions(steps=800, dead_after=20_000))[0]
+    return train_saes(stream(), [config], options=TrainOptions(steps=500, dead_after=20_000))[0]
 
 
 @pytest.fixture(scope="module")
