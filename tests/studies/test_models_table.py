@@ -125,6 +125,8 @@ def test_counts_have_effects_and_no_test(planted: RunDirectory) -> None:
     assert set(row.information.model_dump().values()) == set(row.decoding.model_dump().values()) == {None}
     assert not row.tested and all(t.replicated is None and t.words == "not testable" for t in row.topics)
     assert any((t.layer, t.experts) == (1, (3,)) for t in row.topics)
+    assert {(t.lift_low, t.lift_high, t.lift_held_out) for t in row.topics} == {(None, None, None)}
+    assert all(t.lift is not None for t in row.topics)
     page = models_page([row])
     assert NOT_TESTABLE in page and "nan" not in page.lower() and "None" not in page
     assert "only summed counts are known" in answer_sentences([row])[1]

@@ -185,7 +185,9 @@ def _unit(verdict: dict[str, Any], pairs: pd.DataFrame, evidence: Evidence, rule
         if large.empty:
             return {"words": words}
         best = large.sort_values(["log2_lift", "layer", "expert"], ascending=[False, True, True], kind="stable").iloc[0]
-        return {"words": words, "experts": (int(best["expert"]),), **_sizes(best), "replicated": _replicated(best, evidence)}
+        untested = dict.fromkeys(("lift_low", "lift_high", "lift_held_out")) if evidence is Evidence.COUNTS else {}
+        found = {"experts": (int(best["expert"]),), "replicated": _replicated(best, evidence), "words": words}
+        return found | _sizes(best) | untested
     experts = tuple(int(e) for e in parse_members(str(verdict["experts"])))
     replicated: bool | None = verdict["verdict"] in ("expert", "group")
     if not replicated:
