@@ -41,7 +41,7 @@ def load(model: str) -> Any:
     from moe_probe.models import LoadedModel, find_moe_layers, fingerprint, load_model
 
     if model != "tiny":
-        return load_model(model, progress=False)
+        return load_model(model, dtype="float32", progress=False)  # fast also without bfloat16 units
     import torch
     import transformers
 

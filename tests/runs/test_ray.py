@@ -84,22 +84,6 @@ def check_same(path: Path, alone: Trace) -> None:
     assert not Parts.of(path).root.exists()
 
 
-def test_two_workers_collect_what_one_process_collects(
-    cluster: Cluster, checkpoint: Path, corpus: Path, alone: Trace, tmp_path: Path
-) -> None:
-    out = tmp_path / "trace"
-    words = ("collect", checkpoint, "--corpus", corpus, "--out", out, *RECORDED, *WORKERS)
-    status, printed, said = moe_probe(*words, "--json")
-    assert status == 0, said
-    assert json.loads(printed)["documents"] == 30  # nothing of Ray's is on stdout
-    assert "2 workers with 1 CPU and 0 GPUs each" in said and "joining 8 parts" in said and "(pid=" not in said
-    check_same(out, alone)
-    Parts.of(out).begin().settle(8, 4096)  # as if the driver had been killed while it removed them
-    status, _, said = moe_probe(*words, "--resume")
-    assert status == 0 and "joining" not in said, said  # there was nothing to do
-    check_same(out, alone)
-
-
 class DyingCollectWork(CollectWork):
     """One worker kills itself once, behind its first whole shard."""
 
@@ -123,15 +107,22 @@ class DyingCollectWork(CollectWork):
             writers.append = append
 
 
-def test_a_worker_that_is_killed_is_replaced(
+def test_two_workers_one_of_them_killed_collect_what_one_process_collects(
     cluster: Cluster, checkpoint: Path, corpus: Path, alone: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DyingCollectWork, "marker", tmp_path / "killed", raising=False)
     monkeypatch.setattr("moe_probe.recording.collect.ray_collect.CollectWork", DyingCollectWork)
     out = tmp_path / "trace"
-    status, _, said = moe_probe("collect", checkpoint, "--corpus", corpus, "--out", out, *RECORDED, *WORKERS)
+    words = ("collect", checkpoint, "--corpus", corpus, "--out", out, *RECORDED, *WORKERS)
+    status, printed, said = moe_probe(*words, "--json")
     assert status == 0, said
+    assert json.loads(printed)["documents"] == 30  # nothing of Ray's is on stdout
+    assert "2 workers with 1 CPU and 0 GPUs each" in said and "joining 8 parts" in said and "(pid=" not in said
     assert (tmp_path / "killed").exists() and said.count("is replaced (its worker process has died") == 1
+    check_same(out, alone)
+    Parts.of(out).begin().settle(8, 4096)  # as if the driver had been killed while it removed them
+    status, _, said = moe_probe(*words, "--resume")
+    assert status == 0 and "joining" not in said, said  # there was nothing to do
     check_same(out, alone)
 
 
@@ -167,6 +158,8 @@ def test_a_driver_that_is_ended_goes_on_where_it_was(
 ) -> None:
     out, parts = tmp_path / "trace", Parts.of(tmp_path / "trace")
     words = [str(w) for w in ("collect", checkpoint, "--corpus", corpus, "--out", out, *RECORDED, *WORKERS)]
+    if signum == signal.SIGINT:  # one worker is enough to be interrupted
+        words[words.index("--num-workers") + 1] = "1"
     address = {"RAY_ADDRESS": cluster.ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-c", _DRIVER, *words]
     with subprocess.Popen(command, env=os.environ | address, text=True, stderr=subprocess.PIPE) as driver:
