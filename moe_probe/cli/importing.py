@@ -18,8 +18,10 @@ from moe_probe.recording.settings import CollectOptions
 if TYPE_CHECKING:
     from moe_probe.recording.importers import ImportOptions
 
-FORMATS = ("table", "arrays", "usage", "vllm", "sglang", "fingerprints")
-_ARRAYS = ("arrays", "usage")
+#: Recordings of engines, a file each.
+RECORDINGS = ("sglang-distribution", "imatrix")
+FORMATS = ("table", "arrays", "usage", "vllm", "sglang", "fingerprints", *RECORDINGS)
+_ARRAYS = ("arrays", "usage", *RECORDINGS)
 #: Options that only some formats have, and why the others have none.
 _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
     "topics": (("fingerprints",), "it names the topics of fingerprints"),
@@ -29,11 +31,12 @@ _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
         f"{name}_column": (_ARRAYS, "the other formats have fixed names of columns")
         for name in ("id", "topic", "subtopic", "group", "split")
     },
-    "tokens_column": (("usage",), "the other formats have the tokens themselves"),
+    "tokens_column": (("usage", *RECORDINGS), "the other formats have the tokens themselves"),
     "sums": (("usage",), "the other formats have documents"),
-    "top_k": (("usage", "sglang", "vllm"), "the routing itself shows it"),
-    "tokenizer": (tuple(name for name in FORMATS if name != "usage"), "counts have no tokens"),
-    "shard_tokens": (tuple(name for name in FORMATS if name != "usage"), "counts have no tokens"),
+    "files_are_documents": (RECORDINGS, "the other formats have documents"),
+    "top_k": (("usage", "sglang", "vllm", *RECORDINGS), "the routing itself shows it"),
+    "tokenizer": (tuple(name for name in FORMATS if name not in ("usage", "imatrix")), "counts have no tokens"),
+    "shard_tokens": (tuple(name for name in FORMATS if name not in ("usage", "imatrix")), "counts have no tokens"),
 }
 _COLUMNS = LabelColumns()
 _SHARD_TOKENS = CollectOptions.model_fields["shard_tokens"].default
@@ -47,7 +50,8 @@ class ImportSettings(Settings):
     format: str = setting(
         "table",
         "table (one row per token), arrays (experts of tokens as .npz or .safetensors), usage (counts or fractions of "
-        "documents), vllm or sglang (one row per answer), fingerprints (one file each)",
+        "documents), vllm or sglang (one row per answer), fingerprints (one file each), sglang-distribution (files of SGLang's "
+        "recorder), imatrix (GGUF files of llama.cpp)",
     )
     topics: Path | None = setting(None, "CSV of dataset, category, topic, for fingerprints")
     num_experts: str | None = setting(
@@ -66,6 +70,9 @@ class ImportSettings(Settings):
     split_column: str = setting(_COLUMNS.split, "column of the labels with a split of your own")
     tokens_column: str = setting(_COLUMNS.tokens, "column of the labels with the number of tokens, for usage")
     sums: bool = setting(False, "rows of usage are sums by topic, without documents: effects only, nothing can be tested")
+    files_are_documents: bool = setting(
+        False, "each recording of counts is a document or an independent shard; else files of a topic are added up"
+    )
     tokenizer: Path | None = setting(
         None, "folder of the model's tokenizer: gives token ids their text and leaves special tokens out of the counts"
     )
@@ -158,8 +165,8 @@ def import_(
         Path,
         typer.Argument(
             help="Interchange table (.parquet, .jsonl), arrays (.npz, .safetensors), counts as arrays or as a long table "
-            "(.parquet, .csv), answers (.jsonl, .json), or folder of fingerprints; text files of tables and answers may "
-            "be .gz or .zst, and a folder or a glob stands for several.",
+            "(.parquet, .csv), answers (.jsonl, .json), files of recorders, or folder of fingerprints; text files "
+            "of tables and answers may be .gz or .zst, and a folder or a glob stands for several.",
             show_default=False,
         ),
     ],
@@ -173,7 +180,9 @@ def import_(
     from moe_probe.recording.importers import (
         import_arrays,
         import_fingerprints,
+        import_imatrix,
         import_responses,
+        import_sglang_distribution,
         import_table,
         import_usage,
     )
@@ -185,6 +194,10 @@ def import_(
         trace = import_arrays(source, out, options=options, mode=mode, **labels)
     elif settings.format == "usage":
         trace = import_usage(source, out, sums=settings.sums, options=options, mode=mode, **labels)
+    elif settings.format in RECORDINGS:
+        importer = import_imatrix if settings.format == "imatrix" else import_sglang_distribution
+        documents = settings.files_are_documents
+        trace = importer(source, out, files_are_documents=documents, options=options, mode=mode, **labels)
     elif settings.format == "table":
         trace = import_table(source, out, options=options, mode=mode)
     elif settings.format == "fingerprints":

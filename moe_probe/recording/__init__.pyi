@@ -1,6 +1,13 @@
 from .collect import EncodedDocument, Encoder, Window, collect_trace
 from .corpus import Columns, Corpus, Document
-from .importers import ImportOptions, import_fingerprints, import_responses, import_table
+from .importers import (
+    ImportOptions,
+    import_fingerprints,
+    import_imatrix,
+    import_responses,
+    import_sglang_distribution,
+    import_table,
+)
 from .run_model import load_model_of
 from .rundir import RunDirectory
 from .settings import CollectOptions, CorpusSettings
@@ -21,7 +28,9 @@ __all__ = [
     "Window",
     "collect_trace",
     "import_fingerprints",
+    "import_imatrix",
     "import_responses",
+    "import_sglang_distribution",
     "import_table",
     "load_model_of",
     "verify",

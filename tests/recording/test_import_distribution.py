@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.cli import app
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.schema import Evidence
+from moe_probe.recording.importers import ImportOptions, import_sglang_distribution
 from moe_probe.recording.importers.recordings import Recording
 from moe_probe.recording.importers.sglang_distribution import has_tokens, read_dump, recording_of
 from moe_probe.recording.importers.sglang_tokens import LeftOut, prompt_records
+from moe_probe.recording.trace import verify
 
 PASSES = np.array(
     [[[0, 0, 0, 0], [3, 1, 0, 2], [0, 2, 2, 2]], [[0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]]
@@ -328,3 +334,122 @@ def test_damage_never_ends_in_anything_but_a_sentence(tmp_path_factory: pytest.T
     except MoeProbeError:
         return
     assert all((counts >= 0).all() and counts.any() for counts in recording.selections.values())
+
+
+def balanced(seed: int, *, factor: int = 1) -> np.ndarray:
+    """Count top-2 routing of 40 tokens in each of three passes, shape (pass, layer, expert); layer 0 is dense."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((4, 3, 32), dtype=int)
+    for one, layer in product(range(3), (1, 2)):
+        np.add.at(counts[one, layer], np.concatenate([rng.choice(32, 2, replace=False) for _ in range(40)]), factor)
+    return counts
+
+
+def write_topics(folder: Path, factor: int = 1) -> list[np.ndarray]:
+    counts = [balanced(seed, factor=factor) for seed in range(3)]
+    for name, one in zip(("a", "b", "c"), counts, strict=True):
+        dump(folder, stat(one), f"{name}.pt")
+    (folder / "documents.csv").write_text("file,topic\na.pt,law\nb.pt,law\nc.pt,math\n")
+    return [one.sum(axis=0)[1:] for one in counts]
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_counts_become_a_trace(tmp_path: Path, documents: bool) -> None:
+    counts = write_topics(tmp_path)
+    options = ImportOptions(top_k=2)
+    trace = import_sglang_distribution(tmp_path, tmp_path / "trace", files_are_documents=documents, options=options)
+    expected = np.array(counts if documents else [counts[0] + counts[1], counts[2]])
+    assert (trace.usage().selections == expected).all() and verify(trace.root) == []
+    assert trace.documents["n_tokens"].tolist() == ([120] * 3 if documents else [240, 120])
+    assert trace.manifest.evidence is (Evidence.DOCUMENTS if documents else Evidence.COUNTS)
+    assert [layer.layer for layer in trace.layers] == [1, 2]
+    assert trace.warnings == ("left out as dense: layers without any selection (0)",)
+
+
+def test_ranks_that_count_the_same_tokens_are_noticed(tmp_path: Path) -> None:
+    write_topics(tmp_path, factor=4)
+    trace = import_sglang_distribution(tmp_path, tmp_path / "trace", options=ImportOptions(top_k=2))
+    assert sum("every count is a multiple of 4" in note for note in trace.warnings) == 3
+
+
+def test_top_k_is_needed_and_has_to_fit(tmp_path: Path) -> None:
+    path = dump(tmp_path, stat(balanced(0)))
+    with pytest.raises(UsageError, match="experts per token is not known"):
+        import_sglang_distribution(path, tmp_path / "t", topic="law")
+    with pytest.raises(MoeProbeError, match="no multiple of --top-k 7"):
+        import_sglang_distribution(path, tmp_path / "t", topic="law", options=ImportOptions(top_k=7))
+
+
+def test_tokens_become_a_trace_with_words(tmp_path: Path) -> None:
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    arrays = []
+    for name, lengths in (("a", [30, 40]), ("b", [50])):
+        data = per_token(lengths)
+        arrays.append(data["records"][0]["topk_ids_of_layer"].numpy()[1:, :, :2].transpose(1, 0, 2))
+        data["records"].append(per_token([2, 2], forward_mode=2, extend_seq_lens=None)["records"][0])
+        dump(folder, data, f"{name}.pt")
+    (folder / "documents.csv").write_text("file,topic\na.pt,law\nb.pt,math\n")
+    trace = import_sglang_distribution(folder, tmp_path / "trace")
+    assert trace.manifest.evidence is Evidence.WORDS and verify(trace.root) == []
+    assert (np.concatenate([chunk.experts for chunk in trace.iter_routing()]) == np.concatenate(arrays)).all()
+    assert trace.documents["document"].tolist() == ["a#1", "a#2", "b#1"]
+    assert trace.documents["topic"].tolist() == ["law", "law", "math"]
+    assert [(layer.layer, layer.num_experts) for layer in trace.layers] == [(1, 4), (2, 4)]
+    assert any("8 generated tokens" in note for note in trace.warnings)
+    for more in ({"files_are_documents": True}, {"options": ImportOptions(top_k=2)}):
+        with pytest.raises(UsageError, match="cannot be used here"):
+            import_sglang_distribution(folder, tmp_path / "t", **more)
+
+
+def test_files_that_do_not_go_together(tmp_path: Path) -> None:
+    given_: dict[str, Any] = {"topic": "law", "options": ImportOptions(top_k=2)}
+    dump(tmp_path, stat(balanced(0)), "a.pt")
+    dump(tmp_path, stat(balanced(0)), "b.pt")
+    with pytest.raises(MoeProbeError, match=r"b\.pt has the same counts as .*a\.pt: tensor-parallel ranks"):
+        import_sglang_distribution(tmp_path, tmp_path / "t", **given_)
+    dump(tmp_path, per_token([30]), "b.pt")
+    with pytest.raises(MoeProbeError, match=r"b\.pt has tokens, .*a\.pt has counts only"):
+        import_sglang_distribution(tmp_path, tmp_path / "t", **given_)
+    dump(tmp_path, per_token([30]), "a.pt")
+    with pytest.raises(MoeProbeError, match=r"b\.pt has the same tokens and experts as .*a\.pt"):
+        import_sglang_distribution(tmp_path, tmp_path / "t", topic="law")
+    dump(tmp_path, per_token([30], table=torch.arange(9).repeat(3, 1)), "a.pt")
+    with pytest.raises(MoeProbeError, match=r"b\.pt is of another model .*3 layers, 4 experts"):
+        import_sglang_distribution(tmp_path, tmp_path / "t", topic="law")
+
+
+def test_first_versions_files_of_ranks_are_added_up(tmp_path: Path) -> None:
+    for rank, seed in enumerate((0, 1)):
+        counts = balanced(seed).sum(axis=0)
+        rows = [f"{layer},{expert},{n}" for layer in (1, 2) for expert, n in enumerate(counts[layer])]
+        dump(tmp_path, "\n".join(["layer_id,expert_id,count", *rows]), f"expert_distribution_rank{rank}_timestamp1.csv")
+    options = ImportOptions(num_experts=32, top_k=2)
+    trace = import_sglang_distribution(tmp_path, tmp_path / "t", topic="law", options=options)
+    assert (trace.usage().selections[0] == (balanced(0) + balanced(1)).sum(axis=0)[1:]).all()
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = dump(tmp_path, stat(balanced(0)))
+    words = ["import", str(path), "--format", "sglang-distribution", "--out", str(tmp_path / "t")]
+    done = CliRunner().invoke(app, [*words, "--topic", "law", "--top-k", "2"])
+    assert done.exit_code == 0 and "left out as dense" in done.output
+    for more, message in (
+        (["--topic", "law", "--force"], "experts per token is not known"),
+        (["--format", "table", "--files-are-documents", "--force"], "cannot be used with --format table"),
+        (["--format", "sglang-dist", "--force"], "--format sglang-dist is not known"),
+    ):
+        done = CliRunner().invoke(app, [*words, *more])
+        assert done.exit_code == 2 and message in " ".join(done.output.split())
+
+
+def test_the_example_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(__file__).parents[2].joinpath("docs/formats.md").read_text(encoding="utf-8")
+    example = text.partition("### SGLang's expert")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(example, namespace)
+    assert capsys.readouterr().out.startswith("counts [6, 6]")
+    assert namespace["trace"].usage().selections[:, 0].tolist() == [[4, 1, 3, 4], [4, 3, 1, 4]]

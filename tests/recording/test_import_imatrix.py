@@ -5,15 +5,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.schema import Evidence
+from moe_probe.recording.importers import ImportOptions, LabelColumns, import_imatrix
 from moe_probe.recording.importers.gguf import read_gguf
 from moe_probe.recording.importers.imatrix import read_imatrix
+from moe_probe.recording.trace import Trace, verify
 
 COUNTS = {1: [7, 0, 3, 6], 2: [4, 4, 5, 3]}  # two experts per token, eight tokens
 TOKENS = 8
@@ -266,3 +270,133 @@ def test_experts_per_token_need_agreeing_layers(tmp_path: Path) -> None:
     assert read_imatrix(save(tmp_path, gguf(without))).top_k is None
     rounded = read_imatrix(save(tmp_path, gguf(matrix({0: [2.0**25, 3]}))))
     assert "rounded to 24 bits" in rounded.notes[0]
+
+
+def counts_of(seed: int, tokens: int) -> dict[int, list[float]]:
+    """Count top-2 routing of some tokens over four experts in two layers."""
+    rng = np.random.default_rng(seed)
+    return {
+        layer: np.bincount(np.concatenate([rng.choice(4, 2, replace=False) for _ in range(tokens)]), minlength=4).tolist()
+        for layer in (1, 2)
+    }
+
+
+def topics(
+    folder: Path, labels: str = "file,topic\nc1.gguf,chemistry\nc2.gguf,chemistry\nlaw.gguf,law\n"
+) -> dict[str, list]:
+    """Write a matrix for each of three texts, and the table of their topics."""
+    written = {}
+    for seed, (name, tokens) in enumerate({"c1": 300, "c2": 200, "law": 100}.items()):
+        counts = counts_of(seed, tokens)
+        (folder / f"{name}.gguf").write_bytes(gguf(matrix(counts, tokens=tokens)))
+        written[name] = list(counts.values())
+    (folder / "documents.csv").write_text(labels)
+    return written
+
+
+def test_one_row_per_topic_is_the_weakest_evidence(tmp_path: Path) -> None:
+    written = topics(tmp_path)
+    trace = import_imatrix(tmp_path, tmp_path / "trace", options=ImportOptions(model_id="mixtral"))
+    assert trace.manifest.evidence is Evidence.COUNTS and trace.warnings == () and verify(trace.root) == []
+    assert trace.documents["document"].tolist() == trace.documents["topic"].tolist() == ["chemistry", "law"]
+    assert trace.documents["n_tokens"].tolist() == [500, 100]
+    added = np.array([np.add(written["c1"], written["c2"]), written["law"]])
+    assert (trace.usage().selections == added).all()
+    assert [(layer.layer, layer.num_experts, layer.top_k) for layer in trace.layers] == [(1, 4, 2), (2, 4, 2)]
+    assert (Trace.open(trace.root).usage().selections == added).all()
+
+
+def test_files_are_documents_where_the_user_says_so(tmp_path: Path) -> None:
+    written = topics(tmp_path)
+    trace = import_imatrix(tmp_path, tmp_path / "trace", files_are_documents=True)
+    assert trace.manifest.evidence is Evidence.DOCUMENTS
+    assert trace.documents["document"].tolist() == ["c1", "c2", "law"] == trace.documents["group"].tolist()
+    assert trace.documents["topic"].tolist() == ["chemistry", "chemistry", "law"]
+    assert (trace.usage().selections == np.array(list(written.values()))).all()
+
+
+def test_groups_and_further_labels(tmp_path: Path) -> None:
+    topics(
+        tmp_path, "file,topic,group,register\nlaw.gguf,law,g2,formal\nc1.gguf,chemistry,g1,exam\nc2.gguf,chemistry,g1,lab\n"
+    )
+    options = ImportOptions(labels=("register",))
+    each = import_imatrix(tmp_path, tmp_path / "a", files_are_documents=True, options=options)
+    assert each.documents["group"].tolist() == ["g1", "g1", "g2"]
+    assert each.documents["register"].tolist() == ["exam", "lab", "formal"]
+    added = import_imatrix(str(tmp_path / "*.gguf"), tmp_path / "b", options=options)
+    assert added.documents["document"].tolist() == ["chemistry / exam", "chemistry / lab", "law / formal"]
+
+
+def test_labels_of_elsewhere_and_columns_of_other_names(tmp_path: Path) -> None:
+    topics(tmp_path)
+    table = [{"name": f"{name}.gguf", "field": field, "tokens": n} for name, field, n in (("law", 3, 100), ("c1", "x", 300))]
+    options = ImportOptions(columns=LabelColumns(document="name", topic="field"))
+    files = tmp_path / "[cl][1a]*.gguf"
+    trace = import_imatrix(files, tmp_path / "a", documents=table, options=options)
+    assert trace.documents["topic"].tolist() == ["x", "3"] and trace.documents["n_tokens"].tolist() == [300, 100]
+    for tokens in (299, 1.5, None):  # 300 tokens with two experts each are in the file
+        wrong = [{**row, "tokens": tokens} for row in table]
+        with pytest.raises(MoeProbeError, match="600 selections|no number of tokens for law"):
+            import_imatrix(files, tmp_path / "b", documents=wrong, options=options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("file,topic\nc1.gguf,a\nc2.gguf,a\n", "do not name law.gguf"),
+        ("file,topic\nc1.gguf,a\nc1.gguf,a\n", "names c1.gguf twice"),
+        ("file,topic\nc1.gguf,\n", "has no topic"),
+        ("file,subject\nc1.gguf,a\n", "no column 'topic'"),
+        ("file,topic,tokens\nc1.gguf,a,-5\n", "no number of tokens for c1.gguf"),
+    ],
+)
+def test_bad_tables_of_labels(tmp_path: Path, labels: str, message: str) -> None:
+    topics(tmp_path, labels)
+    with pytest.raises(MoeProbeError, match=message):
+        import_imatrix(tmp_path, tmp_path / "trace")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_what_does_not_go_together(tmp_path: Path) -> None:
+    topics(tmp_path)
+    law = tmp_path / "law.gguf"
+    assert import_imatrix(law, tmp_path / "a", topic="law").documents["topic"].tolist() == ["law"]
+    with pytest.raises(MoeProbeError, match="has 2 experts per token, not 3"):
+        import_imatrix(law, tmp_path / "b", topic="law", options=ImportOptions(top_k=3))
+    for options in (ImportOptions(tokenizer=tmp_path), ImportOptions(labels=("register",))):
+        with pytest.raises(UsageError, match=r"cannot be used here|--topic excludes options"):
+            import_imatrix(law, tmp_path / "b", topic="law", options=options)
+    with pytest.raises(UsageError, match="--topic is empty"):
+        import_imatrix(law, tmp_path / "b", topic=" ")
+    (tmp_path / "c2.gguf").write_bytes((tmp_path / "c1.gguf").read_bytes())
+    with pytest.raises(MoeProbeError, match=r"c2\.gguf has the same counts as .*c1\.gguf"):
+        import_imatrix(tmp_path, tmp_path / "b")
+    (tmp_path / "c2.gguf").write_bytes(gguf(matrix({1: [1, 1, 2]})))
+    with pytest.raises(MoeProbeError, match=r"another model .*layer 1: 3 and 4 experts"):
+        import_imatrix(tmp_path, tmp_path / "b")
+    (tmp_path / "documents.csv").unlink()
+    with pytest.raises(MoeProbeError, match="has no topic: there is no documents"):
+        import_imatrix(tmp_path, tmp_path / "b")
+    with pytest.raises(MoeProbeError, match="no recording"):
+        import_imatrix(tmp_path / "a" / "shards" if (tmp_path / "a" / "shards").exists() else tmp_path / "a", tmp_path / "b")
+
+
+def test_layers_with_different_sums_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, gguf(matrix({1: [7, 0, 3, 6], 2: [4, 4, 5, 1]})))
+    with pytest.raises(MoeProbeError, match="14 selections in layer 2"):
+        import_imatrix(path, tmp_path / "a", topic="law", options=ImportOptions(top_k=2))
+
+
+def test_the_example_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(__file__).parents[2].joinpath("docs/formats.md").read_text(encoding="utf-8")
+    example = text.partition("### Importance matrices")[2].partition("```python\n")[2].partition("```")[0]
+    folder = tmp_path / "matrices"
+    folder.mkdir()
+    topics(folder)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(example, namespace)
+    printed = capsys.readouterr().out
+    assert "2 {1: [" in printed and "chemistry [0." in printed and "law [0." in printed

@@ -6,6 +6,9 @@ One file per format:
 - `responses` answers of vLLM and SGLang: `answers` finds the fields of each version, `routed` decodes the arrays of
   experts, `sequence` joins those of prompt and answer.
 - `fingerprints` the files of GPT-OSS-MoE-ExpertFingerprinting.
+- `recording_files` what engines record, a file each: `imatrix` importance matrices of llama.cpp (`gguf` reads their
+  container), `sglang_distribution` and `sglang_tokens` SGLang's expert-distribution recorder (`torch_file` reads files of
+  ``torch.save``); `recordings` counts and labels of such files.
 - `arrays` routing token by token in NumPy or safetensors arrays; `usage` counts or fractions per document, whose tokens
   `fractions` recovers, and the long tables and sums by topic of `usage_table`; `arrayfile` opens arrays safely, `labels`
   reads the table of documents beside them.
@@ -31,6 +34,7 @@ Of records that have counts only:
 from moe_probe.recording.importers.arrays import import_arrays
 from moe_probe.recording.importers.fingerprints import import_fingerprints
 from moe_probe.recording.importers.options import ImportOptions, ImportSource, LabelColumns
+from moe_probe.recording.importers.recording_files import import_imatrix, import_sglang_distribution
 from moe_probe.recording.importers.records import import_records
 from moe_probe.recording.importers.responses import import_responses
 from moe_probe.recording.importers.table import import_table
@@ -48,8 +52,10 @@ __all__ = [
     "UsageBlock",
     "import_arrays",
     "import_fingerprints",
+    "import_imatrix",
     "import_records",
     "import_responses",
+    "import_sglang_distribution",
     "import_table",
     "import_usage",
     "import_usage_records",

@@ -227,7 +227,7 @@ class _Reader:
             return self.text(what)
         if kind in _SCALARS:
             value = struct.unpack(f"<{_SCALARS[kind]}", self.take(struct.calcsize(f"<{_SCALARS[kind]}"), what))[0]
-            return bool(value) if kind == _BOOL else value  # type: ignore[no-any-return]
+            return bool(value) if kind == _BOOL else value
         if kind != _ARRAY:
             raise self.error(what, f"its type is {kind}, which GGUF does not have")
         kind, n = self.number("I", what), self.number("Q", what)

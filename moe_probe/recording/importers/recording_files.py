@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,31 +26,13 @@ from moe_probe.recording.importers.usage_records import import_usage_records
 from moe_probe.recording.trace import Trace
 
 
-@dataclass(frozen=True)
-class RecordingOptions:
-    """What the user says about recordings that the files do not.
-
-    Attributes
-    ----------
-    topic : str, optional
-        Topic of all files; without it ``documents.csv`` beside them names the topic of each.
-    top_k : int, optional
-        Experts per token, for files of counts that do not say it.
-    files_are_documents : bool
-        Each file of counts was made from a document of its own, or from a shard that was drawn independently: files are the
-        documents of the trace. Otherwise files with the same labels are added up, and nothing can be tested.
-    """
-
-    topic: str | None = None
-    top_k: int | None = None
-    files_are_documents: bool = False
-
-
-def import_imatrix(
+def import_imatrix(  # noqa: PLR0913 - public API: keyword-only options with defaults
     source: str | Path,
     out: str | Path,
     *,
-    about: RecordingOptions | None = None,
+    documents: Any = None,
+    topic: str | None = None,
+    files_are_documents: bool = False,
     options: ImportOptions | None = None,
     mode: str = "new",
 ) -> Trace:
@@ -61,8 +44,16 @@ def import_imatrix(
         A file of ``llama-imatrix``, a folder with ``.gguf`` files, or a glob.
     out : str or Path
         Folder of the trace.
-    about : RecordingOptions, optional
+    documents : path, DataFrame, mapping of columns, or sequence of mappings, optional
+        Labels: the column ``file`` has the names of the files. Without it, ``documents.csv`` or ``documents.parquet`` beside
+        them.
+    topic : str, optional
+        One topic for all files, in place of labels.
+    files_are_documents : bool
+        Each file of counts was made from a document of its own, or from a shard that was drawn independently: files are the
+        documents of the trace. Otherwise files with the same labels are added up, and nothing can be tested.
     options : ImportOptions, optional
+        Its `top_k` for counts that do not say it.
     mode : {"new", "resume", "force"}
         What to do with a trace that exists: refuse, continue it, start over.
 
@@ -77,15 +68,18 @@ def import_imatrix(
         When a file cannot be read, naming the entry; when files are of different models, copies of each other, or without a
         topic.
     """
-    job = _Job(source, (".gguf",), about, options)
-    return _import_counts(job, [read_imatrix(file) for file in job.files], out, mode)
+    job = _Job(find_recordings(source, (".gguf",)), source, options, documents=documents, topic=topic)
+    recordings = [read_imatrix(file) for file in job.files]
+    return _import_counts(job, recordings, out, mode, files_are_documents=files_are_documents)
 
 
-def import_sglang_distribution(
+def import_sglang_distribution(  # noqa: PLR0913 - public API: keyword-only options with defaults
     source: str | Path,
     out: str | Path,
     *,
-    about: RecordingOptions | None = None,
+    documents: Any = None,
+    topic: str | None = None,
+    files_are_documents: bool = False,
     options: ImportOptions | None = None,
     mode: str = "new",
 ) -> Trace:
@@ -99,8 +93,16 @@ def import_sglang_distribution(
         A file of the recorder, a folder with ``.pt``, ``.json`` or ``.csv`` files, or a glob.
     out : str or Path
         Folder of the trace.
-    about : RecordingOptions, optional
+    documents : path, DataFrame, mapping of columns, or sequence of mappings, optional
+        Labels: the column ``file`` has the names of the files. Without it, ``documents.csv`` or ``documents.parquet`` beside
+        them.
+    topic : str, optional
+        One topic for all files, in place of labels.
+    files_are_documents : bool
+        Each file of counts was made from a document of its own, or from a shard that was drawn independently: files are the
+        documents of the trace. Otherwise files with the same labels are added up, and nothing can be tested.
     options : ImportOptions, optional
+        Its `top_k` for counts that do not say it.
     mode : {"new", "resume", "force"}
         What to do with a trace that exists: refuse, continue it, start over.
 
@@ -115,7 +117,7 @@ def import_sglang_distribution(
         When a file cannot be read, naming the record; when files are of different modes or models, copies of each other, or
         without a topic.
     """
-    job = _Job(source, ENDINGS, about, options)
+    job = _Job(find_recordings(source, ENDINGS), source, options, documents=documents, topic=topic)
     kinds: dict[bool, Path] = {}
     recordings = []
     for file in job.files:
@@ -127,20 +129,25 @@ def import_sglang_distribution(
             raise MoeProbeError(what, "a trace has one of them", "import the files of one mode at a time")
         if not tokens:
             recordings.append(recording_of(data, file, job.options.num_experts))
-    return _import_counts(job, recordings, out, mode) if recordings else _import_tokens(job, out, mode)
+    if recordings:
+        return _import_counts(job, recordings, out, mode, files_are_documents=files_are_documents)
+    for given, name in ((files_are_documents, "--files-are-documents"), (job.options.top_k, "--top-k")):
+        if given:
+            raise UsageError(f"{name} cannot be used here", "the files have the experts of every token", f"omit {name}")
+    return _import_tokens(job, out, mode)
 
 
 class _Job:
     """Files, their labels and names, and what the user says about them."""
 
     def __init__(
-        self, source: str | Path, endings: Sequence[str], about: RecordingOptions | None, options: ImportOptions | None
+        self, files: list[Path], source: str | Path, options: ImportOptions | None, *, documents: Any, topic: str | None
     ) -> None:
-        self.about, self.options = about or RecordingOptions(), options or ImportOptions()
-        self.files = find_recordings(source, endings)
+        self.options = options or ImportOptions()
+        self.files = files
         self.name = Path(source).name or str(source)
         self.hash = sha256_text("".join(map(sha256_file, self.files)))
-        labels = labels_of_files(self.files, self.about.topic, self.options.labels)
+        labels = labels_of_files(self.files, documents, topic, self.options)
         stems = Counter(file.stem for file in self.files)
         self.labels = {
             file: {**labels[file], "document": file.stem if stems[file.stem] == 1 else str(file)} for file in self.files
@@ -148,9 +155,6 @@ class _Job:
 
 
 def _import_tokens(job: _Job, out: str | Path, mode: str) -> Trace:
-    for given, name in ((job.about.files_are_documents, "--files-are-documents"), (job.about.top_k, "--top-k")):
-        if given:
-            raise UsageError(f"{name} cannot be used here", "the files have the experts of every token", f"omit {name}")
     sizes = {file: layers_of(read_dump(file), file) for file in job.files}
     n_layers, n_experts = sizes[job.files[0]]
     for file, (layers, experts) in sizes.items():
@@ -178,10 +182,12 @@ def _import_tokens(job: _Job, out: str | Path, mode: str) -> Trace:
     return trace
 
 
-def _import_counts(job: _Job, recordings: Sequence[Recording], out: str | Path, mode: str) -> Trace:
+def _import_counts(
+    job: _Job, recordings: Sequence[Recording], out: str | Path, mode: str, *, files_are_documents: bool
+) -> Trace:
     if job.options.tokenizer is not None:
         raise UsageError("--tokenizer cannot be used here", "the files have counts and no tokens", "omit --tokenizer")
-    top_k = _agreed_top_k(recordings, job.about.top_k)
+    top_k = _agreed_top_k(recordings, job.options.top_k)
     layers = _same_layers(recordings)
     counts = np.zeros((len(recordings), len(layers), max(layers.values())), dtype=np.int64)
     copies = _Copies("counts")
@@ -189,21 +195,19 @@ def _import_counts(job: _Job, recordings: Sequence[Recording], out: str | Path, 
         for column, (layer, n) in enumerate(layers.items()):
             counts[row, column, :n] = recording.selections[layer]
         copies.add(counts[row].tobytes(), recording.path)
-    documents = [job.labels[recording.path] for recording in recordings]
+    documents: list[dict[str, str]] = [job.labels[recording.path] for recording in recordings]
     known = all(TOKENS in document for document in documents)
     tokens = np.array([int(document[TOKENS]) for document in documents]) if known else None
     documents = [{name: value for name, value in document.items() if name != TOKENS} for document in documents]
-    if not job.about.files_are_documents:
+    if not files_are_documents:
         documents, rows = _topics(documents)
         counts = np.stack([counts[row].sum(axis=0) for row in rows])
         tokens = None if tokens is None else np.array([tokens[row].sum() for row in rows])
     trace = import_usage_records(
         [UsageBlock(documents, counts, tokens)],
         out,
-        ImportSource(list(layers), job.name, job.hash, layers),
-        top_k=top_k,
-        sums=not job.about.files_are_documents,
-        options=job.options,
+        ImportSource(list(layers), job.name, job.hash, layers, sums=not files_are_documents),
+        options=replace(job.options, top_k=top_k),
         mode=mode,
     )
     trace.warnings = (*trace.warnings, *(note for recording in recordings for note in recording.notes), *_dense(recordings))

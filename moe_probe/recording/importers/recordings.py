@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.textfiles import expand, read_csv
+from moe_probe.core.textfiles import expand
+from moe_probe.recording.importers.labels import BESIDE, DocumentLabels, find_labels
+from moe_probe.recording.importers.options import ImportOptions, LabelColumns
 
-#: Table beside recordings that names the labels of each: columns ``file, topic`` and optionally more.
-LABELS_FILE = "documents.csv"
-_WHOLE = re.compile(r"\d{1,15}", re.ASCII)
-#: Column of it with the tokens of each file, for records whose layers have different numbers of selections.
+#: Column of the table of labels that has the names of files.
+FILE = "file"
+#: Key of a file's labels with its number of tokens, where the table has it.
 TOKENS = "tokens"
-_COLUMNS = "columns file and topic, and optionally subtopic, group and further labels"
+_COLUMNS = f"columns {FILE} and topic, and optionally subtopic, group and further labels"
 
 
 @dataclass(frozen=True)
@@ -64,80 +65,80 @@ def find_recordings(source: str | Path, endings: Sequence[str]) -> list[Path]:
     MoeProbeError
         When there is none.
     """
-    files = [file for file in expand(source, endings).files if file.name != LABELS_FILE]
+    files = [file for file in expand(source, endings).files if file.name not in BESIDE]
     if not files:
         raise MoeProbeError(f"there is no recording at {source}", f"none ends in {', '.join(endings)}", "check the path")
     return files
 
 
-def labels_of_files(files: Sequence[Path], topic: str | None, further: Sequence[str] = ()) -> dict[Path, dict[str, str]]:
-    """Read the labels of recordings: one topic for all, or ``documents.csv`` in the folder of each file.
+def labels_of_files(
+    files: Sequence[Path], documents: Any, topic: str | None, options: ImportOptions
+) -> dict[Path, dict[str, str]]:
+    """Read the labels of recordings: one topic for all, a table, or a table in the folder of each file.
 
     Parameters
     ----------
     files : sequence of Path
+    documents : path, DataFrame, mapping of columns, or sequence of mappings, optional
+        Labels, in any order: the column ``file`` has the names of the files. Without it, ``documents.csv`` or
+        ``documents.parquet`` beside them.
     topic : str, optional
-        Topic of every file; without it the table is needed.
-    further : sequence of str
-        Further columns of the table that are kept.
+        Topic of every file, in place of labels.
+    options : ImportOptions
+        Its `columns` and `labels` name columns.
 
     Returns
     -------
     dict of Path to dict of str to str
-        ``topic``, ``subtopic``, ``group``, ``split``, ``tokens`` and the further columns of each file, as far as there are.
+        ``topic``, ``subtopic``, ``group``, ``split``, further labels and, where the table has it, ``tokens`` of each file.
 
     Raises
     ------
     MoeProbeError
         When there is neither a topic nor a table, or the table does not name a file, names it twice or lacks a column.
     UsageError
-        When there are both, or further labels without a table.
+        When there are both a topic and a table.
     """
-    tables = {folder: folder / LABELS_FILE for folder in dict.fromkeys(file.parent for file in files)}
     if topic is not None:
-        if not topic.strip():
-            raise UsageError("--topic is empty", "", "--topic chemistry")
-        if further:
-            raise UsageError(
-                f"--label {further[0]} cannot be used with --topic",
-                "a recording has no labels of its own",
-                f"{LABELS_FILE} beside the files, with {_COLUMNS}",
-            )
-        return {file: {"topic": topic.strip()} for file in files}
+        name = find_labels(None, documents, topic, options).topic.strip()
+        return {file: {"topic": name} for file in files}
+    columns = options.columns
+    if columns.document == LabelColumns().document:
+        options = replace(options, columns=replace(columns, document=FILE))
     out: dict[Path, dict[str, str]] = {}
-    for folder, table in tables.items():
-        rows = _rows(table, further)
-        for file in files:
-            if file.parent == folder:
-                if file.name not in rows:
-                    raise MoeProbeError(
-                        f"{table} does not name {file.name}", "every recording needs a topic", "add a row, or move the file"
-                    )
-                out[file] = rows[file.name]
-    return {file: out[file] for file in files}
+    tables: dict[Path, dict[str, dict[str, str]]] = {}
+    for file in files:
+        if documents is None and not any((file.parent / name).is_file() for name in BESIDE):
+            raise MoeProbeError(
+                f"{file} has no topic",
+                f"there is no {' or '.join(BESIDE)} beside it",
+                f"--topic NAME, or a table with {_COLUMNS}",
+            )
+        place = file.parent if documents is None else Path()
+        if place not in tables:
+            tables[place] = _by_file(find_labels(file, documents, None, options))
+        if file.name not in tables[place]:
+            raise MoeProbeError(
+                f"the labels do not name {file.name}",
+                "every recording needs a topic",
+                f"a row for it in the table: {_COLUMNS}",
+            )
+        out[file] = tables[place][file.name]
+    return out
 
 
-def _rows(table: Path, further: Sequence[str]) -> dict[str, dict[str, str]]:
-    if not table.is_file():
-        raise MoeProbeError(
-            f"recordings in {table.parent} have no topic",
-            f"there is no {LABELS_FILE} beside them",
-            f"--topic NAME, or {LABELS_FILE} with {_COLUMNS}",
-        )
-    names, rows = read_csv(table)
-    if missing := [name for name in ("file", "topic", *further) if name not in names]:
-        raise MoeProbeError(f"{table} has no column '{missing[0]}'", f"it has {', '.join(names) or 'none'}", _COLUMNS)
+def _by_file(labels: DocumentLabels) -> dict[str, dict[str, str]]:
     out: dict[str, dict[str, str]] = {}
-    keep = [name for name in ("topic", "subtopic", "group", "split", TOKENS, *further) if name in names]
-    for row in rows:
-        name = row["file"].strip()
+    for number, row in enumerate(labels.rows or []):
+        name = row["document"].strip()
         if name in out:
-            raise MoeProbeError(f"{table} names {name} twice", "one row per file", "omit one of the rows")
-        if not row["topic"].strip():
-            raise MoeProbeError(f"{table} has no topic for {name}", "its field is empty", "a topic for every file")
-        out[name] = {column: row[column].strip() for column in keep}
-        if TOKENS in names and not _WHOLE.fullmatch(out[name][TOKENS]):
-            raise MoeProbeError(f"{table} has no number of tokens for {name}", f"it is '{row[TOKENS]}'", "a whole number")
+            raise MoeProbeError(f"{labels.name} names {name} twice", "one row per file", "omit one of the rows")
+        out[name] = {key: value for key, value in row.items() if key != "document"}
+        if labels.tokens is not None:
+            tokens = float(labels.tokens[number])
+            if not tokens >= 0 or tokens != int(tokens):
+                raise MoeProbeError(f"{labels.name} has no number of tokens for {name}", f"it is {tokens}", "a whole number")
+            out[name][TOKENS] = str(int(tokens))
     return out
 
 
@@ -202,7 +203,18 @@ def by_layer(counts: np.ndarray, path: Path) -> tuple[dict[int, np.ndarray], tup
 
 
 def check_n_experts(n: int, path: Path) -> None:
-    """Refuse more experts in a layer than a trace stores."""
+    """Refuse more experts in a layer than a trace stores.
+
+    Parameters
+    ----------
+    n : int
+    path : Path
+        File that has them.
+
+    Raises
+    ------
+    MoeProbeError
+    """
     most = dropped_id("uint16")
     if not 1 <= n <= most:
         raise MoeProbeError(f"{path} has {n:,} experts in a layer", f"a trace stores 1 to {most:,}", "check the file")

@@ -34,7 +34,7 @@ ENDINGS = (".pt", ".json", ".csv")
 _CSV = ["layer_id", "expert_id", "count"]
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _MOST_LAYERS = 10_000
-_MANY = 64  # so many counts have no common factor by chance (even two do not, in six cases of ten)
+_MANY = 64  # so many counts hardly have a common factor by chance
 _RECORDS = "a file of SGLang's expert-distribution recorder"
 
 
@@ -163,7 +163,20 @@ def logical_experts(data: Mapping[str, Any], path: Path) -> np.ndarray:
 
 
 def moved_note(table: np.ndarray, path: Path) -> tuple[str, ...]:
-    """Say where experts may have moved while they were recorded: their map is only that of the end."""
+    """Say where experts may have moved while they were recorded: their map is only that of the end.
+
+    Parameters
+    ----------
+    table : ndarray of int64, shape (n_layers, n_physical_experts)
+        As `logical_experts` returns it.
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    tuple of str
+        One note, or none where every expert has its own number.
+    """
     moved = not np.array_equal(table, np.broadcast_to(np.arange(table.shape[1]), table.shape))
     return (
         (
@@ -279,5 +292,7 @@ def _copies_note(counts: np.ndarray, path: Path) -> tuple[str, ...]:
     factor = int(np.gcd.reduce(used))
     if factor < 2 or len(used) < _MANY:
         return ()
-    multiple = f"{path}: every count is a multiple of {factor}, as where {factor} tensor-parallel ranks count the same tokens; "
+    multiple = (
+        f"{path}: every count is a multiple of {factor}, as where {factor} tensor-parallel ranks count the same tokens; "
+    )
     return (multiple + "shares are not affected, numbers of tokens are",)

@@ -121,7 +121,19 @@ def prompt_records(
 
 
 def layers_of(data: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """Return the numbers of layers and of logical experts of a recorder's file."""
+    """Return how many layers and logical experts a recorder's file has.
+
+    Parameters
+    ----------
+    data : mapping
+        As `read_dump` returns it.
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    n_layers, n_experts : int
+    """
     table = logical_experts(data, path)
     return table.shape[0], int(table.max()) + 1
 
