@@ -334,9 +334,9 @@ def test_labels_of_elsewhere_and_columns_of_other_names(tmp_path: Path) -> None:
     files = tmp_path / "[cl][1a]*.gguf"
     trace = import_imatrix(files, tmp_path / "a", documents=table, options=options)
     assert trace.documents["topic"].tolist() == ["x", "3"] and trace.documents["n_tokens"].tolist() == [300, 100]
-    for tokens in (299, 1.5, None):  # 300 tokens with two experts each are in the file
+    for tokens in (299, 1.5, None, float("inf")):  # 300 tokens with two experts each are in the file
         wrong = [{**row, "tokens": tokens} for row in table]
-        with pytest.raises(MoeProbeError, match="600 selections|no number of tokens for law"):
+        with pytest.raises(MoeProbeError, match=r"600 selections|no number of tokens for law"):
             import_imatrix(files, tmp_path / "b", documents=wrong, options=options)
 
 

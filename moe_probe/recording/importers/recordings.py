@@ -136,7 +136,7 @@ def _by_file(labels: DocumentLabels) -> dict[str, dict[str, str]]:
         out[name] = {key: value for key, value in row.items() if key != "document"}
         if labels.tokens is not None:
             tokens = float(labels.tokens[number])
-            if not tokens >= 0 or tokens != int(tokens):
+            if tokens < 0 or not tokens.is_integer():  # NaN and infinity are not
                 raise MoeProbeError(f"{labels.name} has no number of tokens for {name}", f"it is {tokens}", "a whole number")
             out[name][TOKENS] = str(int(tokens))
     return out
