@@ -120,7 +120,7 @@ def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
     root = tmp_path_factory.mktemp("cost")
     corpus = write_corpus(root / "corpus.jsonl", documents=48)
     words = ["--widths", "32", "--layers", "1", "--k", "4", "--hidden-share", "1.0", "--permutations", "99"]

@@ -27,7 +27,7 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
     root = tmp_path_factory.mktemp("planted")
     model = planted_model.save_model(root / "model")
     corpus = planted_model.write_corpus(root / "corpus.jsonl")
