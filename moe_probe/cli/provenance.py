@@ -30,12 +30,15 @@ def info(
 ) -> None:
     """Say what a trace holds and where it came from."""
     from moe_probe.recording.trace import Trace
+    from moe_probe.recording.trace.facts import unknowns
 
     trace = Trace.open(path)
     topics = trace.documents["topic"].value_counts(sort=False).to_dict()
     data = trace.manifest.model_dump(mode="json", exclude={"shards", "files"}) | {
         "n_shards": len(trace.manifest.shards),
         "topics": topics,
+        "evidence": str(trace.manifest.evidence),
+        "unknown": unknowns(trace.manifest, trace.documents),
         "bytes": _size(trace),
     }
     console.result(data, _info_text(trace, topics))
@@ -47,7 +50,7 @@ def _size(trace: Trace) -> int:
 
 
 def _info_text(trace: Trace, topics: dict[str, int]) -> str:
-    from moe_probe.recording.trace.facts import left_out, weights_source
+    from moe_probe.recording.trace.facts import left_out, unknowns, weights_source
 
     m = trace.manifest
     experts = ", ".join(str(n) for n in sorted({x.num_experts for x in m.layers}))
@@ -72,6 +75,7 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
             f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "
             f"{_size(trace) / 1e6:,.1f} MB"
         ),
+        f"evidence   {' '.join([f'{m.evidence}.', *unknowns(m, trace.documents)])}",
         f"made with  {', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}",
         f"Next: moe-probe analyze {trace.root}",
     ]

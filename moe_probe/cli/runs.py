@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from moe_probe.cli.options import Mode, Out, Sections, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.recording.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from moe_probe.recording.trace import Trace
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
 _CORPUS = typer.Option(
@@ -96,6 +99,7 @@ def _named(settings: dict[str, Any], model: str | None, corpus: str | None) -> d
 
 
 def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
+    from moe_probe.recording.trace import Trace
     from moe_probe.runs.config import load_config
     from moe_probe.runs.pipeline import run as run_pipeline
 
@@ -107,10 +111,22 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
             "torchrun ... -m moe_probe collect MODEL --tp-plan auto, then moe-probe analyze TRACE",
         )
     outcome = run_pipeline(made, out, mode=mode, say=console.say)
+    limits = _limits(Trace.open(outcome.root), outcome.root, made.statistics.by)
     console.result(
-        {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)},
-        f"Report: {outcome.report}",
+        {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped), "limits": limits},
+        "\n".join([*limits, f"Report: {outcome.report}"]),
     )
+
+
+def _limits(trace: Trace, root: Path, label: str) -> list[str]:
+    """Say what the record leaves open, and which lifts the verdicts of a run could have found; a line each."""
+    from moe_probe.core.results import Results
+    from moe_probe.recording.trace.facts import unknowns
+    from moe_probe.studies.verdicts import power_sentences
+
+    results = Results(root / "results")
+    power = power_sentences(results["verdicts"]) if "verdicts" in results else ""
+    return [line for line in (" ".join(unknowns(trace.manifest, trace.documents, label=label)), power) if line]
 
 
 def collect(
@@ -213,9 +229,10 @@ def analyze(
     link = root / "trace"
     if trace.root.resolve() != link.resolve() and not link.exists():
         link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is
+    limits = _limits(trace, root, statistics.by)
     console.result(
-        {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}},
-        f"Results: {root / 'results'}. Next: moe-probe report {root}",
+        {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}, "limits": limits},
+        "\n".join([*limits, f"Results: {root / 'results'}. Next: moe-probe report {root}"]),
     )
 
 

@@ -3,8 +3,8 @@
 - `errors` the exceptions, their exit codes, and "did you mean"; `extras` optional packages and how to install them.
 - `settings` the base of all settings: unknown names and values out of range are refused; `stage` the base of a stage of a
   run.
-- `schema` the manifest of a trace, and whether weights are those of the trace; `sites` activation sites and their names;
-  `units` references to experts, groups and features, such as ``5:13`` or ``5:3+7``.
+- `schema` the manifest of a trace, and whether weights are those of the trace; `evidence` what a trace can support; `sites`
+  activation sites and their names; `units` references to experts, groups and features, such as ``5:13`` or ``5:3+7``.
 - `routing` counts of selections, load, co-activation, the mark of a dropped token; `flops` floating-point operations.
 - `stats` permutation tests, intervals, effect sizes on plain arrays.
 - `text` text that is safe to show: control characters, clipping, terminal width, enumerations, numbers and missing values.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.schema import Evidence
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -39,6 +41,9 @@ class Usage:
     saliency : ndarray of float64, same shape as `selections`, or None
         Sum of gate weight times norm of the expert's output over those selections; None where it was not recorded. Divided
         by `selections` it is the score of REAP (arXiv:2510.13999).
+    evidence : Evidence
+        Level of the record that the counts come from. At the level of counts rows are sums by topic and no observations:
+        nothing is tested.
     """
 
     selections: np.ndarray
@@ -46,6 +51,7 @@ class Usage:
     layers: tuple[MoeLayer, ...]
     documents: pd.DataFrame
     saliency: np.ndarray | None = None
+    evidence: Evidence = Evidence.DOCUMENTS
 
     def usage(self) -> Usage:
         """Return itself, so that analyses take a trace or the counts alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,15 +55,15 @@ def decodable_groups(groups: GroupUsage, *, seed: int = 0) -> tuple[GroupUsage |
         return None, ("Topics could not be decoded: fewer than two topics have two groups of documents.",)
     usable = np.flatnonzero(~small[groups.topic])
     rows = usable[even_sample(groups.topic[usable], MOST_DOCUMENTS, seed=seed)]
-    warnings = []
+    notes = []
     if small.any():
         left_out = some_of(groups.topics[t] for t in np.flatnonzero(small))
-        warnings.append(f"Topics of a single group were left out of the decoding: {left_out}.")
+        notes.append(f"Topics of a single group were left out of the decoding: {left_out}.")
     if len(rows) < len(usable):
-        warnings.append(
+        notes.append(
             f"Topics were decoded from {len(rows):,} of {len(usable):,} groups of documents, drawn evenly over topics."
         )
-    return groups if len(rows) == len(groups.topic) else groups.select(rows), tuple(warnings)
+    return groups if len(rows) == len(groups.topic) else groups.select(rows), tuple(notes)
 
 
 def decoding_accuracy(groups: GroupUsage | None, layer_index: int, *, seed: int) -> DecodingAccuracy:
@@ -134,7 +135,9 @@ def _hits(features: np.ndarray, topic: np.ndarray, *, seed: int) -> np.ndarray:
     sizes = np.bincount(topic)
     folds = StratifiedKFold(min(FOLDS, int(sizes[sizes > 0].min())), shuffle=True, random_state=seed)
     hits = np.zeros(len(topic), dtype=bool)
-    with threadpool_limits(1):  # products this small are slower on many threads
+    with threadpool_limits(1), warnings.catch_warnings():  # products this small are slower on many threads
+        # scikit-learn takes many topics of few groups for a regression
+        warnings.filterwarnings("ignore", message="The number of unique classes")
         for train, test in folds.split(features, topic):
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
             hits[test] = model.fit(features[train], topic[train]).predict(features[test]) == topic[test]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import Division, GroupUsage, draw_divisions, group_names, group_usage, one_value_per_group
 from moe_probe.recording.corpus.splits import DISCOVERY, REPLICATION, assign_halves
 
@@ -127,7 +128,11 @@ def split_halves(usage: Usage, groups: GroupUsage, *, seed: int) -> tuple[np.nda
         Where the halves come from, for ``params`` of results.
     """
     documents = usage.documents
-    if "split" in documents and set(documents["split"]) == {DISCOVERY, REPLICATION}:
+    if (
+        usage.evidence is not Evidence.COUNTS
+        and "split" in documents
+        and set(documents["split"]) == {DISCOVERY, REPLICATION}
+    ):
         half_of = one_value_per_group(documents["split"].to_numpy(), group_names(documents), what="split")
         return np.array([half_of[name] for name in groups.groups]), "the corpus's own split"
     topics = [groups.topics[t] for t in groups.topic]

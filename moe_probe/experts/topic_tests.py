@@ -26,6 +26,8 @@ from moe_probe.experts.topic_groups import pair_table
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Warning where every topic is one group.
+NO_TEST = "No test is possible: every topic is a single group (or sum) of documents. Lifts have neither intervals nor p."
 #: Standard normal quantile of 0.8, for the smallest lift that is found with that power.
 _Z_POWER = 0.8416212335729143
 
@@ -81,15 +83,7 @@ def topic_effects(
         When no labels can be permuted.
     """
     n_topics = len(groups.topics)
-    test = permutation_test(
-        groups.shares,
-        groups.topic,
-        n_topics=n_topics,
-        layer_index=groups.layer_index,
-        permutations=permutations,
-        seed=seed,
-        strata=groups.strata,
-    )
+    test = _permuted(groups, permutations=permutations, seed=seed) if groups.testable else _untested(groups)
     # the pooled tail cannot resolve a lone perfect expert among many topics; the family-wise p, which bounds the
     # chance of any false claim, can
     q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
@@ -119,13 +113,36 @@ def topic_effects(
     return TopicEffects(table, test, (*groups.warnings, *_size_warnings(groups), *second.warnings))
 
 
+def _permuted(groups: GroupUsage, *, permutations: int, seed: int) -> PermutationTest:
+    return permutation_test(
+        groups.shares,
+        groups.topic,
+        n_topics=len(groups.topics),
+        layer_index=groups.layer_index,
+        permutations=permutations,
+        seed=seed,
+        strata=groups.strata,
+    )
+
+
+def _untested(groups: GroupUsage) -> PermutationTest:
+    """Make the outcome where no topic has two groups: every p is unknown, and none is 1."""
+    n_topics, n_columns = len(groups.topics), groups.shares.shape[1]
+    pairs = [np.full((n_topics, n_columns), np.nan) for _ in range(5)]
+    maxima = np.full((1, n_topics), np.nan, dtype=np.float32)
+    return PermutationTest(*pairs, np.full(1, np.nan), maxima, np.full(groups.n_layers, np.nan), np.nan)
+
+
 def _lift(groups: GroupUsage) -> Lift:
     return log2_lift(groups.shares, groups.topic, n_topics=len(groups.topics), pseudo=groups.half_selections())
 
 
 def _replicate(groups: GroupUsage, divisions: Sequence[Division], *, permutations: int, seed: int) -> _Replication:
     """Confirm on one half of the groups what the other half proposes; NaN and a warning where that is impossible."""
-    first, unknown = divisions[0], np.full((len(groups.topics), groups.shares.shape[1]), np.nan)
+    unknown = np.full((len(groups.topics), groups.shares.shape[1]), np.nan)
+    if not groups.testable:  # the warning on single groups says so
+        return _Replication(unknown, unknown)
+    first = divisions[0]
     if min(first.discovery.sum(), first.confirmation.sum()) < 4:
         warning = "There are too few documents to test again on held-out ones: nothing can count as replicated."
         return _Replication(unknown, unknown, (warning,))
@@ -143,6 +160,10 @@ def _replicate(groups: GroupUsage, divisions: Sequence[Division], *, permutation
 def _size_warnings(groups: GroupUsage) -> list[str]:
     """Name the topics that cannot be tested because they have a single group."""
     alone = [groups.topics[t] for t in np.flatnonzero(groups.groups_per_topic < 2)]
+    if len(alone) == len(groups.topics):
+        return [NO_TEST]
+    if not groups.testable:
+        return ["No test is possible: no topic has two groups of documents and two groups of other topics to compare with."]
     if not alone:
         return []
     return [f"Nothing can be claimed for {some_of(alone)}: the spread of a single group of documents is unknown."]

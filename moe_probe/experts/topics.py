@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,10 @@ def expert_topics(  # noqa: PLR0913 (public analysis: keyword options with defau
         ``p_replication`` at most alpha, see `moe_probe.core.stats.replicate`); ``p_familywise``, ``auroc``,
         ``log2_lift_replication`` (on the halves that did not choose the pair: free of the winner's curse),
         ``detectable_log2_lift`` (found with power 0.8 at a family-wise alpha within the topic, given this
-        pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``.
+        pair's standard error), ``n_groups`` (of the topic). ``params`` holds ``model_p`` and ``layer_p``
+        (None where nothing can be tested), and the level of ``evidence``.
+        Where no topic has two groups, and for counts that are sums by topic, only lifts and shares are known: intervals,
+        p and q are NaN, and nothing is significant.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def expert_topics(  # noqa: PLR0913 (public analysis: keyword options with defau
     """
     usage = trace.usage()
     groups = topic_groups(usage, label=label, strata=strata, measure=measure)
-    divisions, halves_from = draw_halves(usage, groups, seed=seed)
+    divisions, halves_from = draw_halves(usage, groups, seed=seed) if groups.testable else ([], "none: too few groups")
     effects = topic_effects(groups, divisions, permutations=permutations, seed=seed, alpha=alpha)
     params = {
         "label": label,
@@ -95,8 +99,9 @@ def expert_topics(  # noqa: PLR0913 (public analysis: keyword options with defau
         "groups": len(groups.groups),
         "topics": len(groups.topics),
         "halves": halves_from,
-        "model_p": effects.test.model_p,
-        "layer_p": [float(p) for p in effects.test.layer_p],
+        "model_p": _known(effects.test.model_p),
+        "layer_p": [_known(p) for p in effects.test.layer_p],
+        "evidence": str(usage.evidence),
     }
     return Result(
         "expert_topics" if measure == "selections" else f"expert_topics_{measure}",
@@ -171,6 +176,11 @@ def expert_labels(  # noqa: PLR0913 (public analysis: keyword options with defau
         caption="Usage of every expert for every value of the other label columns. Columns read as in expert_topics; each label "
         "column is a family of tests of its own.",
     )
+
+
+def _known(value: float) -> float | None:
+    """Return a number as JSON can hold it: None in place of NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def _caption(params: dict[str, Any]) -> str:

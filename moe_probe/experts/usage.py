@@ -9,8 +9,8 @@ import numpy as np
 
 from moe_probe.core.results import Result
 from moe_probe.core.routing import coactivation, load_cv
-from moe_probe.core.stats import macro_mutual_information
-from moe_probe.core.stats.information import effective_experts, entropy_bits
+from moe_probe.core.stats import GroupUsage, macro_mutual_information
+from moe_probe.core.stats.information import MutualInformation, effective_experts, entropy_bits
 from moe_probe.core.stats.labels import n_threads
 from moe_probe.experts.decoding import FOLDS, decodable_groups, decoding_accuracy
 from moe_probe.experts.topic_groups import topic_groups
@@ -18,6 +18,12 @@ from moe_probe.experts.topic_groups import topic_groups
 if TYPE_CHECKING:
     from moe_probe.core.routing import Usage
     from moe_probe.recording.trace import Trace
+
+#: Warning where labels cannot be permuted.
+NO_NULL = (
+    "The information about the topic has no null: every topic is a single group (or sum) of documents. It contains an upward "
+    "bias of unknown size."
+)
 
 
 def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with defaults)
@@ -51,7 +57,8 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         ``layers``, one row per layer: ``entropy_bits, effective_experts, load_cv, max_over_mean,
         dead_experts`` of the load over the whole corpus; ``mi_topic_bits`` (information between expert and
         topic per selection, topics with equal weights, less its mean under permutation, which is
-        ``mi_topic_null_bits``), ``mi_topic_p``; ``decode_accuracy`` (share of held-out groups whose topic
+        ``mi_topic_null_bits``), ``mi_topic_p``; where labels cannot be permuted the information contains its bias, and null
+        and p are NaN; ``decode_accuracy`` (share of held-out groups whose topic
         is decoded correctly from the square roots of their usage shares by multinomial logistic regression, 5-fold),
         ``decode_baseline`` (the same with shuffled topics), ``decode_majority`` (always the commonest
         topic). ``mi_token_bits`` (held-out bits per selection that the token id saves) and
@@ -66,15 +73,7 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
 
     usage = trace.usage()
     groups = topic_groups(usage, label=label, strata=strata)
-    information = macro_mutual_information(
-        groups.shares,
-        groups.topic,
-        n_topics=len(groups.topics),
-        layer_index=groups.layer_index,
-        permutations=permutations,
-        seed=seed,
-        strata=groups.strata,
-    )
+    information, untested = _information(groups, permutations=permutations, seed=seed)
     (decodable, warnings), rows, load = decodable_groups(groups, seed=seed), [], _whole(usage, "selections")
     for index, layer in enumerate(usage.layers):
         decoding = decoding_accuracy(decodable, index, seed=seed)
@@ -82,7 +81,7 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
             {"layer": layer.layer}
             | _balance(load[usage.columns[index]])
             | {
-                "mi_topic_bits": information.plugin[index] - information.null[index],
+                "mi_topic_bits": information.plugin[index] - (0.0 if untested else information.null[index]),
                 "mi_topic_null_bits": information.null[index],
                 "mi_topic_p": information.p_value[index],
                 "mi_token_bits": _bits_of(explained, layer.layer, "alone", "token"),
@@ -94,7 +93,7 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         "layers",
         pd.DataFrame(rows),
         seed=seed,
-        warnings=(*groups.warnings, *warnings),
+        warnings=(*groups.warnings, *untested, *warnings),
         params={
             "label": label,
             "strata": strata,
@@ -113,6 +112,23 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
             "Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538",
         ),
     )
+
+
+def _information(groups: GroupUsage, *, permutations: int, seed: int) -> tuple[MutualInformation, tuple[str, ...]]:
+    """Information of every layer with its null; where every topic is one group there is none, and a warning says so."""
+    information = macro_mutual_information(
+        groups.shares,
+        groups.topic,
+        n_topics=len(groups.topics),
+        layer_index=groups.layer_index,
+        permutations=permutations if groups.testable else 1,
+        seed=seed,
+        strata=groups.strata if groups.testable else None,
+    )
+    if groups.testable:
+        return information, ()
+    unknown = np.full_like(information.plugin, np.nan)
+    return information._replace(null=unknown, p_value=unknown), (NO_NULL,)
 
 
 def _whole(usage: Usage, measure: str) -> np.ndarray:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from moe_probe.core.schema import Evidence
+from moe_probe.recording.trace.facts import unknowns
 from moe_probe.report.content import Report, Section
 from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.answers import answers
@@ -86,18 +88,36 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     sections = tuple(replace(section, key=entry.key, short=entry.short) for entry, section in made if section is not None)
     return Report(
         title=f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
-        summary=_summary(trace, sections),
+        summary=_summary(trace, sections, results),
         sections=sections,
         answers=answers(results),
     )
 
 
-def _summary(trace: Trace, sections: tuple[Section, ...]) -> tuple[str, ...]:
+def _size(trace: Trace) -> str:
+    """Say how much was run; sums by topic do not say how many documents they come from."""
     m = trace.manifest
+    topics = f"{trace.documents['topic'].nunique()} topics"
+    tokens = f"{m.n_tokens:,} tokens, " if m.n_tokens else ""
+    if m.evidence is Evidence.COUNTS:
+        return f"Documents of {topics}{f' ({m.n_tokens:,} tokens)' if m.n_tokens else ''}"
+    return f"{m.n_documents:,} documents ({tokens}{topics})"
+
+
+#: What was recorded, by level of evidence; ends the first sentence of the report.
+_RECORDED = {
+    Evidence.WORDS: "every routing decision was recorded",
+    Evidence.TOKENS: "every routing decision was recorded, without token ids",
+    Evidence.DOCUMENTS: "the selections of each document were recorded, without tokens",
+    Evidence.COUNTS: "selections were recorded as sums by topic",
+}
+
+
+def _summary(trace: Trace, sections: tuple[Section, ...], results: Mapping[str, Result]) -> tuple[str, ...]:
+    m = trace.manifest
+    label = str(results["expert_topics"].params.get("label", "topic")) if "expert_topics" in results else "topic"
     layers = f"{len(m.layers)} mixture-of-experts layer{'s' if len(m.layers) > 1 else ''}"
     alerts = next(s.finding for s in sections if s.key == "alerts")
-    text = (
-        f"{m.n_documents:,} documents ({m.n_tokens:,} tokens, {trace.documents['topic'].nunique()} topics) were run "
-        f"through {layers}; every routing decision was recorded."
-    )
-    return (f"{text} {alerts}",)
+    text = f"{_size(trace)} were run through {layers}; {_RECORDED[m.evidence]}."
+    limits = " ".join(unknowns(m, trace.documents, label=label))
+    return (f"{text} {alerts}", *([limits] if limits else []))

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.evidence import missing_evidence
 from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.results import Result
+from moe_probe.core.schema import Evidence
 from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.experts.clusters import (
     cluster_routing,
@@ -98,25 +100,28 @@ class Analysis:
     ----------
     name : str
         Name of its (first) result.
-    needs : {"usage", "routing", "weights"}
-        Part of the trace that it needs: counts per document, choices per token, or gate weights.
+    needs : Evidence
+        Lowest level of evidence on which it is possible.
     compute : callable
         Takes a `Context` and returns one result or several.
     essential : bool
         An analysis that is not essential is left out where the corpus does not allow it, and the report says why.
+    weights : bool
+        Whether it needs gate weights.
     """
 
     name: str
-    needs: Literal["usage", "routing", "weights"]
+    needs: Evidence
     compute: Compute
     essential: bool = False
+    weights: bool = False
 
     def missing(self, trace: Trace) -> str | None:
-        """Name the part that the analysis needs and the trace lacks, if any."""
-        if self.needs == "routing" and "routing" not in trace.manifest.kept:
-            return "the trace holds counts per document only"
-        if self.needs == "weights" and not trace.manifest.has_weights:
-            return "the trace holds expert ids without gate weights"
+        """Say what the analysis needs and the trace lacks, if anything."""
+        if lacking := missing_evidence(trace.manifest.evidence, self.needs):
+            return lacking
+        if self.weights and not trace.manifest.has_weights:
+            return "the record has expert ids without gate weights"
         return None
 
 
@@ -196,30 +201,32 @@ def _verdicts(c: Context) -> tuple[Result, ...]:
     return replace(verdicts, name="usage_verdicts"), complete_verdicts(verdicts)
 
 
-#: In order; each may read the results of those above it.
+_COUNTS, _DOCUMENTS, _TOKENS, _WORDS = Evidence.COUNTS, Evidence.DOCUMENTS, Evidence.TOKENS, Evidence.WORDS
+#: In order; each may read the results of those above it. Beside each name the level of evidence that it needs.
 ANALYSES = (
-    Analysis("explained", "routing", _explained),
-    Analysis("layers", "usage", _layers, essential=True),
-    Analysis("experts", "usage", _experts, essential=True),
-    Analysis("coactivation", "routing", lambda c: coactivation_table(c.trace)),
-    Analysis("expert_topics", "usage", lambda c: expert_topics(c.trace, **c.tests()), essential=True),
-    Analysis("expert_topics_gate_mass", "weights", _gate_mass),
-    Analysis("expert_labels", "usage", _expert_labels),
-    *(Analysis(name, "routing", _beyond(given)) for given, name in CONTEXTS.items()),
-    Analysis("vocabulary_baseline", "routing", lambda c: vocabulary_baseline(c.trace, **c.options())),
-    Analysis("expert_token_classes", "routing", lambda c: expert_token_classes(c.trace, **c.options("alpha"))),
-    Analysis("expert_tokens", "routing", lambda c: expert_tokens(c.trace, **c.options())),
-    Analysis("expert_positions", "routing", lambda c: expert_positions(c.trace, **c.options("alpha"))),
-    Analysis("expert_groups", "usage", _expert_groups),
-    Analysis("combinations", "routing", lambda c: combinations(c.trace, **c.tests())),
-    Analysis("weight_similarity", "usage", _weights),
-    Analysis("expert_similarity", "usage", _similarity),
-    Analysis("clusters", "usage", _clusters),
-    Analysis("expert_contexts", "weights", _contexts),
-    Analysis("published", "routing", lambda c: published_metrics(c.trace, layers=c.done.get("layers"), **c.options())),
-    Analysis("verdicts", "usage", _verdicts, essential=True),
+    Analysis("explained", _WORDS, _explained),
+    Analysis("layers", _COUNTS, _layers, essential=True),
+    Analysis("experts", _COUNTS, _experts, essential=True),
+    Analysis("coactivation", _TOKENS, lambda c: coactivation_table(c.trace)),
+    Analysis("expert_topics", _COUNTS, lambda c: expert_topics(c.trace, **c.tests()), essential=True),
+    Analysis("expert_topics_gate_mass", _COUNTS, _gate_mass, weights=True),
+    Analysis("expert_labels", _COUNTS, _expert_labels),
+    *(Analysis(name, _WORDS, _beyond(given)) for given, name in CONTEXTS.items()),
+    Analysis("vocabulary_baseline", _WORDS, lambda c: vocabulary_baseline(c.trace, **c.options())),
+    Analysis("expert_token_classes", _WORDS, lambda c: expert_token_classes(c.trace, **c.options("alpha"))),
+    Analysis("expert_tokens", _WORDS, lambda c: expert_tokens(c.trace, **c.options())),
+    Analysis("expert_positions", _TOKENS, lambda c: expert_positions(c.trace, **c.options("alpha"))),
+    Analysis("expert_groups", _DOCUMENTS, _expert_groups),
+    Analysis("combinations", _TOKENS, lambda c: combinations(c.trace, **c.tests())),
+    Analysis("weight_similarity", _COUNTS, _weights),
+    Analysis("expert_similarity", _DOCUMENTS, _similarity),
+    Analysis("clusters", _DOCUMENTS, _clusters),
+    Analysis("expert_contexts", _WORDS, _contexts, weights=True),
+    # without token ids it leaves out what is about vocabulary
+    Analysis("published", _TOKENS, lambda c: published_metrics(c.trace, layers=c.done.get("layers"), **c.options())),
+    Analysis("verdicts", _COUNTS, _verdicts, essential=True),
     # last, so that its warning ends what the terminal shows
-    Analysis("near_duplicates", "routing", lambda c: near_duplicates(c.trace, label=c.settings.by)),
+    Analysis("near_duplicates", _WORDS, lambda c: near_duplicates(c.trace, label=c.settings.by)),
 )
 #: Results that are written with another analysis, or only where something was left out.
 _FURTHER = (

@@ -5,6 +5,7 @@ In: sizes, planted effects and a seed. Out: models, traces, result tables.
 - `tiny_models` random models of every mixture-of-experts family (`tiny_moe`).
 - `planted` routing with planted topic, token, position and register experts; `traces` writes it as a trace, or one without
   effects.
+- `sources` usage of documents from few sources, with habits that all documents of a source share.
 - `activations` a trace with activations of planted features.
 - `results` the result tables of a whole run, drawn at random.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
+from moe_probe.core.schema import Evidence
 from moe_probe.core.stats.effects import half_selection
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class GroupUsage:
     def groups_per_topic(self) -> np.ndarray:
         """Number of groups of every topic, shape (n_topics,)."""
         return np.bincount(self.topic, minlength=len(self.topics))
+
+    @property
+    def testable(self) -> bool:
+        """Whether a topic has two groups inside and two outside: without, nothing can be tested."""
+        sizes = self.groups_per_topic
+        return bool(((sizes > 1) & (len(self.groups) - sizes > 1)).any())
 
     def half_selections(self) -> np.ndarray:
         """Half a selection as a share of a topic's selections (`half_selection`), shape (n_topics, n_columns)."""
@@ -183,7 +190,8 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
 
     A group's share is its number of selections of the expert over its number of selections in the
     layer: the mean of its documents' shares weighted by their tokens. Documents without label or
-    without selections are left out (and counted in the warnings).
+    without selections are left out (and counted in the warnings). Rows that are sums by topic are no
+    observations: those of one label are one group.
 
     Parameters
     ----------
@@ -206,6 +214,8 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
         are asked for and the trace has none.
     """
     keep, labels, groups = labelled_documents(usage.documents, label=label)
+    if usage.evidence is Evidence.COUNTS:
+        groups, strata = labels, None
     _need_measure(usage, measure)
     empty = keep & (usage.document_totals(measure) == 0)
     warnings = []

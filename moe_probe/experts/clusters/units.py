@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import labelled_documents, topic_moments
 from moe_probe.core.stats.groups import need_column
 from moe_probe.experts.explain.classes import token_class
@@ -160,15 +161,18 @@ def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, s
 
     parts = list(map_layers(trace, sample, choices))
     topic = np.array(sample.topics, dtype=object)[sample.topic[sample.group[chosen]]]
-    strings = trace.token_strings()
-    kind = np.array([token_class(strings[int(v)]) for v in sample.vocabulary[sample.token[chosen]]], dtype=object)
+    labels = {label: topic}
+    if trace.manifest.evidence is Evidence.WORDS:
+        strings = trace.token_strings()
+        kinds = [token_class(strings[int(v)]) for v in sample.vocabulary[sample.token[chosen]]]
+        labels["token class"] = np.array(kinds, dtype=object)
     return Units(
         "token",
         np.concatenate(parts, axis=1),
         np.full(len(chosen), -1),
         sample.row[chosen],
         sample.group[chosen],
-        {label: topic, "token class": kind},
+        labels,
     )
 
 

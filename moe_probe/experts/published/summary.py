@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.evidence import missing_evidence
 from moe_probe.core.results import Result
+from moe_probe.core.schema import Evidence
 from moe_probe.experts.published.choices import SAMPLE_TOKENS, sampled_documents
 from moe_probe.experts.published.domains import domain_table, esft_scores
 from moe_probe.experts.published.sequences import consecutive_repetition, saliency
@@ -100,6 +102,8 @@ def published_metrics(  # noqa: PLR0913 (public analysis: keyword options with d
     ]
     left_out = []
     try:
+        if lacking := missing_evidence(trace.manifest.evidence, Evidence.WORDS):
+            raise MoeProbeError("vocabulary cannot be measured", lacking, "a trace with token ids")
         parts.append(_vocabulary(vocabulary_specialisation(trace, **options)))
     except MoeProbeError as error:
         left_out.append(f"Vocabulary specialisation was left out: {error}")

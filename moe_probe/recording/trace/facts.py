@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moe_probe.core.evidence import unknown_from
+from moe_probe.core.schema import Evidence
+from moe_probe.core.stats import group_names
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -50,9 +54,49 @@ def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, 
             + left_out(m, documents),
         ),
         ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
+        ("evidence", " ".join([f"{m.evidence}.", *unknowns(m, documents)])),
         ("kept", f"{', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}"),
         ("made with", f"{', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}"),
     ]
+
+
+def unknowns(manifest: Manifest, documents: pd.DataFrame, *, label: str = "topic") -> list[str]:
+    """Say what cannot be known from a record: whether words are the reason, whether anything can be tested, what the unit is.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    documents : pandas.DataFrame
+        Its table of documents.
+    label : str
+        Label column of the topics.
+
+    Returns
+    -------
+    list of str
+        Sentences; empty where every analysis is possible and documents are the units.
+    """
+    limit = unknown_from(manifest.evidence)
+    said = [limit] if limit else []
+    if manifest.evidence is Evidence.COUNTS:
+        return said
+    groups = group_names(documents)
+    n_groups, unit = len(set(groups)), _unit_name(documents)
+    if n_groups < len(documents):
+        said.append(f"The unit is the {unit}: {len(documents):,} documents count as {n_groups:,}.")
+    labels = documents[label].astype(str).to_numpy() if label in documents else groups
+    if len({*zip(groups, labels, strict=True)}) == len(set(labels)):
+        said.append(f"No test is possible: every {label} is a single {unit}.")
+    return said
+
+
+def _unit_name(documents: pd.DataFrame) -> str:
+    """Name the units: the label column that groups were made from, where one has their very names."""
+    if "group" not in documents or documents["group"].isna().all():
+        return "document"
+    known = ("document", "group", "split", "n_tokens", "text")
+    same = (str(c) for c in documents.columns if c not in known and documents[c].equals(documents["group"]))
+    return next(same, "group of documents")
 
 
 def weights_source(manifest: Manifest) -> str:

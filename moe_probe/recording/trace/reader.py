@@ -106,7 +106,7 @@ class Trace(TraceTokens):
 
     @cached_property
     def _usage(self) -> Usage:
-        return StoredUsage(self.root / USAGE, self.layers, self.documents)
+        return StoredUsage(self.root / USAGE, self.layers, self.documents, self.manifest.evidence)
 
     def iter_routing(
         self, layers: Sequence[int] | None = None, *, weights: bool = True, documents: np.ndarray | None = None

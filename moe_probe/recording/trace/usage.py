@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from moe_probe.core.routing import Usage
+from moe_probe.core.schema import Evidence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,15 +36,24 @@ class StoredUsage(Usage):
         ``usage.parquet`` of the trace.
     layers : tuple of MoeLayer
     documents : pandas.DataFrame
+    evidence : Evidence
+        Of the trace.
     """
 
     def __new__(cls, *_: Any, **fields: Any) -> Usage:  # type: ignore[misc]
         """Make counts of a trace; or, where `dataclasses.replace` passes all fields of a `Usage`, counts in memory."""
         return Usage(**fields) if "selections" in fields else super().__new__(cls)
 
-    def __init__(self, path: Path, layers: tuple[MoeLayer, ...], documents: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layers: tuple[MoeLayer, ...],
+        documents: pd.DataFrame,
+        evidence: Evidence = Evidence.DOCUMENTS,
+    ) -> None:
         # the fields of a frozen dataclass; its arrays are properties here
-        for name, value in (("layers", layers), ("documents", documents), ("_path", path)):
+        fields = {"layers": layers, "documents": documents, "evidence": evidence, "_path": path}
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     _path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import group_names
 from moe_probe.core.text import listed
 from moe_probe.report.cells import number, sae_name
@@ -50,6 +51,8 @@ def alerts_section(trace: Trace, results: Mapping[str, Result]) -> Section:
 
 
 def _few(trace: Trace) -> str:
+    if trace.manifest.evidence is Evidence.COUNTS:
+        return "The record has sums by topic only: lifts are effects without any test."
     groups = trace.documents.assign(group=group_names(trace.documents)).groupby("topic")["group"].nunique()
     few = groups[groups < _FEW_GROUPS]
     if few.empty:

@@ -10,7 +10,7 @@ from moe_probe.report.cells import number
 from moe_probe.report.content import Answer
 from moe_probe.report.sections.costs import finding as cost_finding
 from moe_probe.report.sections.subjects import human_lines
-from moe_probe.report.sections.verdicts import count_sentence, question, where
+from moe_probe.report.sections.verdicts import count_sentence, question, where, words_sentence
 from moe_probe.studies.verdicts import NEAR, UNCONFIRMABLE, grades
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def answers(results: Mapping[str, Result]) -> tuple[Answer, ...]:
 def _topic_experts(results: Mapping[str, Result]) -> str:
     """Say how many topics have an expert, which, and what ablations show."""
     table = results["verdicts"].table
-    text = f"{_example(table)}{count_sentence(table, names=True)}"
+    text = f"{_example(table)}{count_sentence(table, names=True)}{words_sentence(table)}"
     passing = table[table["verdict"].isin(["expert", "group"])]
     if "causal" in table and len(passing) and (passing["causal"] != "not tested").any():
         confirmed = passing[passing["causal"] == "confirmed"]

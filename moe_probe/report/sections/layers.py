@@ -32,9 +32,11 @@ def layers_section(results: Mapping[str, Result]) -> Section:
     low, high = table["effective_experts"].min(), table["effective_experts"].max()
     alpha = results["expert_topics"].params.get("alpha", 0.05) if "expert_topics" in results else 0.05
     passing = table[table["mi_topic_p"] <= alpha]
+    untested = table["mi_topic_p"].isna().all()
+    depends = f"routing depends on the topic in {len(passing)} of {len(table)} layers"
     finding = (
         f"The effective number of experts of a layer lies between {number(float(low), 1)} and {number(float(high), 1)}; "
-        f"routing depends on the topic in {len(passing)} of {len(table)} layers."
+        f"{'whether routing depends on the topic cannot be tested' if untested else depends}."
     )
     profile = Picture(
         "layers",

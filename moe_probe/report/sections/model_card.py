@@ -49,6 +49,7 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
         "weights": weights,
         "routing": f"{len(m.layers)} layers, experts {experts}, top-k {slots}, gate weights "
         f"{'recorded' if m.has_weights else 'unknown'}",
+        "evidence": str(m.evidence),
         "corpus": f"{m.corpus.name}, {m.n_documents:,} documents, {m.n_tokens:,} tokens{corpus_hash}",
     }
     if m.windowing:

@@ -27,16 +27,10 @@ def topics_section(results: Mapping[str, Result]) -> Section:
     result = results["expert_topics"]
     table = result.table
     claimed = table[table["significant"] & (table["log2_lift"] > 0)]
-    finding = (
-        f"{len(claimed):,} of {len(table):,} pairs of expert and topic are used together more than chance allows; "
-        f"{int(claimed['replicated'].sum()):,} of them are replicated on held-out documents."
-    )
-    if len(claimed):
-        top = claimed.loc[claimed["log2_lift"].idxmax()]
-        finding += (
-            f" Strongest: layer {int(top['layer'])}, expert {int(top['expert'])} for {top['topic']}, lift "
-            f"{lift_text(top)}, q {probability(top['q_value'])}."
-        )
+    if table["q_value"].isna().all():
+        finding = f"None of {len(table):,} pairs of expert and topic can be tested; lifts are shown without intervals."
+    else:
+        finding = _finding(claimed, len(table))
     scale = lift_scale(table)
     blocks: list[Block] = [_by_topic(table, scale, finding), _one_layer(table, scale)]
     if len(claimed):
@@ -66,6 +60,21 @@ def topics_section(results: Mapping[str, Result]) -> Section:
         limits="Experts of one layer share the selections: a rise of one is a fall of others. Claims about experts of one layer "
         "are not independent findings.",
     )
+
+
+def _finding(claimed: pd.DataFrame, n_pairs: int) -> str:
+    """Count the pairs that are significant, and name the strongest."""
+    finding = (
+        f"{len(claimed):,} of {n_pairs:,} pairs of expert and topic are used together more than chance allows; "
+        f"{int(claimed['replicated'].sum()):,} of them are replicated on held-out documents."
+    )
+    if len(claimed):
+        top = claimed.loc[claimed["log2_lift"].idxmax()]
+        finding += (
+            f" Strongest: layer {int(top['layer'])}, expert {int(top['expert'])} for {top['topic']}, lift "
+            f"{lift_text(top)}, q {probability(top['q_value'])}."
+        )
+    return finding
 
 
 def _crowded(table: pd.DataFrame, topics: list[str]) -> bool:

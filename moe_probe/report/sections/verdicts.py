@@ -12,7 +12,7 @@ from moe_probe.core.text import is_missing, listed
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
 from moe_probe.report.content import Bar, Section
-from moe_probe.studies.verdicts import NEAR, UNTESTED, WEAK, grades
+from moe_probe.studies.verdicts import NEAR, UNTESTED, WEAK, grades, power_sentences, words_open
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +62,11 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
     details = tuple((short_reason(row), _evidence(row)) for row in table.to_dict("records"))
     return Section(
         title=f"{question(table)} One row per topic",
-        finding=count_sentence(table),
-        blocks=(replace(shown, marks="verdict", details=details),),
+        finding=f"{count_sentence(table)}{words_sentence(table)}",
+        blocks=(
+            *([power] if (power := power_sentences(result)) else []),
+            replace(shown, marks="verdict", details=details),
+        ),
         how=f"{result.caption} {' '.join(f'{name}: {text}' for name, text in meanings.items())}",
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
         "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. The candidate "
@@ -133,6 +136,28 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
     if untested:
         parts.append(f"{untested} could not be tested: too few independent documents.")
     return " ".join(parts)
+
+
+def words_sentence(table: pd.DataFrame) -> str:
+    """Say where words are not ruled out as the reason of experts and groups; "" where they are.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table of verdicts.
+
+    Returns
+    -------
+    str
+        Begins with a space.
+    """
+    passing = [row for row in table.to_dict("records") if row["verdict"] in ("expert", "group")]
+    n_open = sum(words_open(row) for row in passing)
+    if not n_open:
+        return ""
+    which = "They are" if n_open == len(passing) else f"{n_open} of them are"
+    which = "It is" if n_open == len(passing) == 1 else which
+    return f" Words are not ruled out: {which} of the topic or of its words."
 
 
 def where(row: Row | Any) -> str:

@@ -3,7 +3,7 @@
 In come the result tables of the experts (lifts, rivals, groups); out comes ``verdicts``, one row per topic.
 
 - `rules` thresholds, grades and the caption; `conditions` checks them for the experts and groups of one topic.
-- `judge` makes the table from usage; `reasons` says why a topic has its verdict.
+- `judge` makes the table from usage; `reasons` says why a topic has its verdict; `power` what the corpus could have shown.
 - `evidence` adds what matching says of features; `causes` what knock-outs say: confirmed or not; `sentence` the sentence of
   a verdict with all evidence.
 - `update` renews the verdicts of a run; `stage` is the stage ``verdicts``.
@@ -21,7 +21,9 @@ from moe_probe.studies.verdicts.causes import (
 )
 from moe_probe.studies.verdicts.evidence import FeatureRules, complete_verdicts
 from moe_probe.studies.verdicts.judge import topic_verdicts
+from moe_probe.studies.verdicts.power import groups_needed, power_sentences
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, grades
+from moe_probe.studies.verdicts.sentence import words_open
 from moe_probe.studies.verdicts.update import update_verdicts
 
 __all__ = [
@@ -40,7 +42,10 @@ __all__ = [
     "complete_verdicts",
     "confirmation",
     "grades",
+    "groups_needed",
+    "power_sentences",
     "rise_text",
     "topic_verdicts",
     "update_verdicts",
+    "words_open",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.schema import Evidence
 from moe_probe.experts.explain.rivals import RIVALS, Rival
 
 if TYPE_CHECKING:
@@ -26,16 +27,24 @@ class TopicConditions:
     rules : Rules
     n_topics : int
         Topics of the corpus. An expert used for one of T topics alone has lift T.
+    evidence : str
+        Level of the record (`moe_probe.core.schema.Evidence`).
 
     Attributes
     ----------
+    every : pandas.DataFrame
+        All rows of the topic; `table` are those that could be tested.
+    n_groups : int or None
+        Independent groups of documents of the topic; None in results of an earlier version.
     judged, unjudged : list of Rival
         Rivals whose contexts cover enough of the topic's tokens, and the others.
     detectable : float
         Log2 lift at which the expert that a typical selection of the topic goes to would have been found.
     """
 
-    def __init__(self, table: pd.DataFrame, rules: Rules, n_topics: int) -> None:
+    def __init__(self, table: pd.DataFrame, rules: Rules, n_topics: int, evidence: str = Evidence.WORDS) -> None:
+        self.every, self.evidence = table, Evidence(evidence)
+        self.n_groups = int(table["n_groups"].iloc[0]) if "n_groups" in table else None
         self.table = table[table["ci_low"].notna() & table["q_value"].notna()]
         self.rules, self.n_topics = rules, n_topics
         self.judged = [r for r in RIVALS if self.coverage(r) >= rules.min_coverage]
@@ -51,6 +60,12 @@ class TopicConditions:
     def too_few_documents(self) -> bool:
         """Whether most experts would be missed even if they were used for this topic alone."""
         return bool(self.detectable >= np.log2(self.n_topics))
+
+    @cached_property
+    def largest(self) -> pd.Series | None:
+        """The expert whose lift takes the topic's usage furthest from the average, tested or not; None where none is above."""
+        above = self.every[self.every["log2_lift"] > 0]
+        return above.loc[(above["share"] * above["log2_lift"]).idxmax()] if len(above) else None
 
     def large(self, table: pd.DataFrame) -> pd.Series:
         """Rows with the lift and share that the rules ask for, or a lift that cannot be told from it."""

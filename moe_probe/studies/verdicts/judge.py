@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moe_probe.core.results import Result
+from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import benjamini_hochberg
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.studies.verdicts.conditions import TopicConditions
+from moe_probe.studies.verdicts.power import enough_groups, groups_needed
 from moe_probe.studies.verdicts.reasons import (
     NOT_DETECTABLE,
     NOT_REPLICABLE,
+    ONLY_COUNTS,
     TOO_FEW,
     reason_for_expert,
     reason_for_group,
     reason_for_none,
+    reason_for_untested,
 )
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, verdict_caption
 
@@ -34,6 +37,7 @@ _COLUMNS = (
     *(f"{what}_beyond_{rival.column}" for rival in RIVALS for what in ("log2", "q")),
     *(f"{rival.column}_coverage" for rival in RIVALS),
     "detectable_log2_lift",
+    "n_groups",
 )
 
 
@@ -76,11 +80,14 @@ def topic_verdicts(
         ``experts`` (as text: several for a group), ``share, log2_lift_replication``; for every rival (``words``,
         ``previous``, ``pairs``) ``log2_beyond_RIVAL`` and ``q_beyond_RIVAL`` (over the pairs of expert and topic that are
         significant and replicated; NaN for others) and ``RIVAL_coverage`` (share of the topic's tokens
-        that its test could see), ``detectable_log2_lift``.
+        that its test could see), ``detectable_log2_lift``, ``n_groups`` (independent groups of the topic). ``params`` holds the
+        level of ``evidence`` and ``groups_needed`` (of every topic, to confirm an expert). Of counts that are sums by topic
+        every verdict is "none" and every grade "untested"; the reason names the largest effect.
     """
     import pandas as pd
 
     rules = (rules or Rules()).for_topics(int(expert_topics.table["topic"].nunique()))
+    evidence = str(expert_topics.params.get("evidence", Evidence.WORDS))
     given = {r.name: r for r in ((beyond,) if isinstance(beyond, Result) else beyond)}
     table = expert_topics.table
     table = table.assign(real=_real(table, rules))
@@ -90,16 +97,16 @@ def topic_verdicts(
     replicable = _replicable(table, rules)
     rows = []
     for topic in topics:
-        conditions = TopicConditions(table[table["topic"] == topic], rules, len(topics))
+        conditions = TopicConditions(table[table["topic"] == topic], rules, len(topics), evidence)
         candidates = None if groups is None else groups.table[groups.table["topic"] == topic]
         rows.append(_verdict(conditions, candidates, replicable=replicable[topic]) | {"topic": topic})
-    out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64"})
+    out = pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64", "expert": "Int64", "n_groups": "Int64"})
     others = (*given.values(), *(() if groups is None else (groups,)))
     citations = dict.fromkeys([*expert_topics.citations, *(c for r in others for c in r.citations)])
     return Result(
         "verdicts",
         out,
-        params=dict(vars(rules)),
+        params=dict(vars(rules)) | {"evidence": evidence, "groups_needed": groups_needed(len(topics), alpha=rules.alpha)},
         seed=expert_topics.seed,
         warnings=() if "beyond_vocabulary" in given else (_NOT_TESTED,),
         caption=verdict_caption(rules, rivals_tested=bool(given)),
@@ -113,17 +120,13 @@ def _real(table: pd.DataFrame, rules: Rules) -> pd.Series:
 
 
 def _replicable(table: pd.DataFrame, rules: Rules) -> dict[str, bool]:
-    """Whether a topic's groups are enough to replicate at least a perfect expert on half of them.
-
-    Its p in one half is one over the number of ways to deal the topic's labels there, and twice that counts
-    (`moe_probe.core.stats.replicate`): with two topics it takes eight groups of each, with three six.
-    """
+    """Whether a topic's groups are enough to replicate at least a perfect expert on half of them (`enough_groups`)."""
     if "n_groups" not in table or "p_replication" not in table:  # results of an earlier version
         return dict.fromkeys(table["topic"], True)
     sizes = table.groupby("topic")["n_groups"].first()
-    ways = {topic: math.comb(int(sizes.sum()) // 2, int(n) // 2) for topic, n in sizes.items()}
+    total = int(sizes.sum())
     tried = table["p_replication"].notna().groupby(table["topic"]).any()
-    return {topic: bool(tried[topic]) and int(sizes[topic]) // 2 >= 2 and 2 / ways[topic] <= rules.alpha for topic in ways}
+    return {topic: bool(tried[topic]) and enough_groups(int(n), total, alpha=rules.alpha) for topic, n in sizes.items()}
 
 
 def _with_rival(table: pd.DataFrame, result: Result | None, name: str, rules: Rules) -> pd.DataFrame:
@@ -146,20 +149,22 @@ def _verdict(conditions: TopicConditions, groups: pd.DataFrame | None, *, replic
     table = conditions.table
     row: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan)
     row |= {"verdict": "none", "grade": UNTESTED, "layer": None, "expert": None, "experts": ""}
-    row["detectable_log2_lift"] = conditions.detectable
-    if table.empty:
-        return row | {"reason": TOO_FEW}
+    row |= {"detectable_log2_lift": conditions.detectable, "n_groups": conditions.n_groups}
+    needed = groups_needed(conditions.n_topics, alpha=conditions.rules.alpha)
+    if conditions.evidence is Evidence.COUNTS or table.empty:
+        why = ONLY_COUNTS if conditions.evidence is Evidence.COUNTS else TOO_FEW
+        return row | {"reason": reason_for_untested(conditions, why, needed)}
     real, large = table["real"], conditions.large(table)
     passes = real & conditions.beyond_rivals(table) & large
     group = None if passes.any() or groups is None else conditions.best_group(groups)
     if group is not None:
         return row | _group_cells(conditions, group)
     if not real.any() and not replicable:
-        return row | {"reason": NOT_REPLICABLE}
+        return row | {"reason": reason_for_untested(conditions, NOT_REPLICABLE, needed)}
     weak = real & conditions.beyond_rivals(table, weak=True)
     significant = table["significant"] & (table["log2_lift"] > 0)
     if not significant.any() and conditions.too_few_documents:
-        return row | {"reason": NOT_DETECTABLE}
+        return row | {"reason": reason_for_untested(conditions, NOT_DETECTABLE, needed)}
     nearest = next((mask for mask in (passes, weak, real & large, significant) if mask.any()), None)
     best = _most_bits(table if nearest is None else table[nearest])
     row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}

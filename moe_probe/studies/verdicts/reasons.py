@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.evidence import unknown_from
+from moe_probe.core.schema import Evidence
 from moe_probe.core.text import listed
 from moe_probe.core.units import parse_members
 from moe_probe.experts.explain.rivals import RIVALS
@@ -18,6 +20,42 @@ if TYPE_CHECKING:
 TOO_FEW = "Nothing can be said: too few independent documents of this topic."
 NOT_REPLICABLE = f"{TOO_FEW} Half of them could not even confirm a perfect expert."
 NOT_DETECTABLE = f"{TOO_FEW} Not even a typical expert that is used for it alone would have been found."
+ONLY_COUNTS = "No test is possible: the record has sums by topic only, and nothing says how much documents differ."
+
+
+def reason_for_untested(conditions: TopicConditions, why: str, needed: int) -> str:
+    """Say why a topic could not be tested, what it would take, and how large its largest effect is.
+
+    Parameters
+    ----------
+    conditions : TopicConditions
+    why : str
+        One of the sentences of this module.
+    needed : int
+        Groups of every topic that can confirm an expert, at least.
+
+    Returns
+    -------
+    str
+    """
+    parts, n = [why], conditions.n_groups
+    if n is not None and why != ONLY_COUNTS:
+        parts.append(
+            f"The topic has {n} independent group{'s' * (n != 1)} of documents; {needed} of every topic are the least that can "
+            "confirm an expert."
+        )
+    if np.isfinite(conditions.detectable):
+        parts.append(
+            f"A typical expert would have been significant with probability 0.8 from a lift of "
+            f"{2**conditions.detectable:.2f} on, of at most {conditions.n_topics}."
+        )
+    best = conditions.largest
+    if best is not None:
+        parts.append(
+            f"The largest effect, untested: expert {int(best['expert'])} of layer {int(best['layer'])} is used "
+            f"{2 ** best['log2_lift']:.2f} times as much as on an average topic."
+        )
+    return " ".join(parts)
 
 
 def reason_for_expert(conditions: TopicConditions, best: pd.Series, n_passing: int) -> str:
@@ -102,7 +140,8 @@ def reason_for_none(conditions: TopicConditions, best: pd.Series, *, weak: bool)
         rivals[-1] += ": an expert of tokens rather than of the topic"
     opening = "Real but small: an expert passes every test but" if weak else "The nearest candidate"
     power = (
-        "With so few documents most experts would not be found even if they were used for this topic alone."
+        "With so few documents most experts would not be found even if they were used for this topic alone: a typical one is "
+        f"found with probability 0.8 from a lift of {2**conditions.detectable:.2f} on."
         if conditions.too_few_documents
         else f"A typical expert of lift {2**conditions.detectable:.2f} or more would have been found with probability 0.8."
     )
@@ -115,6 +154,8 @@ def _rivals(conditions: TopicConditions, row: pd.Series) -> str:
     text = f"Usage is {listed(predicted)}." if predicted else ""
     if not conditions.unjudged:
         return f"{text} Pairs could be judged on {conditions.coverage(RIVALS[-1]):.0%} of the topic's tokens."
+    if conditions.evidence is not Evidence.WORDS:
+        return f"{text} {unknown_from(conditions.evidence)}".strip()
     unseen = []
     for rival in conditions.unjudged:
         coverage = conditions.coverage(rival)

@@ -8,7 +8,7 @@ from typing import Any
 from moe_probe.core.text import figure, is_missing
 from moe_probe.core.units import UnitRef, format_members, parse_members
 from moe_probe.studies.verdicts.causes import CONFIRMED, NOT_CONFIRMED, NOT_TESTED, rise_text
-from moe_probe.studies.verdicts.rules import NEAR, UNTESTED, WEAK
+from moe_probe.studies.verdicts.rules import NEAR, UNTESTED, WEAK, Rules
 
 
 def verdict_sentence(row: Mapping[str, Any]) -> str:
@@ -21,13 +21,30 @@ def verdict_sentence(row: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
+def words_open(row: Mapping[str, Any]) -> bool:
+    """Whether words are not ruled out as the reason of a verdict: they were not tested, or cover too few of the tokens.
+
+    Parameters
+    ----------
+    row : mapping
+        Of the verdicts; one of an earlier version, without ``words_coverage``, is not doubted.
+
+    Returns
+    -------
+    bool
+    """
+    coverage = row.get("words_coverage", 1.0)
+    return is_missing(coverage) or coverage < Rules.min_coverage
+
+
 def _answer(row: Mapping[str, Any]) -> str:
     unit = _unit(row)
     near = ", near the threshold" if row["grade"] == NEAR else ""
+    words = ", of the topic or of its words" if words_open(row) else ""
     if row["verdict"] == "expert":
-        return f"Yes: {unit}{near}"
+        return f"Yes: {unit}{near}{words}"
     if row["verdict"] == "group":
-        return f"No single one, but {unit} together{near}"
+        return f"No single one, but {unit} together{near}{words}"
     if row["verdict"] == "feature only":
         return f"No expert, but {unit}{near}"
     if row["grade"] == UNTESTED:
