@@ -26,7 +26,7 @@ from moe_probe.experts.clusters import expert_groups
 from moe_probe.experts.explain import CONTEXTS, expected_usage, topic_beyond_vocabulary
 from moe_probe.experts.topics import expert_topics
 from moe_probe.studies.verdicts import Rules, topic_verdicts
-from moe_probe.testing import PlantedExpert, planted_trace
+from moe_probe.testing import PlantedExpert, planted_trace, source_usage
 
 _PERMUTATIONS = 499
 
@@ -145,12 +145,48 @@ DESIGNS = {
     "40 at 2": Design("topic experts of lift 2, 40 documents a topic", TOPIC, 40, 2.0, NAMED | GRADES),
     "40 at 1.5": Design("topic experts of lift 1.5, 40 documents a topic", TOPIC, 40, 1.5, NAMED | GRADES),
 }
+#: Documents from few sources, with habits without a variance: as many as the subjects and subcategories of MMLU.
+SOURCES = (1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 6, 9)
+DESIGNS["sources"] = Design(
+    "noise: 57 sources of 1 to 7 documents in 17 topics of 1 to 9, Student's t of 2 degrees of freedom",
+    (),
+    0,
+    0.0,
+    {
+        "any_significant": "any pair of expert and topic significant",
+        "familywise": "any pair with family-wise p ≤ 0.05",
+        "replicated": "any pair replicated",
+        "model": "some layer depends on the topic, p ≤ 0.05",
+    }
+    | WRONG,
+)
 #: Thresholds of effect taken away: what is left are the tests.
 TESTS_ONLY = Rules(min_log2_lift=0.0, tolerance=0.0, min_lower_bound=0.0, min_share=0.0, min_log2_beyond=0.0)
 
 
+def simulate_sources(seed: int) -> Counter[str]:
+    """Usage of documents from few sources: what was claimed, by kind of claim."""
+    usage = source_usage(SOURCES, documents=[1 + i % 7 for i in range(len(SOURCES))], tail=2.0, seed=seed)
+    topics = expert_topics(usage, permutations=_PERMUTATIONS, seed=seed)
+    groups = expert_groups(usage, permutations=_PERMUTATIONS, seed=seed)
+    verdicts = topic_verdicts(topics, groups=groups).table
+    return Counter(
+        {
+            "any_significant": int(topics.table["significant"].any()),
+            "familywise": int((topics.table["p_familywise"] <= 0.05).any()),
+            "replicated": int(topics.table["replicated"].any()),
+            "model": int(topics.params["model_p"] <= 0.05),
+            "wrong_expert": int((verdicts["verdict"] == "expert").any()),
+            "wrong_group": int((verdicts["verdict"] == "group").any()),
+            "wrong_weak": int((verdicts["grade"] == "weak").any()),
+        }
+    )
+
+
 def simulate(seed: int, design: Design) -> Counter[str]:
     """One trace: what was claimed, by kind of claim."""
+    if not design.documents:
+        return simulate_sources(seed)
     with tempfile.TemporaryDirectory() as folder:
         settings = {"topics": 6, "tokens": 150} | dict(design.settings)
         trace = planted_trace(

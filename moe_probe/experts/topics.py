@@ -186,10 +186,12 @@ def _known(value: float) -> float | None:
 def _caption(params: dict[str, Any]) -> str:
     label, measure = params["label"], "selections" if params["measure"] == "selections" else "gate weight"
     within = f" within {params['strata']}" if params["strata"] else ""
+    shares = f"Share of each {label}'s {measure} that goes to each expert, and its lift over the mean share across {label}s."
+    if params["model_p"] is None:
+        return f"{shares} Effects only: nothing can be tested, so there are no intervals, p or q."
     return (
-        f"Share of each {label}'s {measure} that goes to each expert, and its lift over the mean share across {label}s. "
-        f"Significant: q at most {params['alpha']:g} in a layer whose omnibus test passes; replicated: proposed by half of the "
-        f"groups of documents and confirmed one-sided by the other half, over several divisions (twice the median p). "
+        f"{shares} Significant: q at most {params['alpha']:g} in a layer whose omnibus test passes; replicated: proposed by half "
+        f"of the groups of documents and confirmed one-sided by the other half, over several divisions (twice the median p). "
         f"p: Welch's t of the means of {params['groups']:,} groups, {label} against rest, {params['permutations']:,} "
         f"permutations of {label}s over groups{within}, tail pooled over the {label}'s tests. q: Benjamini-Hochberg over all "
         f"layers, experts and {label}s, at most the family-wise p (Westfall-Young). Intervals: 95 %, jackknife over groups."

@@ -89,6 +89,11 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
             }
             | {f"decode_{name}": value for name, value in decoding._asdict().items()}
         )
+    null = (
+        "with its upward bias, since no null can be computed"
+        if untested
+        else (f"less its mean under {permutations:,} permutations of {label}s over groups")
+    )
     return Result(
         "layers",
         pd.DataFrame(rows),
@@ -104,8 +109,8 @@ def layer_usage(  # noqa: PLR0913 (public analysis: keyword options with default
         },
         caption=f"Balance of the load in every layer, and how much its routing depends on the {label}. Effective experts: number "
         "of equally used experts with the same entropy. Load: selections of each expert over the corpus, without special "
-        f"tokens. Information: Jensen-Shannon divergence of the {label}s' mean usage in bits, less its mean under "
-        f"{permutations:,} permutations of {label}s over groups. Decoding: multinomial logistic regression on square roots of "
+        f"tokens. Information: Jensen-Shannon divergence of the {label}s' mean usage in bits, "
+        f"{null}. Decoding: multinomial logistic regression on square roots of "
         "usage shares, each group decoded by a model that was trained on others.",
         citations=(
             "Lin 1991, Jensen-Shannon divergence, DOI 10.1109/18.61115",

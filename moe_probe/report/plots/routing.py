@@ -54,11 +54,12 @@ def layer_profile(layers: pd.DataFrame) -> np.ndarray:
     ndarray of Axes, shape (3,)
     """
     shuffled = "shuffled topics"
+    bits = "as counted, biased upwards" if layers["mi_topic_null_bits"].isna().all() else "measured, null subtracted"
     panels = (
         ("effective experts", (("effective_experts", "used"),)),
         (
             "bits about the topic\nper selection",
-            (("mi_topic_bits", "measured, null subtracted"), ("mi_topic_null_bits", shuffled)),
+            (("mi_topic_bits", bits), ("mi_topic_null_bits", shuffled)),
         ),
         ("topic decoded from\na document's routing", (("decode_accuracy", "accuracy"), ("decode_baseline", shuffled))),
     )

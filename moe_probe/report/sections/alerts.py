@@ -152,7 +152,8 @@ def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
     """List the warnings of the analyses; the same warning of several is listed once."""
     notes = []
     if "left_out" in results:
-        notes += [(f"Left out: {row['analysis']}", f"{row['reason']}.") for _, row in results["left_out"].table.iterrows()]
+        by_reason = results["left_out"].table.groupby("reason", sort=False)["analysis"].agg(list)
+        notes += [(f"Left out: {listed(names)}", f"{str(reason).rstrip('.')}.") for reason, names in by_reason.items()]
     sources: dict[str, list[str]] = {}
     for result in results.values():
         for warning in result.warnings if result.name != "near_duplicates" else ():  # an alert says it already

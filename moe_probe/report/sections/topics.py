@@ -134,6 +134,8 @@ def _one_layer(table: pd.DataFrame, scale: ColourScale) -> Picture:
         f"In layer {layer}, where lifts differ most, {int((shared == 1).sum())} experts stand out for one topic and "
         f"{int((shared > 1).sum())} for several."
     )
+    if table["q_value"].isna().all():
+        finding = f"Lifts differ most in layer {layer}; none of them can be tested."
     inline = ""
     if part["expert"].nunique() <= 64 and len(part) <= svg.MOST_MARKS / 2:
         (panel,) = lift_panels(part, panel="layer", row="topic", shown=[layer])

@@ -12,7 +12,7 @@ from moe_probe.core.text import is_missing, listed
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
 from moe_probe.report.content import Bar, Section
-from moe_probe.studies.verdicts import NEAR, UNTESTED, WEAK, grades, power_sentences, words_open
+from moe_probe.studies.verdicts import NEAR, ONLY_COUNTS, UNTESTED, WEAK, grades, power_sentences, words_open
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,8 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
     """
     grade = grades(table)
     tested = table[(grade != UNTESTED) | (table["verdict"] != "none")]
+    if tested.empty and table["reason"].astype(str).str.startswith(ONLY_COUNTS).all():
+        return "Nothing could be tested: the record has sums by topic only."
     if tested.empty:
         return f"Nothing could be tested: none of {len(table)} topics has enough independent documents."
     kinds = (
@@ -155,9 +157,10 @@ def words_sentence(table: pd.DataFrame) -> str:
     n_open = sum(words_open(row) for row in passing)
     if not n_open:
         return ""
-    which = "They are" if n_open == len(passing) else f"{n_open} of them are"
-    which = "It is" if n_open == len(passing) == 1 else which
-    return f" Words are not ruled out: {which} of the topic or of its words."
+    if n_open == len(passing) == 1:
+        return " Words are not ruled out: it may be of the topic or of its words."
+    which = "they" if n_open == len(passing) else f"{n_open} of them"
+    return f" Words are not ruled out: {which} may be of the topic or of its words."
 
 
 def where(row: Row | Any) -> str:

@@ -22,6 +22,7 @@ from moe_probe.studies.verdicts.causes import (
 from moe_probe.studies.verdicts.evidence import FeatureRules, complete_verdicts
 from moe_probe.studies.verdicts.judge import topic_verdicts
 from moe_probe.studies.verdicts.power import groups_needed, power_sentences
+from moe_probe.studies.verdicts.reasons import ONLY_COUNTS
 from moe_probe.studies.verdicts.rules import CLEAR, LIKELY, NEAR, NOTHING, UNTESTED, WEAK, Rules, grades
 from moe_probe.studies.verdicts.sentence import words_open
 from moe_probe.studies.verdicts.update import update_verdicts
@@ -34,6 +35,7 @@ __all__ = [
     "NOTHING",
     "NOT_CONFIRMED",
     "NOT_TESTED",
+    "ONLY_COUNTS",
     "UNCONFIRMABLE",
     "UNTESTED",
     "WEAK",

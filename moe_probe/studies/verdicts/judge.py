@@ -80,7 +80,8 @@ def topic_verdicts(
         ``experts`` (as text: several for a group), ``share, log2_lift_replication``; for every rival (``words``,
         ``previous``, ``pairs``) ``log2_beyond_RIVAL`` and ``q_beyond_RIVAL`` (over the pairs of expert and topic that are
         significant and replicated; NaN for others) and ``RIVAL_coverage`` (share of the topic's tokens
-        that its test could see), ``detectable_log2_lift``, ``n_groups`` (independent groups of the topic). ``params`` holds the
+        that its test could see), ``detectable_log2_lift`` (of a typical
+        expert of the topic), ``n_groups`` (its independent groups). ``params`` holds the
         level of ``evidence`` and ``groups_needed`` (of every topic, to confirm an expert). Of counts that are sums by topic
         every verdict is "none" and every grade "untested"; the reason names the largest effect.
     """
@@ -167,7 +168,7 @@ def _verdict(conditions: TopicConditions, groups: pd.DataFrame | None, *, replic
         return row | {"reason": reason_for_untested(conditions, NOT_DETECTABLE, needed)}
     nearest = next((mask for mask in (passes, weak, real & large, significant) if mask.any()), None)
     best = _most_bits(table if nearest is None else table[nearest])
-    row |= {name: best[name] for name in _COLUMNS if name in best.index and name != "topic"}
+    row |= {name: best[name] for name in _COLUMNS if name in best.index and name not in ("topic", "detectable_log2_lift")}
     row |= {"layer": int(best["layer"]), "expert": int(best["expert"]), "experts": str(int(best["expert"]))}
     row["auroc_expert"] = best["auroc"]
     if passes.any():
