@@ -15,6 +15,7 @@ from moe_probe.core.results import Result
 from moe_probe.core.schema import SUMS, WORDS, Evidence
 from moe_probe.experts.clusters.units import token_units
 from moe_probe.recording.trace import Trace, TraceWriter, trace_facts
+from moe_probe.recording.trace.checks import NO_ID
 from moe_probe.report import write_report
 from moe_probe.studies import analyses
 from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, analyze
@@ -52,7 +53,7 @@ def record(path: Path, evidence: Evidence, *, documents: int = 18, group: bool =
     if group:
         routing = replace(routing, documents=routing.documents.assign(source=routing.documents["group"]))
     if evidence is Evidence.TOKENS:
-        routing = replace(routing, token_id=np.zeros_like(routing.token_id))
+        routing = replace(routing, token_id=np.full_like(routing.token_id, NO_ID))
     kept = ("routing",) if evidence in (Evidence.WORDS, Evidence.TOKENS) else ("usage",)
     facts = {Evidence.TOKENS: {WORDS: False}, Evidence.COUNTS: {SUMS: True}}.get(evidence, {})
     manifest = planted_manifest(routing, seed=1, kept=kept).model_copy(update={"settings": facts})
