@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis.extra.numpy import arrays
 from support.routing import RoutingShape
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import Usage
+from moe_probe.core.schema import MoeLayer
 from moe_probe.experts.published import (
     consecutive_repetition,
     domain_specialisation,
@@ -107,11 +110,33 @@ def test_smallest_set_reaches_p_and_no_smaller_one_does(scores: np.ndarray, p: f
 
 def test_esft_scores_add_up(trace: Trace) -> None:
     table = esft_scores(trace, p=0.3).table
-    sums = table.groupby(["layer", "task"])[["token_selection_ratio", "average_gate_score"]].sum()
+    sums = table.groupby(["layer", "task"])[["token_selection_ratio", "gate_share"]].sum()
     assert np.allclose(sums, 1)
     hit = table.set_index(["layer", "expert", "task"]).loc[(0, 3, "topic-1")]
     assert hit["chosen_by_ratio"]
     assert hit["token_selection_ratio"] > 1.5 / 8
+
+
+def test_esft_gate_scores_are_means_over_tokens_also_where_weights_do_not_add_up_to_one(trace: Trace) -> None:
+    usage = trace.usage()
+    assert usage.gate_mass is not None
+    third = replace(usage, selections=usage.selections, gate_mass=usage.gate_mass / 3)
+    table = esft_scores(third).table.set_index(["layer", "task", "expert"])
+    experts, weights, document, _ = routing_of(trace)
+    of_task = trace.documents["topic"].to_numpy()[document] == "topic-1"
+    by_hand = [np.where(experts[of_task, 0] == e, weights[of_task, 0].astype(float), 0).sum(1).mean() / 3 for e in range(3)]
+    assert table.loc[(0, "topic-1"), "average_gate_score"].to_numpy()[:3] == pytest.approx(by_hand, rel=1e-6)
+    assert table.groupby(["layer", "task"])["gate_share"].sum().to_numpy() == pytest.approx(1)
+    whole = esft_scores(usage).table
+    assert (whole["chosen_by_gate"].to_numpy() == table["chosen_by_gate"].to_numpy()).all(), "p is a share of the gate mass"
+
+
+def test_rounded_scores_leave_ties_to_the_order_of_experts() -> None:
+    layers = (MoeLayer(layer=0, name="l", num_experts=3, top_k=1),)
+    documents = pd.DataFrame({"document": ["a"], "topic": ["t"], "n_tokens": [100_000]})
+    usage = Usage(np.array([[[30_001, 30_003, 39_996]]]), None, layers, documents)
+    assert esft_scores(usage, p=0.6).table["chosen_by_ratio"].tolist() == [False, True, True]
+    assert esft_scores(usage, p=0.6, digits=4).table["chosen_by_ratio"].tolist() == [True, False, True]
 
 
 def test_risk_difference_and_its_z(trace: Trace) -> None:

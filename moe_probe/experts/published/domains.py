@@ -108,12 +108,13 @@ def _first_choice_counts(trace: Trace | Usage, of_document: np.ndarray, n: int) 
     return counts, weight_warnings(trace)
 
 
-def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -> Result:
+def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2, digits: int | None = None) -> Result:
     """Score the relevance of every expert to every label by ESFT's two scores, and mark the smallest set that reaches p.
 
     Token selection ratio: r = mean over a task's tokens of 1[expert chosen] / k; average gate score: g =
     mean over its tokens of the gate weight. The experts of highest score whose sum first reaches p are
-    those ESFT would tune. arXiv:2407.01906, section 3.2, equations 4 to 6.
+    those ESFT would tune. arXiv:2407.01906, section 3.2, equations 4 to 6. Where a router's chosen weights do not add up to 1,
+    neither do the gate scores of a layer; so that p means the same for both, experts are chosen by their share of that sum.
 
     Parameters
     ----------
@@ -122,12 +123,14 @@ def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -
         Label column of the tasks.
     p : float
         Share of a task's selections, or gate mass, that the chosen experts reach (0 to 1).
+    digits : int, optional
+        Round scores before experts are chosen, as ESFT's authors do (4): it decides which of two equal ones comes first.
 
     Returns
     -------
     Result
-        ``esft``: ``layer, expert, task, token_selection_ratio, average_gate_score`` (share of the gate mass;
-        NaN without weights), ``chosen_by_ratio, chosen_by_gate``.
+        ``esft``: ``layer, expert, task, token_selection_ratio, average_gate_score`` (NaN without weights), ``gate_share`` (of
+        the layer's gate mass), ``chosen_by_ratio, chosen_by_gate``.
 
     Raises
     ------
@@ -140,21 +143,26 @@ def esft_scores(trace: Trace | Usage, *, label: str = "topic", p: float = 0.2) -
     names, of_document = _domains(usage, label)
     counts = _counts(usage, of_document, len(names))
     masses = _counts(usage, of_document, len(names), measure="gate_mass") if usage.has_gate_mass else None
+    tokens = np.zeros(len(names))
+    np.add.at(tokens, of_document[of_document >= 0], usage.documents["n_tokens"].to_numpy()[of_document >= 0])
     parts = []
     for index, layer in enumerate(usage.layers):
-        ratio = _normalised(counts[index])
-        gate = np.full(ratio.shape, np.nan) if masses is None else _normalised(masses[index])
-        values = {
-            "token_selection_ratio": ratio,
-            "average_gate_score": gate,
-            "chosen_by_ratio": smallest_set(ratio, p),
-            "chosen_by_gate": smallest_set(gate, p),
-        }
+        ratio, unknown = _normalised(counts[index]), np.full(counts[index].shape, np.nan)
+        share = unknown if masses is None else _normalised(masses[index])
+        ranked = (ratio, share) if digits is None else (ratio.round(digits), share.round(digits))
+        with np.errstate(invalid="ignore"):
+            values = {
+                "token_selection_ratio": ratio,
+                "average_gate_score": unknown if masses is None else masses[index] / tokens[:, None],
+                "gate_share": share,
+                "chosen_by_ratio": smallest_set(ranked[0], p),
+                "chosen_by_gate": smallest_set(ranked[1], p),
+            }
         parts.append(_by_domain(layer, "task", names, values))
     return Result(
         "esft",
         pd.concat(parts, ignore_index=True),
-        params={"label": label, "p": p},
+        params={"label": label, "p": p, "digits": digits},
         citations=(_ESFT,),
         caption=f"ESFT's relevance scores of every expert for every {label}. Chosen are the experts of the highest scores, "
         f"until their sum reaches {p:g}: those that ESFT would tune.",
