@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from statistics import median
 from typing import Any, Literal
 
@@ -196,7 +197,8 @@ class ModelRow(_Record):
 
 
 def rounded(value: Any) -> float | None:
-    """Round a number to `DIGITS` significant digits; None where it is missing or infinite."""
-    if value is None or value != value or abs(value) == float("inf"):
+    """Round a number to `DIGITS` significant digits; None where it is missing or infinite, before or after."""
+    if value is None or value != value:
         return None
-    return float(f"{float(value):.{DIGITS}g}")
+    out = float(f"{float(value):.{DIGITS}g}")
+    return out if isfinite(out) else None
