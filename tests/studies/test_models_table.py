@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_probe.cli import main
@@ -236,6 +236,7 @@ def test_chemistry_is_asked_of_every_row(planted: RunDirectory) -> None:
     assert "not testable; the largest effect is" in chemistry_sentences([with_topics(no, tested=False)])[0]
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_rounding_is_stable(value: float) -> None:
     once = rounded(value)
@@ -245,6 +246,7 @@ def test_rounding_is_stable(value: float) -> None:
         assert rounded(once) == once and abs(once - value) <= 5.1e-4 * abs(value)
 
 
+@settings(deadline=None, max_examples=50)  # pages take long beside other work
 @given(st.text(min_size=1, max_size=30))
 def test_labels_stay_cells_of_their_table(text: str) -> None:
     row = shipped_rows()[0]
