@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.experts.clusters.kmeans import Exchangeable, agreement, cluster_units, leading_components, stability
 from moe_probe.experts.clusters.units import Units, document_units, expert_units, token_units, with_strata
@@ -91,7 +92,7 @@ def cluster_routing(  # noqa: PLR0913 (public analysis: keyword options with def
         planes = [aside.submit(_plane, item, seed=seed) for item in units] if maps else []
         for item in units:
             _cluster(item if strata is None else with_strata(trace, item, strata), parts, seed=seed, strata=strata)
-        for clusters, plane in zip(parts["clusters"], planes, strict=False):
+        for clusters, plane in zip(parts["clusters"], track(planes, "maps", unit="maps"), strict=False):
             positions = plane.result()
             if positions is not None:
                 parts["maps"].append(positions.merge(clusters, on=["unit", "layer", "id"], validate="1:1"))

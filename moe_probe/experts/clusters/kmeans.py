@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.progress import track
 
 #: Candidate numbers of clusters.
 K_RANGE = (2, 3, 4, 6, 8, 12, 16, 24)
@@ -61,7 +62,7 @@ def cluster_units(features: np.ndarray, *, seed: int = 0) -> Partition:
     rows = np.sort(rng.permutation(len(reduced))[:_SILHOUETTES])
     best, k, labels = _best(reduced, candidates, rows, seed)
     drawn = []
-    for _ in range(_NULLS):
+    for _ in track(range(_NULLS), "clusters of permuted data", unit="draws"):
         shuffled = np.stack([rng.permutation(column) for column in features[rows].T], axis=1)
         fewer = [c for c in candidates if c < len(rows) / 2]
         drawn.append(_best(leading_components(shuffled, seed), fewer, np.arange(len(rows)), seed)[0])
