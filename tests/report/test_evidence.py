@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from moe_probe.experts.clusters.units import token_units
 from moe_probe.recording.trace import Trace, TraceWriter, trace_facts
 from moe_probe.recording.trace.checks import NO_ID
 from moe_probe.report import write_report
+from moe_probe.report.sections.answers import answers
 from moe_probe.studies import analyses
 from moe_probe.studies.analyses import ANALYSES, AnalysisSettings, analyze
 from moe_probe.testing import PlantedExpert, planted_routing
@@ -166,3 +168,13 @@ def test_the_terminal_says_it(tmp_path: Path) -> None:
 def test_words_known_says_nothing_of_it(tmp_path: Path) -> None:
     trace = record(tmp_path / "trace", Evidence.WORDS)
     assert dict(trace_facts(trace.manifest, trace.documents))["evidence"] == "tokens with words."
+
+
+def test_the_best_layer_is_compared_with_the_best_of_shuffled_topics() -> None:
+    """Of many layers one decodes best by chance too: the largest number of its own layer's null would flatter it."""
+    table = pd.DataFrame(
+        {"layer": [0, 1], "decode_accuracy": [0.30, 0.40], "decode_baseline": [0.25, 0.05], "mi_topic_bits": [0.0, 0.0]}
+    )
+    (answer,) = answers({"layers": Result("layers", table)})
+    assert "From layer 1 alone, the best of 2" in answer.answer and "40% of the time" in answer.text
+    assert "the best layer reaches 25%" in answer.answer
