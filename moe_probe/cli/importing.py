@@ -196,8 +196,15 @@ def import_(
         trace = import_usage(source, out, sums=settings.sums, options=options, mode=mode, **labels)
     elif settings.format in RECORDINGS:
         importer = import_imatrix if settings.format == "imatrix" else import_sglang_distribution
-        documents = settings.files_are_documents
-        trace = importer(source, out, files_are_documents=documents, options=options, mode=mode, **labels)
+        trace = importer(
+            source,
+            out,
+            documents=settings.documents,
+            topic=settings.topic,
+            files_are_documents=settings.files_are_documents,
+            options=options,
+            mode=mode,
+        )
     elif settings.format == "table":
         trace = import_table(source, out, options=options, mode=mode)
     elif settings.format == "fingerprints":

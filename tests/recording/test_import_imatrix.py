@@ -115,7 +115,7 @@ def test_an_independent_writer_agrees(tmp_path: Path) -> None:
     assert all((read.array(name) == array.ravel()).all() for name, array in tensors.items())
     recording = read_imatrix(path)
     assert {layer: counts.tolist() for layer, counts in recording.selections.items()} == COUNTS
-    assert "adds up 2 data sets" in recording.notes[0]
+    assert "2 data sets are added up" in recording.notes[0]
 
 
 def test_the_other_reader_agrees(tmp_path: Path) -> None:

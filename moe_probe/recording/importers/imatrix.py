@@ -124,10 +124,10 @@ def _top_k(file: GgufFile, selections: dict[int, np.ndarray]) -> int | None:
 def _notes(file: GgufFile, selections: dict[int, np.ndarray]) -> tuple[str, ...]:
     notes = []
     if any(counts.max() > _EXACT for counts in selections.values()):
-        notes.append(f"{file.path}: counts above {_EXACT:,} are rounded to 24 bits, as the file stores them")
+        notes.append(f"counts above {_EXACT:,} are rounded to 24 bits, as the file stores them")
     datasets = file.metadata.get("imatrix.datasets")
     if isinstance(datasets, tuple) and len(datasets) > 1:
-        notes.append(f"{file.path}: it adds up {len(datasets):,} data sets; counts cannot be split by them")
+        notes.append(f"{len(datasets):,} data sets are added up; counts cannot be split by them")
     return tuple(notes)
 
 

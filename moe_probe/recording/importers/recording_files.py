@@ -18,7 +18,14 @@ from moe_probe.recording.importers.imatrix import read_imatrix
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.recordings import TOKENS, Recording, find_recordings, labels_of_files
 from moe_probe.recording.importers.records import import_records
-from moe_probe.recording.importers.sglang_distribution import ENDINGS, has_tokens, read_dump, recording_of
+from moe_probe.recording.importers.sglang_distribution import (
+    ENDINGS,
+    has_tokens,
+    logical_experts,
+    moved_note,
+    read_dump,
+    recording_of,
+)
 from moe_probe.recording.importers.sglang_tokens import LeftOut, layers_of, prompt_records
 from moe_probe.recording.importers.token_record import TokenRecord
 from moe_probe.recording.importers.usage_block import UsageBlock
@@ -155,7 +162,12 @@ class _Job:
 
 
 def _import_tokens(job: _Job, out: str | Path, mode: str) -> Trace:
-    sizes = {file: layers_of(read_dump(file), file) for file in job.files}
+    sizes: dict[Path, tuple[int, int]] = {}
+    notes: dict[str, None] = {}
+    for file in job.files:
+        data = read_dump(file)
+        sizes[file] = layers_of(data, file)
+        notes |= dict.fromkeys(moved_note(logical_experts(data, file)))
     n_layers, n_experts = sizes[job.files[0]]
     for file, (layers, experts) in sizes.items():
         if (layers, experts) != (n_layers, n_experts):
@@ -178,7 +190,7 @@ def _import_tokens(job: _Job, out: str | Path, mode: str) -> Trace:
 
     source = ImportSource(range(n_layers), job.name, job.hash, dict.fromkeys(range(n_layers), n_experts))
     trace = import_records(records, out, source, options=job.options, mode=mode)
-    trace.warnings = (*trace.warnings, *left_out.notes())
+    trace.warnings = (*trace.warnings, *left_out.notes(), *notes)
     return trace
 
 
@@ -210,7 +222,7 @@ def _import_counts(
         options=replace(job.options, top_k=top_k),
         mode=mode,
     )
-    trace.warnings = (*trace.warnings, *(note for recording in recordings for note in recording.notes), *_dense(recordings))
+    trace.warnings = (*trace.warnings, *_notes(recordings), *_dense(recordings))
     return trace
 
 
@@ -249,6 +261,15 @@ def _same_layers(recordings: Sequence[Recording]) -> dict[int, int]:
                 f"(layer {layer}: {these.get(layer, 'no')} and {layers.get(layer, 'no')} experts)",
             )
     return layers
+
+
+def _notes(recordings: Sequence[Recording]) -> tuple[str, ...]:
+    """Return what is to be known of the files: each note once, with the names of its files."""
+    files: dict[str, list[str]] = {}
+    for recording in recordings:
+        for note in recording.notes:
+            files.setdefault(note, []).append(recording.path.name)
+    return tuple(f"{some_of(names, 3)}: {note}" for note, names in files.items())
 
 
 def _dense(recordings: Sequence[Recording]) -> tuple[str, ...]:

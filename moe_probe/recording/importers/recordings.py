@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import dropped_id
+from moe_probe.core.schema import MANIFEST
 from moe_probe.core.textfiles import expand
 from moe_probe.recording.importers.labels import BESIDE, DocumentLabels, find_labels
 from moe_probe.recording.importers.options import ImportOptions, LabelColumns
@@ -36,7 +37,7 @@ class Recording:
     empty : tuple of int
         Layers that the file has and that nobody selected an expert of: dense ones.
     notes : tuple of str
-        What the user should know.
+        What the user should know of the file; each says it without its name.
     """
 
     path: Path
@@ -65,10 +66,16 @@ def find_recordings(source: str | Path, endings: Sequence[str]) -> list[Path]:
     MoeProbeError
         When there is none.
     """
-    files = [file for file in expand(source, endings).files if file.name not in BESIDE]
+    root = Path(source)
+    files = [file for file in expand(source, endings).files if file.name not in BESIDE and not _in_trace(file, root)]
     if not files:
         raise MoeProbeError(f"there is no recording at {source}", f"none ends in {', '.join(endings)}", "check the path")
     return files
+
+
+def _in_trace(file: Path, root: Path) -> bool:
+    """Whether a file lies in a trace below the folder that is searched: its tables and lists are no recordings."""
+    return any((folder / MANIFEST).is_file() for folder in file.parents if folder != root and root in folder.parents)
 
 
 def labels_of_files(

@@ -34,6 +34,7 @@ ENDINGS = (".pt", ".json", ".csv")
 _CSV = ["layer_id", "expert_id", "count"]
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _MOST_LAYERS = 10_000
+_ROUND = 100  # buffers of limited size have a round one (1,000 unless the user says another)
 _MANY = 64  # so many counts hardly have a common factor by chance
 _RECORDS = "a file of SGLang's expert-distribution recorder"
 
@@ -115,7 +116,7 @@ def recording_of(data: Mapping[str, Any], path: Path, num_experts: int | Mapping
         counts = whole_counts(counts, where)
         summed = counts if counts.ndim == 2 else counts.sum(axis=0)
         selections, empty = by_layer(summed, path)
-        return Recording(path, selections, empty=empty, notes=(*_buffer_note(counts, path), *_copies_note(summed, path)))
+        return Recording(path, selections, empty=empty, notes=(*_buffer_note(counts), *_copies_note(summed)))
     return _of_passes(data, path)
 
 
@@ -162,29 +163,11 @@ def logical_experts(data: Mapping[str, Any], path: Path) -> np.ndarray:
     return table.astype(np.int64)
 
 
-def moved_note(table: np.ndarray, path: Path) -> tuple[str, ...]:
-    """Say where experts may have moved while they were recorded: their map is only that of the end.
-
-    Parameters
-    ----------
-    table : ndarray of int64, shape (n_layers, n_physical_experts)
-        As `logical_experts` returns it.
-    path : Path
-        For messages.
-
-    Returns
-    -------
-    tuple of str
-        One note, or none where every expert has its own number.
-    """
-    moved = not np.array_equal(table, np.broadcast_to(np.arange(table.shape[1]), table.shape))
-    return (
-        (
-            f"{path}: experts are not in their own order on the server; if it moved them while recording, ids before are wrong",
-        )
-        if moved
-        else ()
-    )
+def moved_note(table: np.ndarray) -> tuple[str, ...]:
+    """Say where experts may have moved while they were recorded: their map is only that of the end."""
+    if np.array_equal(table, np.broadcast_to(np.arange(table.shape[1]), table.shape)):
+        return ()
+    return ("experts are not in their own order on the server; where it moved them while recording, earlier ids are wrong",)
 
 
 def _of_passes(data: Mapping[str, Any], path: Path) -> Recording:
@@ -203,7 +186,7 @@ def _of_passes(data: Mapping[str, Any], path: Path) -> Recording:
             raise MoeProbeError(f"{where} has the shape {counts.shape}", f"the map of experts has {table.shape}", _RECORDS)
         np.add.at(total, (np.broadcast_to(layer, table.shape), table), whole_counts(counts, where))
     selections, empty = by_layer(total, path)
-    return Recording(path, selections, empty=empty, notes=moved_note(table, path))
+    return Recording(path, selections, empty=empty, notes=moved_note(table))
 
 
 def records_of(data: Mapping[str, Any], path: Path) -> Sequence[Mapping[Any, Any]]:
@@ -269,7 +252,7 @@ def _of_rows(rows: Sequence[Mapping[str, str]], path: Path, num_experts: int | M
             selections[layer] = counts
         if given is None:
             notes.append(layer)
-    note = f"{path}: number of experts guessed from the largest id seen, {widest}; pass --num-experts N"
+    note = f"number of experts guessed from the largest id seen, {widest}; pass --num-experts N"
     return Recording(path, selections, notes=(note,) if notes else ())
 
 
@@ -278,21 +261,19 @@ def _check_layers(n: int, where: str) -> None:
         raise MoeProbeError(f"{where} would have {n:,} layers", f"{_MOST_LAYERS:,} are the most", _RECORDS)
 
 
-def _buffer_note(counts: np.ndarray, path: Path) -> tuple[str, ...]:
+def _buffer_note(counts: np.ndarray) -> tuple[str, ...]:
     """Say where the recorder's buffer is full: it keeps the last passes only, and does not say whether there were more."""
-    if counts.ndim == 2 or counts.shape[0] < 2 or not counts.any(axis=(1, 2)).all():
+    if counts.ndim == 2 or counts.shape[0] % _ROUND or not counts.any(axis=(1, 2)).all():
         return ()
-    passes = f"{path}: its buffer of {counts.shape[0]:,} forward passes is full, so that earlier ones may be lost; "
+    passes = f"a buffer of {counts.shape[0]:,} forward passes is full, so that earlier ones may be lost; "
     return (passes + "--expert-distribution-recorder-buffer-size -1 keeps all",)
 
 
-def _copies_note(counts: np.ndarray, path: Path) -> tuple[str, ...]:
+def _copies_note(counts: np.ndarray) -> tuple[str, ...]:
     """Say where every count is a multiple of one number: ranks of tensor parallelism count the same tokens, and are added up."""
     used = counts[counts > 0]
     factor = int(np.gcd.reduce(used))
     if factor < 2 or len(used) < _MANY:
         return ()
-    multiple = (
-        f"{path}: every count is a multiple of {factor}, as where {factor} tensor-parallel ranks count the same tokens; "
-    )
+    multiple = f"every count is a multiple of {factor}, as where {factor} tensor-parallel ranks count the same tokens; "
     return (multiple + "shares are not affected, numbers of tokens are",)
