@@ -132,7 +132,7 @@ def make(study: Study, data: Path, runs: Path) -> None:
         moe_probe("analyze", run, *more)
         for name, made in (("verdicts", verdict_table), ("layers", layer_table)):
             tables[f"{name} {label}"] = made(folder / "results")
-        if (Result.load(folder / "results", "verdicts").table["grade"] == UNTESTED).all():
+        if label != "topic" and (Result.load(folder / "results", "verdicts").table["grade"] == UNTESTED).all():
             continue  # no row that says nothing but that nothing can be tested
         run_program("scripts/models_table.py", "--add", folder, "--name", study.model, "--corpus-note", study.corpus)
     tables |= study.after(run / "results")
