@@ -189,11 +189,11 @@ def import_(
 
     settings.check()
     options = settings.options()
-    labels = {"documents": settings.documents, "topic": settings.topic}
+    documents, topic = settings.documents, settings.topic
     if settings.format == "arrays":
-        trace = import_arrays(source, out, options=options, mode=mode, **labels)
+        trace = import_arrays(source, out, documents=documents, topic=topic, options=options, mode=mode)
     elif settings.format == "usage":
-        trace = import_usage(source, out, sums=settings.sums, options=options, mode=mode, **labels)
+        trace = import_usage(source, out, documents=documents, topic=topic, sums=settings.sums, options=options, mode=mode)
     elif settings.format in RECORDINGS:
         importer = import_imatrix if settings.format == "imatrix" else import_sglang_distribution
         trace = importer(

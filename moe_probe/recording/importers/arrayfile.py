@@ -209,7 +209,7 @@ def layer_numbers(arrays: Mapping[str, StoredArray], n_layers: int, wanted: tupl
     """
     if "layers" not in arrays:
         return list(wanted) if wanted is not None and len(wanted) == n_layers else list(range(n_layers))
-    numbers = arrays["layers"].need("whole", 1).whole().tolist()
+    numbers: list[int] = arrays["layers"].need("whole", 1).whole().tolist()
     if len(numbers) != n_layers or any(not 0 <= number < 1_000_000 for number in numbers):
         what = f"'layers' of {path} has {len(numbers)} numbers for {n_layers} layers"
         if len(numbers) == n_layers:

@@ -15,7 +15,8 @@ from moe_probe.core.errors import MoeProbeError
 _SUM = 1e-3  # rows that add up to 1 only so far are no shares at all, however they were rounded
 _ROOM = 4.0  # roundings of a share, in units of half the last place: sums and products add to the last division's
 _CHANCE = 1e-6  # chance, at most, that shares without a common denominator would look as if they had one
-_MOST = 1 << 22  # selections per layer of a document
+_STEP = 4096  # counts that the smallest share may stand for, tried at a time
+_MOST = 1 << 20  # selections per layer of a document, at most: a longer one needs its number of tokens
 
 
 def precision_of(values: np.ndarray) -> float:
@@ -87,19 +88,19 @@ def recover_selections(shares: np.ndarray, top_k: int) -> np.ndarray:
     open_ = np.flatnonzero(found < 0)
     # beyond this, roundings of the largest share reach a quarter of a selection
     limit = np.minimum(_MOST, 0.25 / (precision * np.maximum(largest, np.finfo(np.float64).tiny)))
-    count = 0
+    count, step = 1, 16
     while len(open_):
-        count += 1
-        n = np.rint(count / smallest[open_] / top_k) * top_k
-        open_, n = open_[n <= limit[open_]], n[n <= limit[open_]]
-        near = (n > 0) & (np.abs(n * smallest[open_] - count) <= precision * count)
-        if near.any():
-            tried, numbers = open_[near], n[near]
-            exact = shares[tried] * numbers[:, None]
-            right = (np.abs(exact - np.rint(exact)) <= precision * exact).all(axis=1)
-            right &= _is_no_chance(exact, numbers, precision)
-            found[tried[right]] = numbers[right].astype(np.int64)
-            open_ = open_[found[open_] < 0]
+        counts = np.arange(count, count + step, dtype=np.float64)
+        n = np.rint(counts / smallest[open_, None] / top_k) * top_k  # (n_open, step)
+        near = (n > 0) & (n <= limit[open_, None]) & (np.abs(n * smallest[open_, None] - counts) <= precision * counts)
+        which, at = np.nonzero(near)
+        tried, numbers = open_[which], n[which, at]
+        exact = shares[tried] * numbers[:, None]
+        right = (np.abs(exact - np.rint(exact)) <= precision * exact).all(axis=1) & _is_no_chance(exact, numbers, precision)
+        hit, first = np.unique(tried[right], return_index=True)  # the first of a document is the smallest
+        found[hit] = numbers[right][first].astype(np.int64)
+        open_ = open_[(found[open_] < 0) & (n[:, -1] <= limit[open_])]
+        count, step = count + step, min(2 * step, _STEP)
     return found
 
 

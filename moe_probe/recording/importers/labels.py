@@ -165,6 +165,9 @@ def _read(
         labels = {label: _text(row, column, where) for label, column in read_from.items()}
         if not labels["topic"].strip():
             raise MoeProbeError(f"{where} has no topic", f"'{columns.topic}' is empty", "a topic for every document")
+        if named_by_topic and columns.document not in row and any(labels["topic"] == other["topic"] for other in out):
+            what = f"{where}: topic '{labels['topic']}' comes a second time"
+            raise MoeProbeError(what, "sums have one row per topic", "rows added up by topic, or a column of names for them")
         if columns.document not in row:
             labels["document"] = labels["topic"] if named_by_topic else f"{number:07d}"
         out.append(labels)

@@ -147,7 +147,7 @@ class UsageSurvey:
             raise MoeProbeError(f"{self.source.name} has no selection", "every count is 0", "check what was recorded")
         warnings: list[str] = []
         columns = self._columns(sums_of, options, warnings)
-        kept = sums_of[:, columns].any(axis=1)
+        kept: np.ndarray = np.asarray(sums_of[:, columns].any(axis=1))
         self._note_empty(~kept, warnings)
         tokens = np.concatenate(self._tokens) if self._tokens else None
         fit = TokenFit(list(self._names.values()), [self.layers[c] for c in columns], sums_of[:, columns], kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,12 @@ class UsageTable:
             documents = self.documents[start : start + step]
             begin, end = np.searchsorted(self.cells[:, 0], [start, start + len(documents)])
             document, layer, expert = self.cells[begin:end].T
-            dense = {}
+            dense: dict[str, np.ndarray] = {}
             for name, values in self.values.items():
                 dense[name] = np.zeros((len(documents), n_layers, self.width), dtype=values.dtype)
                 dense[name][document - start, layer, expert] = values[begin:end]
             tokens = None if self.tokens is None else self.tokens[start : start + len(documents)]
-            yield UsageBlock(documents, tokens=tokens, **dense)
+            yield UsageBlock(documents, dense["counts"], tokens, dense.get("gate"), dense.get("saliency"))
 
 
 def is_usage_table(source: object) -> bool:
@@ -115,21 +116,20 @@ def open_usage_table(source: Any, documents: Any, topic: str | None, options: Im
     rows = SourceRows(path, "row", np.arange(1, table.num_rows + 1))
     if not table.num_rows:
         raise MoeProbeError(f"{path} is empty", "", "a row per document, layer and expert")
-    names = np.asarray(label_values(table["document"], "document", rows, needed=True), dtype=object)
+    names, code = _documents(table["document"], rows)
     layer, expert = (_ids(table[name], name, rows) for name in ("layer", "expert"))
     values = {"counts": whole_numbers(table[counts[0]], counts[0], rows)}
     values |= {name: _numbers(table[name], name, rows) for name in ("gate", "saliency") if name in table.column_names}
     _check_values(values, counts[0], rows)
-    distinct, code = _in_order(names)
     layers, column = np.unique(layer, return_inverse=True)
     order = np.lexsort((expert, column, code))
     cells = np.stack([code, column, expert], axis=1)[order]
     twice = (cells[1:] == cells[:-1]).all(axis=1)
     if twice.any():
         row = int(order[int(twice.argmax()) + 1])
-        what = f"has document '{names[row]}', layer {layer[row]} and expert {expert[row]} a second time"
+        what = f"has document '{names[code[row]]}', layer {layer[row]} and expert {expert[row]} a second time"
         raise rows.error(row, what, "", "one row per document, layer and expert")
-    labels, tokens, notes = _labels(table, rows, distinct, (path, documents, topic), options)
+    labels, tokens, notes = _labels(table, rows, (names, code), (path, documents, topic), options)
     width = int(expert.max()) + 1
     if options.num_experts is None:
         notes.append(f"number of experts guessed from the largest id seen: {width}; pass --num-experts N")
@@ -212,7 +212,12 @@ def _read(source: Any) -> tuple[Path, pa.Table]:
 
 
 def _digest(path: Path, table: pa.Table) -> str:
-    return sha256_json(table.to_pydict()) if path == IN_MEMORY else sha256_file(path)
+    if path != IN_MEMORY:
+        return sha256_file(path)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def _ids(column: pa.ChunkedArray, name: str, rows: SourceRows) -> np.ndarray:
@@ -228,7 +233,7 @@ def _ids(column: pa.ChunkedArray, name: str, rows: SourceRows) -> np.ndarray:
 def _numbers(column: pa.ChunkedArray, name: str, rows: SourceRows) -> np.ndarray:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise MoeProbeError(f"column '{name}' of {rows.path} is not a number in every row", f"its type is {column.type}", "")
-    return column.cast(pa.float64()).to_numpy()
+    return np.asarray(column.cast(pa.float64()).to_numpy())
 
 
 def _check_values(values: Mapping[str, np.ndarray], counts: str, rows: SourceRows) -> None:
@@ -240,23 +245,30 @@ def _check_values(values: Mapping[str, np.ndarray], counts: str, rows: SourceRow
             raise rows.error(row, f"has {array[row]:g} in '{counts if name == 'counts' else name}'", "", "0 or more")
 
 
-def _in_order(names: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _documents(column: pa.ChunkedArray, rows: SourceRows) -> tuple[list[str], np.ndarray]:
     """Distinct names in the order of their first rows, and the number of each row's name."""
-    code_of: dict[str, int] = {}
-    code = np.array([code_of.setdefault(name, len(code_of)) for name in names.tolist()], dtype=np.int64)
-    return list(code_of), code
+    if column.null_count or pa.types.is_nested(column.type):
+        label_values(column, "document", rows, needed=True)  # names the row
+    encoded = column.combine_chunks().dictionary_encode()
+    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    _, first = np.unique(code, return_index=True)
+    return label_values(pa.chunked_array([encoded.dictionary]), "document", rows.take(first), needed=True), code
 
 
 def _labels(
-    table: pa.Table, rows: SourceRows, names: list[str], given: tuple[Path, Any, str | None], options: ImportOptions
+    table: pa.Table,
+    rows: SourceRows,
+    coded: tuple[list[str], np.ndarray],
+    given: tuple[Path, Any, str | None],
+    options: ImportOptions,
 ) -> tuple[list[dict[str, str]], np.ndarray | None, list[str]]:
     """Labels and tokens of the documents, by their names."""
-    path, documents, topic = given
+    (path, documents, topic), names = given, coded[0]
     if topic is not None:
         find_labels(None, documents, topic, options)  # refuses what excludes --topic
         return [{"document": name, "topic": topic} for name in names], None, []
     if documents is None and options.columns.topic in table.column_names:
-        labels = _inside(table, rows, options)
+        labels = _inside(table, rows, coded, options)
     else:
         labels = find_labels(None if path == IN_MEMORY else path, documents, None, options)
     known = {row["document"]: number for number, row in enumerate(labels.rows or [])}
@@ -270,17 +282,24 @@ def _labels(
     return [(labels.rows or [])[number] for number in chosen], tokens, notes
 
 
-def _inside(table: pa.Table, rows: SourceRows, options: ImportOptions) -> DocumentLabels:
+def _inside(
+    table: pa.Table, rows: SourceRows, coded: tuple[list[str], np.ndarray], options: ImportOptions
+) -> DocumentLabels:
     """Labels from the long table itself: one value per document."""
     columns = options.columns
     wanted = [columns.topic, columns.subtopic, columns.group, columns.split, columns.tokens, *options.labels]
-    kept = ["document", *dict.fromkeys(name for name in wanted if name in table.column_names and name != "document")]
+    kept = list(dict.fromkeys(name for name in wanted if name in table.column_names and name != "document"))
     if columns.document != "document":
         raise UsageError("--id-column cannot be used with a long table", "its column is called document", "rename it")
-    own: dict[str, tuple[Any, ...]] = {}
-    for number, values in enumerate(zip(*(table[name].to_pylist() for name in kept), strict=True)):
-        if own.setdefault(str(values[0]), values) != values:
-            changed = next(name for name, a, b in zip(kept, own[str(values[0])], values, strict=True) if a != b)
-            raise rows.error(number, f"changes the '{changed}' of document '{values[0]}'", "", "one value per document")
-    unique = [dict(zip(kept, values, strict=True)) for values in own.values()]
-    return find_labels(None, unique, None, options)
+    names, code = coded
+    _, first = np.unique(code, return_index=True)
+    labels: dict[str, list[Any]] = {"document": names}
+    for name in kept:
+        values = table[name].combine_chunks()
+        encoded = values.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+        other = encoded != encoded[first][code]
+        if other.any():
+            row = int(other.argmax())
+            raise rows.error(row, f"changes the '{name}' of document '{names[code[row]]}'", "", "one value per document")
+        labels[name] = values.take(pa.array(first)).to_pylist()
+    return find_labels(None, labels, None, options)

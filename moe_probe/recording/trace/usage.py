@@ -109,7 +109,7 @@ class StoredUsage(Usage):
         return self._dense("gate_mass", np.float64) if self.has_gate_mass else None
 
     @cached_property
-    def saliency(self) -> np.ndarray | None:  # type: ignore[override]
+    def saliency(self) -> np.ndarray | None:
         """Saliency per document, layer and expert, or None where it was not recorded; read-only."""
         return self._dense("saliency", np.float64) if "saliency" in self._measures else None
 
