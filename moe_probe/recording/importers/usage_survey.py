@@ -179,7 +179,7 @@ class UsageSurvey:
 
     def _columns(self, sums_of: np.ndarray, options: ImportOptions, warnings: list[str]) -> list[int]:
         """Columns to keep: those asked for, or all with a selection."""
-        empty = ~sums_of.any(axis=0)
+        empty: np.ndarray = np.asarray(~sums_of.any(axis=0))
         if options.layers is None:
             if empty.any():
                 omitted = [self.layers[c] for c in np.flatnonzero(empty)]
