@@ -112,9 +112,10 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
         )
     outcome = run_pipeline(made, out, mode=mode, say=console.say)
     limits = _limits(Trace.open(outcome.root), outcome.root, made.statistics.by)
+    console.notes(limits)
     console.result(
         {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped), "limits": limits},
-        "\n".join([*limits, f"Report: {outcome.report}"]),
+        f"Report: {outcome.report}",
     )
 
 
@@ -230,9 +231,10 @@ def analyze(
     if trace.root.resolve() != link.resolve() and not link.exists():
         link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is
     limits = _limits(trace, root, statistics.by)
+    console.notes(limits)
     console.result(
         {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}, "limits": limits},
-        "\n".join([*limits, f"Results: {root / 'results'}. Next: moe-probe report {root}"]),
+        f"Results: {root / 'results'}. Next: moe-probe report {root}",
     )
 
 

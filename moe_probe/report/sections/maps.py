@@ -41,7 +41,10 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
     Section
     """
     summary, agreement = results["cluster_summary"], results["cluster_agreement"]
-    best = agreement.table.sort_values("ami", ascending=False, kind="stable").groupby("unit", sort=False).first()
+    # labels that go with the groups of documents agree with anything that does: what counts is the excess over shuffled ones
+    excess = agreement.table["ami"] - agreement.table["ami_null"]
+    ranked = agreement.table.assign(excess=excess).sort_values("excess", ascending=False, kind="stable")
+    best = ranked.groupby("unit", sort=False).first()
     finding = f"Clusters agree most with: {listed([_agreement(str(unit), row) for unit, row in best.iterrows()])}."
     blocks: list[Block] = []
     if "maps" in results and len(results["maps"].table):

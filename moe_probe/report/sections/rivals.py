@@ -150,16 +150,17 @@ def labels_section(results: Mapping[str, Result]) -> Section | None:
         strongest = [
             f"{r.value}: layer {r.layer} expert {r.expert} ({number(float(2**r.log2_lift), 1)}×)" for r in top.itertuples()
         ]
+        untested = bool(part["q_value"].isna().all())
         rows.append(
             (
                 str(label),
                 str(part["value"].nunique()),
-                number(int(part["significant"].sum())),
-                number(len(claimed)),
+                "not testable" if untested else number(int(part["significant"].sum())),
+                "not testable" if untested else number(len(claimed)),
                 listed(strongest) if strongest else "–",
             )
         )
-        counts.append(f"{label} ({len(claimed)})")
+        counts.append(f"{label} ({'not testable' if untested else len(claimed)})")
     return Section(
         title="Do experts go with labels other than the topic?",
         finding=f"Pairs of expert and value above chance and replicated on held-out documents: {listed(counts)}.",
