@@ -128,9 +128,18 @@ def _permuted(groups: GroupUsage, *, permutations: int, seed: int) -> Permutatio
 def _untested(groups: GroupUsage) -> PermutationTest:
     """Make the outcome where no topic has two groups: every p is unknown, and none is 1."""
     n_topics, n_columns = len(groups.topics), groups.shares.shape[1]
-    pairs = [np.full((n_topics, n_columns), np.nan) for _ in range(5)]
-    maxima = np.full((1, n_topics), np.nan, dtype=np.float32)
-    return PermutationTest(*pairs, np.full(1, np.nan), maxima, np.full(groups.n_layers, np.nan), np.nan)
+    unknown = np.full((n_topics, n_columns), np.nan)
+    return PermutationTest(
+        t=unknown,
+        p_value=unknown,
+        p_count=unknown,
+        p_familywise=unknown,
+        p_single_step=unknown,
+        maxima=np.full(1, np.nan),
+        topic_maxima=np.full((1, n_topics), np.nan, dtype=np.float32),
+        layer_p=np.full(groups.n_layers, np.nan),
+        model_p=np.nan,
+    )
 
 
 def _lift(groups: GroupUsage) -> Lift:
