@@ -185,17 +185,8 @@ def number_of(summary: dict[str, dict[str, object]], layers: list[int]) -> list[
 
 
 def olmoe_imports(data: Path, trace: Path) -> Iterator[list[str]]:
-    """One row of counts for each domain: written as arrays first."""
-    counts = json.loads((data / "olmoe-counts/expert_counts.json").read_text())
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    values = np.array([counts["top_k"][domain] for domain in counts["domains"]])
-    np.savez(trace.parent / "olmoe.npz", counts=values, layers=np.array(counts["layers"]))
-    labels = pd.DataFrame({"document": counts["domains"], "domain": counts["domains"]})
-    labels.to_csv(trace.parent / "documents.csv", index=False)
-    yield [
-        *("import", str(trace.parent / "olmoe.npz"), "--format", "usage", "--sums", "--topic-column", "domain"),
-        *("--top-k", str(counts["k"]), "--model-id", counts["model"], "--out", str(trace)),
-    ]
+    """One sum of selections for each domain."""
+    yield ["import", f"{data / 'olmoe-counts/expert_counts.json'}", "--format", "usage", "--out", str(trace)]
 
 
 def olmoe_check(data: Path, trace: Trace) -> Tables:

@@ -58,10 +58,9 @@ def block_bytes(encoder: Encoder, opening: Iterable[Document], shard_tokens: int
     MoeProbeError
         When a document has no tokens.
     """
-    n_bytes = n_tokens = 0
-    for document in opening:
-        n_bytes += document.n_bytes
-        n_tokens += len(encoder(document).ids)
+    documents = list(opening)
+    n_bytes = sum(document.n_bytes for document in documents)
+    n_tokens = sum(len(encoded.ids) for encoded in encoder.encode(documents))  # all in one call: faster than one by one
     return max(1, shard_tokens * n_bytes // n_tokens)  # whole numbers: the same on every machine
 
 
