@@ -68,7 +68,7 @@ def test_noise_of_sources_stays_within_the_error_rate() -> None:
     n, alpha = 40, 0.05
     errors = {"family-wise": 0, "discovery": 0, "model": 0}
     for seed in range(n):
-        usage = source_usage(SOURCES, documents=1 + np.arange(len(SOURCES)) % 7, n_layers=2, tail=2.0, seed=seed)
+        usage = source_usage(SOURCES, documents=[1 + i % 7 for i in range(len(SOURCES))], n_layers=2, tail=2.0, seed=seed)
         groups = group_usage(usage)
         test = permutation_test(
             groups.shares,

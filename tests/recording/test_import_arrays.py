@@ -26,10 +26,10 @@ EIGHT = ImportOptions(num_experts=8, shard_tokens=100)
 LABELS = ROUTING.documents[["document", "topic", "subtopic"]]
 
 
-def named(**changes: Any) -> dict[str, np.ndarray]:
+def named(**changes: Any) -> dict[str, Any]:
     """The arrays of the planted routing; None removes one."""
     r = ROUTING
-    values = {
+    values: dict[str, Any] = {
         "experts": r.experts.astype(np.int16),
         "weights": r.weights.astype(np.float32),
         "document": r.document.astype(np.int32),

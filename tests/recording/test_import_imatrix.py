@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,11 @@ def gguf(
     return head + bytes(-len(head) % alignment) + data
 
 
-def matrix(counts: Mapping[int, list[float]] = COUNTS, *, in_sum: bool = False, tokens: int = TOKENS) -> dict:
+def matrix(counts: Mapping[int, Sequence[float]] = COUNTS, *, in_sum: bool = False, tokens: int = TOKENS) -> dict:
     """Name the tensors as llama-imatrix does: sums and counts of every matrix that a text went through."""
     out: dict[str | bytes, np.ndarray] = {}
     for layer, numbers in counts.items():
-        parts = {f"ffn_{part}_exps": numbers for part in ("down", "gate", "up")}
+        parts: dict[str, Sequence[float]] = {f"ffn_{part}_exps": numbers for part in ("down", "gate", "up")}
         for part, row in {"attn_q": [tokens], **parts, "ffn_gate_inp": [tokens]}.items():
             name = f"blk.{layer}.{part}.weight"
             out[f"{name}.in_sum2"] = np.ones((len(row), WIDTH))
