@@ -87,10 +87,11 @@ def near_duplicates(trace: Trace, *, label: str = "topic", max_passages: int = _
     Raises
     ------
     MoeProbeError
-        When the trace holds no tokens.
+        When the trace has no token ids.
     """
     import pandas as pd
 
+    trace.need_words()
     documents = trace.documents
     names = documents["document"].astype(str)
     groups, group = np.unique(group_names(documents).astype(str), return_inverse=True)

@@ -134,7 +134,15 @@ def make(study: Study, data: Path, runs: Path) -> None:
             tables[f"{name} {label}"] = made(folder / "results")
         if label != "topic" and (Result.load(folder / "results", "verdicts").table["grade"] == UNTESTED).all():
             continue  # no row that says nothing but that nothing can be tested
-        run_program("scripts/models_table.py", "--add", folder, "--name", study.model, "--corpus-note", study.corpus)
+        run_program(
+            "scripts/models_table.py",
+            "--add",
+            folder,
+            "--name",
+            study.names.get(label, study.model),
+            "--corpus-note",
+            study.corpus,
+        )
     tables |= study.after(run / "results")
     moe_probe("report", run)
     report = ROOT / "reports" / study.name / "report.html"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class Study:
     imports: Callable[[Path, Path], Iterator[list[str]]]
     check: Callable[[Path, Trace], Tables]
     labels: tuple[str, ...] = ("topic",)
+    names: Mapping[str, str] = field(default_factory=dict)  # in the table of models, by label, where there are several
     after: Callable[[Path], Tables] = lambda _: {}
 
 
@@ -120,22 +121,21 @@ def glm_experts(results: Path) -> Tables:
 
 
 def esft_imports(data: Path, trace: Path) -> Iterator[list[str]]:
-    """One trace for each task, then both in one."""
+    """One trace for each task, then both in one; the model's first layer is dense."""
     parts = []
     for task in ("law", "intent"):
         parts.append(str(trace.parent / task))
+        more = ["--layers", "1-26", "--num-experts", "64", "--model-id", "deepseek-ai/ESFT-vanilla-lite"]
         yield [
-            *(
-                "import",
-                f"{data / 'esft-deepseek' / task}.npz",
-                "--format",
-                "arrays",
-                "--topic",
-                task,
-                "--num-experts",
-                "64",
-            ),
-            *("--model-id", "deepseek-ai/ESFT-vanilla-lite", "--out", parts[-1]),
+            "import",
+            f"{data / 'esft-deepseek' / task}.npz",
+            "--format",
+            "arrays",
+            "--topic",
+            task,
+            *more,
+            "--out",
+            parts[-1],
         ]
     yield ["merge", *parts, "--out", str(trace)]
 
@@ -151,21 +151,19 @@ def esft_check(data: Path, trace: Trace) -> Tables:
         own = scores[scores["task"] == task]
         row: dict[str, object] = {"task": task}
         for column, theirs in (("token_selection_ratio", "token_scores"), ("average_gate_score", "gate_scores")):
-            published = np.array(
-                [[v for _, v in sorted(by_number(summary[theirs][str(n)]))] for n in number_of(summary, layers)]
-            )
+            published = np.array([[v for _, v in sorted(by_number(summary[theirs][str(layer)]))] for layer in layers])
             difference = float(
                 np.abs(own.pivot(index="layer", columns="expert", values=column).to_numpy() - published).max()
             )
             assert difference <= ROUNDING, (task, column, difference)
             row[f"largest difference of {column.replace('_', ' ')}"] = f"{difference:.2g}"
         same = 0
-        for layer, number in zip(layers, number_of(summary, layers), strict=True):
+        for layer in layers:
             chosen = own[(own["layer"] == layer) & own["chosen_by_ratio"]]
             ranked = chosen.assign(score=chosen["token_selection_ratio"].round(4)).sort_values(
                 ["score", "expert"], ascending=[False, True], kind="stable"
             )
-            same += ranked["expert"].tolist() == tuned[str(number)]
+            same += ranked["expert"].tolist() == tuned[str(layer)]
         assert same == len(layers), (task, same)
         row["published sets at p = 0.2, order included"] = f"{same} of {len(layers)} layers"
         rows.append(row)
@@ -175,13 +173,6 @@ def esft_check(data: Path, trace: Trace) -> Tables:
 def by_number(scores: dict[str, float]) -> list[tuple[int, float]]:
     """Experts of a layer as numbers, with their scores."""
     return [(int(expert), score) for expert, score in scores.items()]
-
-
-def number_of(summary: dict[str, dict[str, object]], layers: list[int]) -> list[int]:
-    """The authors' numbers of the trace's layers: theirs count the dense first layer."""
-    numbers = sorted(map(int, summary["token_scores"]))
-    assert len(numbers) == len(layers)
-    return numbers
 
 
 def olmoe_imports(data: Path, trace: Path) -> Iterator[list[str]]:
@@ -234,6 +225,7 @@ STUDIES = (
         mixtral_imports,
         mixtral_check,
         ("topic", "category", "subtopic"),
+        {"topic": "Mixtral-8x7B (MMLU subcategories)", "category": "Mixtral-8x7B (MMLU categories)"},
     ),
     Study("glm_5_2", "GLM-5.2", "ten domains, 8 shards each", glm_imports, glm_check, after=glm_experts),
     Study("esft", "DeepSeek-V2-Lite (ESFT)", "two tasks of ESFT", esft_imports, esft_check),

@@ -96,7 +96,7 @@ def test_usage_alone(loaded: LoadedModel, corpus_file: Path, tmp_path: Path) -> 
         loaded, Corpus(corpus_file), tmp_path / "b", progress=False, options=CollectOptions(keep=("usage",))
     )
     assert (whole.usage().selections == usage.usage().selections).all()
-    with pytest.raises(MoeProbeError, match="document counts only"):
+    with pytest.raises(MoeProbeError, match="counts per document only"):
         next(usage.iter_routing())
     with pytest.raises(UsageError, match="cannot be combined"):
         CollectOptions(keep=("usage", "logits"))

@@ -256,6 +256,12 @@ def test_files_that_are_damaged_or_dangerous(tmp_path: Path) -> None:
         open_arrays(archive(tmp_path / "s.npz", experts=npy(np.array(["a"]))))
     with pytest.raises(MoeProbeError, match="cannot be read"):
         open_arrays(archive(tmp_path / "n.npz", experts=b"nothing"))
+    for damaged in (b"{'descr': '<f4', 'shape': (2,3", b"{'descr': '<f4',\n 'shape':\n(2,):\n}"):  # no Python literal
+        header = b"\x93NUMPY\x01\x00" + len(damaged).to_bytes(2, "little") + damaged
+        with pytest.raises(MoeProbeError, match="cannot be read"):
+            open_arrays(archive(tmp_path / "l.npz", experts=header))
+    with pytest.raises(MoeProbeError, match=r"'layers' of .* has 1,000,000 numbers for 2 layers"):
+        import_arrays(named(layers=np.zeros(1_000_000, int)), tmp_path / "t", documents=LABELS, options=EIGHT)
     whole = saved(tmp_path, "npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MoeProbeError, match="cannot be read"):

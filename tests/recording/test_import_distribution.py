@@ -465,3 +465,14 @@ def test_the_example_of_the_documentation(
     exec(example, namespace)
     assert capsys.readouterr().out.startswith("counts [6, 6]")
     assert namespace["trace"].usage().selections[:, 0].tolist() == [[4, 1, 3, 4], [4, 3, 1, 4]]
+
+
+def test_lists_that_unfold_are_refused(tmp_path: Path) -> None:
+    """A pickle stores a list that comes again once: kilobytes may stand for more numbers than there is memory."""
+    rows: list[Any] = [1] * 100
+    for _ in range(5):
+        rows = [rows] * 100
+    torch.save({"rank": 0, "logical_count": rows}, tmp_path / "bomb.pt")
+    assert (tmp_path / "bomb.pt").stat().st_size < 10_000
+    with pytest.raises(MoeProbeError, match="its lists have more than"):
+        import_sglang_distribution(tmp_path / "bomb.pt", tmp_path / "t", topic="x", options=ImportOptions(top_k=2))

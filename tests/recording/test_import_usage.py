@@ -289,3 +289,15 @@ def test_the_order_of_documents_does_not_matter(tmp_path_factory: Any, order: li
     trace = import_usage({"fractions": FRACTIONS[order]}, out / "t", documents=LABELS.iloc[order], options=K)
     assert (trace.usage().selections == COUNTS[order]).all()
     assert trace.documents["n_tokens"].tolist() == [TOKENS[i] for i in order]
+
+
+def test_labels_that_would_be_guessed_are_refused(tmp_path: Path) -> None:
+    """A document twice among the labels of a long table; labels beside a file that names its topics itself."""
+    table = pd.DataFrame({"document": ["d0", "d1"], "layer": [0, 0], "expert": [0, 1], "count": [2, 2]})
+    twice = pd.DataFrame({"document": ["d0", "d1", "d0"], "topic": ["law", "biology", "mathematics"]})
+    with pytest.raises(MoeProbeError, match="'d0' comes"):
+        import_usage(table, tmp_path / "t", documents=twice, options=ImportOptions(top_k=1, num_experts=2))
+    (tmp_path / "c.json").write_text(json.dumps({"layers": [0], "top_k": 1, "counts": {"law": [[1, 2]], "code": [[2, 1]]}}))
+    for more in ({"topic": "everything"}, {"documents": twice}, {"options": ImportOptions(labels=("x",))}):
+        with pytest.raises(UsageError, match="names its topics itself"):
+            import_usage(tmp_path / "c.json", tmp_path / "t", **more)  # type: ignore[arg-type]

@@ -12,9 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.schema import SUMS, WORDS, Evidence
 from moe_probe.experts.clusters.units import token_units
+from moe_probe.experts.duplicates import near_duplicates
+from moe_probe.experts.explain import (
+    expert_token_classes,
+    expert_tokens,
+    explain_routing,
+    topic_beyond_vocabulary,
+    vocabulary_baseline,
+)
 from moe_probe.recording.trace import Trace, TraceWriter, trace_facts
 from moe_probe.recording.trace.checks import NO_ID
 from moe_probe.report import write_report
@@ -178,3 +187,17 @@ def test_the_best_layer_is_compared_with_the_best_of_shuffled_topics() -> None:
     (answer,) = answers({"layers": Result("layers", table)})
     assert "From layer 1 alone, the best of 2" in answer.answer and "40% of the time" in answer.answer
     assert "the best layer reaches 25%" in answer.answer
+
+
+def test_without_ids_nothing_is_said_of_words_from_python_either(tmp_path: Path) -> None:
+    """The mark for an unknown id is no word: taken for one, all tokens would be equal and all documents copies."""
+    trace = record(tmp_path / "trace", Evidence.TOKENS)
+    for analysis in (
+        *(near_duplicates, explain_routing, vocabulary_baseline, expert_tokens, expert_token_classes),
+        topic_beyond_vocabulary,
+    ):
+        with pytest.raises(MoeProbeError, match="the record has no token ids"):
+            analysis(trace)
+    counts = record(tmp_path / "counts", Evidence.DOCUMENTS)
+    with pytest.raises(MoeProbeError, match="counts per document only"):
+        next(counts.iter_routing())

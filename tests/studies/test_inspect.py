@@ -462,5 +462,5 @@ def test_counts_alone_still_show_the_text(plain: tuple[Path, LoadedModel], tmp_p
     )
     seen = Inspector(RunDirectory.open(tmp_path / "run"), loaded, look=QUIET)("w1 w2 w3")
     assert len(seen.experts) and not seen.features and not seen.guesses
-    assert any("document counts only" in note for note in seen.notes)
+    assert any("counts per document only" in note for note in seen.notes)
     assert "layer" in terminal_text(seen) and render_inspections([seen])

@@ -59,6 +59,7 @@ def vocabulary_baseline(
     """
     import pandas as pd
 
+    trace.need_words()
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     words = _words_of_topics(sample).astype(np.float32)
     frequency = np.bincount(sample.token, minlength=len(sample.vocabulary)).astype(np.float64)

@@ -95,6 +95,7 @@ def explain_routing(  # noqa: PLR0913 (public analysis: keyword options with def
     """
     import pandas as pd
 
+    trace.need_words()
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
     keys = factor_keys(sample)
     drawn = Resamples.pooled(len(sample.groups), n=resamples, seed=seed)

@@ -106,6 +106,7 @@ def expert_token_classes(
     MoeProbeError
         As `sample_tokens`, and when all tokens are of one class.
     """
+    trace.need_words()
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     strings = trace.token_strings()
     classes = np.array([TOKEN_CLASSES.index(token_class(strings[int(v)])) for v in sample.vocabulary])[sample.token]

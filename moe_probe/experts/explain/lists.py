@@ -58,6 +58,7 @@ def expert_tokens(
     """
     import pandas as pd
 
+    trace.need_words()
     sample = sample_tokens(trace, label=label, folds=1, max_tokens=max_tokens, seed=seed)
     strings = trace.token_strings()
     texts = np.array([str(strings[int(v)]) for v in sample.vocabulary], dtype=object)

@@ -107,6 +107,7 @@ def expected_usage(  # noqa: PLR0913 (documented analysis: keyword options with 
     """
     if given not in CONTEXTS:
         raise MoeProbeError(f"unknown context '{given}'", f"contexts are {', '.join(CONTEXTS)}", "one of those")
+    trace.need_words()
     sample = sample_tokens(trace, label=label, folds=folds, max_tokens=max_tokens, seed=seed)
     key = _contexts(sample, given)
     known = _known(key, sample, min_count)

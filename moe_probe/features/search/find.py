@@ -85,6 +85,7 @@ def find_units(
         texts = [_read(path) for path in query.contrast]
         with tempfile.TemporaryDirectory() as folder:
             return _contrast(run, _collected(texts, run, load, Path(folder)), query)
+    run.need_words()
     rows = occurrences(run, query.text, regex=query.regex)
     if len(rows):
         return _in_corpus(run, rows, query)

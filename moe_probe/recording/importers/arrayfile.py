@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,11 @@ from moe_probe.core.text import some_of
 
 #: Name of arrays in memory in messages.
 IN_MEMORY = Path("arrays in memory")
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError, SafetensorError)
+#: What damage makes the libraries raise; numpy's headers are Python literals, and read as such.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, NotImplementedError, ValueError),
+    *(SyntaxError, tokenize.TokenError, SafetensorError),
+)
 _PIECE = 1 << 24  # bytes read at a time where an array is read whole
 _ENDINGS = "arrays in .npz or .safetensors"
 _SAFE_TYPES = {
@@ -209,7 +215,11 @@ def layer_numbers(arrays: Mapping[str, StoredArray], n_layers: int, wanted: tupl
     """
     if "layers" not in arrays:
         return list(wanted) if wanted is not None and len(wanted) == n_layers else list(range(n_layers))
-    numbers: list[int] = arrays["layers"].need("whole", 1).whole().tolist()
+    stored = arrays["layers"].need("whole", 1)
+    if stored.shape[0] != n_layers:  # before any of it is unpacked
+        what = f"'layers' of {path} has {stored.shape[0]:,} numbers for {n_layers} layers"
+        raise MoeProbeError(what, "it numbers the layers of the other arrays", "one number of 0 or more per layer")
+    numbers: list[int] = stored.whole().tolist()
     if len(numbers) != n_layers or any(not 0 <= number < 1_000_000 for number in numbers):
         what = f"'layers' of {path} has {len(numbers)} numbers for {n_layers} layers"
         if len(numbers) == n_layers:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SAVE = "the file as the program wrote it"
+#: Numbers that nested lists may have: those of 1,000 passes of 100 layers with 256 experts.
+_MOST_NUMBERS = 1 << 25
+_DEEPEST = 8
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -90,6 +93,9 @@ def as_array(value: Any, where: str) -> np.ndarray:
         return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).detach().resolve_neg().numpy()
     if not isinstance(value, list):
         raise MoeProbeError(f"{where} is no array", f"it is {type(value).__name__}", "a tensor, or lists of numbers")
+    # a pickle stores a list that comes again as a reference: nested ones could unfold to any size
+    if _n_numbers(value) > _MOST_NUMBERS:
+        raise MoeProbeError(f"{where} is refused", f"its lists have more than {_MOST_NUMBERS:,} numbers", "a tensor")
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:
@@ -99,3 +105,16 @@ def as_array(value: Any, where: str) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise MoeProbeError(f"{where} is no array", "it has more than numbers", "a tensor, or lists of numbers")
     return array
+
+
+def _n_numbers(value: Any, known: dict[int, int] | None = None, depth: int = 0) -> int:
+    """Count the numbers of nested lists; every list is walked through once, however often it is referred to."""
+    if not isinstance(value, list):
+        return 1
+    if depth > _DEEPEST:
+        return _MOST_NUMBERS + 1
+    known = {} if known is None else known
+    if id(value) not in known:
+        known[id(value)] = 0  # a list within itself ends here, and is refused as uneven
+        known[id(value)] = sum(_n_numbers(item, known, depth + 1) for item in value)
+    return known[id(value)]

@@ -87,6 +87,12 @@ def import_usage(  # noqa: PLR0913 - public API: keyword-only options with defau
         trace.warnings = (*table.notes, *trace.warnings)
         return trace
     if isinstance(source, str | Path) and Path(source).suffix.lower() == ".json":
+        if documents is not None or topic is not None or options.labels:
+            raise UsageError(
+                f"{Path(source).name} names its topics itself",
+                "its counts stand under them",
+                "omit --documents, --topic and --label",
+            )
         block, imported, top_k = read_topic_counts(Path(source))
         return import_usage_records([block], out, imported, options=_with_top_k(options, top_k), mode=mode)
     path, arrays, digest = open_arrays(source)

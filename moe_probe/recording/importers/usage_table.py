@@ -271,7 +271,10 @@ def _labels(
         labels = _inside(table, rows, coded, options)
     else:
         labels = find_labels(None if path == IN_MEMORY else path, documents, None, options)
-    known = {row["document"]: number for number, row in enumerate(labels.rows or [])}
+    known: dict[str, int] = {}
+    for number, row in enumerate(labels.rows or []):
+        if known.setdefault(row["document"], number) != number:
+            raise MoeProbeError(f"document '{row['document']}' comes twice in {labels.name}", "", "a row per document")
     if unknown := [name for name in names if name not in known]:
         why = f"{labels.name} has no row for it"
         raise MoeProbeError(f"document '{unknown[0]}' of {path} has no labels", why, "a row per document, with its name")

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.evidence import missing_evidence
 from moe_probe.core.pieces import SPACE_MARKS, with_spaces
-from moe_probe.core.schema import Manifest, ShardEntry
+from moe_probe.core.schema import Evidence, Manifest, ShardEntry
 from moe_probe.recording.trace.chunks import TokenChunk
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS
 from moe_probe.recording.trace.ids import distinct_ids, first_strings
@@ -211,9 +212,20 @@ class TraceTokens:
         MoeProbeError
             When only usage was kept.
         """
-        if "routing" not in self.manifest.kept:
-            raise MoeProbeError(
-                f"the trace at {self.root} has document counts only",
-                "it was collected with --keep usage",
-                "collect again with --keep routing",
-            )
+        self._need(Evidence.TOKENS)
+
+    def need_words(self) -> None:
+        """Refuse a trace that does not say which tokens were routed.
+
+        Raises
+        ------
+        MoeProbeError
+            When only usage was kept, or token ids are unknown.
+        """
+        self._need(Evidence.WORDS)
+
+    def _need(self, level: Evidence) -> None:
+        lacking = missing_evidence(self.manifest.evidence, level)
+        if lacking:
+            made = "collect again with --keep routing" if self.manifest.model.fingerprint else "a record that has them"
+            raise MoeProbeError(f"the trace at {self.root} does not have what this needs", lacking, made)

@@ -20,12 +20,14 @@ class Finding(StrEnum):
 
     #: Some topic has an expert.
     FALSE = "false"
+    #: The same, where words cannot be ruled out: they may be experts of the topics' words.
+    WORDS = "false, unless words explain it"
     #: Some topic has an expert, but every one lies near the threshold of a verdict.
     NEAR = "a matter of the threshold"
     #: No topic has an expert, but some have a group of experts.
     GROUPS = "true of single experts only"
-    #: No topic has an expert, and one at the threshold of the verdict would have been found.
-    TRUE = "true"
+    #: No tested topic has an expert, and a typical one at the threshold of the verdict would have been significant.
+    TRUE = "true as far as tested"
     #: No expert was found, and only larger effects could have been.
     OPEN = "open"
     #: Nothing could be tested.
@@ -42,13 +44,16 @@ def finding(row: ModelRow) -> Finding:
     Returns
     -------
     Finding
-        `Finding.TRUE` only where a lift of the verdict's threshold would have been found with probability 0.8 in the
-        median tested topic.
+        `Finding.TRUE` only where a typical expert with a lift at the verdict's threshold would have been significant with
+        probability 0.8 in the median tested topic.
     """
     if not row.tested:
         return Finding.UNTESTABLE
     if row.with_expert:
-        return Finding.NEAR if all(topic.grade == NEAR for topic in row.with_expert) else Finding.FALSE
+        if all(topic.grade == NEAR for topic in row.with_expert):
+            return Finding.NEAR
+        ruled_out = any(topic.words == "ruled out" for topic in row.with_expert)
+        return Finding.FALSE if ruled_out else Finding.WORDS
     if row.with_group:
         return Finding.GROUPS
     detectable = row.detectable_lift
@@ -112,7 +117,7 @@ def _reason(row: ModelRow) -> str:
         return "not testable, " + (
             "only summed counts are known." if counts else "too few groups of documents in every topic."
         )
-    if kind in (Finding.FALSE, Finding.NEAR):
+    if kind in (Finding.FALSE, Finding.WORDS, Finding.NEAR):
         n, near = len(row.with_expert), sum(topic.grade == NEAR for topic in row.with_expert)
         group = f" {_count(len(row.with_group), 'more has', 'more have')} a group of experts." if row.with_group else ""
         lie = f"{near} of these {'lies' if near == 1 else 'lie'}"
@@ -122,8 +127,13 @@ def _reason(row: ModelRow) -> str:
         n = len(row.with_group)
         return f"{kind.value}. {n} of {among} {'has' if n == 1 else 'have'} a group of experts. {_words(row)}"
     if kind is Finding.TRUE:
-        return f"true. None of {among} has an expert; a lift of {least} would have been found with probability 0.8."
-    return f"open. None of {among} has an expert, but only lifts from {least} on would have been found with probability 0.8."
+        untested = len(row.topics) - tested
+        rest = f" {untested} further topics could not be tested." if untested else ""
+        return (
+            f"{kind.value}. None of {among} has an expert; a typical expert of lift {least} would have been significant with "
+            f"probability 0.8.{rest}"
+        )
+    return f"open. None of {among} has an expert, but only lifts from {least} on would be significant with probability 0.8."
 
 
 def _words(row: ModelRow) -> str:

@@ -28,10 +28,11 @@ a row from an analysed run, and adds it to records of your own (`--records`).
 The Mixtral paper found no obvious pattern in how experts are assigned to topics ({PAPER}).
 The sentences below ask the same of every record, by its verdicts and their power:
 
-- **false**: some topic has an expert of its own. **A matter of the threshold**: the same, but every such expert is graded "near
-  the threshold".
-- **true**: no tested topic has one, and an expert at the verdict's threshold would have been found with probability 0.8 in the
-  median topic. **Open**: no tested topic has one, but only larger effects would have been found.
+- **false**: some topic has an expert of its own, beyond the topic's words. **False, unless words explain it**: the same, but the
+  record cannot rule out words. **A matter of the threshold**: every such expert is graded "near the threshold".
+- **True as far as tested**: no tested topic has one, and a typical expert at the verdict's threshold would have been significant
+  with probability 0.8 in the median topic. Seldom used experts can be missed. **Open**: no tested topic has one, but only
+  larger effects would have been significant.
 - **{NOT_TESTABLE}**: the record has summed counts only, or too few units.
 
 The answers:
