@@ -300,4 +300,4 @@ def test_labels_that_would_be_guessed_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps({"layers": [0], "top_k": 1, "counts": {"law": [[1, 2]], "code": [[2, 1]]}}))
     for more in ({"topic": "everything"}, {"documents": twice}, {"options": ImportOptions(labels=("x",))}):
         with pytest.raises(UsageError, match="names its topics itself"):
-            import_usage(tmp_path / "c.json", tmp_path / "t", **more)  # type: ignore[arg-type]
+            import_usage(tmp_path / "c.json", tmp_path / "t", **more)

@@ -184,6 +184,7 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     from types import SimpleNamespace
     from typing import Any
 
+    from moe_probe.core.schema import Evidence
     from moe_probe.core.stats import group_names
     from moe_probe.report.sections.alerts import _few
     from moe_probe.sae.held_out import held_out_documents
@@ -191,7 +192,7 @@ def test_documents_without_a_group_are_groups_of_their_own_everywhere() -> None:
     documents = pd.DataFrame(
         {"document": [f"d{i}" for i in range(48)], "topic": ["a", "b"] * 24, "group": [None] * 24 + [""] * 24}
     )
-    trace: Any = SimpleNamespace(documents=documents)
+    trace: Any = SimpleNamespace(documents=documents, manifest=SimpleNamespace(evidence=Evidence.WORDS))
     assert group_names(documents).tolist() == documents["document"].tolist()
     held_out = held_out_documents(trace)
     assert held_out.sum() == 12 and held_out[documents["topic"] == "a"].sum() == 6

@@ -84,6 +84,8 @@ def test_a_planted_expert_is_the_strongest_of_its_row(planted: RunDirectory) -> 
     assert (strongest.layer, strongest.experts, strongest.verdict, strongest.replicated) == (1, (3,), "expert", True)
     assert strongest.lift is not None and strongest.lift_low is not None and strongest.lift_low > 1.5
     assert finding(row) in (Finding.FALSE, Finding.NEAR) and len(row.with_expert) == 1
+    topics = tuple(t.model_copy(update={"words": "not testable", "grade": "likely"}) for t in row.topics)
+    assert finding(row.model_copy(update={"topics": topics})) is Finding.WORDS, "experts of the topic, or of its words"
     assert row.corpus.units == len(planted.documents) == 80 and row.experts == (8,) and row.layers == 2
     layers = planted.results["layers"].table
     assert row.information.mean == pytest.approx(layers["mi_topic_bits"].mean(), rel=1e-3)
@@ -102,7 +104,10 @@ def test_noise_has_no_expert_and_the_answer_goes_by_power(null: RunDirectory) ->
     assert finding(row) is expected
     strong, weak = with_topics(row, detectable_lift=1.2), with_topics(row, detectable_lift=row.lift_threshold * 1.01)
     assert finding(strong) is Finding.TRUE and finding(weak) is Finding.OPEN
-    assert "a lift of 1.20 would have been found" in answer_sentences([strong])[1]
+    assert (
+        "true as far as tested" in answer_sentences([strong])[1]
+        and "of lift 1.20 would have been" in answer_sentences([strong])[1]
+    )
     assert "only lifts from" in answer_sentences([weak])[1]
 
 
