@@ -226,3 +226,11 @@ def test_figures_take_any_name() -> None:
     figure.canvas.draw()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert "\\$\\x\\$" in labels
+
+
+def test_a_run_may_be_called_as_a_column_is() -> None:
+    from moe_probe.report.notebook.show import wide
+
+    table = pd.DataFrame({"topic": ["law", "law"], "side": ["topic", "b"], "told": ["expert", "none"]})
+    spread = wide(table, rows="topic", across="side", values="told")
+    assert spread.to_dict("records") == [{"topic": "law", "topic (run)": "expert", "b": "none"}]

@@ -115,7 +115,8 @@ def wide(table: pd.DataFrame, *, rows: str, across: str, values: str) -> pd.Data
     order = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[across]))
     spread = table.pivot(index=rows, columns=across, values=values).loc[order[0], order[1]]
     spread.columns.name = None
-    return spread.reset_index()
+    # a run may be called as the column of rows is
+    return spread.rename(columns={rows: f"{rows} (run)"}).reset_index()
 
 
 def _cell(value: Any, column: str, digits: int) -> str:
