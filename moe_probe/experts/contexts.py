@@ -42,6 +42,7 @@ def expert_contexts(trace: Trace, *, per_expert: int = 4, max_experts: int = 102
     """
     import pandas as pd
 
+    trace.need_words()
     step = max(1, -(-sum(item.num_experts for item in trace.layers) // max_experts))
     layers = trace.layers[::step]
     pools = [_Pool(item.num_experts) for item in layers]

@@ -16,6 +16,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.core.schema import SUMS, WORDS, Evidence
 from moe_probe.experts.clusters.units import token_units
+from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.duplicates import near_duplicates
 from moe_probe.experts.explain import (
     expert_token_classes,
@@ -24,6 +25,7 @@ from moe_probe.experts.explain import (
     topic_beyond_vocabulary,
     vocabulary_baseline,
 )
+from moe_probe.experts.published import vocabulary_experts
 from moe_probe.recording.trace import Trace, TraceWriter, trace_facts
 from moe_probe.recording.trace.checks import NO_ID
 from moe_probe.report import write_report
@@ -194,7 +196,7 @@ def test_without_ids_nothing_is_said_of_words_from_python_either(tmp_path: Path)
     trace = record(tmp_path / "trace", Evidence.TOKENS)
     for analysis in (
         *(near_duplicates, explain_routing, vocabulary_baseline, expert_tokens, expert_token_classes),
-        topic_beyond_vocabulary,
+        *(topic_beyond_vocabulary, vocabulary_experts, expert_contexts),
     ):
         with pytest.raises(MoeProbeError, match="the record has no token ids"):
             analysis(trace)

@@ -86,7 +86,7 @@ def vocabulary_specialisation(
     Raises
     ------
     MoeProbeError
-        When no id occurs often enough.
+        When the trace has no token ids, or none occurs often enough.
     """
 
     def measure(layer: MoeLayer, ids: str, counts: _IdCounts) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def vocabulary_experts(trace: Trace, *, min_count: int = 10, max_tokens: int = S
     Raises
     ------
     MoeProbeError
-        When no id occurs often enough.
+        When the trace has no token ids, or none occurs often enough.
     """
 
     def measure(layer: MoeLayer, ids: str, counts: _IdCounts) -> list[dict[str, Any]]:
@@ -168,6 +168,7 @@ def _measured(
     """Apply a measure to the counts of every layer and kind of ids; return the fields of a `Result`."""
     import pandas as pd
 
+    trace.need_words()
     drawn = sampled_documents(trace, options.max_tokens, seed=options.seed)
     ids, rows_of = _ids(trace, drawn)
     experts, first = chosen_rows(trace, rows_of)

@@ -23,7 +23,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.recording.importers.gguf import GgufFile, is_gguf, read_gguf
-from moe_probe.recording.importers.recordings import Recording, check_n_experts, whole_counts
+from moe_probe.recording.importers.recordings import Recording, check_n_experts, checked_counts
 
 _EXPERTS = re.compile(r"blk\.(\d{1,4})\.ffn_(?:gate|up|down|gate_up)_exps\.weight\.counts", re.ASCII)
 _ROUTER = "blk.{}.ffn_gate_inp.weight.counts"
@@ -107,7 +107,7 @@ def _counts(file: GgufFile, name: str) -> np.ndarray:
         raise MoeProbeError(
             f"{file.path} has {n:,} counts in '{name}'", f"its sums have {sums.size:,} elements, no multiple of that", _AGAIN
         )
-    return whole_counts(file.array(name), f"'{name}' of {file.path}")
+    return checked_counts(file.array(name), f"'{name}' of {file.path}")
 
 
 def _top_k(file: GgufFile, selections: dict[int, np.ndarray]) -> int | None:
@@ -115,7 +115,7 @@ def _top_k(file: GgufFile, selections: dict[int, np.ndarray]) -> int | None:
     found = set()
     for layer, counts in selections.items():
         router = file.tensors.get(_ROUTER.format(layer))
-        tokens = whole_counts(file.array(router.name), f"'{router.name}' of {file.path}") if router else np.zeros(1)
+        tokens = checked_counts(file.array(router.name), f"'{router.name}' of {file.path}") if router else np.zeros(1)
         found.add(counts.sum() / tokens[0] if tokens.size == 1 and tokens[0] else 0.0)
     k = found.pop()
     return int(k) if not found and k >= 1 and k == int(k) and k <= min(map(len, selections.values())) else None

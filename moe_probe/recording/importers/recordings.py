@@ -149,7 +149,7 @@ def _by_file(labels: DocumentLabels) -> dict[str, dict[str, str]]:
     return out
 
 
-def whole_counts(values: np.ndarray, where: str) -> np.ndarray:
+def checked_counts(values: np.ndarray, where: str) -> np.ndarray:
     """Check that numbers are counts, and return them as int64.
 
     Parameters

@@ -26,7 +26,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles import read_csv, read_json
-from moe_probe.recording.importers.recordings import Recording, by_layer, check_n_experts, whole_counts
+from moe_probe.recording.importers.recordings import Recording, by_layer, check_n_experts, checked_counts
 from moe_probe.recording.importers.torch_file import as_array, read_torch_file
 
 #: Endings of the recorder's files.
@@ -113,7 +113,7 @@ def recording_of(data: Mapping[str, Any], path: Path, num_experts: int | Mapping
                 f"{where} has the shape {counts.shape}", "it is (forward pass, layer, expert)", "dump the record again"
             )
         _check_layers(counts.shape[-2], where)
-        counts = whole_counts(counts, where)
+        counts = checked_counts(counts, where)
         summed = counts if counts.ndim == 2 else counts.sum(axis=0)
         selections, empty = by_layer(summed, path)
         return Recording(path, selections, empty=empty, notes=(*_buffer_note(counts), *_copies_note(summed)))
@@ -184,7 +184,7 @@ def _of_passes(data: Mapping[str, Any], path: Path) -> Recording:
         counts = as_array(record["global_physical_count"], where)
         if counts.shape != table.shape:
             raise MoeProbeError(f"{where} has the shape {counts.shape}", f"the map of experts has {table.shape}", _RECORDS)
-        np.add.at(total, (np.broadcast_to(layer, table.shape), table), whole_counts(counts, where))
+        np.add.at(total, (np.broadcast_to(layer, table.shape), table), checked_counts(counts, where))
     selections, empty = by_layer(total, path)
     return Recording(path, selections, empty=empty, notes=moved_note(table))
 
