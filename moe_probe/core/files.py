@@ -7,6 +7,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -26,6 +28,12 @@ class OutputKind(NamedTuple):
 
 
 TRACE_FOLDER = OutputKind("a trace", MANIFEST)
+#: Ending of a file while it is written.
+PARTIAL = ".partial"
+#: Files that safetensors fills before it renames them.
+_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+#: How errors of libraries in Rust end when the system refused something: ``No space left on device (os error 28)``.
+_NATIVE = re.compile(r"\(os error (\d+)\)")
 _AGAIN = "run the same command again (with --resume where it has that option)"
 
 
@@ -124,19 +132,60 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path : Path
         Its folder is made where it is missing.
     write : callable
-        Fills a partial file beside it, which is then flushed to the disk and renamed in one step.
+        Fills a partial file beside it, which is then flushed to the disk and renamed in one step. Whatever it makes of the
+        file, its permissions are those of any new file: they follow the umask.
+
+    Raises
+    ------
+    OSError
+        When the disk refuses, also where a native library says so with an exception of its own.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}{PARTIAL}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write(partial)
+        partial.unlink(missing_ok=True)  # of a process that was killed; or a link, which would lead elsewhere
+        with partial.open("xb") as file:  # its mode is that of any new file here: the umask's, or what the folder says
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        with _native_errors(path):
+            write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        if stat.S_IMODE(partial.stat().st_mode) != mode:  # safetensors renames a file of mode 0600 to the name it is given
+            partial.chmod(mode)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _native_errors(path: Path) -> Iterator[None]:
+    """Raise what the system refused to a native library, whose errors have its number as text alone, as OSError."""
+    try:
+        yield
+    except Exception as error:
+        number = None if isinstance(error, OSError) else _NATIVE.search(str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file of this name is one that a killed process left half written.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without its folder.
+
+    Returns
+    -------
+    bool
+        True for the partial files of `write_whole`, and for those that safetensors fills before it renames them.
+    """
+    return name.endswith(PARTIAL) or _SAFETENSORS.fullmatch(name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
