@@ -1,6 +1,6 @@
 """Intervals of whatever is measured on documents: a bootstrap over groups. Those of an AUROC are in `auroc`.
 
-docs/statistics.md ("Coverage of intervals") gives the measured coverage; ``scripts/coverage.py`` measures it.
+docs/statistics.md ("Coverage of intervals") gives the measured coverage; ``scripts/interval_coverage.py`` measures it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals on simulated documents whose truth is known; docs/statistics.md quotes the table.
 
-    python scripts/coverage.py [--simulations 1000] [--seed 0] [--only TEXT]
+    python scripts/interval_coverage.py [--simulations 1000] [--seed 0] [--only TEXT]
 
 Six topics of 5 to 40 documents, each its own source; where no topics are compared, so many documents in all. Documents are
 over-dispersed as in `moe_probe.testing.planted`: usage is log-normal between them, 0.58 the standard deviation of the logarithm
