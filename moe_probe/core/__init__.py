@@ -10,7 +10,9 @@
 - `text` text that is safe to show: control characters, clipping, terminal width, enumerations, numbers and missing values.
 - `pieces` tokens as text: characters split over several tokens are joined; `html` escaped parts of HTML for notebooks.
 - `textfiles` any text file that users bring: encodings, compression, JSON, CSV, globs.
-- `files` files whole or absent, full disks and missing permissions, checksums; `progress` bars and durations, `interrupt` Ctrl-C;
+- `files` files whole or absent, full disks and missing permissions, checksums; `own_files` which files of a folder the program
+  wrote, the only ones that it removes; `lock` one writer at a time for a run or trace.
+- `progress` bars and durations, `interrupt` Ctrl-C;
   `overlap` threads that prepare what comes next and put away what is done.
 - `http` requests to a server that the user named: checked addresses, retries, answers of bounded size and time.
 - `workers` work shared out among processes of Ray that may be lost.

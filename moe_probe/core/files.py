@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.own_files import TRACE_FILES, OwnFiles, is_empty_folder
 from moe_probe.core.schema import MANIFEST
 
 
@@ -25,9 +26,17 @@ class OutputKind(NamedTuple):
     marker: str
     #: What the user can do about a folder that has one already.
     hint: str = "--resume to continue it, --force to start over, or another folder"
+    #: Its files, where they are known by name; else the marker alone shows what the folder is.
+    own: OwnFiles | None = None
+    #: Whether nothing can be continued without the marker.
+    needs_marker: bool = False
+
+    def made(self, root: Path) -> bool:
+        """Check whether a folder is one of this kind, or what is left of one."""
+        return (root / self.marker).exists() or (self.own is not None and self.own.made(root))
 
 
-TRACE_FOLDER = OutputKind("a trace", MANIFEST)
+TRACE_FOLDER = OutputKind("a trace", MANIFEST, own=TRACE_FILES, needs_marker=True)
 #: Ending of a file while it is written.
 PARTIAL = ".partial"
 #: Files that safetensors fills before it renames them.
@@ -93,6 +102,27 @@ def disk_errors(path: Path, *, keeps: str = "what was already written is kept") 
         raise told or MoeProbeError(f"{path} cannot be written", f"{error}; {keeps}", f"mend that, then {_AGAIN}") from error
 
 
+def check_folder_path(root: Path, kind: OutputKind = TRACE_FOLDER) -> None:
+    """Refuse a path at which there can be no folder.
+
+    Parameters
+    ----------
+    root : Path
+    kind : OutputKind
+        What is going to be written.
+
+    Raises
+    ------
+    MoeProbeError
+        When there is a file at the path or above it.
+    OSError
+        When the path is impossible, or may not be looked at.
+    """
+    existing = next((path for path in (root, *root.parents) if path.exists()), root)
+    if existing.exists() and not existing.is_dir():
+        raise MoeProbeError(f"{root} cannot be written", f"{existing} is a file; {kind.noun} is a folder", "another --out")
+
+
 def check_output_folder(root: Path, mode: str, kind: OutputKind = TRACE_FOLDER) -> None:
     """Refuse, before anything is computed, a folder that cannot be written to.
 
@@ -100,28 +130,41 @@ def check_output_folder(root: Path, mode: str, kind: OutputKind = TRACE_FOLDER) 
     ----------
     root : Path
     mode : {"new", "resume", "force"}
-        A new trace, run or comparison needs an empty folder, or none.
+        A new trace, run or comparison needs an empty folder, or none. The other two need one that this program made; files
+        of other people may lie beside its own.
     kind : OutputKind
         What is going to be written.
 
     Raises
     ------
     MoeProbeError
-        When there is a file at the path or above it, or other files in the folder.
+        When there is a file at the path or above it; when the folder has files and was not made by this program, or `mode`
+        is "new"; when what is to be continued lacks the file that describes it; when what is to be removed is a link.
     """
-    with disk_errors(root):
-        existing = next((path for path in (root, *root.parents) if path.exists()), root)
-        if existing.exists() and not existing.is_dir():
+    with disk_errors(root, keeps="nothing was changed"):
+        check_folder_path(root, kind)
+        if not root.exists() or is_empty_folder(root):
+            return
+        marked, made = (root / kind.marker).exists(), kind.made(root)
+        if not made:
+            raise MoeProbeError(f"{root} already contains other files", "refusing to overwrite", "another --out")
+        if mode == "new" and marked:
+            raise MoeProbeError(f"{root} already contains {kind.noun}", "refusing to overwrite", kind.hint)
+        if mode != "force" and not marked and kind.needs_marker and not _only_begun(root, kind):
             raise MoeProbeError(
-                f"{root} cannot be written", f"{existing} is a file; {kind.noun} is a folder", "another --out"
+                f"{root} has no {kind.marker}",
+                f"what is left there of {kind.noun} cannot be continued without it",
+                "--force to start over, or another --out",
             )
-        if mode == "new" and existing == root and any(root.iterdir()):
-            same = (root / kind.marker).exists()
-            raise MoeProbeError(
-                f"{root} already contains {kind.noun if same else 'other files'}",
-                "refusing to overwrite",
-                kind.hint if same else "another --out",
-            )
+        if mode == "new":
+            raise MoeProbeError(f"{root} already contains parts of {kind.noun}", "refusing to overwrite", kind.hint)
+        if mode == "force" and kind.own is not None:
+            kind.own.listed(root)
+
+
+def _only_begun(root: Path, kind: OutputKind) -> bool:
+    """Whether the process was killed while it wrote the marker: nothing else is there yet."""
+    return kind.own is None or all(path.name.startswith(kind.marker) for path in kind.own.listed(root))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from moe_probe.core.errors import UsageError
+from moe_probe.core.files import check_output_folder
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import Bar, Say, silent
 from moe_probe.core.schema import BATCH_TOKENS_FROM, MANIFEST, CorpusInfo, Manifest, Windowing
 from moe_probe.core.text import some_of
@@ -62,11 +63,44 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
     Raises
     ------
     MoeProbeError
-        When the corpus is bad, the folder is taken, the disk refuses, or (resuming) weights, corpus
-        or settings are not those the trace was begun with. Whole shards are kept in every case.
+        When the corpus is bad, the folder is taken or written to by another process, the disk refuses, or (resuming)
+        weights, corpus or settings are not those the trace was begun with. Whole shards are kept in every case.
     UsageError
         When there is no such part, or the corpus is too small for so many.
     """
+    given: dict[str, Any] = {"options": options, "shard": shard, "mode": mode, "progress": progress, "say": say}
+    with writing(path):
+        return collect_under_lock(loaded, corpus, path, **given)
+
+
+def collect_under_lock(  # noqa: PLR0913 - as `collect_trace`
+    loaded: LoadedModel,
+    corpus: Corpus,
+    path: str | Path,
+    *,
+    options: CollectOptions | None = None,
+    shard: tuple[int, int] | None = None,
+    mode: str = "new",
+    progress: bool | None = None,
+    say: Say = silent,
+) -> Trace:
+    """Collect as `collect_trace` does, where the caller has the lock of the trace, or of the one that this is a part of.
+
+    Parameters
+    ----------
+    loaded, corpus, path, options, shard, mode, progress, say
+        As `collect_trace`.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    MoeProbeError, UsageError
+        As `collect_trace`.
+    """
+    check_output_folder(Path(path), mode)
     from moe_probe.models import RoutingCapture
     from moe_probe.recording.collect.passes import Passes
     from moe_probe.recording.collect.pipeline import Collection
@@ -93,9 +127,7 @@ def collect_trace(  # noqa: PLR0913 - public API: keyword-only options with defa
         manifest = _manifest(loaded, corpus, summary, encoder, options)
         settings = {"batch_tokens": size, **manifest.settings, "block_bytes": n_bytes, **smaller}
         manifest = manifest.model_copy(update={"shard_of": shard, "settings": settings})
-        if mode == "force" and (root / MANIFEST).exists():
-            shutil.rmtree(root)
-        writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+        writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
         if not writer.sealed:
             collection = Collection(passes, encoder, writer, batch_tokens=size, say=say)
             total = sum(block.n_documents for block in blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, write_json
+from moe_probe.core.own_files import TRACE_FILES
 
 #: Says that the folder is one of parts, how many there are and in which batches, and by a mark of its own which folder it is.
 _NOTE = "parts.json"
+_PART, _LEASE = re.compile(r"\d{5,}-of-\d{5,}"), re.compile(r"\d{5,}-of-\d{5,}\.lease(\.partial)?")
 
 
 class _Note(NamedTuple):
@@ -144,18 +146,24 @@ class Parts:
         Raises
         ------
         MoeProbeError
-            When the disk refuses.
+            When a part, or a file of one, is a link: nothing is removed then. When the disk refuses.
         """
         if not self.exist:
             return
-        n = self._read().n_parts
         with disk_errors(self.root):
-            for i in range(n):
-                if self.folder(i, n).exists():
-                    shutil.rmtree(self.folder(i, n))
-                self.lease(i, n).unlink(missing_ok=True)
+            # by their names, not by the note: parts are also removed where it cannot be read
+            parts = [path for path in sorted(self.root.glob("*-of-*")) if _PART.fullmatch(path.name)]
+            for part in parts:
+                TRACE_FILES.listed(part)
+            for part in parts:
+                TRACE_FILES.remove(part)
+                with contextlib.suppress(OSError):  # something else lies there
+                    part.rmdir()
+            for lease in self.root.glob("*-of-*.lease*"):
+                if _LEASE.fullmatch(lease.name):
+                    lease.unlink(missing_ok=True)
             (self.root / _NOTE).unlink()
-            with contextlib.suppress(OSError):  # something else lies there
+            with contextlib.suppress(OSError):
                 self.root.rmdir()
 
     def _read(self) -> _Note:

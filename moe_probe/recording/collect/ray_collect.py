@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import disk_errors
+from moe_probe.core.files import check_output_folder, disk_errors
+from moe_probe.core.lock import writing
+from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import Bar, Say
 from moe_probe.core.schema import MANIFEST
 from moe_probe.core.workers.cluster import connected
@@ -112,12 +113,14 @@ class CollectWork(Work):
         -------
         Collected
         """
-        from moe_probe.recording.collect.collect import collect_trace
+        from moe_probe.recording.collect.collect import collect_under_lock
 
         said: list[str] = []
         path, part, batch_tokens = given
         options = self.options.model_copy(update={"batch_tokens": batch_tokens or self.options.batch_tokens})
-        trace = collect_trace(self._loaded, self._opened, path, options=options, shard=part, mode="resume", say=said.append)
+        # the driver has the lock of the trace; the lease of the part says which worker writes it
+        more: dict[str, Any] = {"options": options, "shard": part, "mode": "resume", "say": said.append}
+        trace = collect_under_lock(self._loaded, self._opened, path, **more)
         return Collected(trace.manifest.n_documents, trace.manifest.n_tokens, tuple(said))
 
 
@@ -144,8 +147,14 @@ def collect_with_ray(work: CollectWork, workers: WorkerSettings, path: Path, *, 
     ------
     MoeProbeError
         As `connected`, `make_plan`, `Pool.run`, `collect_trace` and `merge_traces` do; or when a trace was begun in one
-        process, or parts are there and `mode` is "new". Whole shards are kept in every case.
+        process, parts are there and `mode` is "new", or another process writes to the folder. Whole shards are kept in
+        every case.
     """
+    with writing(path):
+        return _collect(work, workers, path, mode=mode, say=say)
+
+
+def _collect(work: CollectWork, workers: WorkerSettings, path: Path, *, mode: str, say: Say) -> Trace:
     parts = Parts.of(path)
     _clear(parts, path, mode)
     with connected(workers) as cluster:
@@ -166,11 +175,11 @@ def collect_with_ray(work: CollectWork, workers: WorkerSettings, path: Path, *, 
 
 def _clear(parts: Parts, path: Path, mode: str) -> None:
     """Remove what is to be made anew, and refuse what cannot be gone on with."""
+    check_output_folder(path, mode)
     if mode == "force":
         parts.remove()
         with disk_errors(path):
-            if (path / MANIFEST).exists():
-                shutil.rmtree(path)
+            TRACE_FILES.remove(path)
     elif mode == "new" and parts.exist:
         raise MoeProbeError(
             f"{parts.root} has parts of a trace", "refusing to overwrite", "--resume to go on with them, or --force"

@@ -11,6 +11,7 @@ from typing_extensions import override
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import check_output_folder
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import Stage, stage_key
 from moe_probe.core.textfiles import expand
@@ -72,6 +73,10 @@ class CollectStage(Stage):
         MoeProbeError
             As `load_model`, `CheckReport.raise_if_failed`, `collect_trace` and `collect_with_ray` do.
         """
+        with writing(path):
+            return self._collect(path, mode, say, shard)
+
+    def _collect(self, path: Path, mode: str, say: Say, shard: tuple[int, int] | None) -> Trace:
         need_corpus_extra(self.corpus.source)
         check_output_folder(path, mode)
         corpus = self.corpus.open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import check_output_folder
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import track
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.schema import MANIFEST, WORDS, CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.schema import WORDS, CorpusInfo, Manifest, ModelInfo
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.plan import ImportPlan, make_plan
 from moe_probe.recording.importers.survey import Survey
@@ -54,9 +54,17 @@ def import_records(
     MoeProbeError
         Naming the row: an expert twice in a token, an id past the layer's experts, gate weights that are no
         weights, positions that do not increase, a document that repeats. When most of the record is one and
-        the same set of experts; when no layer has routing; when the disk refuses, whole shards are kept.
+        the same set of experts; when no layer has routing; when another process writes to the folder; when the disk refuses,
+        whole shards are kept.
     """
     root = Path(path)
+    with writing(root):
+        return _import(records, root, source, options=options, mode=mode)
+
+
+def _import(
+    records: Callable[[], Iterator[TokenRecord]], root: Path, source: ImportSource, *, options: ImportOptions, mode: str
+) -> Trace:
     check_output_folder(root, mode)
     check_layers(source.layers)
     texts = None if options.tokenizer is None else TokenTexts(options.tokenizer)
@@ -71,9 +79,7 @@ def import_records(
         raise MoeProbeError(f"{source.name} has no token with routing", "", "check what was recorded")
     plan = make_plan(survey, source, options)
     manifest = _manifest(survey, plan, source, options, texts)
-    if mode == "force" and (root / MANIFEST).exists():
-        shutil.rmtree(root)
-    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
     if not writer.sealed:
         kept = _kept(filled(track(records(), "import", unit="documents")), plan, survey)
         _write(writer, kept, options)

@@ -6,15 +6,15 @@ is written.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from moe_probe.core.files import check_output_folder
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import track
-from moe_probe.core.schema import MANIFEST, SUMS, CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.schema import SUMS, CorpusInfo, Manifest, ModelInfo
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.usage_block import UsageBlock
 from moe_probe.recording.importers.usage_survey import UsageSurvey, UsageTotals
@@ -57,7 +57,8 @@ def import_usage_records(
     ------
     MoeProbeError
         Naming document and layer: counts that are negative, missing or not whole, that do not add up to top-k per token, or
-        that so many tokens cannot have. When no layer has counts; when the disk refuses, whole shards are kept.
+        that so many tokens cannot have. When no layer has counts; when another process writes to the folder; when the
+        disk refuses, whole shards are kept.
     UsageError
         When the number of experts per token is needed and missing.
 
@@ -68,18 +69,23 @@ def import_usage_records(
     >>> trace.documents.n_tokens.tolist()
     [4]
     """
-    options, root = options or ImportOptions(), Path(path)
+    root = Path(path)
+    stream = blocks if callable(blocks) else lambda: iter(blocks)
+    with writing(root):
+        return _import(stream, root, source, options=options or ImportOptions(), mode=mode)
+
+
+def _import(
+    stream: Callable[[], Iterator[UsageBlock]], root: Path, source: ImportSource, *, options: ImportOptions, mode: str
+) -> Trace:
     check_output_folder(root, mode)
     check_layers(source.layers)
-    stream = blocks if callable(blocks) else lambda: iter(blocks)
     survey = UsageSurvey(source)
     for block in track(stream(), "check", unit="blocks"):
         survey.add(block)
     totals = survey.finish(options)
     manifest = _manifest(totals, source, options)
-    if mode == "force" and (root / MANIFEST).exists():
-        shutil.rmtree(root)
-    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+    writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
     if not writer.sealed:
         _write(writer, track(stream(), "import", unit="blocks"), totals, options)
     trace = writer.seal()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -17,8 +16,9 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_corpus_extra, need_extra
 from moe_probe.core.files import check_output_folder
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import Bar, Say
-from moe_probe.core.schema import MANIFEST, CorpusInfo, Manifest, Windowing
+from moe_probe.core.schema import CorpusInfo, Manifest, Windowing
 from moe_probe.core.settings import flag_of
 from moe_probe.models import tokenizer_hash
 from moe_probe.models.outline import ModelOutline, outline_model
@@ -89,7 +89,8 @@ def collect_from_server(  # noqa: PLR0913 - public API: keyword-only options wit
     ------
     MoeProbeError
         When the server cannot be reached, returns no routing, changes prompts, or leaves more documents without routing than
-        the settings allow; when model or corpus cannot be read. Whole shards are kept in every case.
+        the settings allow; when model or corpus cannot be read; when another process writes to the folder. Whole shards are
+        kept in every case.
     UsageError
         When an option makes no sense with a server.
     """
@@ -98,12 +99,12 @@ def collect_from_server(  # noqa: PLR0913 - public API: keyword-only options wit
     need_extra("server", "collecting from a server")
     need_corpus_extra(corpus.source)
     _check_options(model, corpus, options, server)
-    check_output_folder(root, mode)
-    opened = corpus.open()
-    summary = opened.summarize()
-    for note in summary.notes:
-        say(f"note: {note}")
-    with ServerClient(server) as client:
+    with writing(root), ServerClient(server) as client:
+        check_output_folder(root, mode)
+        opened = corpus.open()
+        summary = opened.summarize()
+        for note in summary.notes:
+            say(f"note: {note}")
         served = ask_server(client, server)
         outline = outline_model(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
         layers = served_layers(outline, server)
@@ -117,9 +118,7 @@ def collect_from_server(  # noqa: PLR0913 - public API: keyword-only options wit
         blocks = blocks_of_part(cut_blocks(summary.sizes, n_bytes), shard)
         manifest = _manifest(opened, outline, asked, encoder, options)
         manifest = manifest.model_copy(update={"shard_of": shard, "settings": {**manifest.settings, "block_bytes": n_bytes}})
-        if mode == "force" and (root / MANIFEST).exists():
-            shutil.rmtree(root)
-        writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest)
+        writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
         total = sum(block.n_documents for block in blocks)
         losses = Losses(total, server, client.address)
         if not writer.sealed:
@@ -127,7 +126,7 @@ def collect_from_server(  # noqa: PLR0913 - public API: keyword-only options wit
             with Bar("collect", total=total, initial=initial, unit="documents", shown=progress) as bar:
                 todo = documents_of(blocks[len(writer.shards) :], opened)
                 _Collection(asked, encoder, writer, options, losses).append(todo, bar)
-    trace = writer.seal()
+        trace = writer.seal()
     answers = int((trace.documents[PART] == "answer").sum()) if server.keep_answer else 0
     trace.warnings += losses.warnings(len(trace.documents) - answers)
     return trace

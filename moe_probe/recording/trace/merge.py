@@ -20,10 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import check_output_folder, disk_errors, path_inside, write_whole
+from moe_probe.core.files import check_output_folder, disk_errors, is_left_over, path_inside, write_whole
+from moe_probe.core.lock import writing
+from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import track
 from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
-from moe_probe.recording.trace.files import CHECKSUM, DOCUMENTS, TOKENS, USAGE, file_entry, read_manifest, write_manifest
+from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entry, read_manifest, write_manifest
 from moe_probe.recording.trace.mergeable import check_apart, check_files, differing_versions, in_order, joint_manifest
 from moe_probe.recording.trace.reader import Trace
 
@@ -67,10 +69,8 @@ def merge_traces(paths: Sequence[str | Path], out: str | Path, *, mode: str = "n
     for trace in traces:
         check_files(trace)
     merge = _Merge(root, tuple(traces), link)
-    with disk_errors(root, keeps="the traces that are merged are unchanged"):
-        if mode == "force" and (root / MANIFEST).exists():
-            shutil.rmtree(root)
-        notes = merge.run(resume=mode == "resume")
+    with writing(root), disk_errors(root, keeps="the traces that are merged are unchanged"):
+        notes = merge.run(mode)
     merged = Trace.open(root)
     merged.warnings = (*differing_versions(traces), *notes)
     return merged
@@ -84,12 +84,15 @@ class _Merge:
     traces: tuple[Trace, ...]
     link: bool
 
-    def run(self, *, resume: bool) -> tuple[str, ...]:
+    def run(self, mode: str) -> tuple[str, ...]:
         """Write the merged trace, or what is missing of it, and return what there is to say of it."""
         planned = joint_manifest(self.traces).model_copy(update={"shards": tuple(self._shards())})
-        if resume and self._is_sealed(planned):
-            return ()
-        check_output_folder(self.root, "resume" if (self.root / MANIFEST).exists() and resume else "new")
+        check_output_folder(self.root, mode)
+        if mode == "resume" and (self.root / MANIFEST).exists():
+            if self._is_sealed(planned):
+                return ()
+        else:
+            TRACE_FILES.remove(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         write_manifest(self.root, planned)
         files = list(self._files())
@@ -99,8 +102,9 @@ class _Merge:
         names = (DOCUMENTS, USAGE) + ((TOKENS,) if "routing" in planned.kept else ())
         for name in names:
             write_whole(self.root / name, partial(self._join, name))
-        for path in self.root.rglob("*.partial"):  # of a merge that was killed
-            path.unlink()
+        for path in TRACE_FILES.listed(self.root):
+            if is_left_over(path.name):  # of a merge that was killed
+                path.unlink()
         tables = tuple(file_entry(self.root, self.root / name) for name in names)
         write_manifest(self.root, planned.model_copy(update={"status": "sealed", "files": tables}))
         if not copied:
@@ -110,11 +114,6 @@ class _Merge:
 
     def _is_sealed(self, planned: Manifest) -> bool:
         """Whether an earlier merge of these traces ended; refuses a folder that is no merge of them."""
-        if not (self.root / MANIFEST).exists():
-            # killed while the very first files were written: nothing is in them yet
-            for name in (CHECKSUM, f"{CHECKSUM}.partial", f"{MANIFEST}.partial"):
-                (self.root / name).unlink(missing_ok=True)
-            return False
         before = read_manifest(self.root)
         if before.model_copy(update={"status": "writing", "files": ()}) != planned:
             raise MoeProbeError(

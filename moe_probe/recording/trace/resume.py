@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.recording.trace.files import CHECKSUM, PARTS
 
@@ -108,7 +109,7 @@ def whole_shards(root: Path) -> list[ShardEntry]:
 
 
 def remove_unfinished(root: Path, shards: list[ShardEntry]) -> None:
-    """Remove the files of a shard that was being written when the process ended.
+    """Remove the files of a shard that was being written when the process ended; those of other people stay.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def remove_unfinished(root: Path, shards: list[ShardEntry]) -> None:
         The whole ones: their files stay.
     """
     known = {f.path for s in shards for f in s.files} | {MANIFEST, CHECKSUM}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    for path in TRACE_FILES.listed(root):
         relative = path.relative_to(root)
         if relative.parts[0] == PARTS:
             stem = relative.parts[1].split(".")[0]
@@ -127,3 +128,4 @@ def remove_unfinished(root: Path, shards: list[ShardEntry]) -> None:
         elif relative.as_posix() in known:
             continue
         path.unlink()
+    TRACE_FILES.remove_empty(root)

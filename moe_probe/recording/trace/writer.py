@@ -8,7 +8,6 @@ at, what counts is whole, and `TraceWriter.resume` continues behind it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import check_output_folder, disk_errors, write_text, write_whole
+from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.recording.trace.checks import check_layers
 from moe_probe.recording.trace.files import (
-    CHECKSUM,
     DOCUMENTS,
     PARTS,
     TOKENS,
@@ -43,8 +42,8 @@ class TraceWriter:
         self.root, self.manifest, self.shards = root, manifest, shards
 
     @classmethod
-    def create(cls, path: str | Path, manifest: Manifest) -> TraceWriter:
-        """Begin a trace in an empty or new folder.
+    def create(cls, path: str | Path, manifest: Manifest, *, mode: str = "new") -> TraceWriter:
+        """Begin a trace in an empty or new folder, or in place of another one.
 
         Parameters
         ----------
@@ -52,6 +51,8 @@ class TraceWriter:
             Folder of the trace.
         manifest : Manifest
             What is going to be written.
+        mode : {"new", "force"}
+            Refuse a folder that has any file; or remove the files of the trace in it, and nothing else.
 
         Returns
         -------
@@ -60,13 +61,19 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When the folder has any file, or cannot be written, or a layer is named twice.
+            When the folder has any file (with "force": when it is no trace), or cannot be written, or a layer is named twice.
         """
         root = Path(path)
         check_layers([layer.layer for layer in manifest.layers])
-        check_output_folder(root, "new")
+        check_output_folder(root, mode)
+        return cls._begun(root, manifest)
+
+    @classmethod
+    def _begun(cls, root: Path, manifest: Manifest) -> TraceWriter:
+        """Remove what an earlier process wrote, and write the first manifest."""
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
+            TRACE_FILES.remove(root)
             manifest = manifest.model_copy(update={"status": "writing"})
             write_manifest(root, manifest)
         return cls(root, manifest, [])
@@ -93,12 +100,10 @@ class TraceWriter:
             merge.
         """
         root = Path(path)
-        if not (root / MANIFEST).exists():
-            # killed while the very first files were written: nothing is in them yet
-            for name in (CHECKSUM, f"{CHECKSUM}.partial", f"{MANIFEST}.partial"):
-                with disk_errors(root):
-                    (root / name).unlink(missing_ok=True)
-            return cls.create(root, manifest)
+        if not (root / MANIFEST).exists():  # killed while the very first files were written, at most: nothing is in them yet
+            check_layers([layer.layer for layer in manifest.layers])
+            check_output_folder(root, "resume")
+            return cls._begun(root, manifest)
         before = read_manifest(root)
         check_same_input(root, before, manifest)
         if before.status == "sealed":
@@ -269,7 +274,7 @@ class TraceWriter:
                 )
                 write_manifest(self.root, self.manifest)
         with disk_errors(self.root):
-            shutil.rmtree(self.root / PARTS, ignore_errors=True)
+            TRACE_FILES.remove(self.root, below=PARTS)
         return Trace.open(self.root)
 
     def _save_arrays(self, folder: str, index: int, arrays: Mapping[str, Any]) -> Path:

@@ -1,0 +1,302 @@
+"""One writer at a time for a folder: a run, a trace, a comparison.
+
+The lock is held by the operating system, so that it is free in the moment in which its holder dies. Where the file system has
+no locks, a claim that its holder renews takes their place. Whoever comes second is told who writes; readers never ask.
+Inside one process the lock can be taken again, so that a run can call what takes it by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shlex
+import socket
+import stat
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import TRACE_FOLDER, OutputKind, check_folder_path, disk_errors
+from moe_probe.core.own_files import LOCK_PREFIX
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+#: The file that is locked, and the one that says who holds it.
+LOCK, HOLDER = f"{LOCK_PREFIX}lock", f"{LOCK_PREFIX}holder.json"
+#: Answers of file systems that have no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+#: Seconds to wait for a lock: one that is given back at this moment is no reason to refuse.
+_PATIENCE = 0.25
+#: Seconds after which a claim without a sign of life is taken over, where the file system has no locks.
+_LEASE = 30.0
+_LONGEST = 200
+
+
+class LockedError(MoeProbeError):
+    """Another process writes to the folder."""
+
+
+class Holder(NamedTuple):
+    """Who writes to a folder.
+
+    Attributes
+    ----------
+    host : str
+    pid : int
+    command : str
+    started : str
+        Local time at which it took the lock.
+    """
+
+    host: str
+    pid: int
+    command: str
+    started: str
+
+    @classmethod
+    def current(cls) -> Holder:
+        """Describe this process."""
+        return cls(socket.gethostname(), os.getpid(), _command(), time.strftime("%Y-%m-%d %H:%M:%S"))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the process is one of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process may still run: False only where it is certain that it does not."""
+        if not self.is_here:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True  # another user's
+        return True
+
+
+@dataclass
+class _Held:
+    """A lock of this process.
+
+    Attributes
+    ----------
+    lock : BaseFileLock
+    made : list of Path
+        Folders that were made for it, the innermost last.
+    inode : int or None
+        Of the locked file; None where it is no lock of the operating system.
+    count : int
+        How often it was taken.
+    """
+
+    lock: BaseFileLock
+    made: list[Path]
+    inode: int | None
+    count: int = 1
+
+
+_guard = threading.RLock()
+#: By process, since a forked child has the memory of its parent but not its locks.
+_held: dict[tuple[int, Path], _Held] = {}
+
+
+@contextlib.contextmanager
+def writing(root: str | Path, kind: OutputKind = TRACE_FOLDER) -> Iterator[None]:
+    """Be the only process that writes to a folder, inside a ``with`` block.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder; it is made where it is missing, and removed again where nothing was written to it.
+    kind : OutputKind
+        What it is, for messages.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    LockedError
+        When another process writes to it: with its host, number, command and start.
+    MoeProbeError
+        When there is a file at the path, or the folder may not be written to.
+    """
+    path = Path(root).absolute()
+    key = _take(path, Path(root), kind)
+    try:
+        yield
+    finally:
+        _give_back(key)
+
+
+def _take(path: Path, shown: Path, kind: OutputKind) -> tuple[int, Path]:
+    with _guard, disk_errors(shown, keeps="nothing was changed"):
+        check_folder_path(path, kind)
+        key = os.getpid(), path.resolve()
+        if key in _held:
+            _held[key].count += 1
+            return key
+        folder = key[1]
+        for _ in range(5):
+            made = _make(folder)
+            try:
+                lock, inode = _locked(folder, shown, kind)
+            except FileNotFoundError:  # another process, which had made the folder too, has just removed it
+                continue
+            _held[key] = _Held(lock, made, inode)
+            try:
+                _note(folder)
+            except BaseException:
+                _give_back(key)
+                raise
+            return key
+        raise MoeProbeError(f"{shown} cannot be written", "its folder is removed again and again", "another --out")
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return the ones that were made."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _locked(folder: Path, shown: Path, kind: OutputKind) -> tuple[BaseFileLock, int | None]:
+    """Take the lock, or say who has it; with the inode of the locked file where the system holds it."""
+    from filelock import Timeout
+
+    path = folder / LOCK
+    try:
+        native = _native_lock(path)
+        native.acquire(timeout=_PATIENCE, poll_interval=0.02)
+        return native, path.stat().st_ino
+    except Timeout:
+        raise _refusal(folder, shown, kind) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    lease = _lease(path)
+    try:
+        holder = read_holder(folder)
+        # a claim of another machine is free once it was watched for as long as its holder may be silent
+        lease.acquire(timeout=_PATIENCE if holder is None or holder.is_here else _LEASE + 5, poll_interval=0.02)
+    except Timeout:
+        raise _refusal(folder, shown, kind) from None
+    return lease, None
+
+
+def _native_lock(path: Path) -> BaseFileLock:
+    from filelock import FileLock
+
+    return FileLock(path, thread_local=False, fallback_to_soft=False)
+
+
+def _lease(path: Path) -> BaseFileLock:
+    from filelock import SoftFileLease
+
+    return SoftFileLease(path, lease_duration=_LEASE, thread_local=False, on_compromise=_lost)
+
+
+def _lost(compromise: Any) -> None:
+    """End what the process does: another one took its claim over, since the file system kept it silent for too long."""
+    import _thread
+
+    warnings.warn(f"the lock of {compromise.lock_file} was lost: another process took it over", stacklevel=2)
+    _thread.interrupt_main()
+
+
+def _refusal(folder: Path, shown: Path, kind: OutputKind) -> LockedError:
+    holder = read_holder(folder)
+    for _ in range(20):  # its name is written right behind the lock; that of a killed one may still be there
+        if holder is not None and holder.is_alive:
+            break
+        time.sleep(0.02)
+        holder = read_holder(folder)
+    what = f"{shown} is being written by another process"
+    if holder is None or not holder.is_alive:
+        return LockedError(what, f"it holds the lock of this {kind.noun.split()[-1]}", "wait until it has ended")
+    why = f"process {holder.pid} on {holder.host} has been writing since {holder.started} ({holder.command})"
+    where = "" if holder.is_here else f" on {holder.host}"
+    return LockedError(what, why, f"wait until it has ended, or end it{where} with kill {holder.pid}")
+
+
+def read_holder(root: str | Path) -> Holder | None:
+    """Read who said last that it writes to a folder; the lock decides whether it still does.
+
+    Parameters
+    ----------
+    root : str or Path
+
+    Returns
+    -------
+    Holder or None
+        None where nobody said so, or in no form that can be read.
+    """
+    path = Path(root) / HOLDER
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            said = json.loads(file.read(4096))
+        if type(said["pid"]) is not int or not 0 < said["pid"] < 2**31:
+            return None
+        words = [" ".join(str(said[name]).split())[:_LONGEST] for name in ("host", "command", "started")]
+        return Holder(words[0], said["pid"], words[1], words[2])
+    return None
+
+
+def _note(folder: Path) -> None:
+    """Write who holds the lock, over what a killed holder left."""
+    path = folder / HOLDER
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o666), "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
+        json.dump(Holder.current()._asdict(), file)
+
+
+def _command() -> str:
+    """Words that this process was started with, as a user would type them."""
+    program = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    if program.name == "__main__.py" and program.parent.name:
+        program = program.parent
+    name = "moe-probe" if program.name == "moe_probe" else program.name
+    return " ".join(shlex.join([name, *sys.argv[1:]]).split())[:_LONGEST]
+
+
+def _give_back(key: tuple[int, Path]) -> None:
+    with _guard:
+        held = _held.get(key)
+        if held is None:
+            return
+        held.count -= 1
+        if held.count:
+            return
+        del _held[key]
+        folder = key[1]
+        with contextlib.suppress(OSError):
+            if held.inode is not None and (folder / LOCK).stat().st_ino == held.inode:
+                # removed while it is held: whoever opened it by now finds that it has no name any more, and opens a new one
+                (folder / HOLDER).unlink(missing_ok=True)
+                (folder / LOCK).unlink()
+            elif held.inode is None:
+                (folder / HOLDER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            held.lock.release()
+        for made in reversed(held.made):
+            try:
+                made.rmdir()
+            except OSError:
+                break  # something was written to it
