@@ -122,13 +122,46 @@ def count_selections(
     ndarray, shape (n_units, num_experts)
         int64 counts, or float64 sums of weights.
     """
-    n_slots = experts.shape[1]
-    keep = (experts != dropped_id(experts.dtype)) & (unit[:, None] >= 0)
-    flat = np.repeat(unit.astype(np.int64), n_slots)[keep.ravel()] * num_experts + experts[keep].astype(np.int64)
+    codes = selection_codes(experts, unit=unit, n_units=n_units, num_experts=num_experts)
+    return count_codes(codes, n_units, num_experts, weights)
+
+
+def selection_codes(experts: np.ndarray, *, unit: np.ndarray, n_units: int, num_experts: int) -> np.ndarray:
+    """Compute which cell of a table of units and experts each selection counts for.
+
+    Parameters
+    ----------
+    experts, unit, n_units, num_experts
+        As `count_selections`.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_tokens, n_slots)
+        ``unit * num_experts + expert``; ``n_units * num_experts`` for slots and tokens that are left out.
+    """
+    # a cell past the end is much faster than picking the others
+    codes = experts + np.where(unit >= 0, unit, 0).astype(np.int64)[:, None] * num_experts
+    codes[(experts == dropped_id(experts.dtype)) | (unit < 0)[:, None]] = n_units * num_experts
+    return codes
+
+
+def count_codes(codes: np.ndarray, n_units: int, num_experts: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Count selections by the cells that `selection_codes` gives them (or sum their gate weights).
+
+    Parameters
+    ----------
+    codes : ndarray of int64, shape (n_tokens, n_slots)
+    n_units, num_experts : int
+    weights : ndarray of float, shape (n_tokens, n_slots), optional
+
+    Returns
+    -------
+    ndarray, shape (n_units, num_experts)
+        As `count_selections`.
+    """
     size = n_units * num_experts
-    if weights is None:
-        return np.bincount(flat, minlength=size).reshape(n_units, num_experts)
-    return np.bincount(flat, weights=weights[keep].astype(np.float64), minlength=size).reshape(n_units, num_experts)
+    summed = None if weights is None else weights.astype(np.float64).ravel()
+    return np.bincount(codes.ravel(), weights=summed, minlength=size + 1)[:size].reshape(n_units, num_experts)
 
 
 def load_cv(load: np.ndarray) -> np.ndarray:

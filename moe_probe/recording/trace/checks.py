@@ -12,6 +12,8 @@ from moe_probe.core.errors import MoeProbeError
 LARGEST_WEIGHT = float(np.finfo(np.float16).max)
 #: Id of a token that is not known, in records without token ids: no vocabulary has it.
 NO_ID = -1
+#: Up to so many slots, comparing each with each is faster than sorting every token's.
+_COMPARED_SLOTS = 32
 _LARGEST_NUMBER = int(np.iinfo(np.int32).max)  # positions and token ids are stored as int32
 
 
@@ -32,8 +34,14 @@ def first_repeat(ids: np.ndarray, empty: int) -> int | None:
     """
     if ids.shape[1] < 2 or not len(ids):
         return None
-    ordered = np.sort(ids, axis=1)
-    rows = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != empty)).any(axis=1)
+    if ids.shape[1] <= _COMPARED_SLOTS:
+        slots = np.ascontiguousarray(ids.T)
+        rows = np.zeros(len(ids), dtype=bool)
+        for slot in range(1, len(slots)):
+            rows |= ((slots[:slot] == slots[slot]) & (slots[slot] != empty)).any(axis=0)
+    else:
+        ordered = np.sort(ids, axis=1)
+        rows = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != empty)).any(axis=1)
     return int(rows.argmax()) if rows.any() else None
 
 

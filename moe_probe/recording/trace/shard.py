@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.routing import count_selections, dropped_id
+from moe_probe.core.routing import count_codes, dropped_id, selection_codes
 from moe_probe.core.schema import WORDS, Manifest
 from moe_probe.recording.trace.checks import (
     NO_ID,
@@ -123,22 +122,18 @@ class Shard:
         unit = np.where(self._special, -1, np.asarray(self.tokens["document"]))
         names = ["document", "layer", "expert", "selections", *(["gate_mass"] if self.weights is not None else [])]
         columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        n = len(self.documents)
         for i, layer in enumerate(manifest.layers):
-            count = partial(
-                count_selections,
-                self.experts[:, i],
-                unit=unit,
-                n_units=len(self.documents),
-                num_experts=layer.num_experts,
-            )
-            counts = count()
+            codes = selection_codes(self.experts[:, i], unit=unit, n_units=n, num_experts=layer.num_experts)
+            counts = count_codes(codes, n, layer.num_experts)
             rows, selected = np.nonzero(counts)
             columns["document"].append(rows + offset)
             columns["layer"].append(np.full(len(rows), layer.layer))
             columns["expert"].append(selected)
             columns["selections"].append(counts[rows, selected])
             if self.weights is not None:
-                columns["gate_mass"].append(count(weights=self.weights[:, i])[rows, selected])
+                mass = count_codes(codes, n, layer.num_experts, self.weights[:, i])
+                columns["gate_mass"].append(mass[rows, selected])
         return pa.table({name: pa.array(np.concatenate(parts), _USAGE_TYPES[name]) for name, parts in columns.items()})
 
     @property
