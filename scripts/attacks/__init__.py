@@ -1,4 +1,6 @@
 """Attacks on the program from outside, each a module with ``attack(options) -> Table``.
 
 - `common`: options, tables, runs of the program
+- `fuzz`: damaged input for every reader; `mutate`, `mutate_values`, `mutate_tables` damage it; `readers` what a reader is,
+  `readers_runs` and `readers_inputs` which there are
 """
