@@ -224,23 +224,30 @@ def disk_against_memory(
 ) -> tuple[float, float]:
     """Tokens/s from batches in memory (on the device, converted) and from a trace; medians of rounds that take turns.
 
-    Both times are of whole trainings: from disk they have the reading of the sample, and the first pool, in them.
+    Times are those of twice the epochs less those of the epochs: reading a sample and the first pool is done once, however
+    long the training. A third of the trace is shuffled at a time, so every epoch reads the files again.
     """
-    reader = ActivationReader(trace, layer=layer, batch_tokens=batch)
-    config = SaeConfig(d_in=reader.d_in, d_sae=width, k=k)
-    memory = [b.values.float().to(device) for b in reader.batches()]
-    options = TrainOptions(epochs=epochs, steps=epochs * len(memory), batch_tokens=batch, device=device)
+    whole = ActivationReader(trace, layer=layer, batch_tokens=batch)
+    pool_bytes = 2 * whole.n_tokens * whole.d_in // 3
+    config = SaeConfig(d_in=whole.d_in, d_sae=width, k=k)
+    memory = [b.values.float().to(device) for b in whole.batches()]
     train_saes(memory[:2] * 3, [config], options=TrainOptions(steps=6, device=device))  # compiles and warms up
+
+    def seconds(name: str, n: int) -> float:
+        options = TrainOptions(epochs=n, steps=n * len(memory), batch_tokens=batch, device=device)
+        started = time.perf_counter()
+        if name == "memory":
+            train_saes(memory * n, [config], options=options)
+        else:
+            reader = ActivationReader(trace, layer=layer, batch_tokens=batch, pool_bytes=pool_bytes)
+            train_on(reader, [config], options=options)
+        return time.perf_counter() - started
+
     taken: dict[str, list[float]] = {"memory": [], "disk": []}
     for number in range(rounds):
         for name in sorted(taken, reverse=bool(number % 2)):
-            started = time.perf_counter()
-            if name == "memory":
-                train_saes(memory * epochs, [config], options=options)
-            else:
-                train_on(ActivationReader(trace, layer=layer, batch_tokens=batch), [config], options=options)
-            taken[name].append(time.perf_counter() - started)
-    tokens = epochs * reader.n_tokens
+            taken[name].append(seconds(name, 2 * epochs) - seconds(name, epochs))
+    tokens = epochs * whole.n_tokens
     memory_seconds, disk_seconds = (statistics.median(taken[name]) for name in ("memory", "disk"))
     return tokens / memory_seconds, tokens / disk_seconds
 

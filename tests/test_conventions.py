@@ -118,7 +118,7 @@ def test_every_folder_is_mapped(folder: Path) -> None:
 
 
 #: Modules that need a package which comes with a GPU's torch.
-ON_A_GPU = {"sae/training/kernels.py": "triton"}
+ON_A_GPU = dict.fromkeys(("sae/architectures/bag_kernels.py", "sae/training/kernels.py"), "triton")
 
 
 def public_objects() -> list[tuple[str, object]]:

@@ -233,30 +233,29 @@ class ActivationReader:
     def _read(self, group: Sequence[_Shard], *, keep: bool = True) -> Batch:
         if self._whole is not None and len(group) == len(self._shards):
             return self._whole
-        if len(group) == 1:
-            pool = self._read_shard(group[0])
-        else:  # shard by shard into its place: nothing is in memory twice
-            n = sum(len(shard.rows) for shard in group)
-            first, start = self._read_shard(group[0]), 0
-            pool = Batch(*(part.new_empty((n, *part.shape[1:])) for part in first))
-            for number, shard in enumerate(group):
-                read = self._read_shard(shard) if number else first
-                for whole, part in zip(pool, read, strict=True):
-                    whole[start : start + len(part)] = part
-                start += len(shard.rows)
+        n = sum(len(shard.rows) for shard in group)
+        stored, start = self._stored(group[0]), 0
+        values = stored.new_empty((n, *stored.shape[1:]))
+        for number, shard in enumerate(group):
+            stored = self._stored(shard) if number else stored
+            # from the file's pages into their place, by all threads: nothing is in memory twice
+            into = values[start : start + len(shard.rows)]
+            torch.index_select(stored, 0, torch.from_numpy(shard.entries), out=into)
+            self._check(into, shard)
+            start += len(into)
+        experts = torch.from_numpy(np.concatenate([self._experts(shard) for shard in group]))
+        pool = Batch(values, experts, torch.from_numpy(np.concatenate([shard.rows for shard in group])))
         if keep and len(group) == len(self._shards):
             self._whole = pool
         return pool
 
-    def _read_shard(self, shard: _Shard) -> Batch:
+    def _stored(self, shard: _Shard) -> Tensor:
+        """Activations of all kept tokens of a shard: the file's own pages, which are read when they are touched."""
         with safe_open(shard.path, framework="pt") as file:
-            values = file.get_tensor("values")
-        if len(shard.entries) < len(values):
-            values = values[torch.from_numpy(shard.entries)]
+            values: Tensor = file.get_tensor("values")
         if values.ndim == 3 and not self.slots:
             values = values.float().sum(1).to(values.dtype)
-        self._check(values, shard)
-        return Batch(values, torch.from_numpy(self._experts(shard)), torch.from_numpy(shard.rows))
+        return values
 
     def _check(self, values: Tensor, shard: _Shard) -> None:
         # a NaN or infinity anywhere makes the sum one

@@ -75,16 +75,16 @@ def test_saes_are_equal_to_the_bit_and_checkpoints_fit_both(planted: PlantedActi
 
 def test_errors_of_reading_are_raised_as_they_are(planted: PlantedActivations, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third pool cannot be read; the steps on the pools before it are taken."""
-    reader, read = several_pools(planted), ActivationReader._read_shard
+    reader, read = several_pools(planted), ActivationReader._stored
     seen: set[Path] = set()
 
-    def fail(self: ActivationReader, shard: object) -> Batch:
+    def fail(self: ActivationReader, shard: object) -> Tensor:
         seen.add(shard.path)  # type: ignore[attr-defined]
         if len(seen) > 2:
             raise MoeProbeError("the disk is gone", "", "")
         return read(self, shard)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ActivationReader, "_read_shard", fail)
+    monkeypatch.setattr(ActivationReader, "_stored", fail)
     with epochs_of(reader, epochs=1) as batches, pytest.raises(MoeProbeError, match="the disk is gone"):
         assert len([next(batches) for _ in range(4)]) == 4
         list(batches)

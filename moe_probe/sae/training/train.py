@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.config import SaeConfig, TrainOptions
 from moe_probe.sae.prefetch import AHEAD, epochs_of
 from moe_probe.sae.training.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint
+from moe_probe.sae.training.dead import HostNumber
 from moe_probe.sae.training.steps import SAY_EVERY, Progress, Training
 
 OnProgress = Callable[[Progress], None]
@@ -258,6 +260,7 @@ def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterato
             "SAEs trained together need one width of activations", f"they have {sorted(widths)}", "train each width apart"
         )
     (d_in,) = widths
+    asked: deque[tuple[int, Tensor, HostNumber]] = deque()
     for number, batch in enumerate(batches):
         if batch.ndim != 2 or batch.shape[1] != d_in:
             raise MoeProbeError(
@@ -265,14 +268,25 @@ def _checked(batches: Iterable[Tensor], configs: Sequence[SaeConfig]) -> Iterato
                 f"(tokens, {d_in}) is expected",
                 f"pass SAEs of d_in {batch.shape[-1]}",
             )
-        if not torch.isfinite(batch.sum(dtype=torch.float32)) and not torch.isfinite(batch).all():
-            row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
-            raise MoeProbeError(
-                f"row {row} of batch {number} has NaN or infinite activations",
-                "one such row would spoil every latent",
-                "omit its document",
-            )
+        suspect = HostNumber()
+        suspect.send((~torch.isfinite(batch.sum(dtype=torch.float32))).sum())
+        asked.append((number, batch, suspect))
+        # a GPU answers while it works on the batch, and is asked for the answer one batch later: it never waits
+        while len(asked) > batch.is_cuda:
+            _refuse_infinite(*asked.popleft())
         yield batch.float()
+    for late in asked:
+        _refuse_infinite(*late)
+
+
+def _refuse_infinite(number: int, batch: Tensor, suspect: HostNumber) -> None:
+    if suspect.read() and not torch.isfinite(batch).all():  # the sum alone may be infinite
+        row = int((~torch.isfinite(batch)).any(1).nonzero()[0])
+        raise MoeProbeError(
+            f"row {row} of batch {number} has NaN or infinite activations",
+            "one such row would spoil every latent",
+            "omit its document",
+        )
 
 
 def _step(run: Training, batch: Tensor, say: OnProgress) -> None:

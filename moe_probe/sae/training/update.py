@@ -7,7 +7,6 @@ else, and for all else, plain torch.
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
+from moe_probe.sae.architectures.trial import agrees
 from moe_probe.sae.config import SaeConfig
 
 if TYPE_CHECKING:
@@ -148,27 +148,7 @@ def kernels_agree(device: torch.device) -> bool:
     -------
     bool
     """
-    try:
-        from moe_probe.sae.training import kernels as _kernels  # noqa: F401
-    except ImportError:
-        return False  # Triton comes with torch where it is supported
-    try:
-        difference = _largest_difference(device)
-    except Exception as error:  # compilers and drivers raise anything
-        _say_plain(f"{type(error).__name__}: {error}")
-        return False
-    if difference > _TOLERATED:
-        _say_plain(f"their result differs from plain torch by {difference:.1e}")
-        return False
-    return True
-
-
-def _say_plain(reason: str) -> None:
-    warnings.warn(
-        f"the fused update of SAEs does not work on this GPU ({reason}); plain torch is used, which is slower",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    return agrees(_largest_difference, device, what="the fused update of SAEs", tolerated=_TOLERATED)
 
 
 def _largest_difference(device: torch.device) -> float:
