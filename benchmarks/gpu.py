@@ -2,7 +2,6 @@
 
     python benchmarks/gpu.py                                       (all but the demo; about ten minutes on one H200)
     python benchmarks/gpu.py --only sae,disk --corpus MINE.jsonl
-    python benchmarks/gpu.py --estimate                            (needs no GPU: what an SAE step should cost, on paper)
 
 Models have random weights in the shapes of OLMoE (13.4 B parameters) and Qwen3-30B-A3B (30.5 B), in bfloat16, and the
 tokenizer of the shipped model. Without a GPU, everything runs at tiny shapes: that tests this script and measures nothing.
@@ -21,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +135,12 @@ def forward(kind: str, o: argparse.Namespace, work: Path) -> None:
                 seconds(lambda i=inputs, c=capture: (model(**i), c.take()))
                 hooked = seconds(lambda i=inputs, c=capture: (model(**i), c.take()), 4)
         row(f"batches of {ids.numel():,} tokens", f"{ids.numel() / plain:,.0f}", f"{hooked / plain:.3f}")
-    large = {"batch_tokens": 512 if TINY else 32768}
-    hidden = large | {"keep": ("routing", "hidden"), "hidden_share": 1.0, "hidden_layers": (1,) if TINY else (8,)}
+    hidden = {"keep": ("routing", "hidden"), "hidden_share": 1.0, "hidden_layers": (1,) if TINY else (8,)}
     head("collecting", "tokens/s", "over a plain forward of the same batches", "peak")
     corpus = Corpus(o.corpus, limit=40 if TINY else None)
-    for name, options in (
-        ("by default", {}),
-        (f"batches of {large['batch_tokens']:,}", large),
-        ("one layer's hidden", hidden),
-    ):
+    for name, options in (("ids and weights", {}), ("with one layer's hidden states", hidden)):
+        if options and kind != "olmoe":  # whose trace SAEs are trained from
+            continue
         tokens, taken, plain = collecting(loaded, corpus, work / f"{kind}-trace", CollectOptions(**options))
         row(name, f"{tokens / taken:,.0f}", f"{taken / plain:.3f}", peak())
 
@@ -160,13 +157,17 @@ def collecting(loaded: Any, corpus: Any, out: Path, options: Any) -> tuple[int, 
     def collect() -> Any:
         return collect_trace(loaded, corpus, out, options=options, mode="force", progress=False)
 
+    collect()  # warms up
     hook = loaded.model.register_forward_pre_hook(seen, with_kwargs=True)
-    trace = collect()  # warms up as well
+    kept: list[Any] = []
+    taken = seconds(lambda: kept.append(collect()))
     hook.remove()
-    taken = seconds(collect)
+    n_tokens, own = kept[0].n_tokens, list[dict[str, Any]]()
+    while sum(int(batch["attention_mask"].sum()) for batch in own) < n_tokens:  # not those that tried which size fits
+        own.append(batches.pop())
     with torch.inference_mode():
-        plain = seconds(lambda: [loaded.model(**batch) and None for batch in batches])
-    return trace.n_tokens, taken, plain
+        plain = seconds(lambda: [loaded.model(**batch) and None for batch in own])
+    return n_tokens, taken, plain
 
 
 class Dictionary:
@@ -185,8 +186,15 @@ class Dictionary:
             self.pool.append(sums + self.mean + noise)
         self.held_out = self.pool.pop()
 
-    def stream(self, n: int) -> Iterator[Tensor]:
-        return (self.pool[i % len(self.pool)] for i in range(n))
+    def stream(self, n: int, warm: int = 0) -> Iterator[Tensor]:
+        """Batches; the time from the first `warm` of them to the end is in `taken` when all have been used."""
+        for i in range(n):
+            if i == warm:
+                sync()
+                started = time.perf_counter()
+            yield self.pool[i % len(self.pool)]
+        sync()
+        self.taken = time.perf_counter() - started
 
     def unexplained(self, reconstruct: Callable[[Tensor], Tensor]) -> float:
         held = self.held_out
@@ -207,7 +215,7 @@ def floor_of(x: Tensor, width: int, k: int) -> float:
 
 
 def steps(d: int, width: int, k: int, batch: int, n: int) -> None:
-    """SAE steps: the time of 30 + n steps less that of 30."""
+    """SAE steps: the time of n of them behind 30 others."""
     from moe_probe.sae import SaeConfig, TrainOptions, train_saes
 
     data = Dictionary(d, batch)
@@ -217,34 +225,32 @@ def steps(d: int, width: int, k: int, batch: int, n: int) -> None:
     row("floor: encoder in bfloat16, torch's top-k in float32", f"{batch / floor:,.0f}", "1.00", "", "")
     warm = min(30, n)
 
-    def report(name: str, run: Callable[[int], Callable[[Tensor], Tensor]]) -> None:
-        run(3)  # compiles and warms up
-        first = seconds(lambda: run(warm))
-        kept: list[Callable[[Tensor], Tensor]] = []
+    def report(name: str, run: Callable[[int, int], Callable[[Tensor], Tensor]]) -> None:
+        run(3, 0)  # compiles
         peak()
-        both = seconds(lambda: kept.append(run(warm + n)))
-        most, each = peak(), (both - first) / n
-        row(name, f"{batch / each:,.0f}", f"{each / floor:.2f}", f"{data.unexplained(kept[0]):.3f}", most)
+        trained = run(warm + n, warm)
+        each, most = data.taken / n, peak()
+        row(name, f"{batch / each:,.0f}", f"{each / floor:.2f}", f"{data.unexplained(trained):.3f}", most)
 
-    def ours(architecture: str, count: int) -> Callable[[Tensor], Tensor]:
+    def ours(architecture: str, count: int, begin: int) -> Callable[[Tensor], Tensor]:
         config = SaeConfig(architecture=architecture, d_in=d, d_sae=width, k=k)
         options = TrainOptions(steps=count, learning_rate=1e-3, device=DEVICE, precision="bfloat16")
-        return train_saes(data.stream(count), [config], options=options)[0].to(DEVICE)
+        return train_saes(data.stream(count, begin), [config], options=options)[0].to(DEVICE)
 
     for architecture in ("topk", "batchtopk"):
-        report(f"moe_probe {architecture}", lambda count, a=architecture: ours(a, count))
+        report(f"moe_probe {architecture}", partial(ours, architecture))
     with suppress(ImportError):
         if TINY:
             os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
         from sparsify import SparseCoder, SparseCoderConfig
 
-        def theirs(count: int) -> Callable[[Tensor], Tensor]:
+        def theirs(count: int, begin: int) -> Callable[[Tensor], Tensor]:
             torch.manual_seed(0)
             sae = SparseCoder(d, SparseCoderConfig(num_latents=width, k=k), device=DEVICE)
             with torch.no_grad():
                 sae.b_dec.copy_(data.mean)
             adam = torch.optim.Adam(sae.parameters(), lr=1e-3, fused=True)
-            for x in data.stream(count):
+            for x in data.stream(count, begin):
                 adam.zero_grad()
                 sae(x).fvu.backward()
                 sae.remove_gradient_parallel_to_decoder_directions()
@@ -274,57 +280,12 @@ def demo(work: Path) -> None:
     print(f"\ndemo: {taken:.0f} s", flush=True)
 
 
-#: What an H200 is taken to reach: bytes/s of 4.8 TB/s, operations/s of products in bfloat16 and in float32.
-BYTES, BF16, FP32 = 4.0e12, 650e12, 50e12
-
-
-def estimate() -> None:
-    """On paper: what a TopK step takes, before and now, when all latents are dead and the auxiliary loss is at its dearest."""
-    head("part of a step", *(f"{name}, {w}" for w in ("32 k", "128 k") for name in ("before, ms", "now, ms")))
-    columns = [part for n, width in ((4096, 32768), (8192, 131072)) for part in costs(n, width)]
-    for name in columns[0]:
-        row(name, *(f"{1e3 * column[name]:.2f}" for column in columns))
-    row("**all**", *(f"**{1e3 * sum(column.values()):.1f}**" for column in columns))
-    tokens = (4096, 4096, 8192, 8192)
-    row("tokens/s", *(f"{n / sum(c.values()):,.0f}" for n, c in zip(tokens, columns, strict=True)))
-
-
-def costs(n: int, width: int, d: int = 2048, k: int = 64) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of each part of a step before and now: bytes over `BYTES`, or operations over `BF16` or `FP32`."""
-    matrix, pre, product = 4 * width * d / BYTES, n * width / BYTES, 2 * n * width * d / BF16
-    pairs, aux = 4 * (4 * n * k * d) / BYTES, 4 * (4 * n // 8 * (d // 2) * d) / BYTES
-    before = {
-        "encoder: product": product,
-        "encoder: pre-activations and weights, conversions": 16 * pre + 2.5 * matrix,
-        "top-k": 24 * pre,  # torch: a pass for each of 4 digits of a float32, two to gather
-        "gathering and adding rows of active pairs (4 times)": pairs + 2 * matrix,
-        "auxiliary loss: product": 2 * (n // 8) * width * d / FP32,
-        "auxiliary loss: its pairs, gradients added": aux + 10 * matrix,
-        "parallel gradient, clipping, Adam, unit norm": 30 * matrix,
-    }
-    rare = d // 2 // k  # tokens of which one has an auxiliary loss
-    now = {
-        "encoder: product": product,
-        "encoder: pre-activations and weights, conversions": 2 * pre + 1.5 * matrix,
-        "top-k": 2 * pre + 2 * pre / 16,
-        "gathering and adding rows of active pairs (4 times)": pairs + 2 * matrix,
-        "auxiliary loss: product": product / rare,
-        "auxiliary loss: its pairs, gradients added": pairs + 8 * matrix + 1.5 * matrix + 4 * pre / rare,
-        "parallel gradient, clipping, Adam, unit norm": 17 * matrix,
-    }
-    return before, now
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="olmoe,qwen,sae,disk", help=f"parts, separated by commas: {', '.join(PARTS)}")
     parser.add_argument("--corpus", default=str(ROOT / "data/probe_corpus.jsonl"), help="about 400,000 tokens are enough")
     parser.add_argument("--load", default="", help="folder with room for the models: times loading them as well")
-    parser.add_argument("--estimate", action="store_true", help="print what an SAE step should cost, and nothing else")
     o = parser.parse_args()
-    if o.estimate:
-        estimate()
-        return
     parts = o.only.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}")

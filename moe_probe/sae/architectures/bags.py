@@ -95,5 +95,7 @@ def _largest_difference(device: torch.device) -> float:
         summed = bag_kernels.sum_bags(index, weights.detach(), starts, rows)
         dotted = bag_kernels.dot_bags(index, starts, rows, grads)
         # a dot product sums d terms, a bag 40 at most
-        worst = max(worst, float((summed - plain).abs().max()), float((dotted - slope).abs().max()) * (40 / d) ** 0.5)
+        worst = max(
+            worst, float((summed - plain.detach()).abs().max()), float((dotted - slope).abs().max()) * (40 / d) ** 0.5
+        )
     return worst
