@@ -9,8 +9,9 @@ from pydantic import model_validator
 
 from moe_probe.cli.console import Console, need_label
 from moe_probe.cli.model_choice import ModelChoice
-from moe_probe.cli.options import RunPath, Seed, command
+from moe_probe.cli.options import RunPath, Seed, command, writes_run
 from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
 from moe_probe.models.settings import HOW
 from moe_probe.studies.ablation.settings import AblationSettings
@@ -52,6 +53,7 @@ class AblateOptions(Settings):
         return AblationSettings(by=self.by, how=self.how, boost=boost, tokens=self.tokens, controls=self.controls, seed=seed)
 
 
+@locked(writes_run)
 def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: Seed = 0, console: Console) -> None:
     """Knock out (or steer to) experts, groups or features, and measure the change of the loss on every topic."""
     from moe_probe.recording.rundir import RunDirectory

@@ -12,11 +12,16 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.options import Out, Seed, command
 from moe_probe.core.errors import UsageError
 from moe_probe.core.files import OutputKind, check_output_folder
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
 from moe_probe.studies.compare.settings import ComparisonSettings
 
 if TYPE_CHECKING:
     from moe_probe.studies.compare import Comparison
+
+
+#: What the command writes.
+COMPARISON = OutputKind("a comparison", "comparison_runs.parquet", "--force to replace it, or another --out")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +51,7 @@ class CompareOptions(Settings):
         return [name.strip() for name in self.names.split(",")] if self.names else []
 
 
+@locked(lambda *, out, **_: out, COMPARISON)
 def compare(
     runs: Annotated[
         list[Path],
@@ -96,8 +102,7 @@ def compare(
 
 
 def _prepare(out: Path, *, force: bool) -> None:
-    kind = OutputKind("a comparison", "comparison_runs.parquet", "--force to replace it, or another --out")
-    check_output_folder(out, "force" if force else "new", kind)
+    check_output_folder(out, "force" if force else "new", COMPARISON)
     if (out / "run.yaml").exists():
         raise UsageError(f"{out} is a run", "its results would be mixed with a comparison", "another --out")
 

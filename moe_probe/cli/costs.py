@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from moe_probe.cli.console import Console
-from moe_probe.cli.options import command
+from moe_probe.cli.options import command, writes_run
 from moe_probe.core.errors import UsageError, did_you_mean
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
 from moe_probe.core.text import is_missing
 from moe_probe.studies.cost.presets import PRESETS
@@ -66,6 +67,7 @@ class CostOptions(Settings):
         }
 
 
+@locked(lambda *, run, **_: None if run is None else writes_run(run=run))
 def cost(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="Run directory, for what its stages took.", show_default=False)

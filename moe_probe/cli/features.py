@@ -11,9 +11,10 @@ import typer
 
 from moe_probe.cli.console import Console, need_label
 from moe_probe.cli.model_choice import ModelChoice
-from moe_probe.cli.options import RunPath, Seed, Strata, command
+from moe_probe.cli.options import RunPath, Seed, Strata, command, writes_run
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_extra
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, StatisticsSettings, setting
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def register(app: typer.Typer) -> None:
     command(app, "find", 'moe-probe find runs/mine "anthrax"')(find)
 
 
+@locked(writes_run)
 def label(
     run: RunPath,
     *,

@@ -8,7 +8,8 @@ import typer
 
 from moe_probe.cli.console import Console, need_label
 from moe_probe.cli.model_choice import ModelChoice
-from moe_probe.cli.options import RunPath, Seed, command
+from moe_probe.cli.options import RunPath, Seed, command, writes_run
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings
 from moe_probe.core.text import table_text
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     command(app, "match", "moe-probe match runs/mine", leave_out=("strata", "permutations"))(match)
 
 
+@locked(writes_run)
 def match(
     run: RunPath,
     *,

@@ -52,6 +52,11 @@ _MODE = {
 }
 
 
+def writes_run(*, run: Path, **_: Any) -> Path | None:
+    """Name the folder whose lock a command on a run holds; none where there is no run, of which the command says more."""
+    return run if run.is_dir() else None
+
+
 def command(
     app: typer.Typer, name: str, *examples: str, leave_out: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -12,6 +12,7 @@ from moe_probe.cli.console import Console, need_label
 from moe_probe.cli.model_choice import ModelChoice, serve_first_process
 from moe_probe.cli.options import Mode, Out, Sections, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.recording.serving.settings import ServerSettings
 
@@ -189,6 +190,7 @@ class WeightsChoice(ModelChoice):
     revision: str | None = setting(None, "branch, tag or commit of --model")
 
 
+@locked(lambda *, path, out, **_: (out or run_directory(path)) if path.is_dir() else None)
 def analyze(
     path: Annotated[Path, typer.Argument(help="Run directory, or a trace.", show_default=False)],
     *,

@@ -9,7 +9,8 @@ import typer
 
 from moe_probe.cli.console import Console
 from moe_probe.cli.model_choice import ModelChoice
-from moe_probe.cli.options import Mode, RunPath, Seed, command
+from moe_probe.cli.options import Mode, RunPath, Seed, command, writes_run
+from moe_probe.core.lock import locked
 from moe_probe.core.text import table_text
 from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.sae.settings import SaeSettings
@@ -78,6 +79,7 @@ def load(
     console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
 
 
+@locked(writes_run)
 def evaluate(
     run: RunPath,
     *,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from moe_probe.cli.console import Console
-from moe_probe.cli.options import RunPath, Seed, Strata, command
+from moe_probe.cli.options import RunPath, Seed, Strata, command, writes_run
 from moe_probe.core.errors import UsageError
+from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
 from moe_probe.core.text import clipped, table_text
 from moe_probe.features.tree.options import DepthOptions, TreeSettings
@@ -58,6 +60,12 @@ class TreeOptions(Settings):
         return TreeSettings(null=self.null, by=self.by, permutations=self.permutations, seed=seed, strata=strata)
 
 
+def _written(*, run: Path, options: TreeOptions, **_: Any) -> Path | None:
+    """Run that is written to: walks only read."""
+    return writes_run(run=run) if options.walk is None and options.word is None else None
+
+
+@locked(_written)
 def tree(run: RunPath, *, options: TreeOptions, strata: Strata = None, seed: Seed = 0, console: Console) -> None:
     """Join SAEs of rising width: which features split, whether another seed finds the same, and whether along human subjects."""
     from moe_probe.features.tree import build_tree, tree_lines, walk_word, word_walk_lines

@@ -30,6 +30,8 @@ class OutputKind(NamedTuple):
     own: OwnFiles | None = None
     #: Whether nothing can be continued without the marker.
     needs_marker: bool = False
+    #: Names in it that must be no links: what is written there must not come to lie elsewhere.
+    inside: tuple[str, ...] = ()
 
     def made(self, root: Path) -> bool:
         """Check whether a folder is one of this kind, or what is left of one."""
@@ -37,6 +39,7 @@ class OutputKind(NamedTuple):
 
 
 TRACE_FOLDER = OutputKind("a trace", MANIFEST, own=TRACE_FILES, needs_marker=True)
+RUN_FOLDER = OutputKind("a run", "run.yaml", inside=("results", "results/asked", "sae", "figures", "logs"))
 #: Ending of a file while it is written.
 PARTIAL = ".partial"
 #: Files that safetensors fills before it renames them.

@@ -18,18 +18,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import TRACE_FOLDER, OutputKind, check_folder_path, disk_errors
+from moe_probe.core.files import RUN_FOLDER, TRACE_FOLDER, OutputKind, check_folder_path, disk_errors
 from moe_probe.core.own_files import LOCK_PREFIX
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+P, Returned = ParamSpec("P"), TypeVar("Returned")
 #: The file that is locked, and the one that says who holds it.
 LOCK, HOLDER = f"{LOCK_PREFIX}lock", f"{LOCK_PREFIX}holder.json"
 #: Answers of file systems that have no locks.
@@ -145,6 +147,7 @@ def writing(root: str | Path, kind: OutputKind = TRACE_FOLDER) -> Iterator[None]
 def _take(path: Path, shown: Path, kind: OutputKind) -> tuple[int, Path]:
     with _guard, disk_errors(shown, keeps="nothing was changed"):
         check_folder_path(path, kind)
+        _check_links(path, kind)
         key = os.getpid(), path.resolve()
         if key in _held:
             _held[key].count += 1
@@ -164,6 +167,18 @@ def _take(path: Path, shown: Path, kind: OutputKind) -> tuple[int, Path]:
                 raise
             return key
         raise MoeProbeError(f"{shown} cannot be written", "its folder is removed again and again", "another --out")
+
+
+def _check_links(root: Path, kind: OutputKind) -> None:
+    """Refuse to write through a link that came with the folder: what is behind it was never named by the user."""
+    for name in kind.inside:
+        path = root / name
+        if path.is_symlink():
+            raise MoeProbeError(
+                f"{path} is a link to {path.readlink()}",
+                f"what is written stays inside {kind.noun}; nothing was changed",
+                "replace the link by the folder that it leads to",
+            )
 
 
 def _make(folder: Path) -> list[Path]:
@@ -245,7 +260,7 @@ def read_holder(root: str | Path) -> Holder | None:
         None where nobody said so, or in no form that can be read.
     """
     path = Path(root) / HOLDER
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -300,3 +315,50 @@ def _give_back(key: tuple[int, Path]) -> None:
                 made.rmdir()
             except OSError:
                 break  # something was written to it
+
+
+def locked(
+    root_of: Callable[..., Path | None], kind: OutputKind = RUN_FOLDER
+) -> Callable[[Callable[P, Returned]], Callable[P, Returned]]:
+    """Make a function hold the lock of a folder while it runs.
+
+    Parameters
+    ----------
+    root_of : callable
+        Gets the function's arguments and returns the folder that it writes to; None where it only reads.
+    kind : OutputKind
+        What the folder is, for messages.
+
+    Returns
+    -------
+    callable
+        Decorator. The function raises what `writing` raises, too.
+    """
+
+    def decorate(function: Callable[P, Returned]) -> Callable[P, Returned]:
+        @wraps(function)
+        def run(*words: P.args, **options: P.kwargs) -> Returned:
+            root = root_of(*words, **options)
+            if root is None:
+                return function(*words, **options)
+            with writing(root, kind):
+                return function(*words, **options)
+
+        return run
+
+    return decorate
+
+
+def run_of_results(directory: str | Path) -> Path:
+    """Return the folder whose lock protects a folder of results: the run around ``results``, else the folder itself.
+
+    Parameters
+    ----------
+    directory : str or Path
+
+    Returns
+    -------
+    Path
+    """
+    path = Path(directory)
+    return path.absolute().parent if path.name == "results" else path

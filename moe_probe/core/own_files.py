@@ -173,6 +173,24 @@ class OwnFiles:
                 path.unlink(missing_ok=True)
         self.remove_empty(root)
 
+    def remove_folder(self, root: Path) -> None:
+        """Remove the program's files, and the folder with them if nothing else is in it.
+
+        Parameters
+        ----------
+        root : Path
+
+        Raises
+        ------
+        MoeProbeError
+            As `listed`, before anything is removed.
+        OSError
+            When the disk refuses all the same.
+        """
+        self.remove(root)
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
+
     def remove_empty(self, root: Path) -> None:
         """Remove folders of the program's that are empty.
 
@@ -223,4 +241,17 @@ TRACE_FILES = OwnFiles(
     folders=re.compile(rf"{_ARRAYS}|{_LAYERED}|parts(?:/\d{{5,}})?"),
     marks=re.compile(_MARKS),
     first=(MANIFEST, f"{MANIFEST}.sha256"),
+)
+#: Files of a folder with a sparse autoencoder.
+SAE_FILES = OwnFiles(
+    files=re.compile(rf"cfg\.json|sae_weights\.safetensors|{_UNFINISHED}"),
+    folders=re.compile(r"(?!)"),
+    marks=re.compile(r"cfg\.json|sae_weights\.safetensors"),
+    first=("cfg.json",),
+)
+#: Files of a folder with the checkpoint of a training.
+CHECKPOINT_FILES = OwnFiles(
+    files=re.compile(rf"state\.safetensors|{_UNFINISHED}"),
+    folders=re.compile(r"(?!)"),
+    marks=re.compile(r"state\.safetensors"),
 )

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, write_text, write_whole
+from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
 from moe_probe.core.results import Result
 from moe_probe.core.text import printable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+@locked(lambda run: Path(run) if Path(run).is_dir() else None)
 def write_report(run: str | Path) -> list[Path]:
     """Write ``report.html``, ``report.md`` and ``figures/*.png`` from a run's trace and results.
 

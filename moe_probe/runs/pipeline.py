@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_probe.core.extras import need_corpus_extra
-from moe_probe.core.files import OutputKind, check_output_folder, disk_errors
+from moe_probe.core.files import RUN_FOLDER, check_output_folder, disk_errors
+from moe_probe.core.lock import writing
 from moe_probe.core.progress import Say, silent
 from moe_probe.recording.collect.parts import Parts
 from moe_probe.runs.config import RunConfig, dump_config
 from moe_probe.runs.ledger import Ledger
+from moe_probe.runs.own_files import run_folder
 from moe_probe.runs.stages import stages_of
-
-#: Everything a run writes at its top level; --force removes these and nothing else.
-WRITTEN = ("run.yaml", "trace", "sae", "results", "figures", "report.html", "report.md", "logs")
-RUN_FOLDER = OutputKind("a run", "run.yaml")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
         Run directory.
     mode : {"new", "resume", "force"}
         Refuse a folder that has anything in it; go on, skipping stages whose inputs and settings are unchanged; or
-        remove what an earlier run wrote and start over.
+        remove what an earlier run wrote (all of it or, where one of its files is a link, none), and start over. What other
+        people put into the folder stays.
     say : callable
         Takes a sentence for the person at the terminal.
 
@@ -55,13 +54,29 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
     root = Path(out)
     config.check_labels()
     need_corpus_extra(config.corpus.source)
-    check_output_folder(root, mode, RUN_FOLDER)
+    with writing(root, RUN_FOLDER):
+        check_output_folder(root, mode, run_folder(root))
+        trace = root / "trace"
+        # its lock is that of a trace collected alone, too; one that is elsewhere is only read
+        with contextlib.nullcontext() if trace.is_symlink() else writing(trace):
+            _begin(config, root, mode)
+            return _stages(config, root, say)
+
+
+def _begin(config: RunConfig, root: Path, mode: str) -> None:
+    """Remove what an earlier run wrote, if that was asked for, all of it or none, and write the settings."""
     with disk_errors(root):
         if mode == "force":
-            _remove(root)
-            Parts.of(root / "trace").remove()
+            parts, own = Parts.of(root / "trace"), run_folder(root).own
+            parts.check_removable()
+            if own is not None:
+                own.remove(root)
+            parts.remove()
         root.mkdir(parents=True, exist_ok=True)
         dump_config(config, root / "run.yaml")
+
+
+def _stages(config: RunConfig, root: Path, say: Say) -> RunOutcome:
     ledger, skipped, redone = Ledger(root), list[str](), set[str]()
     for stage in stages_of(config):
         key = stage.key(root)
@@ -77,12 +92,3 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
             ledger.record(stage.name, key, files, seconds=seconds)
         say(f"{stage.name}: done in {seconds:.1f} s")
     return RunOutcome(root, root / "report.html", tuple(skipped))
-
-
-def _remove(root: Path) -> None:
-    for name in WRITTEN:
-        path = root / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

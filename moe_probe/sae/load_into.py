@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.lock import locked
 from moe_probe.core.progress import Say
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.sae.activations import ActivationReader
@@ -41,6 +42,7 @@ class LoadSettings:
         check_name(self.name)
 
 
+@locked(lambda run, *_, **__: run.path)
 def load_into(run: RunDirectory, source: Path, settings: LoadSettings, *, say: Say = print) -> Path:
     """Bring an SAE trained elsewhere into a run, as a SAELens folder that names its layer and activation site.
 
@@ -63,7 +65,7 @@ def load_into(run: RunDirectory, source: Path, settings: LoadSettings, *, say: S
     Raises
     ------
     MoeProbeError
-        As `load_sae`, or when the run has an SAE of this folder already.
+        As `load_sae`, or when the run has an SAE of this folder already, or another process writes to it.
     """
     reader = ActivationReader(run, layer=settings.layer, hook=settings.hook)
     sae = load_sae(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
 from moe_probe.features.describe import GOOD_SCORE
 from moe_probe.features.firing import fire
@@ -82,6 +83,7 @@ def estimate_cost(run: RunDirectory, cards: Result, endpoint: Endpoint, *, seed:
     return estimate(gather_evidence(run, cards, seed=seed), endpoint, cache=llm_cache(run), seed=seed)
 
 
+@locked(lambda run, *_, **__: run.path)
 def label_by_llm(run: RunDirectory, features: Result, cards: Result, endpoint: Endpoint, *, seed: int = 0) -> Result:
     """Replace rules by a language model's labels, for the features that have cards.
 

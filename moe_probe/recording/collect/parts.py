@@ -151,20 +151,35 @@ class Parts:
         if not self.exist:
             return
         with disk_errors(self.root):
+            self.check_removable()
             # by their names, not by the note: parts are also removed where it cannot be read
             parts = [path for path in sorted(self.root.glob("*-of-*")) if _PART.fullmatch(path.name)]
             for part in parts:
-                TRACE_FILES.listed(part)
-            for part in parts:
-                TRACE_FILES.remove(part)
-                with contextlib.suppress(OSError):  # something else lies there
-                    part.rmdir()
+                TRACE_FILES.remove_folder(part)
             for lease in self.root.glob("*-of-*.lease*"):
                 if _LEASE.fullmatch(lease.name):
                     lease.unlink(missing_ok=True)
             (self.root / _NOTE).unlink()
-            with contextlib.suppress(OSError):
+            if not any(self.root.iterdir()):  # nothing of others lies there
                 self.root.rmdir()
+
+    def check_removable(self) -> None:
+        """Refuse, before anything is removed, a part or a file of one that is a link.
+
+        Raises
+        ------
+        MoeProbeError
+        """
+        if self.root.is_symlink():
+            raise MoeProbeError(
+                f"{self.root} is a link to {self.root.readlink()}",
+                "what lies outside is never removed; nothing was changed",
+                "remove the link first, or another --out",
+            )
+        with disk_errors(self.root, keeps="nothing was changed"):
+            for path in self.root.glob("*-of-*") if self.exist else ():
+                if _PART.fullmatch(path.name):
+                    TRACE_FILES.listed(path)
 
     def _read(self) -> _Note:
         with contextlib.suppress(ValueError, TypeError, KeyError, OSError):

@@ -17,7 +17,7 @@ from moe_probe.core.stage import Stage, stage_key
 from moe_probe.core.textfiles import expand
 from moe_probe.core.workers.settings import IN_THIS_PROCESS, WorkerSettings
 from moe_probe.models.settings import ModelSettings
-from moe_probe.recording.collect.parts import check_no_parts
+from moe_probe.recording.collect.parts import Parts, check_no_parts
 from moe_probe.recording.corpus import Corpus
 from moe_probe.recording.settings import CollectOptions, CorpusSettings
 from moe_probe.recording.trace import Trace
@@ -79,6 +79,8 @@ class CollectStage(Stage):
     def _collect(self, path: Path, mode: str, say: Say, shard: tuple[int, int] | None) -> Trace:
         need_corpus_extra(self.corpus.source)
         check_output_folder(path, mode)
+        if mode == "force":
+            Parts.of(path).check_removable()
         corpus = self.corpus.open()
         for note in corpus.summarize().notes:  # read to the end: whatever is wrong with it shows before the model loads
             say(f"note: {note}")

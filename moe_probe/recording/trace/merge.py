@@ -59,18 +59,19 @@ def merge_traces(paths: Sequence[str | Path], out: str | Path, *, mode: str = "n
     ------
     MoeProbeError
         When a trace is unsealed or lacks a file, a part is missing or there twice, traces differ in weights, tokenizer, settings
-        or corpus, two of them share a document, the folder is taken, or the disk refuses.
+        or corpus, two of them share a document, the folder is taken or written to by another process, or the disk refuses.
     UsageError
         When `out` lies in one of the traces, or one of them in `out`.
     """
     root, given = Path(out), [Trace.open(path) for path in paths]
     check_apart(root, given)
-    traces = in_order(given)
-    for trace in traces:
-        check_files(trace)
-    merge = _Merge(root, tuple(traces), link)
-    with writing(root), disk_errors(root, keeps="the traces that are merged are unchanged"):
-        notes = merge.run(mode)
+    with writing(root):
+        traces = in_order(given)
+        for trace in traces:
+            check_files(trace)
+        merge = _Merge(root, tuple(traces), link)
+        with disk_errors(root, keeps="the traces that are merged are unchanged"):
+            notes = merge.run(mode)
     merged = Trace.open(root)
     merged.warnings = (*differing_versions(traces), *notes)
     return merged

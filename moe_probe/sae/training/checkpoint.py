@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, sha256_json, write_whole
+from moe_probe.core.own_files import CHECKPOINT_FILES
 from moe_probe.sae.training.steps import Progress, Training
 
 _TENSORS = "state.safetensors"
@@ -178,7 +178,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a training that has ended."""
     with disk_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        CHECKPOINT_FILES.remove_folder(folder)
 
 
 def _counters(progress: Progress) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.files import disk_errors
+from moe_probe.core.lock import locked
+from moe_probe.core.own_files import CHECKPOINT_FILES, SAE_FILES
 from moe_probe.core.progress import Bar, Say
 from moe_probe.core.sites import ActivationSite
 from moe_probe.core.text import figure, some_of
@@ -27,6 +29,7 @@ from moe_probe.sae.training.steps import Progress
 from moe_probe.sae.training.train import Trained, train_on
 
 
+@locked(lambda run, *_, **__: run.path)
 def train_layers(run: RunDirectory, request: TrainRequest, *, say: Say = print) -> list[Path]:
     """Train SAEs on the activations of a run and save them below RUN/sae.
 
@@ -45,7 +48,8 @@ def train_layers(run: RunDirectory, request: TrainRequest, *, say: Say = print) 
     Raises
     ------
     MoeProbeError
-        When the trace does not have the activations, there are fewer tokens than latents, or an SAE exists already.
+        When the trace does not have the activations, there are fewer tokens than latents, an SAE exists already, or another
+        process writes to the run.
     """
     return [folder for layer in layers_of(run, request) for folder in train_layer(run, request, layer, say)]
 
@@ -110,8 +114,8 @@ def train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say) 
         )
     checkpoint = run.sae_folder / "training" / f"layer_{layer:02d}-{settings.hook}{ending(settings.name)}"
     if request.mode == "force":
-        for folder in (*existing, checkpoint):
-            shutil.rmtree(folder, ignore_errors=True)
+        with disk_errors(run.sae_folder):
+            _remove(existing, checkpoint)
         existing = []
     for folder in existing:
         _check_training(folder, request)
@@ -131,6 +135,15 @@ def train_layer(run: RunDirectory, request: TrainRequest, layer: int, say: Say) 
             f"{p.tokens / max(item.seconds, 1e-9):,.0f} tokens/s"
         )
     return list(wanted)
+
+
+def _remove(saes: Sequence[Path], checkpoint: Path) -> None:
+    """Remove SAEs and the checkpoint of their training, all of them or none; what others put beside them stays."""
+    own = [*((folder, SAE_FILES) for folder in saes), (checkpoint, CHECKPOINT_FILES)]
+    for folder, files in own:
+        files.listed(folder)
+    for folder, files in own:
+        files.remove_folder(folder)
 
 
 def _check_training(folder: Path, request: TrainRequest) -> None:

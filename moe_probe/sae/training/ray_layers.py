@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from moe_probe.core.lock import locked
 from moe_probe.core.progress import Bar, Say
 from moe_probe.core.workers.cluster import connected
 from moe_probe.core.workers.plan import make_plan
@@ -85,6 +86,7 @@ class _Shown:
         self.bar.update(len(state.results) - self.bar.n, note="; ".join(notes))
 
 
+@locked(lambda run, *_, **__: run.path)
 def train_where(run: RunDirectory, request: TrainRequest, *, workers: WorkerSettings, say: Say) -> list[Path]:
     """Train SAEs as `train_layers` does, in this process or by Ray workers.
 
