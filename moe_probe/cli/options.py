@@ -53,7 +53,18 @@ _MODE = {
 
 
 def writes_run(*, run: Path, **_: Any) -> Path | None:
-    """Name the folder whose lock a command on a run holds; none where there is no run, of which the command says more."""
+    """Name the folder whose lock a command on a run holds.
+
+    Parameters
+    ----------
+    run : Path
+        Argument of the command; its others are ignored.
+
+    Returns
+    -------
+    Path or None
+        None where there is no run: the command itself says more about that.
+    """
     return run if run.is_dir() else None
 
 

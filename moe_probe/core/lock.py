@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import shlex
-import socket
-import stat
-import sys
 import threading
 import time
 import warnings
@@ -22,70 +17,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import RUN_FOLDER, TRACE_FOLDER, OutputKind, check_folder_path, disk_errors
+from moe_probe.core.holder import HOLDER, read_holder, write_holder
 from moe_probe.core.own_files import LOCK_PREFIX
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 P, Returned = ParamSpec("P"), TypeVar("Returned")
-#: The file that is locked, and the one that says who holds it.
-LOCK, HOLDER = f"{LOCK_PREFIX}lock", f"{LOCK_PREFIX}holder.json"
+#: The file that is locked.
+LOCK = f"{LOCK_PREFIX}lock"
 #: Answers of file systems that have no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 #: Seconds to wait for a lock: one that is given back at this moment is no reason to refuse.
 _PATIENCE = 0.25
 #: Seconds after which a claim without a sign of life is taken over, where the file system has no locks.
 _LEASE = 30.0
-_LONGEST = 200
 
 
 class LockedError(MoeProbeError):
     """Another process writes to the folder."""
-
-
-class Holder(NamedTuple):
-    """Who writes to a folder.
-
-    Attributes
-    ----------
-    host : str
-    pid : int
-    command : str
-    started : str
-        Local time at which it took the lock.
-    """
-
-    host: str
-    pid: int
-    command: str
-    started: str
-
-    @classmethod
-    def current(cls) -> Holder:
-        """Describe this process."""
-        return cls(socket.gethostname(), os.getpid(), _command(), time.strftime("%Y-%m-%d %H:%M:%S"))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the process is one of this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process may still run: False only where it is certain that it does not."""
-        if not self.is_here:
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True  # another user's
-        return True
 
 
 @dataclass
@@ -161,7 +115,7 @@ def _take(path: Path, shown: Path, kind: OutputKind) -> tuple[int, Path]:
                 continue
             _held[key] = _Held(lock, made, inode)
             try:
-                _note(folder)
+                write_holder(folder)
             except BaseException:
                 _give_back(key)
                 raise
@@ -245,50 +199,6 @@ def _refusal(folder: Path, shown: Path, kind: OutputKind) -> LockedError:
     why = f"process {holder.pid} on {holder.host} has been writing since {holder.started} ({holder.command})"
     where = "" if holder.is_here else f" on {holder.host}"
     return LockedError(what, why, f"wait until it has ended, or end it{where} with kill {holder.pid}")
-
-
-def read_holder(root: str | Path) -> Holder | None:
-    """Read who said last that it writes to a folder; the lock decides whether it still does.
-
-    Parameters
-    ----------
-    root : str or Path
-
-    Returns
-    -------
-    Holder or None
-        None where nobody said so, or in no form that can be read.
-    """
-    path = Path(root) / HOLDER
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
-            said = json.loads(file.read(4096))
-        if type(said["pid"]) is not int or not 0 < said["pid"] < 2**31:
-            return None
-        words = [" ".join(str(said[name]).split())[:_LONGEST] for name in ("host", "command", "started")]
-        return Holder(words[0], said["pid"], words[1], words[2])
-    return None
-
-
-def _note(folder: Path) -> None:
-    """Write who holds the lock, over what a killed holder left."""
-    path = folder / HOLDER
-    path.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with open(os.open(path, flags, 0o666), "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
-        json.dump(Holder.current()._asdict(), file)
-
-
-def _command() -> str:
-    """Words that this process was started with, as a user would type them."""
-    program = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
-    if program.name == "__main__.py" and program.parent.name:
-        program = program.parent
-    name = "moe-probe" if program.name == "moe_probe" else program.name
-    return " ".join(shlex.join([name, *sys.argv[1:]]).split())[:_LONGEST]
 
 
 def _give_back(key: tuple[int, Path]) -> None:

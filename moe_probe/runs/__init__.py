@@ -2,6 +2,7 @@
 
 - `config` the settings of all rooms, nested in one file (``run.yaml``).
 - `stages` the order of the stages, each defined by its room; `pipeline` runs those whose inputs or settings changed.
-- `ledger` which stages are done, with which settings and files (``logs/stages.json``).
+- `ledger` which stages are done, with which settings and files (``logs/stages.json``); `own_files` what
+  ``run --force`` removes.
 - `run` a run directory opened as a `Run`: trace, results, SAEs, verdicts, cards and report.
 """

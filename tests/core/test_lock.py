@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core import lock
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.lock import HOLDER, LOCK, LockedError, locked, read_holder, run_of_results, writing
+from moe_probe.core.holder import HOLDER, read_holder
+from moe_probe.core.lock import LOCK, LockedError, locked, run_of_results, writing
 from moe_probe.testing import planted_trace
 
 
