@@ -52,19 +52,20 @@ _MODE = {
 }
 
 
-def writes_run(*, run: Path, **_: Any) -> Path | None:
+def writes_run(**given: Any) -> Path | None:
     """Name the folder whose lock a command on a run holds.
 
     Parameters
     ----------
-    run : Path
-        Argument of the command; its others are ignored.
+    **given
+        Arguments of the command by name; `run` is the folder.
 
     Returns
     -------
     Path or None
         None where there is no run: the command itself says more about that.
     """
+    run: Path = given["run"]
     return run if run.is_dir() else None
 
 
