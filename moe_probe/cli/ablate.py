@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -68,9 +69,11 @@ def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: S
     result = ablate_run(opened, loaded, units=units, settings=o.ablation(seed), say=console.say)
     # the run's own table is that of its verdicts; what is asked beside it has another place
     of_verdicts = not units and o.how != "steer"
-    where = result.save(run / "results" if of_verdicts else run / "results" / "asked")
     if of_verdicts:
-        update_verdicts(opened)
+        where = opened.results_folder / f"{result.name}.parquet"
+        update_verdicts(opened, [result], settings=asdict(o.ablation(seed)))
+    else:
+        where = result.save(opened.results_folder / "asked")
     console.result(
         {"ablation": result.table.to_dict("records"), "table": str(where)},
         "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]),

@@ -11,8 +11,9 @@ import typer
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import Out, Seed, command
 from moe_probe.core.errors import UsageError
-from moe_probe.core.files import OutputKind, check_output_folder
+from moe_probe.core.files import OutputKind, check_output_folder, disk_errors
 from moe_probe.core.lock import locked
+from moe_probe.core.publication import settle
 from moe_probe.core.settings import Settings, setting
 from moe_probe.studies.compare.settings import ComparisonSettings
 
@@ -67,15 +68,12 @@ def compare(
     console: Console,
 ) -> None:
     """Ask the same questions of several runs: what changed, by how much, which expert is which; as tables and a notebook."""
-    from moe_probe.core.files import disk_errors
-    from moe_probe.studies.compare import TABLES, compare_runs
+    from moe_probe.studies.compare import compare_runs
 
     if options.notebook:
         from moe_probe.report.notebook import need_notebook
 
         need_notebook()  # before anything is computed
-    written = [out / f"{name}.{ending}" for name in TABLES for ending in ("parquet", "json")]
-    written += [out / "compare.ipynb", out / "compare.html"]
     _prepare(out, force=force)
     by, names = options.by, options.list_of_names()
     comparison = compare_runs(
@@ -88,9 +86,6 @@ def compare(
         say=console.say,
     )
     with disk_errors(out):
-        if force:
-            for path in written:
-                path.unlink(missing_ok=True)
         comparison.save(out)
     files = [out / f"{r.name}.parquet" for r in comparison.results]
     if options.notebook:
@@ -102,6 +97,8 @@ def compare(
 
 
 def _prepare(out: Path, *, force: bool) -> None:
+    with disk_errors(out):
+        settle(out)  # an interrupted comparison is finished or undone, so that the same command goes again
     check_output_folder(out, "force" if force else "new", COMPARISON)
     if (out / "run.yaml").exists():
         raise UsageError(f"{out} is a run", "its results would be mixed with a comparison", "another --out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -118,6 +119,7 @@ def label(
     from moe_probe.features.describe import LabelSettings
     from moe_probe.features.label import label as label_all
     from moe_probe.recording.rundir import RunDirectory
+    from moe_probe.studies.verdicts import update_verdicts
 
     opened = RunDirectory.open(run)
     need_label(opened, statistics.by, "--by")
@@ -133,7 +135,7 @@ def label(
         from moe_probe.features.labels.human_labels import apply_labels
 
         features = apply_labels(opened, features, feature_labels)
-    opened.save((features, excerpts))
+    update_verdicts(opened, (features, excerpts), settings=asdict(settings))
     console.notes(features.warnings)
     good, table = int(features.table["good"].sum()), opened.results_folder / "features.parquet"
     console.result(

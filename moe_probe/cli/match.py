@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -38,15 +39,15 @@ def match(
 
     opened = RunDirectory.open(run)
     need_label(opened, statistics.by, "--by")
+    settings = MatchSettings(statistics.by, per_expert, statistics.alpha, seed=seed)
     results = match_all(
         opened,
-        MatchSettings(statistics.by, per_expert, statistics.alpha, seed=seed),
+        settings,
         say=console.say,
         loaded=choice.load(run, console, without="router rows are not compared"),
     )
-    opened.save(results)
+    update_verdicts(opened, results, settings=asdict(settings))
     console.notes(warning for result in results for warning in result.warnings)
-    update_verdicts(opened)
     carriers = results[-1].table
     readable = carriers["members"].where(carriers["source"] != TOKENS, carriers["label"])  # ids of tokens say nothing
     columns = ["topic", "kind", "source", "members", "auroc_document", "auroc_token", "beyond_expert_document"]

@@ -111,13 +111,12 @@ def cite(
     console: Console,
 ) -> None:
     """List the sources of the methods that a run's results used."""
-    from moe_probe.core.results import Result
+    from moe_probe.core.results import Results
     from moe_probe.report.sections.sources import all_citations, bibtex
 
-    names = sorted(p.stem for p in (run_path / "results").glob("*.parquet"))
-    if not names:
+    results = dict(Results(run_path / "results"))
+    if not results:
         raise MoeProbeError(f"{run_path} holds no results", "", f"moe-probe analyze {run_path}")
-    results = {name: Result.load(run_path / "results", name) for name in names}
     sources = {name: list(result.citations) for name, result in results.items()}
     if as_bibtex:
         console.result({"bibtex": bibtex(all_citations(results))}, bibtex(all_citations(results)).rstrip())

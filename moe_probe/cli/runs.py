@@ -212,11 +212,9 @@ def analyze(
     from moe_probe.core.files import disk_errors
     from moe_probe.models.settings import ModelSettings
     from moe_probe.recording.run_model import dtype_of
-    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.recording.trace import Trace
     from moe_probe.studies.analyses import AnalysisSettings
     from moe_probe.studies.analyses import analyze as compute
-    from moe_probe.studies.verdicts import update_verdicts
 
     trace = Trace.open(path)
     need_label(trace, statistics.by, "--by")
@@ -228,7 +226,6 @@ def analyze(
     model = None if name is None else ModelSettings(name=name, dtype=dtype_of(root), **options)
     settings = AnalysisSettings(**statistics.model_dump(), seed=seed, model=model)
     results = compute(trace, root / "results", settings=settings, say=console.say)
-    update_verdicts(RunDirectory(trace, root))  # what features and causes said of this run before stays in its verdicts
     link = root / "trace"
     if trace.root.resolve() != link.resolve() and not link.exists():
         link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is

@@ -96,7 +96,7 @@ def evaluate(
     opened = RunDirectory.open(run)
     loaded = choice.load(run, console, without="losses are not measured")
     result = measure(opened, EvaluateSettings(tokens, seed), loaded=loaded, say=console.say)
-    result.save(opened.results_folder)
+    opened.save([result], settings={"tokens": tokens, "seed": seed})
     console.notes(result.warnings)
     columns = ["sae", "fvu", "l0", "dead", "dense", "ce_recovered", "redundancy"]
     console.result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def tree(run: RunPath, *, options: TreeOptions, strata: Strata = None, seed: See
     if o.depth_first is not None or o.topic is not None:
         return _depth_first(opened, o, tests, console)
     results = build_tree(opened, settings=tests, say=console.say)
-    opened.save(results)
+    opened.save(results, settings=asdict(tests))
     console.notes(warning for result in results for warning in result.warnings)
     data = {r.name: r.table.to_dict("records") for r in results if r.name in ("splitting", "tree_subjects", "tree_distance")}
     edges = len(results[0].table)
@@ -111,7 +112,7 @@ def _depth_first(run: RunDirectory, o: TreeOptions, tests: TreeSettings, console
     small = DepthOptions(width=width, depth=o.depth, min_tokens=20 * width, k=max(1, min(4, width // 4)), seed=tests.seed)
     root = None if o.depth_first in (None, "auto") else o.depth_first
     results = depth_first(run, DepthFirstSettings(root, o.topic, small, tests), say=console.say)
-    run.save(results)
+    run.save(results, settings=asdict(tests) | asdict(small) | {"root": root, "topic": o.topic})
     compared, features = results
     shown = features.table[features.table["mine"] & features.table["good"]].sort_values("label_score", ascending=False)
     lines = [

@@ -15,5 +15,7 @@
 - `progress` bars and durations, `interrupt` Ctrl-C; `overlap` threads that prepare what comes next and put away what is done.
 - `http` requests to a server that the user named: checked addresses, retries, answers of bounded size and time.
 - `workers` work shared out among processes of Ray that may be lost.
-- `results` result tables with parameters, caption, warnings and sources, and the results of a run by name.
+- `results` result tables with parameters, caption, warnings and sources, and the results of a run by name; `result_files` their
+  two files, read and checked; `publication` files that become visible together; `generation` the results of one command, saved
+  together and refused where they are mixed.
 """

@@ -262,6 +262,11 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, as hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_json(value: Any) -> str:
     """SHA-256 of a value as JSON with sorted keys; other types (paths) count as their text."""
     return sha256_text(json.dumps(value, sort_keys=True, default=str))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
-from moe_probe.core.files import write_json, write_whole
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shown, table_html
+from moe_probe.core.publication import Publication, Published
+from moe_probe.core.result_files import Generation, ResultFiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,8 @@ class Result:
         What weakens the result, in sentences.
     citations : tuple of str
         Sources of the formulas, as DOI or arXiv ids.
+    generation : Generation or None
+        With which other results this one was published; None before, and where it was saved on its own.
     """
 
     name: str
@@ -98,14 +101,41 @@ class Result:
     caption: str = ""
     warnings: tuple[str, ...] = ()
     citations: tuple[str, ...] = ()
+    generation: Generation | None = None
 
     def save(self, directory: str | Path) -> Path:
         """Write ``<name>.parquet`` and ``<name>.json``; return the path of the table.
 
-        Both files are replaced atomically, and carry no time stamp: equal results are equal bytes.
+        Both files appear together, and carry no time stamp: equal results are equal bytes. Results of one command are
+        written by `moe_probe.core.generation.save_together`.
         """
-        path = Path(directory) / f"{self.name}.parquet"
-        meta = {
+        with Publication(directory) as publication:
+            self.stage_json(publication, self.stage_table(publication))
+        return Path(directory) / f"{self.name}.parquet"
+
+    def stage_table(self, publication: Publication) -> str:
+        """Add the table to a publication; return the SHA-256 of its file."""
+        return publication.add(f"{self.name}.parquet", lambda path: self.table.to_parquet(path, index=False))
+
+    def stage_json(self, publication: Publication, digest: str, generation: Generation | None = None) -> None:
+        """Add the JSON to a publication.
+
+        Parameters
+        ----------
+        publication : Publication
+        digest : str
+            SHA-256 of the table's file, which the JSON holds to it.
+        generation : Generation, optional
+        """
+        meta = self.meta() | {"table_sha256": digest}
+        if generation is not None:
+            meta["generation"] = generation.to_json()
+        text = json.dumps(meta, indent=1, sort_keys=True) + "\n"
+        publication.add(f"{self.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def meta(self) -> dict[str, Any]:
+        """Return what the JSON says of the result itself."""
+        return {
             "name": self.name,
             "params": self.params,
             "seed": self.seed,
@@ -115,9 +145,6 @@ class Result:
             "columns": [str(c) for c in self.table.columns],
             "rows": len(self.table),
         }
-        write_whole(path, lambda partial: self.table.to_parquet(partial, index=False))
-        write_json(path.with_suffix(".json"), meta)
-        return path
 
     @classmethod
     def load(cls, directory: str | Path, name: str) -> Result:
@@ -135,14 +162,10 @@ class Result:
         Raises
         ------
         MoeProbeError
-            When either file is missing or cannot be read.
+            When either file is missing or cannot be read, or when they do not belong together.
         """
-        import pandas as pd
-
-        path = Path(directory) / f"{name}.parquet"
         try:
-            meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            table = pd.read_parquet(path)
+            meta, table = ResultFiles(Path(directory), name).read()
         except FileNotFoundError as error:
             raise MoeProbeError(
                 f"no result '{name}' in {directory}",
@@ -163,6 +186,7 @@ class Result:
             caption=meta["caption"],
             warnings=tuple(meta["warnings"]),
             citations=tuple(meta["citations"]),
+            generation=Generation.from_json(meta.get("generation")),
         )
 
     def __repr__(self) -> str:
@@ -220,7 +244,7 @@ class Results(Mapping[str, Result]):
                 did_you_mean(str(name), known) if known else "it has none",
                 command_for(str(name), self._directory),
             )
-        changed = (self._directory / f"{name}.parquet").stat().st_mtime_ns
+        changed = Published.of(self._directory).path(f"{name}.parquet").stat().st_mtime_ns
         if name not in self._read or self._read[name][0] != changed:
             self._read[name] = changed, Result.load(self._directory, name)
         return self._read[name][1]
@@ -239,7 +263,9 @@ class Results(Mapping[str, Result]):
     def __iter__(self) -> Iterator[str]:
         """Iterate over names in alphabetical order."""
         # a name with both files: what lies beside them (cost.json, tables asked for) is no result
-        return iter(sorted(p.stem for p in self._directory.glob("*.parquet") if p.with_suffix(".json").exists()))
+        published = Published.of(self._directory)
+        names = [name.removesuffix(".parquet") for name in published.names(".parquet")]
+        return iter(name for name in names if published.exists(f"{name}.json"))
 
     def __len__(self) -> int:
         """Count the results."""
@@ -256,6 +282,5 @@ class Results(Mapping[str, Result]):
     def _repr_html_(self) -> str:
         rows = []
         for name in self:
-            meta = json.loads((self._directory / f"{name}.json").read_text(encoding="utf-8"))
-            rows.append((name, f"{meta.get('rows', 0):,}", meta.get("caption", "").split(". ")[0]))
+            rows.append((name, f"{len(self[name].table):,}", self[name].caption.split(". ")[0]))
         return card_html(f"{len(rows)} results in {self._directory}", table_html(("name", "rows", "what it shows"), rows))

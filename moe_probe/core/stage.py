@@ -6,14 +6,20 @@ that it wrote are what they were.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
 
 from moe_probe.core.files import sha256_file, sha256_json
+from moe_probe.core.generation import save_together
 from moe_probe.core.progress import Say
+from moe_probe.core.publication import read_object
 from moe_probe.core.results import Result
+
+#: Where a run keeps which stages are done, below its directory.
+LEDGER = "logs/stages.json"
 
 
 def stage_key(*parts: Any) -> str:
@@ -115,21 +121,69 @@ def result_files(root: Path, names: Iterable[str]) -> list[Path]:
     return [root / "results" / f"{name}.{ending}" for name in names for ending in ("parquet", "json")]
 
 
-def save_results(root: Path, results: Iterable[Result]) -> list[Path]:
-    """Write results into a run.
+def save_results(root: Path, results: Iterable[Result], *, settings: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write results into a run, so that readers see all of them or none.
 
     Parameters
     ----------
     root : Path
         Run directory.
     results : iterable of Result
+    settings : mapping, optional
+        What decides them beside their inputs (JSON values).
 
     Returns
     -------
     list of Path
         The files written.
     """
-    made = list(results)
-    for result in made:
-        result.save(root / "results")
-    return result_files(root, [result.name for result in made])
+    return save_together(root / "results", results, settings=settings)
+
+
+class StageEntry(NamedTuple):
+    """What the ledger says of a stage that is done."""
+
+    key: str
+    seconds: float
+    #: SHA-256 of each file that it wrote, by its path below the run directory.
+    files: dict[str, str]
+
+    @classmethod
+    def from_json(cls, value: object) -> StageEntry | None:
+        """Read an entry; None for one of another shape, or with files outside the run."""
+        if not isinstance(value, dict):
+            return None
+        key, seconds, files = value.get("key"), value.get("seconds"), value.get("files")
+        if not isinstance(key, str) or isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            return None
+        if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+            return None
+        if not 0 <= seconds < math.inf or any(_leads_out(name) for name in files):
+            return None
+        return cls(key, float(seconds), files)
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+
+
+def read_stages(root: Path) -> dict[str, StageEntry]:
+    """Read the ledger of a run, ``logs/stages.json``.
+
+    Parameters
+    ----------
+    root : Path
+        Run directory.
+
+    Returns
+    -------
+    dict of str to StageEntry
+        By the name of the stage. A stage whose entry is damaged is missing: it is done again, which costs only time.
+    """
+    try:
+        read = read_object(root / LEDGER)
+    except (OSError, ValueError):
+        return {}  # no ledger, as after stages that were run one by one, or half a one
+    entries = {name: StageEntry.from_json(value) for name, value in read.items()}
+    return {name: entry for name, entry in entries.items() if entry is not None}

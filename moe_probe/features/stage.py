@@ -60,4 +60,4 @@ class FeaturesStage(Stage):
         saes = RunSaes(run)
         quality = evaluate(run, EvaluateSettings(seed=self.seed), loaded=loaded, saes=saes, say=say)
         labels = label(run, LabelSettings(**self.statistics.model_dump(), seed=self.seed), saes=saes, say=say)
-        return save_results(root, [quality, *labels])
+        return save_results(root, [quality, *labels], settings=self.statistics.model_dump() | {"seed": self.seed})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from moe_probe.core.generation import save_together
 from moe_probe.core.results import Result, Results
 from moe_probe.core.routing import Usage
 from moe_probe.recording.trace import Trace
@@ -63,13 +64,27 @@ class RunDirectory(Trace):
         """Folder of the SAEs, ``layer_NN/width_WWWWW`` below it."""
         return self.path / "sae"
 
-    def save(self, results: Iterable[Result]) -> None:
-        """Write results into the run.
+    def save(
+        self, results: Iterable[Result], *, settings: Mapping[str, Any] | None = None, remove: Collection[str] = ()
+    ) -> list[Path]:
+        """Write results into the run, so that readers see all of them or none.
+
+        Parameters
+        ----------
+        results : iterable of Result
+        settings : mapping, optional
+            What decides them beside their inputs (JSON values).
+        remove : collection of str
+            Names of results that must not stay beside them.
+
+        Returns
+        -------
+        list of Path
+            The files written.
 
         Raises
         ------
-        OSError
-            When the disk refuses.
+        MoeProbeError
+            When the disk refuses; the results are as they were before.
         """
-        for result in results:
-            result.save(self.results_folder)
+        return save_together(self.results_folder, results, settings=settings, remove=remove)

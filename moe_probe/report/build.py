@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, write_text, write_whole
+from moe_probe.core.generation import read_together
 from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
-from moe_probe.core.results import Result
 from moe_probe.core.text import printable
 from moe_probe.recording.trace import Trace
 from moe_probe.report import svg
@@ -44,20 +44,20 @@ def write_report(run: str | Path) -> list[Path]:
     Raises
     ------
     MoeProbeError
-        When trace or results are missing, or the disk refuses.
+        When trace or results are missing, results of one command come from different runs of it, or the disk refuses.
     """
     root = Path(run)
     if not root.is_dir():
         raise MoeProbeError(f"there is no run at {root}", "no such folder", "moe-probe run MODEL --corpus FILE --out RUN")
     trace = Trace.open(root)
-    names = sorted(p.stem for p in (root / "results").glob("*.parquet"))
-    if not names:
+    results = read_together(root / "results")
+    if not results:
         raise MoeProbeError(f"{root} has no results", "a report shows what was analysed", f"moe-probe analyze {root}")
     import matplotlib
 
     # a notebook should not show the figures of a report, which are files; names with a $ in them are no formulas
     with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
-        report = _printable(compose(trace, {name: Result.load(root / "results", name) for name in names}))
+        report = _printable(compose(trace, results))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
         images = {p.name: png_bytes(p.figure) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}

@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from moe_probe.core.progress import Say
+from moe_probe.core.publication import Published
 from moe_probe.core.stage import Stage
 
 
@@ -25,7 +26,9 @@ class ReportStage(Stage):
 
     @override
     def inputs(self, root: Path) -> Iterable[Path]:
-        return [*sorted((root / "results").glob("*.*")), root / "trace" / "trace.json"]
+        published = Published.of(root / "results")
+        names = [*published.names(".json"), *published.names(".parquet")]
+        return [*(published.path(name) for name in names), root / "trace" / "trace.json"]
 
     @override
     def run(self, root: Path, say: Say) -> list[Path]:

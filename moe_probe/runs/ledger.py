@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from moe_probe.core.files import sha256_file, write_json
+from moe_probe.core.stage import LEDGER, StageEntry, read_stages
 
 
 class Ledger:
@@ -20,11 +19,8 @@ class Ledger:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.path = root, root / "logs" / "stages.json"
-        try:
-            self.stages: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            self.stages = {}  # no ledger, or half a one: every stage is done again, which costs only time
+        self.root, self.path = root, root / LEDGER
+        self.stages = read_stages(root)
 
     def is_done(self, stage: str, key: str) -> bool:
         """Check whether a stage ran with a key, and its files are still the ones that it wrote.
@@ -38,10 +34,16 @@ class Ledger:
         bool
         """
         entry = self.stages.get(stage)
-        if entry is None or entry["key"] != key:
+        if entry is None or entry.key != key:
             return False
-        files = entry["files"].items()
-        return all((self.root / name).is_file() and sha256_file(self.root / name) == digest for name, digest in files)
+        return all(self._is_same(name, digest) for name, digest in entry.files.items())
+
+    def _is_same(self, name: str, digest: str) -> bool:
+        path = self.root / name
+        try:
+            return path.is_file() and sha256_file(path) == digest
+        except OSError:  # not readable, or no name that a file can have: the stage that writes it says what is wrong
+            return False
 
     def record(self, stage: str, key: str, files: Iterable[Path], *, seconds: float) -> None:
         """Note that a stage is done.
@@ -55,5 +57,5 @@ class Ledger:
             Time that it took.
         """
         digests = {p.relative_to(self.root).as_posix(): sha256_file(p) for p in sorted(files)}
-        self.stages[stage] = {"key": key, "seconds": round(seconds, 2), "files": digests}
-        write_json(self.path, self.stages)
+        self.stages[stage] = StageEntry(key, round(seconds, 2), digests)
+        write_json(self.path, {name: entry._asdict() for name, entry in self.stages.items()})

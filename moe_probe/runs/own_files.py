@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moe_probe.core.files import RUN_FOLDER, OutputKind
 from moe_probe.core.own_files import SAE_FILES, TRACE_FILES, OwnFiles
+from moe_probe.core.publication import JOURNAL, STAGED
 
 #: Figures of the report.
 FIGURES = (
@@ -56,7 +57,7 @@ def run_folder(root: Path) -> OutputKind:
     OutputKind
     """
     results = rf"results/(?:asked/)?(?:{'|'.join(result_names())})\.(?:parquet|json)"
-    published = r"results/\.moe_probe_journal\.json|results/\.moe_probe_staged/[\w.-]+"
+    published = rf"results/(?:asked/)?(?:{re.escape(JOURNAL)}|{re.escape(STAGED)}/[\w.-]+)"
     figures = rf"figures/(?:{'|'.join(FIGURES)})\.png"
     sae = (
         rf"{_SAE}/(?:{SAE_FILES.files.pattern})|{_TRAINING}/(?:state\.safetensors|\.tmp[A-Za-z0-9]{{6}})|{_TRAINING}\.lease"
@@ -64,7 +65,8 @@ def run_folder(root: Path) -> OutputKind:
     trace, listed = TRACE_FILES, [re.escape(name) for name in _listed(root)]
     marks = "|".join([r"run\.yaml", _LOGS, results, rf"trace/(?:{trace.marks.pattern})"])
     files = "|".join([r"run\.yaml|report\.(?:html|md)", _LOGS, results, published, figures, sae, *listed])
-    folders = rf"results(?:/asked|/\.moe_probe_staged)?|figures|logs|sae|sae/layer_\d{{2,}}|sae/training|{_SAE}|{_TRAINING}"
+    tables = rf"results(?:/asked)?(?:/{re.escape(STAGED)})?"
+    folders = rf"{tables}|figures|logs|sae|sae/layer_\d{{2,}}|sae/training|{_SAE}|{_TRAINING}"
     own = OwnFiles(
         files=re.compile(rf"{files}|trace/(?:{trace.files.pattern})"),
         folders=re.compile(rf"{folders}|trace|trace/(?:{trace.folders.pattern})"),

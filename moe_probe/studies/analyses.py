@@ -44,7 +44,7 @@ from moe_probe.experts.topics import expert_labels, expert_topics
 from moe_probe.experts.usage import coactivation_table, expert_usage, layer_usage
 from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.trace import Trace
-from moe_probe.studies.verdicts import Rules, topic_verdicts
+from moe_probe.studies.verdicts import Rules, topic_verdicts, update_verdicts
 from moe_probe.studies.verdicts.evidence import complete_verdicts
 
 
@@ -238,7 +238,7 @@ _FURTHER = (
 def analyze(
     trace: Trace, directory: str | Path, *, settings: AnalysisSettings | None = None, say: Say = silent
 ) -> dict[str, Result]:
-    """Run every analysis that the trace allows, and save its table.
+    """Run every analysis that the trace allows, and save their tables together.
 
     Parameters
     ----------
@@ -258,7 +258,8 @@ def analyze(
     Raises
     ------
     MoeProbeError
-        When an essential analysis is impossible with this corpus (of one topic only, say); earlier results stay.
+        When an essential analysis is impossible with this corpus (of one topic only, say), or the disk refuses. The folder
+        is as it was before.
     """
     context = Context(trace, settings or AnalysisSettings())
     done = context.done
@@ -270,16 +271,17 @@ def analyze(
             reasons[analysis.name] = reason
             say(f"{analysis.name}: left out, {reason}")
         for result in results:
-            result.save(directory)
             done[result.name] = result
             say(f"{result.name}: {len(result.table):,} rows in {time.monotonic() - started:.1f} s")
             for warning in result.warnings:
                 say(f"  note: {warning}")
     if reasons:
         done["left_out"] = _left_out(reasons)
-        done["left_out"].save(directory)
-    _remove_stale(Path(directory), {a.name for a in ANALYSES} | set(_FURTHER), set(done))
-    return done
+    stale = ({a.name for a in ANALYSES} | set(_FURTHER)) - set(done)
+    statistics = context.settings.model_dump(exclude={"model"})
+    # what features and causes said of this run before stays in its verdicts
+    verdicts = update_verdicts(Path(directory), done.values(), settings=statistics, remove=stale)
+    return done if verdicts is None else done | {"verdicts": verdicts}
 
 
 def _computed(analysis: Analysis, context: Context) -> tuple[tuple[Result, ...], str]:
@@ -301,10 +303,3 @@ def _left_out(reasons: Mapping[str, str]) -> Result:
 
     table = pd.DataFrame({"analysis": list(reasons), "reason": list(reasons.values())})
     return Result("left_out", table, caption="Analyses that this trace or this corpus does not allow, and the reasons.")
-
-
-def _remove_stale(directory: Path, known: set[str], written: set[str]) -> None:
-    """Remove results that are known but were not written this time."""
-    for name in known - written:
-        for suffix in (".parquet", ".json"):
-            (directory / f"{name}{suffix}").unlink(missing_ok=True)

@@ -36,12 +36,9 @@ class AnalyzeStage(Stage):
     @override
     def run(self, root: Path, say: Say) -> list[Path]:
         from moe_probe.studies.analyses import AnalysisSettings, analyze
-        from moe_probe.studies.verdicts import update_verdicts
 
         settings = AnalysisSettings(**self.statistics.model_dump(), seed=self.seed, model=self.model)
         run = RunDirectory.open(root)
         results = analyze(run, run.results_folder, settings=settings, say=say)
-        if "usage_verdicts" in results:
-            update_verdicts(run)
         # what features and causes add to the verdicts later is no damage to this stage
         return result_files(root, [name for name in results if name != "verdicts"])

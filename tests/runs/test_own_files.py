@@ -168,7 +168,7 @@ def run(trace: Path, tmp_path: Path) -> Path:
             *(f"sae/layer_01/width_00064{more}/{name}" for more in ("", "-residual_b") for name in ("cfg.json",)),
             *("sae/layer_01/width_00064/sae_weights.safetensors", "results/layers.json.partial"),
             *("sae/training/layer_01-router_input/state.safetensors", "sae/training/layer_01-router_input.lease"),
-            *("logs/error-20260101-000000-12.log", "results/.moe_probe_staged/layers.parquet"),
+            *("logs/error-20260101-000000-12.log", "results/.moe-probe.staged/layers.parquet"),
         ),
     )
     return root

@@ -15,6 +15,7 @@ from support.compared_runs import ADDED, add_saes, permuted, routing, side, writ
 
 from moe_probe.cli import main
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.results import Result
 from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
 from moe_probe.core.stats import Resamples
 from moe_probe.studies.compare import (
@@ -266,22 +267,18 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     gaps = found.table("comparison_sae_differences").set_index("measure")
     assert gaps.loc["ce_recovered", "difference"] == pytest.approx(0.2) and gaps.loc["ce_recovered", "beyond"]
     assert gaps.loc["good_labels", "beyond"] and gaps["p_value"].notna().sum() == 2
-    quality = pd.read_parquet(run / "results" / "sae_quality.parquet")
+    stored = Result.load(run / "results", "sae_quality")
+    quality = stored.table
     named = quality.assign(sae=quality["sae"] + "_again", fvu=0.9)  # of one width: the plain one is compared
-    pd.concat([named, quality]).to_parquet(run / "results" / "sae_quality.parquet")
+    replace(stored, table=pd.concat([named, quality])).save(run / "results")
     again = compare_runs([run]).table("comparison_sae_differences").set_index("measure")
     assert again.loc["fvu", ["width_a", "width_b", "value_a", "value_b"]].tolist() == [16, 64, 0.4, 0.2]
-    quality.to_parquet(run / "results" / "sae_quality.parquet")
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
     unpaired = ComparedRun(
         "x",
         Manifest(model=ModelInfo(id="x"), corpus=CorpusInfo(name="x"), layers=()),
-        {
-            "sae_quality": replace(
-                found.result("comparison_saes"), table=pd.read_parquet(run / "results" / "sae_quality.parquet").iloc[:1]
-            )
-        },
+        {"sae_quality": replace(found.result("comparison_saes"), table=quality.iloc[:1])},
     )
     with pytest.raises(MoeProbeError, match="no two SAEs can be compared"):
         sae_differences(sae_values([unpaired]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,4 +43,5 @@ class MatchStage(Stage):
         of = self.features
         loaded = load_model(of.model.name, progress=False, **of.model.load_options())
         settings = MatchSettings(of.statistics.by, alpha=of.statistics.alpha, seed=of.seed)
-        return save_results(root, match(RunDirectory.open(root), settings, loaded=loaded, say=say))
+        results = match(RunDirectory.open(root), settings, loaded=loaded, say=say)
+        return save_results(root, results, settings=asdict(settings))

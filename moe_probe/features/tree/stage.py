@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say
 from moe_probe.core.results import Result
-from moe_probe.core.stage import Stage, save_results
+from moe_probe.core.stage import Stage
 from moe_probe.features.stage import FeaturesStage
 from moe_probe.features.tree.settings import TreeStageSettings
 from moe_probe.recording.rundir import RunDirectory
@@ -45,6 +45,7 @@ class TreeStage(Stage):
         from moe_probe.features.tree import DepthFirstSettings, TreeSettings, build_tree, depth_first, iter_sae_ladders
 
         run, results = RunDirectory.open(root), list[Result]()
+        gone: tuple[str, ...] = ()
         ladders = list(iter_sae_ladders(run))
         statistics, seed = self.features.statistics, self.features.seed
         settings = TreeSettings(by=statistics.by, alpha=statistics.alpha, seed=seed, strata=statistics.strata)
@@ -55,4 +56,5 @@ class TreeStage(Stage):
                 results += depth_first(run, DepthFirstSettings(tests=settings), ladders=ladders, say=say)
             except MoeProbeError as error:  # a small corpus has no feature with tokens enough; the run goes on without
                 say(f"note: no dictionaries were trained depth-first: {error}")
-        return save_results(root, results)
+                gone = ("depth_first", "depth_features")  # of other settings or another corpus
+        return run.save(results, settings=asdict(settings), remove=gone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from moe_probe.core.generation import differing_settings
 from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import group_names
 from moe_probe.core.text import listed
@@ -139,6 +140,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Trace, Mapping[str, Result]], str]]] = {
     "No gate weights": ("", lambda trace, _: _weights(trace)),
     "Unstable clusters": ("cluster_summary", lambda _, results: _unstable(results)),
     "Weak SAEs": ("sae_quality", lambda _, results: _weak_saes(results)),
+    "Mixed results": ("", lambda _, results: " ".join(differing_settings(results))),
     "Bad rows": ("", lambda trace, _: _skipped(trace)),
     "Documents that share text": ("near_duplicates", lambda _, results: _copies(results)),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,8 @@ class AblateStage(Stage):
         settings = AblationSettings(by=of.statistics.by, how=how, tokens=tokens, seed=of.seed)
         run = RunDirectory.open(root)
         try:
-            run.save([ablate_run(run, loaded, settings=settings, say=say)])
+            update_verdicts(run, [ablate_run(run, loaded, settings=settings, say=say)], settings=asdict(settings))
         except MoeProbeError as error:  # a small corpus may have no unit to knock out or one topic held out; the run goes on
             say(f"note: nothing was knocked out: {error}")
-            for old in files:
-                old.unlink(missing_ok=True)  # of other settings: its numbers must not enter these verdicts
-        update_verdicts(run)
+            update_verdicts(run, remove=["ablation"])  # of other settings: its numbers must not enter these verdicts
         return [path for path in files if path.exists()]

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.generation import save_together
 from moe_probe.core.progress import Say, silent
+from moe_probe.core.publication import Published
 from moe_probe.core.results import Result
 from moe_probe.studies.compare.alignment import align_experts
 from moe_probe.studies.compare.compared_run import ComparedRun, same_shape
@@ -41,6 +43,8 @@ TABLES = (
     "comparison_left_out",
     "comparison_differences",
 )
+#: What else is written about a comparison, after its tables.
+PAGES = ("compare.ipynb", "compare.html")
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,13 @@ class Comparison:
         return list(out)
 
     def save(self, directory: str | Path) -> list[Path]:
-        """Write every table as Parquet and JSON; tables of an earlier comparison that are not among them are removed."""
-        paths = [result.save(directory) for result in self.results]
-        for name in set(TABLES) - {r.name for r in self.results}:
-            for ending in (".parquet", ".json"):
-                (Path(directory) / f"{name}{ending}").unlink(missing_ok=True)
-        return paths
+        """Write every table as Parquet and JSON, all at one moment.
+
+        Tables of an earlier comparison that are not among them vanish with it, and so do its notebook and its page.
+        """
+        others = set(TABLES) - {r.name for r in self.results}
+        save_together(directory, self.results, remove=[*sorted(others), *PAGES])
+        return [Path(directory) / f"{r.name}.parquet" for r in self.results]
 
     @classmethod
     def load(cls, directory: str | Path) -> Comparison:
@@ -118,7 +123,8 @@ class Comparison:
         MoeProbeError
             When there is no comparison, or a table cannot be read.
         """
-        names = [name for name in TABLES if (Path(directory) / f"{name}.parquet").exists()]
+        published = Published.of(Path(directory))
+        names = [name for name in TABLES if published.exists(f"{name}.parquet")]
         if "comparison_runs" not in names:
             raise MoeProbeError(
                 f"there is no comparison in {directory}",

@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops, shape_of
 from moe_probe.core.progress import Say
+from moe_probe.core.stage import read_stages
 from moe_probe.studies.cost.project import EXPLAIN_TOKENS, LABELLER, SCORE_TOKENS
 
 if TYPE_CHECKING:
@@ -253,11 +254,7 @@ def _recorded_tokens(path: Path) -> float | None:
 
 
 def _stage_seconds(run: Path) -> dict[str, float]:
-    try:
-        stages = json.loads((run / "logs" / "stages.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}  # stages run one by one keep no ledger
-    return {name: float(entry["seconds"]) for name, entry in stages.items()}
+    return {name: entry.seconds for name, entry in read_stages(run).items()}
 
 
 def _bytes(folder: Path) -> int:

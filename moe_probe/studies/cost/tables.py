@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.files import write_json
+from moe_probe.core.generation import save_together
 from moe_probe.core.results import Result
 from moe_probe.studies.cost.presets import PRESETS
 from moe_probe.studies.cost.project import SaePlan, growth, project
@@ -51,8 +52,6 @@ def save_cost(run: RunDirectory, cost: dict[str, Any]) -> list[Path]:
     """
     import pandas as pd
 
-    path = run.results_folder / "cost.json"
-    write_json(path, cost)
     costs = Result(
         "costs",
         pd.DataFrame(cost["steps"]).astype({"flops": float, "seconds": float, "of_training": float}),
@@ -73,9 +72,9 @@ def save_cost(run: RunDirectory, cost: dict[str, Any]) -> list[Path]:
         citations=_SOURCES,
         params={"exponents": exponents, "width": _WIDTH, "sae_tokens": _SAE_TOKENS},
     )
-    run.save((costs, projected))
-    tables = [path.with_name(f"{r.name}.{ending}") for r in (costs, projected) for ending in ("parquet", "json")]
-    return [path, *tables]
+    text = json.dumps(cost, indent=1, sort_keys=True) + "\n"
+    files = save_together(run.results_folder, (costs, projected), texts={"cost.json": text})
+    return [*files[-1:], *files[:-1]]
 
 
 def published_projections() -> pd.DataFrame:

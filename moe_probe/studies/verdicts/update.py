@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from moe_probe.core.generation import save_together
+from moe_probe.core.results import Result, Results
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.studies.verdicts.evidence import complete_verdicts
 
-if TYPE_CHECKING:
-    from moe_probe.core.results import Result
-    from moe_probe.recording.rundir import RunDirectory
+_EVIDENCE = ("usage_verdicts", "carriers", "features", "ablation")
 
 
-def update_verdicts(run: RunDirectory) -> Result | None:
-    """Complete the run's verdicts from usage with features and knock-outs, and save them.
+def update_verdicts(
+    run: RunDirectory | Path,
+    new: Iterable[Result] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    remove: Collection[str] = (),
+) -> Result | None:
+    """Save new results together with the verdicts that rest on them.
+
+    Parameters
+    ----------
+    run : RunDirectory or Path
+        A run, or the folder of its results.
+    new : iterable of Result
+        Results of a command; none to complete the verdicts with what is there.
+    settings : mapping, optional
+        Of that command (JSON values).
+    remove : collection of str
+        Results that must not stay.
 
     Returns
     -------
     Result or None
-        None where the run has no verdicts yet.
+        The verdicts from usage completed with features and knock-outs; None where there are none yet.
+
+    Raises
+    ------
+    MoeProbeError
+        When a result cannot be read, or the disk refuses; the results are as they were before.
     """
-    usage = run.results.get("usage_verdicts")
+    folder = run if isinstance(run, Path) else run.results_folder
+    made, before = {result.name: result for result in new}, Results(folder)
+    results = {name: before[name] for name in _EVIDENCE if name in before and name not in remove} | made
+    usage = results.get("usage_verdicts")
     if usage is None:
+        if made or remove:
+            save_together(folder, made.values(), settings=settings, remove=remove)
         return None
     verdicts = complete_verdicts(
         replace(usage, name="verdicts"),
-        carriers=run.results.get("carriers"),
-        features=run.results.get("features"),
-        ablation=run.results.get("ablation"),
+        carriers=results.get("carriers"),
+        features=results.get("features"),
+        ablation=results.get("ablation"),
     )
-    run.save([verdicts])
+    save_together(folder, [*made.values(), verdicts], settings=settings, remove=remove)
     return verdicts
