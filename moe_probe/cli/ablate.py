@@ -65,7 +65,7 @@ def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: S
     need_label(opened, o.by, "--by")
     _need_topics(opened, o)
     units = parse_units(opened, o.expert, o.feature, claimed_topics=o.topic)
-    loaded = choice.need(run, "nothing can be knocked out")
+    loaded = choice.need(run, console, "nothing can be knocked out")
     result = ablate_run(opened, loaded, units=units, settings=o.ablation(seed), say=console.say)
     # the run's own table is that of its verdicts; what is asked beside it has another place
     of_verdicts = not units and o.how != "steer"

@@ -87,7 +87,14 @@ def cost(
 
         opened, own = RunDirectory(Trace.open(run), run), model_settings_of(run) if options.model is None else None
         model, revision = (own.name, own.revision) if own is not None else (options.model, None)
-        measured = measure_cost(opened, model=model, revision=revision, train_tokens=options.train_tokens, say=console.say)
+        measured = measure_cost(
+            opened,
+            model=model,
+            revision=revision,
+            train_tokens=options.train_tokens,
+            download=own is None,  # what a run folder names is not fetched
+            say=console.say,
+        )
         data["run"] = measured
         lines += [*_run_lines(measured), f"Table: {save_cost(opened, measured)[0]}", ""]
     if options.preset or options.params or options.active:

@@ -95,8 +95,7 @@ def inspect(
             "there is nothing to inspect", "no TEXT and no --file was given", 'moe-probe inspect RUN "some text"'
         )
     opened = RunDirectory(Trace.open(run), run)  # what is wrong with the run is said before a model is loaded
-    console.say("loading the model")
-    loaded = choice.need(run, "nothing can be run")
+    loaded = choice.need(run, console, "nothing can be run")
     inspector = Inspector(opened, loaded, options.look(seed))
     seen = [inspector(text, name=name) for name, text in named]
     if options.html is not None:

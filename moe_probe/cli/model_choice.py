@@ -32,7 +32,8 @@ class ModelChoice(Placement):
     """Options that choose a model, and where it goes: by default where the run's model went."""
 
     model: str | None = setting(None, "the trace's model; by default that of run.yaml")
-    trust_remote_code: bool = setting(False, "run Python code that comes with --model")
+    revision: str | None = setting(None, "branch, tag or commit of the model; by default that of run.yaml")
+    trust_remote_code: bool = setting(False, "run Python code that comes with the model; run.yaml cannot ask for it")
 
     def placement(self) -> dict[str, Any]:
         """Return what was said about devices; empty where nothing was."""
@@ -54,20 +55,19 @@ class ModelChoice(Placement):
         LoadedModel or None
             None where neither the option nor ``run.yaml`` names one.
         """
-        from moe_probe.recording.run_model import load_model_of
-
-        loaded = load_model_of(run, self.model, trust_remote_code=self.trust_remote_code, placement=self.placement())
+        loaded = self._load(run, console)
         if loaded is None:
             console.say(f"note: no model was named, {without} (--model MODEL)")
         return loaded
 
-    def need(self, run: Path, nothing: str) -> LoadedModel:
+    def need(self, run: Path, console: Console, nothing: str) -> LoadedModel:
         """Load it, or refuse.
 
         Parameters
         ----------
         run : Path
             Run directory.
+        console : Console
         nothing : str
             What cannot be done without a model.
 
@@ -80,9 +80,19 @@ class ModelChoice(Placement):
         MoeProbeError
             Where neither the option nor ``run.yaml`` names one.
         """
-        from moe_probe.recording.run_model import load_model_of
-
-        loaded = load_model_of(run, self.model, trust_remote_code=self.trust_remote_code, placement=self.placement())
+        loaded = self._load(run, console)
         if loaded is None:
             raise MoeProbeError(nothing, "no model was named and the run has no run.yaml", "--model MODEL")
         return loaded
+
+    def _load(self, run: Path, console: Console) -> LoadedModel | None:
+        from moe_probe.recording.run_model import load_model_of
+
+        return load_model_of(
+            run,
+            self.model,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            placement=self.placement(),
+            say=console.say,
+        )

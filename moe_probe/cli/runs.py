@@ -101,10 +101,14 @@ def _named(settings: dict[str, Any], model: str | None, corpus: str | None) -> d
 
 def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
     from moe_probe.recording.trace import Trace
-    from moe_probe.runs.config import load_config
+    from moe_probe.runs.config import load_config, need_consent
     from moe_probe.runs.pipeline import run as run_pipeline
 
+    if config is not None:
+        need_consent(config, settings)
     made = load_config(config, settings)
+    if config is not None:
+        console.say(f"{config} names the model {made.model.name} and the corpus {made.corpus.source}")
     if made.model.tp_plan is not None:
         raise UsageError(
             "a whole run cannot be split over processes",

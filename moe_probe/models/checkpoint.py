@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import read_text
 from moe_probe.models.diagnose import explained
 
 if TYPE_CHECKING:
@@ -39,13 +41,28 @@ def read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
     Raises
     ------
     MoeProbeError
-        When it is missing or cannot be read.
+        When it is missing or cannot be read, or names code of a hub that nobody allowed.
     """
     with explained(name, part="configuration"):
         from transformers import AutoConfig
 
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, **source)
+    if not source.get("trust_remote_code"):
+        _refuse_kernels(name, config)
     return config
+
+
+def _refuse_kernels(name: str, config: PreTrainedConfig) -> None:
+    """Refuse code of a hub that a configuration names as its way of computing attention or experts."""
+    parts = [config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", ()))]
+    for field in ("_attn_implementation", "_experts_implementation"):
+        for part in parts:
+            if "/" in str(getattr(part, field, None) or ""):
+                raise MoeProbeError(
+                    f"{name} asks for compiled code of a hub",
+                    f"its config.json sets {field[1:]} to {getattr(part, field)}",
+                    f"remove {field[1:]} from config.json, or pass --trust-remote-code, if you trust its authors",
+                )
 
 
 def local_folder(name: str) -> Path | None:
@@ -91,8 +108,9 @@ def check_weights(folder: Path) -> None:
     Raises
     ------
     MoeProbeError
-        When it has none, or pickle files only.
+        When it has none, or pickle files only, or when its index names anything but safetensors files of the folder.
     """
+    _check_index(folder)
     if any(folder.glob("*.safetensors")):
         return
     pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
@@ -105,6 +123,23 @@ def check_weights(folder: Path) -> None:
     raise MoeProbeError(
         f"{folder} has no weights", "there is no *.safetensors file beside config.json", "finish the download or copy"
     )
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse an index of weights that leads out of its folder, or to pickle files: transformers opens what it names."""
+    for index in sorted(folder.glob("*.index.json")):
+        try:
+            read = json.loads(read_text(index))
+        except json.JSONDecodeError as error:
+            raise MoeProbeError(f"{index} cannot be read", str(error), "finish the download or copy") from error
+        files = read.get("weight_map") if isinstance(read, dict) else None
+        for file in sorted({str(f) for f in files.values()} if isinstance(files, dict) else ()):
+            if "/" in file or "\\" in file or (".safetensors" in index.name and not file.endswith(".safetensors")):
+                raise MoeProbeError(
+                    f"{index} names a file that is not read",
+                    f"'{file}' is no safetensors file of the folder",
+                    "a checkpoint that model.save_pretrained wrote",
+                )
 
 
 def model_class(config: PreTrainedConfig, *, remote: bool) -> Any:

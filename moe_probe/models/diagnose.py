@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from moe_probe.core.errors import MoeProbeError
 
+#: What transformers and huggingface_hub raise where the hub does not answer.
+_UNREACHED = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"}
+
 
 @contextmanager
 def explained(name: str, *, part: str) -> Iterator[None]:
@@ -46,7 +49,13 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
         )
     if "RevisionNotFoundError" in kinds:
         return MoeProbeError(f"{name} has no such revision", first, "omit --revision, or pass a commit")
-    if kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"} or (
+    if _hub_is_off() and kinds & _UNREACHED:
+        return MoeProbeError(
+            f"the {part} of {name} is not on this machine",
+            "the hub is asked only for a model that the command line names, and not where HF_HUB_OFFLINE is set",
+            f"--model {name}, if you want it from the hub",
+        )
+    if kinds & _UNREACHED or (
         "couldn't connect" in text or "connection error" in text
     ):
         return MoeProbeError(
@@ -89,6 +98,12 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
             "put tokenizer.json and tokenizer_config.json beside the weights",
         )
     return MoeProbeError(f"the {part} of {name} could not be read", first, "check that the files are complete")
+
+
+def _hub_is_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _placement_diagnosis(name: str, error: BaseException) -> MoeProbeError | None:

@@ -17,13 +17,14 @@ from moe_probe.models.checkpoint import check_weights, local_folder, max_length,
 from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers, input_device
 from moe_probe.models.identity import fingerprint
+from moe_probe.models.network import hub_access
 from moe_probe.models.parallel import lead_or_follow, leader_of
 from moe_probe.models.placement import DeviceMap, MaxMemory, placement_options
 from moe_probe.models.quantization import prepare_quantized, quantization_note
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = ("auto", *DTYPES)
 #: Output heads: routing does not depend on them, so a checkpoint may lack them.
@@ -123,6 +124,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     trust_remote_code: bool = False,
     experts_implementation: str | None = None,
     progress: bool = True,
+    download: bool = True,
 ) -> LoadedModel:
     """Load a mixture-of-experts model of transformers from a folder or a hub.
 
@@ -155,6 +157,8 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         How transformers computes experts (``eager``, ``grouped_mm``, ``batched_mm`` ...).
     progress : bool
         Let transformers show its progress bar.
+    download : bool
+        Fetch what is not on this machine from the hub. For a folder nothing is fetched, unless its own code may run.
 
     Returns
     -------
@@ -180,25 +184,20 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         offload_folder=offload_folder,
         tp_plan=tp_plan,
     )
-    config = read_config(name, source)
-    if local is not None:
-        check_weights(local)
-    quantization = prepare_quantized(config)
-    with explained(name, part="weights"), _progress_bar(shown=progress):
-        model, report = model_class(config, remote=trust_remote_code).from_pretrained(
-            name,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **({"experts_implementation": experts_implementation} if experts_implementation else {}),
-            **placed.options(quantized=quantization is not None),
-            **source,
+    options = source | {"dtype": dtype}
+    if experts_implementation:
+        options["experts_implementation"] = experts_implementation
+    with hub_access(allowed=download and (local is None or trust_remote_code)):
+        config = read_config(name, source)
+        if local is not None:
+            check_weights(local)
+        quantization = prepare_quantized(config)
+        model = _read_weights(
+            name, config, options | placed.options(quantized=quantization is not None), progress=progress
         )
-    _check_complete(name, report)
-    model = placed.moved(model.eval())
-    sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
-    tokenizer = read_tokenizer(name, source)
+        model = placed.moved(model.eval())
+        sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
+        tokenizer = read_tokenizer(name, source)
     info = ModelInfo(
         id=name,
         revision=getattr(config, "_commit_hash", None) or revision,
@@ -211,6 +210,16 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
     if tp_plan is not None:
         lead_or_follow(model, sites)
     return LoadedModel(model, tokenizer, info, sites, max_length(config, tokenizer))
+
+
+def _read_weights(name: str, config: PreTrainedConfig, options: dict[str, Any], *, progress: bool) -> Any:
+    """Read the weights, all of them, from safetensors files."""
+    with explained(name, part="weights"), _progress_bar(shown=progress):
+        model, report = model_class(config, remote=options["trust_remote_code"]).from_pretrained(
+            name, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+    _check_complete(name, report)
+    return model
 
 
 @contextmanager

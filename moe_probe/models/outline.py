@@ -9,6 +9,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import ModelInfo, MoeLayer
 from moe_probe.models.checkpoint import local_folder, max_length, model_class, read_config, read_tokenizer
 from moe_probe.models.discover import find_moe_layers
+from moe_probe.models.network import hub_access
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -66,9 +67,10 @@ def outline_model(name: str, *, revision: str | None = None, trust_remote_code: 
     source: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local is None and revision is not None:
         source["revision"] = revision
-    config, tokenizer = read_config(name, source), read_tokenizer(name, source)
+    with hub_access(allowed=local is None or trust_remote_code):
+        config, tokenizer = read_config(name, source), read_tokenizer(name, source)
+        layers, n_parameters, unknown = _layers(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
-    layers, n_parameters, unknown = _layers(config, trust_remote_code=trust_remote_code)
     info = ModelInfo(
         id=name,
         revision=getattr(config, "_commit_hash", None) or revision,

@@ -1,4 +1,8 @@
-"""The model of a run, loaded again as it was loaded for the trace: in another dtype its weights are others."""
+"""The model of a run, loaded again as it was loaded for the trace: in another dtype its weights are others.
+
+A run folder may be somebody else's. What its ``run.yaml`` names is shown and read from this machine, and widens nothing: no
+code of a checkpoint runs, nothing is fetched, no file or folder beside the model is touched, unless the caller says so.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.progress import Say, silent
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
+from moe_probe.models.placement import AUTOMATIC_MAPS
 from moe_probe.models.settings import LoadOptions, ModelSettings, Placement
 
 if TYPE_CHECKING:
@@ -74,22 +80,29 @@ def load_model_of(
     run: Path,
     name: str | None = None,
     *,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     placement: Mapping[str, Any] | None = None,
+    say: Say = silent,
 ) -> LoadedModel | None:
     """Load the model that is named, or else that of ``run.yaml``.
 
-    Dtype and devices are the run's own; the dtype is that of the trace where ``run.yaml`` names none.
+    Dtype and devices are the run's own; the dtype is that of the trace where ``run.yaml`` names none. The run's own model is
+    read from this machine only, and ``trust_remote_code`` in ``run.yaml`` is never obeyed.
 
     Parameters
     ----------
     run : Path
         Run directory, or a trace.
     name : str, optional
+    revision : str, optional
+        Branch, tag or commit, in place of the run's.
     trust_remote_code : bool
-        Run Python code of the checkpoint; for the run's own model also where ``run.yaml`` allows it.
+        Run Python code of the checkpoint.
     placement : mapping, optional
         Settings of `moe_probe.models.settings.Placement` to use in place of the run's.
+    say : callable
+        Gets a sentence with the model that is loaded, and who named it.
 
     Returns
     -------
@@ -100,19 +113,51 @@ def load_model_of(
     ------
     MoeProbeError
         As `load_model` does, and where ``run.yaml`` cannot be read though it has to name the model.
+    UsageError
+        Where ``run.yaml`` names a file or folder beside the model, or a revision whose code was to run.
     """
     from moe_probe.models import load_model
 
     own = model_settings_of(run, needed=name is None)
     if name is None and own is None:
         return None
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run)}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": dtype_of(run), "download": name is not None}
     if own is not None:
         options |= {"experts_implementation": own.experts_implementation}
-        options |= own.model_dump(include=set(Placement.model_fields)) if not placement else {}
+        if not placement:
+            _refuse_paths(run, own)
+            options |= own.model_dump(include=set(Placement.model_fields))
         if name in (None, own.name):
-            options |= {"revision": own.revision, "trust_remote_code": trust_remote_code or own.trust_remote_code}
-    return load_model(name or (own.name if own is not None else ""), progress=False, **options, **(placement or {}))
+            options |= {"revision": own.revision}
+    if revision is not None:
+        options |= {"revision": revision}
+    elif trust_remote_code and options.get("revision"):
+        raise UsageError(
+            f"{run / 'run.yaml'} names the revision {options['revision']}",
+            "anybody can propose a revision, and its code would run",
+            f"--revision {options['revision']}, if you trust its authors",
+        )
+    named = name or (own.name if own is not None else "")
+    say(
+        f"loading the model {named}"
+        + (f" at revision {options['revision']}" if options.get("revision") else "")
+        + (f", which {run / 'run.yaml'} names" if name is None else "")
+        + (", with its own code" if trust_remote_code else "")
+    )
+    return load_model(named, progress=False, **options, **(placement or {}))
+
+
+def _refuse_paths(run: Path, own: ModelSettings) -> None:
+    """Refuse files and folders beside the model that ``run.yaml`` names: one would be read, the other written."""
+    asked = {"--device-map": own.device_map, "--offload-folder": own.offload_folder}
+    named = {flag: value for flag, value in asked.items() if value is not None and value not in AUTOMATIC_MAPS}
+    if named:
+        flag, path = next(iter(named.items()))
+        raise UsageError(
+            f"{run / 'run.yaml'} names {path} for {flag}",
+            "files and folders beside the model are used only when the command names them",
+            " ".join(f"{flag} {value}" for flag, value in asked.items() if value is not None),
+        )
 
 
 def dtype_of(run: Path) -> str:

@@ -133,6 +133,43 @@ def load_config(path: str | Path | None, overrides: dict[str, Any]) -> RunConfig
     return RunConfig(**made)
 
 
+def need_consent(path: str | Path, overrides: dict[str, Any]) -> None:
+    """Refuse what a settings file cannot allow by itself: it may be somebody else's, and is easily passed on unread.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file, as for `load_config`.
+    overrides : dict
+        What the command line allowed, as for `load_config`.
+
+    Raises
+    ------
+    UsageError
+        Naming the option to repeat: where the file asks for code of a checkpoint, the network, a cluster, or a folder beside
+        the run.
+    """
+    given = _sections(read_settings(path))
+
+    def asked(section: str, name: str) -> Any:
+        values, line = given.get(section), overrides.get(section, {})
+        return None if not isinstance(values, dict) or name in line else values.get(name)
+
+    model, corpus = str(asked("model", "name") or ""), str(asked("corpus", "source") or "")
+    offload, cluster = asked("model", "offload_folder"), asked("workers", "ray_address")
+    asks = (
+        ("run code of the checkpoint", asked("model", "trust_remote_code"), "--trust-remote-code"),
+        ("fetch a model from the hub", model and not Path(model).expanduser().exists(), f"moe-probe run {model}"),
+        ("write into another folder", offload, f"--offload-folder {offload}"),
+        ("fetch a data set", corpus.startswith("datasets:"), f"--corpus {corpus}"),
+        ("work on a cluster", asked("workers", "ray"), "--ray"),
+        ("reach a cluster", cluster, f"--ray-address {cluster}"),
+    )
+    for what, wanted, flag in asks:
+        if wanted:
+            raise UsageError(f"{path} asks to {what}", "only the command line can allow that, each time", flag)
+
+
 def _sections(read: dict[str, Any]) -> dict[str, Any]:
     """Sort what a file has into sections, and refuse sections that are none."""
     homes = {field: (section, field) for section, kind in SECTIONS.items() for field in kind.model_fields} | _FORMER

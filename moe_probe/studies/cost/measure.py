@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops, shape_of
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import read_stages
+from moe_probe.core.textfiles import read_text
 from moe_probe.studies.cost.project import EXPLAIN_TOKENS, LABELLER, SCORE_TOKENS
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def measure_cost(
     model: str | None,
     revision: str | None = None,
     train_tokens: float | None = None,
+    download: bool = True,
     say: Say = print,
 ) -> dict[str, Any]:
     """Count the operations of a run's stages and set them beside their seconds and bytes.
@@ -83,6 +86,8 @@ def measure_cost(
         Of the checkpoint.
     train_tokens : float, optional
         Tokens that the model was trained on; by default read from ``training.json`` beside the checkpoint.
+    download : bool
+        Ask the hub for the configuration, where `model` is the name of a repository.
     say : callable
         Gets a note where operations cannot be counted.
 
@@ -92,11 +97,20 @@ def measure_cost(
         ``model`` (sizes), ``training_flops`` (None where the tokens are not known), ``steps``: one entry per step, with
         ``step, paid`` (once | every output), ``tokens, flops, seconds, bytes, llm_tokens, of_training`` (None where not
         known), ``note``.
+
+    Raises
+    ------
+    MoeProbeError
+        When the configuration, or ``training.json``, is missing or cannot be read.
     """
     lengths = run.documents["n_tokens"].to_numpy()
-    sizes = _unknown_model() if model is None else _model_sizes(model, revision, train_tokens, lengths)
+    sizes = _unknown_model() if model is None else _model_sizes(_config_of(model, revision, download=download), model, lengths)
     if model is None:
         say("note: operations of the model are not counted: no model was named (--model MODEL)")
+    else:
+        tokens = train_tokens if train_tokens is not None else _recorded_tokens(Path(model) / "training.json")
+        # three times the forward: backward passes do twice its work (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
+        sizes |= {"train_tokens": tokens, "training_flops": 3 * sizes["forward_flops"] * tokens if tokens else None}
     seconds, training = _stage_seconds(run.path), sizes["training_flops"]
     steps = []
     for step in (*_trace_steps(run, seconds, sizes), *_sae_steps(run, seconds, sizes)):
@@ -220,25 +234,28 @@ def _unknown_model() -> dict[str, Any]:
     return dict.fromkeys(("name", "forward_flops", "forward_flops_no_logits", "training_flops", "train_tokens"))
 
 
-def _model_sizes(model: str, revision: str | None, train_tokens: float | None, lengths: np.ndarray) -> dict[str, Any]:
-    """Sizes of the model; `lengths` are tokens of the documents that were collected."""
-    from transformers import AutoConfig
+def _config_of(model: str, revision: str | None, *, download: bool) -> Any:
+    from moe_probe.models.checkpoint import local_folder, read_config
+    from moe_probe.models.network import hub_access
 
-    config = AutoConfig.from_pretrained(model, revision=revision)
+    local = local_folder(model)
+    with hub_access(allowed=download and local is None):
+        return read_config(model, {} if local is not None or revision is None else {"revision": revision})
+
+
+def _model_sizes(config: Any, model: str, lengths: np.ndarray) -> dict[str, Any]:
+    """Sizes of the model; `lengths` are tokens of the documents that were collected."""
     shape = shape_of(config)
     window = min(int(getattr(config.get_text_config(), "max_position_embeddings", 2048)), 4096)
     forward = shape.forward_flops(window)
     # documents were collected as long as they are, or in windows: the mean window of a token
     collected = round(float(np.average(np.minimum(lengths, window), weights=lengths))) if lengths.sum() else window
-    if train_tokens is None:
-        train_tokens = _recorded_tokens(Path(model) / "training.json")
-    # three times the forward: backward passes do twice its work (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
     return {
         "name": str(model),
         "forward_flops": forward,
         "forward_flops_no_logits": shape.forward_flops(collected, logits=False),
-        "train_tokens": train_tokens,
-        "training_flops": 3 * forward * train_tokens if train_tokens else None,
+        "train_tokens": None,
+        "training_flops": None,
         "window": window,
         "window_collected": collected,
         "d_model": shape.d_model,
@@ -249,8 +266,13 @@ def _recorded_tokens(path: Path) -> float | None:
     """Training tokens by the notes of this project's own training script."""
     if not path.is_file():
         return None
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    return float(notes["step"]) * float(notes["settings"]["batch_tokens"]) if {"step", "settings"} <= set(notes) else None
+    try:
+        notes = json.loads(read_text(path))
+        return float(notes["step"]) * float(notes["settings"]["batch_tokens"]) if {"step", "settings"} <= set(notes) else None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise MoeProbeError(
+            f"{path} cannot be read", f"it is no record of training ({error})", "--train-tokens N, or remove the file"
+        ) from error
 
 
 def _stage_seconds(run: Path) -> dict[str, float]:
