@@ -76,7 +76,7 @@ def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: S
         where = result.save(opened.results_folder / "asked")
     console.result(
         {"ablation": result.table.to_dict("records"), "table": str(where)},
-        "\n".join([*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"]),
+        [*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"],
     )
 
 

@@ -50,7 +50,7 @@ def check(
         "seconds": tokens / rate,
         "routing_bytes": size,
     }
-    console.result(data, _check_text(loaded, found, tokens, rate, size))
+    console.result(data, _check_lines(loaded, found, tokens, rate, size))
     found.raise_if_failed()
 
 
@@ -75,7 +75,7 @@ def _tokens_per_second(loaded: LoadedModel) -> float:
     return ids.numel() / min(seconds[1:])
 
 
-def _check_text(loaded: LoadedModel, found: CheckReport, tokens: float, rate: float, size: int) -> str:
+def _check_lines(loaded: LoadedModel, found: CheckReport, tokens: float, rate: float, size: int) -> list[str]:
     info = loaded.info
     lines = [
         (
@@ -107,7 +107,7 @@ def _check_text(loaded: LoadedModel, found: CheckReport, tokens: float, rate: fl
     )
     if found.ok:
         lines.append(f"Next: moe-probe run {info.id} --corpus FILE --out RUN")
-    return "\n".join(lines)
+    return lines
 
 
 def _duration(seconds: float) -> str:

@@ -128,4 +128,4 @@ def _tell(found: Comparison, out: Path, files: list[Path], console: Console) -> 
     page = out / "compare.html"
     last = f"Page: {page}. Tables: {out}" if page in files else f"Tables: {out}/comparison_*.parquet"
     notes = [f"note: {note}" for note in found.notes]
-    console.result(data, "\n".join([*found.headlines, *notes, last]))
+    console.result(data, [*found.headlines, *notes, last])

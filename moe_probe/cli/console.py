@@ -10,7 +10,7 @@ import typer
 
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.progress import say_above
-from moe_probe.core.text import printable, some_of
+from moe_probe.core.text import one_line, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,24 +33,27 @@ class Console:
     def say(self, text: str) -> None:
         """Tell the person at the terminal, on stderr."""
         if not self.quiet:
-            say_above(printable(text))
+            say_above(text)
 
     def notes(self, warnings: Iterable[str]) -> None:
         """Show what weakens a result."""
         for warning in warnings:
             self.say(f"note: {warning}")
 
-    def result(self, data: dict[str, Any], text: str) -> None:
+    def result(self, data: dict[str, Any], lines: str | Iterable[str]) -> None:
         """Give the command's result on stdout.
 
         Parameters
         ----------
         data : dict
             With ``--json``.
-        text : str
-            Without.
+        lines : str or iterable of str
+            Without: a line, or several. A line break inside one is not ours, and is shown by its code.
         """
-        typer.echo(json.dumps(_numbers(data), indent=1, default=_plain) if self.as_json else printable(text))
+        if self.as_json:
+            typer.echo(json.dumps(_numbers(data), indent=1, default=_plain))
+            return
+        typer.echo("\n".join(map(one_line, [lines] if isinstance(lines, str) else lines)))
 
 
 def _numbers(value: Any) -> Any:

@@ -104,7 +104,7 @@ def cost(
         raise UsageError(
             "nothing to count", "name a run, a --preset, or --params and --tokens", "moe-probe cost --preset deepseek-v3"
         )
-    console.result(data, "\n".join(lines).rstrip())
+    console.result(data, lines[:-1] if not lines[-1] else lines)
 
 
 def _run_lines(found: dict[str, Any]) -> list[str]:

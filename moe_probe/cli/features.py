@@ -181,5 +181,5 @@ def find(
             "features": found.features.to_dict("records"),
             "experts": found.experts.to_dict("records"),
         },
-        found.text(),
+        found.lines(),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,8 +17,12 @@ from moe_probe.cli.unexpected import sentence_of
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_error
 from moe_probe.core.interrupt import reraise_sigint
-from moe_probe.core.progress import showing
-from moe_probe.core.text import printable
+from moe_probe.core.links import refuse_links_out
+from moe_probe.core.progress import say_above, showing
+from moe_probe.core.text import one_line
+
+#: Arguments of commands that name a folder of a run, a trace or an SAE.
+_FOLDERS = ("run", "run_path", "path", "runs", "traces", "source", "add", "records", "out")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,11 +41,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 reraise_sigint(),
                 _warnings(quiet=options.get("quiet", False)),
             ):
+                _check_folders(options)
                 command(*words, **options)
         except MoeProbeError as error:
             if options.get("debug"):
                 raise
-            typer.echo(f"moe-probe: {printable(str(error))}", err=True)
+            typer.echo(f"moe-probe: {error}", err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:
             sys.stderr.close()  # whoever read our output has left; nothing is wrong
@@ -52,10 +58,22 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             told = _refused(error) if isinstance(error, OSError) else None
             told = told or sentence_of(error, options)
-            typer.echo(f"moe-probe: {printable(str(told))}", err=True)
+            typer.echo(f"moe-probe: {told}", err=True)
             sys.exit(told.exit_code)
 
     return run
+
+
+def _check_folders(options: Mapping[str, Any]) -> None:
+    """Refuse folders of strangers with links out of them, before any command reads or writes there."""
+    for name in _FOLDERS:
+        given = options.get(name)
+        for folder in given if isinstance(given, list) else [given]:
+            if not isinstance(folder, Path) or (name == "out" and options.get("force")):
+                continue  # --force removes links as links
+            trace = refuse_links_out(folder, trace=not (name == "out" and options.get("resume")))
+            if trace is not None and not options.get("quiet", False):
+                say_above(f"note: the trace of {folder} lies in {trace}")
 
 
 def _meant(error: BaseException) -> bool:
@@ -76,7 +94,7 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
 
         def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
             if category.__name__ == "FontWarning":  # by name: matplotlib is not loaded for it
-                typer.echo(f"note: {message}", err=True)
+                typer.echo(one_line(f"note: {message}"), err=True)
             else:
                 plain(message, category, *rest, **named)
 
@@ -97,7 +115,7 @@ def _interrupted() -> None:
     words = [w for w in sys.argv[1:] if w not in ("--force", "--resume")]
     if words and (words[0] in ("run", "demo", "collect", "import") or words[:2] == ["sae", "train"]):
         command = shlex.join(["moe-probe", *words, "--resume"])
-        typer.echo(f"\nmoe-probe: interrupted; what was written is kept. To go on: {command}", err=True)
+        typer.echo(f"\nmoe-probe: interrupted; what was written is kept. To go on: {one_line(command)}", err=True)
     else:
         typer.echo("\nmoe-probe: interrupted.", err=True)
     sys.exit(130)

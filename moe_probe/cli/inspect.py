@@ -131,8 +131,9 @@ def _show(seen: list[Inspection], run: Path, options: InspectOptions, console: C
         # not console.result, which would escape the colours too: what is not ours was escaped word by word
         typer.echo(terminal_text(one, top=options.top, width=width, colour=colour), color=colour)
         typer.echo()
-    typer.echo(
+    console.result(
+        {},
         f"Page: {html}"
         if html is not None
-        else f"Next: moe-probe inspect {run} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3"
+        else f"Next: moe-probe inspect {run} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3",
     )

@@ -12,7 +12,7 @@ from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import RunPath, Seed, command, writes_run
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings
-from moe_probe.core.text import table_text
+from moe_probe.core.text import table_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +55,8 @@ def match(
     shown = carriers.assign(members=readable)[columns].round(3)
     console.result(
         {r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
-        f"{table_text(shown)}\nTables: {run / 'results'}: {', '.join(r.name for r in results)}. "
-        f"Next: moe-probe ablate {run}",
+        [
+            *table_lines(shown),
+            f"Tables: {run / 'results'}: {', '.join(r.name for r in results)}. Next: moe-probe ablate {run}",
+        ],
     )

@@ -58,7 +58,7 @@ def models(
 ) -> None:
     """Print the table of models: which have experts of topics, and how sure that is; add rows of your own (--add)."""
     from moe_probe.core.files import disk_errors, write_text
-    from moe_probe.studies.models_table import SHIPPED, answer_sentences, models_page, models_text, read_rows
+    from moe_probe.studies.models_table import SHIPPED, answer_sentences, models_lines, models_page, read_rows
 
     if add is None and (name or note):
         raise UsageError("--name and --corpus-note describe a new row", "no run was named", "--add RUN")
@@ -85,7 +85,7 @@ def models(
         "files": [str(path) for path in [*([] if added is None else [added]), *written]],
     }
     last = [*([] if added is None else [f"Added: {added}"]), *(f"Written: {path}" for path in written)]
-    console.result(data, "\n".join([models_text(rows), *([""] if last else []), *last]))
+    console.result(data, [*models_lines(rows), *([""] if last else []), *last])
 
 
 def _add(run: Path, records: Path, *, name: str, note: str) -> Path:

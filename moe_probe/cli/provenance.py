@@ -41,7 +41,7 @@ def info(
         "unknown": unknowns(trace.manifest, trace.documents),
         "bytes": _size(trace),
     }
-    console.result(data, _info_text(trace, topics))
+    console.result(data, _info_lines(trace, topics))
 
 
 def _size(trace: Trace) -> int:
@@ -49,14 +49,14 @@ def _size(trace: Trace) -> int:
     return sum(e.size for e in entries)
 
 
-def _info_text(trace: Trace, topics: dict[str, int]) -> str:
+def _info_lines(trace: Trace, topics: dict[str, int]) -> list[str]:
     from moe_probe.recording.trace.facts import left_out, unknowns, weights_source
 
     m = trace.manifest
     experts = ", ".join(str(n) for n in sorted({x.num_experts for x in m.layers}))
     slots = ", ".join(str(n) for n in sorted({x.top_k for x in m.layers}))
     revision = f" at {m.model.revision}" if m.model.revision else ""
-    lines = [
+    return [
         f"model      {m.model.id}{revision} ({m.model.architecture}; {weights_source(m)})",
         (
             f"layers     {len(m.layers)} MoE layers, experts {experts}, top-k {slots}; "
@@ -79,7 +79,6 @@ def _info_text(trace: Trace, topics: dict[str, int]) -> str:
         f"made with  {', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}",
         f"Next: moe-probe analyze {trace.root}",
     ]
-    return "\n".join(lines)
 
 
 def verify(
@@ -96,9 +95,7 @@ def verify(
     part = manifest.shard_of if manifest else None
     console.result(
         {"trace": str(path), "ok": not problems, "problems": problems} | ({"shard_of": list(part)} if part else {}),
-        "\n".join(problems)
-        if manifest is None
-        else f"{path} is whole" + (f" ({manifest.part} of the corpus)" if part else ""),
+        problems if manifest is None else f"{path} is whole" + (f" ({manifest.part} of the corpus)" if part else ""),
     )
     if problems:
         raise MoeProbeError(f"{path} is damaged", problems[0], "a copy, or collect again with --force")
@@ -119,7 +116,7 @@ def cite(
         raise MoeProbeError(f"{run_path} holds no results", "", f"moe-probe analyze {run_path}")
     sources = {name: list(result.citations) for name, result in results.items()}
     if as_bibtex:
-        console.result({"bibtex": bibtex(all_citations(results))}, bibtex(all_citations(results)).rstrip())
+        console.result({"bibtex": bibtex(all_citations(results))}, bibtex(all_citations(results)).rstrip().split("\n"))
         return
     lines = [f"{name}: {source}" for name, found in sources.items() for source in found]
-    console.result(sources, "\n".join(lines) or "these results name no source")
+    console.result(sources, lines or "these results name no source")

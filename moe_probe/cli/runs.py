@@ -214,6 +214,7 @@ def analyze(
 ) -> None:
     """Compute the result tables of a trace."""
     from moe_probe.core.files import disk_errors
+    from moe_probe.core.links import refuse_links_out
     from moe_probe.models.settings import ModelSettings
     from moe_probe.recording.run_model import dtype_of
     from moe_probe.recording.trace import Trace
@@ -224,6 +225,7 @@ def analyze(
     need_label(trace, statistics.by, "--by")
     need_label(trace, statistics.strata, "--strata")
     root = out or run_directory(path)
+    refuse_links_out(root, trace=True)
     with disk_errors(root):  # a folder that cannot be written shows before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
     name, options = weights.model, weights.model_dump(exclude={"model"})

@@ -11,7 +11,7 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import Mode, RunPath, Seed, command, writes_run
 from moe_probe.core.lock import locked
-from moe_probe.core.text import table_text
+from moe_probe.core.text import table_lines
 from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.sae.settings import SaeSettings
 
@@ -101,5 +101,5 @@ def evaluate(
     columns = ["sae", "fvu", "l0", "dead", "dense", "ce_recovered", "redundancy"]
     console.result(
         {"sae_quality": result.table.to_dict("records")},
-        f"{table_text(result.table[columns].round(3))}\nTable: {opened.results_folder / 'sae_quality.parquet'}",
+        [*table_lines(result.table[columns].round(3)), f"Table: {opened.results_folder / 'sae_quality.parquet'}"],
     )

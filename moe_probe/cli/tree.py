@@ -13,7 +13,7 @@ from moe_probe.cli.options import RunPath, Seed, Strata, command, writes_run
 from moe_probe.core.errors import UsageError
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
-from moe_probe.core.text import clipped, table_text
+from moe_probe.core.text import clipped, table_lines
 from moe_probe.features.tree.options import DepthOptions, TreeSettings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def tree(run: RunPath, *, options: TreeOptions, strata: Strata = None, seed: See
         return _walk(opened, o.walk, console)
     if o.word is not None:
         steps = walk_word(opened, o.word)
-        return console.result({"word": o.word, "steps": steps}, "\n".join(word_walk_lines(o.word, steps)))
+        return console.result({"word": o.word, "steps": steps}, word_walk_lines(o.word, steps))
     from moe_probe.experts.strata import choose_strata
 
     tests = o.tests(choose_strata(run, opened, by=o.by, given=strata), seed)
@@ -92,7 +92,7 @@ def tree(run: RunPath, *, options: TreeOptions, strata: Strata = None, seed: See
         f"{edges:,} edges: {opened.results_folder / 'tree.parquet'}. "
         f"Next: moe-probe tree {run} --word WORD, --depth-first auto, or moe-probe report {run}"
     )
-    return console.result(data | {"edges": edges}, "\n".join([*tree_lines(results), last]))
+    return console.result(data | {"edges": edges}, [*tree_lines(results), last])
 
 
 def _walk(run: RunDirectory, start: str, console: Console) -> None:
@@ -102,7 +102,7 @@ def _walk(run: RunDirectory, start: str, console: Console) -> None:
     if not number.isdigit():
         raise UsageError(f"--walk {start} cannot be read", "", "FOLDER:FEATURE, as layer_05/width_00256:12")
     lines = walk_feature(run, name, int(number))
-    console.result({"walk": lines}, "\n".join(lines))
+    console.result({"walk": lines}, lines)
 
 
 def _depth_first(run: RunDirectory, o: TreeOptions, tests: TreeSettings, console: Console) -> None:
@@ -117,8 +117,8 @@ def _depth_first(run: RunDirectory, o: TreeOptions, tests: TreeSettings, console
     shown = features.table[features.table["mine"] & features.table["good"]].sort_values("label_score", ascending=False)
     lines = [
         f"{compared.params['subject']}, from {compared.params['root']}",
-        table_text(compared.table.round(4)),
+        *table_lines(compared.table.round(4)),
         *(f"  {r.path}:{r.feature} {clipped(r.label, 70)} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()),
         f"Tables: {run.results_folder}: depth_first, depth_features. Next: moe-probe report {run.path}",
     ]
-    console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params}, "\n".join(lines))
+    console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params}, lines)

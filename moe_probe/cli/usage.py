@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from moe_probe.core.errors import UsageError
-from moe_probe.core.text import printable
+from moe_probe.core.text import one_line
 
 
 def run_app(app: typer.Typer) -> int:
@@ -33,7 +33,7 @@ def run_app(app: typer.Typer) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message(), err=True, nl=bool(error.format_message()))
         else:
-            typer.echo(f"moe-probe: {printable(usage_sentence(error, typer.main.get_command(app)))}", err=True)
+            typer.echo(f"moe-probe: {one_line(usage_sentence(error, typer.main.get_command(app)))}", err=True)
         return int(getattr(error, "exit_code", 2))
     return int(status or 0)
 

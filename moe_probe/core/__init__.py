@@ -10,6 +10,7 @@
 - `text` text that is safe to show: control characters, clipping, terminal width, enumerations, numbers and missing values.
 - `pieces` tokens as text: characters split over several tokens are joined; `html` escaped parts of HTML for notebooks.
 - `textfiles` any text file that users bring: encodings, compression, JSON, CSV, globs.
+- `links` links out of a folder that may be a stranger's are refused.
 - `files` files whole or absent, full disks and missing permissions, checksums; `own_files` which files of a folder the program
   wrote, the only ones that it removes; `lock` one writer at a time for a run or trace, `holder` who it is.
 - `progress` bars and durations, `interrupt` Ctrl-C; `overlap` threads that prepare what comes next and put away what is done.

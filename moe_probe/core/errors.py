@@ -40,13 +40,15 @@ class MoeProbeError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """Join the three parts to one sentence with a piece of advice."""
+        """Join the three parts to one sentence with a piece of advice, on one line: the parts may quote what others wrote."""
+        from moe_probe.core.text import one_line
+
         text = self.what.rstrip(".")
         if self.why:
             text += f": {self.why.rstrip('.')}"
         if self.hint:
             text += f"{'' if text.endswith('?') else '.'} Try: {self.hint.rstrip('.')}"
-        return text if text.endswith("?") else text + "."
+        return one_line(text if text.endswith("?") else text + ".")
 
 
 class UsageError(MoeProbeError):

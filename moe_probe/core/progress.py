@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 from moe_probe.core.interrupt import raise_if_pressed
-from moe_probe.core.text import printable
+from moe_probe.core.text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -146,7 +146,7 @@ class Bar:
     def __init__(
         self, text: str, *, total: int | None = None, unit: str = "steps", initial: int = 0, shown: bool | None = None
     ) -> None:
-        self.text, self.total, self.unit, self.n, self.note = printable(text), total, unit, initial, ""
+        self.text, self.total, self.unit, self.n, self.note = one_line(text), total, unit, initial, ""
         self._began, self._initial, self._closed = time.monotonic(), initial, threading.Event()
         self._screen = _screen.get() or (_Screen() if shown else None) if shown is not False else None
         self._n_lines = 0
@@ -187,7 +187,7 @@ class Bar:
         """
         raise_if_pressed()
         self.n += n
-        self.note = self.note if note is None else printable(note)
+        self.note = self.note if note is None else one_line(note)
         self.total = self.total if total is None else total
 
     def line(self) -> str:
@@ -290,9 +290,9 @@ def duration(seconds: float) -> str:
 
 
 def say_above(text: str) -> None:
-    """Write a line on stderr, above the bars that may be drawn there."""
+    """Write a line on stderr, above the bars that may be drawn there; a line break in the text is shown by its code."""
     screen = _screen.get()
-    (_write if screen is None else screen.write)(text)
+    (_write if screen is None else screen.write)(one_line(text))
 
 
 def _new_bars() -> Progress:

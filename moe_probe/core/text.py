@@ -37,6 +37,24 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    r"""Make a text of outside safe for one line of a terminal, a table or Markdown: it cannot begin a line of its own.
+
+    Every line that a person reads goes through this: topics, names of files and models, labels and answers may have line
+    breaks, which would pass for lines of this program.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        As `printable`, with line breaks and tabs as ``\n`` and ``\t``.
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def cells(text: str) -> int:
     """Count the columns of a terminal that a text takes: two for a wide character (Chinese, emoji), none for an accent."""
     if text.isascii():
@@ -155,7 +173,7 @@ def _signs(text: str) -> list[str]:
     return out
 
 
-def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
+def table_lines(table: pd.DataFrame, *, most: int | None = None) -> list[str]:
     """Lay out a table for a terminal: columns aligned by the width of characters, a dash where a value is missing.
 
     Parameters
@@ -166,22 +184,23 @@ def table_text(table: pd.DataFrame, *, most: int | None = None) -> str:
 
     Returns
     -------
-    str
+    list of str
+        Headings, then a line for each row: a cell with line breaks stays one cell.
     """
     if table.empty:
-        return "no rows"
+        return ["no rows"]
     columns = []
     for i, name in enumerate(table.columns):
         column = table.iloc[:, i]
         if column.dtype.kind in "iuf":  # as many decimals in every row
             values = [v.strip() for v in column.to_string(index=False, header=False).split("\n")]
         else:
-            values = [str(v).replace("\n", "\\n") for v in column]
+            values = [one_line(str(v)) for v in column]
         values = ["–" if is_missing(v) else text for v, text in zip(column, values, strict=True)]
-        shown = [str(name), *(v if most is None else cut_to(v, most) for v in values)]
+        shown = [one_line(str(name)), *(v if most is None else cut_to(v, most) for v in values)]
         width = max(map(cells, shown))
         columns.append([" " * (width - cells(v)) + v for v in shown])
-    return "\n".join(" ".join(row) for row in zip(*columns, strict=True))
+    return [" ".join(row) for row in zip(*columns, strict=True)]
 
 
 def some_of(values: Iterable[object], most: int = 5, joint: str = ", ") -> str:

@@ -49,20 +49,8 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
         )
     if "RevisionNotFoundError" in kinds:
         return MoeProbeError(f"{name} has no such revision", first, "omit --revision, or pass a commit")
-    if _hub_is_off() and kinds & _UNREACHED:
-        return MoeProbeError(
-            f"the {part} of {name} is not on this machine",
-            "the hub is asked only for a model that the command line names, and not where HF_HUB_OFFLINE is set",
-            f"--model {name}, if you want it from the hub",
-        )
-    if kinds & _UNREACHED or (
-        "couldn't connect" in text or "connection error" in text
-    ):
-        return MoeProbeError(
-            f"the {part} of {name} could not be downloaded",
-            "the hub cannot be reached and there is no local copy",
-            "check the connection, or pass a folder that has the model",
-        )
+    if kinds & _UNREACHED or "couldn't connect" in text or "connection error" in text:
+        return _not_here(name, part)
     if "RepositoryNotFoundError" in kinds or "not a valid model identifier" in text:
         return MoeProbeError(
             f"there is no model {name}", "neither a folder nor a public repository has this name", "check the spelling"
@@ -100,10 +88,21 @@ def _diagnosis(name: str, part: str, error: BaseException) -> MoeProbeError:
     return MoeProbeError(f"the {part} of {name} could not be read", first, "check that the files are complete")
 
 
-def _hub_is_off() -> bool:
+def _not_here(name: str, part: str) -> MoeProbeError:
+    """Say why the hub did not help: it was not asked, or did not answer."""
     from huggingface_hub import constants
 
-    return bool(constants.HF_HUB_OFFLINE)
+    if constants.HF_HUB_OFFLINE:
+        return MoeProbeError(
+            f"the {part} of {name} is not on this machine",
+            "the hub is asked only for a model that the command line names, and not where HF_HUB_OFFLINE is set",
+            f"--model {name}, if you want it from the hub",
+        )
+    return MoeProbeError(
+        f"the {part} of {name} could not be downloaded",
+        "the hub cannot be reached and there is no local copy",
+        "check the connection, or pass a folder that has the model",
+    )
 
 
 def _placement_diagnosis(name: str, error: BaseException) -> MoeProbeError | None:

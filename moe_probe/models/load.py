@@ -192,9 +192,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         if local is not None:
             check_weights(local)
         quantization = prepare_quantized(config)
-        model = _read_weights(
-            name, config, options | placed.options(quantized=quantization is not None), progress=progress
-        )
+        model = _read_weights(name, config, options | placed.options(quantized=quantization is not None), progress=progress)
         model = placed.moved(model.eval())
         sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
         tokenizer = read_tokenizer(name, source)

@@ -76,7 +76,7 @@ def model_settings_of(run: Path, *, needed: bool = False) -> ModelSettings | Non
         return None
 
 
-def load_model_of(
+def load_model_of(  # noqa: PLR0913 (keyword options with defaults)
     run: Path,
     name: str | None = None,
     *,

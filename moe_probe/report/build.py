@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from moe_probe.core.errors import MoeProbeError
@@ -90,16 +90,32 @@ def render_html(report: Report, images: Mapping[str, bytes]) -> str:
     -------
     str
     """
-    import hashlib
-
     encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
     templates = environment(autoescape=True)
-    inside = {name: templates.get_template(f"page.{name}").render() for name in ("css", "js")}
-    # the browser runs and applies these very texts only: markup that slipped through would be dead
-    hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in inside.items()}
-    return templates.get_template("report.html.j2").render(
-        report=report, images=encoded, css=inside["css"], js=inside["js"], hashes=hashes
-    )
+    return templates.get_template("report.html.j2").render(report=report, images=encoded, **style_and_script(templates, "page"))
+
+
+def style_and_script(templates: Environment, name: str) -> dict[str, Any]:
+    """Read what is written into a page, with the hashes that its policy names.
+
+    A browser runs and applies these very texts only: markup that slipped through the escaping would be dead.
+
+    Parameters
+    ----------
+    templates : Environment
+    name : str
+        Of the files ``NAME.css`` and ``NAME.js`` among the templates.
+
+    Returns
+    -------
+    dict
+        ``css``, ``js`` and ``hashes`` of both (SHA-256 in base64, as a Content-Security-Policy takes them).
+    """
+    import hashlib
+
+    inside = {kind: templates.get_template(f"{name}.{kind}").render() for kind in ("css", "js")}
+    hashes = {kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in inside.items()}
+    return {**inside, "hashes": hashes}
 
 
 def render_markdown(report: Report) -> str:

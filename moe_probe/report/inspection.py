@@ -50,10 +50,10 @@ def write_inspections(seen: Sequence[Inspection], path: str | Path) -> Path:
 
 def render_inspections(seen: Sequence[Inspection]) -> str:
     """Render the page; all text is escaped, control characters are shown by their codes."""
-    from moe_probe.report.build import environment
+    from moe_probe.report.build import environment, style_and_script
 
-    texts = [_text(one, i) for i, one in enumerate(seen)]
-    return environment(autoescape=True).get_template("inspection.html.j2").render(texts=texts)
+    texts, templates = [_text(one, i) for i, one in enumerate(seen)], environment(autoescape=True)
+    return templates.get_template("inspection.html.j2").render(texts=texts, **style_and_script(templates, "inspection"))
 
 
 def _clean(value: object) -> str:

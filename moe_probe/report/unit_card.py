@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shaded_html
 from moe_probe.core.results import Results
-from moe_probe.core.text import printable, some_of
+from moe_probe.core.text import one_line, printable, some_of
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
@@ -53,7 +53,7 @@ class UnitCard:
         for passage in self.passages:
             text = "".join(f"[{t}]" if s >= 2 else t for t, s in passage.pieces)
             lines.append(f"  ({passage.name}) {text.strip()}")
-        return printable("\n".join(lines))
+        return "\n".join(map(one_line, lines))
 
     def _repr_html_(self) -> str:
         excerpts = "".join(

@@ -88,7 +88,8 @@ def test_accents_join_the_word_before_them_and_stand_on_a_circle_alone() -> None
 
 
 def test_missing_numbers_are_a_dash_in_a_terminal() -> None:
-    shown = SearchResult("q", 1, pd.DataFrame({"label": ["化学"], "label_score": [np.nan]}), pd.DataFrame()).text()
+    lines = SearchResult("q", 1, pd.DataFrame({"label": ["化学"], "label_score": [np.nan]}), pd.DataFrame()).lines()
+    shown = "\n".join(lines)
     assert "NaN" not in shown and "–" in shown
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import byte_alphabet, decode, marked, token_text, whole_characters, with_spaces
-from moe_probe.core.text import cells, cut_to, line_breaks, printable, table_text
+from moe_probe.core.text import cells, cut_to, line_breaks, printable, table_lines
 from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.explain import expert_tokens
 from moe_probe.experts.explain.classes import token_class
@@ -486,7 +486,7 @@ def test_spaces_and_joiners_are_shown_as_they_are() -> None:
 
 
 def test_wide_characters_align_in_tables() -> None:
-    lines = table_text(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]})).split("\n")
+    lines = table_lines(pd.DataFrame({"topic": ["化学", "history"], "n": [1, 2]}))
     assert len({cells(line) for line in lines}) == 1
     table = pd.DataFrame(
         {
@@ -495,12 +495,10 @@ def test_wide_characters_align_in_tables() -> None:
             "i": pd.array([0, 1, 2, None, 4], dtype="Int64"),
         }
     )
-    lines = table_text(table).split("\n")
+    lines = table_lines(table)
     assert len({cells(line) for line in lines}) == 1 and len(lines) == 6
     assert lines[1].split() == ["化学", "1.5", "0"] and lines[3].split()[1:] == ["–", "2"] and lines[5].split()[0] == "–"
-    assert (
-        "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_text(table, most=4).split("\n")[0]) < cells(lines[0])
-    )
+    assert "a\\nb" in lines[4] and lines[4].endswith("–") and cells(table_lines(table, most=4)[0]) < cells(lines[0])
 
 
 def test_regular_expressions_and_whole_words_of_ascii_are_as_before() -> None:

@@ -31,8 +31,8 @@ from moe_probe.studies.models_table import (
     answer_sentences,
     finding,
     measure_row,
+    models_lines,
     models_page,
-    models_text,
     read_rows,
     shipped_rows,
 )
@@ -285,7 +285,7 @@ def test_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, _ = said(monkeypatch, capsys)
-    assert status == 0 and out.strip() == models_text(shipped_rows()).strip()
+    assert status == 0 and out.splitlines() == models_lines(shipped_rows())
     status, out, _ = said(monkeypatch, capsys, "--add", planted.path, "--name", "mine", "--corpus-note", "a note")
     assert status == 0 and "Added: models/mine-topic-" in out and "a note" in out
     status, out, _ = said(monkeypatch, capsys, "--json")

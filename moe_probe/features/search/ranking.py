@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.text import table_text
+from moe_probe.core.text import table_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +40,12 @@ class SearchResult:
     features: pd.DataFrame
     experts: pd.DataFrame
 
-    def text(self) -> str:
-        """Write both tables for a terminal."""
-        parts = [self.source]
+    def lines(self) -> list[str]:
+        """Lines of both tables, for a terminal."""
+        out = [self.source]
         for title, table in (("Features", self.features), ("Experts", self.experts)):
-            shown = table_text(table.round(3), most=60) if len(table) else "none"
-            parts.append(f"\n{title}\n{shown}")
-        return "\n".join(parts)
+            out += ["", title, *(table_lines(table.round(3), most=60) if len(table) else ["none"])]
+        return out
 
 
 def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, corpus_tokens: int) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
-from moe_probe.core.text import figure, table_text
+from moe_probe.core.text import figure, table_lines
 from moe_probe.features.tree import captions
 from moe_probe.features.tree.annotations import feature_annotations
 from moe_probe.features.tree.concepts import concept_table
@@ -239,10 +239,10 @@ def tree_lines(results: Sequence[Result]) -> list[str]:
     tables = {r.name: r.table for r in results}
     pair = ["layer", "parent_width", "child_width"]
     shares = ["split", "kept", "novel", "stitched_novel", *_SEED_COLUMNS[:3]]
-    lines = [table_text(tables["splitting"][pair + shares].round(3))]
+    lines = table_lines(tables["splitting"][pair + shares].round(3))
     if "tree_subjects" in tables:
         tested = [*pair, "tree", "nodes", "judged", "purity", "expected", "shared", "p_value"]
-        lines += ["", "Firings of siblings about one topic:", table_text(tables["tree_subjects"][tested].round(3))]
+        lines += ["", "Firings of siblings about one topic:", *table_lines(tables["tree_subjects"][tested].round(3))]
         kinds = tables["tree_nodes"].groupby("kind").size()
         lines.append("Nodes: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
         if UNJUDGED in kinds:

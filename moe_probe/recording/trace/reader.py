@@ -15,7 +15,7 @@ from moe_probe.core.files import path_inside
 from moe_probe.core.html import card_html, facts_html
 from moe_probe.core.routing import Usage, dropped_id
 from moe_probe.core.schema import Manifest, MoeLayer
-from moe_probe.core.text import some_of
+from moe_probe.core.text import one_line, some_of
 from moe_probe.recording.trace.annotated import documents_anndata, tokens_anndata
 from moe_probe.recording.trace.chunks import RoutingChunk
 from moe_probe.recording.trace.facts import trace_facts
@@ -239,7 +239,7 @@ class Trace(TraceTokens):
         m = self.manifest
         experts = sorted({layer.num_experts for layer in m.layers})
         slots = sorted({layer.top_k for layer in m.layers})
-        return (
+        return one_line(
             f"Trace({m.model.id}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(m.layers)} MoE layers, "
             f"experts {experts}, top-k {slots}, kept {', '.join(m.kept)})"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.core.text import is_missing, printable
+from moe_probe.core.text import is_missing, one_line, printable
 from moe_probe.report.cells import probability
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def escaped(text: object) -> str:
 def sentences(lines: Sequence[str]) -> Shown:
     """Show sentences as a list."""
     items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
-    return Shown(f'<ul class="tex2jax_ignore mathjax_ignore">{items}</ul>', "\n".join(f"- {printable(x)}" for x in lines))
+    return Shown(f'<ul class="tex2jax_ignore mathjax_ignore">{items}</ul>', "\n".join(f"- {one_line(x)}" for x in lines))
 
 
 def show(
@@ -91,7 +91,7 @@ def show(
 
     body = "".join(line("td", row) for row in cells)
     more = f"<p>{len(table) - rows:,} more rows are in the table.</p>" if len(table) > rows else ""
-    plain = "\n".join("\t".join(printable(x) for x in row) for row in [heads, *cells])
+    plain = "\n".join("\t".join(one_line(x) for x in row) for row in [heads, *cells])
     return Shown(
         f'<div class="scroll tex2jax_ignore mathjax_ignore"><table><thead>{line("th", heads)}</thead>'
         f"<tbody>{body}</tbody></table>{more}</div>",

@@ -118,7 +118,7 @@ def bibtex(citations: Iterable[str]) -> str:
         source has a name of its own, never made up.
     """
     seen: dict[str, int] = {}
-    return "\n\n".join(_entry(text, seen) for text in citations) + "\n"
+    return "\n\n".join(_entry(" ".join(text.split()), seen) for text in citations) + "\n"
 
 
 def _entry(text: str, seen: dict[str, int]) -> str:

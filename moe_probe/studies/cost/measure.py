@@ -66,7 +66,7 @@ class TrainedSae(NamedTuple):
         return sae_encode_flops(self.config.d_in, self.config.d_sae)
 
 
-def measure_cost(
+def measure_cost(  # noqa: PLR0913 (keyword options with defaults)
     run: RunDirectory,
     *,
     model: str | None,
@@ -104,7 +104,9 @@ def measure_cost(
         When the configuration, or ``training.json``, is missing or cannot be read.
     """
     lengths = run.documents["n_tokens"].to_numpy()
-    sizes = _unknown_model() if model is None else _model_sizes(_config_of(model, revision, download=download), model, lengths)
+    sizes = (
+        _unknown_model() if model is None else _model_sizes(_config_of(model, revision, download=download), model, lengths)
+    )
     if model is None:
         say("note: operations of the model are not counted: no model was named (--model MODEL)")
     else:
@@ -268,7 +270,9 @@ def _recorded_tokens(path: Path) -> float | None:
         return None
     try:
         notes = json.loads(read_text(path))
-        return float(notes["step"]) * float(notes["settings"]["batch_tokens"]) if {"step", "settings"} <= set(notes) else None
+        return (
+            float(notes["step"]) * float(notes["settings"]["batch_tokens"]) if {"step", "settings"} <= set(notes) else None
+        )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MoeProbeError(
             f"{path} cannot be read", f"it is no record of training ({error})", "--train-tokens N, or remove the file"

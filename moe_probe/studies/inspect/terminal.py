@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moe_probe.core.text import cut_to, figure, line_breaks, printable
+from moe_probe.core.text import cut_to, figure, line_breaks, one_line, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def _blocks(inspection: Inspection, top: int, console: Console) -> Iterator[Rend
 
 def _safe(text: object) -> str:
     """Escape a text, and put it on one line."""
-    return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+    return one_line(str(text))
 
 
 def _aside(text: str) -> Padding:
@@ -205,7 +205,7 @@ def _guess(inspection: Inspection, guess: Guess) -> Iterator[RenderableType]:
     else:
         ranking = ", ".join(f"{_safe(t)} ×{v:.1f}" for t, v in guess.ranking[:3])
         head = f"Topic predicted from the features of {_safe(guess.source)}: {ranking}"
-        method = f"{_safe(guess.ranking[0][0])}: {guess.details[0]} from their densities"
+        method = f"{_safe(guess.ranking[0][0])}: {_safe(guess.details[0])} from their densities"
     if guess.accuracy is None or guess.chance is None:
         accuracy = "how often such a prediction is correct was not measured"
     else:
@@ -263,7 +263,7 @@ def _fires_on(inspection: Inspection, sae: str, feature: int) -> str:
 
 def _overhead(cost: Overhead, saes: list[str]) -> Text:
     per_token = 1e6 / cost.n_tokens
-    encoding = ", ".join(saes) or "no SAE"
+    encoding = ", ".join(map(_safe, saes)) or "no SAE"
     operations = (
         "the model's operations are not counted"
         if cost.forward_flops is None

@@ -15,7 +15,7 @@ from moe_probe.studies.models_table.measure import measure_row
 from moe_probe.studies.models_table.page import models_page
 from moe_probe.studies.models_table.row import ModelRow, TopicRow
 from moe_probe.studies.models_table.store import SHIPPED, add_row, read_rows, shipped_rows
-from moe_probe.studies.models_table.terminal import models_text
+from moe_probe.studies.models_table.terminal import models_lines
 
 __all__ = [
     "SHIPPED",
@@ -26,8 +26,8 @@ __all__ = [
     "answer_sentences",
     "finding",
     "measure_row",
+    "models_lines",
     "models_page",
-    "models_text",
     "read_rows",
     "shipped_rows",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moe_probe.core.text import table_text
+from moe_probe.core.text import table_lines
 from moe_probe.studies.models_table.answer import answer_sentences
 from moe_probe.studies.models_table.cells import (
     Table,
@@ -20,7 +20,7 @@ from moe_probe.studies.models_table.row import ModelRow
 _CELL = 34
 
 
-def models_text(rows: Sequence[ModelRow]) -> str:
+def models_lines(rows: Sequence[ModelRow]) -> list[str]:
     """Lay out the table of models for a terminal: what was measured, what came out, and the answer.
 
     Parameters
@@ -29,7 +29,7 @@ def models_text(rows: Sequence[ModelRow]) -> str:
 
     Returns
     -------
-    str
+    list of str
     """
     parts = (
         ("Models", model_table),
@@ -38,12 +38,12 @@ def models_text(rows: Sequence[ModelRow]) -> str:
         ("Topics with an expert", topics_table),
         ("Strongest experts", strongest_table),
     )
-    blocks = [f"{heading}\n{_text(make(rows))}" for heading, make in parts]
-    return "\n\n".join([*blocks, "\n".join(answer_sentences(rows))])
+    blocks = [line for heading, make in parts for line in (heading, *_lines(make(rows)), "")]
+    return [*blocks, *answer_sentences(rows)]
 
 
-def _text(table: Table) -> str:
+def _lines(table: Table) -> list[str]:
     import pandas as pd
 
     head, body = table
-    return table_text(pd.DataFrame(body, columns=head, dtype=object), most=_CELL)
+    return table_lines(pd.DataFrame(body, columns=head, dtype=object), most=_CELL)
