@@ -92,7 +92,9 @@ def render_html(report: Report, images: Mapping[str, bytes]) -> str:
     """
     encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
     templates = environment(autoescape=True)
-    return templates.get_template("report.html.j2").render(report=report, images=encoded, **style_and_script(templates, "page"))
+    return templates.get_template("report.html.j2").render(
+        report=report, images=encoded, **style_and_script(templates, "page")
+    )
 
 
 def style_and_script(templates: Environment, name: str) -> dict[str, Any]:
