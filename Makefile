@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo study test test-peers docs lint clean
+.PHONY: install demo study test test-peers docs lint audit clean
 
 demo: install
 	$(BIN)/moe-probe demo --out runs/demo --resume
@@ -41,6 +41,12 @@ lint: install
 	$(BIN)/ruff format --check moe_probe tests scripts benchmarks
 	$(BIN)/ruff check moe_probe tests scripts benchmarks
 	$(BIN)/mypy
+
+# known vulnerabilities of the pinned versions, in an environment of its own; asks pypi.org, so that it is no part of CI
+audit:
+	test -d .venv-audit || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/python scripts/audit.py constraints.txt
 
 clean:
 	rm -rf $(VENV) runs

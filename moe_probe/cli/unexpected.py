@@ -85,4 +85,6 @@ def _write(text: str, options: Mapping[str, Any]) -> Path | None:
 
 
 def _is_run(path: Path) -> bool:
+    if (path / "logs").is_symlink():  # of a stranger's folder: the log would be written elsewhere
+        return False
     return (path / "run.yaml").exists() or (path / "trace" / "trace.json").exists()

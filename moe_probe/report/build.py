@@ -133,14 +133,14 @@ def environment(*, autoescape: bool) -> Environment:
 
     templates = Environment(
         loader=PackageLoader("moe_probe.report"),
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701 (Markdown is escaped by its own filter, `md`)
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.filters["md"] = markdown_text
     templates.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
-    templates.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""
+    templates.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""  # noqa: S704 (numbers alone)
     templates.filters["sentences"] = sentences
     templates.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
     templates.tests["is_a"] = lambda block, name: type(block).__name__ == name

@@ -4,4 +4,5 @@
 - `fuzz`: damaged input for every reader; `mutate`, `mutate_values`, `mutate_tables` damage it; `readers` what a reader is,
   `readers_runs` and `readers_inputs` which there are
 - `kills`: kill -9 at any moment; `kill_places` what is killed and how it is continued, `forks` the processes
+- `hostile`: folders of strangers, for every command
 """

@@ -241,8 +241,11 @@ def _config_of(model: str, revision: str | None, *, download: bool) -> Any:
     from moe_probe.models.network import hub_access
 
     local = local_folder(model)
-    with hub_access(allowed=download and local is None):
-        return read_config(model, {} if local is not None or revision is None else {"revision": revision})
+    try:
+        with hub_access(allowed=download and local is None):
+            return read_config(model, {} if local is not None or revision is None else {"revision": revision})
+    except MoeProbeError as error:  # sizes are all that is wanted: they can be given, too
+        raise MoeProbeError(error.what, error.why, "moe-probe cost --params N --d-model N, without the run") from error
 
 
 def _model_sizes(config: Any, model: str, lengths: np.ndarray) -> dict[str, Any]:
