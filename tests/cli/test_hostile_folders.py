@@ -27,7 +27,7 @@ REFUSED = ("code", "hub", "kernel", "pickled", "shards", "device_map", "offload"
 def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a small analysed run, the checkpoint beside it, and the canary."""
     work = tmp_path_factory.mktemp("strangers")
-    trace = planted_trace(work / "made" / "trace", planted=(), topics=2, documents_per_topic=2, tokens=12, n_layers=1)
+    trace = planted_trace(work / "made" / "trace", planted=(), topics=3, documents_per_topic=2, tokens=12, n_layers=2)
     planted_results(trace, work / "made" / "results")
     for folder in ("logs", "figures", "sae/layer_01/width_00016"):
         (work / "made" / folder).mkdir(parents=True)
