@@ -20,6 +20,7 @@ from moe_probe.core.publication import JOURNAL, STAGED, Publication, Published, 
 from moe_probe.core.results import Result, Results
 from moe_probe.core.stage import read_stages
 from moe_probe.runs.ledger import Ledger
+from moe_probe.studies.verdicts import update_verdicts
 
 NAMES = ("layers", "experts", "expert_topics")
 
@@ -316,3 +317,19 @@ def test_further_files_are_published_with_the_tables(tmp_path: Path) -> None:
     with Publication(tmp_path) as publication:
         publication.remove(["cost.json"])
     assert not (tmp_path / "cost.json").exists()
+
+
+def test_what_mends_damaged_results_does_not_trip_over_them(tmp_path: Path) -> None:
+    """A journal that cannot be read, tables that were damaged: new results are written, the report names what is left."""
+    folder = tmp_path / "results"
+    save_together(folder, made(0, ("usage_verdicts", "features", "layers")))
+    (folder / JOURNAL).write_text("{")
+    (folder / "layers.parquet").write_bytes(b"PAR1")
+    (folder / "features.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MoeProbeError, match=r"journal cannot be read.*moe-probe analyze"):
+        read_together(folder)
+    assert update_verdicts(folder, made(1, ("layers",)), remove=["usage_verdicts"]) is None
+    with pytest.raises(MoeProbeError, match=r"'features'.*moe-probe label"):
+        read_together(folder)
+    assert update_verdicts(folder, made(2, ("features",))) is None
+    assert values(folder) == {"layers": 1, "features": 2}

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.generation import save_together
-from moe_probe.core.results import Result, Results
+from moe_probe.core.publication import settle
+from moe_probe.core.results import Result
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.studies.verdicts.evidence import complete_verdicts
 
 _EVIDENCE = ("usage_verdicts", "carriers", "features", "ablation")
+
+
+def _readable(folder: Path, names: Iterable[str]) -> dict[str, Result]:
+    """Read those results that are whole; the report refuses the others by name, with the command that renews them."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(MoeProbeError):
+            found[name] = Result.load(folder, name)
+    return found
 
 
 def update_verdicts(
@@ -43,11 +55,12 @@ def update_verdicts(
     Raises
     ------
     MoeProbeError
-        When a result cannot be read, or the disk refuses; the results are as they were before.
+        When the disk refuses; the results are as they were before.
     """
     folder = run if isinstance(run, Path) else run.results_folder
-    made, before = {result.name: result for result in new}, Results(folder)
-    results = {name: before[name] for name in _EVIDENCE if name in before and name not in remove} | made
+    made = {result.name: result for result in new}
+    settle(folder)  # this command writes: what an interrupted one left is finished before it is read
+    results = _readable(folder, [name for name in _EVIDENCE if name not in made and name not in remove]) | made
     usage = results.get("usage_verdicts")
     if usage is None:
         if made or remove:
