@@ -168,7 +168,8 @@ def _difference(expected: dict[str, str], found: dict[str, str]) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, without the times in it and without locks, which hold a process id."""
-    from moe_probe.core.lock import HOLDER, LOCK
+    from moe_probe.core.holder import HOLDER
+    from moe_probe.core.lock import LOCK
 
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK, HOLDER))
     return {

@@ -177,7 +177,8 @@ def test_results_are_grouped_by_the_command_that_makes_them(name: str, command: 
 def test_a_journal_of_a_stranger_leads_nowhere(tmp_path: Path) -> None:
     """Names with folders, links as journal or as staging folder: nothing outside is touched."""
     outside, folder = tmp_path / "outside", tmp_path / "results"
-    outside.mkdir(), folder.mkdir()
+    outside.mkdir()
+    folder.mkdir()
     (outside / "layers.parquet").write_text("mine")
     (folder / JOURNAL).write_text(json.dumps({"files": {}, "removed": ["../outside/layers.parquet"]}))
     with pytest.raises(MoeProbeError, match=r"cannot be read.*moe-probe analyze"):
