@@ -28,7 +28,7 @@ from moe_probe.experts.clusters import (
 )
 from moe_probe.experts.clusters.chosen_sets import _expected_shares
 from moe_probe.experts.explain import expected_usage, topic_beyond_vocabulary
-from moe_probe.experts.explain.tokens import layer_selections
+from moe_probe.experts.explain.selections import layer_selections
 from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import coactivation_table
 from moe_probe.studies.verdicts import topic_verdicts

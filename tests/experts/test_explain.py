@@ -23,8 +23,9 @@ from moe_probe.experts.explain import (
     topic_beyond_vocabulary,
     vocabulary_baseline,
 )
+from moe_probe.experts.explain.selections import load_layer
 from moe_probe.experts.explain.stacking import SHRINKAGE, Stack, compact, position_bins, position_octaves, shared_pairs
-from moe_probe.experts.explain.tokens import load_layer, sample_tokens
+from moe_probe.experts.explain.tokens import sample_tokens
 from moe_probe.experts.topic_groups import other_labels
 from moe_probe.experts.topics import expert_labels, expert_topics
 from moe_probe.recording.trace import Trace

@@ -17,7 +17,8 @@ from moe_probe.core.routing import Usage, coactivation
 from moe_probe.core.stats import group_usage
 from moe_probe.experts.clusters import cluster_routing
 from moe_probe.experts.contexts import expert_contexts
-from moe_probe.experts.explain.tokens import layer_selections, sample_tokens
+from moe_probe.experts.explain.selections import layer_selections
+from moe_probe.experts.explain.tokens import sample_tokens
 from moe_probe.experts.published.choices import first_choices
 from moe_probe.experts.samples import even_sample
 from moe_probe.experts.usage import layer_usage
@@ -235,7 +236,7 @@ def test_first_choices_are_those_of_the_largest_weight() -> None:
 
 
 def test_counts_in_blocks_are_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moe_probe.experts.explain.tokens._COUNTED", 1)
+    monkeypatch.setattr("moe_probe.experts.explain.selections._COUNTED", 1)
     rng = np.random.default_rng(0)
     experts = rng.integers(0, 5, (300, 3)).astype(np.uint8)
     unit = rng.integers(-1, 4, 300)

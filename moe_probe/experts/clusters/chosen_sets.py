@@ -12,7 +12,8 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import GroupUsage, strata_of_groups
 from moe_probe.core.units import format_members
 from moe_probe.experts.clusters.groups import CITATIONS
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 from moe_probe.experts.topic_groups import draw_halves
 from moe_probe.experts.topic_tests import topic_effects
 
@@ -125,7 +126,7 @@ def combinations(  # noqa: PLR0913 (public analysis: keyword options with defaul
 
 def _set_usage(layers: Sequence[_LayerSets], sample: TokenSample, strata: np.ndarray | None) -> GroupUsage:
     """Express the tokens of combinations as shares of a group's tokens; a column is one combination."""
-    totals = np.bincount(sample.group)
+    totals = sample.size
     sizes = [len(item.members) for item in layers]
     return GroupUsage(
         shares=np.concatenate([item.counts / totals[:, None] for item in layers], axis=1),
@@ -156,7 +157,7 @@ def _layer_sets(item: LayerSelections, sample: TokenSample, top: int) -> _LayerS
     number = np.full(len(count), -1)
     number[common] = np.arange(len(common))
     use = number[code] >= 0
-    n_groups, cell = len(sample.groups), sample.group[use] * len(common) + number[code[use]]
+    n_groups, cell = len(sample.groups), sample.group[use].astype(np.int64) * len(common) + number[code[use]]
     counts = np.bincount(cell, minlength=n_groups * len(common)).reshape(n_groups, len(common))
     return _LayerSets(item.layer, members, count[common], counts, _expected_shares(item, members))
 

@@ -11,7 +11,8 @@ from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import labelled_documents, topic_moments
 from moe_probe.core.stats.groups import need_column
 from moe_probe.experts.explain.classes import token_class
-from moe_probe.experts.explain.tokens import LayerSelections, map_layers, sample_tokens
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
+from moe_probe.experts.explain.tokens import sample_tokens
 from moe_probe.experts.samples import MOST_DOCUMENTS, even_sample
 from moe_probe.experts.topic_groups import topic_groups
 
@@ -170,8 +171,8 @@ def token_units(trace: Trace, *, label: str = "topic", max_tokens: int = 1500, s
         "token",
         np.concatenate(parts, axis=1),
         np.full(len(chosen), -1),
-        sample.row[chosen],
-        sample.group[chosen],
+        sample.row[chosen].astype(np.int64),
+        sample.group[chosen].astype(np.int64),
         labels,
     )
 

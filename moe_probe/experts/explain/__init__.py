@@ -2,7 +2,7 @@
 
 A trace comes in; result tables come out.
 
-- `tokens` samples tokens with every factor that may explain their routing, and iterates over layers.
+- `tokens` samples tokens with every factor that may explain their routing; `selections` reads what they chose, layer by layer.
 - `bits` information of token, previous token, position and topic about routing, in bits; `stacking` the held-out
   predictions.
 - `rivals` the contexts that rival the topic, under all their names.

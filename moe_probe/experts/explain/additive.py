@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import sparse
 
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample
+from moe_probe.experts.explain.selections import LayerSelections
+from moe_probe.experts.explain.tokens import TokenSample
 
 #: Rounds of backfitting, and the number of tokens that positions, which have few values, are learnt from.
 _ROUNDS, _POSITION_TOKENS = 5, 200_000
+#: Tokens that are counted into a sparse table at a time.
+_AT_ONCE = 1 << 20
 
 
 class AdditiveContexts:
@@ -37,19 +42,16 @@ class AdditiveContexts:
     def __init__(
         self, code: np.ndarray, bins: np.ndarray, sample: TokenSample, *, measured: np.ndarray | None = None, seed: int = 0
     ) -> None:
-        self._sample = sample
-        self._used = np.flatnonzero(code >= 0)
-        self._code, self._bins = code[self._used], bins[self._used]
-        self._group, self._fold = sample.group[self._used], sample.token_fold[self._used]
-        self._n_codes, self._n_bins = int(self._code.max()) + 1, int(self._bins.max()) + 1
-        self._measured = np.ones(len(self._used), dtype=bool) if measured is None else measured[self._used]
-        self._every = np.ones(len(self._used), dtype=bool)
+        self._sample, self._code, self._bins = sample, code, bins
+        self._n_codes, self._n_bins = int(code.max()) + 1, int(bins.max()) + 1
+        self._every = code >= 0
+        self._measured = self._every if measured is None else measured & self._every
         self._few = self._position_tokens(seed)
-        self._codes_of_groups = self._by_group(self._code, self._n_codes)
-        self._bins_of_groups = self._by_group(self._bins, self._n_bins)
-        # tokens of the other folds by context and bin: the same for every layer whose tokens all fill as many slots
-        self._few_tokens = self._tokens_elsewhere(self._few)
-        self._every_token = self._few_tokens if self._few.all() else self._tokens_elsewhere(self._every)
+        self._codes_of_groups = self._by_group(code, self._n_codes)
+        self._bins_of_groups = self._by_group(bins, self._n_bins)
+        # tokens by context and bin: the same for every layer whose tokens all fill as many slots
+        self._few_tokens = self._by_context(self._few)
+        self._every_token = self._few_tokens if self._few is self._every else self._by_context(self._every)
 
     def measure(self, item: LayerSelections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observe and predict the usage of one layer.
@@ -60,7 +62,7 @@ class AdditiveContexts:
             Shares of the measured tokens' selections.
         selections : ndarray of int, shape (n_groups,)
         """
-        counts = self._selections(item, self._group, len(self._sample.groups), self._measured)
+        counts = item.counts(self._unit(self._measured, 0, self._sample.group), len(self._sample.groups))
         total = counts.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.nan_to_num(counts / total[:, None])
@@ -70,63 +72,82 @@ class AdditiveContexts:
 
     def _expected(self, item: LayerSelections) -> np.ndarray:
         """Predict the shares of one layer, shape (n_groups, n_experts)."""
-        few, all_few = self._few, bool(self._few.all())
+        few, all_few = self._few, self._few is self._every
         by_code = self._by_fold(item, self._code, self._n_codes, self._every)
         few_codes = by_code if all_few else self._by_fold(item, self._code, self._n_codes, few)
         few_bins = self._by_fold(item, self._bins, self._n_bins, few)
-        slots = None if (item.slots == item.slots[0]).all() else item.slots[self._used].astype(np.float64)
+        slots = None if (item.slots == item.slots[0]).all() else item.slots
         times = float(item.slots[0]) if slots is None else 1.0
+        few_tokens = self._few_tokens if slots is None else self._by_context(few, slots)
+        every_token = few_tokens if all_few else self._every_token if slots is None else self._by_context(self._every, slots)
         expected = np.zeros((len(self._sample.groups), item.num_experts))
         for fold in range(self._sample.n_folds):
             elsewhere = [x.sum(0) - x[fold] for x in (by_code, few_codes, few_bins)]
-            small = self._slots_elsewhere(fold, few, slots) * times
+            small = _elsewhere(few_tokens, fold) * times
             p = _position_effects(elsewhere[1], elsewhere[2], small)
-            full = small if all_few else self._slots_elsewhere(fold, self._every, slots) * times
+            full = small if all_few else _elsewhere(every_token, fold) * times
             r = (elsewhere[0] - full @ p) / np.maximum(np.asarray(full.sum(1)).ravel(), 1.0)[:, None]
             rows = np.flatnonzero(self._sample.fold == fold)
             expected[rows] = self._codes_of_groups[rows] @ r + self._bins_of_groups[rows] @ p
         return np.asarray(expected / np.maximum(np.asarray(self._codes_of_groups.sum(1)).ravel(), 1.0)[:, None])
 
     def _position_tokens(self, seed: int) -> np.ndarray:
-        """Mark the used tokens of enough groups of every fold to learn positions from, shape (n_used,)."""
-        if len(self._used) <= 2 * _POSITION_TOKENS:
+        """Mark the used tokens of enough groups of every fold to learn positions from, shape (n_tokens,)."""
+        n = int(self._every.sum())
+        if n <= 2 * _POSITION_TOKENS:
             return self._every
-        share = _POSITION_TOKENS / len(self._used)
+        share = _POSITION_TOKENS / n
         chosen = np.random.default_rng([seed, 5]).random(len(self._sample.groups)) < share
         covers_folds = len(set(self._sample.fold[chosen])) == self._sample.n_folds
-        return np.asarray(chosen[self._group]) if covers_folds else self._every
+        return self._every & chosen[self._sample.group] if covers_folds else self._every
 
-    def _selections(self, item: LayerSelections, unit: np.ndarray, n_units: int, mask: np.ndarray) -> np.ndarray:
-        """Count selections of the used tokens under a mask by unit and expert, shape (n_units, n_experts)."""
-        of_token = np.full(len(item.slots), -1)
-        of_token[self._used[mask]] = unit[mask]
-        return item.counts(of_token, n_units)
+    def _unit(self, mask: np.ndarray, n_keys: int, key: np.ndarray) -> Callable[[slice], np.ndarray]:
+        """Give a function from a slice of tokens to fold x `n_keys` + key of each, -1 outside of a mask."""
+        sample = self._sample
+
+        def unit(part: slice) -> np.ndarray:
+            return np.where(mask[part], sample.fold[sample.group[part]] * n_keys + key[part], -1)
+
+        return unit
 
     def _by_fold(self, item: LayerSelections, key: np.ndarray, n_keys: int, mask: np.ndarray) -> np.ndarray:
         """Count selections by fold, key and expert, shape (n_folds, n_keys, n_experts)."""
-        counts = self._selections(item, self._fold * n_keys + key, self._sample.n_folds * n_keys, mask)
+        counts = item.counts(self._unit(mask, n_keys, key), self._sample.n_folds * n_keys)
         return counts.reshape(self._sample.n_folds, n_keys, item.num_experts)
 
-    def _tokens_elsewhere(self, mask: np.ndarray) -> list[sparse.csr_array]:
-        return [self._elsewhere(fold, mask, np.ones(len(self._used))) for fold in range(self._sample.n_folds)]
-
-    def _slots_elsewhere(self, fold: int, mask: np.ndarray, slots: np.ndarray | None) -> sparse.csr_array:
-        """Sum the slots of the other folds' tokens by context and bin; without `slots`, count the tokens."""
-        if slots is None:
-            return (self._few_tokens if mask is self._few else self._every_token)[fold]
-        return self._elsewhere(fold, mask, slots)
-
-    def _elsewhere(self, fold: int, mask: np.ndarray, weight: np.ndarray) -> sparse.csr_array:
-        """Sum the weights of the other folds' tokens under a mask by context and bin, shape (n_codes, n_bins)."""
-        keep = mask & (self._fold != fold)
-        shape = (self._n_codes, self._n_bins)
-        return sparse.csr_array((weight[keep], (self._code[keep], self._bins[keep])), shape=shape)
+    def _by_context(self, mask: np.ndarray, slots: np.ndarray | None = None) -> list[sparse.csr_array]:
+        """Sum the slots of every fold's tokens under a mask by context and bin, each (n_codes, n_bins); or count the tokens."""
+        n, folds = self._n_codes, self._sample.n_folds
+        whole = self._summed(self._unit(mask, n, self._code), folds * n, self._bins, self._n_bins, slots)
+        return [whole[fold * n : (fold + 1) * n] for fold in range(folds)]
 
     def _by_group(self, key: np.ndarray, n_keys: int) -> sparse.csr_array:
         """Count the measured tokens by group and key, shape (n_groups, n_keys)."""
-        rows = self._measured
-        shape = (len(self._sample.groups), n_keys)
-        return sparse.csr_array((np.ones(int(rows.sum())), (self._group[rows], key[rows])), shape=shape)
+        rows = self._unit(self._measured, 0, self._sample.group)
+        return self._summed(rows, len(self._sample.groups), key, n_keys)
+
+    def _summed(
+        self,
+        rows: Callable[[slice], np.ndarray],
+        n_rows: int,
+        columns: np.ndarray,
+        n_columns: int,
+        weight: np.ndarray | None = None,
+    ) -> sparse.csr_array:
+        """Sum ones (or weights) of the tokens whose row is not negative, shape (n_rows, n_columns)."""
+        out = sparse.csr_array((n_rows, n_columns))
+        for start in range(0, len(columns), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            row = rows(part)
+            use = row >= 0
+            value = np.ones(int(use.sum())) if weight is None else weight[part][use].astype(np.float64)
+            out = out + sparse.csr_array((value, (row[use], columns[part][use])), shape=out.shape)
+        return out
+
+
+def _elsewhere(of_folds: list[sparse.csr_array], fold: int) -> sparse.csr_array:
+    """Add up the tables of the folds other than one."""
+    return sum((table for number, table in enumerate(of_folds) if number != fold), start=sparse.csr_array(of_folds[0].shape))
 
 
 def _position_effects(by_code: np.ndarray, by_bin: np.ndarray, joint: sparse.csr_array) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moe_probe.core.results import Result
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -107,7 +108,7 @@ def _rows(layer: int, observed: _Association, random: list[_Association]) -> lis
 
 def _words_of_topics(sample: TokenSample) -> np.ndarray:
     """Average the share of every word over a topic's groups, shape (n_topics, n_words)."""
-    of_group = 1.0 / np.bincount(sample.group) / np.bincount(sample.topic)[sample.topic]
+    of_group = 1.0 / sample.size / np.bincount(sample.topic)[sample.topic]
     size = len(sample.topics) * len(sample.vocabulary)
     cell = sample.topic[sample.group] * len(sample.vocabulary) + sample.token
     return np.bincount(cell, weights=of_group[sample.group], minlength=size).reshape(len(sample.topics), -1)

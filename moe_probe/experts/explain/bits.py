@@ -10,8 +10,9 @@ import numpy as np
 from moe_probe.core.results import Result
 from moe_probe.core.stats import Resamples, ratio_interval
 from moe_probe.core.stats.bootstrap import BOOTSTRAP
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
 from moe_probe.experts.explain.stacking import Prediction, Stack, position_octaves, shared_pairs
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,8 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.pieces import MARK, SPACE_MARKS
 from moe_probe.core.results import Result
 from moe_probe.core.stats import benjamini_hochberg, log2_ratio
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +182,9 @@ def _layer(item: LayerSelections, sample: TokenSample, kinds: TokenKinds) -> pd.
     from scipy.stats import t as student
 
     n_groups, n_kinds, n_experts = len(sample.groups), len(kinds.names), item.num_experts
-    counts = item.counts(sample.group * n_kinds + kinds.codes, n_groups * n_kinds).reshape(n_groups, n_kinds, n_experts)
+    counts = item.counts(sample.group.astype(np.int64) * n_kinds + kinds.codes, n_groups * n_kinds).reshape(
+        n_groups, n_kinds, n_experts
+    )
     total = counts.sum(1)
     parts = []
     for number, name in enumerate(kinds.names):

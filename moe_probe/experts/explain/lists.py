@@ -9,8 +9,9 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.experts.explain.classes import TokenKinds, paired_shares
+from moe_probe.experts.explain.selections import LayerSelections, map_layers
 from moe_probe.experts.explain.stacking import position_octaves
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ def expert_tokens(
             "the trace holds their numbers, not their texts",
             "a trace whose token table has a column token",
         )
-    pairs = np.unique(sample.group * len(texts) + sample.token)
+    pairs = np.unique(sample.group.astype(np.int64) * len(texts) + sample.token)
     spread = np.bincount(pairs % len(texts), minlength=len(texts)) >= MIN_GROUPS
     table = pd.concat(
         map_layers(trace, sample, lambda item: _top_tokens(item, sample, spread, per_expert)), ignore_index=True

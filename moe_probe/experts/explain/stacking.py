@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_probe.experts.explain.tokens import LayerSelections, TokenSample
+from moe_probe.experts.explain.selections import LayerSelections
+from moe_probe.experts.explain.tokens import TokenSample
 
 #: Pseudo-selections that shrink a correction towards 1; the number that is best on the other folds is taken.
 SHRINKAGE = (2.0, 16.0, 128.0, 1024.0)
@@ -58,7 +59,7 @@ class Stack:
         self.selections, self.n_folds = selections, sample.n_folds
         self.n_experts, self.n_groups = selections.num_experts, len(sample.groups)
         self._fold = sample.token_fold
-        self._group_of_selection = sample.group[selections.token]
+        self._group_of_selection = sample.group[selections.token].astype(np.int64)
         self._slots = selections.slots.astype(np.float32)
         self._by_group = csr_array(
             (self._slots, (sample.group, np.arange(len(sample.group)))), shape=(self.n_groups, len(sample.group))
@@ -202,13 +203,13 @@ def position_bins(position: np.ndarray, *, min_tokens: int = 64) -> np.ndarray:
 
     Returns
     -------
-    ndarray of int64, shape (n_tokens,)
+    ndarray of int32, shape (n_tokens,)
         Bins 0, 1, ..., in the order of positions.
     """
     if not len(position):
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int32)
     counts = np.bincount(position)
-    number = np.empty(len(counts), dtype=np.int64)
+    number = np.empty(len(counts), dtype=np.int32)
     bin_, start, held = 0, 0, 0
     for at, count in enumerate(counts):
         if held >= min_tokens and at - start >= at // 32:

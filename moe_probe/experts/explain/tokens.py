@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.routing import dropped_id
 from moe_probe.core.stats import labelled_documents, one_value_per_group
-from moe_probe.core.stats.labels import n_threads
 from moe_probe.recording.corpus.splits import stratified_split
 from moe_probe.recording.trace.ids import previous_ids
 
 if TYPE_CHECKING:
-    from moe_probe.core.schema import MoeLayer
     from moe_probe.recording.trace import Trace
 
 
@@ -28,15 +23,17 @@ class TokenSample:
 
     Attributes
     ----------
-    row : ndarray of int64, shape (n_tokens,)
+    row : ndarray of int32 (of int64 where the trace has 2^31 tokens or more), shape (n_tokens,)
         Row of the token in the trace.
-    group : ndarray of int, shape (n_tokens,)
+    group : ndarray of int32, shape (n_tokens,)
         Index into `groups`, in ascending order.
-    token, previous : ndarray of int, shape (n_tokens,)
+    token, previous : ndarray of int32, shape (n_tokens,)
         Codes 0, 1, ... of the token id and of the id before it in the document; the first token of a
         document has a `previous` of its own.
-    position : ndarray of int, shape (n_tokens,)
+    position : ndarray of int32, shape (n_tokens,)
         Position in the document, counted from 0.
+    size : ndarray of int64, shape (n_groups,)
+        Tokens of every group.
     topic : ndarray of int, shape (n_groups,)
         Index into `topics`.
     fold : ndarray of int, shape (n_groups,)
@@ -55,6 +52,7 @@ class TokenSample:
     token: np.ndarray
     previous: np.ndarray
     position: np.ndarray
+    size: np.ndarray
     topic: np.ndarray
     fold: np.ndarray
     topics: tuple[str, ...]
@@ -69,83 +67,15 @@ class TokenSample:
         return np.asarray(self.fold[self.group])
 
     def groups_alone(self) -> TokenSample:
-        """Return the sample without what it says of single tokens, their groups apart: for results that are kept."""
-        none = np.zeros(0, dtype=np.int64)
-        return replace(self, row=none, token=none, previous=none, position=none)
+        """Return the sample without what it says of single tokens: for results that are kept."""
+        return replace(self.rows_alone(), row=_NONE, group=_NONE)
+
+    def rows_alone(self) -> TokenSample:
+        """Return the sample without its factors: with what reading and counting the routing of its tokens needs."""
+        return replace(self, token=_NONE, previous=_NONE, position=_NONE)
 
 
-#: Slots whose cells are counted at a time, at least.
-_COUNTED = 1 << 20
-#: Bytes of expert ids that are in memory at a time, about.
-_ROUTING_BYTES = 1 << 28
-
-
-@dataclass(frozen=True)
-class LayerSelections:
-    """Selections of one layer by the tokens of a `TokenSample`.
-
-    Attributes
-    ----------
-    layer : int
-        Number of the layer in the model.
-    num_experts : int
-    chosen : ndarray of unsigned int, shape (n_tokens, n_slots)
-        Experts of every token; the largest value of the type marks an empty slot.
-    """
-
-    layer: int
-    num_experts: int
-    chosen: np.ndarray
-
-    @cached_property
-    def filled(self) -> np.ndarray | None:
-        """Filled slots, bool, shape (n_tokens, n_slots); None where all are."""
-        filled = self.chosen != dropped_id(self.chosen.dtype)
-        return None if filled.all() else filled
-
-    @cached_property
-    def slots(self) -> np.ndarray:
-        """Filled slots of every token, ndarray of int, shape (n_tokens,)."""
-        return np.full(len(self.chosen), self.chosen.shape[1]) if self.filled is None else np.asarray(self.filled.sum(1))
-
-    @cached_property
-    def token(self) -> np.ndarray:
-        """Index of the token of every selection, ascending, shape (n_selections,): large, for samples of few tokens."""
-        return np.repeat(np.arange(len(self.chosen)), self.slots)
-
-    @cached_property
-    def expert(self) -> np.ndarray:
-        """Expert of every selection, ndarray of int64, shape (n_selections,)."""
-        chosen = self.chosen.ravel() if self.filled is None else self.chosen[self.filled]
-        return chosen.astype(np.int64)
-
-    def counts(self, unit: np.ndarray, n_units: int) -> np.ndarray:
-        """Count selections by a unit of the tokens (a group, say) and expert.
-
-        Parameters
-        ----------
-        unit : ndarray of int, shape (n_tokens,)
-            Unit of every token; -1 leaves a token out.
-        n_units : int
-
-        Returns
-        -------
-        ndarray of int64, shape (n_units, num_experts)
-        """
-        size = n_units * self.num_experts
-        out = np.zeros(size, dtype=np.int64)
-        # blocks of fewer slots than there are cells would spend their time on adding up tables
-        step = max(1, max(_COUNTED, size) // self.chosen.shape[1])
-        for start in range(0, len(unit), step):
-            part = slice(start, start + step)
-            use, filled = unit[part] >= 0, None if self.filled is None else self.filled[part]
-            if use.all():
-                cell = unit[part, None] * self.num_experts + self.chosen[part]
-            else:
-                cell = unit[part][use, None] * self.num_experts + self.chosen[part][use]
-                filled = None if filled is None else filled[use]
-            out += np.bincount(cell.ravel() if filled is None else cell[filled], minlength=size)
-        return out.reshape(n_units, self.num_experts)
+_NONE = np.zeros(0, dtype=np.int32)
 
 
 def sample_tokens(
@@ -201,6 +131,7 @@ def sample_tokens(
     thinned = f"Measured on {part} to save time: whole documents, drawn evenly over topics."
     return TokenSample(
         **arrays,
+        size=size[chosen],
         topic=topic[chosen],
         fold=fold[chosen],
         topics=topics,
@@ -219,7 +150,11 @@ def _read(trace: Trace, use: np.ndarray, group: np.ndarray, n_text: np.ndarray) 
     order = np.argsort(np.where(group < 0, len(group), group), kind="stable")
     place = np.empty(len(group), dtype=np.int64)  # of the first token of every document
     place[order] = np.cumsum(n_text[order]) - n_text[order]
-    out = {name: np.empty(n_text.sum(), dtype=np.int64) for name in ("row", "group", "token", "previous", "position")}
+    n, short = int(n_text.sum()), np.dtype(np.int32)
+    row = short if trace.n_tokens <= np.iinfo(short).max else np.dtype(np.int64)
+    out = {"row": np.empty(n, dtype=row)} | {
+        name: np.empty(n, dtype=short) for name in ("group", "token", "previous", "position")
+    }
     coders = [_coder(ids) for ids in trace.ids_of(use)]
     found = 0
     columns = ["document", "position", "token_id", "special"]
@@ -275,76 +210,3 @@ def _thin(topic: np.ndarray, fold: np.ndarray, groups: tuple[str, ...], *, share
     part = stratified_split(strata, list(groups), shares={"in": share, "out": 1 - share}, seed=seed + 1)
     chosen = np.asarray(part == "in")
     return chosen if len(set(fold[chosen].tolist())) == len(set(fold.tolist())) else every
-
-
-def load_layer(trace: Trace, sample: TokenSample, item: MoeLayer) -> LayerSelections:
-    """Read the selections of one layer by the tokens of a sample.
-
-    Parameters
-    ----------
-    trace : Trace
-    sample : TokenSample
-        Of that trace.
-    item : MoeLayer
-        The layer.
-
-    Returns
-    -------
-    LayerSelections
-    """
-    index = trace.layer_index(item.layer)
-    experts = trace.routing_at(sample.row, slice(index, index + 1)).experts[:, 0]
-    return layer_selections(experts, layer=item.layer, num_experts=item.num_experts)
-
-
-def map_layers(trace: Trace, sample: TokenSample, work: Callable[[LayerSelections], Any]) -> Iterator[Any]:
-    """Apply a function to the selections of every layer, on several threads.
-
-    Parameters
-    ----------
-    trace : Trace
-    sample : TokenSample
-        Of that trace.
-    work : callable
-        Called with the `LayerSelections` of a layer; called from several threads at once, so it must not change state.
-
-    Yields
-    ------
-    object
-        Value of `work` for every layer, in order; as many layers as fit in some memory are read in one pass.
-    """
-    from threadpoolctl import threadpool_limits
-
-    of_threads = n_threads() * max(len(sample.row), 1) * max(layer.top_k for layer in trace.layers)
-    at_once = n_threads() * max(1, _ROUTING_BYTES // of_threads)
-    # layers share the cores; products inside them must not ask for all cores again
-    with ThreadPoolExecutor(n_threads()) as pool, threadpool_limits(1):
-        for start in range(0, len(trace.layers), at_once):
-            layers = trace.layers[start : start + at_once]
-            experts = trace.routing_at(sample.row, slice(start, start + len(layers))).experts
-            items = [
-                layer_selections(experts[:, i], layer=item.layer, num_experts=item.num_experts)
-                for i, item in enumerate(layers)
-            ]
-            del experts
-            while items:  # a layer is let go of once it is done
-                yield from pool.map(work, items[: n_threads()])
-                del items[: n_threads()]
-
-
-def layer_selections(experts: np.ndarray, *, layer: int, num_experts: int) -> LayerSelections:
-    """Take the expert ids of one layer as selections.
-
-    Parameters
-    ----------
-    experts : ndarray of unsigned int, shape (n_tokens, n_slots)
-        The largest value of the type marks an empty slot.
-    layer : int
-        Number of the layer in the model.
-    num_experts : int
-
-    Returns
-    -------
-    LayerSelections
-    """
-    return LayerSelections(layer, num_experts, np.ascontiguousarray(experts))

@@ -11,8 +11,9 @@ from moe_probe.core.results import Result
 from moe_probe.core.stats import benjamini_hochberg, half_selection, log2_ratio, permutation_test, strata_of_groups
 from moe_probe.experts.explain.additive import AdditiveContexts
 from moe_probe.experts.explain.rivals import CONTEXTS
+from moe_probe.experts.explain.selections import map_layers
 from moe_probe.experts.explain.stacking import position_bins, shared_pairs
-from moe_probe.experts.explain.tokens import TokenSample, map_layers, sample_tokens
+from moe_probe.experts.explain.tokens import TokenSample, sample_tokens
 from moe_probe.experts.topic_groups import pair_table
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ _CITATIONS = (
     "Chernozhukov et al. 2018, cross-fitting, DOI 10.1111/ectj.12097",
     "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
 )
+
+
+#: Tokens that are looked up at a time.
+_AT_ONCE = 1 << 20
 
 
 class ExpectedUsage(NamedTuple):
@@ -119,6 +124,9 @@ def expected_usage(  # noqa: PLR0913 (documented analysis: keyword options with 
         )
     code = _codes(key, known)
     bins = np.where(code >= 0, position_bins(sample.position), -1)
+    # what is held while layers are read grows with the sample: no more than the model needs
+    sample = sample.rows_alone()
+    del key
     predictor = AdditiveContexts(code, bins, sample, measured=known, seed=seed)
     observed, expected, totals = zip(*map_layers(trace, sample, predictor.measure), strict=True)
     layers = trace.layers
@@ -127,7 +135,7 @@ def expected_usage(  # noqa: PLR0913 (documented analysis: keyword options with 
         observed=np.concatenate(observed, axis=1),
         expected=np.concatenate(expected, axis=1),
         selections=np.stack(totals, axis=1),
-        coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / np.bincount(sample.group),
+        coverage=np.bincount(sample.group[known], minlength=len(sample.groups)) / sample.size,
         layer=np.repeat([layer.layer for layer in layers], numbers),
         expert=np.concatenate([np.arange(n) for n in numbers]),
         layer_index=np.repeat(np.arange(len(layers)), numbers),
@@ -203,7 +211,7 @@ def topic_beyond_vocabulary(  # noqa: PLR0913 (public analysis: keyword options 
     q_values = np.fmin(benjamini_hochberg(test.p_value), test.p_familywise)
     pseudo = half_selection(usage.selections[keep], topic, n_topics=n_topics)[:, usage.layer_index]
     ratio = _log2_ratio(observed, expected, topic, pseudo)
-    coverage = float(np.average(usage.coverage, weights=np.bincount(sample.group)))
+    coverage = float(np.average(usage.coverage, weights=sample.size))
     params = {
         "label": label,
         "given": given,
@@ -263,7 +271,7 @@ def _log2_ratio(observed: np.ndarray, expected: np.ndarray, topic: np.ndarray, p
 def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, alpha: float) -> pd.DataFrame:
     """Lay out the outcome, one row per expert and topic; p and q of shape (n_topics, n_columns)."""
     topics, sample = usage.sample.topics, usage.sample
-    tokens = np.bincount(sample.group, minlength=len(sample.groups)).astype(float)
+    tokens = sample.size.astype(float)
     coverage = np.bincount(sample.topic, weights=usage.coverage * tokens, minlength=len(topics)) / np.bincount(
         sample.topic, weights=tokens, minlength=len(topics)
     )
@@ -282,9 +290,9 @@ def _table(usage: ExpectedUsage, ratio: _Ratio, p: np.ndarray, q: np.ndarray, al
 
 
 def _contexts(sample: TokenSample, given: str) -> np.ndarray:
-    """Code the context of every token, shape (n_tokens,); -1 where it occurs in one group only."""
+    """Code the context of every token, int32, shape (n_tokens,); -1 where it occurs in one group only."""
     if given == "token pair":
-        return shared_pairs(sample.previous, sample.token, sample.group)
+        return shared_pairs(sample.previous, sample.token, sample.group).astype(np.int32)
     return sample.token if given == "token" else sample.previous
 
 
@@ -293,18 +301,25 @@ def _codes(key: np.ndarray, known: np.ndarray) -> np.ndarray:
 
     A token whose context is too rare in other folds cannot be predicted itself, but others are predicted from it.
     """
-    contexts, code = np.unique(key, return_inverse=True)
-    number = np.full(len(contexts), -1)
-    somewhere = np.unique(code[known])
-    number[somewhere] = np.arange(len(somewhere))
-    return np.asarray(number[code])
+    somewhere = np.bincount(key[known]) > 0
+    number = np.full(int(key.max()) + 2, -1, dtype=np.int32)  # the last one is that of -1
+    number[: len(somewhere)][somewhere] = np.arange(int(somewhere.sum()))
+    return np.asarray(number[key])
 
 
 def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
     """Mark the tokens whose context occurs at least `min_count` times in other folds, shape (n_tokens,)."""
-    known = key >= 0
-    values, code = np.unique(key, return_inverse=True)
-    counts = np.zeros((sample.n_folds, len(values)), dtype=np.int64)
-    np.add.at(counts, (sample.token_fold, code), 1)
-    elsewhere = counts.sum(0) - counts
-    return np.asarray(known & (elsewhere[sample.token_fold, code] >= min_count))
+    known, n_keys = key >= 0, int(key.max()) + 1
+    counts = np.zeros(sample.n_folds * n_keys, dtype=np.int64)
+    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(key), _AT_ONCE)]
+
+    def cells(part: slice) -> np.ndarray:
+        return sample.fold[sample.group[part]][known[part]] * n_keys + key[part][known[part]]
+
+    for part in parts:
+        counts += np.bincount(cells(part), minlength=len(counts))
+    by_fold = counts.reshape(sample.n_folds, n_keys)
+    often = (by_fold.sum(0) - by_fold >= min_count).ravel()
+    for part in parts:
+        known[part][known[part]] = often[cells(part)]
+    return np.asarray(known)

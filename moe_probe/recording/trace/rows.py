@@ -104,10 +104,13 @@ def _by_shard(manifest: Manifest, rows: np.ndarray) -> Iterator[tuple[int, np.nd
     starts = np.concatenate([[0], np.cumsum([shard.n_tokens for shard in manifest.shards])])
     if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= starts[-1]):
         raise IndexError(f"the trace has {starts[-1]} tokens, there is no row {rows.max()}")
-    order = np.argsort(rows, kind="stable")
-    borders = np.searchsorted(rows[order], starts)
+    # in the type of the rows, since searching would copy all of them otherwise; and without an order where they have one
+    limits = starts.astype(rows.dtype) if starts[-1] <= np.iinfo(rows.dtype).max else starts
+    order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
+    borders = np.searchsorted(rows if order is None else rows[order], limits)
     for index in np.flatnonzero(np.diff(borders)):
-        places = order[borders[index] : borders[index + 1]]
+        low, high = int(borders[index]), int(borders[index + 1])
+        places = np.arange(low, high) if order is None else order[low:high]
         yield int(index), rows[places] - starts[index], places
 
 
