@@ -13,7 +13,9 @@ from moe_probe.experts.explain.tokens import TokenSample
 #: Rounds of backfitting, and the number of tokens that positions, which have few values, are learnt from.
 _ROUNDS, _POSITION_TOKENS = 5, 200_000
 #: Tokens that are counted into a sparse table at a time.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
+#: Contexts whose tables are added up over folds at a time.
+_CONTEXTS = 1 << 12
 
 
 class AdditiveContexts:
@@ -85,8 +87,11 @@ class AdditiveContexts:
             elsewhere = [x.sum(0) - x[fold] for x in (by_code, few_codes, few_bins)]
             small = _elsewhere(few_tokens, fold) * times
             p = _position_effects(elsewhere[1], elsewhere[2], small)
-            full = small if all_few else _elsewhere(every_token, fold) * times
-            r = (elsewhere[0] - full @ p) / np.maximum(np.asarray(full.sum(1)).ravel(), 1.0)[:, None]
+            r = elsewhere[0].astype(np.float64)
+            for start in range(0, self._n_codes, _CONTEXTS):  # the rows of all contexts at once would be a large copy
+                part = slice(start, start + _CONTEXTS)
+                full = small[part] if all_few else _elsewhere([table[part] for table in every_token], fold) * times
+                r[part] = (r[part] - full @ p) / np.maximum(np.asarray(full.sum(1)).ravel(), 1.0)[:, None]
             rows = np.flatnonzero(self._sample.fold == fold)
             expected[rows] = self._codes_of_groups[rows] @ r + self._bins_of_groups[rows] @ p
         return np.asarray(expected / np.maximum(np.asarray(self._codes_of_groups.sum(1)).ravel(), 1.0)[:, None])

@@ -23,7 +23,7 @@ _COUNTED = 1 << 20
 #: Bytes of expert ids that are in memory at a time, about; and while fewer layers than threads are read in one pass.
 _ROUTING_BYTES, _MOST_ROUTING_BYTES = 1 << 26, 1 << 28
 #: Bytes of one layer's expert ids from which on layers are read one by one, so that none is held twice.
-_LARGE_LAYER = 1 << 25
+_LARGE_LAYER = 1 << 22
 
 
 @dataclass(frozen=True)

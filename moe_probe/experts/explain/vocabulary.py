@@ -29,7 +29,7 @@ _CITATIONS = (
 
 
 #: Tokens that are looked up at a time.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 
 
 class ExpectedUsage(NamedTuple):
