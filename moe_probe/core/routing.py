@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,47 @@ class Usage:
     def document_totals(self, measure: str = "selections") -> np.ndarray:
         """Sum selections (or gate mass) of every document over layers and experts, shape (n_documents,)."""
         return np.asarray(getattr(self, measure).sum((1, 2)))
+
+    def pieces(self, measure: str = "selections") -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield what is not zero of selections, gate mass or saliency, piece by piece.
+
+        Parameters
+        ----------
+        measure : {"selections", "gate_mass", "saliency"}
+
+        Yields
+        ------
+        document, column, value : ndarray, shape (n,)
+            Row in `documents`; column as `summed` has them; what the measure is there. Documents in their order within a
+            column.
+        """
+        values = getattr(self, measure)
+        for index, columns in enumerate(self.columns):
+            part = values[:, index, : columns.stop - columns.start]
+            document, expert = np.nonzero(part)
+            yield document, columns.start + expert, part[document, expert]
+
+    def dtype(self, measure: str) -> np.dtype:
+        """Return the type of a measure's values in `pieces`."""
+        return np.dtype(getattr(self, measure).dtype)
+
+    def select(self, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
+        """Keep some documents, in memory.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (n_rows,)
+            Rows of `documents`, in any order.
+        documents : pandas.DataFrame, n_rows rows
+            What is to be said of them.
+
+        Returns
+        -------
+        Usage
+            Of selections and, where they are known, gate mass.
+        """
+        mass = None if self.gate_mass is None else self.gate_mass[rows]
+        return Usage(self.selections[rows], mass, self.layers, documents, evidence=self.evidence)
 
     @property
     def columns(self) -> list[slice]:

@@ -15,12 +15,15 @@ import pytest
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import Usage, coactivation
 from moe_probe.core.stats import group_usage
-from moe_probe.experts.clusters import cluster_routing
+from moe_probe.core.stats.shares import ShareTable
+from moe_probe.experts.clusters import cluster_routing, expert_groups
+from moe_probe.experts.clusters.units import expert_units
 from moe_probe.experts.contexts import expert_contexts
 from moe_probe.experts.explain.selections import layer_selections
 from moe_probe.experts.explain.tokens import sample_tokens
 from moe_probe.experts.published.choices import first_choices
 from moe_probe.experts.samples import even_sample
+from moe_probe.experts.topics import expert_topics
 from moe_probe.experts.usage import layer_usage
 from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.recording.trace.ids import IdSet
@@ -180,6 +183,83 @@ def test_sums_while_reading_have_the_bits_of_sums_over_arrays(many: Trace, measu
     groups = [group_usage(usage, measure=measure) for usage in (stored, dense)]
     assert groups[0].shares.tobytes() == groups[1].shares.tobytes()
     assert groups[0].shares[:, :8].sum(1) == pytest.approx(1)
+
+
+def _in_memory(stored: Usage, groups: list[str]) -> Usage:
+    documents = stored.documents.assign(group=groups)
+    return Usage(stored.selections, stored.gate_mass, stored.layers, documents)
+
+
+@pytest.mark.parametrize("grouped", ["alone", "some together", "no tokens"])
+def test_tables_of_shares_have_the_bits_of_arrays(many: Trace, monkeypatch: pytest.MonkeyPatch, grouped: str) -> None:
+    stored = many.usage()
+    names = stored.documents["document"].astype(str).tolist()
+    if grouped == "some together":  # documents of one topic, two or three a group
+        names = [
+            f"{topic}-{i // 9}" if i % 2 else name
+            for i, (name, topic) in enumerate(zip(names, stored.documents["topic"], strict=True))
+        ]
+    usage = _in_memory(stored, names) if grouped != "alone" else stored
+    if grouped == "no tokens":  # a group without any in one layer has the mean of all, and counts exceed the tokens
+        selections, mass = usage.selections.copy(), usage.gate_mass.copy()
+        selections[3, 1], mass[3, 1] = 0, 0
+        usage = Usage(selections, mass, usage.layers, usage.documents.assign(n_tokens=1))
+
+    def measured() -> dict[str, pd.DataFrame]:
+        options = {"permutations": 39, "seed": 0}
+        return {
+            "topics": expert_topics(usage, **options).table,
+            "gate mass": expert_topics(usage, measure="gate_mass", **options).table,
+            "layers": layer_usage(usage, **options).table,
+            "groups": expert_groups(usage, **options).table,
+            "experts": expert_units(usage).features,
+            "strata": expert_topics(usage, strata="split", **options).table if "split" in usage.documents else None,
+        }
+
+    arrays = measured()
+    monkeypatch.setattr("moe_probe.core.stats.shares.DENSE_BYTES", 0)
+    monkeypatch.setattr("moe_probe.core.stats.shares._WIDTH", 3)
+    assert isinstance(group_usage(usage).shares, ShareTable)
+    for name, table in measured().items():
+        if isinstance(table, pd.DataFrame):
+            pd.testing.assert_frame_equal(table, arrays[name], check_exact=True)
+        else:
+            np.testing.assert_array_equal(table, arrays[name])
+
+
+def test_a_table_of_shares_is_read_like_an_array(many: Trace) -> None:
+    usage = many.usage()
+    code = np.arange(len(usage.documents)) // 2
+    for measure in ("selections", "gate_mass"):
+        table, filled = ShareTable.summed(usage, np.where(code > 20, -1, code), 21, measure=measure)
+        array = np.asarray(table)
+        assert filled == 0 and table.shape == array.shape == (21, 16) and array.sum(1) == pytest.approx(2)
+        rows, columns = np.arange(21) % 3 == 0, np.array([5, 2, 9])
+        for key in ((slice(None), columns), (rows, slice(2, 5)), (slice(None), 4), (slice(3, 9), columns)):
+            picked = array[key[0]][:, key[1]]
+            np.testing.assert_array_equal(table[key], picked)
+        np.testing.assert_array_equal(np.asarray(table[rows][1:3]), array[rows][1:3])
+        with pytest.raises(TypeError):
+            _ = array - table
+
+
+def test_counts_are_held_in_short_integers(many: Trace) -> None:
+    usage = many.usage()
+    documents = np.arange(len(usage.documents))
+    sums = ShareTable.summed(usage, documents, len(documents))[0]._parts[0][1]
+    assert sums.dtype == np.uint8 and sums.sum() == usage.document_totals().sum()
+    masses = ShareTable.summed(usage, documents, len(documents), measure="gate_mass")[0]._parts
+    assert len(masses) == 1 and masses[0][1].dtype == np.float32
+    together = ShareTable.summed(usage, documents // 47, 2, measure="gate_mass")[0]._parts
+    assert [part.dtype for _, part in together] == [np.float32, np.float64]
+
+
+def test_chosen_documents_are_read_alone(many: Trace) -> None:
+    usage, rows = many.usage(), np.array([7, 3, 3, 20])
+    part = usage.select(rows, usage.documents.iloc[rows])
+    assert part.gate_mass is not None and usage.gate_mass is not None
+    np.testing.assert_array_equal(part.selections, usage.selections[rows])
+    np.testing.assert_array_equal(part.gate_mass, usage.gate_mass[rows])
 
 
 def test_documents_and_tokens_that_disagree_are_damage(many: Trace) -> None:

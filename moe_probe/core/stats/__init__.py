@@ -3,7 +3,8 @@
 The unit is the group of documents, never the token. docs/statistics.md says what is computed and which error rates were
 measured.
 
-- `groups` one row per group: usage shares, labels, strata; a document without a group is its own.
+- `groups` one row per group: usage shares, labels, strata; a document without a group is its own; `shares` shares of many
+  groups, computed block by block.
 - `permutation` the permutation test of every column and topic; `welch` its statistic, Welch's t; `labels` permuted topic
   labels, within strata.
 - `multiplicity` p-values of permutations, Westfall-Young step-down, Holm, Benjamini-Hochberg; `tail` p-values smaller than

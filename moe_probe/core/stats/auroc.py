@@ -12,6 +12,7 @@ import numpy as np
 
 from moe_probe.core.stats.bootstrap import NOTHING, Interval, skewness, spread, stretched
 from moe_probe.core.stats.labels import column_step
+from moe_probe.core.stats.shares import Shares
 
 #: Where the formulas of the intervals come from; results that have such intervals cite these.
 AUROC = (
@@ -20,7 +21,7 @@ AUROC = (
 )
 
 
-def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
+def auroc(shares: Shares, topic: np.ndarray, *, n_topics: int) -> np.ndarray:
     """Compute the AUROC of every column for every topic against the rest.
 
     The probability that a random group of the topic uses the expert more than a random other
@@ -28,7 +29,7 @@ def auroc(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> np.ndarray
 
     Parameters
     ----------
-    shares : ndarray, shape (n_groups, n_columns)
+    shares : ndarray or ShareTable, shape (n_groups, n_columns)
     topic : ndarray of int, shape (n_groups,)
         -1 for a group of none of these topics: it belongs to the rest of every topic.
     n_topics : int

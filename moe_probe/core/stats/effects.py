@@ -8,6 +8,7 @@ import numpy as np
 
 from moe_probe.core.stats.bootstrap import stretched
 from moe_probe.core.stats.labels import column_step
+from moe_probe.core.stats.shares import Shares, column_blocks
 
 
 class Lift(NamedTuple):
@@ -28,12 +29,12 @@ class Lift(NamedTuple):
     ci_high: np.ndarray
 
 
-def topic_moments(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def topic_moments(shares: Shares, topic: np.ndarray, *, n_topics: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute mean and squared standard error of the mean over groups, per topic.
 
     Parameters
     ----------
-    shares : ndarray, shape (n_groups, n_columns)
+    shares : ndarray or ShareTable, shape (n_groups, n_columns)
     topic : ndarray of int, shape (n_groups,)
     n_topics : int
 
@@ -46,12 +47,14 @@ def topic_moments(shares: np.ndarray, topic: np.ndarray, *, n_topics: int) -> tu
     sizes = np.bincount(topic, minlength=n_topics)
     mean = np.full((n_topics, shares.shape[1]), np.nan)
     squared_error = np.full_like(mean, np.nan)
-    for t in range(n_topics):
-        rows = shares[topic == t]
-        if len(rows):
-            mean[t] = rows.mean(0)
-        if len(rows) > 1:
-            squared_error[t] = rows.var(0, ddof=1) / len(rows)
+    for columns in column_blocks(shares):
+        block = shares[:, columns]
+        for t in range(n_topics):
+            rows = block[topic == t]
+            if len(rows):
+                mean[t, columns] = rows.mean(0)
+            if len(rows) > 1:
+                squared_error[t, columns] = rows.var(0, ddof=1) / len(rows)
     return mean, squared_error, sizes
 
 
@@ -77,7 +80,7 @@ def half_selection(selections: np.ndarray, topic: np.ndarray, *, n_topics: int) 
 
 
 def log2_lift(
-    shares: np.ndarray, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95
+    shares: Shares, topic: np.ndarray, *, n_topics: int, pseudo: np.ndarray | float = 0.0, confidence: float = 0.95
 ) -> Lift:
     """Compute the lift of every (topic, column) over the macro-averaged base, with its interval.
 
@@ -98,7 +101,7 @@ def log2_lift(
 
     Parameters
     ----------
-    shares : ndarray, shape (n_groups, n_columns)
+    shares : ndarray or ShareTable, shape (n_groups, n_columns)
     topic : ndarray of int, shape (n_groups,)
     n_topics : int
     pseudo : ndarray broadcasting to (n_topics, n_columns), default 0
@@ -137,7 +140,7 @@ def log2_lift(
 
 
 def _left_out(
-    shares: np.ndarray,
+    shares: Shares,
     topic: np.ndarray,
     mean: np.ndarray,
     base: np.ndarray,

@@ -10,7 +10,9 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
 from moe_probe.core.schema import Evidence
+from moe_probe.core.stats import shares as share_tables
 from moe_probe.core.stats.effects import half_selection
+from moe_probe.core.stats.shares import Shares, ShareTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +26,10 @@ class GroupUsage:
 
     Attributes
     ----------
-    shares : ndarray of float64, shape (n_groups, n_columns)
+    shares : ndarray of float64 or ShareTable, shape (n_groups, n_columns)
         Share of a group's selections of one layer that went to one expert; the columns of a layer
-        add up to 1. A column is one (layer, expert), real experts only, layer by layer.
+        add up to 1. A column is one (layer, expert), real experts only, layer by layer. A table, which computes the columns
+        that are asked for, where an array would be large.
     layer, expert : ndarray of int, shape (n_columns,)
         Layer number (as in every table) and expert of a column.
     layer_index : ndarray of int, shape (n_columns,)
@@ -41,7 +44,7 @@ class GroupUsage:
     warnings : tuple of str
     """
 
-    shares: np.ndarray
+    shares: Shares
     layer: np.ndarray
     expert: np.ndarray
     layer_index: np.ndarray
@@ -236,7 +239,7 @@ def group_usage(usage: Usage, *, label: str = "topic", strata: str | None = None
     code = {name: i for i, name in enumerate(names)}
     group_of_document = np.full(len(keep), -1)
     group_of_document[rows] = [code[g] for g in groups[rows]]
-    shares, selections, filled = _shares(usage.summed(group_of_document, len(names), measure=measure), usage)
+    shares, selections, filled = _shares(usage, group_of_document, len(names), measure)
     if filled:
         warnings.append(f"{filled} (group, layer) pairs had no selections and were given the mean usage.")
     return GroupUsage(
@@ -266,8 +269,12 @@ def _need_measure(usage: Usage, measure: str) -> None:
         )
 
 
-def _shares(summed: np.ndarray, usage: Usage) -> tuple[np.ndarray, np.ndarray, int]:
-    """Divide sums (n_groups, n_columns) by their layer's total, in place, since they are the largest array of an analysis."""
+def _shares(usage: Usage, code: np.ndarray, n: int, measure: str) -> tuple[Shares, np.ndarray, int]:
+    """Shares of `n` groups, their selections by layer, and the number of (group, layer) that have the mean of all."""
+    if 8 * n * int(usage.num_experts.sum()) > share_tables.DENSE_BYTES:
+        table, filled = ShareTable.summed(usage, code, n, measure=measure)
+        return table, table.totals, filled
+    summed = usage.summed(code, n, measure=measure)
     selections, filled = np.empty((len(summed), len(usage.layers))), 0
     for index, columns in enumerate(usage.columns):
         part = summed[:, columns]

@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_probe.core.stats.labels import LabelPermuter, for_each_column_block, n_threads, permutation_blocks
 from moe_probe.core.stats.multiplicity import permutation_p
+from moe_probe.core.stats.shares import Shares, ShareTable, column_blocks
 
 _TIES = 1e-6  # relative slack for float32 sums
 
@@ -26,7 +27,7 @@ class MutualInformation(NamedTuple):
 
 
 def macro_mutual_information(  # noqa: PLR0913 options are keyword-only with defaults
-    shares: np.ndarray,
+    shares: Shares,
     topic: np.ndarray,
     *,
     n_topics: int,
@@ -44,7 +45,7 @@ def macro_mutual_information(  # noqa: PLR0913 options are keyword-only with def
 
     Parameters
     ----------
-    shares : ndarray, shape (n_groups, n_columns)
+    shares : ndarray or ShareTable, shape (n_groups, n_columns)
         The columns of one layer add up to 1.
     topic : ndarray of int, shape (n_groups,)
     n_topics : int
@@ -66,9 +67,11 @@ def macro_mutual_information(  # noqa: PLR0913 options are keyword-only with def
     permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
     sizes = np.bincount(topic, minlength=n_topics)
     starts = np.flatnonzero(np.diff(layer_index, prepend=-1))
-    values = np.asarray(shares, dtype=np.float32)
+    held = None if isinstance(shares, ShareTable) else np.asarray(shares, dtype=np.float32)
     # the base moves with the labels where topics are unequal, so each permutation has its own
-    plugin = _divergence(permuter.observed().astype(np.float64) @ shares, sizes, starts=starts)[0]
+    observed = permuter.observed().astype(np.float64)
+    means = np.concatenate([observed @ shares[:, columns] for columns in column_blocks(shares)], axis=1)
+    plugin = _divergence(means, sizes, starts=starts)[0]
     total, exceed = np.zeros_like(plugin), np.zeros(len(plugin), dtype=np.int64)
     with ThreadPoolExecutor(n_threads()) as pool:
         for n in permutation_blocks(permutations, n_tests=n_topics * shares.shape[1]):
@@ -76,7 +79,8 @@ def macro_mutual_information(  # noqa: PLR0913 options are keyword-only with def
             sums = np.empty((n * n_topics, shares.shape[1]), dtype=np.float32)
 
             def work(columns: slice, labels: object = labels, sums: np.ndarray = sums) -> None:
-                sums[:, columns] = labels @ np.ascontiguousarray(values[:, columns])  # type: ignore[operator]
+                values = shares[:, columns].astype(np.float32) if held is None else np.ascontiguousarray(held[:, columns])
+                sums[:, columns] = labels @ values  # type: ignore[operator]
 
             for_each_column_block(shares.shape[1], work, pool=pool)
             permuted = _divergence(sums, sizes, starts=starts)

@@ -23,6 +23,7 @@ from moe_probe.core.stats.labels import (
     permutation_blocks,
 )
 from moe_probe.core.stats.multiplicity import StepDownMax, permutation_p
+from moe_probe.core.stats.shares import Shares, ShareTable, column_blocks
 from moe_probe.core.stats.tail import PooledTail
 from moe_probe.core.stats.welch import welch_t
 
@@ -76,33 +77,47 @@ class PermutationTest:
 
 
 class _Columns:
-    """Columns ready for tests under permuted labels: centred and scaled."""
+    """Columns ready for tests under permuted labels: centred and scaled, all of an array or the block that is needed."""
 
-    def __init__(self, shares: np.ndarray, permuter: LabelPermuter) -> None:
-        self.values, varies = centre_and_scale(shares, permuter.strata)
-        self.permuter, self.testable = permuter, varies & permuter.testable[:, None]
+    def __init__(self, shares: Shares, permuter: LabelPermuter) -> None:
+        self.permuter, self.n_groups, self.n_columns = permuter, *shares.shape
+        self._shares = shares if isinstance(shares, ShareTable) else None
+        self._values: np.ndarray | None = None
+        if self._shares is None:
+            self._values, varies = centre_and_scale(np.asarray(shares), permuter.strata)
+        else:
+            blocks = column_blocks(shares)
+            varies = np.concatenate([centre_and_scale(shares[:, c], permuter.strata)[1] for c in blocks])
+        self.testable = varies & permuter.testable[:, None]
+
+    def values(self, columns: slice) -> np.ndarray:
+        """Return some columns, float32, shape (n_groups, n)."""
+        if self._shares is None:
+            assert self._values is not None
+            return self._values[:, columns]
+        return centre_and_scale(self._shares[:, columns], self.permuter.strata)[0]
 
     def observed(self) -> np.ndarray:
         """Compute Welch's t of the labels as they are, summed in float64, shape (n_topics, n_columns)."""
         one_hot = self.permuter.observed().astype(np.float64)
-        t = np.empty((self.permuter.n_topics, self.values.shape[1]))
-        step = column_step(len(self.values))
+        t = np.empty((self.permuter.n_topics, self.n_columns))
+        step = column_step(self.n_groups)
         for start in range(0, t.shape[1], step):
-            block = self.values[:, start : start + step].astype(np.float64)
+            block = self.values(slice(start, start + step)).astype(np.float64)
             sums, squares = one_hot @ block, one_hot @ block**2
-            t[:, start : start + step] = welch_t(sums, squares, self.permuter.sizes, total=len(self.values))
+            t[:, start : start + step] = welch_t(sums, squares, self.permuter.sizes, total=self.n_groups)
         return t
 
     def permuted(self, n: int, pool: ThreadPoolExecutor, signs: np.ndarray | None = None) -> np.ndarray:
         """Compute statistics of `n` permutations, float32 [permutation, topic, column]; 0 where not testable."""
         labels, n_topics = self.permuter.draw(n), self.permuter.n_topics
-        n_groups, n_columns = self.values.shape
+        n_groups, n_columns = self.n_groups, self.n_columns
         statistics = np.empty((n, n_topics, n_columns), dtype=np.float32)
 
         def work(columns: slice) -> None:
             width = columns.stop - columns.start
             both = np.empty((n_groups, 2 * width), dtype=np.float32)
-            both[:, :width] = self.values[:, columns]
+            both[:, :width] = self.values(columns)
             np.square(both[:, :width], out=both[:, width:])
             sums = (labels @ both).reshape(n, n_topics, 2 * width)
             t = welch_t(sums[..., :width], sums[..., width:], self.permuter.sizes, total=n_groups)
@@ -110,6 +125,11 @@ class _Columns:
 
         for_each_column_block(n_columns, work, pool=pool)
         return statistics
+
+
+def _threads_for(shares: Shares) -> int:
+    """Threads that test blocks of columns: each divides a block of a table for itself, 150 MB for 100,000 groups."""
+    return n_threads(4) if isinstance(shares, ShareTable) else n_threads()
 
 
 class _LayerOmnibus:
@@ -146,7 +166,7 @@ class _LayerOmnibus:
 
 
 def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
-    shares: np.ndarray,
+    shares: Shares,
     topic: np.ndarray,
     *,
     n_topics: int,
@@ -160,7 +180,7 @@ def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
 
     Parameters
     ----------
-    shares : ndarray of float, shape (n_groups, n_columns)
+    shares : ndarray of float or ShareTable, shape (n_groups, n_columns)
         One row a group, e.g. ``GroupUsage.shares``.
     topic : ndarray of int, shape (n_groups,)
         Index of the group's topic.
@@ -193,7 +213,7 @@ def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
     family = StepDownMax(observed.ravel(), tolerance=TIE_TOLERANCE)
     omnibus, topic_maxima = _LayerOmnibus(layer_index), []
     omnibus.add(np.nan_to_num(observed)[None].astype(np.float32))
-    with ThreadPoolExecutor(n_threads()) as pool:
+    with ThreadPoolExecutor(_threads_for(shares)) as pool:
         for size in track(list(permutation_blocks(permutations, n_tests=t.size)), "permute", unit="blocks of permutations"):
             statistics = columns.permuted(size, pool, signs)
             aside = pool.submit(family.add, statistics.reshape(size, -1)), pool.submit(omnibus.add, statistics)
@@ -216,7 +236,7 @@ def permutation_test(  # noqa: PLR0913 options are keyword-only with defaults
 
 
 def permutation_p_values(  # noqa: PLR0913 options as `permutation_test`
-    shares: np.ndarray,
+    shares: Shares,
     topic: np.ndarray,
     *,
     n_topics: int,
@@ -241,7 +261,7 @@ def permutation_p_values(  # noqa: PLR0913 options as `permutation_test`
     t = columns.observed()
     observed = np.where(columns.testable, np.abs(t), np.nan)
     tail = PooledTail(observed, permutations=permutations, tolerance=TIE_TOLERANCE)
-    with ThreadPoolExecutor(n_threads()) as pool, ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(_threads_for(shares)) as pool, ThreadPoolExecutor(1) as aside:
         added, maxima = None, []
         for size in track(list(permutation_blocks(permutations, n_tests=t.size)), "permute", unit="blocks of permutations"):
             statistics = columns.permuted(size, pool)
@@ -259,7 +279,7 @@ def permutation_p_values(  # noqa: PLR0913 options as `permutation_test`
 
 
 def chosen_p_values(  # noqa: PLR0913 options as `permutation_test`
-    shares: np.ndarray,
+    shares: Shares,
     topic: np.ndarray,
     chosen: Sequence[tuple[int, np.ndarray, np.ndarray]],
     *,

@@ -11,6 +11,7 @@ import numpy as np
 from moe_probe.core.progress import track
 from moe_probe.core.stats.effects import log2_lift
 from moe_probe.core.stats.permutation import chosen_p_values
+from moe_probe.core.stats.shares import Shares, column_blocks
 from moe_probe.core.stats.welch import SE_FLOOR as _SE_FLOOR
 
 #: Candidates of a topic and direction that one half may send to the other.
@@ -59,7 +60,7 @@ class LabelledShares:
 
     Attributes
     ----------
-    shares : ndarray of float, shape (n_groups, n_columns)
+    shares : ndarray of float or ShareTable, shape (n_groups, n_columns)
     topic : ndarray of int, shape (n_groups,)
     n_topics : int
     pseudo : ndarray, shape (n_topics, n_columns)
@@ -67,7 +68,7 @@ class LabelledShares:
     strata : ndarray of int, shape (n_groups,), optional
     """
 
-    shares: np.ndarray
+    shares: Shares
     topic: np.ndarray
     n_topics: int
     pseudo: np.ndarray
@@ -163,19 +164,21 @@ def replicate(
 def _propose(sample: LabelledShares) -> list[_Candidates]:
     from scipy.stats import t as student
 
-    # square roots make the spread alike, so that one of all groups serves: Welch's own of a few groups is so uncertain that
-    # of thousands of columns the luckiest small ones would be proposed
-    shares = np.maximum(sample.shares, 0)
-    np.sqrt(shares, out=shares)
-    shares = shares if sample.strata is None else _centred(shares, sample.strata)
-    total, n_columns = shares.shape
+    total, n_columns = sample.shares.shape
     sizes = np.bincount(sample.topic, minlength=sample.n_topics)
-    summed, squares = shares.sum(0), np.einsum("gc,gc->c", shares, shares)
+    summed, squares, inside = np.empty(n_columns), np.empty(n_columns), np.empty((sample.n_topics, n_columns))
+    for columns in column_blocks(sample.shares):
+        # square roots make the spread alike, so that one of all groups serves: Welch's own of a few groups is so uncertain
+        # that of thousands of columns the luckiest small ones would be proposed
+        shares = np.maximum(sample.shares[:, columns], 0)
+        np.sqrt(shares, out=shares)
+        shares = shares if sample.strata is None else _centred(shares, sample.strata)
+        summed[columns], squares[columns] = shares.sum(0), np.einsum("gc,gc->c", shares, shares)
+        inside[:, columns] = [shares[sample.topic == topic].sum(0) for topic in range(sample.n_topics)]
     out = []
     for topic in np.flatnonzero((sizes > 1) & (total - sizes > 1)):
-        inside = shares[sample.topic == topic]
-        n, rest = len(inside), total - len(inside)
-        own, other = inside.mean(0), (summed - inside.sum(0)) / rest
+        n, rest = int(sizes[topic]), total - int(sizes[topic])
+        own, other = inside[topic] / n, (summed - inside[topic]) / rest
         within = np.maximum(squares - n * own**2 - rest * other**2, 0) / (total - 2)
         # without spread within, as between a perfect expert's topic and the rest, a floor takes its place, as in `welch_t`
         within = np.maximum(within, _SE_FLOOR * np.maximum(squares / total - (summed / total) ** 2, 0)) * (1 / n + 1 / rest)

@@ -41,9 +41,18 @@ def documents_anndata(manifest: Manifest, usage: Usage, layers: Sequence[int]) -
     import pandas as pd
     from scipy import sparse
 
-    def matrix(counts: np.ndarray) -> sparse.csr_matrix:
-        parts = [counts[:, i, : manifest.layers[i].num_experts] for i in layers]
-        return sparse.csr_matrix(np.concatenate(parts, axis=1).astype(np.float32))
+    kept = np.concatenate([np.arange(usage.columns[i].start, usage.columns[i].stop) for i in layers])
+    number = np.full(int(usage.num_experts.sum()), -1)
+    number[kept] = np.arange(len(kept))
+
+    def matrix(measure: str) -> sparse.csr_matrix:
+        shape = (len(usage.documents), len(kept))
+        out = sparse.csr_matrix(shape, dtype=np.float32)
+        for document, column, value in usage.pieces(measure):
+            use = number[column] >= 0
+            cells = (document[use], number[column[use]])
+            out = out + sparse.csr_matrix((value[use].astype(np.float32), cells), shape=shape)
+        return out
 
     obs = _labels(usage.documents.drop(columns="document"))
     names = usage.documents["document"]
@@ -52,8 +61,8 @@ def documents_anndata(manifest: Manifest, usage: Usage, layers: Sequence[int]) -
         [f"{name}#{row}" if twice else str(name) for row, (name, twice) in enumerate(zip(names, repeated, strict=True))],
         dtype=object,
     )
-    layered = {} if usage.gate_mass is None else {"gate_mass": matrix(usage.gate_mass)}
-    return _anndata(manifest, layers, matrix(usage.selections), obs, layered)
+    layered = {"gate_mass": matrix("gate_mass")} if usage.has_gate_mass else {}
+    return _anndata(manifest, layers, matrix("selections"), obs, layered)
 
 
 def tokens_anndata(

@@ -26,9 +26,9 @@ _ROWS = 1 << 18
 class StoredUsage(Usage):
     """`Usage` of a trace on disk.
 
-    `summed` and `document_totals` read the table piece by piece, in the order of documents, so that their sums have the
-    very bits of sums over the arrays. The arrays `selections`, `gate_mass` and `saliency` are made when
-    they are asked for; they take 16 bytes for every document, layer and expert.
+    `summed`, `pieces`, `select` and `document_totals` read the table piece by piece, in the order of documents, so that their
+    sums have the very bits of sums over the arrays. The arrays `selections`, `gate_mass` and `saliency` are made when
+    they are asked for; they take 16 bytes for every document, layer and expert. No analysis asks for them.
 
     Parameters
     ----------
@@ -74,15 +74,33 @@ class StoredUsage(Usage):
 
     @override
     def summed(self, code: np.ndarray, n: int, *, measure: str = "selections") -> np.ndarray:
-        starts = np.array([columns.start for columns in self.columns])
         out = np.zeros((n, int(self.num_experts.sum())))
         flat, width = out.reshape(-1), out.shape[1]
-        for document, layer, expert, value in self._pieces(measure):
+        for document, column, value in self.pieces(measure):
             unit = code[document]
-            cell = unit * width + starts[layer] + expert
+            cell = unit * width + column
             use = unit >= 0
             np.add.at(flat, cell[use], value[use].astype(np.float64))
         return out
+
+    @override
+    def pieces(self, measure: str = "selections") -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        starts = np.array([columns.start for columns in self.columns])
+        for document, layer, expert, value in self._pieces(measure):
+            yield document, starts[layer] + expert, value
+
+    @override
+    def dtype(self, measure: str) -> np.dtype:
+        return np.dtype(pq.read_schema(self._path).field(measure).type.to_pandas_dtype())
+
+    @override
+    def select(self, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
+        kept, place = np.unique(rows, return_inverse=True)
+        number = np.full(len(self.documents), -1)
+        number[kept] = np.arange(len(kept))
+        arrays = {"selections": np.int64} | ({"gate_mass": np.float64} if self.has_gate_mass else {})
+        read = {name: self._dense(name, kind, number)[place] for name, kind in arrays.items()}
+        return Usage(read["selections"], read.get("gate_mass"), self.layers, documents, evidence=self.evidence)
 
     @override
     def document_totals(self, measure: str = "selections") -> np.ndarray:
@@ -113,10 +131,14 @@ class StoredUsage(Usage):
         """Saliency per document, layer and expert, or None where it was not recorded; read-only."""
         return self._dense("saliency", np.float64) if "saliency" in self._measures else None
 
-    def _dense(self, measure: str, dtype: type) -> np.ndarray:
-        array: np.ndarray = np.zeros((len(self.documents), len(self.layers), int(self.num_experts.max())), dtype=dtype)
+    def _dense(self, measure: str, dtype: type, number: np.ndarray | None = None) -> np.ndarray:
+        """Make the array of all documents, or of those whose `number` (n_documents,), a row of the array, is not -1."""
+        n = len(self.documents) if number is None else int(number.max(initial=-1)) + 1
+        array: np.ndarray = np.zeros((n, len(self.layers), int(self.num_experts.max())), dtype=dtype)
         for document, layer, expert, value in self._pieces(measure):
-            array[document, layer, expert] = value
+            row = document if number is None else number[document]
+            use = slice(None) if number is None else row >= 0
+            array[row[use], layer[use], expert[use]] = value[use]
         array.flags.writeable = False
         return array
 

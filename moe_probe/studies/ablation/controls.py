@@ -64,7 +64,9 @@ def _expert_loads(run: RunDirectory, unit: Unit) -> np.ndarray:
     unknown = [m for m in unit.members if not 0 <= m < n]
     if unknown:
         raise MoeProbeError(f"layer {unit.layer} has no expert {unknown[0]}", f"it has {n}", f"0 to {n - 1}")
-    return np.asarray(run.usage().selections[:, layer_index, :n].sum(0))
+    usage = run.usage()
+    summed = usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1)[0]
+    return np.asarray(summed[usage.columns[layer_index]].astype(np.int64))
 
 
 def _feature_loads(run: RunDirectory, name: str, held_out: np.ndarray) -> np.ndarray:

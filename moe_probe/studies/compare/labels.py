@@ -89,7 +89,8 @@ def variance_explained(groups: GroupUsage, drawn: Resamples) -> np.ndarray:
     -------
     ndarray
     """
-    values = groups.shares - groups.shares.mean(0)  # centred first: squares of small numbers stay exact
+    shares = np.asarray(groups.shares)
+    values = shares - shares.mean(0)  # centred first: squares of small numbers stay exact
     total = drawn.means(values**2) - drawn.means(values) ** 2
     within = np.zeros_like(total)
     weight = drawn.weights.sum(1)

@@ -181,8 +181,7 @@ def _of_topics(usage: Usage, label: str, topics: tuple[str, ...]) -> Usage:
 
 
 def _rows(usage: Usage, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
-    mass = None if usage.gate_mass is None else usage.gate_mass[rows]
-    return Usage(usage.selections[rows], mass, usage.layers, documents.reset_index(drop=True), evidence=usage.evidence)
+    return usage.select(rows, documents.reset_index(drop=True))
 
 
 def resample(pairing: Pairing, *, n: int, seed: int) -> tuple[Resamples, Resamples]:

@@ -54,7 +54,11 @@ class RunTables:
     @cached_property
     def corpus_share(self) -> np.ndarray:
         """Share of the corpus's tokens that chose each expert, shape (n_layers, max_experts), were no slot left empty."""
-        counts = self.run.usage().selections.sum(0).astype(np.float64)
+        usage = self.run.usage()
+        summed = usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1)[0]
+        counts = np.zeros((len(usage.layers), int(usage.num_experts.max())))
+        for index, columns in enumerate(usage.columns):
+            counts[index, : columns.stop - columns.start] = summed[columns]
         slots = np.array([[layer.top_k] for layer in self.run.layers])
         return np.asarray(slots * counts / np.maximum(counts.sum(1, keepdims=True), 1))
 
