@@ -4,7 +4,7 @@
 
 Makes the traces in --dir and keeps them there, so that a second call only measures. Each size runs in a process of its own.
 CPU seconds (of all threads) and peak memory (resident set, as the kernel counts it) are given for every analysis; wall-clock
-seconds and the load of the machine are in the JSON files beside the traces. Linux only.
+seconds, the load of the machine and the memory of child processes are in the JSON files beside the traces. Linux only.
 
 Tokens are drawn once for four million tokens, with planted experts of topics, words and documents. Larger traces link the
 routing files of that base again and again (hard links) under new documents, tables and checksums, with a third of the tokens'
@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ POOL = 4096
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--millions", type=float, nargs="+", default=[1, 10, 100])
     parser.add_argument("--tokens", type=int, default=1000, help="tokens of a document")
     parser.add_argument("--usage-only", action="store_true", help="traces of counts per document alone")
     parser.add_argument("--permutations", type=int, default=1000)
@@ -146,9 +147,9 @@ def copies(base: Trace, n_shards: int) -> Iterator[tuple[int, ShardEntry]]:
         yield index, base.manifest.shards[index % len(base.manifest.shards)]
 
 
-def large_trace(folder: Path, millions: int, tokens: int, *, usage_only: bool) -> Trace:
+def large_trace(folder: Path, millions: float, tokens: int, *, usage_only: bool) -> Trace:
     """A trace of some million tokens whose routing files are links to those of the base."""
-    path = folder / f"{'usage' if usage_only else 'full'}-{millions}m-{tokens}"
+    path = folder / f"{'usage' if usage_only else 'full'}-{millions:g}m-{tokens}"
     if (path / "trace.json").exists():
         return Trace.open(path)
     base, text = base_trace(folder, tokens), pa.array(strings(), pa.string())
@@ -220,6 +221,27 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Children(threading.Thread):
+    """Watches the resident set of a process's children, which the kernel's own peak of the process leaves out."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid, self._ended, self.most_kib = pid, threading.Event(), 0
+
+    def run(self) -> None:
+        while not self._ended.wait(0.5):
+            try:
+                pids = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text(encoding="ascii").split()
+                self.most_kib = max(self.most_kib, sum(status_kib(int(pid), "VmRSS") for pid in pids))
+            except OSError:  # one of them has just ended
+                continue
+
+    def ended(self) -> int:
+        self._ended.set()
+        self.join()
+        return self.most_kib
+
+
 def measure(trace: Trace, out: Path, permutations: int) -> dict[str, Any]:
     """Run `moe-probe analyze`; seconds and peak memory of every result that it announces."""
     shutil.rmtree(out, ignore_errors=True)
@@ -228,7 +250,8 @@ def measure(trace: Trace, out: Path, permutations: int) -> dict[str, Any]:
     started = mark = time.perf_counter()
     load = os.getloadavg()[0]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    rows, log, before = [], [], 0.0
+    rows, log, before, children = [], [], 0.0, Children(child.pid)
+    children.start()
     assert child.stderr is not None
     for line in child.stderr:
         log.append(line.rstrip())
@@ -251,13 +274,15 @@ def measure(trace: Trace, out: Path, permutations: int) -> dict[str, Any]:
         raise SystemExit("\n".join(log[-5:]))
     total = time.perf_counter() - started
     peaks = [row["peak_gib"] for row in rows] + [used.ru_maxrss / 2**20]
+    of_children = children.ended() / 2**20
     return {
         "tokens": trace.n_tokens,
         "documents": trace.manifest.n_documents,
         "seconds": total,
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "load": [load, os.getloadavg()[0]],
-        "peak_gib": max(peaks),
+        "peak_gib": max(peaks) + of_children,
+        "children_gib": of_children,
         "rows": rows,
         "log": log,
     }

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.stats.shares import Shares
 
 #: Columns multiplied at a time: a block of this width stays in the second-level cache.
 COLUMN_BLOCK = 64
@@ -149,7 +150,9 @@ class BlockedLabels:
         return out
 
 
-def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def centre_and_scale(
+    shares: Shares, strata: np.ndarray | None = None, *, columns: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Centre every column (within strata) and scale it to unit mean square, as float32.
 
     Centring first keeps float32 sums accurate; centring within strata gives the difference of
@@ -157,8 +160,10 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
 
     Parameters
     ----------
-    shares : ndarray, shape (n_groups, n_columns)
+    shares : ndarray or ShareTable, shape (n_groups, n_columns)
     strata : ndarray of int, shape (n_groups,), optional
+    columns : ndarray of int, optional
+        Columns to take; all of them when left out.
 
     Returns
     -------
@@ -166,13 +171,13 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
     varies : ndarray of bool, shape (n_columns,)
         False for constant columns (a dead expert, say), which are 0 in `scaled`.
     """
-    n_groups, n_columns = shares.shape
+    n_groups, n_columns = len(shares), shares.shape[1] if columns is None else len(columns)
     scaled = np.empty((n_groups, n_columns), dtype=np.float32)
     varies = np.empty(n_columns, dtype=bool)
     step = column_step(n_groups)
     for start in range(0, n_columns, step):
-        columns = slice(start, start + step)
-        block = shares[:, columns].astype(np.float64)
+        part = slice(start, start + step)
+        block = shares[:, part if columns is None else columns[part]].astype(np.float64)
         level = np.abs(block).max(0)
         if strata is None:
             block -= block.mean(0)
@@ -180,8 +185,8 @@ def centre_and_scale(shares: np.ndarray, strata: np.ndarray | None = None) -> tu
             for stratum in np.unique(strata):
                 block[strata == stratum] -= block[strata == stratum].mean(0)
         spread = np.sqrt((block**2).mean(0))
-        varies[columns] = spread > 1e-9 * np.maximum(level, 1e-300)
-        scaled[:, columns] = np.where(varies[columns], block / np.where(varies[columns], spread, 1.0), 0.0)
+        varies[part] = spread > 1e-9 * np.maximum(level, 1e-300)
+        scaled[:, part] = np.where(varies[part], block / np.where(varies[part], spread, 1.0), 0.0)
     return scaled, varies
 
 

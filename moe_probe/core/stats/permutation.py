@@ -313,7 +313,7 @@ def chosen_p_values(  # noqa: PLR0913 options as `permutation_test`
     permuter = LabelPermuter(topic, n_topics=n_topics, strata=strata, seed=seed)
     sizes = permuter.sizes
     columns = np.unique(np.concatenate([c for _, c, _ in chosen]))
-    scaled, varies = centre_and_scale(shares[:, columns], strata)
+    scaled, varies = centre_and_scale(shares, strata, columns=columns)
     orders = permuter.draw_orders(permutations)
     out = []
     for number, wanted, signs in chosen:

@@ -106,7 +106,9 @@ class ShareTable:
             return self[rows][:, columns]
         if isinstance(columns, int | np.integer):
             return self._shares(np.array([columns]))[:, 0]
-        return self._shares(np.arange(self.shape[1])[columns])
+        out = self._shares(np.arange(self.shape[1])[columns])
+        # columns picked from an array lie in memory column by column, and sums over them are formed in that order
+        return out if isinstance(columns, slice) else out[:, np.arange(out.shape[1])]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All shares."""
@@ -127,16 +129,24 @@ class ShareTable:
 
     def _sums(self, columns: np.ndarray | slice) -> np.ndarray:
         """Return sums of some columns, float64, (n_groups, n)."""
-        if isinstance(columns, np.ndarray) and len(columns) and (np.diff(columns) == 1).all():
-            columns = slice(int(columns[0]), int(columns[-1]) + 1)  # a block is read faster than columns picked one by one
+        index = np.arange(self.shape[1])[columns] if isinstance(columns, slice) else columns
+        out = np.empty((len(self), len(index)))
+        for start in range(0, len(index), _WIDTH):  # few at a time: the rows of all groups are picked before those asked for
+            part = index[start : start + _WIDTH]
+            if (np.diff(part) == 1).all():  # a block is read faster than columns picked one by one
+                part = slice(int(part[0]), int(part[-1]) + 1)
+            out[:, start : start + _WIDTH] = self._read(part)
+        return out
+
+    def _read(self, columns: np.ndarray | slice) -> np.ndarray:
         if len(self._parts) == 1:  # its rows are those of the table
             block = self._parts[0][1][:, columns]
-            return (block if self._rows is None else block[self._rows]).astype(np.float64, order="C")
+            return block if self._rows is None else block[self._rows]
         pieces = [sums[:, columns].astype(np.float64) for _, sums in self._parts]
-        out = np.empty((len(self.totals), pieces[0].shape[1]))
+        block = np.empty((len(self.totals), pieces[0].shape[1]))
         for (rows, _), piece in zip(self._parts, pieces, strict=True):
-            out[rows] = piece
-        return out if self._rows is None else out[self._rows]
+            block[rows] = piece
+        return block if self._rows is None else block[self._rows]
 
 
 #: Shares of groups: an array, or a table of the same numbers that is too large for one.
