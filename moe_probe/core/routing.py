@@ -110,7 +110,16 @@ class Usage:
             yield document, columns.start + expert, part[document, expert]
 
     def dtype(self, measure: str) -> np.dtype:
-        """Return the type of a measure's values in `pieces`."""
+        """Return the type of a measure's values in `pieces`.
+
+        Parameters
+        ----------
+        measure : {"selections", "gate_mass", "saliency"}
+
+        Returns
+        -------
+        dtype
+        """
         return np.dtype(getattr(self, measure).dtype)
 
     def select(self, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
