@@ -13,6 +13,9 @@ from moe_probe.recording.rundir import RunDirectory
 from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_probe.report.plots.of_run import RunPlots
     from moe_probe.sae import Sae
 
 
@@ -59,6 +62,22 @@ class Saes(Mapping[str, "Sae"]):
         return f"Saes({', '.join(self) or 'none'})"
 
 
+class Verdicts(Result):
+    """The result ``verdicts``: its ``repr`` has a line for each topic, and a topic's row is had by its name."""
+
+    def __getitem__(self, topic: str) -> pd.Series:
+        """Return the row of a topic; UsageError where there is none."""
+        rows = self.table[self.table["topic"] == topic]
+        if rows.empty:
+            known = self.table["topic"].tolist()
+            raise UsageError(f"there is no topic '{topic}'", did_you_mean(topic, known), "run.verdicts.table")
+        return rows.iloc[0]
+
+    def __repr__(self) -> str:
+        """Answer for every topic, in a line."""
+        return "\n".join(f"{row.topic}: {row.sentence}" for row in self.table.itertuples())
+
+
 class Run(RunDirectory):
     """A run directory. It is a `Trace` with more to it, so that every analysis takes it as one.
 
@@ -68,6 +87,8 @@ class Run(RunDirectory):
     >>> run.verdicts                                # is there a chemistry expert?
     >>> run.results.expert_topics.table             # any result by name
     >>> run.card(5, 13), run.card("layer_05/width_01024", 334)   # an expert, a feature
+    >>> run.verdicts["chemistry"]                   # the row of one topic
+    >>> run.plot.topics().savefig("topics.pdf")     # any figure of the report
     >>> run.report()                                # report.html, written anew
     """
 
@@ -76,15 +97,23 @@ class Run(RunDirectory):
         return Saes(self.path)
 
     @property
-    def verdicts(self) -> Result:
-        """Is there an expert for each topic? One row a topic.
+    def verdicts(self) -> Verdicts:
+        """Is there an expert for each topic? One row a topic; ``run.verdicts["chemistry"]`` is that row.
 
         Raises
         ------
         MoeProbeError
             When the run was not analysed.
         """
-        return self.results["verdicts"]
+        return Verdicts(**vars(self.results["verdicts"]))
+
+    @property
+    def plot(self) -> RunPlots:
+        """Figures of the report by name, as matplotlib Figures: ``run.plot.topics().savefig("topics.pdf")``."""
+        from moe_probe.report.plots import RunPlots
+
+        figures: RunPlots = RunPlots(self.results)
+        return figures
 
     def card(self, where: int | str, number: int) -> UnitCard:
         """Gather what is known of one expert or feature.
@@ -133,7 +162,7 @@ class Run(RunDirectory):
         report = "report.html" if (self.path / "report.html").exists() else "no report"
         return (
             f"Run({self.path}: {super().__repr__()}, {len(self.results)} results, {len(self.saes())} SAEs, {report}; "
-            "see .verdicts, .results, .saes(), .card(), .report(), .trace)"
+            "see .verdicts, .plot, .results, .saes(), .card(), .report(), .trace)"
         )
 
     def _repr_html_(self) -> str:

@@ -123,6 +123,10 @@ def test_run_is_a_trace_with_more(run: Run) -> None:
     result = moe_probe.layer_usage(run, permutations=99)
     pd.testing.assert_frame_equal(result.table, moe_probe.layer_usage(run.trace, permutations=99).table)
     assert set(run.verdicts.table["topic"]) == {"topic-0", "topic-1", "topic-2"}
+    assert run.verdicts["topic-1"]["sentence"] in repr(run.verdicts) and repr(run.verdicts).count("\n") == 2
+    with pytest.raises(UsageError, match=r"there is no topic 'topc-1'.*topic-1"):
+        run.verdicts["topc-1"]
+    assert run.plot.topics().axes and "topics" in repr(run.plot)
     text = repr(run)
     assert "48 documents" in text and f"{len(run.results)} results" in text and "0 SAEs" in text and "no report" in text
     assert run.report() == run.path / "report.html" and "report.html" in repr(moe_probe.open(run.path))

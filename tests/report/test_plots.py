@@ -14,9 +14,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from moe_probe.core.results import Result
 from moe_probe.report import plots
 from moe_probe.report.plots import maps as plots_maps
 from moe_probe.report.plots import routing as plots_routing
+from moe_probe.report.plots import summary as plots_summary
 from moe_probe.report.plots import tree as plots_tree
 from moe_probe.report.plots import units as plots_units
 from moe_probe.report.plots.drawing import figure_of, new_figure
@@ -107,6 +109,16 @@ def tables() -> dict[str, pd.DataFrame]:
         ),
         "carriers": carriers,
         "topic_panels": grid(log2_lift=rng.normal(size=24), significant=True, replicated=[True, False] * 12),
+        "verdict_lifts": pd.DataFrame(
+            {
+                "topic": TOPICS,
+                "verdict": ["expert", "none", "none"],
+                "grade": ["clear", "weak", "untested"],
+                "log2_lift": [1.5, 0.4, np.nan],
+                "ci_low": [1.2, 0.3, np.nan],
+                "ci_high": [1.8, 0.5, np.nan],
+            }
+        ),
         "purity_bars": pd.DataFrame(
             {
                 "layer": [5, 5],
@@ -125,7 +137,7 @@ def tables() -> dict[str, pd.DataFrame]:
 TABLES = tables()
 PUBLIC = {
     name: item
-    for module in (plots_routing, plots_maps, plots_tree, plots_units)
+    for module in (plots_routing, plots_maps, plots_summary, plots_tree, plots_units)
     for name, item in inspect.getmembers(module, inspect.isfunction)
     if item.__module__ == module.__name__ and not name.startswith("_")
 }
@@ -186,3 +198,47 @@ def test_figures_are_shown_where_pyplot_is_interactive(monkeypatch: pytest.Monke
         made = new_figure(1, 1)
     assert made.number in plt.get_fignums()
     plt.close(made)
+
+
+def test_the_picture_of_the_answer_says_what_the_table_says() -> None:
+    """Largest lift on top, the threshold where it was set, an interval from bound to bound, no dot where nothing was tested."""
+    axes = plots_summary.verdict_lifts(TABLES["verdict_lifts"], min_log2_lift=0.9)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["law", "evil\\x1b[31m", "art"]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_xdata()) for line in dashed] == [[0.9, 0.9]]
+    bars = [segment for drawn in axes.collections for segment in drawn.get_segments()]  # type: ignore[attr-defined]
+    assert sorted((float(b[0, 0]), float(b[1, 0]), float(b[0, 1])) for b in bars) == [(0.3, 0.5, 1.0), (1.2, 1.8, 2.0)]
+    legend = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert legend == ["has an expert (1)", "real but too small (1)", "not tested (1)"]
+    colours = {plots_summary.ANSWERS[kind][0] for kind in ("expert", "weak")}
+    assert {matplotlib.colors.to_hex(drawn.get_color()[0]) for drawn in axes.collections} == colours  # type: ignore[attr-defined]
+
+
+def test_figures_of_a_run_have_names() -> None:
+    """Each is a Figure of its result, the missing ones are said to be missing, and a page of them lists what can be drawn."""
+    made = {
+        "verdicts": ("topics", "verdict_lifts"),
+        "experts": ("load", "load_heatmap"),
+        "expert_topics": ("lifts", "topic_heatmap"),
+        "coactivation": ("pairs", "coactivation_heatmap"),
+        "layers": ("layers", "layer_profile"),
+        "explained": ("explained", "explained_bars"),
+        "expert_token_classes": ("token_kinds", "token_class_heatmap"),
+        "maps": ("maps", "maps"),
+        "sae_quality": ("saes", "sae_pareto"),
+        "carriers": ("carriers", "carriers"),
+        "routing_predicted": ("predicted", "prediction_bars"),
+        "ablation": ("causes", "ablation_matrix"),
+        "tree_subjects": ("tree", "purity_bars"),
+    }
+    every = {name: Result(name, TABLES[table]) for name, (_, table) in made.items()}
+    plot = plots.RunPlots(every)
+    names = [name for name, _ in made.values()]
+    for name in names:
+        assert isinstance(getattr(plot, name)(), Figure)
+    assert sorted(repr(plot).removeprefix("RunPlots(").removesuffix(")").split(", ")) == sorted(names)
+    assert set(names) == {n for n, item in vars(plots.RunPlots).items() if not n.startswith("_") and callable(item)}
+    assert all(f"run.plot.{name}()" in plot._repr_html_() for name in names)
+    assert repr(plots.RunPlots({})) == "RunPlots(no results yet)"
+    ax = new_figure(4, 3).subplots()
+    assert plot.topics(ax=ax) is ax.figure

@@ -1,5 +1,6 @@
-"""Figures: result tables in, matplotlib Axes (or an array of them) out; comparisons give whole Figures; none saves.
+"""Figures: result tables in, matplotlib Axes (or an array of them) out; comparisons and runs give Figures; none saves.
 
+- `summary` the answer of every topic; `of_run` all figures of a run by name, as Figures.
 - `routing` experts, layers, SAEs; `maps` units in the plane and topic by topic; `units` experts beside features, and
   knock-outs.
 - `tree` feature splitting; `compare` runs beside each other; `model_table` models beside each other.
@@ -30,6 +31,8 @@ _PUBLIC = {
         "token_class_heatmap",
         "sae_pareto",
     ),
+    "summary": ("verdict_lifts",),
+    "of_run": ("RunPlots",),
     "maps": ("topic_panels",),
     "units": ("prediction_bars", "carriers", "ablation_matrix"),
     "tree": ("purity_bars",),

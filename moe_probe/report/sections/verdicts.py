@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.text import is_missing, listed
 from moe_probe.experts.explain.rivals import RIVALS
+from moe_probe.report import plots
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
-from moe_probe.report.content import Bar, Section
+from moe_probe.report.content import Bar, Picture, Section
 from moe_probe.studies.verdicts import NEAR, ONLY_COUNTS, UNTESTED, WEAK, grades, power_sentences, words_open
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
         title=f"{question(table)} One row per topic",
         finding=f"{count_sentence(table)}{words_sentence(table)}",
         blocks=(
+            *_picture(table, threshold),
             *([power] if (power := power_sentences(result)) else []),
             replace(shown, marks="verdict", details=details),
         ),
@@ -71,6 +73,21 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
         "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. The candidate "
         "with the strongest lift is shown: where no expert passes, its lift is an upper end.",
+    )
+
+
+def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
+    """Draw the answer of every topic, where any has a lift."""
+    if table["log2_lift"].isna().all():
+        return ()
+    return (
+        Picture(
+            "topics",
+            plots.verdict_lifts(table, min_log2_lift=threshold),
+            count_sentence(table, names=True),
+            "How much more each topic's expert (or the nearest candidate) is used on it than on an average topic. Beyond the "
+            "dashed line is not enough: it must repeat on other documents, and be more than words predict.",
+        ),
     )
 
 
