@@ -128,6 +128,8 @@ def collect_under_lock(  # noqa: PLR0913 - as `collect_trace`
         settings = {"batch_tokens": size, **manifest.settings, "block_bytes": n_bytes, **smaller}
         manifest = manifest.model_copy(update={"shard_of": shard, "settings": settings})
         writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
+        for note in writer.notes:
+            say(f"note: {note}")
         if not writer.sealed:
             collection = Collection(passes, encoder, writer, batch_tokens=size, say=say)
             total = sum(block.n_documents for block in blocks)

@@ -84,7 +84,7 @@ def _import(
         kept = _kept(filled(track(records(), "import", unit="documents")), plan, survey)
         _write(writer, kept, options)
     trace = writer.seal()
-    trace.warnings = plan.warnings
+    trace.warnings = (*writer.notes, *plan.warnings)
     return trace
 
 

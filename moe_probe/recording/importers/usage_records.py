@@ -89,7 +89,7 @@ def _import(
     if not writer.sealed:
         _write(writer, track(stream(), "import", unit="blocks"), totals, options)
     trace = writer.seal()
-    trace.warnings = totals.warnings
+    trace.warnings = (*writer.notes, *totals.warnings)
     return trace
 
 

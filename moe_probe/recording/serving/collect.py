@@ -119,6 +119,8 @@ def collect_from_server(  # noqa: PLR0913 - public API: keyword-only options wit
         manifest = _manifest(opened, outline, asked, encoder, options)
         manifest = manifest.model_copy(update={"shard_of": shard, "settings": {**manifest.settings, "block_bytes": n_bytes}})
         writer = TraceWriter.resume(root, manifest) if mode == "resume" else TraceWriter.create(root, manifest, mode=mode)
+        for note in writer.notes:
+            say(f"note: {note}")
         total = sum(block.n_documents for block in blocks)
         losses = Losses(total, server, client.address)
         if not writer.sealed:

@@ -2,13 +2,14 @@
 
 Documents with their routing come in; a `Trace` comes out. The format is described in docs/formats.md.
 
-- `writer` appends shards and seals; `shard` checks one shard and turns it into tables; `resume` continues an interrupted
-  trace.
+- `writer` appends shards and seals (`sealing`); `shard` checks one shard and turns it into tables; `resume` continues an
+  interrupted trace; `parts` what its shards are made of, and whether all of it is there.
 - `reader` opens a trace and loads only what is asked for; `tokens` its documents and tokens; `chunks` pieces of it, shard
   by shard; `rows` chosen tokens, `ids` the distinct ones; `usage` counts, summed while they are read; `stored` token
   strings as text; `sampled` which tokens have vectors.
 - `merge` joins traces, the parts of one corpus or those of several; `mergeable` which belong together.
-- `verify` finds damage by checksums; `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.
+- `verify` finds damage by checksums, `agreement` counts that disagree.
+- `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.
 - `facts` what a trace contains, in words; `annotated` routing as AnnData.
 - `files` the names of the files, which only this folder knows, and the manifest.
 """

@@ -45,7 +45,10 @@ def file_entry(root: Path, path: Path) -> FileEntry:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write ``trace.json`` and its checksum; the manifest last, since its status is what counts.
+    """Write ``trace.json`` and its checksum.
+
+    Until the manifest is there the checksum has two lines, of the new one and of the one before: whatever moment the process
+    is killed at, it fits the manifest.
 
     Parameters
     ----------
@@ -54,8 +57,24 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     manifest : Manifest
     """
     text = manifest.model_dump_json(indent=1) + "\n"
-    write_text(root / CHECKSUM, sha256_text(text) + "\n")
+    new = sha256_text(text) + "\n"
+    before = sha256_file(root / MANIFEST) + "\n" if (root / MANIFEST).is_file() else ""
+    write_text(root / CHECKSUM, new + before)
     write_text(root / MANIFEST, text)
+    if before:
+        write_text(root / CHECKSUM, new)
+
+
+def fits_checksum(root: Path) -> bool:
+    """Whether ``trace.json`` is as it was written: what ``trace.json.sha256`` says.
+
+    Raises
+    ------
+    FileNotFoundError
+        When one of the two is missing.
+    """
+    recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").split()
+    return sha256_file(root / MANIFEST) in recorded[:2]
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -73,7 +92,7 @@ def read_manifest(root: Path) -> Manifest:
         raise MoeProbeError(
             f"there is no trace at {root}", f"it has no {MANIFEST}", "run moe-probe collect or moe-probe import"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise MoeProbeError(f"{path} cannot be read", str(error), "run moe-probe verify, or collect again") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != 1:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import is_left_over
 from moe_probe.core.own_files import TRACE_FILES
-from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
-from moe_probe.recording.trace.files import CHECKSUM, PARTS
+from moe_probe.core.progress import Bar
+from moe_probe.core.schema import MANIFEST, Manifest
+from moe_probe.recording.trace.files import CHECKSUM
+from moe_probe.recording.trace.parts import DamageError, PartEntry, check_part, counted_parts, part_name
+from moe_probe.recording.trace.verify import damage
 
 #: What must be equal for a trace to be continued: field of the manifest, and what to call it.
 IDENTITY = {
@@ -97,35 +100,104 @@ def _change(old: Any, new: Any) -> str:
     return ""
 
 
-def whole_shards(root: Path) -> list[ShardEntry]:
-    """List the shards that were written completely, in order."""
-    shards = []
-    for index, path in enumerate(sorted((root / PARTS).glob("[0-9]*.json"))):
-        entry = ShardEntry.model_validate(json.loads(path.read_text()))
-        if entry.index != index:
-            break  # a gap: whatever comes after it was not written by this program in order
-        shards.append(entry)
-    return shards
+def sound_shards(root: Path, manifest: Manifest) -> tuple[list[PartEntry], tuple[str, ...]]:
+    """Find the shards of an unfinished trace that are whole, up to the first that is not.
 
-
-def remove_unfinished(root: Path, shards: list[ShardEntry]) -> None:
-    """Remove the files of a shard that was being written when the process ended; those of other people stay.
+    Every file of theirs is read once.
 
     Parameters
     ----------
     root : Path
         Folder of the trace.
-    shards : list of ShardEntry
-        The whole ones: their files stay.
+    manifest : Manifest
+
+    Returns
+    -------
+    shards : list of PartEntry
+        In order, from the first on.
+    notes : tuple of str
+        A sentence that names the first damaged shard, where there is one.
+
+    Raises
+    ------
+    MoeProbeError
+        When a file cannot be read for want of permission.
     """
-    known = {f.path for s in shards for f in s.files} | {MANIFEST, CHECKSUM}
+    n, offset, shards, why = counted_parts(root), 0, [], ""
+    with Bar("check", total=n, unit="shards") as bar:
+        for index in range(n):
+            try:
+                entry = check_part(root, manifest, index, offset)
+            except DamageError as damage:
+                why = str(damage)
+                break
+            shards.append(entry)
+            offset += entry.n_documents
+            bar.update(1)
+    kept = {folder for entry in shards for folder in _folders(entry)}
+    for index, entry in enumerate(shards):
+        if missing := kept - _folders(entry):  # what one shard has, all of them have
+            shards, why = shards[:index], f"it has no file in {min(missing)}"
+            break
+    if len(shards) == n:
+        return shards, ()
+    after = n - len(shards) - 1
+    rest = "it is" if not after else f"it and the {'one' if after == 1 else f'{after:,} shards'} after it are"
+    return shards, (f"shard {len(shards)} of {root} is damaged ({why}): {rest} recorded again",)
+
+
+def sealed_shards(root: Path, manifest: Manifest) -> list[PartEntry]:
+    """List the shards of a sealed trace, which has to be whole: every file is read once.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+
+    Returns
+    -------
+    list of PartEntry
+
+    Raises
+    ------
+    MoeProbeError
+        Naming the first damaged file.
+    """
+    problem = next(damage(root, manifest), None)
+    if problem is not None:
+        raise MoeProbeError(
+            f"the sealed trace at {root} is damaged",
+            problem,
+            f"moe-probe verify {root} names every damaged file; --force records it again",
+        )
+    return [PartEntry(**shard.model_dump()) for shard in manifest.shards]
+
+
+def _folders(entry: PartEntry) -> set[str]:
+    return {file.path.rpartition("/")[0] for file in entry.files}
+
+
+def remove_unfinished(root: Path, shards: Sequence[PartEntry]) -> None:
+    """Remove what is left of shards that were being written, or are damaged, and of an interrupted sealing.
+
+    Files of other people stay.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    shards : sequence of PartEntry
+        The whole ones: their files stay.
+
+    Raises
+    ------
+    MoeProbeError
+        When one of the program's files is a link: nothing is removed then.
+    """
+    known = {file.path for shard in shards for file in (*shard.files, *shard.tables)} | {MANIFEST, CHECKSUM}
+    known |= {part_name(shard.index) for shard in shards}
     for path in TRACE_FILES.listed(root):
-        relative = path.relative_to(root)
-        if relative.parts[0] == PARTS:
-            stem = relative.parts[1].split(".")[0]
-            if stem.isdigit() and int(stem) < len(shards) and not path.name.endswith(".partial"):
-                continue
-        elif relative.as_posix() in known:
-            continue
-        path.unlink()
+        if is_left_over(path.name) or path.relative_to(root).as_posix() not in known:
+            path.unlink()
     TRACE_FILES.remove_empty(root)

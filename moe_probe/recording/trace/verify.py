@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside, sha256_file
+from moe_probe.core.own_files import LOCK_PREFIX
 from moe_probe.core.progress import track
-from moe_probe.core.schema import MANIFEST, FileEntry
-from moe_probe.recording.trace.files import CHECKSUM, file_entries, find_root, read_manifest
+from moe_probe.core.schema import MANIFEST, FileEntry, Manifest
+from moe_probe.recording.trace.agreement import count_problems
+from moe_probe.recording.trace.files import CHECKSUM, file_entries, find_root, fits_checksum, read_manifest
 
 
 def verify(path: str | Path) -> list[str]:
@@ -39,23 +42,47 @@ def verify(path: str | Path) -> list[str]:
         return [*problems, str(error)]
     if manifest.status != "sealed":
         problems.append("the trace is unfinished: collect with --resume")
-    entries = file_entries(manifest)
-    for entry in track(entries, "verify", unit="files", name=lambda entry: entry.path):
-        problems += _file_problems(root, entry)
+    problems += damage(root, manifest)
     if manifest.status == "sealed":
-        known = {entry.path for entry in entries} | {MANIFEST, CHECKSUM}
+        known = {entry.path for entry in file_entries(manifest)} | {MANIFEST, CHECKSUM}
         files = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
-        problems += [f"{name} does not belong to the trace" for name in files if name not in known]
+        problems += [
+            f"{name} does not belong to the trace"
+            for name in files
+            if name not in known and not name.startswith(LOCK_PREFIX)
+        ]
     return problems
+
+
+def damage(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Find the files of a trace that are not as its manifest says, then, where all are, counts that disagree with the tables.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    manifest : Manifest
+
+    Yields
+    ------
+    str
+        One sentence for each problem, naming the file.
+    """
+    whole = True
+    for entry in track(file_entries(manifest), "verify", unit="files", name=lambda entry: entry.path):
+        for problem in _file_problems(root, entry):
+            whole = False
+            yield problem
+    if whole and manifest.status == "sealed":
+        yield from count_problems(root, manifest)
 
 
 def _checksum_problems(root: Path) -> list[str]:
     try:
-        recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").strip()
+        if not fits_checksum(root):
+            return [f"{MANIFEST} does not match {CHECKSUM}: one of the two was changed"]
     except FileNotFoundError:
         return [f"{CHECKSUM} is missing"]
-    if recorded != sha256_file(root / MANIFEST):
-        return [f"{MANIFEST} does not match {CHECKSUM}: one of the two was changed"]
     return []
 
 

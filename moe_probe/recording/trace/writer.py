@@ -3,12 +3,14 @@
 While it is being written a trace has ``trace.json`` (status "writing"), the shards' arrays under
 ``routing/`` and their tables under ``parts/``. A shard counts once ``parts/NNNNN.json`` is there, which
 is written last. Sealing joins the tables and removes ``parts/``. Whatever moment the process is killed
-at, what counts is whole, and `TraceWriter.resume` continues behind it.
+at, what counts is whole, and `TraceWriter.resume` continues behind it. It believes nothing: what was damaged
+meanwhile is found, and written again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,32 @@ from moe_probe.recording.trace.files import (
     TOKENS,
     USAGE,
     file_entry,
+    fits_checksum,
     read_manifest,
     write_manifest,
 )
+from moe_probe.recording.trace.parts import PartEntry, table_names
 from moe_probe.recording.trace.reader import Trace
-from moe_probe.recording.trace.resume import check_same_input, remove_unfinished, whole_shards
+from moe_probe.recording.trace.resume import check_same_input, remove_unfinished, sealed_shards, sound_shards
+from moe_probe.recording.trace.sealing import check_arrays, join_tables
 from moe_probe.recording.trace.shard import Shard, UsageShard
 
 
 class TraceWriter:
-    """Appends shards to a trace and seals it. Use `create` or `resume`."""
+    """Appends shards to a trace and seals it. Use `create` or `resume`.
 
-    def __init__(self, root: Path, manifest: Manifest, shards: list[ShardEntry]) -> None:
-        self.root, self.manifest, self.shards = root, manifest, shards
+    Attributes
+    ----------
+    root : Path
+    manifest : Manifest
+    shards : list of PartEntry
+        Those that count.
+    notes : tuple of str
+        What the person at the terminal should know: a shard that was damaged, and is going to be written again.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, shards: list[PartEntry], notes: tuple[str, ...] = ()) -> None:
+        self.root, self.manifest, self.shards, self.notes = root, manifest, shards, notes
 
     @classmethod
     def create(cls, path: str | Path, manifest: Manifest, *, mode: str = "new") -> TraceWriter:
@@ -82,6 +97,9 @@ class TraceWriter:
     def resume(cls, path: str | Path, manifest: Manifest) -> TraceWriter:
         """Continue a trace behind its last whole shard.
 
+        Every shard that counts is checked: sizes and checksums of all files, counts against arrays and tables. One that is
+        damaged, and those after it, are removed and have to be appended again; `notes` names it.
+
         Parameters
         ----------
         path : str or Path
@@ -96,8 +114,8 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When weights, corpus, tokenizer or settings are not those the trace was begun with; or when it is an unfinished
-            merge.
+            When weights, corpus, tokenizer or settings are not those the trace was begun with; when it is an unfinished
+            merge; or when a sealed trace, or the manifest of an unfinished one, is damaged.
         """
         root = Path(path)
         if not (root / MANIFEST).exists():  # killed while the very first files were written, at most: nothing is in them yet
@@ -105,9 +123,16 @@ class TraceWriter:
             check_output_folder(root, "resume")
             return cls._begun(root, manifest)
         before = read_manifest(root)
+        with disk_errors(root):
+            if not (root / CHECKSUM).exists() or not fits_checksum(root):
+                raise MoeProbeError(
+                    f"{root / MANIFEST} was changed",
+                    f"it does not fit {CHECKSUM}",
+                    "--force to start over, or another folder",
+                )
         check_same_input(root, before, manifest)
         if before.status == "sealed":
-            return cls(root, before, list(before.shards))
+            return cls(root, before, sealed_shards(root, before))
         if before.shards:  # only a merge names its shards before it is sealed
             raise MoeProbeError(
                 f"{root} is a merge that was interrupted",
@@ -115,9 +140,9 @@ class TraceWriter:
                 "the same moe-probe merge with --resume, or --force to start over",
             )
         with disk_errors(root):
-            shards = whole_shards(root)
+            shards, notes = sound_shards(root, before)
             remove_unfinished(root, shards)
-        return cls(root, before, shards)
+        return cls(root, before, shards, notes)
 
     @property
     def sealed(self) -> bool:
@@ -238,11 +263,12 @@ class TraceWriter:
             files = [self._save_arrays(folder, index, named) for folder, named in arrays.items()]
             for name, table in tables.items():
                 _write_table(part / name, table)
-            entry = ShardEntry(
+            entry = PartEntry(
                 index=index,
                 n_documents=n_documents,
                 n_tokens=n_tokens,
                 files=tuple(file_entry(self.root, f) for f in files),
+                tables=tuple(file_entry(self.root, part / name) for name in tables),
             )
             write_text(part.with_suffix(".json"), entry.model_dump_json(indent=1))
         self.shards.append(entry)
@@ -254,19 +280,21 @@ class TraceWriter:
         Raises
         ------
         MoeProbeError
-            When no document was written, or the disk refuses; sealing can then be repeated.
+            When no document was written, a shard is not as it was written any more, or the disk refuses; sealing can then be
+            repeated.
         """
         if not self.sealed:
             if not self.shards:
                 raise MoeProbeError(f"{self.root} has no document", "nothing was collected", "check the corpus")
             with disk_errors(self.root, keeps=f"{len(self.shards)} whole shards are kept"):
-                names = (DOCUMENTS, USAGE) + ((TOKENS,) if "routing" in self.manifest.kept else ())
+                names = table_names(self.manifest)
+                check_arrays(self.root, self.shards)
                 for name in names:
-                    _join_tables(self.root, name, len(self.shards))
+                    write_whole(self.root / name, partial(join_tables, self.root, self.shards, name))
                 self.manifest = self.manifest.model_copy(
                     update={
                         "status": "sealed",
-                        "shards": tuple(self.shards),
+                        "shards": tuple(entry.sealed() for entry in self.shards),
                         "n_documents": self.n_documents,
                         "n_tokens": sum(s.n_tokens for s in self.shards),
                         "files": tuple(file_entry(self.root, self.root / name) for name in names),
@@ -293,16 +321,3 @@ class TraceWriter:
 
 def _write_table(path: Path, table: pa.Table) -> None:
     write_whole(path, lambda p: pq.write_table(table, p, compression="zstd"))
-
-
-def _join_tables(root: Path, name: str, n_shards: int) -> None:
-    """Join the parts one at a time, so memory stays that of one shard."""
-    parts = [root / PARTS / f"{index:05d}" / name for index in range(n_shards)]
-
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, pq.read_schema(parts[0]), compression="zstd") as writer:
-            for part in parts:
-                table = pq.read_table(part, partitioning=None)
-                writer.write_table(table, row_group_size=max(1, table.num_rows))  # one row group per shard
-
-    write_whole(root / name, write)
