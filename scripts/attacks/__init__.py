@@ -5,4 +5,5 @@
   `readers_runs` and `readers_inputs` which there are
 - `kills`: kill -9 at any moment; `kill_places` what is killed and how it is continued, `forks` the processes
 - `hostile`: folders of strangers, for every command
+- `resume_damage`: damage between an interruption and --resume; `unfinished` the traces, `damage` what is done to them
 """

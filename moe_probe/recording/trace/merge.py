@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import check_output_folder, disk_errors, is_left_over, path_inside, write_whole
+from moe_probe.core.files import check_output_folder, disk_errors, is_left_over, path_inside, sha256_file, write_whole
 from moe_probe.core.lock import writing
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import track
-from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
+from moe_probe.core.schema import MANIFEST, FileEntry, Manifest, ShardEntry
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entry, read_manifest, write_manifest
 from moe_probe.recording.trace.mergeable import check_apart, check_files, differing_versions, in_order, joint_manifest
 from moe_probe.recording.trace.reader import Trace
@@ -90,6 +90,7 @@ class _Merge:
         planned = joint_manifest(self.traces).model_copy(update={"shards": tuple(self._shards())})
         check_output_folder(self.root, mode)
         if mode == "resume" and (self.root / MANIFEST).exists():
+            TRACE_FILES.listed(self.root)  # refuses links: what is joined lies in the folder itself
             if self._is_sealed(planned):
                 return ()
         else:
@@ -98,8 +99,8 @@ class _Merge:
         write_manifest(self.root, planned)
         files = list(self._files())
         copied = 0
-        for source, target in track(files, "merge", unit="files", name=lambda pair: pair[1].name):
-            copied += self._place(source, target)
+        for source, entry in track(files, "merge", unit="files", name=lambda pair: pair[1].path):
+            copied += self._place(source, entry)
         names = (DOCUMENTS, USAGE) + ((TOKENS,) if "routing" in planned.kept else ())
         for name in names:
             write_whole(self.root / name, partial(self._join, name))
@@ -130,22 +131,25 @@ class _Merge:
             files = tuple(entry.model_copy(update={"path": _renumbered(entry.path, index)}) for entry in shard.files)
             yield shard.model_copy(update={"index": index, "files": files})
 
-    def _files(self) -> Iterator[tuple[Path, Path]]:
-        """Each file of arrays, and where it comes to lie."""
+    def _files(self) -> Iterator[tuple[Path, FileEntry]]:
+        """Each file of arrays, and what it is called in the merged trace."""
         for index, (trace, shard) in enumerate(self._all_shards()):
             for entry in shard.files:
-                yield path_inside(trace.root, entry.path).resolve(), self.root / _renumbered(entry.path, index)
+                renumbered = entry.model_copy(update={"path": _renumbered(entry.path, index)})
+                yield path_inside(trace.root, entry.path).resolve(), renumbered
 
     def _all_shards(self) -> Iterator[tuple[Trace, ShardEntry]]:
         for trace in self.traces:
             for shard in trace.manifest.shards:
                 yield trace, shard
 
-    def _place(self, source: Path, target: Path) -> bool:
+    def _place(self, source: Path, entry: FileEntry) -> bool:
         """Link a file, or copy it where that cannot be; whether it was copied."""
-        if target.exists():
-            if target.stat().st_size == source.stat().st_size:
-                return False  # an earlier merge of the same traces got this far: files are whole or absent
+        target = self.root / entry.path
+        if target.exists():  # an earlier merge of the same traces got this far
+            same = target.stat().st_size == entry.size
+            if same and (target.samefile(source) or sha256_file(target) == entry.sha256):
+                return False
             target.unlink()
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.link:

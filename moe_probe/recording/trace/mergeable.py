@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.files import path_inside, sha256_text
+from moe_probe.core.files import path_inside, sha256_file, sha256_text
 from moe_probe.core.schema import BATCH_TOKENS_FROM, CorpusInfo, Manifest
 from moe_probe.core.text import some_of
+from moe_probe.recording.trace.agreement import count_problems
 from moe_probe.recording.trace.files import DOCUMENTS, USAGE, file_entries
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.resume import IDENTITY, first_difference
@@ -128,9 +129,10 @@ def differing_versions(traces: Sequence[Trace]) -> tuple[str, ...]:
 
 
 def check_files(trace: Trace) -> None:
-    """Refuse a trace that lacks a file, or has one of another size than its manifest says.
+    """Refuse a trace that lacks a file, or has one that is not what its manifest says.
 
-    Checksums are not computed: they are taken over, and `verify` finds what differs from them.
+    Checksums of arrays are not computed: they are taken over, and `verify` finds what differs from them. Those of tables are,
+    since what is joined of them gets new ones; and their counts have to agree with those of the shards.
 
     Raises
     ------
@@ -143,6 +145,14 @@ def check_files(trace: Trace) -> None:
         if size != entry.size:
             why = "it is missing" if size is None else f"it has {size:,} bytes instead of {entry.size:,}"
             raise MoeProbeError(f"{file} is damaged", why, f"moe-probe verify {trace.root}, and collect it again")
+    for entry in trace.manifest.files:
+        if sha256_file(path_inside(trace.root, entry.path)) != entry.sha256:
+            why = "its checksum differs"
+            raise MoeProbeError(
+                f"{trace.root / entry.path} is damaged", why, f"moe-probe verify {trace.root}, and collect it again"
+            )
+    for problem in count_problems(trace.root, trace.manifest):
+        raise MoeProbeError(f"{trace.root} is damaged", problem, "collect it again with --force")
     for entry in trace.manifest.shards[0].files:
         with safe_open(path_inside(trace.root, entry.path), framework="numpy") as arrays:
             if TRACE_ROWS in arrays.keys():  # noqa: SIM118 - not a mapping

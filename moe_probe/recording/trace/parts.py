@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import sha256_file
+from moe_probe.core.files import sha256_file, sha256_json
 from moe_probe.core.schema import FileEntry, Manifest, ShardEntry
 from moe_probe.core.sites import ActivationSite
 from moe_probe.recording.trace.files import DOCUMENTS, PARTS, TOKENS, USAGE
@@ -38,6 +38,12 @@ class PartEntry(ShardEntry):
 
     #: The files of ``parts/NNNNN/``; none in what earlier versions wrote.
     tables: tuple[FileEntry, ...] = ()
+    #: SHA-256 of the other fields: not every count follows from the tables.
+    digest: str = ""
+
+    def signed(self) -> PartEntry:
+        """Return the entry with its digest."""
+        return self.model_copy(update={"digest": sha256_json(self.model_dump(exclude={"digest"}))})
 
     def sealed(self) -> ShardEntry:
         """Return what a sealed trace's manifest has of the shard."""
@@ -157,7 +163,7 @@ def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartE
         entry = entry.model_copy(update={"tables": tuple(_described(root, f"{PARTS}/{index:05d}/{name}") for name in names)})
     tables = {name: _table(root, file) for name, file in zip(names, entry.tables, strict=True)}
     try:
-        _check_counts(entry, tables, offset)
+        _check_counts(entry, manifest, tables, offset)
         arrays = _check_arrays(root, entry, manifest, read=earlier)
         if earlier and arrays:
             _check_usage(manifest, tables, arrays, offset)
@@ -185,6 +191,8 @@ def _read_entry(root: Path, index: int) -> PartEntry:
         entry = PartEntry.model_validate(json.loads(data.decode()))
     except (ValueError, RecursionError) as error:
         raise DamageError(f"{name} is not what was written") from error
+    if (entry.tables or entry.digest) and entry != entry.signed():
+        raise DamageError(f"{name} is not what was written")
     if entry.index != index:
         raise DamageError(f"{name} is that of shard {entry.index}")
     return entry
@@ -230,7 +238,7 @@ def _table(root: Path, entry: FileEntry) -> pa.Table:
         raise DamageError(f"{entry.path} cannot be read ({_words(error)})") from error
 
 
-def _check_counts(entry: PartEntry, tables: dict[str, pa.Table], offset: int) -> None:
+def _check_counts(entry: PartEntry, manifest: Manifest, tables: dict[str, pa.Table], offset: int) -> None:
     """Compare a shard's tables with its counts, with each other, and with its place in the trace."""
     where = f"{PARTS}/{entry.index:05d}"
     documents, usage = tables[DOCUMENTS], tables[USAGE]
@@ -241,7 +249,7 @@ def _check_counts(entry: PartEntry, tables: dict[str, pa.Table], offset: int) ->
         raise DamageError(f"{where}/{DOCUMENTS} has a negative number of tokens")
     check_range(_integers(usage, "document"), offset, entry.n_documents, f"{where}/{USAGE}")
     if TOKENS not in tables:
-        if int(n_tokens.sum()) != entry.n_tokens:
+        if not fits_tokens(int(n_tokens.sum()), entry.n_tokens, manifest):
             raise DamageError(f"{where}/{DOCUMENTS} has {n_tokens.sum():,} tokens, the shard {entry.n_tokens:,}")
         return
     tokens = tables[TOKENS]
@@ -253,6 +261,11 @@ def _check_counts(entry: PartEntry, tables: dict[str, pa.Table], offset: int) ->
         raise DamageError(f"{where}/{TOKENS} is not in the order of the documents")
     if (np.bincount(document[~special] - offset, minlength=entry.n_documents) != n_tokens).any():
         raise DamageError(f"{where}/{TOKENS} has other tokens than {DOCUMENTS} says")
+
+
+def fits_tokens(counted: int, recorded: int, manifest: Manifest) -> bool:
+    """Whether documents can have so many tokens in a record of counts: a collected one counts special tokens apart."""
+    return counted == recorded if manifest.windowing is None else counted <= recorded
 
 
 def check_range(document: np.ndarray, offset: int, n_documents: int, where: str) -> None:

@@ -24,6 +24,7 @@ from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.recording.trace.checks import check_layers
 from moe_probe.recording.trace.files import (
+    CHECKSUM,
     DOCUMENTS,
     PARTS,
     TOKENS,
@@ -269,7 +270,7 @@ class TraceWriter:
                 n_tokens=n_tokens,
                 files=tuple(file_entry(self.root, f) for f in files),
                 tables=tuple(file_entry(self.root, part / name) for name in tables),
-            )
+            ).signed()
             write_text(part.with_suffix(".json"), entry.model_dump_json(indent=1))
         self.shards.append(entry)
         return entry
