@@ -18,7 +18,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_text
 from moe_probe.recording.trace import Trace, TraceWriter, merge_traces, verify
 from moe_probe.recording.trace.files import CHECKSUM
-from moe_probe.recording.trace.parts import PartEntry, part_name
+from moe_probe.recording.trace.part_files import PartEntry, part_name
 
 Change = Callable[[Path], object]
 

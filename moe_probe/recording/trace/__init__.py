@@ -3,7 +3,7 @@
 Documents with their routing come in; a `Trace` comes out. The format is described in docs/formats.md.
 
 - `writer` appends shards and seals (`sealing`); `shard` checks one shard and turns it into tables; `resume` continues an
-  interrupted trace; `parts` what its shards are made of, and whether all of it is there.
+  interrupted trace; `parts` checks that its shards are whole, `part_files` names and reads their files.
 - `reader` opens a trace and loads only what is asked for; `tokens` its documents and tokens; `chunks` pieces of it, shard
   by shard; `rows` chosen tokens, `ids` the distinct ones; `usage` counts, summed while they are read; `stored` token
   strings as text; `sampled` which tokens have vectors.

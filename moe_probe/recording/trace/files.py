@@ -68,6 +68,15 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 def fits_checksum(root: Path) -> bool:
     """Whether ``trace.json`` is as it was written: what ``trace.json.sha256`` says.
 
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+
+    Returns
+    -------
+    bool
+
     Raises
     ------
     FileNotFoundError

@@ -7,10 +7,8 @@ from them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,10 +18,20 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import sha256_file, sha256_json
-from moe_probe.core.schema import FileEntry, Manifest, ShardEntry
+from moe_probe.core.files import sha256_file
+from moe_probe.core.schema import FileEntry, Manifest
 from moe_probe.core.sites import ActivationSite
 from moe_probe.recording.trace.files import DOCUMENTS, PARTS, TOKENS, USAGE
+from moe_probe.recording.trace.part_files import (
+    DamageError,
+    PartEntry,
+    check_size,
+    part_name,
+    plain_file,
+    read_errors,
+    read_whole,
+    table_names,
+)
 from moe_probe.recording.trace.shard import Shard
 
 #: Bytes of the largest ``parts/NNNNN.json`` that is read: such a file has some hundred bytes for each file of the shard.
@@ -31,96 +39,6 @@ _LARGEST = 16_000_000
 _NUMBER = re.compile(r"[0-9]{5}|[1-9][0-9]{5,8}")
 #: What reading a file that is not what its name says ends in.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException, SafetensorError)
-
-
-class PartEntry(ShardEntry):
-    """A shard while its trace is being written: with its tables, which sealing joins."""
-
-    #: The files of ``parts/NNNNN/``; none in what earlier versions wrote.
-    tables: tuple[FileEntry, ...] = ()
-    #: SHA-256 of the other fields: not every count follows from the tables.
-    digest: str = ""
-
-    def signed(self) -> PartEntry:
-        """Return the entry with its digest."""
-        return self.model_copy(update={"digest": sha256_json(self.model_dump(exclude={"digest"}))})
-
-    def sealed(self) -> ShardEntry:
-        """Return what a sealed trace's manifest has of the shard."""
-        return ShardEntry(index=self.index, n_documents=self.n_documents, n_tokens=self.n_tokens, files=self.files)
-
-
-class DamageError(Exception):
-    """Why a shard does not count: the end of a sentence."""
-
-
-def table_names(manifest: Manifest) -> tuple[str, ...]:
-    """Name the tables of a trace, in the order in which they are written."""
-    return (DOCUMENTS, USAGE) + ((TOKENS,) if "routing" in manifest.kept else ())
-
-
-def part_name(index: int) -> str:
-    """Name the file that says what a shard of an unfinished trace has: once it is there, the shard counts."""
-    return f"{PARTS}/{index:05d}.json"
-
-
-def plain_file(root: Path, relative: str) -> Path:
-    """Path of a file of the trace, which has to be a file and to lie in the folder itself.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the trace.
-    relative : str
-        Name of the file, with forward slashes.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    DamageError
-        When it is missing, a link leads to it, or something else has its name.
-    """
-    parts, path = PurePosixPath(relative).parts, root
-    for number, part in enumerate(parts, start=1):
-        path = path / part
-        try:
-            mode = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DamageError(f"{relative} is missing") from error
-        if stat.S_ISLNK(mode):
-            raise DamageError(f"{'/'.join(parts[:number])} is a link")
-        if not (stat.S_ISREG if number == len(parts) else stat.S_ISDIR)(mode):
-            raise DamageError(f"{'/'.join(parts[:number])} is no {'file' if number == len(parts) else 'folder'}")
-    return path
-
-
-def read_whole(root: Path, entry: FileEntry) -> bytes:
-    """Read a table of a shard, and check the very bytes that are returned.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the trace.
-    entry : FileEntry
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    DamageError
-        When they are not those that were written.
-    """
-    path = plain_file(root, entry.path)
-    check_size(path, entry)
-    data = _open_errors(path, path.read_bytes)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DamageError(f"the checksum of {entry.path} differs")
-    return bytes(data)
 
 
 def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartEntry:
@@ -155,7 +73,7 @@ def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartE
     for file in entry.files:
         path = plain_file(root, file.path)
         check_size(path, file)
-        if _open_errors(path, sha256_file, path) != file.sha256:
+        if read_errors(path, sha256_file, path) != file.sha256:
             raise DamageError(f"the checksum of {file.path} differs")
     names = table_names(manifest)
     earlier = not entry.tables
@@ -173,11 +91,21 @@ def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartE
 
 
 def counted_parts(root: Path) -> int:
-    """Count the shards that an unfinished trace claims to have: one more than the largest number in ``parts/``."""
+    """Count the shards that an unfinished trace claims to have: one more than the largest number in ``parts/``.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+
+    Returns
+    -------
+    int
+    """
     folder = root / PARTS
     if folder.is_symlink() or not folder.is_dir():
         return 0
-    stems = (path.stem for path in _open_errors(folder, lambda: list(folder.glob("*.json"))))
+    stems = (path.stem for path in read_errors(folder, lambda: list(folder.glob("*.json"))))
     return 1 + max((int(stem) for stem in stems if _NUMBER.fullmatch(stem)), default=-1)
 
 
@@ -186,7 +114,7 @@ def _read_entry(root: Path, index: int) -> PartEntry:
     path = plain_file(root, name)
     if path.stat().st_size > _LARGEST:
         raise DamageError(f"{name} is too large")
-    data = _open_errors(path, path.read_bytes)
+    data = read_errors(path, path.read_bytes)
     try:
         entry = PartEntry.model_validate(json.loads(data.decode()))
     except (ValueError, RecursionError) as error:
@@ -218,16 +146,9 @@ def _check_names(entry: PartEntry, manifest: Manifest) -> None:
         raise DamageError(f"{name} names other tables than the shard has")
 
 
-def check_size(path: Path, entry: FileEntry) -> None:
-    """Refuse a file of another size than it was written with (`DamageError`)."""
-    size = path.stat().st_size
-    if size != entry.size:
-        raise DamageError(f"{entry.path} has {size:,} bytes instead of {entry.size:,}")
-
-
 def _described(root: Path, relative: str) -> FileEntry:
     path = plain_file(root, relative)
-    return FileEntry(path=relative, size=path.stat().st_size, sha256=_open_errors(path, sha256_file, path))
+    return FileEntry(path=relative, size=path.stat().st_size, sha256=read_errors(path, sha256_file, path))
 
 
 def _table(root: Path, entry: FileEntry) -> pa.Table:
@@ -264,7 +185,20 @@ def _check_counts(entry: PartEntry, manifest: Manifest, tables: dict[str, pa.Tab
 
 
 def fits_tokens(counted: int, recorded: int, manifest: Manifest) -> bool:
-    """Whether documents can have so many tokens in a record of counts: a collected one counts special tokens apart."""
+    """Whether documents can have so many tokens in a record of counts: a collected one counts special tokens apart.
+
+    Parameters
+    ----------
+    counted : int
+        Tokens of the documents.
+    recorded : int
+        Tokens of the shards.
+    manifest : Manifest
+
+    Returns
+    -------
+    bool
+    """
     return counted == recorded if manifest.windowing is None else counted <= recorded
 
 
@@ -333,16 +267,6 @@ def _check_usage(manifest: Manifest, tables: dict[str, pa.Table], arrays: dict[s
         raise DamageError(f"{USAGE} of a shard has other counts than its routing")
     if "gate_mass" in stored.column_names and not np.allclose(usage["gate_mass"], stored["gate_mass"], rtol=1e-5):
         raise DamageError(f"{USAGE} of a shard has another gate mass than its routing")
-
-
-def _open_errors(path: Path, read: Any, *given: Any) -> Any:
-    """Read a file; one that must not be read may be whole, one that the disk cannot give any more is not."""
-    try:
-        return read(*given)
-    except PermissionError as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error.strerror), "change its permissions") from error
-    except OSError as error:
-        raise DamageError(f"{path.name} cannot be read ({error.strerror or error})") from error
 
 
 def _words(error: BaseException) -> str:

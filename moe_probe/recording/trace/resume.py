@@ -13,7 +13,8 @@ from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import Bar
 from moe_probe.core.schema import MANIFEST, Manifest
 from moe_probe.recording.trace.files import CHECKSUM
-from moe_probe.recording.trace.parts import DamageError, PartEntry, check_part, counted_parts, part_name
+from moe_probe.recording.trace.part_files import DamageError, PartEntry, part_name
+from moe_probe.recording.trace.parts import check_part, counted_parts
 from moe_probe.recording.trace.verify import damage
 
 #: What must be equal for a trace to be continued: field of the manifest, and what to call it.

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.recording.trace.parts import DamageError, PartEntry, check_size, plain_file, read_whole
+from moe_probe.recording.trace.part_files import DamageError, PartEntry, check_size, plain_file, read_whole
 
 
 def check_arrays(root: Path, shards: Sequence[PartEntry]) -> None:

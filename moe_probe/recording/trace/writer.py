@@ -34,7 +34,7 @@ from moe_probe.recording.trace.files import (
     read_manifest,
     write_manifest,
 )
-from moe_probe.recording.trace.parts import PartEntry, table_names
+from moe_probe.recording.trace.part_files import PartEntry, table_names
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.resume import check_same_input, remove_unfinished, sealed_shards, sound_shards
 from moe_probe.recording.trace.sealing import check_arrays, join_tables
