@@ -56,13 +56,13 @@ def kinds_of(work: Path) -> list[Kind]:
     return [
         Kind(
             "tokens",
-            lambda root: _write(root, _tokens_manifest(), "append", N_SHARDS),
-            _resumed(_tokens_manifest(), "append"),
+            lambda root: _write(root, tokens_manifest(), "append", N_SHARDS),
+            _resumed(tokens_manifest(), "append"),
         ),
         Kind(
             "counts",
-            lambda root: _write(root, _counts_manifest(), "append_usage", N_SHARDS),
-            _resumed(_counts_manifest(), "append_usage"),
+            lambda root: _write(root, counts_manifest(), "append_usage", N_SHARDS),
+            _resumed(counts_manifest(), "append_usage"),
         ),
         Kind("import", begun, imported),
     ]
@@ -107,12 +107,12 @@ def _layers() -> tuple[MoeLayer, ...]:
     return tuple(MoeLayer(layer=i, name=f"layers.{i}", num_experts=N_EXPERTS, top_k=K) for i in range(N_LAYERS))
 
 
-def _tokens_manifest() -> Manifest:
+def tokens_manifest() -> Manifest:
     model, corpus = ModelInfo(id="m", fingerprint="abc"), CorpusInfo(name="c", hash="def")
     return Manifest(model=model, corpus=corpus, layers=_layers(), kept=("routing", "hidden"), has_text=False)
 
 
-def _counts_manifest() -> Manifest:
+def counts_manifest() -> Manifest:
     model, corpus = ModelInfo(id="m"), CorpusInfo(name="c", hash="def")
     return Manifest(model=model, corpus=corpus, layers=_layers(), kept=("usage",), has_text=False, has_weights=False)
 
@@ -133,7 +133,7 @@ def _routing(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return lengths, experts, rng.random(experts.shape).astype(np.float16)
 
 
-def _tokens_shard(index: int) -> dict[str, Any]:
+def tokens_shard(index: int) -> dict[str, Any]:
     lengths, experts, weights = _routing(index)
     n = len(experts)
     tokens = {
@@ -157,13 +157,13 @@ def _counts_shard(index: int) -> dict[str, Any]:
     return {"documents": _documents(index), "n_tokens": lengths, "selections": selections}
 
 
-_SHARDS: dict[str, Callable[[int], dict[str, Any]]] = {"append": _tokens_shard, "append_usage": _counts_shard}
+_SHARDS: dict[str, Callable[[int], dict[str, Any]]] = {"append": tokens_shard, "append_usage": _counts_shard}
 
 
 def _rows() -> list[dict[str, Any]]:
     rows = []
     for index in range(N_SHARDS + 1):
-        shard, documents = _tokens_shard(index), _documents(index)
+        shard, documents = tokens_shard(index), _documents(index)
         for row, document in enumerate(shard["tokens"]["document"]):
             routed = {f"experts_{i}": shard["experts"][row, i].tolist() for i in range(N_LAYERS)}
             known = {"position": int(shard["tokens"]["position"][row]), "token_id": int(shard["tokens"]["token_id"][row])}

@@ -148,7 +148,7 @@ def test_parts_of_earlier_versions_are_read_instead(kinds, tmp_path: Path, name:
 def test_damage_after_the_check_is_found_while_sealing(kinds, tmp_path: Path) -> None:
     _, begun, _ = kinds["counts"]
     shutil.copytree(begun, tmp_path / "t")
-    writer = TraceWriter.resume(tmp_path / "t", unfinished._counts_manifest())
+    writer = TraceWriter.resume(tmp_path / "t", unfinished.counts_manifest())
     flipped(tmp_path / "t/parts/00002/documents.parquet")
     with pytest.raises(
         MoeProbeError, match=r"shard 2 of .* was damaged: the checksum of parts/00002/documents.parquet differs"
