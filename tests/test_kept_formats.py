@@ -1,4 +1,4 @@
-"""What earlier releases wrote opens for ever: a trace and a run of version 1, and a trace that was not sealed yet (tests/data)."""
+"""What earlier releases wrote opens for ever: a trace and a run of version 1, and a trace that was not sealed (tests/data)."""
 
 from __future__ import annotations
 
