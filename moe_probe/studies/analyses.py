@@ -14,6 +14,7 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.evidence import missing_evidence
+from moe_probe.core.lock import locked, run_of_results
 from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.results import Result
 from moe_probe.core.schema import Evidence
@@ -235,6 +236,7 @@ _FURTHER = (
 )
 
 
+@locked(lambda trace, directory, **_: run_of_results(directory))  # noqa: ARG005
 def analyze(
     trace: Trace, directory: str | Path, *, settings: AnalysisSettings | None = None, say: Say = silent
 ) -> dict[str, Result]:
