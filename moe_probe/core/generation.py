@@ -11,6 +11,7 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_json, write_text
+from moe_probe.core.lock import locked, run_of_results
 from moe_probe.core.publication import Publication, Published, read_object
 from moe_probe.core.result_files import Generation
 from moe_probe.core.results import Result, command_for
@@ -44,6 +45,7 @@ def made_by(name: str) -> str:
     return name if name in _ALONE else " ".join(words)
 
 
+@locked(lambda directory, *_, **__: run_of_results(directory))
 def save_together(
     directory: str | Path,
     results: Iterable[Result],
@@ -75,7 +77,7 @@ def save_together(
     Raises
     ------
     MoeProbeError
-        When the disk is full or refuses; the folder is as it was before.
+        When another process writes to the run; when the disk is full or refuses: the folder is as it was before.
     """
     made, folder = list(results), Path(directory)
     given = json.loads(json.dumps(dict(settings or {}), default=str))

@@ -6,4 +6,5 @@
 - `kills`: kill -9 at any moment; `kill_places` what is killed and how it is continued, `forks` the processes
 - `hostile`: folders of strangers, for every command
 - `resume_damage`: damage between an interruption and --resume; `unfinished` the traces, `damage` what is done to them
+- `writers`: two commands that write to one folder at once
 """

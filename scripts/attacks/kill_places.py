@@ -100,20 +100,25 @@ def write_inputs(folder: Path) -> Callable[[], int]:
 
         write_corpus(folder / "corpus.jsonl", documents=36, longest=60)
         _write_model(folder / "model")
-        rng = np.random.default_rng(0)
-        with (folder / "routing.jsonl").open("w", encoding="utf-8") as file:
-            for i in range(12):
-                for position in range(8):
-                    row = {
-                        "document": f"d{i}",
-                        "topic": f"t{i % 3}",
-                        "position": position,
-                        "token_id": int(rng.integers(50)),
-                    }
-                    file.write(json.dumps(row | {"experts_0": rng.permutation(8)[:2].tolist()}) + "\n")
+        write_routing(folder / "routing.jsonl")
         return 0
 
     return write
+
+
+def write_routing(path: Path) -> None:
+    """Write an interchange table of twelve short documents."""
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(12):
+            for position in range(8):
+                row = {
+                    "document": f"d{i}",
+                    "topic": f"t{i % 3}",
+                    "position": position,
+                    "token_id": int(rng.integers(50)),
+                }
+                file.write(json.dumps(row | {"experts_0": rng.permutation(8)[:2].tolist()}) + "\n")
 
 
 def _write_model(folder: Path) -> None:

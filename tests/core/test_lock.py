@@ -273,3 +273,11 @@ def test_readers_do_not_ask(a_run: Path, words: str) -> None:
     with held(a_run), held(a_run / "trace"):
         result = CliRunner().invoke(app, [str(a_run) if word == "RUN" else word for word in words.split()])
     assert "is being written" not in result.output
+
+
+def test_two_writers_at_once() -> None:
+    """The attack's short form: two imports, in processes of their own."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "attack.py"
+    ended = subprocess.run([sys.executable, script, "--writers", "--short"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "| import --force and import --force | 1 |" in ended.stdout
