@@ -14,7 +14,8 @@
 - `files` files whole or absent, full disks and missing permissions, checksums; `own_files` which files of a folder the program
   wrote, the only ones that it removes; `lock` one writer at a time for a run or trace, `holder` who it is.
 - `progress` bars and durations, `interrupt` Ctrl-C; `overlap` threads that prepare what comes next and put away what is done.
-- `http` requests to a server that the user named: checked addresses, retries, answers of bounded size and time.
+- `http` requests to a server that the user named: checked addresses, retries, answers of bounded size; `deadline` exchanges of
+  bounded time.
 - `workers` work shared out among processes of Ray that may be lost.
 - `results` result tables with parameters, caption, warnings and sources, and the results of a run by name; `result_files` their
   two files, read and checked; `publication` files that become visible together; `generation` the results of one command, saved

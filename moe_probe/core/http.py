@@ -1,17 +1,19 @@
-"""Requests to a server that the user named: checked addresses, failed requests tried again, answers of bounded size and time."""
+"""Requests to a server that the user named: checked addresses, failed requests tried again, answers of bounded size."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
-import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles.limits import json_memory
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +26,11 @@ _SHORTEST_SECRET = 8
 _RETRIED = (408, 409, 425, 429)
 #: Encodings that expand little per byte received; others can turn a packet into gigabytes before it is counted.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
+#: Header of every request: what `read_bounded` can unpack piece by piece.
+ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
+#: Memory that the values of an answer may take, beside four times what the answer itself may be long.
+_VALUES = 1 << 28
+_PIECE = 1 << 16
 
 
 class RetryableError(Exception):
@@ -173,17 +180,16 @@ def retry_after_s(header: str | None) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def read_bounded(response: httpx.Response, *, limit: int, timeout_s: float) -> bytes:
-    """Read the body of a streamed response, as far as size and time allow.
+def read_bounded(response: httpx.Response, *, limit: int) -> bytes:
+    """Read the body of a streamed response, as far as its size allows.
 
     Parameters
     ----------
     response : httpx.Response
-        Of ``client.stream``, its body not yet read.
+        Of ``client.stream``, its body not yet read. `moe_probe.core.deadline` bounds the time.
     limit : int
-        Bytes at most, decoded. The size that the header declares is checked before anything is read.
-    timeout_s : float
-        Seconds that the whole body may take; the client's own timeout bounds each wait for the next piece.
+        Bytes at most, unpacked. The size that the header declares is checked before anything is read; what is compressed is
+        unpacked piece by piece.
 
     Returns
     -------
@@ -191,8 +197,8 @@ def read_bounded(response: httpx.Response, *, limit: int, timeout_s: float) -> b
 
     Raises
     ------
-    SlowError
-        When it takes too long.
+    RetryableError
+        When what is compressed is damaged or cut off.
     MoeProbeError
         When it is larger, or in an encoding whose size cannot be bounded.
     """
@@ -204,17 +210,69 @@ def read_bounded(response: httpx.Response, *, limit: int, timeout_s: float) -> b
             "a server or gateway that does not compress",
         )
     declared = response.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > limit:
         raise _too_large(response, int(declared), limit)
-    until, size, pieces = time.monotonic() + timeout_s, 0, []
-    for piece in response.iter_bytes():
+    size, pieces = 0, []
+    for piece in _unpacked(response.iter_raw(), encoding):
         size += len(piece)
         if size > limit:
             raise _too_large(response, size, limit)
-        if time.monotonic() > until:
-            raise SlowError(f"an answer that was not whole after {timeout_s:g} s")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _unpacked(raw: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Unpack a stream in pieces of bounded size, as RFC 9110 (8.4.1) has it: deflate is zlib's format, or bare."""
+    if encoding in ("", "identity"):
+        yield from raw
+        return
+    unpacker = None
+    try:
+        for packed in raw:
+            if unpacker is None and packed:
+                bare = encoding == "deflate" and packed[0] & 0x0F != zlib.DEFLATED
+                unpacker = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+            rest = packed
+            while unpacker is not None and rest and not unpacker.eof:
+                yield unpacker.decompress(rest, _PIECE)
+                rest = unpacker.unconsumed_tail
+        while unpacker is not None and not unpacker.eof and (piece := unpacker.decompress(b"", _PIECE)):
+            yield piece
+    except zlib.error as error:
+        raise RetryableError(f"an answer whose {encoding} is damaged: {error}") from error
+    if unpacker is not None and not unpacker.eof:
+        raise RetryableError(f"an answer whose {encoding} ends too early")
+
+
+def read_json_bounded(content: bytes, *, limit: int) -> Any:
+    """Read the JSON of an answer, unless its values would take much more memory than an answer needs.
+
+    Parameters
+    ----------
+    content : bytes
+    limit : int
+        Bytes that the answer may have.
+
+    Returns
+    -------
+    object
+        None where it is no JSON.
+
+    Raises
+    ------
+    MoeProbeError
+        When brackets and commas are so many that the values would take more than 256 MB and four times the limit.
+    """
+    if (needed := json_memory(content)) > _VALUES + 4 * limit:
+        raise MoeProbeError(
+            f"the server's answer would take {needed / 1e9:.1f} GB of memory",
+            f"it has {len(content):,} bytes with very many brackets",
+            "check that the address is that of the inference server",
+        )
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _too_large(response: httpx.Response, size: int, limit: int) -> MoeProbeError:

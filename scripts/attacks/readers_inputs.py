@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from attacks import inputs_corpus, inputs_counts, inputs_records, inputs_servers
 from attacks.readers import Reader
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (
+    *inputs_corpus.READERS,
+    *inputs_records.READERS,
+    *inputs_counts.READERS,
+    *inputs_servers.READERS,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles.filelist import format_of
 from moe_probe.core.textfiles.jsonrows import is_unwritable
-from moe_probe.core.textfiles.opener import BadLineError, open_text
+from moe_probe.core.textfiles.limits import too_long
+from moe_probe.core.textfiles.opener import BadLineError, TextFile, open_text
 
 
 def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -34,10 +36,12 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the limit is a C long, which has 32 bits on Windows
     with open_text(path, newline="") as lines:
         # strict: without it a quote that is never closed swallows the rest of the file in silence
-        reader = csv.reader(lines, delimiter=_delimiter(path), strict=True)
+        counted = _CountedLines(lines, path)
+        reader = csv.reader(counted, delimiter=_delimiter(path), strict=True)
         names: list[str] = []
         while True:
             line = reader.line_num + 1
+            counted.used = 0
             row = _next(reader, path, line)
             if row is None:
                 return
@@ -58,6 +62,23 @@ def scan_csv_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
                 names = row
                 refuse_repeated(path, names)
                 _refuse_other_delimiter(path, names)
+
+
+class _CountedLines:
+    """Lines of a file; those of one row, which quotes may join, have no more characters than a line may have."""
+
+    def __init__(self, lines: TextFile, path: Path) -> None:
+        self._lines, self._path, self.used = lines, path, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.used += len(line)
+        if self._lines.limit is not None and self.used > self._lines.limit:
+            raise too_long(f"a row of {self._path}", self._lines.limit)
+        return line
 
 
 def read_csv(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -133,11 +154,10 @@ def refuse_repeated(path: str | Path, names: Iterable[str]) -> None:
     MoeProbeError
         Naming the column: which of the two is meant is not known.
     """
-    names = list(names)
-    for name in names:
-        if name and names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if name and times > 1:
             raise MoeProbeError(
-                f"{path} has {names.count(name)} columns called '{name}'",
+                f"{path} has {times} columns called '{name}'",
                 "it is not known which of them is meant",
                 "rename or remove the others",
             )

@@ -15,6 +15,7 @@ from moe_probe.core.errors import MoeProbeError
 COMPRESSED = (".gz", ".gzip", ".zst", ".zstd")
 #: Folders and files that programs write beside people's data.
 _HIDDEN = (".", "__MACOSX")
+_OPEN_FILE = re.compile(r"/dev/(fd/\d+|stdin)$|/proc/(self|\d+)/fd/")
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -51,6 +52,11 @@ def format_of(path: str | Path) -> str:
     return Path(name).suffix
 
 
+def from_shell(path: str | Path) -> bool:
+    """Whether a path is an open file of the process, as the shell hands them over: ``<(command)``, ``/dev/stdin``."""
+    return bool(_OPEN_FILE.match(str(path)))
+
+
 def is_hidden(path: str | Path) -> bool:
     """Whether a file or folder was written by a program rather than by a person.
 
@@ -78,7 +84,7 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
     Raises
     ------
     MoeProbeError
-        When nothing exists at the path, or no file matches the glob.
+        When nothing exists at the path, it is neither file nor folder, or no file matches the glob.
     """
     path = Path(spec)
     if not str(spec):
@@ -87,6 +93,8 @@ def expand(spec: str | Path, endings: Sequence[str] = ()) -> FileList:
         if path.is_dir():
             return _files_below(path, endings)
         if path.exists():
+            if not path.is_file() and not from_shell(path):  # a pipe would be waited for without end
+                raise MoeProbeError(f"{path} cannot be read", "it is a pipe, a socket or a device", "the path of a file")
             return FileList((path,))
     except OSError as error:
         raise MoeProbeError(f"{str(spec)[:200]} cannot be read", error.strerror or str(error), "check the path") from error

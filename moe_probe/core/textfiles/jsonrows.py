@@ -10,7 +10,8 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.textfiles.filelist import format_of
-from moe_probe.core.textfiles.opener import BadLineError, open_text, read_text
+from moe_probe.core.textfiles.limits import check_json
+from moe_probe.core.textfiles.opener import BadLineError, open_text
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: What a JSON source must contain for its strings to hold NUL or a surrogate: only then are they searched.
@@ -26,7 +27,10 @@ def read_json(path: str | Path) -> Any:
         When it is not JSON, naming the line; see also :func:`scan_json_rows`.
     """
     path = Path(path)
-    text = read_text(path).lstrip("\ufeff")
+    with open_text(path) as file:
+        text = file.read().lstrip("\ufeff")
+        if file.limit is not None:
+            check_json(text, path, 1, file.limit)
     try:
         return _parse(text, path, 1)
     except BadLineError as error:  # its advice is for a value per line
@@ -82,9 +86,14 @@ def scan_json_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
             line = line.lstrip("\ufeff")  # concatenated files keep their marks
             if not line.strip():
                 continue
+            if lines.limit is not None:
+                check_json(line, path, number, lines.limit)
             value = _try_parse(line, path, number)
             if first and _begins_whole(value, line, path):
-                yield from _json_whole(line + lines.read(), path, number)
+                text = line + lines.read()
+                if lines.limit is not None:
+                    check_json(text, path, number, lines.limit)
+                yield from _json_whole(text, path, number)
                 return
             first = False
             yield number, value

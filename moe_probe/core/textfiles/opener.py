@@ -6,15 +6,17 @@ import gzip
 import io
 import re
 import shlex
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.textfiles.filelist import COMPRESSED
+from moe_probe.core.textfiles.filelist import COMPRESSED, from_shell
+from moe_probe.core.textfiles.limits import PER_BYTE, line_limit, text_limit, too_long
 
 _OTHER_PACKING = (
     (b"PK\x03\x04", "a ZIP archive", "unzip"),
@@ -69,8 +71,9 @@ class BadLineError(MoeProbeError):
 class _Bytes(io.RawIOBase):
     """Unpacked bytes of a file; what goes wrong in unpacking becomes a sentence."""
 
-    def __init__(self, path: Path, inner: IO[bytes]) -> None:
-        self._path, self._inner = path, inner
+    def __init__(self, path: Path, inner: IO[bytes], packed: io.BufferedReader) -> None:
+        self._path, self._inner, self._packed = path, inner, None if inner is packed else packed
+        self._n = 0
 
     def readable(self) -> bool:
         return True
@@ -78,18 +81,40 @@ class _Bytes(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._inner.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: pyarrow's, of Zstandard
             raise MoeProbeError(f"{self._path} is damaged or cut off", str(error), "copy or download it again") from error
         buffer[: len(data)] = data
+        self._n += len(data)
+        if self._packed is not None and self._packed.seekable():  # a small file of long lines, or of very many
+            limit = text_limit() + PER_BYTE * self._packed.tell()
+            if self._n > limit:
+                raise too_long(str(self._path), limit, "bytes")
         return len(data)
 
 
-class _Text(io.TextIOWrapper):
-    """UTF-8 text that names file, line and byte where the bytes are something else."""
+class TextFile(io.TextIOWrapper):
+    """UTF-8 text that names file, line and byte where the bytes are something else.
 
-    def __init__(self, path: Path, bytes_: io.BufferedReader[Any], newline: str | None) -> None:
+    Parameters
+    ----------
+    path : Path
+    bytes_ : buffered reader
+        Its unpacked bytes.
+    newline : str or None
+        As for :func:`open`.
+    packed : bool
+        Whether the file is compressed: then the length of a line, and of the whole text, is limited.
+
+    Attributes
+    ----------
+    limit : int or None
+        Characters that a line may have.
+    """
+
+    def __init__(self, path: Path, bytes_: io.BufferedReader[Any], newline: str | None, *, packed: bool) -> None:
         super().__init__(bytes_, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
         self._path, self._lines_before = path, 0
+        self.limit = line_limit() if packed else None
 
     def _checked(self, text: str) -> str:
         # bytes that are not UTF-8 arrive as surrogates, which UTF-8 itself never yields
@@ -108,14 +133,27 @@ class _Text(io.TextIOWrapper):
         )
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
-        return self._checked(super().readline(size))  # iteration comes through here too
+        """Read a line; iteration comes through here too."""
+        if self.limit is None or 0 <= size <= self.limit:
+            return self._checked(super().readline(size))
+        line = super().readline(self.limit + 1)
+        if len(line) > self.limit:
+            raise too_long(f"{self._path}, line {self._lines_before + 1}", self.limit)
+        return self._checked(line)
 
     def read(self, size: int | None = -1, /) -> str:
-        return self._checked(super().read(size))
+        """Read some characters, or all that are left."""
+        if self.limit is None or (size is not None and 0 <= size <= self.limit):
+            return self._checked(super().read(size))
+        limit = text_limit()
+        text = super().read(limit + 1)
+        if len(text) > limit:
+            raise too_long(str(self._path), limit)
+        return self._checked(text)
 
 
 @contextmanager
-def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextFile]:
     """Open a text file whatever its compression, as UTF-8 without a byte-order mark.
 
     Parameters
@@ -126,14 +164,15 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
 
     Yields
     ------
-    text stream
+    TextFile
         A line that is not UTF-8 raises `BadLineError` when it is read; reading may go on after it.
 
     Raises
     ------
     MoeProbeError
         When the file cannot be read, is damaged, is packed in another way (ZIP, xz), or is
-        UTF-16 or UTF-32.
+        UTF-16 or UTF-32; when it is a pipe or a device; when more is read of a compressed file than
+        `limits` allows.
 
     Examples
     --------
@@ -145,9 +184,9 @@ def open_text(path: str | Path, *, newline: str | None = None) -> Iterator[TextI
         yield text
 
 
-def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Text:
+def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> TextFile:
     unpacked = _unpack(path, packed)
-    bytes_ = io.BufferedReader(_Bytes(path, unpacked), buffer_size=1 << 16)
+    bytes_ = io.BufferedReader(_Bytes(path, unpacked, packed), buffer_size=1 << 16)
     head = bytes_.peek(1024)[:1024]
     if unpacked is not packed and (_is_gzip(head) or _is_zstd(head) or _other_packing(head)):
         raise MoeProbeError(
@@ -156,16 +195,37 @@ def _text_of(path: Path, packed: io.BufferedReader, newline: str | None) -> _Tex
             f"unpack it first: {'gunzip' if path.suffix.lower() == '.gz' else 'unzstd'} {path.name}",
         )
     _refuse_other_encodings(path, head, plain=unpacked is packed)
-    return _Text(path, bytes_, newline)
+    return TextFile(path, bytes_, newline, packed=unpacked is not packed)
 
 
 def _open_file(path: Path) -> io.BufferedReader:
     try:
+        refuse_no_file(path)
         return path.open("rb")
     except OSError as error:
         raise MoeProbeError(
             f"{path} cannot be read", error.strerror or str(error), "check the path and its permissions"
         ) from error
+
+
+def refuse_no_file(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, which would be waited for without end, or a folder.
+
+    Parameters
+    ----------
+    path : Path
+        What the shell hands over (``<(command)``) is not refused.
+
+    Raises
+    ------
+    MoeProbeError
+    OSError
+        When it cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not from_shell(path):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise MoeProbeError(f"{path} cannot be read", f"it is {kind}", "the path of a file")
 
 
 def _unpack(path: Path, packed: io.BufferedReader) -> IO[bytes]:

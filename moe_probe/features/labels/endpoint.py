@@ -1,7 +1,7 @@
 """An OpenAI-compatible chat endpoint: requests with retries, answered from a file where they were answered before.
 
 The key is sent as a bearer token and to nobody else: redirects are not followed, and it is removed from whatever the endpoint
-answers before that is shown or stored.
+answers before that is shown or stored. An answer has 4 MiB at most, and a whole exchange the time-out of a request.
 """
 
 from __future__ import annotations
@@ -12,16 +12,27 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from moe_probe.core.deadline import bounded, exchange
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.http import RetryableError, check_address, check_key, hide_key, is_retried, retry_after_s, retrying
+from moe_probe.core.http import (
+    ACCEPTED,
+    RetryableError,
+    check_address,
+    check_key,
+    hide_key,
+    is_retried,
+    read_bounded,
+    read_json_bounded,
+    retry_after_s,
+    retrying,
+)
 from moe_probe.core.text import printable
 from moe_probe.features.labels.answer_cache import AnswerCache
 
-if TYPE_CHECKING:
-    import httpx
-
+#: Bytes of an answer at most: some hundred tokens and what surrounds them take a thousandth.
+_LARGEST_ANSWER = 1 << 22
 _REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model or address"}
 
 
@@ -48,7 +59,7 @@ class Endpoint:
     api_key : str
         Sent as a bearer token; never shown or stored.
     timeout_s : float
-        Of one request.
+        Of one request, from connecting to the last byte of its answer.
     retries : int
         Further attempts after timeouts, lost connections, 408, 409, 425, 429 and 5xx.
     concurrency : int
@@ -123,8 +134,8 @@ class Client:
         self._failed_in_a_row, self._lock, self._stopped = 0, threading.Lock(), threading.Event()
         n = endpoint.concurrency
         limits = httpx.Limits(max_connections=n, max_keepalive_connections=n)
-        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
-        self._http = httpx.Client(timeout=endpoint.timeout_s, limits=limits, headers=headers)
+        headers = ACCEPTED | ({"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {})
+        self._http = bounded(httpx.Client(timeout=endpoint.timeout_s, limits=limits, headers=headers))
         self._retrying = retrying(endpoint.retries, self._sleep)
 
     def __enter__(self) -> Self:
@@ -190,19 +201,23 @@ class Client:
         e = self.endpoint
         body = {"model": e.model, "messages": request.messages, "max_tokens": request.limit, "temperature": 0}
         try:
-            response = self._http.post(f"{e.base_url.rstrip('/')}/chat/completions", json=body)
+            address = f"{e.base_url.rstrip('/')}/chat/completions"
+            with exchange(e.timeout_s), self._http.stream("POST", address, json=body) as response:
+                content = read_bounded(response, limit=_LARGEST_ANSWER)
         except httpx.InvalidURL as error:
             raise MoeProbeError(f"{e.base_url} is not an address", str(error), "http://localhost:8000/v1") from error
+        except httpx.TimeoutException as error:
+            raise RetryableError(f"no whole answer in {e.timeout_s:g} s") from error
         except httpx.RequestError as error:
             raise RetryableError(e.hide(str(error)) or type(error).__name__) from error
-        status, text = _read_response(response)
+        status, text = _read_response(response.status_code, content)
         if text is not None:
             return e.hide(text)
         if is_retried(status):
             raise RetryableError(f"status {status}", retry_after_s(response.headers.get("retry-after")))
         if status == 200:
             raise RetryableError("an answer without choices that have a message, as OpenAI-compatible endpoints give them")
-        shown = " ".join(printable(e.hide(response.text)).split())[:200]
+        shown = " ".join(printable(e.hide(content[:4000].decode(errors="replace"))).split())[:200]
         raise MoeProbeError(
             f"{e.base_url} {_REFUSALS.get(status, 'refuses the request')}",
             f"status {status}: {shown}",
@@ -226,16 +241,15 @@ class Client:
         self._stopped.wait(seconds)
 
 
-def _read_response(response: httpx.Response) -> tuple[int, str | None]:
+def _read_response(status: int, body: bytes) -> tuple[int, str | None]:
     """Return status and content; some gateways answer 200 and put the true status into the body."""
-    try:
-        data = response.json()
-    except (ValueError, RecursionError):
-        return response.status_code, None
+    data = read_json_bounded(body, limit=_LARGEST_ANSWER)
+    if data is None:
+        return status, None
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    if response.status_code != 200 or error:
-        return (code if response.status_code == 200 and isinstance(code, int) else response.status_code), None
+    if status != 200 or error:
+        return (code if status == 200 and isinstance(code, int) else status), None
     try:
         content = data["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):

@@ -1,7 +1,8 @@
 """Labelled documents: read from files, checked row by row, split by group, hashed.
 
 - `sources` what a corpus is made of: a file, files of a folder or glob, folders of text, a data set of `datasets`.
-- `readers` the rows of one file: JSON, CSV, Parquet, Arrow; `document` a row as a `Document` with labels, group and spans.
+- `readers` the rows of one file: JSON, CSV, Parquet, Arrow; `parquet` Parquet whose sizes are checked first; `document` a row
+  as a `Document` with labels, group and spans.
 - `stream` the whole as a `Corpus`: checked (repeated ids, a group with two topics), hashed, then iterated.
 - `splits` train and held-out by group, stratified by topic.
 

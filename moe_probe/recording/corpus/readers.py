@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.textfiles import BadLineError, format_of, refuse_repeated, scan_csv_rows, scan_json_rows
-from moe_probe.recording.corpus.document import BadRowError
+from moe_probe.core.textfiles import (
+    BadLineError,
+    format_of,
+    refuse_no_file,
+    refuse_repeated,
+    scan_csv_rows,
+    scan_json_rows,
+)
+from moe_probe.recording.corpus.document import BadRowError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,20 +63,17 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from moe_probe.recording.corpus.parquet import ParquetTable
 
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
-    yield from _batch_rows(path, file.schema_arrow, file.iter_batches(batch_size=256))
+    table = ParquetTable(path)
+    yield from _batch_rows(path, table.schema, table.batches(256))
 
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
     """Rows of an Arrow stream, as `datasets` saves them, or of an Arrow file."""
     import pyarrow as pa
 
+    refuse_no_file(path)
     with pa.OSFile(str(path), "rb") as source:
         try:
             if source.read(6) == b"ARROW1":
@@ -79,7 +83,7 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
                 source.seek(0)
                 stream = pa.ipc.open_stream(source)
                 schema, batches = stream.schema, (batch for batch in stream)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise MoeProbeError(f"{path} is not an Arrow file", one_line(error), "check the file") from error
         yield from _batch_rows(path, schema, batches)
 
@@ -87,10 +91,12 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
 def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
     import pyarrow as pa
 
-    refuse_repeated(path, schema.names)
-    classes, number = class_names(schema.metadata), 0
+    number = 0
     try:
+        refuse_repeated(path, schema.names)
+        classes = class_names(schema.metadata)
         for batch in batches:
+            batch.validate(full=True)  # offsets of a damaged file may lead anywhere: reading them would end the process
             for start in range(0, batch.num_rows, 256):
                 for row in _rows_of(path, batch.slice(start, 256)):
                     number += 1
@@ -111,11 +117,6 @@ def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
                 hint = "remove the column, or store it as text"
                 raise MoeProbeError(what, f"{column.type}: {one_line(error)}", hint) from error
         raise
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

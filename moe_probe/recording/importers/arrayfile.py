@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file
 from moe_probe.core.text import some_of
+from moe_probe.core.textfiles import array_limit, too_long
 
 #: Name of arrays in memory in messages.
 IN_MEMORY = Path("arrays in memory")
@@ -50,12 +51,15 @@ class StoredArray:
         Of whole numbers or floats.
     pieces_of : callable
         Takes a number of rows; yields the array in pieces of so many.
+    packed : bool
+        Whether it is compressed, and may be much larger than its file.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     pieces_of: Callable[[int], Iterator[np.ndarray]]
+    packed: bool = False
 
     def pieces(self, n_rows: int) -> Iterator[np.ndarray]:
         """Yield the array in pieces of its first axis.
@@ -80,7 +84,15 @@ class StoredArray:
             raise _damaged(self.name, error) from error
 
     def whole(self) -> np.ndarray:
-        """Return the array; memory is taken as far as the file really goes."""
+        """Return the array; memory is taken as far as the file really goes.
+
+        Raises
+        ------
+        MoeProbeError
+            When the file is damaged, or compressed and the array larger than `array_limit`.
+        """
+        if self.packed and prod(self.shape) * self.dtype.itemsize > array_limit():
+            raise too_long(self.name, array_limit(), "bytes")
         row = max(1, prod(self.shape[1:]) * self.dtype.itemsize)
         pieces = list(self.pieces(_PIECE // row))
         return np.concatenate(pieces) if pieces else np.zeros(self.shape, dtype=self.dtype)
@@ -267,7 +279,12 @@ def _open_npz(path: Path) -> dict[str, StoredArray]:
             if any(n < 0 for n in shape) or size != info.file_size - begin:
                 what = f"{name} declares {size:,} bytes of type {dtype} and has {info.file_size - begin:,}"
                 raise MoeProbeError(what, f"its shape is {shape}", "copy or download the file again")
-            out[key] = StoredArray(name, shape, dtype.newbyteorder("="), _npz_pieces(path, info.filename, fortran=fortran))
+            packed = info.compress_type != zipfile.ZIP_STORED
+            at_once = size if fortran else size // max(1, shape[0] if shape else 1)
+            if packed and at_once > array_limit():
+                raise too_long(f"a row of {name}", array_limit(), "bytes")
+            pieces = _npz_pieces(path, info.filename, fortran=fortran)
+            out[key] = StoredArray(name, shape, dtype.newbyteorder("="), pieces, packed)
     return out
 
 

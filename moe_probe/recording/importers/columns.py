@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import label_text
-from moe_probe.recording.corpus.readers import one_line
-from moe_probe.recording.importers.token_record import SourceRows
+from moe_probe.recording.corpus.document import one_line
+from moe_probe.recording.importers.token_record import SourceRows, check_lists
 
 _EXACT = 2.0**53  # whole numbers up to this size are exact as floats
 _OMIT = "omit slots that reached no expert from the list"
@@ -142,7 +142,9 @@ def token_texts(column: pa.ChunkedArray, token_id: np.ndarray, source: SourceRow
     return [str(int(token_id[row])) if missing[row] else text for row, text in enumerate(texts)]
 
 
-def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool) -> tuple[np.ndarray, np.ndarray]:
+def lists(
+    column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool, n_layers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Return lists as a rectangle.
 
     Parameters
@@ -154,6 +156,8 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
         The rows of the file that the values come from.
     whole : bool
         Whether the values are expert ids (int64, -1 in missing slots) or weights (float64, 0 in missing slots).
+    n_layers : int
+        Layers that will have as many slots as the longest list.
 
     Returns
     -------
@@ -163,7 +167,7 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
     Raises
     ------
     MoeProbeError
-        When a row has no list, or one with a value that does not fit, naming the row.
+        When a row has no list, one with a value that does not fit, or a much longer one than other rows, naming the row.
     """
     array = column.combine_chunks()
     kind = array.type
@@ -187,6 +191,7 @@ def lists(column: pa.ChunkedArray, name: str, source: SourceRows, *, whole: bool
         raise MoeProbeError(
             f"column '{name}' of {source.path} has {flat.type} values", "", "whole numbers for experts, numbers for weights"
         )
+    check_lists(lengths, n_layers, source.name)
     inside = np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None]
     out: np.ndarray = np.full(inside.shape, -1 if whole else 0, dtype=np.int64 if whole else np.float64)
     if len(flat):

@@ -22,7 +22,7 @@ from moe_probe.core.textfiles import expand, read_csv, read_json
 from moe_probe.recording.importers.jsonrows import label_of
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.records import import_records
-from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
+from moe_probe.recording.importers.token_record import SourceRows, TokenRecord, check_lists
 from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.checks import check_layers
 
@@ -159,7 +159,9 @@ def _record(
         layers.extend(sorted(chosen[0]))
     if not layers:
         raise MoeProbeError(f"{file} has no layer at token {position[0]}", "router_data is empty there", "omit the file")
-    slots = max((len(ids) for one in chosen for ids, _ in one.values()), default=1)
+    lengths = np.array([max((len(ids) for ids, _ in one.values()), default=0) for one in chosen])
+    check_lists(lengths, len(layers), lambda token: f"entry {token + 1} of router_data in {file}")
+    slots = int(lengths.max())
     experts = np.full((len(chosen), len(layers), max(slots, 1)), -1, dtype=np.int64)
     weights = np.zeros(experts.shape)
     for i, one in enumerate(chosen):

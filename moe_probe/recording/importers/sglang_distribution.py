@@ -34,6 +34,7 @@ ENDINGS = (".pt", ".json", ".csv")
 _CSV = ["layer_id", "expert_id", "count"]
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
 _MOST_LAYERS = 10_000
+_MOST_CELLS = 1 << 22  # layers times experts of the widest
 _ROUND = 100  # buffers of limited size have a round one (1,000 unless the user says another)
 _MANY = 64  # so many counts hardly have a common factor by chance
 _RECORDS = "a file of SGLang's expert-distribution recorder"
@@ -218,7 +219,35 @@ def records_of(data: Mapping[str, Any], path: Path) -> Sequence[Mapping[Any, Any
 
 
 def _of_rows(rows: Sequence[Mapping[str, str]], path: Path, num_experts: int | Mapping[int, int] | None) -> Recording:
-    counted: dict[tuple[int, int], int] = {}
+    by_expert = _counted(rows, path)
+    largest = {layer: max(by_expert[layer]) for layer in sorted(by_expert)}
+    widest = max(largest.values()) + 1
+    if (cells := widest * len(largest)) > _MOST_CELLS:
+        raise MoeProbeError(
+            f"{path} names {len(largest):,} layers and expert {widest - 1:,}",
+            f"a model of so many would have {cells:,} experts; {_MOST_CELLS:,} are the most",
+            _RECORDS,
+        )
+    selections, notes = {}, []
+    for layer in largest:
+        given = num_experts if isinstance(num_experts, int) else (num_experts or {}).get(layer)
+        if given is not None and largest[layer] >= given:
+            raise MoeProbeError(
+                f"{path} has expert {largest[layer]} in layer {layer}", f"--num-experts gives it {given}", "check the number"
+            )
+        counts = np.zeros(given or widest, dtype=np.int64)
+        counts[list(by_expert[layer])] = list(by_expert[layer].values())
+        if counts.any():
+            selections[layer] = counts
+        if given is None:
+            notes.append(layer)
+    note = f"number of experts guessed from the largest id seen, {widest}; pass --num-experts N"
+    return Recording(path, selections, notes=(note,) if notes else ())
+
+
+def _counted(rows: Sequence[Mapping[str, str]], path: Path) -> dict[int, dict[int, int]]:
+    """Return counts by layer and expert, as the rows name them."""
+    by_expert: dict[int, dict[int, int]] = {}
     for number, row in enumerate(rows, start=2):
         values = [row[name].strip() for name in _CSV]
         if not all(_NUMBER.fullmatch(value) for value in values):
@@ -228,32 +257,14 @@ def _of_rows(rows: Sequence[Mapping[str, str]], path: Path, num_experts: int | M
         layer, expert, count = map(int, values)
         _check_layers(layer + 1, f"{path}, row {number}")
         check_n_experts(expert + 1, path)
-        if (layer, expert) in counted:
+        if expert in by_expert.setdefault(layer, {}):
             raise MoeProbeError(
                 f"{path}, row {number} names expert {expert} of layer {layer} again", "", "one row per expert"
             )
-        counted[layer, expert] = count
-    if not any(counted.values()):
+        by_expert[layer][expert] = count
+    if not any(any(counts.values()) for counts in by_expert.values()):
         raise MoeProbeError(f"{path} has no selection", "all counts are zero", "record while requests are answered")
-    layers = sorted({layer for layer, _ in counted})
-    largest = {layer: max(e for at, e in counted if at == layer) for layer in layers}
-    widest = max(largest.values()) + 1
-    selections, notes = {}, []
-    for layer in layers:
-        given = num_experts if isinstance(num_experts, int) else (num_experts or {}).get(layer)
-        if given is not None and largest[layer] >= given:
-            raise MoeProbeError(
-                f"{path} has expert {largest[layer]} in layer {layer}", f"--num-experts gives it {given}", "check the number"
-            )
-        counts = np.zeros(given or widest, dtype=np.int64)
-        for expert in range(largest[layer] + 1):
-            counts[expert] = counted.get((layer, expert), 0)
-        if counts.any():
-            selections[layer] = counts
-        if given is None:
-            notes.append(layer)
-    note = f"number of experts guessed from the largest id seen, {widest}; pass --num-experts N"
-    return Recording(path, selections, notes=(note,) if notes else ())
+    return by_expert
 
 
 def _check_layers(n: int, where: str) -> None:

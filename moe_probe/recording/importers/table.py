@@ -17,7 +17,7 @@ from moe_probe.recording.importers.columns import label_values, lists, token_tex
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.records import import_records
 from moe_probe.recording.importers.tablefile import TABLES, TableFile
-from moe_probe.recording.importers.token_record import SourceRows, TokenRecord, widen
+from moe_probe.recording.importers.token_record import SourceRows, TokenRecord, check_lists, widen
 from moe_probe.recording.trace import Trace
 from moe_probe.recording.trace.shard import DOCUMENT_COLUMNS
 
@@ -119,7 +119,7 @@ class _Reader:
         experts, weights = [], []
         for layer in sorted(table.layers):
             name = table.layers[layer]
-            ids, lengths = lists(piece[f"experts_{name}"], f"experts_{name}", source, whole=True)
+            ids, lengths = lists(piece[f"experts_{name}"], f"experts_{name}", source, whole=True, n_layers=len(table.layers))
             experts.append(ids)
             if table.has_weights:
                 values, other = lists(piece[f"weights_{name}"], f"weights_{name}", source, whole=False)
@@ -169,6 +169,9 @@ def _joined(parts: list[TokenRecord]) -> TokenRecord:
                 raise _changed(labels["document"], name, other.where(0))
             labels[name] = labels.get(name) or value
     sources = [part.source for part in parts if part.source is not None]
+    slots = np.concatenate([(part.experts >= 0).sum(axis=2).max(axis=1, initial=0) for part in parts])
+    numbers = np.concatenate([source.numbers for source in sources])
+    check_lists(slots, parts[0].experts.shape[1], lambda token: sources[0].unit + f" {numbers[token]} of {sources[0].path}")
     return parts[0]._replace(
         labels=labels,
         token_id=np.concatenate([p.token_id for p in parts]),
@@ -178,5 +181,5 @@ def _joined(parts: list[TokenRecord]) -> TokenRecord:
         weights=None
         if parts[0].weights is None
         else np.concatenate(widen([p.weights for p in parts if p.weights is not None], 0)),
-        source=replace(sources[0], numbers=np.concatenate([source.numbers for source in sources])),
+        source=replace(sources[0], numbers=numbers),
     )

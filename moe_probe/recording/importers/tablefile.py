@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import label_text, some_of
 from moe_probe.core.textfiles import format_of, refuse_repeated
-from moe_probe.recording.corpus.readers import one_line
+from moe_probe.recording.corpus.parquet import ParquetTable
 from moe_probe.recording.importers.columns import column_of
 from moe_probe.recording.importers.jsonrows import json_objects
 from moe_probe.recording.importers.token_record import SourceRows
@@ -78,7 +77,7 @@ class TableFile:
         """
         fields: Mapping[str, pa.Field] = {}
         if format_of(path) == ".parquet":
-            schema = _schema(path)
+            schema = ParquetTable(path).schema
             names, fields = schema.names, {field.name: field for field in schema}
         elif format_of(path) in _JSON:
             names = list(dict.fromkeys(name for _, row in json_objects(path, "token") for name in row))
@@ -129,14 +128,10 @@ class TableFile:
         names = [name for name in self.columns if name in {*_REQUIRED, "token", *labels, *routing}]
         if format_of(self.path) == ".parquet":
             row = 1
-            try:
-                for batch in pq.ParquetFile(self.path).iter_batches(batch_size=_ROWS, columns=names):
-                    if batch.num_rows:
-                        yield np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch])
-                    row += batch.num_rows
-            except (pa.ArrowInvalid, OSError) as error:
-                what = f"{self.path} cannot be read behind row {row - 1}"
-                raise MoeProbeError(what, one_line(error), "copy or download it again") from error
+            for batch in ParquetTable(self.path).batches(_ROWS, names):
+                if batch.num_rows:
+                    yield np.arange(row, row + batch.num_rows), pa.Table.from_batches([batch])
+                row += batch.num_rows
             return
         objects = json_objects(self.path, "token")
         while piece := list(itertools.islice(objects, _ROWS)):
@@ -152,13 +147,6 @@ def _plain(name: str, value: Any) -> Any:
     """Labels as strings, whatever JSON wrote them as; lists and objects stay, to be refused."""
     numeric = name in ("position", "token_id") or name.startswith(("experts_", "weights_", "num_experts_"))
     return value if numeric or value is None or isinstance(value, list | dict) else label_text(value)
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
 
 
 def _declared(field: pa.Field, path: Path) -> int | None:

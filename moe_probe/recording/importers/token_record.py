@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.routing import dropped_id
+
+#: Numbers in an array of experts that are never too many, and how much larger than its lists a larger one may be.
+_MOST_CELLS, _UNEVEN = 1 << 24, 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,41 @@ class SourceRows:
     def take(self, rows: np.ndarray | slice) -> SourceRows:
         """Return some of the rows, by a mask or a slice."""
         return replace(self, numbers=self.numbers[rows])
+
+
+def check_lists(lengths: np.ndarray, n_layers: int, name: Callable[[int], str]) -> None:
+    """Refuse lists of experts that are too long, or so unequal that the array of all of them would be mostly empty.
+
+    Parameters
+    ----------
+    lengths : ndarray of int, shape (n_tokens,)
+        Length of the longest list of each token.
+    n_layers : int
+        Layers that get as many slots.
+    name : callable
+        Names a token by its number.
+
+    Raises
+    ------
+    MoeProbeError
+        Before memory is taken for them.
+    """
+    if not len(lengths):
+        return
+    row = int(lengths.argmax())
+    longest = int(lengths[row])
+    most = dropped_id("uint16")
+    if longest > most:
+        raise MoeProbeError(
+            f"{name(row)} selects {longest:,} experts", f"a layer has {most:,} at most, each selected once", "check the ids"
+        )
+    cells = longest * len(lengths) * n_layers
+    if cells > _MOST_CELLS and cells > _UNEVEN * n_layers * max(int(lengths.sum()), 1):
+        raise MoeProbeError(
+            f"{name(row)} selects {longest:,} experts, and most tokens {int(np.median(lengths)):,}",
+            f"an array with so many slots for each of {len(lengths):,} tokens and {n_layers:,} layers would be nearly empty",
+            "check the ids of that token",
+        )
 
 
 class TokenRecord(NamedTuple):

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import sha256_file, sha256_json
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import read_json, refuse_repeated
-from moe_probe.recording.corpus.readers import one_line
+from moe_probe.recording.corpus.document import one_line
+from moe_probe.recording.corpus.parquet import DAMAGED, ParquetTable
 from moe_probe.recording.importers.arrayfile import IN_MEMORY
 from moe_probe.recording.importers.columns import label_values, whole_numbers
 from moe_probe.recording.importers.labels import DocumentLabels, find_labels
@@ -31,6 +31,9 @@ _CELLS = 1 << 21  # counts of a block
 _COUNTS = ("count", "selections")
 _NEEDED = ("document", "layer", "expert")
 _LARGEST_LAYER = 1_000_000
+#: Cells of layers and experts, or of layers and documents, that a table may have whatever its number of rows is ...
+_MOST_CELLS = 1 << 22
+_THINLY = 64  # ... and cells per row beyond that
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def open_usage_table(source: Any, documents: Any, topic: str | None, options: Im
     names, code = _documents(table["document"], rows)
     layer, expert = (_ids(table[name], name, rows) for name in ("layer", "expert"))
     values = {"counts": whole_numbers(table[counts[0]], counts[0], rows)}
+    _check_cells(layer, int(expert.max()) + 1, len(names), rows)
     values |= {name: _numbers(table[name], name, rows) for name in ("gate", "saliency") if name in table.column_names}
     _check_values(values, counts[0], rows)
     layers, column = np.unique(layer, return_inverse=True)
@@ -169,7 +173,7 @@ def read_topic_counts(path: Path) -> tuple[UsageBlock, ImportSource, int | None]
         raise MoeProbeError(f"{path} has no counts by topic", "it is no object with an object 'counts'", hint)
     try:
         stacked = [np.array(rows, dtype=np.float64) for rows in counts.values()]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MoeProbeError(
             f"{path} has counts that are no rectangle of numbers", one_line(error), "a list per layer"
         ) from error
@@ -203,11 +207,13 @@ def _read(source: Any) -> tuple[Path, pa.Table]:
         raise MoeProbeError(f"there is no file {path}", "", "a long table in .parquet or .csv")
     try:
         if path.suffix.lower() == ".parquet":
-            return path, pq.read_table(path, partitioning=None)
+            return path, ParquetTable(path).whole()
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         options = pacsv.ConvertOptions(column_types={"document": pa.string()})
-        return path, pacsv.read_csv(path, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=options)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=options)
+        refuse_repeated(path, table.column_names)  # names that are no UTF-8 fail here
+        return path, table
+    except DAMAGED as error:
         raise MoeProbeError(f"{path} cannot be read", one_line(error), "a table in .parquet or .csv") from error
 
 
@@ -228,6 +234,18 @@ def _ids(column: pa.ChunkedArray, name: str, rows: SourceRows) -> np.ndarray:
         row = int(bad.argmax())
         raise rows.error(row, f"has the {name} {values[row]}", f"numbers are from 0 to {most:,}", f"check the column {name}")
     return values
+
+
+def _check_cells(layer: np.ndarray, width: int, n_documents: int, rows: SourceRows) -> None:
+    """Refuse few rows that would make large arrays: their layers, experts or documents are spread too thinly."""
+    n_layers, n_rows = len(np.unique(layer)), len(layer)
+    for cells, what in ((n_layers * width, f"{width:,} experts"), (n_layers * n_documents, f"{n_documents:,} documents")):
+        if cells > _MOST_CELLS and cells > _THINLY * n_rows:
+            raise MoeProbeError(
+                f"{rows.path} has {n_rows:,} rows for {n_layers:,} layers and {what}",
+                f"an array of all of them would have {cells:,} numbers",
+                "check the columns layer, expert and document",
+            )
 
 
 def _numbers(column: pa.ChunkedArray, name: str, rows: SourceRows) -> np.ndarray:

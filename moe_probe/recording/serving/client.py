@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from moe_probe.core.deadline import bounded, exchange
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.http import RetryableError, SlowError, hide_key, is_retried, read_bounded, retry_after_s, retrying
+from moe_probe.core.http import (
+    ACCEPTED,
+    RetryableError,
+    SlowError,
+    hide_key,
+    is_retried,
+    read_bounded,
+    read_json_bounded,
+    retry_after_s,
+    retrying,
+)
 from moe_probe.core.text import printable
 from moe_probe.recording.serving.settings import EXAMPLE, ServerSettings
 
@@ -49,12 +59,14 @@ class ServerClient:
         self.timeout_s, self.retries = settings.request_timeout, settings.retries
         self._stopped = threading.Event()
         # no proxies and no .netrc: requests go to the address that was given, and the key to nobody else
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 30.0)),
-            limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            verify=ssl.create_default_context() if self.address.startswith("https") else False,
-            trust_env=False,
+        self._http = bounded(
+            httpx.Client(
+                timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 30.0)),
+                limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
+                headers=ACCEPTED | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+                verify=ssl.create_default_context() if self.address.startswith("https") else False,
+                trust_env=False,
+            )
         )
 
     def __enter__(self) -> Self:
@@ -145,11 +157,14 @@ class ServerClient:
         if self._stopped.is_set():
             raise StoppedError
         try:
-            with self._http.stream(method, f"{self.address}{path}", json=body) as response:
+            with (
+                exchange(self.timeout_s),
+                self._http.stream(method, f"{self.address}{path}", json=body) as response,
+            ):
                 if response.is_redirect:
                     raise self._redirected(response)
-                content = read_bounded(response, limit=limit, timeout_s=self.timeout_s)
-                return self._understood(response, content, path)
+                content = read_bounded(response, limit=limit)
+            return self._understood(response, content, path, limit)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _AwayError(hide_key(str(error), self._key) or "no connection") from error
         except httpx.TimeoutException as error:
@@ -159,13 +174,10 @@ class ServerClient:
         except httpx.RequestError as error:  # refused and reset connections, answers that end too early, broken gzip
             raise RetryableError(hide_key(str(error), self._key) or type(error).__name__) from error
 
-    def _understood(self, response: httpx.Response, content: bytes, path: str) -> Any:
+    def _understood(self, response: httpx.Response, content: bytes, path: str, limit: int) -> Any:
         """Return the JSON of an answer, or say what the status means; some gateways put the true one into the body."""
         status = response.status_code
-        try:
-            data = json.loads(content)
-        except (ValueError, RecursionError):
-            data = None
+        data = read_json_bounded(content, limit=limit)
         if status == 200:
             error = data.get("error") if isinstance(data, dict) else None
             code = error.get("code") if isinstance(error, dict) else None

@@ -253,6 +253,8 @@ def read_sequence(
     if all(is_missing(level.get(name)) for level in levels for name in ("routed_experts", "prompt_routed_experts")):
         raise NoRoutingError("no routed experts in the answer")
     n_new = next((n for level in levels if type(n := level.get("completion_tokens")) is int), max_new_tokens)
+    if not 0 <= n_new <= max_new_tokens:  # a list of so many ids is made below
+        raise UnroutedError(f"it claims {n_new:,} generated tokens, {max_new_tokens:,} were asked for")
     known = any(isinstance(level.get(name), list) for level in levels for name in ("token_ids", "output_ids"))
     # what an answer lacks is taken from the request: SGLang repeats no prompt, its OpenAI answers have no ids
     row = {"response": answer, "prompt_token_ids": sent.tolist(), "output_ids": [0] * n_new}

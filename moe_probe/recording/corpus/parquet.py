@@ -1,0 +1,137 @@
+"""Parquet files that a user brings: sizes are checked before memory is taken, and what is read is checked before it is used.
+
+A kilobyte of Parquet may declare millions of rows, or repeat one long text in each of them. Text is therefore read as codes, and
+its whole length is known before it is written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.textfiles import refuse_no_file
+from moe_probe.recording.corpus.document import one_line
+
+#: What damage makes pyarrow raise; names of columns that are no UTF-8 are decoded by Python.
+DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+#: Values of a column that a file of any size may have, and values per byte of a larger one.
+_VALUES, _VALUES_PER_BYTE = 1 << 20, 64
+#: The same for the bytes of text in the rows that are read at once.
+_TEXT, _TEXT_PER_BYTE = 1 << 27, 64
+_COPY = "copy or download it again"
+
+
+class ParquetTable:
+    """A Parquet file, opened.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        As the file has it.
+
+    Raises
+    ------
+    MoeProbeError
+        When it is no Parquet file, is damaged, or declares more values than a file of its size has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            refuse_no_file(path)
+            self._size = path.stat().st_size
+            file = pq.ParquetFile(path)
+            self.schema: pa.Schema = file.schema_arrow
+            values = _most_values(file.metadata)
+            texts = [field.name for field in self.schema if _is_text(field.type)]
+            # codes instead of text: a million rows of one long text take the memory of one
+            self._file = pq.ParquetFile(path, metadata=file.metadata, read_dictionary=texts)
+        except DAMAGED as error:
+            raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
+        if not 0 <= values <= _VALUES + _VALUES_PER_BYTE * self._size:
+            raise MoeProbeError(
+                f"{path} declares {values:,} values in a column",
+                f"it has {self._size:,} bytes, and a file of that size has {_VALUES + _VALUES_PER_BYTE * self._size:,} at most",
+                "write the table again without such repetition, or as JSON Lines",
+            )
+
+    def batches(self, n_rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield some rows after the other.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of a batch at most.
+        columns : sequence of str, optional
+            All columns without it.
+
+        Yields
+        ------
+        pyarrow.RecordBatch
+            Checked as a whole: offsets within their buffers, text in UTF-8.
+
+        Raises
+        ------
+        MoeProbeError
+            When the file is damaged, naming the row behind which it is.
+        """
+        row = 0
+        try:
+            for batch in self._file.iter_batches(batch_size=n_rows, columns=None if columns is None else list(columns)):
+                batch.validate(full=True)
+                yield self._plain(batch)
+                row += batch.num_rows
+        except DAMAGED as error:
+            raise MoeProbeError(f"{self.path} cannot be read behind row {row}", one_line(error), _COPY) from error
+
+    def whole(self) -> pa.Table:
+        """Read all rows; see `batches`."""
+        batches = list(self.batches(1 << 16))
+        return pa.Table.from_batches(batches) if batches else self.schema.remove_metadata().empty_table()
+
+    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Write text out, as the schema has it, once it is known how much there is."""
+        total = 0
+        for column in batch.columns:
+            if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+                lengths = pc.binary_length(column.dictionary).take(column.indices)
+                total += int(pc.sum(lengths).as_py() or 0)
+        if total > _TEXT + _TEXT_PER_BYTE * self._size:
+            raise MoeProbeError(
+                f"{self.path} has {total:,} bytes of text in {batch.num_rows:,} rows",
+                f"the file has {self._size:,} bytes",
+                "write the table again without such repetition, or as JSON Lines",
+            )
+        kinds = {
+            name: self.schema.field(at).type for at, name in enumerate(self.schema.names)
+        }  # repeated names: refused later
+        plain = [
+            column.cast(kinds[name]) if pa.types.is_dictionary(column.type) and _is_text(kinds[name]) else column
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(plain, names=batch.schema.names)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+
+
+def _most_values(metadata: pq.FileMetaData) -> int:
+    """Return the values of the column that declares the most, in all row groups together; -1 for a negative number."""
+    totals = [metadata.num_rows] + [0] * metadata.num_columns
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        for i in range(group.num_columns):
+            n = group.column(i).num_values
+            if n < 0:
+                return -1
+            totals[i + 1] += n
+    return max(totals) if min(totals) >= 0 else -1
