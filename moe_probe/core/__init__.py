@@ -11,6 +11,8 @@
 - `pieces` tokens as text: characters split over several tokens are joined; `html` escaped parts of HTML for notebooks.
 - `textfiles` any text file that users bring: encodings, compression, JSON, CSV, globs.
 - `links` links out of a folder that may be a stranger's are refused.
+- `untrusted` files that someone else may have written (JSON, safetensors), `untrusted_tables` the same for Parquet: sizes, types
+  and shapes are checked before memory is taken.
 - `files` files whole or absent, full disks and missing permissions, checksums; `own_files` which files of a folder the program
   wrote, the only ones that it removes; `lock` one writer at a time for a run or trace, `holder` who it is.
 - `progress` bars and durations, `interrupt` Ctrl-C; `overlap` threads that prepare what comes next and put away what is done.

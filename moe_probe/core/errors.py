@@ -16,7 +16,21 @@ Any other exception is a fault of this package: its traceback goes to a log file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+#: Characters of each part of a message.
+_LONGEST = 1200
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+
+
+def _shown(text: str) -> str:
+    """Write a part of a message on one line, without control characters."""
+    if text.isprintable() and len(text) <= _LONGEST:
+        return text
+    from moe_probe.core.text import printable
+
+    return printable(_BREAKS.sub(" ", text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"))
 
 
 class MoeProbeError(Exception):
@@ -36,7 +50,9 @@ class MoeProbeError(Exception):
     """
 
     def __init__(self, what: str, why: str = "", hint: str = "", *, exit_code: int = 1) -> None:
-        self.what, self.why, self.hint, self.exit_code = what, why, hint, exit_code
+        # names and values of strangers' files are part of messages: they must not forge lines of a terminal, nor fill it
+        self.what, self.why, self.hint = _shown(what), _shown(why), _shown(hint)
+        self.exit_code = exit_code
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -105,16 +105,16 @@ class FileEntry(_Model):
     """A file of the trace, relative to its directory, with what is needed to notice damage."""
 
     path: str
-    size: int
+    size: int = Field(ge=0)
     sha256: str
 
 
 class ShardEntry(_Model):
     """A run of documents written together: the unit of resuming."""
 
-    index: int
-    n_documents: int
-    n_tokens: int
+    index: int = Field(ge=0)
+    n_documents: int = Field(ge=0)
+    n_tokens: int = Field(ge=0)
     files: tuple[FileEntry, ...] = ()
 
 

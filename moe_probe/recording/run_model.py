@@ -14,11 +14,16 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
+from moe_probe.core.untrusted import check_depth, file_size, one_line
 from moe_probe.models.placement import AUTOMATIC_MAPS
 from moe_probe.models.settings import LoadOptions, ModelSettings, Placement
 
 if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
+
+
+#: Brackets of either kind in a file of settings.
+_MOST_BRACKETS = 250
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -27,14 +32,21 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        When it is not YAML, or not a mapping.
+        When it is not YAML, or not a mapping, or has more values than settings can have.
     """
     import yaml
 
+    if not str(path).startswith("/dev/"):  # what a shell hands over is a pipe there
+        file_size(Path(path), hint="a YAML file of settings")
     try:
-        read = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} cannot be read", " ".join(str(error).split()), "a YAML file of settings") from error
+        text = read_text(path)
+        if max(text.count("["), text.count("{")) > _MOST_BRACKETS:  # a second for every thousand that are nested
+            raise ValueError(f"it has more than {_MOST_BRACKETS:,} brackets")
+        read = yaml.safe_load(text)
+        check_depth(read, most=20, most_values=100_000)
+    # beside its own errors, yaml raises what the values of tags, dates and long numbers do
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OverflowError, KeyError) as error:
+        raise UsageError(f"{path} cannot be read", one_line(error), "a YAML file of settings") from error
     if not isinstance(read, dict):
         raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")
     return {str(name): value for name, value in read.items()}

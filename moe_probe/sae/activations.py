@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import path_inside
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.sites import ActivationSite
+from moe_probe.recording.trace.opened import open_routing, open_vectors
 from moe_probe.recording.trace.sampled import rows_in_shard
 from moe_probe.sae.config import SaeConfig, TrainOptions
 
@@ -44,7 +42,7 @@ class Batch(NamedTuple):
 @dataclass(frozen=True)
 class _Shard:
     index: int
-    path: Path
+    path: str
     #: Entries of the file that are used, and their rows in the trace.
     entries: np.ndarray
     rows: np.ndarray
@@ -128,12 +126,11 @@ class ActivationReader:
                     f"the {self.hook} of layer {self.layer} was not kept",
                     f"collect again with --keep {keep} (and --hidden-layers {self.layer})",
                 )
-            path = path_inside(self.trace.root, named)
-            with safe_open(path, framework="pt") as file:
-                sampled = rows_in_shard(file, tokens.first)
+            with open_vectors(self.trace.root, named) as file:
+                sampled = rows_in_shard(file, tokens.first, shard.n_tokens)
                 if sampled is None:
                     raise MoeProbeError(
-                        f"{path} has no vectors",
+                        f"{file.path} has no vectors",
                         "only norms of expert outputs were kept",
                         f"collect again with --keep {keep}",
                     )
@@ -143,12 +140,12 @@ class ActivationReader:
                 use &= documents[tokens.columns["document"][local]]
             entries = np.flatnonzero(use)
             if len(entries):
-                shards.append(_Shard(shard.index, path, entries, local[entries] + tokens.first))
+                shards.append(_Shard(shard.index, named, entries, local[entries] + tokens.first))
         return shards
 
     def _value_shape(self) -> tuple[int, ...]:
-        with safe_open(self._shards[0].path, framework="pt") as file:
-            return tuple(file.get_slice("values").get_shape()[1:])
+        with open_vectors(self.trace.root, self._shards[0].path) as file:
+            return file.shape("values")[1:]
 
     @property
     def rows(self) -> np.ndarray:
@@ -251,8 +248,9 @@ class ActivationReader:
 
     def _stored(self, shard: _Shard) -> Tensor:
         """Activations of all kept tokens of a shard: the file's own pages, which are read when they are touched."""
-        with safe_open(shard.path, framework="pt") as file:
-            values: Tensor = file.get_tensor("values")
+        with open_vectors(self.trace.root, shard.path) as file:
+            file.check("values", ["BF16", "F16", "F32"], (None, *self._shape))
+            values: Tensor = file.tensor("values")
         if values.ndim == 3 and not self.slots:
             values = values.float().sum(1).to(values.dtype)
         return values
@@ -275,9 +273,8 @@ class ActivationReader:
     def _experts(self, shard: _Shard) -> np.ndarray:
         """Read the experts that a shard's tokens selected, shape (n, slots), -1 where a slot is empty."""
         entry = self.trace.manifest.shards[shard.index]
-        path = next(f.path for f in entry.files if f.path.startswith("routing/"))
-        with safe_open(path_inside(self.trace.root, path), framework="numpy") as file:
-            experts = file.get_slice("experts")[:, self._layer_index : self._layer_index + 1][:, 0]
+        with open_routing(self.trace.root, self.trace.manifest, entry) as file:
+            experts = file.experts([self._layer_index])[:, 0]
         first = sum(s.n_tokens for s in self.trace.manifest.shards[: shard.index])
         chosen = experts[shard.rows - first].astype(np.int32)
         return np.where(chosen == dropped_id(experts.dtype), -1, chosen)

@@ -151,8 +151,10 @@ class Bench:
         pid = os.fork()
         if pid == 0:
             os.close(receiver)
-            with contextlib.suppress(BaseException):
+            try:
                 self._child(indices, sender)
+            except BaseException:  # a fault of this script: shown, not counted as the reader's
+                os.write(sender, json.dumps({"broken": traceback.format_exc()}).encode() + b"\n")
             os._exit(0)
         os.close(sender)
         lines, line = _Lines(receiver), b""
@@ -161,7 +163,10 @@ class Bench:
                 line = lines.next(2 * _SECONDS + 20)
                 if not line:
                     break
-                yield index, json.loads(line)
+                outcome = json.loads(line)
+                if "broken" in outcome:
+                    raise SystemExit(outcome["broken"])
+                yield index, outcome
         finally:
             os.close(receiver)
             if line is None or not line:
@@ -202,29 +207,19 @@ class Bench:
         return {"kind": kind, "where": where, "done": done}
 
     def _read(self, copy: Path) -> tuple[str, str]:
-        from moe_probe.core.errors import MoeProbeError
-
-        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        error: BaseException | None = None
         try:
-            self.reader.read(copy)
+            signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+            try:
+                self.reader.read(copy)
+            except Exception as raised:
+                error = raised
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except MoeProbeError as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            if self.loud:
-                traceback.print_exc()
-            text = str(error)
-            if len(text) > 4000 or any(not c.isprintable() for c in text):
-                return "foreign", f"a message of several lines, control characters or great length: {_last(error)}"
-            return "refused", ""
-        except _TooLongError as error:
-            return "hang", _last(error)
-        except BaseException as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            if self.loud:
-                traceback.print_exc()
-            kind = "memory" if isinstance(error, MemoryError) or "allocate" in str(error) else "foreign"
-            return kind, f"{type(error).__name__} ({' '.join(str(error).split())[:80]!a}) at {_last(error)}"
-        return "read", ""
+        except _TooLongError as late:
+            return "hang", _last(late)
+        if error is not None and self.loud:
+            traceback.print_exception(error)
+        return _judged(error)
 
     def _restore(self, copy: Path) -> None:
         for path in sorted(copy.rglob("*"), reverse=True):
@@ -239,6 +234,22 @@ class Bench:
             if not path.is_file() or path.stat().st_size != len(data) or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
+
+
+def _judged(error: Exception | None) -> tuple[str, str]:
+    """What came of a reading: ``read``, ``refused`` or a failure, and where."""
+    from moe_probe.core.errors import MoeProbeError
+    from moe_probe.core.text import printable
+
+    if error is None:
+        return "read", ""
+    if isinstance(error, MoeProbeError):
+        text = str(error)
+        if len(text) > 4000 or len(text.splitlines()) > 1 or printable(text) != text:
+            return "foreign", f"a message of several lines, control characters or great length: {_last(error)}"
+        return "refused", ""
+    kind = "memory" if isinstance(error, MemoryError) or "allocate" in str(error) else "foreign"
+    return kind, f"{type(error).__name__} ({' '.join(str(error).split())[:80]!a}) at {_last(error)}"
 
 
 def _alarm(*_: object) -> None:

@@ -96,8 +96,10 @@ def _use_trace(folder: Path) -> None:
     """Open a trace and ask it for everything that it has."""
     from moe_probe.recording.trace import Trace, trace_facts
 
+    opened = Trace.open(folder)
+
     def fresh() -> Trace:
-        return Trace.open(folder)
+        return opened
 
     def counts() -> None:
         usage = fresh().usage()
@@ -142,13 +144,21 @@ def _use_trace(folder: Path) -> None:
     uses(
         described,
         counts,
-        lambda: fresh().manifest.evidence < "tokens" and routing(),
         routing,
         tokens,
         vectors,
         lambda: fresh().manifest.has_text and fresh().texts([0]),
-        lambda: fresh().to_anndata(),
-        lambda: fresh().to_anndata(of="tokens"),
+    )
+
+
+def _use_trace_elsewhere(folder: Path) -> None:
+    """As `_use_trace`, and hand it to other programs."""
+    from moe_probe.recording.trace import Trace
+
+    uses(
+        lambda: _use_trace(folder),
+        lambda: Trace.open(folder).to_anndata(),
+        lambda: Trace.open(folder).to_anndata(of="tokens"),
     )
 
 
@@ -180,7 +190,7 @@ def _verify(folder: Path) -> None:
 def _manifest(folder: Path) -> None:
     from moe_probe.recording.trace.files import read_manifest
 
-    uses(lambda: read_manifest(folder), lambda: _verify(folder), lambda: _use_trace(folder))
+    uses(lambda: read_manifest(folder), lambda: _verify(folder), lambda: _use_counts(folder))
 
 
 def _two(folder: Path) -> None:
@@ -483,7 +493,7 @@ def _use_ledger(folder: Path) -> None:
 READERS: tuple[Reader, ...] = (
     Reader("manifest", _planted, _manifest, _TRACE, ("trace.json*",)),
     Reader("trace", _with_vectors, _use_trace, _TRACE),
-    Reader("trace-text", _with_text, _use_trace, _TRACE),
+    Reader("trace-text", _with_text, _use_trace_elsewhere, _TRACE),
     Reader("trace-counts", _counts, _use_counts, _TRACE),
     Reader("verify", _planted, _verify, _TRACE),
     Reader("merge-parts", _two, _merge, _TRACE),

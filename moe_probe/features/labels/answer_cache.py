@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors
+from moe_probe.core.untrusted import file_size
 
 
 class AnswerCache:
@@ -16,12 +19,19 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
         self._answers: dict[str, str] = {}
+        self._broken = False
+        if not os.path.lexists(path):
+            return
+        file_size(path, hint="another file for answers")
         try:
-            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                self._read(lines)
         except OSError as error:
             raise MoeProbeError(f"{path} cannot be read", str(error.strerror), "another file for answers") from error
-        self._broken = bool(text) and not text.endswith("\n")
-        for line in text.splitlines():
+
+    def _read(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._broken = not line.endswith("\n")
             try:
                 entry = json.loads(line)
                 self._answers[str(entry["key"])] = str(entry["answer"])

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import safe_open
 
-from moe_probe.core.files import path_inside
 from moe_probe.core.schema import Manifest
+from moe_probe.recording.trace.opened import open_routing
 
 
 class RoutingChunk(NamedTuple):
@@ -61,10 +60,6 @@ def iter_experts(root: Path, manifest: Manifest, layers: Sequence[int]) -> Itera
         The largest value of the type marks an empty slot.
     """
     for shard in manifest.shards:
-        path = next(f.path for f in shard.files if f.path.startswith("routing/"))
-        with safe_open(path_inside(root, path), framework="numpy") as arrays:
-            if list(layers) == list(range(len(manifest.layers))):
-                yield arrays.get_tensor("experts")
-            else:
-                part = arrays.get_slice("experts")
-                yield np.concatenate([part[:, i : i + 1] for i in layers], axis=1)
+        with open_routing(root, manifest, shard) as arrays:
+            experts = arrays.experts(layers)
+        yield experts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file, sha256_text, write_text
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest
+from moe_probe.core.untrusted import first_problem, read_json
 
 CHECKSUM = "trace.json.sha256"
 DOCUMENTS, TOKENS, USAGE = "documents.parquet", "tokens.parquet", "usage.parquet"
@@ -95,23 +96,17 @@ def read_manifest(root: Path) -> Manifest:
         When there is none, or it is damaged, or of a format this version does not know.
     """
     path = root / MANIFEST
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise MoeProbeError(
             f"there is no trace at {root}", f"it has no {MANIFEST}", "run moe-probe collect or moe-probe import"
-        ) from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "run moe-probe verify, or collect again") from error
+        )
+    raw = read_json(path, hint="run moe-probe verify, or collect again")
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != 1:
         raise MoeProbeError(f"{path} has format version {version}", "this moe_probe reads version 1", "a newer moe_probe")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
         raise MoeProbeError(
-            f"{path} is not a manifest of version 1",
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            "run moe-probe verify",
+            f"{path} is not a manifest of version 1", first_problem(error), "run moe-probe verify"
         ) from error

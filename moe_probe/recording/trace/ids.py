@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from moe_probe.core.schema import Manifest
 from moe_probe.recording.trace.chunks import TokenChunk
-from moe_probe.recording.trace.files import TOKENS
+from moe_probe.recording.trace.opened import TokenTable
 
 #: Ids below this are marked in a table; larger ones (hashes) are kept sorted.
 _TABLE = 1 << 22
@@ -89,14 +89,14 @@ def distinct_ids(chunks: Iterable[TokenChunk], documents: np.ndarray) -> tuple[n
     return own.values(), before.values()
 
 
-def first_strings(root: Path, n_shards: int, as_text: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[int, str]:
+def first_strings(root: Path, manifest: Manifest, as_text: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[int, str]:
     """Read the string of every token id where it occurs first.
 
     Parameters
     ----------
     root : Path
         Folder of the trace.
-    n_shards : int
+    manifest : Manifest
     as_text : callable
         Takes ids and stored strings, gives the strings as text.
 
@@ -105,11 +105,11 @@ def first_strings(root: Path, n_shards: int, as_text: Callable[[np.ndarray, np.n
     dict of int to str
         In the order of first occurrences.
     """
-    file, known = pq.ParquetFile(root / TOKENS), IdSet()
+    file, known = TokenTable(root, manifest), IdSet()
     strings: dict[int, str] = {}
-    for shard in range(n_shards):
-        ids = file.read_row_group(shard, columns=["token_id"])["token_id"].to_numpy()
+    for shard in range(len(manifest.shards)):
+        ids = file.shard(shard, ["token_id"])["token_id"].to_numpy()
         if len(new := known.add(ids)):  # strings are the larger part of the table: read only where there are new ones
-            stored = file.read_row_group(shard, columns=["token"]).take(new)["token"].to_numpy()
+            stored = file.shard(shard, ["token"]).take(new)["token"].to_numpy()
             strings |= zip(ids[new].tolist(), as_text(ids[new], stored), strict=True)
     return strings

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import safe_open
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside
@@ -19,7 +18,8 @@ from moe_probe.core.text import one_line, some_of
 from moe_probe.recording.trace.annotated import documents_anndata, tokens_anndata
 from moe_probe.recording.trace.chunks import RoutingChunk
 from moe_probe.recording.trace.facts import trace_facts
-from moe_probe.recording.trace.files import USAGE, file_entries, find_root, read_manifest
+from moe_probe.recording.trace.files import file_entries, find_root, read_manifest
+from moe_probe.recording.trace.opened import check_manifest, open_routing, vectors_of
 from moe_probe.recording.trace.rows import RoutingRows, read_routing_rows
 from moe_probe.recording.trace.sampled import with_trace_rows
 from moe_probe.recording.trace.tokens import TraceTokens
@@ -72,6 +72,7 @@ class Trace(TraceTokens):
             )
         for entry in file_entries(manifest):
             path_inside(root, entry.path)
+        check_manifest(root, manifest)
         return cls(root, manifest)
 
     @property
@@ -106,7 +107,7 @@ class Trace(TraceTokens):
 
     @cached_property
     def _usage(self) -> Usage:
-        return StoredUsage(self.root / USAGE, self.layers, self.documents, self.manifest.evidence)
+        return StoredUsage(self.root, self.layers, self.documents, self.manifest.evidence)
 
     def iter_routing(
         self, layers: Sequence[int] | None = None, *, weights: bool = True, documents: np.ndarray | None = None
@@ -135,10 +136,9 @@ class Trace(TraceTokens):
         indices = None if layers is None else [self.layer_index(layer) for layer in layers]
         names = ["document", "position", "token_id", "special"]
         for shard, chunk in self.iter_tokens(names, documents=documents):
-            path = next(f.path for f in shard.files if f.path.startswith("routing/"))
-            with safe_open(path_inside(self.root, path), framework="numpy") as arrays:
-                experts = _read_layers(arrays, "experts", indices)
-                gates = _read_layers(arrays, "weights", indices) if weights and self.manifest.has_weights else None
+            with open_routing(self.root, self.manifest, shard) as arrays:
+                experts = arrays.experts(indices)
+                gates = arrays.weights(indices) if weights and self.manifest.has_weights else None
             yield RoutingChunk(experts, gates, *(chunk.columns[name] for name in names))
 
     def routing_at(self, rows: np.ndarray, layers: slice = slice(None), *, weights: bool = False) -> RoutingRows:
@@ -181,8 +181,6 @@ class Trace(TraceTokens):
         MoeProbeError
             When the trace does not have that part.
         """
-        from safetensors.torch import load_file
-
         first = np.cumsum([0, *(s.n_tokens for s in self.manifest.shards)]).tolist()
         paths = [
             (f.path, row)
@@ -198,7 +196,7 @@ class Trace(TraceTokens):
                 "collect again with --keep hidden (or logits, expert_output_norms ...)",
             )
         for path, row in paths:
-            yield with_trace_rows(load_file(path_inside(self.root, path)), row)
+            yield with_trace_rows(vectors_of(self.root, path), row)
 
     def to_anndata(self, *, of: str = "documents", layer: int | None = None) -> AnnData:
         """Convert routing to an AnnData object, documents (or tokens) x experts, for scanpy and its relatives.
@@ -243,10 +241,3 @@ class Trace(TraceTokens):
             f"Trace({m.model.id}: {m.n_documents:,} documents, {m.n_tokens:,} tokens, {len(m.layers)} MoE layers, "
             f"experts {experts}, top-k {slots}, kept {', '.join(m.kept)})"
         )
-
-
-def _read_layers(arrays: Any, name: str, indices: Sequence[int] | None) -> np.ndarray:
-    if indices is None:
-        return np.asarray(arrays.get_tensor(name))
-    part = arrays.get_slice(name)
-    return np.concatenate([part[:, i : i + 1] for i in indices], axis=1)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
-from safetensors import safe_open
 
-from moe_probe.core.files import path_inside
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import Manifest
-from moe_probe.recording.trace.files import TOKENS
+from moe_probe.recording.trace.opened import TokenTable, open_routing
 
 #: Rows between two chosen ones that are read along rather than skipped.
 _GAP = 64
@@ -55,14 +53,14 @@ def read_routing_rows(root: Path, manifest: Manifest, rows: np.ndarray, *, layer
     names = ("experts", "weights") if weights and manifest.has_weights else ("experts",)
     out: dict[str, np.ndarray] = {}
     for shard, local, places in _by_shard(manifest, rows):
-        path = next(f.path for f in manifest.shards[shard].files if f.path.startswith("routing/"))
-        with safe_open(path_inside(root, path), framework="numpy") as arrays:
-            for name in names:
-                part = arrays.get_slice(name)
+        with open_routing(root, manifest, manifest.shards[shard]) as arrays:
+            for name, read in zip(names, (arrays.experts, arrays.weights), strict=False):
                 for begin, end in _runs(local):
-                    piece = part[int(local[begin]) : int(local[end - 1]) + 1, layers]
+                    piece = read(layers, slice(int(local[begin]), int(local[end - 1]) + 1))
                     if name not in out:
                         out[name] = np.empty((len(rows), *piece.shape[1:]), dtype=piece.dtype)
+                    if piece.shape[1:] != out[name].shape[1:]:
+                        raise _other_slots(root)
                     out[name][places[begin:end]] = piece[local[begin:end] - local[begin]]
     if not out:  # no row was asked for
         shape = (0, len(range(*layers.indices(len(manifest.layers)))), 1)
@@ -87,16 +85,24 @@ def read_token_rows(root: Path, manifest: Manifest, rows: np.ndarray, columns: S
     dict of str to ndarray, shape (n_rows,)
         Token strings as they are stored.
     """
-    file = pq.ParquetFile(root / TOKENS)
+    file = TokenTable(root, manifest)
     out: dict[str, np.ndarray] = {}
     for shard, local, places in _by_shard(manifest, rows):
-        table = file.read_row_group(shard, columns=list(columns)).take(local)
+        table = file.shard(shard, columns).take(local)
         for name in columns:
             values = table[name].to_numpy()
             if name not in out:
                 out[name] = np.empty(len(rows), dtype=values.dtype)
             out[name][places] = values
     return out or {name: np.zeros(0, dtype=object if name == "token" else np.int64) for name in columns}
+
+
+def _other_slots(root: Path) -> MoeProbeError:
+    return MoeProbeError(
+        f"the shards of {root} have different numbers of slots",
+        "a trace has one",
+        f"moe-probe verify {root}, and make it again",
+    )
 
 
 def _by_shard(manifest: Manifest, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.evidence import missing_evidence
 from moe_probe.core.pieces import SPACE_MARKS, with_spaces
 from moe_probe.core.schema import Evidence, Manifest, ShardEntry
 from moe_probe.recording.trace.chunks import TokenChunk
-from moe_probe.recording.trace.files import DOCUMENTS, TOKENS
 from moe_probe.recording.trace.ids import distinct_ids, first_strings
+from moe_probe.recording.trace.opened import TokenTable, documents_of, open_documents
 from moe_probe.recording.trace.rows import read_token_rows
 from moe_probe.recording.trace.stored import StoredTokens, readable
 
@@ -42,8 +41,7 @@ class TraceTokens:
     @cached_property
     def documents(self) -> pd.DataFrame:
         """Documents with their labels and token counts, without text; one row per document."""
-        names = [n for n in pq.read_schema(self.root / DOCUMENTS).names if n != "text"]
-        return pq.read_table(self.root / DOCUMENTS, columns=names).to_pandas()
+        return documents_of(self.root, self.manifest).to_pandas()
 
     def texts(self, rows: Sequence[int] | None = None) -> list[str]:
         """Return the texts of documents (all, or those of the rows given).
@@ -57,7 +55,7 @@ class TraceTokens:
             raise MoeProbeError(
                 f"the trace at {self.root} has no text", "it was made with --no-text", "collect again without --no-text"
             )
-        texts = pq.read_table(self.root / DOCUMENTS, columns=["text"])["text"]
+        texts = open_documents(self.root, self.manifest).whole(["text"])["text"]
         # typed, because pyarrow takes an empty list for one of nulls, which it cannot index with
         chosen = texts if rows is None else texts.take(pa.array(rows, type=pa.int64()))
         return list(chosen.to_pylist())
@@ -70,10 +68,14 @@ class TraceTokens:
         self.need_routing()
         wanted = ["document", "position", "token_id", "token", "special"] if columns is None else list(columns)
         more = ["token_id"] if "token" in wanted and "token_id" not in wanted and self._texts_of_tokens else []
-        table = pq.read_table(self.root / TOKENS, columns=wanted + more).to_pandas()
+        table = self._all_tokens(wanted + more).to_pandas()
         if more or ("token" in wanted and self._texts_of_tokens):
             table["token"] = self._as_text(table["token_id"].to_numpy(), table["token"].to_numpy(dtype=object))
         return table[wanted]
+
+    def _all_tokens(self, columns: list[str]) -> pa.Table:
+        file = TokenTable(self.root, self.manifest)
+        return pa.concat_tables([file.shard(shard.index, columns) for shard in self.manifest.shards])
 
     @cached_property
     def _texts_of_tokens(self) -> dict[tuple[int, str], str]:
@@ -84,9 +86,9 @@ class TraceTokens:
 
     def _stored(self) -> Iterator[StoredTokens]:
         """Yield the strings of text tokens as they are stored, shard by shard."""
-        file, names = pq.ParquetFile(self.root / TOKENS), ["document", "token_id", "token"]
+        file, names = TokenTable(self.root, self.manifest), ["document", "token_id", "token"]
         for shard in self.manifest.shards:
-            table = file.read_row_group(shard.index, columns=[*names, "special"])
+            table = file.shard(shard.index, [*names, "special"])
             text = ~table["special"].to_numpy()
             yield StoredTokens(*(table[name].to_numpy()[text] for name in names))
 
@@ -142,12 +144,12 @@ class TraceTokens:
             When only usage was kept.
         """
         self.need_routing()
-        file, first, before = pq.ParquetFile(self.root / TOKENS), 0, 0
+        file, first, before = TokenTable(self.root, self.manifest), 0, 0
         not_text = "token" in columns and bool(self._texts_of_tokens)
         for shard in self.manifest.shards:
             if documents is None or documents[before : before + shard.n_documents].any():
                 wanted = dict.fromkeys([*columns, "token_id"] if not_text else columns)
-                table = file.read_row_group(shard.index, columns=list(wanted))
+                table = file.shard(shard.index, list(wanted))
                 arrays = {name: table[name].to_numpy() for name in columns}
                 if not_text:
                     arrays["token"] = self._as_text(table["token_id"].to_numpy(), arrays["token"])
@@ -187,7 +189,7 @@ class TraceTokens:
     @cached_property
     def _strings(self) -> dict[int, str]:
         self.need_routing()
-        return first_strings(self.root, len(self.manifest.shards), self._as_text)
+        return first_strings(self.root, self.manifest, self._as_text)
 
     def ids_of(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct ids of some documents' text tokens, and of the tokens before these; see `distinct_ids`.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from typing_extensions import override
 
 from moe_probe.core.routing import Usage
 from moe_probe.core.schema import Evidence
+from moe_probe.recording.trace.opened import open_usage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +32,8 @@ class StoredUsage(Usage):
 
     Parameters
     ----------
-    path : Path
-        ``usage.parquet`` of the trace.
+    root : Path
+        Folder of the trace.
     layers : tuple of MoeLayer
     documents : pandas.DataFrame
     evidence : Evidence
@@ -46,17 +46,17 @@ class StoredUsage(Usage):
 
     def __init__(
         self,
-        path: Path,
+        root: Path,
         layers: tuple[MoeLayer, ...],
         documents: pd.DataFrame,
         evidence: Evidence = Evidence.DOCUMENTS,
     ) -> None:
         # the fields of a frozen dataclass; its arrays are properties here
-        fields = {"layers": layers, "documents": documents, "evidence": evidence, "_path": path}
+        fields = {"layers": layers, "documents": documents, "evidence": evidence, "_root": root}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
-    _path: Path
+    _root: Path
 
     @override
     def __repr__(self) -> str:
@@ -69,7 +69,7 @@ class StoredUsage(Usage):
 
     @cached_property
     def _measures(self) -> tuple[str, ...]:
-        names = pq.read_schema(self._path).names
+        names = open_usage(self._root).names
         return tuple(name for name in ("selections", "gate_mass", "saliency") if name in names)
 
     @override
@@ -91,7 +91,7 @@ class StoredUsage(Usage):
 
     @override
     def dtype(self, measure: str) -> np.dtype:
-        return np.dtype(pq.read_schema(self._path).field(measure).type.to_pandas_dtype())
+        return open_usage(self._root).dtype(measure)
 
     @override
     def select(self, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
@@ -145,9 +145,27 @@ class StoredUsage(Usage):
     def _pieces(self, measure: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield document, ordinal of the layer, expert and value of the rows, in order."""
         numbers = [layer.layer for layer in self.layers]
-        index_of = np.full(max(numbers) + 1, -1)
-        index_of[numbers] = np.arange(len(numbers))
-        names = ["document", "layer", "expert", measure]
-        for batch in pq.ParquetFile(self._path).iter_batches(_ROWS, columns=names):
-            document, layer, expert, value = (batch.column(name).to_numpy() for name in names)
-            yield document, index_of[layer], expert, value
+        order = np.argsort(numbers)
+        known = np.array(numbers)[order]
+        names, table = ["document", "layer", "expert", measure], open_usage(self._root)
+        if measure not in table.names:
+            raise table.damaged(f"it has no column '{measure}'")
+        cells = len(self.documents) * int(self.num_experts.sum())
+        if table.n_rows > cells:
+            raise table.damaged(f"it has {table.n_rows:,} rows for {cells:,} pairs of document and expert")
+        for batch in table.batches(_ROWS, names):
+            # other integers may wrap: what is then out of range is refused below
+            document, number, expert = (batch[name].to_numpy().astype(np.int64) for name in names[:3])
+            value = batch[measure].to_numpy()
+            layer = order[np.minimum(np.searchsorted(known, number), len(known) - 1)]
+            wrong = (
+                (document < 0)
+                | (document >= len(self.documents))
+                | (np.array(numbers)[layer] != number)
+                | (expert < 0)
+                | (expert >= self.num_experts[layer])
+                | ~((value >= 0) & (value < np.inf))
+            )
+            if wrong.any():
+                raise table.damaged("a row names a document, layer or expert that is not there, or a number out of range")
+            yield document, layer, expert, value

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.progress import Say
 from moe_probe.core.text import printable
-from moe_probe.core.textfiles import read_json
+from moe_probe.core.untrusted import file_size, first_problem, one_line, open_tensors, read_json
 from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
@@ -27,6 +28,8 @@ from moe_probe.sae.formats.tensors import AS_WRITTEN, Tensors
 from moe_probe.sae.training.record import TrainingRecord
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+#: Bytes of a configuration.
+_MOST_CONFIG = 1 << 24
 #: Written as jumprelu with one threshold, as SAELens does with what it trained by batches.
 _BY_THRESHOLD = ("batchtopk", "matryoshka", "jumprelu")
 
@@ -95,8 +98,9 @@ def save_sae(sae: Sae, folder: str | Path, *, training: Mapping[str, Any] | None
 
 def read_training(folder: str | Path) -> TrainingRecord:
     """Read what the folder of an SAE records of its training; the record is empty where it was trained elsewhere."""
-    metadata = _read_config(Path(folder) / CONFIG).get("metadata") or {}
-    return TrainingRecord(metadata.get("moe_probe_training") or {})
+    metadata = _read_config(Path(folder) / CONFIG).get("metadata")
+    record = metadata.get("moe_probe_training") if isinstance(metadata, dict) else None
+    return TrainingRecord(record if isinstance(record, dict) else {})
 
 
 def read_trained_config(folder: str | Path) -> SaeConfig | None:
@@ -105,8 +109,12 @@ def read_trained_config(folder: str | Path) -> SaeConfig | None:
     `load_sae` gives its configuration at inference: BatchTopK and Matryoshka are saved, as SAELens does, as JumpReLU with
     one threshold, which does not determine how to train another seed, or which parts are nested.
     """
-    own = _own_config(_read_config(Path(folder) / CONFIG))
-    return SaeConfig.model_validate(own) if own else None
+    path = Path(folder) / CONFIG
+    own = _own_config(_read_config(path))
+    try:
+        return SaeConfig.model_validate(own) if own else None
+    except ValidationError as error:
+        raise MoeProbeError(f"{path} has no valid metadata.moe_probe", first_problem(error), AS_WRITTEN) from error
 
 
 def load_sae(
@@ -185,17 +193,15 @@ def _own_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    data = read_json(path)
+    data = read_json(path, most=_MOST_CONFIG, hint=AS_WRITTEN)
     if not isinstance(data, dict):
         raise MoeProbeError(f"{path} is not a configuration", "a JSON object is expected", AS_WRITTEN)
     return data
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return {name: _float32(tensor, name, path) for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), "download it again") from error
+    with open_tensors(path, framework="pt", hint="download it again") as file:
+        return {name: _float32(file.tensor(name), name, path) for name in sorted(file.names)}
 
 
 def _float32(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -215,14 +221,48 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     """Read a pickle that has tensors and nothing else: nothing in it is run."""
     import pickle
 
+    _check_packed(path, file_size(path, hint="download it again"))
     try:  # weights_only: tensors and plain containers, nothing that could run
-        return {str(k): v.float() for k, v in torch.load(path, map_location="cpu", weights_only=True).items()}
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error).partition("\n")[0], "download it again") from error
+        read = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AssertionError,
+        struct.error,
+    ) as error:
+        raise MoeProbeError(
+            f"{path} cannot be read", one_line(str(error).partition("\n")[0]), "download it again"
+        ) from error
     except (pickle.UnpicklingError, AttributeError) as error:
         raise MoeProbeError(
             f"{path} is refused", "it has more than tensors, and loading it could run code", "use a file of weights alone"
         ) from error
+    if not isinstance(read, Mapping) or not all(isinstance(v, Tensor) for v in read.values()):
+        raise MoeProbeError(f"{path} is refused", "it has more than tensors by name", "use a file of weights alone")
+    for tensor in read.values():  # a view can show one number a billion times
+        if tensor.is_sparse or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise MoeProbeError(
+                f"{path} cannot be read", "a tensor is larger than what is stored of it", "download it again"
+            )
+    return {str(name): _float32(tensor, str(name), path) for name, tensor in read.items()}
+
+
+def _check_packed(path: Path, size: int) -> None:
+    """Refuse an archive that would grow: weights are stored as they are."""
+    if not zipfile.is_zipfile(path):
+        return  # written by torch before 1.6
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise MoeProbeError(f"{path} cannot be read", one_line(error), "download it again") from error
+    if whole > size:
+        raise MoeProbeError(f"{path} cannot be read", f"it unpacks to {whole:,} bytes, from {size:,}", "download it again")
 
 
 def _assembled(parts: Parts, own: Mapping[str, Any], path: Path) -> Sae:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
-from moe_probe.core.textfiles import read_json
+from moe_probe.core.untrusted import read_json
 from moe_probe.sae.formats.foreign import Fields, Parts, Refusal, Source, gated_as_jumprelu
 from moe_probe.sae.formats.tensors import AS_WRITTEN, Tensors, matrix_shape
 
@@ -179,7 +179,10 @@ def _threshold(kind: str, tensors: Tensors, d_sae: int) -> Tensor:
     itself writes as the threshold of all latents when it saves for inference.
     """
     if kind in _BATCHED:
-        return tensors.take("topk_threshold")[0].reshape(()).expand(d_sae)
+        (single,) = tensors.take("topk_threshold")
+        if single.numel() != 1:
+            tensors.shaped({"topk_threshold": ()})
+        return single.reshape(()).expand(d_sae)
     name = "threshold" if "threshold" in tensors or "log_threshold" not in tensors else "log_threshold"
     (threshold,) = tensors.take(name)
     tensors.shaped({name: (d_sae,)})
@@ -258,7 +261,7 @@ def _scaler(path: Path) -> float | None:
         scaler = read_json(path)
         factor = float(scaler["scaling_factor"])
         return factor if not scaler.get("has_whitening") and 0 < factor < 1e30 else None
-    except (MoeProbeError, KeyError, ValueError, TypeError, AttributeError):
+    except (MoeProbeError, KeyError, ValueError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -57,7 +57,10 @@ def read(folder: Path, config: dict[str, Any], tensors: Tensors, allowed: tuple[
     d_sae, d_in = matrix_shape(w_enc, "encoder.weight", tensors.path)
     tensors.shaped({"encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)})
     tensors.finish()
-    latents = config.get("num_latents") or (config.get("expansion_factor") or 0) * d_in or d_sae
+    factor = config.get("expansion_factor") or 0
+    if not isinstance(factor, int | float):
+        raise source.refuse("expansion_factor", factor, "a number is expected")
+    latents = config.get("num_latents") or factor * d_in or d_sae
     source.check_sizes({"d_in": config.get("d_in", d_in), "num_latents": latents}, (d_in, d_sae))
     k = source.active_latents("k", config.get("k"), d_sae)
     return Parts("topk", w_enc, w_dec, b_enc, b_dec, k=k, notes=tuple(source.notes))

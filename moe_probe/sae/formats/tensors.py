@@ -101,6 +101,8 @@ def matrix_shape(tensor: Tensor, name: str, path: Path) -> tuple[int, int]:
     """
     if tensor.dim() != 2:
         raise MoeProbeError(f"{name} of {path} has the shape {tuple(tensor.shape)}", "a matrix is expected", ONE_SAE)
+    if not tensor.numel():
+        raise MoeProbeError(f"{name} of {path} has the shape {tuple(tensor.shape)}", "it has no values", ONE_SAE)
     return tensor.shape[0], tensor.shape[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,15 +11,17 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import disk_errors, sha256_json, write_whole
 from moe_probe.core.own_files import CHECKPOINT_FILES
+from moe_probe.core.untrusted import open_tensors
 from moe_probe.sae.training.steps import Progress, Training
 
 _TENSORS = "state.safetensors"
+_START_OVER = "pass --force to train from the start"
 
 
 class CheckpointWriter:
@@ -139,36 +142,72 @@ def load_checkpoint(
     MoeProbeError
         When the checkpoint belongs to another training or cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / _TENSORS
-    if not path.exists():
+    if not os.path.lexists(path):
         return 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MoeProbeError(
-            f"the checkpoint {path} cannot be read", str(error), "pass --force to train from the start"
-        ) from error
+    with open_tensors(path, framework="pt", hint=_START_OVER) as file:
+        header = file.metadata
+        tensors = {name: file.tensor(name) for name in sorted(file.names)}
     if header.get("identity") != _identity(trainings, state):
         raise MoeProbeError(
             f"the checkpoint in {folder} belongs to another training",
             "its trace, SAEs or options are different",
             "pass the same options, or --force to start over",
         )
-    for number, (training, counters) in enumerate(zip(trainings, json.loads(header["progress"]), strict=True)):
-        device = training.sae.W_dec.device
-        own = {k.split(".", 1)[1]: v.to(device) for k, v in tensors.items() if k.startswith(f"{number}.")}
+    done, progress = _counts(path, header, trainings)
+    owned = []
+    for number, training in enumerate(trainings):
+        own = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{number}.")}
+        _check_state(path, training, own)
+        owned.append(own)
+    for number, (training, own) in enumerate(zip(trainings, owned, strict=True)):  # nothing is changed unless all fits
+        own = {k: v.to(training.sae.W_dec.device) for k, v in own.items()}
         training.sae.load_state_dict(_below("sae.", own))
         for index, parameter in enumerate(training.sae.parameters()):
             training.optimizer.state[parameter] = _below(f"adam.{index}.", own)
         training.idle.tokens.copy_(own["idle"])
-        vars(training.progress).update(counters)
+        vars(training.progress).update(progress[number])
         if "pending" in own:
             pending[number].append(own["pending"].cpu())
-    return int(header["done"])
+    return done
+
+
+def _counts(path: Path, header: Mapping[str, str], trainings: Sequence[Training]) -> tuple[int, list[dict[str, Any]]]:
+    """Read the number of batches and the counters of every SAE from the header."""
+    try:
+        done, progress = int(header["done"]), json.loads(header["progress"])
+        if done < 0 or len(progress) != len(trainings):
+            raise ValueError("other counts of batches or SAEs")
+        for training, counters in zip(trainings, progress, strict=True):
+            kinds = {name: type(value) for name, value in _counters(training.progress).items()}
+            if {name: type(value) for name, value in counters.items()} != kinds:
+                raise ValueError(f"other counters: {', '.join(map(str, counters))[:100]}")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"its header: {error}") from error
+    return done, progress
+
+
+def _check_state(path: Path, training: Training, own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of an SAE's training, in name, type or shape."""
+    due = {f"sae.{name}": value for name, value in training.sae.state_dict().items()} | {"idle": training.idle.tokens}
+    for index, parameter in enumerate(training.sae.parameters()):
+        moments = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": torch.zeros(())}
+        if any(name.startswith(f"adam.{index}.") for name in own):  # none before the first step
+            due |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+    names = set(own) - {"pending"}
+    if names != set(due):
+        raise _damaged(path, f"it lacks or adds tensors: {', '.join(sorted(names ^ set(due)))[:100]}")
+    for name, value in due.items():
+        if own[name].shape != value.shape or own[name].dtype != value.dtype:
+            raise _damaged(path, f"{name} has the shape {tuple(own[name].shape)} and the type {own[name].dtype}")
+    waiting = own.get("pending")
+    width = training.sae.config.d_in
+    if waiting is not None and (waiting.ndim < 2 or waiting.shape[-1] != width or not waiting.is_floating_point()):
+        raise _damaged(path, f"the activations that wait have the shape {tuple(waiting.shape)}")
+
+
+def _damaged(path: Path, why: str) -> MoeProbeError:
+    return MoeProbeError(f"the checkpoint {path} cannot be read", why, _START_OVER)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,12 +9,15 @@ from pydantic import ValidationError
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import disk_errors, write_json
+from moe_probe.core.untrusted import first_problem, read_json
 from moe_probe.studies.models_table.row import ModelRow
 
 #: Records that ship with the package.
 SHIPPED = Path(__file__).parent / "records"
 #: End of the name of a record: other files of a folder are passed over.
 ENDING = ".row.json"
+#: Bytes of a record: one of a thousand topics has about 700 kB.
+_MOST = 1 << 24
 
 
 def shipped_rows() -> tuple[ModelRow, ...]:
@@ -88,10 +90,6 @@ def add_row(row: ModelRow, folder: Path, *, shipped: bool = False) -> Path:
 def _read(path: Path) -> ModelRow:
     advice = "move it out of the folder, and run moe-probe models --add RUN again"
     try:
-        return ModelRow.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return ModelRow.model_validate(read_json(path, most=_MOST, hint=advice))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        raise MoeProbeError(f"{path} is not a record of the table of models", f"{where}: {first['msg']}", advice) from error
-    except (OSError, ValueError) as error:
-        raise MoeProbeError(f"{path} cannot be read", str(error), advice) from error
+        raise MoeProbeError(f"{path} is not a record of the table of models", first_problem(error), advice) from error
