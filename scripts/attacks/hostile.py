@@ -168,7 +168,7 @@ def _model(run: Path) -> Path:
     return folder
 
 
-def _change(path: Path, **values: object) -> None:
+def _change(path: Path, /, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 

@@ -21,8 +21,6 @@ from moe_probe.report.notebook.show import sentences, show
 from moe_probe.report.unit_card import UnitCard
 from moe_probe.testing import planted_results, planted_routing, planted_trace
 
-pytestmark = pytest.mark.usefixtures("quick_analyses")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -104,7 +102,6 @@ def test_every_way_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
         ("sae", "eval", "RUN"),
         ("merge", "RUN", "--out", "OUT"),
         ("analyze", f"RUN/{EVIL}".replace("</", "")),
-        ("analyze", "RUN", "--permutations", "99"),
         ("compare", "RUN", EVIL.replace("/", ""), "--out", "OUT", "--no-notebook"),
         (EVIL,),
         ("info", "RUN", f"--{EVIL}"),
