@@ -14,6 +14,7 @@ from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter, merge_traces, verify
 from moe_probe.report.build import render_markdown
 from moe_probe.report.compose import compose
+from moe_probe.runs.run import Run
 from moe_probe.sae.formats.io import load_sae, read_trained_config, read_training
 
 KEPT = Path(__file__).parent / "data"
@@ -52,6 +53,7 @@ def test_the_trace_is_whole_and_reads_as_it_did(run_folder: Path) -> None:
 
 def test_the_run_opens_with_its_results_and_its_sae(run_folder: Path) -> None:
     run = moe_probe.open(run_folder)
+    assert isinstance(run, Run)
     assert set(run.verdicts.table.topic) == {"chemistry", "physics"}
     for path in sorted((run_folder / "results").glob("*.parquet")):
         result = Result.load(run_folder / "results", path.stem)

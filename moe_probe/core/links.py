@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import MANIFEST
+from moe_probe.core.schema import MANIFEST
 
 #: The one link that this package makes in a run, where a trace lies elsewhere.
 _TRACE = "trace"

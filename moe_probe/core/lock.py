@@ -27,7 +27,8 @@ from moe_probe.core.own_files import LOCK_PREFIX
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-P, Returned = ParamSpec("P"), TypeVar("Returned")
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
 #: The file that is locked.
 LOCK = f"{LOCK_PREFIX}lock"
 #: Answers of file systems that have no locks.

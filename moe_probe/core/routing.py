@@ -120,7 +120,8 @@ class Usage:
         -------
         dtype
         """
-        return np.dtype(getattr(self, measure).dtype)
+        values: np.ndarray = getattr(self, measure)
+        return values.dtype
 
     def select(self, rows: np.ndarray, documents: pd.DataFrame) -> Usage:
         """Keep some documents, in memory.

@@ -110,10 +110,9 @@ class Run(RunDirectory):
     @property
     def plot(self) -> RunPlots:
         """Figures of the report by name, as matplotlib Figures: ``run.plot.topics().savefig("topics.pdf")``."""
-        from moe_probe.report.plots import RunPlots
+        from moe_probe.report.plots.of_run import RunPlots
 
-        figures: RunPlots = RunPlots(self.results)
-        return figures
+        return RunPlots(self.results)
 
     def card(self, where: int | str, number: int) -> UnitCard:
         """Gather what is known of one expert or feature.

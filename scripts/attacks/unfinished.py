@@ -80,7 +80,7 @@ class _Unsealed:
         def interrupted(writer: TraceWriter) -> Trace:
             raise KeyboardInterrupt
 
-        TraceWriter.seal = interrupted  # type: ignore[method-assign]
+        TraceWriter.seal = interrupted  # type: ignore[assignment,method-assign]
 
     def __exit__(self, *error: object) -> None:
         TraceWriter.seal = self._seal  # type: ignore[method-assign]
@@ -153,7 +153,7 @@ def _counts_shard(index: int) -> dict[str, Any]:
     document = np.repeat(np.arange(N_DOCUMENTS), lengths)
     selections = np.zeros((N_DOCUMENTS, N_LAYERS, N_EXPERTS), dtype=np.int64)
     for layer in range(N_LAYERS):
-        np.add.at(selections, (document[:, None], layer, experts[:, layer]), 1)
+        np.add.at(selections[:, layer], (document[:, None], experts[:, layer]), 1)
     return {"documents": _documents(index), "n_tokens": lengths, "selections": selections}
 
 

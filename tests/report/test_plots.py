@@ -6,6 +6,7 @@ import inspect
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -205,13 +206,14 @@ def test_the_picture_of_the_answer_says_what_the_table_says() -> None:
     axes = plots_summary.verdict_lifts(TABLES["verdict_lifts"], min_log2_lift=0.9)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["law", "evil\\x1b[31m", "art"]
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert [list(line.get_xdata()) for line in dashed] == [[0.9, 0.9]]
-    bars = [segment for drawn in axes.collections for segment in drawn.get_segments()]  # type: ignore[attr-defined]
+    assert [np.asarray(line.get_xdata()).tolist() for line in dashed] == [[0.9, 0.9]]
+    drawn: list[Any] = [*axes.collections]
+    bars = [segment for part in drawn for segment in part.get_segments()]
     assert sorted((float(b[0, 0]), float(b[1, 0]), float(b[0, 1])) for b in bars) == [(0.3, 0.5, 1.0), (1.2, 1.8, 2.0)]
     legend = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert legend == ["has an expert (1)", "real but too small (1)", "not tested (1)"]
     colours = {plots_summary.ANSWERS[kind][0] for kind in ("expert", "weak")}
-    assert {matplotlib.colors.to_hex(drawn.get_color()[0]) for drawn in axes.collections} == colours  # type: ignore[attr-defined]
+    assert {matplotlib.colors.to_hex(part.get_color()[0]) for part in drawn} == colours
 
 
 def test_figures_of_a_run_have_names() -> None:

@@ -133,9 +133,9 @@ class ShareTable:
         out = np.empty((len(self), len(index)))
         for start in range(0, len(index), _WIDTH):  # few at a time: the rows of all groups are picked before those asked for
             part = index[start : start + _WIDTH]
-            if (np.diff(part) == 1).all():  # a block is read faster than columns picked one by one
-                part = slice(int(part[0]), int(part[-1]) + 1)
-            out[:, start : start + _WIDTH] = self._read(part)
+            block = slice(int(part[0]), int(part[-1]) + 1)
+            whole = (np.diff(part) == 1).all()  # a block is read faster than columns picked one by one
+            out[:, start : start + _WIDTH] = self._read(block if whole else part)
         return out
 
     def _read(self, columns: np.ndarray | slice) -> np.ndarray:

@@ -20,6 +20,7 @@ from moe_probe.core.stats import (
     permutation_test,
     strata_of_groups,
 )
+from moe_probe.core.stats.shares import Shares
 from moe_probe.core.units import format_members
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.experts.topic_groups import split_halves
@@ -268,7 +269,7 @@ class _Confirmation:
                 p_value[i] = p[topic[of_topic][0], i]
         return ratio, p_value
 
-    def _summed(self, values: np.ndarray) -> np.ndarray:
+    def _summed(self, values: Shares) -> np.ndarray:
         """Sum columns (n_groups, n_columns) over the members of every candidate, shape (n_groups, n_candidates)."""
         return np.stack([values[:, c.columns].sum(1) for c in self.candidates], axis=1)
 

@@ -314,7 +314,8 @@ def _known(key: np.ndarray, sample: TokenSample, min_count: int) -> np.ndarray:
     parts = [slice(start, start + _AT_ONCE) for start in range(0, len(key), _AT_ONCE)]
 
     def cells(part: slice) -> np.ndarray:
-        return sample.fold[sample.group[part]][known[part]] * n_keys + key[part][known[part]]
+        cell: np.ndarray = sample.fold[sample.group[part]][known[part]] * n_keys + key[part][known[part]]
+        return cell
 
     for part in parts:
         counts += np.bincount(cells(part), minlength=len(counts))
