@@ -122,7 +122,8 @@ class StrangeTable:
         """
         if name not in self.names:
             raise self.damaged(f"it has no column '{name}'")
-        return np.dtype(self._types[self.names.index(name)].to_pandas_dtype())
+        dtype: np.dtype = np.dtype(self._types[self.names.index(name)].to_pandas_dtype())
+        return dtype
 
     def group(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Read columns of a row group.

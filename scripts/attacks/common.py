@@ -67,4 +67,4 @@ def program(words: Sequence[str | Path], *, timeout: float = 600, **more: object
     """Run ``moe-probe`` to its end, as a user would, and return its status, output and errors."""
     command = [sys.executable, "-m", "moe_probe", *map(str, words)]
     environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False, **more)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False, **more)  # type: ignore[call-overload]

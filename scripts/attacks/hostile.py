@@ -109,8 +109,8 @@ def tiny_checkpoint(folder: Path) -> Path:
     tokenizer.model_max_length = 32
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
-    experts = {"num_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 32, "eos_token_id": None}
+    sizes: Any = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    experts: Any = {"num_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 32, "eos_token_id": None}
     transformers.OlmoeForCausalLM(transformers.OlmoeConfig(vocab_size=92, **sizes, **experts)).save_pretrained(folder)
     return folder
 
@@ -318,8 +318,8 @@ def hurry() -> None:
     from moe_probe.experts.clusters import clustering, kmeans
     from moe_probe.features.matching import routing_prediction
 
-    kmeans._NULLS, kmeans.K_RANGE = 2, (2, 3)
-    clustering._umap = lambda features, seed: kmeans.leading_components(features, seed)[:, :2]
+    kmeans._NULLS, kmeans.K_RANGE = 2, (2, 3)  # type: ignore[assignment]
+    clustering._umap = lambda features, seed: kmeans.leading_components(features, seed)[:, :2]  # type: ignore[misc]
     routing_prediction._EPOCHS = routing_prediction._STEPS = 2
 
 

@@ -121,7 +121,7 @@ def _table(name: str) -> Callable[[Path], None]:
     return read
 
 
-def arrays() -> dict[str, np.ndarray]:
+def arrays() -> dict[str, Any]:
     """Return the arrays of nine tokens of three documents."""
     return {
         "experts": routing(9),

@@ -270,7 +270,8 @@ class Routing:
         if every and rows == slice(None):
             return np.asarray(self._file.tensor(name))
         if every or isinstance(layers, slice):
-            return np.asarray(self._file.part(name, (rows, slice(None) if every else layers)))
+            chosen = layers if isinstance(layers, slice) else slice(None)
+            return np.asarray(self._file.part(name, (rows, chosen)))
         assert layers is not None
         return np.concatenate([self._file.part(name, (rows, slice(i, i + 1))) for i in layers], axis=1)
 
