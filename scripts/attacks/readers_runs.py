@@ -170,7 +170,8 @@ def _use_counts(folder: Path) -> None:
 
     def counted() -> None:
         usage = fresh().usage()
-        for measure in ("selections", "gate_mass", "saliency"):
+        known = {"gate_mass": usage.has_gate_mass, "saliency": usage.saliency is not None}
+        for measure in ("selections", *(name for name, there in known.items() if there)):
             usage.summed(np.zeros(len(usage.documents), dtype=np.int64), 1, measure=measure)
 
     uses(

@@ -27,6 +27,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[name] = tmp_path_factory.mktemp(name) / "input"
         made[name].mkdir()
         reader.prepare(made[name])
+        reader.read(made[name])  # undamaged
     return made
 
 
