@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.corpora import write_corpus
 from support.quick import quick
+from support.split_run import make_split_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads would only fight each other
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share what a fixture of their file builds run in one process, so that it is built once.
+
+    With ``pytest -n 2 --dist loadgroup`` every process would otherwise build it for its part of the tests. Tests that share
+    nothing stay free and fill the gaps.
+    """
+    definitions = item._fixtureinfo.name2fixturedefs
+    if "split_run" in definitions:
+        item.add_marker(pytest.mark.xdist_group("split_run"))
+        return
+    own = [d for name in definitions for d in definitions[name] if d.scope == "module" and d.baseid.endswith(".py")]
+    if own and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(own[0].baseid))
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +65,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.OlmoeForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def split_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run of `support.split_run`, not to be changed: `split_run_copy` is."""
+    return make_split_run(checkpoint, tmp_path_factory.mktemp("split"))
+
+
+@pytest.fixture(scope="module")
+def split_run_copy(split_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy of `split_run` for one file of tests."""
+    return Path(shutil.copytree(split_run, tmp_path_factory.mktemp("split") / "run", symlinks=True))
 
 
 @pytest.fixture

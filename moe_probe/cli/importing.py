@@ -12,7 +12,7 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.options import Mode, Out, command
 from moe_probe.core.errors import UsageError
 from moe_probe.core.settings import Settings, flag_of, setting
-from moe_probe.recording.importers.options import LabelColumns
+from moe_probe.recording.importers.label_columns import LabelColumns
 from moe_probe.recording.settings import CollectOptions
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class ImportSettings(Settings):
 
     def options(self) -> ImportOptions:
         """Make the options of the importers."""
-        from moe_probe.recording.importers import ImportOptions, LabelColumns
+        from moe_probe.recording.importers import ImportOptions
 
         return ImportOptions(
             num_experts=self.experts_by_layer(),

@@ -62,14 +62,6 @@ def test_run_then_look(call, checkpoint: Path, corpus_file: Path, tmp_path: Path
     assert damaged.status == 1 and file.name in damaged.err
 
 
-def test_run_from_config(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(f"model: {checkpoint}\ncorpus: {corpus_file}\nstatistics: {{permutations: 120}}\n")
-    done = call("run", "--config", tmp_path / "my.yaml", "--out", tmp_path / "r", "--seed", 3, "--json")
-    assert done.status == 0 and json.loads(done.out)["skipped"] == []
-    saved = (tmp_path / "r" / "run.yaml").read_text()
-    assert "permutations: 120" in saved and "seed: 3" in saved
-
-
 def test_stages_one_by_one(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
     trace = tmp_path / "mytrace"
     done = call("collect", checkpoint, "--corpus", corpus_file, "--out", trace, "--keep", "hidden", "--json")
@@ -189,20 +181,12 @@ def test_hostile_names_do_not_reach_the_terminal(call, tmp_path: Path) -> None:
 
 
 def test_interrupted_run_says_how_to_go_on(call, checkpoint: Path, tmp_path: Path) -> None:
-    """Ctrl-C while collecting: status 130, the command to resume, and resuming finishes the run."""
-    corpus = write_corpus(tmp_path / "c.jsonl", documents=120)
-    words = [
-        "run",
-        str(checkpoint),
-        "--corpus",
-        str(corpus),
-        "--out",
-        str(tmp_path / "r"),
-        "--shard-tokens",
-        "200",
-        "--permutations",
-        "99",
-    ]
+    """Ctrl-C while collecting: status 130, the command to resume, and resuming finishes the run of the file of settings."""
+    corpus = write_corpus(tmp_path / "c.jsonl", documents=60)
+    (tmp_path / "my.yaml").write_text(
+        f"model: {checkpoint}\ncorpus: {corpus}\nstatistics: {{permutations: 120}}\nrecording: {{shard_tokens: 100}}\n"
+    )
+    words = ["run", "--config", str(tmp_path / "my.yaml"), "--out", str(tmp_path / "r"), "--seed", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "moe_probe", *words], stderr=subprocess.PIPE, text=True, env=environment
@@ -220,5 +204,8 @@ def test_interrupted_run_says_how_to_go_on(call, checkpoint: Path, tmp_path: Pat
     assert "interrupted" in said and "--resume" in said.splitlines()[-1] and "Traceback" not in said
     n_whole = len(list(parts.glob("*.json")))
     assert n_whole
-    done = call(*words, "--resume", "--quiet")
-    assert done.status == 0 and "report.html" in done.out
+    done = call(*words, "--resume", "--json")
+    said = json.loads(done.out)
+    assert done.status == 0 and set(said["skipped"]) <= {"collect"} and said["report"].endswith("report.html")
+    saved = (tmp_path / "r" / "run.yaml").read_text()
+    assert "permutations: 120" in saved and "seed: 3" in saved

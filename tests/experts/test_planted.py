@@ -51,7 +51,7 @@ def test_power_at_lift_two() -> None:
 
 def test_noise_claims_nothing() -> None:
     """Documents with habits, topics that mean nothing: wrong claims stay within the error rate."""
-    wrong, experts, n = 0, 0, 60
+    wrong, experts, n = 0, 0, 40
     for seed in range(n):
         result = expert_topics(small(seed, documents_per_topic=12).usage(), permutations=199, seed=seed)
         wrong += bool(result.table["significant"].any())

@@ -129,48 +129,8 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
-    """Make a run whose topics have words of their own, so that features of topics exist."""
-    import json
-
-    root = tmp_path_factory.mktemp("depth")
-    rng = np.random.default_rng(0)
-    with (root / "corpus.jsonl").open("w") as file:
-        for i in range(60):
-            words = rng.integers(30 * (i % 3), 30 * (i % 3) + 30, 60)
-            file.write(
-                json.dumps(
-                    {
-                        "id": f"d{i}",
-                        "topic": f"topic-{i % 3}",
-                        "subtopic": f"part-{i // 3 % 2}",
-                        "text": " ".join(f"w{w}" for w in words),
-                    }
-                )
-                + "\n"
-            )
-    code, _, err = moe_probe(
-        "run",
-        checkpoint,
-        "--corpus",
-        root / "corpus.jsonl",
-        "--out",
-        root / "run",
-        "--permutations",
-        99,
-        "--widths",
-        16,
-        "--widths",
-        64,
-        "--layers",
-        1,
-        "--k",
-        3,
-        "--hidden-share",
-        1.0,
-    )
-    assert code == 0, err
-    return root / "run"
+def run(split_run_copy: Path, quick_analyses: None) -> Path:
+    return split_run_copy
 
 
 def test_a_run_compares_its_tree_with_subjects(run: Path) -> None:

@@ -123,8 +123,8 @@ def test_the_false_positive_rate_is_nominal() -> None:
         made = subjects(shared * rng.gamma(1.0, 0.02, (GROUPS, 36)) + 1e-4, seed=seed)
         pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
         assert pairs is not None
-        p_values.append(purity(made, pairs, permutations=99, seed=seed).tree.p_value)
-        far = tree_distance(made, Ancestors(parent, parent // 4), permutations=99, seed=seed, most=60)
+        p_values.append(purity(made, pairs, permutations=39, seed=seed).tree.p_value)
+        far = tree_distance(made, Ancestors(parent, parent // 4), permutations=39, seed=seed, most=60)
         assert far is not None
         distances.append(far.test.p_value)
     low, high = stats.binom.ppf([0.005, 0.995], 150, 0.05)
@@ -261,7 +261,7 @@ def of_registers(seed: int, *, strata: bool) -> tuple[Subjects, np.ndarray]:
 
 def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
     claims = {False: np.zeros(3), True: np.zeros(3)}
-    for seed in range(20):
+    for seed in range(12):
         for strata in claims:
             made, parent = of_registers(seed, strata=strata)
             pairs = sibling_pairs(edges_of(parent), made.counts, seed=seed)
@@ -276,8 +276,8 @@ def test_a_tree_of_registers_claims_no_topic_within_registers() -> None:
                 assert tested.tree.p_features <= 0.05, (
                     "features permuted over the tree: siblings do share topics, through registers"
                 )
-    assert (claims[False] >= 18).all()
-    assert (claims[True] <= stats.binom.ppf(0.995, 20, 0.05)).all()
+    assert (claims[False] >= 11).all()
+    assert (claims[True] <= stats.binom.ppf(0.995, 12, 0.05)).all()
 
 
 def test_strata_of_one_topic_each_leave_nothing_to_claim() -> None:

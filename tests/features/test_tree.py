@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse, stats
-from support.corpora import write_corpus
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -166,22 +165,30 @@ def test_a_hierarchy_is_rebuilt_from_trained_dictionaries(hierarchy: tuple[Level
     assert splitting(narrow, wide, edges).split > 0.6
 
 
-def test_only_a_real_hierarchy_is_found_again_by_another_seed(hierarchy: tuple[Level, Level, pd.DataFrame]) -> None:
+@pytest.fixture(scope="module")
+def flat() -> tuple[np.ndarray, Level, Level]:
+    """Tokens of features without parents; a narrow dictionary, which bundles them, and one as wide as they are many."""
+    x, _ = tokens(8000, 3, nested=False)
+    return x, trained(x, COARSE, 2), trained(x, COARSE * PARTS, 2)
+
+
+def test_only_a_real_hierarchy_is_found_again_by_another_seed(
+    hierarchy: tuple[Level, Level, pd.DataFrame], flat: tuple[np.ndarray, Level, Level]
+) -> None:
     """Features without parents: a narrow dictionary bundles them all the same, and another seed bundles them differently."""
     _, wide, edges = hierarchy
     nested, _ = tokens(8000, 2, nested=True)
     assert agreement(edges, join(trained(nested, COARSE, 2, seed=1), wide)) > 0.8
-    flat, _ = tokens(8000, 3, nested=False)
-    finer = trained(flat, COARSE * PARTS, 2)
-    bundles = [join(trained(flat, COARSE, 2, seed=seed), finer) for seed in (0, 1)]
+    x, narrow, finer = flat
+    bundles = [join(level, finer) for level in (narrow, trained(x, COARSE, 2, seed=1))]
     assert agreement(*bundles) < 0.5
     assert (bundles[0]["joined_by"] == "both").sum() < 0.3 * COARSE * PARTS
 
 
-def test_a_flat_dictionary_with_labels_at_random_passes_no_test() -> None:
+def test_a_flat_dictionary_with_labels_at_random_passes_no_test(flat: tuple[np.ndarray, Level, Level]) -> None:
     """The bundles of a trained narrow dictionary look like a tree; labels at random must not make it one of subjects."""
-    flat, _ = tokens(8000, 3, nested=False)
-    edges = join(trained(flat, COARSE, 2), finer := trained(flat, COARSE * PARTS, 2))
+    _, narrow, finer = flat
+    edges = join(narrow, finer)
     group = np.repeat(np.arange(40), 200)
     rates = np.stack([(finer.matrix[group == g].toarray() > 0).mean(0) for g in range(40)])
     counts = np.bincount(finer.matrix.indices, minlength=COARSE * PARTS)
@@ -202,37 +209,8 @@ def moe_probe(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
-    root = tmp_path_factory.mktemp("tree")
-    corpus = write_corpus(root / "corpus.jsonl", documents=48)
-    rows = [json.loads(line) for line in corpus.read_text().splitlines()]  # each topic has a source of its own
-    corpus.write_text("\n".join(json.dumps(row | {"source": f"of {row['topic']}"}) for row in rows))
-    code, _, err = moe_probe(
-        "run",
-        checkpoint,
-        "--corpus",
-        corpus,
-        "--out",
-        root / "run",
-        "--permutations",
-        99,
-        "--label",
-        "register",
-        "--label",
-        "source",
-        "--widths",
-        16,
-        "--widths",
-        64,
-        "--layers",
-        1,
-        "--k",
-        3,
-        "--hidden-share",
-        1.0,
-    )
-    assert code == 0, err
-    return root / "run"
+def run(split_run_copy: Path, quick_analyses: None) -> Path:
+    return split_run_copy
 
 
 def test_the_tree_of_a_run_and_a_walk_down_it(run: Path) -> None:

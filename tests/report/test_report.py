@@ -112,9 +112,9 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
 
 
 @pytest.mark.parametrize("made", ["run", "planted"])
-def test_every_figure_says_what_it_shows_and_how_it_can_mislead(made: str, request: pytest.FixtureRequest) -> None:
-    run: Path = request.getfixturevalue(made)
-    report = compose(Trace.open(run), {p.stem: Result.load(p.parent, p.stem) for p in (run / "results").glob("*.parquet")})
+def test_every_figure_says_what_it_shows_and_how_it_can_mislead(made: str, run: Path, planted: Path) -> None:
+    root = {"run": run, "planted": planted}[made]
+    report = compose(Trace.open(root), {p.stem: Result.load(p.parent, p.stem) for p in (root / "results").glob("*.parquet")})
     for section in report.sections:
         for block in section.blocks:
             if isinstance(block, Picture):
@@ -167,8 +167,8 @@ def verdict_rows(run: Path, face: str) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("face", ["html", "md"])
 @pytest.mark.parametrize("made", ["run", "planted"])
-def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, request: pytest.FixtureRequest) -> None:
-    root: Path = request.getfixturevalue(made)
+def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, run: Path, planted: Path) -> None:
+    root = {"run": run, "planted": planted}[made]
     shown = verdict_rows(root, face)
     table = pd.read_parquet(root / "results" / "verdicts.parquet")
     assert list(shown) == table["topic"].tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.corpora import write_corpus
+from support.split_run import WIDTHS, K
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -119,17 +119,8 @@ def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
         project(1e9, 64, tokens=1e12, saes=SaePlan(width=0))
 
 
-@pytest.fixture(scope="module")
-def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
-    root = tmp_path_factory.mktemp("cost")
-    corpus = write_corpus(root / "corpus.jsonl", documents=48)
-    words = ["--widths", "32", "--layers", "1", "--k", "4", "--hidden-share", "1.0", "--permutations", "99"]
-    done = CliRunner().invoke(app, ["run", str(checkpoint), "--corpus", str(corpus), "--out", str(root / "run"), *words])
-    assert done.exit_code == 0, done.stderr
-    return root / "run"
-
-
-def test_a_run_is_counted_step_by_step(run: Path) -> None:
+def test_a_run_is_counted_step_by_step(split_run_copy: Path) -> None:
+    run = split_run_copy
     done = CliRunner().invoke(app, ["cost", str(run), "--train-tokens", "1e6", "--json", "--quiet"])
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["run"]
@@ -140,9 +131,10 @@ def test_a_run_is_counted_step_by_step(run: Path) -> None:
     assert model["window"] == 32 and lengths.min() <= model["window_collected"] <= 32
     assert found["training_flops"] == pytest.approx(3e6 * model["forward_flops"])
     assert steps["collect"]["of_training"] == pytest.approx(steps["collect"]["flops"] / found["training_flops"])
-    assert steps["train SAEs"]["flops"] == pytest.approx(steps["train SAEs"]["tokens"] * sae_train_flops(32, 32, 4))
+    each = [sae_train_flops(32, width, K) for width in WIDTHS]  # both saw the same tokens
+    assert steps["train SAEs"]["flops"] == pytest.approx(steps["train SAEs"]["tokens"] * sum(each) / 2)
     assert steps["encode an output"]["paid"] == "every output" and steps["encode an output"]["of_training"] is None
-    assert steps["match"]["flops"] == tokens * 3 * 2 * 4
+    assert steps["match"]["flops"] == tokens * 3 * 2 * (K + K)
     assert all(steps[name]["seconds"] > 0 for name in ("collect", "analyze", "train SAEs", "match"))
     assert json.loads((run / "results" / "cost.json").read_text())["steps"] == found["steps"]
 

@@ -15,7 +15,8 @@ One file per format:
 
 Shared by all, in the order of the data; your own arrays go to `records` directly:
 
-- `options` the settings of an import (layers, numbers of experts, tokenizer ...); `jsonrows` objects of JSON files and
+- `options` the settings of an import (layers, numbers of experts, tokenizer ...); `label_columns` what the columns of labels
+  are called; `jsonrows` objects of JSON files and
   their labels.
 - `token_record` one document as it was recorded, with the rows of its file for messages; `tokens` text of token ids.
 - `survey` the first pass: finds what is wrong (row, reason), and what is constant, as warm-up requests and dense layers
@@ -29,34 +30,10 @@ Of records that have counts only:
 - `usage_survey` the first pass: finds what is wrong (document, layer); `usage_fit` the tokens and experts per token behind
   the counts.
 - `usage_records` ends every import of counts: surveys, writes.
+
+The names of this face are in ``__init__.pyi``; they are loaded when first used, so that the command line needs no numpy.
 """
 
-from moe_probe.recording.importers.arrays import import_arrays
-from moe_probe.recording.importers.fingerprints import import_fingerprints
-from moe_probe.recording.importers.options import ImportOptions, ImportSource, LabelColumns
-from moe_probe.recording.importers.recording_files import import_imatrix, import_sglang_distribution
-from moe_probe.recording.importers.records import import_records
-from moe_probe.recording.importers.responses import import_responses
-from moe_probe.recording.importers.table import import_table
-from moe_probe.recording.importers.token_record import SourceRows, TokenRecord
-from moe_probe.recording.importers.usage import import_usage
-from moe_probe.recording.importers.usage_block import UsageBlock
-from moe_probe.recording.importers.usage_records import import_usage_records
+import lazy_loader
 
-__all__ = [
-    "ImportOptions",
-    "ImportSource",
-    "LabelColumns",
-    "SourceRows",
-    "TokenRecord",
-    "UsageBlock",
-    "import_arrays",
-    "import_fingerprints",
-    "import_imatrix",
-    "import_records",
-    "import_responses",
-    "import_sglang_distribution",
-    "import_table",
-    "import_usage",
-    "import_usage_records",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

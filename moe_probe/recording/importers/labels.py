@@ -13,7 +13,8 @@ from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.text import is_missing, label_text, some_of
 from moe_probe.recording.corpus.document import BadRowError
 from moe_probe.recording.corpus.readers import read_rows
-from moe_probe.recording.importers.options import ImportOptions, LabelColumns
+from moe_probe.recording.importers.label_columns import LabelColumns
+from moe_probe.recording.importers.options import ImportOptions
 
 #: Names of the table of labels, where it lies beside the arrays.
 BESIDE = ("documents.parquet", "documents.csv")

@@ -9,26 +9,7 @@ from pathlib import Path
 from moe_probe.core.errors import UsageError
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.schema import RESERVED_LABELS
-
-
-@dataclass(frozen=True)
-class LabelColumns:
-    """Which column of a table of documents has what; all but the topic may be missing.
-
-    Attributes
-    ----------
-    document, topic, subtopic, group, split : str
-        Name of the document, and its labels.
-    tokens : str
-        Number of tokens of the document.
-    """
-
-    document: str = "document"
-    topic: str = "topic"
-    subtopic: str = "subtopic"
-    group: str = "group"
-    split: str = "split"
-    tokens: str = "tokens"
+from moe_probe.recording.importers.label_columns import LabelColumns
 
 
 @dataclass(frozen=True)
@@ -71,7 +52,7 @@ class ImportOptions:
     tokenizer: Path | None = None
     drop_constant: bool = False
     top_k: int | None = None
-    columns: LabelColumns = LabelColumns()
+    columns: LabelColumns = field(default_factory=LabelColumns)
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""

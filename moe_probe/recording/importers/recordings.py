@@ -13,8 +13,9 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.schema import MANIFEST
 from moe_probe.core.textfiles import expand
+from moe_probe.recording.importers.label_columns import LabelColumns
 from moe_probe.recording.importers.labels import BESIDE, DocumentLabels, find_labels
-from moe_probe.recording.importers.options import ImportOptions, LabelColumns
+from moe_probe.recording.importers.options import ImportOptions
 
 #: Column of the table of labels that has the names of files.
 FILE = "file"
