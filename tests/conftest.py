@@ -86,6 +86,13 @@ def corpus_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def quick_analyses() -> Iterator[None]:
-    """Run all tests of a module with quick analyses: they are about something else."""
+    """Run all tests of a module with quick analyses, and without figures: they are about something else."""
     with quick():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_analyses_drawn() -> Iterator[None]:
+    """The same, with the figures of reports."""
+    with quick(drawn=True):
         yield

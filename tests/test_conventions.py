@@ -17,6 +17,7 @@ import pytest
 
 import moe_probe
 
+pytestmark = pytest.mark.xdist_group("conventions")  # two thousand short tests: handing them out one by one costs more
 PACKAGE = Path(moe_probe.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: The way of the data: a room imports from itself and from those before it; `__init__` and `__main__` stand above all.

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages of the reference: built here, or those that `make docs` has just built, where MOE_PROBE_SITE names them."""
+    if built := os.environ.get("MOE_PROBE_SITE"):
+        return Path(built)
     out = tmp_path_factory.mktemp("docs") / "site"
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)],
@@ -32,6 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_public_name_has_a_place(site: Path) -> None:
     pages = "".join(p.read_text(encoding="utf-8") for p in (site / "api").glob("*.html"))
+    assert pages, f"{site} has no pages"
     places = {m.rsplit(".", 1)[-1] for m in re.findall(r'id="(moe_probe\.[\w.]+)"', pages)}
     assert [name for name in moe_probe.__all__ if name not in places] == []
 

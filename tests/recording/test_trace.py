@@ -159,7 +159,7 @@ def test_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     places = (1, 2, 3, 5, 7, 8, 12, 16, 17, 18, 19, 20, 21)
     code = KILLED.format(here=here, places=places, root=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split().count(str(-signal.SIGKILL)) >= 12
     for at in places:

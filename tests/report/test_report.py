@@ -33,7 +33,7 @@ EVIL = "<script>alert(1)</script>|*x* [y](javascript:z)$\\frac{1$\x1b[31m"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, quick_analyses_drawn: None) -> Path:
     root = tmp_path_factory.mktemp("run")
     trace = planted_trace(
         root / "trace",

@@ -34,7 +34,7 @@ def loaded(checkpoint: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def run(loaded: LoadedModel, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses: None) -> Path:
+def run(loaded: LoadedModel, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, quick_analyses_drawn: None) -> Path:
     root = tmp_path_factory.mktemp("run")
     corpus = write_corpus(root / "corpus.jsonl", documents=60)
     collect_trace(

@@ -7,15 +7,23 @@ from contextlib import contextmanager
 
 import pytest
 
+#: One white pixel.
+_PNG = (
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+
 
 @contextmanager
-def quick() -> Iterator[None]:
-    """Fewer draws and steps in what costs most of a run: clusters, maps, fits of routing.
+def quick(*, drawn: bool = False) -> Iterator[None]:
+    """Fewer draws and steps in what costs most of a run: clusters, maps, fits of routing; figures only where `drawn`.
 
-    What they find is tested in `test_clusters` and `test_matching`, and `test_pipeline` runs them whole.
+    What they find is tested in `test_clusters` and `test_matching`, figures in `test_plots` and `test_report`, and
+    `test_pipeline` runs them whole.
     """
     from moe_probe.experts.clusters import clustering, kmeans
     from moe_probe.features.matching import routing_prediction
+    from moe_probe.report import build
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kmeans, "_NULLS", 2)
@@ -24,4 +32,6 @@ def quick() -> Iterator[None]:
         patch.setattr(clustering, "_umap", lambda features, seed: kmeans.leading_components(features, seed)[:, :2])
         patch.setattr(routing_prediction, "_EPOCHS", 2)
         patch.setattr(routing_prediction, "_STEPS", 2)
+        if not drawn:  # laying out a dozen figures takes longer than the analyses of a tiny run
+            patch.setattr(build, "png_bytes", lambda figure: bytes.fromhex(_PNG))
         yield
