@@ -125,7 +125,7 @@ def trained(x: np.ndarray, width: int, k: int, seed: int = 0) -> Level:
     sae.start_from(data[:1000])
     optimiser = torch.optim.Adam(sae.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(1200):
+    for _ in range(500):
         batch = sae.normalise(data[torch.randint(len(data), (512,), generator=generator)])
         loss, _ = sae.loss(batch, sae.choose(batch))
         optimiser.zero_grad()
