@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.quick import leave_out_figures
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -46,7 +47,11 @@ OF_DOCUMENTS = {"expert_groups", "expert_similarity"}
 
 @pytest.fixture(autouse=True)
 def no_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the analysis that takes longer than all others; `test_every_analysis_is_expected_at_its_level` knows it."""
+    """Leave out the analysis that takes longer than all others; `test_every_analysis_is_expected_at_its_level` knows it.
+
+    Figures are left out too: what is unknown is said in words.
+    """
+    leave_out_figures(monkeypatch)
     monkeypatch.setattr(analyses, "ANALYSES", tuple(a for a in ANALYSES if a.name != "clusters"))
 
 

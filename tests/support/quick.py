@@ -14,6 +14,13 @@ _PNG = (
 )
 
 
+def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
+    """Put a white pixel in place of every figure of a report: laying out a dozen takes longer than analysing a tiny run."""
+    from moe_probe.report import build
+
+    patch.setattr(build, "png_bytes", lambda figure: bytes.fromhex(_PNG))
+
+
 @contextmanager
 def quick(*, drawn: bool = False) -> Iterator[None]:
     """Fewer draws and steps in what costs most of a run: clusters, maps, fits of routing; figures only where `drawn`.
@@ -23,7 +30,6 @@ def quick(*, drawn: bool = False) -> Iterator[None]:
     """
     from moe_probe.experts.clusters import clustering, kmeans
     from moe_probe.features.matching import routing_prediction
-    from moe_probe.report import build
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kmeans, "_NULLS", 2)
@@ -32,6 +38,6 @@ def quick(*, drawn: bool = False) -> Iterator[None]:
         patch.setattr(clustering, "_umap", lambda features, seed: kmeans.leading_components(features, seed)[:, :2])
         patch.setattr(routing_prediction, "_EPOCHS", 2)
         patch.setattr(routing_prediction, "_STEPS", 2)
-        if not drawn:  # laying out a dozen figures takes longer than the analyses of a tiny run
-            patch.setattr(build, "png_bytes", lambda figure: bytes.fromhex(_PNG))
+        if not drawn:
+            leave_out_figures(patch)
         yield
