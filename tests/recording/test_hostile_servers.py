@@ -114,7 +114,11 @@ def test_an_answer_that_unpacks_to_very_much(raw: Raw, tmp_path: Path, encoding:
         ask_engine(raw)
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(label())[:-9], gzip.compress(label())[:20] + b"\xff" * 40, b"none"])
+@pytest.mark.parametrize(
+    "packed",
+    [gzip.compress(label(), mtime=0)[:-9], gzip.compress(label(), mtime=0)[:20] + b"\xff" * 40, b"none"],
+    ids=["ends", "damaged", "none"],
+)
 def test_damaged_compression_counts_as_no_answer(raw: Raw, tmp_path: Path, packed: bytes) -> None:
     raw.answer = body(packed, Content_Encoding="gzip")
     with pytest.raises(MoeProbeError, match=r"does not answer.*gzip (is damaged|ends too early)"):
