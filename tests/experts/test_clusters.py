@@ -139,6 +139,7 @@ def test_clusters_of_registers_claim_nothing_of_topics_within_registers(tmp_path
         cluster_routing(trace, max_tokens=300, maps=False, strata="source")
 
 
+@pytest.mark.xdist_group("umap")
 def test_routing_is_clustered_with_all_its_tables(tmp_path: Path) -> None:
     planted = tuple(PlantedExpert(layer, e, "topic", t) for layer in (0, 1) for e, t in ((0, 0), (1, 0), (2, 1), (3, 1)))
     trace = planted_trace(tmp_path / "t", planted=planted, lift=3.0, seed=1, **SMALL)

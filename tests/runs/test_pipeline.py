@@ -23,6 +23,9 @@ from moe_probe.runs.config import RunConfig, load_config
 from moe_probe.runs.pipeline import run
 from moe_probe.runs.stages import stages_of
 
+#: With the other test that lays out maps: UMAP compiles itself for ten seconds in every process.
+pytestmark = pytest.mark.xdist_group("umap")
+
 
 def config(checkpoint: Path, corpus: Path, *, seed: int = 0, **more: object) -> RunConfig:
     """Settings of a small run; `more` are settings of the statistics."""
