@@ -142,10 +142,17 @@ def check_output_folder(root: Path, mode: str, kind: OutputKind = TRACE_FOLDER) 
     ------
     MoeProbeError
         When there is a file at the path or above it; when the folder has files and was not made by this program, or `mode`
-        is "new"; when what is to be continued lacks the file that describes it; when what is to be removed is a link.
+        is "new"; when what is to be continued lacks the file that describes it; when the folder of a trace, or what is to
+        be removed, is a link.
     """
     with disk_errors(root, keeps="nothing was changed"):
         check_folder_path(root, kind)
+        if root.is_symlink() and kind.needs_marker:  # TraceWriter would refuse it, but hours later
+            raise MoeProbeError(
+                f"{root} is a link to {root.readlink()}",
+                f"{kind.noun} is written into the folder itself; nothing was changed",
+                "the folder that it leads to, or remove the link",
+            )
         if not root.exists() or is_empty_folder(root):
             return
         marked, made = (root / kind.marker).exists(), kind.made(root)

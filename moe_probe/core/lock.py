@@ -203,6 +203,8 @@ def _refusal(folder: Path, shown: Path, kind: OutputKind) -> LockedError:
 
 
 def _give_back(key: tuple[int, Path]) -> None:
+    if key[0] != os.getpid():
+        return  # a forked child that leaves the block of its parent, whose lock it is
     with _guard:
         held = _held.get(key)
         if held is None:
@@ -261,7 +263,7 @@ def locked(
 
 
 def run_of_results(directory: str | Path) -> Path:
-    """Return the folder whose lock protects a folder of results: the run around ``results``, else the folder itself.
+    """Return the folder whose lock protects a folder of results: the run around ``results`` and ``results/asked``, else itself.
 
     Parameters
     ----------
@@ -272,4 +274,6 @@ def run_of_results(directory: str | Path) -> Path:
     Path
     """
     path = Path(directory)
-    return path.absolute().parent if path.name == "results" else path
+    whole = path.absolute()  # of ".", which has no name
+    results = whole.parent if whole.name == "asked" else whole
+    return results.parent if results.name == "results" else path

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import PARTIAL, disk_error, sha256_file, write_json, write_whole
+from moe_probe.core.files import PARTIAL, RUN_FOLDER, disk_errors, sha256_file, write_json, write_whole
+from moe_probe.core.lock import run_of_results, writing
 from moe_probe.core.own_files import LOCK_PREFIX
 
 #: Hidden folder of files that are not in their place yet; of this package alone.
@@ -86,7 +87,7 @@ class Published:
             When it has a journal that cannot be read.
         """
         path = directory / JOURNAL
-        if path.is_symlink():  # nobody but this package writes it, and this package writes files
+        if any(made.is_symlink() for made in (path, directory / STAGED)):  # this package makes no links there
             return cls(directory)
         try:
             read = read_object(path)
@@ -142,8 +143,9 @@ def settle(directory: str | Path) -> None:
             directory
         )  # its files lack a journal that vouches for them; what is in place is checked by use
     for name, digest in published.files.items():
-        if (staged / name).is_file() and sha256_file(staged / name) != digest:
-            (staged / name).unlink()  # damaged since: the mix of tables that is left names itself when it is read
+        path = staged / name
+        if path.is_symlink() or (path.is_file() and sha256_file(path) != digest):
+            path.unlink()  # damaged since: the mix of tables that is left names itself when it is read
     _put_in_place(published)
     journal.unlink(missing_ok=True)
     journal.with_name(f"{JOURNAL}{PARTIAL}").unlink(missing_ok=True)
@@ -186,6 +188,11 @@ class Publication:
     directory : str or Path
         Made where it is missing. What an interrupted writer left is settled first.
 
+    Raises
+    ------
+    MoeProbeError
+        By the ``with`` block: when another process writes to the run, or the disk refuses.
+
     Examples
     --------
     >>> with Publication("runs/mine/results") as publication:
@@ -197,12 +204,17 @@ class Publication:
         self._directory = Path(directory)
         self._files: dict[str, str] = {}
         self._removed: set[str] = set()
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the folder ready."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        settle(self._directory)
-        (self._directory / STAGED).mkdir()
+        """Take the lock of the run, since what another process stages would be removed, and make the folder ready."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(writing(run_of_results(self._directory), RUN_FOLDER))
+            with disk_errors(self._directory, keeps="what was published before is kept"):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                settle(self._directory)
+                (self._directory / STAGED).mkdir()
+            self._held = held.pop_all()
         return self
 
     def add(self, name: str, write: Callable[[Path], object]) -> str:
@@ -223,14 +235,15 @@ class Publication:
         Raises
         ------
         MoeProbeError
-            When the name is none that a journal may hold.
+            When the name is none that a journal may hold, or the disk refuses.
         """
         if not _NAME.fullmatch(name):
             what = f"{name!r} cannot be written into {self._directory}"
             raise MoeProbeError(what, "it is not a plain file name", "a name of letters, digits and _ . -")
         path = self._directory / STAGED / name
-        write_whole(path, write)
-        self._files[name] = sha256_file(path)
+        with disk_errors(self._directory / name, keeps="what was published before is kept"):
+            write_whole(path, write)
+            self._files[name] = sha256_file(path)
         return self._files[name]
 
     def remove(self, names: Iterable[str]) -> None:
@@ -240,15 +253,17 @@ class Publication:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Publish what was staged, or nothing after an error."""
         staged, journal = self._directory / STAGED, self._directory / JOURNAL
-        if kind is None:
-            try:
-                self._publish(staged, journal)
-            except OSError as problem:
-                if not journal.exists():
-                    _remove_quietly(staged)
-                raise disk_error(problem, self._directory) or problem from problem
-        else:
-            _remove_quietly(staged)
+        with self._held:
+            if kind is not None:
+                _remove_quietly(staged)
+                return
+            with disk_errors(self._directory):
+                try:
+                    self._publish(staged, journal)
+                except OSError:
+                    if not journal.exists():
+                        _remove_quietly(staged)
+                    raise
 
     def _publish(self, staged: Path, journal: Path) -> None:
         removed = sorted(name for name in self._removed - set(self._files) if os.path.lexists(self._directory / name))

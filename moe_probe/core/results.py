@@ -244,7 +244,11 @@ class Results(Mapping[str, Result]):
                 did_you_mean(str(name), known) if known else "it has none",
                 command_for(str(name), self._directory),
             )
-        changed = Published.of(self._directory).path(f"{name}.parquet").stat().st_mtime_ns
+        table = f"{name}.parquet"
+        try:
+            changed = Published.of(self._directory).path(table).stat().st_mtime_ns
+        except FileNotFoundError:  # a writer has just put it in its place
+            changed = (self._directory / table).stat().st_mtime_ns
         if name not in self._read or self._read[name][0] != changed:
             self._read[name] = changed, Result.load(self._directory, name)
         return self._read[name][1]

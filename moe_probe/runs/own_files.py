@@ -25,6 +25,7 @@ FIGURES = (
     "sae_pareto",
     "token_classes",
     "topic_panels",
+    "topics",
     "tree_subjects",
 )
 #: What a ledger may name as written by a stage: a run that another version made has results of other names.

@@ -148,6 +148,24 @@ def test_one_process_takes_it_as_often_as_it_likes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_forked_child_leaves_the_lock_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = os.getpid(), tmp_path.resolve()
+    with writing(tmp_path):
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: key[0] + 1)
+            lock._give_back(key)  # what a child does that leaves the block
+        assert sorted(p.name for p in tmp_path.iterdir()) == [HOLDER, LOCK]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_of_the_run_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results" / "asked").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "results")
+    for directory in (".", "asked", tmp_path / "results", tmp_path / "results" / "asked"):
+        assert run_of_results(directory) == tmp_path
+    assert run_of_results("of_two") == Path("of_two")
+
+
 def test_a_lock_file_that_was_replaced_is_another_one(tmp_path: Path) -> None:
     """Removed by somebody while it was held, and taken by another: what the other has stays."""
     with writing(tmp_path):

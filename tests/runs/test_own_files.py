@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import shutil
@@ -15,6 +16,7 @@ from moe_probe.core.own_files import CHECKPOINT_FILES, SAE_FILES, TRACE_FILES
 from moe_probe.recording.collect.parts import Parts
 from moe_probe.recording.importers import ImportOptions, import_arrays
 from moe_probe.recording.trace import Trace, TraceWriter
+from moe_probe.report import sections as figure_sections
 from moe_probe.runs import pipeline
 from moe_probe.runs.config import RunConfig
 from moe_probe.runs.own_files import FIGURES, result_names, run_folder
@@ -144,6 +146,28 @@ def test_a_linked_trace_is_not_removed(arrays: Path, trace: Path) -> None:
     make(arrays, trace, "force")  # the advice
 
 
+@pytest.mark.parametrize("mode", ["new", "resume", "force"])
+def test_a_linked_folder_is_refused_before_anything_is_computed(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with pytest.raises(MoeProbeError, match=r"link is a link to .*written into the folder itself.*Try: the folder that it"):
+        check_output_folder(tmp_path / "link", mode, TRACE_FOLDER)
+    check_output_folder(tmp_path / "there", mode, TRACE_FOLDER)  # the advice
+
+
+def test_a_checksum_of_two_moments_is_tidied(arrays: Path, trace: Path) -> None:
+    """The process was killed between the sealed manifest and the last line of its checksum."""
+    checksum = trace / "trace.json.sha256"
+    one = checksum.read_text()
+    checksum.write_text(one + "0" * 64 + "\n")
+    make(arrays, trace, "resume")
+    assert checksum.read_text() == one
+    checksum.write_text(("0" * 64 + "\n") * 2)
+    with pytest.raises(MoeProbeError, match="was changed"):
+        make(arrays, trace, "resume")
+    assert checksum.read_text() == ("0" * 64 + "\n") * 2
+
+
 def test_a_folder_at_the_place_of_a_file_is_refused(arrays: Path, trace: Path) -> None:
     (trace / "usage.parquet").unlink()
     leave(trace, ("usage.parquet/notes",))
@@ -199,6 +223,18 @@ def test_a_link_in_a_run_stops_force_before_anything_is_removed(run: Path, name:
     with pytest.raises(MoeProbeError, match=r"is a link to .*nothing was changed"):
         pipeline.run(CONFIG, run, mode="force")
     assert files(run.parent) == before
+
+
+def test_every_figure_of_a_report_is_known() -> None:
+    """Without a ledger a figure of another name would outlive its run."""
+    sections = Path(figure_sections.__file__).parent
+    calls = (node for path in sections.glob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    names = {
+        node.args[0].value if isinstance(node.args[0], ast.Constant) else ast.unparse(node.args[0])
+        for node in calls
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Picture"
+    }
+    assert names and names <= set(FIGURES)
 
 
 def test_what_a_ledger_lists_is_removed_and_nothing_outside(run: Path) -> None:

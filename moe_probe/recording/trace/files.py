@@ -66,6 +66,24 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
         write_text(root / CHECKSUM, new)
 
 
+def tidy_checksum(root: Path) -> None:
+    """Leave the one line of ``trace.json.sha256`` that counts, where a killed process left the one before behind it.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of a trace; nothing is changed where its manifest does not fit the checksum.
+
+    Raises
+    ------
+    OSError
+        When the disk refuses.
+    """
+    recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").split()
+    if len(recorded) > 1 and fits_checksum(root):
+        write_text(root / CHECKSUM, sha256_file(root / MANIFEST) + "\n")
+
+
 def fits_checksum(root: Path) -> bool:
     """Whether ``trace.json`` is as it was written: what ``trace.json.sha256`` says.
 

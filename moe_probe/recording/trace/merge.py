@@ -25,7 +25,16 @@ from moe_probe.core.lock import writing
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import track
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest, ShardEntry
-from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE, file_entry, read_manifest, write_manifest
+from moe_probe.recording.trace.files import (
+    CHECKSUM,
+    DOCUMENTS,
+    TOKENS,
+    USAGE,
+    file_entry,
+    read_manifest,
+    tidy_checksum,
+    write_manifest,
+)
 from moe_probe.recording.trace.mergeable import check_apart, check_files, differing_versions, in_order, joint_manifest
 from moe_probe.recording.trace.reader import Trace
 
@@ -92,6 +101,8 @@ class _Merge:
         if mode == "resume" and (self.root / MANIFEST).exists():
             TRACE_FILES.listed(self.root)  # refuses links: what is joined lies in the folder itself
             if self._is_sealed(planned):
+                if (self.root / CHECKSUM).exists():
+                    tidy_checksum(self.root)
                 return ()
         else:
             TRACE_FILES.remove(self.root)

@@ -32,6 +32,7 @@ from moe_probe.recording.trace.files import (
     file_entry,
     fits_checksum,
     read_manifest,
+    tidy_checksum,
     write_manifest,
 )
 from moe_probe.recording.trace.part_files import PartEntry, table_names
@@ -303,6 +304,7 @@ class TraceWriter:
                 )
                 write_manifest(self.root, self.manifest)
         with disk_errors(self.root):
+            tidy_checksum(self.root)
             TRACE_FILES.remove(self.root, below=PARTS)
         return Trace.open(self.root)
 

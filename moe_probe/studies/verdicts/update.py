@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.generation import save_together
+from moe_probe.core.lock import locked, run_of_results
 from moe_probe.core.publication import settle
 from moe_probe.core.results import Result
 from moe_probe.recording.rundir import RunDirectory
@@ -27,6 +28,7 @@ def _readable(folder: Path, names: Iterable[str]) -> dict[str, Result]:
     return found
 
 
+@locked(lambda run, *_, **__: run_of_results(run if isinstance(run, Path) else run.results_folder))
 def update_verdicts(
     run: RunDirectory | Path,
     new: Iterable[Result] = (),
@@ -55,7 +57,7 @@ def update_verdicts(
     Raises
     ------
     MoeProbeError
-        When the disk refuses; the results are as they were before.
+        When another process writes to the run, or the disk refuses; the results are as they were before.
     """
     folder = run if isinstance(run, Path) else run.results_folder
     made = {result.name: result for result in new}
