@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_probe.core import result_files
+from moe_probe.core import lock, result_files
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file
 from moe_probe.core.generation import differing_settings, made_by, read_together, save_together
+from moe_probe.core.holder import write_holder
 from moe_probe.core.lock import LOCK, LockedError
 from moe_probe.core.publication import JOURNAL, STAGED, Publication, Published, settle
 from moe_probe.core.results import Result, Results
@@ -219,8 +220,10 @@ def test_a_linked_staging_folder_is_not_emptied(tmp_path: Path) -> None:
     assert not os.path.lexists(folder / "known.json") and mine["known.json"].read_text() == "mine"
 
 
-def test_a_publication_waits_for_no_other_writer_and_disturbs_none(tmp_path: Path) -> None:
+def test_a_publication_disturbs_no_other_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that is saved alone would remove what another process is staging: the lock of the run is asked."""
+    monkeypatch.setattr(lock, "_PATIENCE", 0.01)
+    write_holder(tmp_path)
     (tmp_path / "results" / STAGED).mkdir(parents=True)
     (tmp_path / "results" / STAGED / "layers.parquet").write_text("being written")
     with (tmp_path / LOCK).open("w") as file:
