@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
@@ -10,14 +11,16 @@ from moe_probe.core.schema import MANIFEST
 
 #: The one link that this package makes in a run, where a trace lies elsewhere.
 _TRACE = "trace"
+#: How the hub's cache names the folder of a repository; it has `blobs` and `snapshots`.
+_REPOSITORY = ("models--", "datasets--", "spaces--")
 
 
 def refuse_links_out(root: str | Path, *, trace: bool = False) -> Path | None:
     """Refuse a folder with a link that leads out of it, and with what is neither file nor folder.
 
     Who reads through such a link shows files of this machine in a report that is passed on; who writes through it changes
-    them; who opens a pipe waits for ever. Links to what lies in the folder stay. The files of the hub's cache, which are links
-    to its other folders, are of one repository.
+    them; who opens a pipe waits for ever. Links to what lies in the folder stay. Files of the hub's cache are links to `blobs` of
+    their repository: these stay too, wherever in a snapshot the folder lies.
 
     Parameters
     ----------
@@ -39,20 +42,22 @@ def refuse_links_out(root: str | Path, *, trace: bool = False) -> Path | None:
     top = Path(root)
     home = top.resolve()
     linked = top / _TRACE if trace and (top / _TRACE).is_symlink() and not _inside(top / _TRACE, home) else None
-    whole = home.parents[1] if home.parent.name == "snapshots" else home
+    whole = [home, *_blobs(home)]
     waiting = [str(top)] if top.is_dir() else []
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
                 path = Path(entry.path)
                 if entry.is_symlink():
-                    if path != linked and not _inside(path, whole):
+                    if path != linked and not any(_inside(path, one) for one in whole):
                         raise _leads_out(path)
                 elif entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 elif not entry.is_file(follow_symlinks=False):
                     raise MoeProbeError(
-                        f"{path} is neither a file nor a folder", "reading it could wait for ever", f"rm {path}"
+                        f"{path} is neither a file nor a folder",
+                        "reading it could wait for ever",
+                        f"rm {shlex.quote(str(path))}",
                     )
     if linked is None:
         return None
@@ -60,6 +65,12 @@ def refuse_links_out(root: str | Path, *, trace: bool = False) -> Path | None:
     if (lies / MANIFEST).is_file():  # else a command says that there is no trace, and nothing is searched
         refuse_links_out(lies)
     return lies
+
+
+def _blobs(home: Path) -> list[Path]:
+    """Return the folder of the files that a snapshot of the hub's cache links to; nothing for any other folder."""
+    around = [snapshots.parent for snapshots in home.parents if snapshots.name == "snapshots"]
+    return [one / "blobs" for one in around if one.name.startswith(_REPOSITORY)][:1]
 
 
 def _inside(link: Path, home: Path) -> bool:
@@ -73,5 +84,5 @@ def _leads_out(path: Path) -> MoeProbeError:
     return MoeProbeError(
         f"{path} is a link that leads out of its folder",
         f"it points to {path.readlink()}, which no command named",
-        f"put the file or folder itself there (cp -rL), or rm {path}",
+        f"put the file or folder itself there (cp -rL), or rm {shlex.quote(str(path))}",
     )

@@ -245,6 +245,16 @@ def listed(words: Iterable[object], most: int | None = None) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown) or "none"
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that comes a second time; None where each comes once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def is_missing(value: Any) -> bool:
     """Whether a value of a table is None, NaN or pandas.NA (which has no truth value when it is compared)."""
     if value is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import repeated
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -154,9 +155,7 @@ def check_depth(value: Any, *, most: int = 100, most_values: int | None = None) 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!a} is there twice")
+        raise ValueError(f"the key {str(repeated(name for name, _ in pairs))[:60]!a} is there twice")
     return found
 
 

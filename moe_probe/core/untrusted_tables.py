@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import repeated
 from moe_probe.core.untrusted import file_size, one_line
 
 #: Kinds of columns: which types of a file are read as one.
@@ -101,10 +102,10 @@ class StrangeTable:
         return MoeProbeError(f"{self.path} cannot be read", why, self._hint)
 
     def _check_kinds(self, kinds: Mapping[str, str], others: str) -> None:
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
+        if (twice := repeated(self.names)) is not None:
             raise self.damaged(f"it has the column '{twice[:60]}' twice")
-        missing = [name for name in kinds if name not in self.names]
+        known = set(self.names)
+        missing = [name for name in kinds if name not in known]
         if missing:
             raise self.damaged(f"it has no column '{missing[0]}'")
         for name, kind in zip(self.names, self._types, strict=True):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.textfiles import read_text
+from moe_probe.core.untrusted import read_json
 from moe_probe.models.diagnose import explained
 
 if TYPE_CHECKING:
@@ -49,7 +48,19 @@ def read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, **source)
     if not source.get("trust_remote_code"):
         _refuse_kernels(name, config)
+    _refuse_other_weights(name, config)
     return config
+
+
+def _refuse_other_weights(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a file of weights that a configuration names, where it is pickled or `check_weights` would not see its index."""
+    file = getattr(config, "transformers_weights", None)
+    if file is not None and (Path(str(file)).name != file or not file.endswith((".safetensors", ".safetensors.index.json"))):
+        raise MoeProbeError(
+            f"the config.json of {name} names weights that are not read",
+            f"its transformers_weights is '{file}', no safetensors file of the folder",
+            "a checkpoint that model.save_pretrained wrote",
+        )
 
 
 def _refuse_kernels(name: str, config: PreTrainedConfig) -> None:
@@ -128,10 +139,7 @@ def check_weights(folder: Path) -> None:
 def _check_index(folder: Path) -> None:
     """Refuse an index of weights that leads out of its folder, or to pickle files: transformers opens what it names."""
     for index in sorted(folder.glob("*.index.json")):
-        try:
-            read = json.loads(read_text(index))
-        except json.JSONDecodeError as error:
-            raise MoeProbeError(f"{index} cannot be read", str(error), "finish the download or copy") from error
+        read = read_json(index, hint="finish the download or copy")
         files = read.get("weight_map") if isinstance(read, dict) else None
         for file in sorted({str(f) for f in files.values()} if isinstance(files, dict) else ()):
             if "/" in file or "\\" in file or (".safetensors" in index.name and not file.endswith(".safetensors")):

@@ -6,6 +6,7 @@ code of a checkpoint runs, nothing is fetched, no file or folder beside the mode
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from moe_probe.models import LoadedModel
 
 
-#: Brackets of either kind in a file of settings.
-_MOST_BRACKETS = 250
+#: Characters, and brackets of either kind, in a file of settings: yaml takes seconds for more.
+_MOST_SETTINGS, _MOST_BRACKETS = 1 << 17, 250
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -37,7 +38,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     import yaml
 
     if not str(path).startswith("/dev/"):  # what a shell hands over is a pipe there
-        file_size(Path(path), hint="a YAML file of settings")
+        size = file_size(Path(path), hint="a YAML file of settings")
+        if size > _MOST_SETTINGS:
+            why = f"it has {size:,} bytes; settings have at most {_MOST_SETTINGS:,}"
+            raise UsageError(f"{path} cannot be read", why, "a YAML file of settings")
     try:
         text = read_text(path)
         if max(text.count("["), text.count("{")) > _MOST_BRACKETS:  # a second for every thousand that are nested
@@ -147,7 +151,7 @@ def load_model_of(  # noqa: PLR0913 (keyword options with defaults)
         raise UsageError(
             f"{run / 'run.yaml'} names the revision {options['revision']}",
             "anybody can propose a revision, and its code would run",
-            f"--revision {options['revision']}, if you trust its authors",
+            f"--revision {shlex.quote(options['revision'])}, if you trust its authors",
         )
     named = name or (own.name if own is not None else "")
     say(
@@ -168,7 +172,7 @@ def _refuse_paths(run: Path, own: ModelSettings) -> None:
         raise UsageError(
             f"{run / 'run.yaml'} names {path} for {flag}",
             "files and folders beside the model are used only when the command names them",
-            " ".join(f"{flag} {value}" for flag, value in asked.items() if value is not None),
+            " ".join(f"{flag} {shlex.quote(value)}" for flag, value in asked.items() if value is not None),
         )
 
 

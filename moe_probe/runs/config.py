@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,15 @@ def need_consent(path: str | Path, overrides: dict[str, Any]) -> None:
     offload, cluster = asked("model", "offload_folder"), asked("workers", "ray_address")
     asks = (
         ("run code of the checkpoint", asked("model", "trust_remote_code"), "--trust-remote-code"),
-        ("fetch a model from the hub", model and not Path(model).expanduser().exists(), f"moe-probe run {model}"),
-        ("write into another folder", offload, f"--offload-folder {offload}"),
-        ("fetch a data set", corpus.startswith("datasets:"), f"--corpus {corpus}"),
+        (
+            "fetch a model from the hub",
+            model and not Path(model).expanduser().exists(),
+            f"moe-probe run {shlex.quote(model)}",
+        ),
+        ("write into another folder", offload, f"--offload-folder {shlex.quote(str(offload))}"),
+        ("fetch a data set", corpus.startswith("datasets:"), f"--corpus {shlex.quote(corpus)}"),
         ("work on a cluster", asked("workers", "ray"), "--ray"),
-        ("reach a cluster", cluster, f"--ray-address {cluster}"),
+        ("reach a cluster", cluster, f"--ray-address {shlex.quote(str(cluster))}"),
     )
     for what, wanted, flag in asks:
         if wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from attacks import hostile
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.links import refuse_links_out
+from moe_probe.models import load_model
+from moe_probe.models.checkpoint import check_weights
 from moe_probe.recording.run_model import load_model_of
 from moe_probe.runs.config import RunConfig, dump_config, need_consent
 from moe_probe.testing import planted_results, planted_trace
@@ -103,14 +106,60 @@ def test_links_inside_and_of_the_hub_stay(tmp_path: Path) -> None:
     (tmp_path / "models--a--b" / "blobs" / "1").write_text("")
     (inside / "a").symlink_to(inside / "b")
     (cached / "config.json").symlink_to(Path("../../blobs/1"))
-    assert (
-        refuse_links_out(inside) is None and refuse_links_out(cached) is None and refuse_links_out(tmp_path / "no") is None
-    )
+    (cached / "layers.10").mkdir()
+    (cached / "layers.10" / "cfg.json").symlink_to(Path("../../../blobs/1"))
+    for folder in (inside, cached, cached / "layers.10", tmp_path / "no"):
+        assert refuse_links_out(folder) is None
     (cached / "other").symlink_to(inside)
     (inside / "itself").symlink_to(inside / "itself")
     for folder in (inside, cached):
         with pytest.raises(MoeProbeError, match="leads out"):
             refuse_links_out(folder)
+
+
+@pytest.mark.parametrize("name", ["snapshots/run", "models--a--b/snapshots/run"])
+def test_only_blobs_of_a_repository_may_be_linked(tmp_path: Path, name: str) -> None:
+    run = tmp_path / name
+    run.mkdir(parents=True)
+    (run.parents[1] / "secret").write_text("")
+    (run / "run.yaml").symlink_to(Path("../../secret"))
+    with pytest.raises(MoeProbeError, match="leads out"):
+        refuse_links_out(run)
+
+
+def test_advice_with_words_of_strangers_is_one_word_of_a_shell(tmp_path: Path, checkpoint: Path) -> None:
+    words = "main; echo owned"
+    (tmp_path / words).symlink_to("/etc")
+    with pytest.raises(MoeProbeError, match=r"rm '.*main; echo owned'"):
+        refuse_links_out(tmp_path)
+    (tmp_path / "run.yaml").write_text(f"model: {{name: '{checkpoint}', revision: '{words}'}}\n")
+    with pytest.raises(UsageError, match=f"--revision '{words}'"):
+        load_model_of(tmp_path, trust_remote_code=True)
+    (tmp_path / "run.yaml").write_text(f"model: {{name: '{words}'}}\ncorpus: x.jsonl\n")
+    with pytest.raises(UsageError, match=f"moe-probe run '{words}'"):
+        need_consent(tmp_path / "run.yaml", {})
+
+
+def test_settings_are_small(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: " + "x " * 100_000)
+    with pytest.raises(UsageError, match="200,003 bytes"):
+        load_model_of(tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "sub/x.safetensors.index.json", "../x.safetensors"])
+def test_a_configuration_names_no_other_weights(checkpoint: Path, tmp_path: Path, weights: str) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": weights}))
+    with pytest.raises(MoeProbeError, match="names weights that are not read"):
+        load_model(str(folder), device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("index", ["[" * 100_000, '{"weight_map": ' + "9" * 5000 + "}", "\udc80", '{"a": 1, "a": 2}'])
+def test_a_damaged_index_of_weights_is_one_sentence(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index, errors="surrogateescape")
+    with pytest.raises(MoeProbeError, match=r"index\.json cannot be read"):
+        check_weights(tmp_path)
 
 
 def test_the_command_line_can_allow_code(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

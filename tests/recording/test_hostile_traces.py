@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from attacks.mutate import mutate
 from attacks.readers import Reader
@@ -13,7 +16,9 @@ from attacks.readers_runs import READERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moe_probe.core import textfiles, untrusted
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.recording.trace.opened import past_highest
 
 #: Readers whose input is made in a moment; the script has all.
 FAST = ("trace-counts", "manifest", "sparsify", "checkpoint", "run-yaml", "answers", "models-table")
@@ -57,3 +62,24 @@ def test_a_message_fits_on_one_line() -> None:
     assert str(error).startswith("a b\\x1b[31m: xxx")
     assert str(error).endswith("… Try: do this.") or str(error).endswith("…. Try: do this.")
     assert len(str(error)) < 1300
+
+
+@pytest.mark.parametrize("read", [untrusted.read_json, textfiles.read_json])
+def test_a_key_that_is_there_twice_is_found_at_once(read: Callable[[Path], object], tmp_path: Path) -> None:
+    names = [f'"k{i}": 1' for i in range(100_000)]
+    (tmp_path / "a.json").write_text("{" + ", ".join([*names, names[-1]]) + "}")
+    began = time.process_time()
+    with pytest.raises(MoeProbeError, match="k99999"):
+        read(tmp_path / "a.json")
+    assert time.process_time() - began < 10  # comparing each with each takes many minutes
+
+
+@given(seed=st.integers(0, 2**32), n_rows=st.integers(0, 2100), n_layers=st.integers(1, 3), wide=st.booleans())
+@settings(max_examples=20, deadline=None, database=None)
+def test_the_highest_expert_of_each_layer(seed: int, n_rows: int, n_layers: int, wide: bool) -> None:
+    dtype = np.dtype("uint16" if wide else "uint8")
+    rng, mark = np.random.default_rng(seed), int(np.iinfo(dtype).max)
+    ids = rng.integers(0, rng.integers(1, mark + 1), (n_rows, n_layers, 2)).astype(dtype)
+    ids[rng.random(ids.shape) < rng.random()] = mark
+    expected = np.where(ids == mark, -1, ids.astype(int)).max(axis=(0, 2), initial=-1) + 1
+    assert past_highest(ids).tolist() == expected.tolist()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import repeated
 from moe_probe.core.textfiles.filelist import format_of
 from moe_probe.core.textfiles.limits import check_json
 from moe_probe.core.textfiles.opener import BadLineError, open_text
@@ -121,8 +122,7 @@ class _RepeatedFieldError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedFieldError(next(name for name in names if names.count(name) > 1))
+        raise _RepeatedFieldError(repeated(name for name, _ in pairs))
     return out
 
 

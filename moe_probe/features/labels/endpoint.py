@@ -19,6 +19,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.http import (
     ACCEPTED,
     RetryableError,
+    SlowError,
     check_address,
     check_key,
     hide_key,
@@ -59,7 +60,8 @@ class Endpoint:
     api_key : str
         Sent as a bearer token; never shown or stored.
     timeout_s : float
-        Of one request, from connecting to the last byte of its answer.
+        Of one request, from connecting to the last byte of its answer; a model on a small machine may take minutes. A
+        connection that is not made within 30 seconds has failed before.
     retries : int
         Further attempts after timeouts, lost connections, 408, 409, 425, 429 and 5xx.
     concurrency : int
@@ -76,7 +78,7 @@ class Endpoint:
     base_url: str
     model: str
     api_key: str = field(default="", repr=False)
-    timeout_s: float = 60.0
+    timeout_s: float = 600.0
     retries: int = 4
     concurrency: int = 8
     price_in: float | None = None
@@ -90,7 +92,7 @@ class Endpoint:
             raise MoeProbeError(
                 f"the settings of {self.base_url} cannot be used",
                 "concurrency is below 1, retries below 0 or the timeout not above 0",
-                "concurrency=8, retries=4, timeout_s=60",
+                "concurrency=8, retries=4, timeout_s=600",
             )
 
     def hide(self, text: str) -> str:
@@ -134,8 +136,9 @@ class Client:
         self._failed_in_a_row, self._lock, self._stopped = 0, threading.Lock(), threading.Event()
         n = endpoint.concurrency
         limits = httpx.Limits(max_connections=n, max_keepalive_connections=n)
+        timeout = httpx.Timeout(endpoint.timeout_s, connect=min(endpoint.timeout_s, 30.0))
         headers = ACCEPTED | ({"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {})
-        self._http = bounded(httpx.Client(timeout=endpoint.timeout_s, limits=limits, headers=headers))
+        self._http = bounded(httpx.Client(timeout=timeout, limits=limits, headers=headers))
         self._retrying = retrying(endpoint.retries, self._sleep)
 
     def __enter__(self) -> Self:
@@ -206,8 +209,10 @@ class Client:
                 content = read_bounded(response, limit=_LARGEST_ANSWER)
         except httpx.InvalidURL as error:
             raise MoeProbeError(f"{e.base_url} is not an address", str(error), "http://localhost:8000/v1") from error
+        except httpx.ConnectTimeout as error:
+            raise RetryableError("no connection in time") from error
         except httpx.TimeoutException as error:
-            raise RetryableError(f"no whole answer in {e.timeout_s:g} s") from error
+            raise SlowError(f"no whole answer in {e.timeout_s:g} s") from error
         except httpx.RequestError as error:
             raise RetryableError(e.hide(str(error)) or type(error).__name__) from error
         status, text = _read_response(response.status_code, content)
