@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attacks.mutate_tables import PARQUET
-from attacks.mutate_values import CSV, JSON, JSON_LINES, SAFETENSORS, YAML
+from attacks.mutate_tensors import SAFETENSORS
+from attacks.mutate_values import CSV, JSON, JSON_LINES, YAML
 
 Change = Callable[[random.Random, bytes], bytes]
 _NUMBERS = (0, 1, -1, 127, 255, 2**15, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**62, 2**63 - 1, -(2**63))
