@@ -21,8 +21,10 @@ from moe_probe.recording.corpus.document import one_line
 DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
 #: Values of a column that a file of any size may have, and values per byte of a larger one.
 _VALUES, _VALUES_PER_BYTE = 1 << 20, 64
-#: The same for the bytes of text in the rows that are read at once.
+#: The same for the bytes of text in all columns that are read.
 _TEXT, _TEXT_PER_BYTE = 1 << 27, 64
+#: Bytes that are decoded together, and rows at most.
+_DECODED, _MOST_ROWS = 1 << 24, 4096
 _COPY = "copy or download it again"
 
 
@@ -52,6 +54,7 @@ class ParquetTable:
             file = pq.ParquetFile(path)
             self.schema: pa.Schema = file.schema_arrow
             values = _most_values(file.metadata)
+            self._at_once = _rows_at_once(file.metadata)
             texts = [field.name for field in self.schema if _is_text(field.type)]
             # codes instead of text: a million rows of one long text take the memory of one
             self._file = pq.ParquetFile(path, metadata=file.metadata, read_dictionary=texts)
@@ -84,12 +87,17 @@ class ParquetTable:
         MoeProbeError
             When the file is damaged, naming the row behind which it is.
         """
-        row = 0
+        row = text = 0
+        names = None if columns is None else list(columns)
         try:
-            for batch in self._file.iter_batches(batch_size=n_rows, columns=None if columns is None else list(columns)):
-                batch.validate(full=True)
-                yield self._plain(batch)
-                row += batch.num_rows
+            for wide in self._file.iter_batches(batch_size=max(n_rows, self._at_once), columns=names):
+                wide.validate(full=True)
+                text += _text_bytes(wide)
+                self._check_text(text, row + wide.num_rows)
+                for start in range(0, wide.num_rows, n_rows):
+                    batch = self._plain(wide.slice(start, n_rows))
+                    yield batch
+                    row += batch.num_rows
         except DAMAGED as error:
             raise MoeProbeError(f"{self.path} cannot be read behind row {row}", one_line(error), _COPY) from error
 
@@ -98,19 +106,17 @@ class ParquetTable:
         batches = list(self.batches(1 << 16))
         return pa.Table.from_batches(batches) if batches else self.schema.remove_metadata().empty_table()
 
-    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Write text out, as the schema has it, once it is known how much there is."""
-        total = 0
-        for column in batch.columns:
-            if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
-                lengths = pc.binary_length(column.dictionary).take(column.indices)
-                total += int(pc.sum(lengths).as_py() or 0)
+    def _check_text(self, total: int, n_rows: int) -> None:
+        """Refuse more text, in the rows up to here, than a file of this size has."""
         if total > _TEXT + _TEXT_PER_BYTE * self._size:
             raise MoeProbeError(
-                f"{self.path} has {total:,} bytes of text in {batch.num_rows:,} rows",
+                f"{self.path} has {total:,} bytes of text in its first {n_rows:,} rows",
                 f"the file has {self._size:,} bytes",
                 "write the table again without such repetition, or as JSON Lines",
             )
+
+    def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Write text out, as the schema has it."""
         kinds = {
             name: self.schema.field(at).type for at, name in enumerate(self.schema.names)
         }  # repeated names: refused later
@@ -123,6 +129,23 @@ class ParquetTable:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+
+
+def _text_bytes(batch: pa.RecordBatch) -> int:
+    """Return the bytes of text that the codes of a batch stand for."""
+    total = 0
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            total += int(pc.sum(lengths).as_py() or 0)
+    return total
+
+
+def _rows_at_once(metadata: pq.FileMetaData) -> int:
+    """Return how many rows are decoded together: each time, all codes of a row group are built and checked again."""
+    declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    per_row = max(1, declared // max(1, metadata.num_rows))
+    return min(_MOST_ROWS, max(1, _DECODED // per_row))
 
 
 def _most_values(metadata: pq.FileMetaData) -> int:
