@@ -17,6 +17,7 @@ A refusal has to fit on one line, without control characters: anything else coun
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fnmatch
 import importlib
 import json
@@ -107,7 +108,7 @@ class Bench:
 
     def __init__(self, reader: Reader, work: Path, seed: int, *, loud: bool = False) -> None:
         self.reader, self.seed, self.loud = reader, seed, loud
-        self.folder = work / "input"
+        self.folder, self.stack = work / "input", work / "stack.txt"
         self.folder.mkdir(parents=True)
         for name in reader.imports:
             importlib.import_module(name)
@@ -148,6 +149,7 @@ class Bench:
     def _batch(self, indices: list[int]) -> Iterator[tuple[int, dict[str, str]]]:
         """Fork a process for some mutations; where one of them ends it, what comes after is not yielded."""
         receiver, sender = os.pipe()
+        self.stack.unlink(missing_ok=True)
         pid = os.fork()
         if pid == 0:
             os.close(receiver)
@@ -173,9 +175,14 @@ class Bench:
                 os.kill(pid, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if line is None:
-            yield index, {"kind": "hang", "where": "inside a library", "done": "see the seed"}
+            yield index, {"kind": "hang", "where": f"inside a library{self._stuck()}", "done": "see the seed"}
         elif not line:
             yield index, {"kind": "foreign", "where": f"the process ended with status {status}", "done": "see the seed"}
+
+    def _stuck(self) -> str:
+        """Where Python was when a process had said nothing for long."""
+        lines = self.stack.read_text(encoding="utf-8").splitlines() if self.stack.exists() else []
+        return f" ({'; '.join(line.strip() for line in lines if line.strip().startswith('File'))[:600]})" if lines else ""
 
     def _child(self, indices: list[int], sender: int) -> None:
         if not self.loud:
@@ -183,6 +190,8 @@ class Bench:
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
         warnings.simplefilter("ignore")
+        stack = os.open(self.stack, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        faulthandler.dump_traceback_later(2 * _SECONDS, file=stack)
         signal.signal(signal.SIGALRM, _alarm)
         copy = self.folder.parent / f"copy-{os.getpid()}" / "input"
         shutil.copytree(self.folder, copy)
@@ -190,6 +199,7 @@ class Bench:
         limit = _status("VmSize") + _ADDRESSES
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         for index in indices:
+            faulthandler.dump_traceback_later(2 * _SECONDS, file=stack)  # an alarm waits until a library returns
             outcome = self._one(index, copy)
             self._restore(copy)
             os.write(sender, json.dumps(outcome).encode() + b"\n")

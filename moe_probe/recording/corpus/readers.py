@@ -85,7 +85,13 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
                 schema, batches = stream.schema, (batch for batch in stream)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise MoeProbeError(f"{path} is not an Arrow file", one_line(error), "check the file") from error
-        yield from _batch_rows(path, schema, batches)
+        yield from _batch_rows(path, schema, map(_validated, batches))
+
+
+def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Check a batch as `ParquetTable` does: offsets of a damaged file may lead anywhere, reading them would end the process."""
+    batch.validate(full=True)
+    return batch
 
 
 def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
@@ -96,7 +102,6 @@ def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
         refuse_repeated(path, schema.names)
         classes = class_names(schema.metadata)
         for batch in batches:
-            batch.validate(full=True)  # offsets of a damaged file may lead anywhere: reading them would end the process
             for start in range(0, batch.num_rows, 256):
                 for row in _rows_of(path, batch.slice(start, 256)):
                     number += 1
