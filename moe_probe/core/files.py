@@ -311,12 +311,11 @@ def path_inside(root: Path, relative: str) -> Path:
         When the name would lead out of the folder: manifests come from other people.
     """
     pure = PurePosixPath(relative)
-    if (
-        pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in relative
-        or not ((root / pure).resolve().is_relative_to(root.resolve()))
-    ):
+    try:
+        inside = (root / pure).resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name too long or with NUL
+        inside = False
+    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not inside:
         raise MoeProbeError(
             f"{root / MANIFEST} names a file outside the trace",
             f"'{relative}'",

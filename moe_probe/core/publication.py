@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,28 @@ JOURNAL = f"{LOCK_PREFIX}journal"
 #: Names that a journal may hold: plain, and of kinds that this package publishes.
 _NAME = re.compile(r"\w[\w.-]*\.(parquet|json|ipynb|html)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def read_plain(path: Path) -> bytes:
+    """Read a file whole, if it is one.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    OSError
+        As reading a file does, and for a pipe or a device, which could be waited for without end.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError("it is a pipe or device, not a file")
+    return path.read_bytes()
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -51,7 +74,7 @@ def read_object(path: Path) -> dict[str, Any]:
         As reading a file does.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path))
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be written anywhere
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

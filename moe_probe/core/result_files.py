@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.files import sha256_bytes
-from moe_probe.core.publication import Published, read_object
+from moe_probe.core.publication import Published, read_object, read_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,7 @@ class ResultFiles:
             published = Published.of(self.directory)
             try:
                 meta = checked_meta(read_object(published.path(f"{self.name}.json")), self.name)
-                data = published.path(f"{self.name}.parquet").read_bytes()
+                data = read_plain(published.path(f"{self.name}.parquet"))
             except FileNotFoundError as error:
                 if last or not published.exists(f"{self.name}.parquet"):
                     raise FileNotFoundError(

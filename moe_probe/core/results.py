@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moe_probe.core.errors import MoeProbeError, did_you_mean
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shown, table_html
@@ -16,6 +17,9 @@ from moe_probe.core.result_files import Generation, ResultFiles
 if TYPE_CHECKING:
     import pandas as pd
 
+_Param = TypeVar("_Param", str, int, float)
+#: Numbers of parameters are below it.
+_LARGEST = 1e300
 #: Rows of a result that a notebook shows.
 _SHOWN = 10
 #: Results of commands, by the command; ``analyze`` makes all others.
@@ -188,6 +192,40 @@ class Result:
             citations=tuple(meta["citations"]),
             generation=Generation.from_json(meta.get("generation")),
         )
+
+    def param(self, name: str, kind: type[_Param], *, least: float = -math.inf, most: float = math.inf) -> _Param:
+        """Return a parameter that further computations start from; a result may come from someone else.
+
+        Parameters
+        ----------
+        name : str
+        kind : type
+            ``str``, ``int`` or ``float``; a whole number is a ``float`` too.
+        least, most : float
+            Bounds of a number, and of the length of a text.
+
+        Returns
+        -------
+        str, int or float
+
+        Raises
+        ------
+        MoeProbeError
+            When it is missing, of another type or out of bounds.
+        """
+        value = self.params.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if kind is float and (isinstance(value, float) or whole):
+            value = float(value) if abs(value) < _LARGEST else math.nan
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or not least <= (len(value) if isinstance(value, str) else value) <= most:
+            why = f"it is {str(value)[:60]!a}" if name in self.params else "it is missing"
+            raise MoeProbeError(
+                f"the parameter '{name}' of the result '{self.name}' cannot be used",
+                why,
+                command_for(self.name, "RUN/results"),
+            )
+        return value
 
     def __repr__(self) -> str:
         """Name, size and columns."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import sha256_file
 from moe_probe.core.text import repeated
 
 if TYPE_CHECKING:
@@ -85,6 +86,32 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, hint: str = _AGAIN) -> byte
         raise MoeProbeError(f"{path} cannot be read", f"it has {size:,} bytes; such a file has at most {most:,}", hint)
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or one_line(error), hint) from error
+
+
+def file_digest(path: Path, *, hint: str = _AGAIN) -> str:
+    """Compute the SHA-256 of a regular file.
+
+    Parameters
+    ----------
+    path : Path
+    hint : str
+        What the user can try.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits.
+
+    Raises
+    ------
+    MoeProbeError
+        As `file_size`, and when the disk refuses.
+    """
+    file_size(path, hint=hint)
+    try:
+        return sha256_file(path)
     except OSError as error:
         raise MoeProbeError(f"{path} cannot be read", error.strerror or one_line(error), hint) from error
 

@@ -48,11 +48,15 @@ class StrangeTable:
         Kind of all further columns; any where empty.
     hint : str
         What the user can try.
+    data : bytes, optional
+        What the file holds, where it was read already.
 
     Attributes
     ----------
     names : list of str
         Columns.
+    schema : pyarrow.Schema
+        What all columns are read as.
     n_rows : int
     group_rows : list of int
         Rows of each row group.
@@ -64,12 +68,14 @@ class StrangeTable:
         its size can have.
     """
 
-    def __init__(self, path: Path, kinds: Mapping[str, str], *, others: str = "", hint: str) -> None:
+    def __init__(
+        self, path: Path, kinds: Mapping[str, str], *, others: str = "", hint: str, data: bytes | None = None
+    ) -> None:
         self.path, self._hint = path, hint
-        self._size = file_size(path, hint=hint)
+        self._size = file_size(path, hint=hint) if data is None else len(data)
         try:
             # tables are read without the metadata of pandas or of Arrow's own types: the columns say what they are
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path if data is None else pa.BufferReader(data))
             schema, metadata = self._file.schema_arrow, self._file.metadata
             self.group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self.names = [str(name) for name in schema.names]
@@ -83,8 +89,11 @@ class StrangeTable:
             raise self.damaged(f"it declares {self.n_rows:,} rows in {self._size:,} bytes")
         self._check_kinds(kinds, others)
         texts = [n for n, kind in zip(self.names, self._types, strict=True) if KINDS["text"](kind)]
+        types = (pa.string() if name in texts else kind for name, kind in zip(self.names, self._types, strict=True))
+        self.schema = pa.schema(list(zip(self.names, types, strict=True)))
         try:  # text is read as codes: a million rows of one long text take the memory of one
-            self._file = pq.ParquetFile(path, metadata=metadata, read_dictionary=texts)
+            source = path if data is None else pa.BufferReader(data)
+            self._file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts)
         except _DAMAGED as error:
             raise self.damaged(one_line(error)) from error
 

@@ -3,9 +3,9 @@
 In: the name of a checkpoint. Out: sites and, per forward pass, records of each.
 
 - `load` loads model and tokenizer, as `settings` say (which weights, and how they are loaded); `checkpoint` reads the files
-  beside the weights, and `diagnose` explains why one of the two failed. `placement` says on which devices the weights go,
-  `quantization` how quantised checkpoints are loaded, `parallel` runs a model that is split over processes, and `weights`
-  fetches weights wherever they are. `network` keeps the hub out of what nobody named.
+  beside the weights, which `config_check` looks at first, and `diagnose` explains why one of the two failed. `placement` says
+  on which devices the weights go, `quantization` how quantised checkpoints are loaded, `parallel` runs a model that is split
+  over processes, and `weights` fetches weights wherever they are. `network` keeps the hub out of what nobody named.
 - `outline` tokenizer and layers of a model that runs elsewhere, from its configuration alone.
 - `discover` finds the mixture-of-experts layers; `adapters` reads the routing of each kind of block.
 - `capture` records routing, router inputs, expert outputs and the residual stream while the model runs; `hooks` hooks that

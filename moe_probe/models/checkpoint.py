@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.untrusted import read_json
+from moe_probe.models.config_check import check_local
 from moe_probe.models.diagnose import explained
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def read_config(name: str, source: dict[str, Any]) -> PreTrainedConfig:
     MoeProbeError
         When it is missing or cannot be read, or names code of a hub that nobody allowed.
     """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_local(folder)
     with explained(name, part="configuration"):
         from transformers import AutoConfig
 

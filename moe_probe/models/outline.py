@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import ModelInfo, MoeLayer
 from moe_probe.models.checkpoint import local_folder, max_length, model_class, read_config, read_tokenizer
+from moe_probe.models.diagnose import explained
 from moe_probe.models.discover import find_moe_layers
 from moe_probe.models.network import hub_access
 
@@ -70,28 +70,30 @@ def outline_model(name: str, *, revision: str | None = None, trust_remote_code: 
     with hub_access(allowed=local is None or trust_remote_code):
         config, tokenizer = read_config(name, source), read_tokenizer(name, source)
         layers, n_parameters, unknown = _layers(config, trust_remote_code=trust_remote_code)
-    text = config.get_text_config()
+    with explained(name, part="configuration"):
+        named = config.architectures
+        n_hidden = getattr(config.get_text_config(), "num_hidden_layers", None)
+        longest = max_length(config, tokenizer)
     info = ModelInfo(
         id=name,
         revision=getattr(config, "_commit_hash", None) or revision,
-        architecture=(config.architectures or ["unknown"])[0],
+        architecture=str(named[0]) if isinstance(named, list) and named else "unknown",
         n_parameters=n_parameters,
     )
-    n_hidden = getattr(text, "num_hidden_layers", None)
     n_hidden = n_hidden if isinstance(n_hidden, int) else 0
-    return ModelOutline(tokenizer, info, layers, n_hidden, max_length(config, tokenizer), unknown)
+    return ModelOutline(tokenizer, info, layers, n_hidden, longest, unknown)
 
 
 def _layers(config: PreTrainedConfig, *, trust_remote_code: bool) -> tuple[tuple[MoeLayer, ...], int | None, str]:
     """Layers and parameters of the model that a configuration describes, or why they are not known."""
     import torch
 
-    cls = model_class(config, remote=trust_remote_code)
-    auto = hasattr(cls, "from_config")  # an automatic class, where the configuration names none that is known
     try:
+        cls = model_class(config, remote=trust_remote_code)
+        auto = hasattr(cls, "from_config")  # an automatic class, where the configuration names none that is known
         with torch.device("meta"):  # shapes only: a model of 700 billion parameters takes no memory
             model = cls.from_config(config, trust_remote_code=trust_remote_code) if auto else cls._from_config(config)
         layers = tuple(site.info for site in find_moe_layers(model))
-    except (MoeProbeError, OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever transformers makes of the configuration: it is said, and the layers stay unknown
         return (), None, " ".join(str(error).split())[:200] or type(error).__name__
     return layers, sum(p.numel() for p in model.parameters()), ""

@@ -1,4 +1,5 @@
-"""Readers that are fuzzed: `readers_runs` those of traces, runs and SAEs, `readers_inputs` those of what a user brings."""
+"""Readers that are fuzzed: those of traces, runs and SAEs (`readers_runs`; `readers_signed` with checksums that fit), of inputs
+(`readers_inputs`)."""
 
 from __future__ import annotations
 
@@ -49,5 +50,6 @@ def uses(*ways: Callable[[], object]) -> None:
 
 def readers() -> dict[str, Reader]:
     """All readers by name."""
-    modules = [importlib.import_module(f"attacks.{name}") for name in ("readers_runs", "readers_inputs")]
+    names = ("readers_runs", "readers_signed", "readers_inputs")
+    modules = [importlib.import_module(f"attacks.{name}") for name in names]
     return {reader.name: reader for module in modules for reader in module.READERS}

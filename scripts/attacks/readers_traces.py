@@ -175,9 +175,12 @@ def _use_counts(folder: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
+    from moe_probe.core.text import one_line
     from moe_probe.recording.trace import verify
 
-    verify(folder)
+    broken = [text for text in verify(folder) if one_line(text) != text]
+    if broken:
+        raise AssertionError(f"a problem has control characters or several lines: {broken[0][:200]!a}")
 
 
 def _manifest(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from attacks.mutate import mutate
 from attacks.readers import Reader
 from attacks.readers_runs import READERS
+from attacks.readers_signed import READERS as SIGNED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,8 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.recording.trace.opened import past_highest
 
 #: Readers whose input is made in a moment; the script has all.
-FAST = ("trace-counts", "manifest", "sparsify", "checkpoint", "run-yaml", "answers", "models-table")
-CHOSEN = {reader.name: reader for reader in READERS if reader.name in FAST}
+FAST = ("trace-counts", "manifest", "sparsify", "checkpoint", "run-yaml", "answers", "models-table", "resume-counts")
+CHOSEN = {reader.name: reader for reader in (*READERS, *SIGNED) if reader.name in FAST}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ Documents with their routing come in; a `Trace` comes out. The format is describ
 - `reader` opens a trace and loads only what is asked for; `tokens` its documents and tokens; `chunks` pieces of it, shard
   by shard; `rows` chosen tokens, `ids` the distinct ones; `usage` counts, summed while they are read; `stored` token
   strings as text; `sampled` which tokens have vectors.
-- `opened` the files of a trace, opened and compared with its manifest.
+- `opened` the files of a trace, opened and compared with its manifest; `tables` the columns of its tables.
 - `merge` joins traces, the parts of one corpus or those of several; `mergeable` which belong together.
 - `verify` finds damage by checksums, `agreement` counts that disagree.
 - `checks` refuses what is no routing: repeated experts, gate weights, ids past the end.

@@ -9,17 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
 
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside
 from moe_probe.core.schema import Manifest, ShardEntry
+from moe_probe.core.untrusted import file_size, open_tensors
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE
 from moe_probe.recording.trace.parts import fits_tokens
-
-#: What reading a file that is not what its name says ends in.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, pa.ArrowException, SafetensorError)
+from moe_probe.recording.trace.tables import open_table
 
 
 def count_problems(root: Path, manifest: Manifest) -> list[str]:
@@ -55,25 +52,27 @@ def count_problems(root: Path, manifest: Manifest) -> list[str]:
         problems += _token_problems(root, manifest, lengths)
         for shard in manifest.shards:
             problems += _array_problems(root, manifest, shard)
-    except _UNREADABLE as error:
-        text = " ".join(str(error).split())[:200]
-        problems.append(f"a table or an array of the trace cannot be read ({text or type(error).__name__})")
+    except MoeProbeError as error:
+        problems.append(str(error))
     return problems
 
 
 def _lengths(root: Path, n_documents: int) -> np.ndarray | str:
     """Read the number of tokens of every document, or say why it is not that of the shards' documents."""
-    column = pq.read_table(root / DOCUMENTS, columns=["n_tokens"], partitioning=None)["n_tokens"]
-    if len(column) != n_documents:
-        return f"{DOCUMENTS} has {len(column):,} documents, the shards {n_documents:,}"
-    return np.asarray(column.to_numpy(), dtype=np.int64)
+    table = open_table(root, DOCUMENTS)
+    if table.n_rows != n_documents:
+        return f"{DOCUMENTS} has {table.n_rows:,} documents, the shards {n_documents:,}"
+    lengths = table.whole(["n_tokens"])["n_tokens"].to_numpy()
+    if len(lengths) and (lengths.min() < 0 or lengths.max() > 2**31 - 1):
+        return f"{DOCUMENTS} has a document whose number of tokens is out of range"
+    return np.asarray(lengths, dtype=np.int64)
 
 
 def _usage_problems(root: Path, manifest: Manifest, lengths: np.ndarray) -> Iterator[str]:
     """Compare selections of documents with their tokens: none has more than its tokens allow."""
-    file, numbers = pq.ParquetFile(root / USAGE), [layer.layer for layer in manifest.layers]
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=["document", "layer"])
+    file, numbers = open_table(root, USAGE), [layer.layer for layer in manifest.layers]
+    for group in range(len(file.group_rows)):
+        table = file.group(group, ["document", "layer"])
         document = table["document"].to_numpy()
         if not len(document):
             continue
@@ -90,18 +89,22 @@ def _usage_problems(root: Path, manifest: Manifest, lengths: np.ndarray) -> Iter
 
 def _token_problems(root: Path, manifest: Manifest, lengths: np.ndarray) -> Iterator[str]:
     """Compare each shard's row group of tokens with its counts, and the tokens of every document with its length."""
-    file, first = pq.ParquetFile(root / TOKENS), 0
-    if file.num_row_groups != len(manifest.shards):
-        yield f"{TOKENS} has {file.num_row_groups} row groups for {len(manifest.shards)} shards"
+    file, first = open_table(root, TOKENS), 0
+    if len(file.group_rows) != len(manifest.shards):
+        yield f"{TOKENS} has {len(file.group_rows)} row groups for {len(manifest.shards)} shards"
         return
     for index, shard in enumerate(manifest.shards):
         if shard.index != index:
             yield f"shard {index} of the manifest has the number {shard.index}"
             return
-        table = file.read_row_group(shard.index, columns=["document", "special"])
-        if table.num_rows != shard.n_tokens:
-            yield f"{TOKENS} has {table.num_rows:,} tokens in shard {shard.index}, {shard.n_tokens:,} by the manifest"
+        if file.group_rows[index] != shard.n_tokens:
+            yield f"{TOKENS} has {file.group_rows[index]:,} tokens in shard {index}, {shard.n_tokens:,} by the manifest"
             return
+        named = next((entry.path for entry in shard.files if entry.path.startswith("routing/")), None)
+        if named is not None and file_size(path_inside(root, named)) < shard.n_tokens:
+            yield f"{TOKENS} has more tokens in shard {index} than its file of routing has bytes"
+            return
+        table = file.group(index, ["document", "special"])
         document, special = table["document"].to_numpy(), table["special"].to_numpy()
         last = first + shard.n_documents
         if len(document) and (document.min() < first or document.max() >= last):
@@ -110,7 +113,9 @@ def _token_problems(root: Path, manifest: Manifest, lengths: np.ndarray) -> Iter
                 f"{first:,} to {last - 1:,} by the manifest"
             )
             return
-        if (np.bincount(document[~special] - first, minlength=shard.n_documents) != lengths[first:last]).any():
+        if (
+            np.bincount(document[~special].astype(np.int64) - first, minlength=shard.n_documents) != lengths[first:last]
+        ).any():
             yield f"{TOKENS} has other tokens in the documents of shard {shard.index} than {DOCUMENTS} says"
             return
         first = last
@@ -122,8 +127,8 @@ def _array_problems(root: Path, manifest: Manifest, shard: ShardEntry) -> Iterat
     if len(paths) != 1:
         yield f"shard {shard.index} has {len(paths)} files of routing instead of one"
     for path in paths:
-        with safe_open(path_inside(root, path), framework="numpy") as arrays:
+        with open_tensors(path_inside(root, path)) as arrays:
             names = {"experts", "weights"} if manifest.has_weights else {"experts"}
-            shapes = {name: arrays.get_slice(name).get_shape() for name in sorted(arrays.keys())}
+            shapes = {name: list(arrays.shape(name)) for name in sorted(arrays.names)}
         if set(shapes) != names or any(s[:2] != [shard.n_tokens, len(manifest.layers)] for s in shapes.values()):
             yield f"{path} has arrays of shape {shapes} for {shard.n_tokens:,} tokens and {len(manifest.layers)} layers"

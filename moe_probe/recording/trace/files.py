@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file, sha256_text, write_text
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest
-from moe_probe.core.untrusted import first_problem, read_json
+from moe_probe.core.untrusted import file_digest, first_problem, read_bytes, read_json
 
 CHECKSUM = "trace.json.sha256"
 DOCUMENTS, TOKENS, USAGE = "documents.parquet", "tokens.parquet", "usage.parquet"
@@ -100,9 +100,14 @@ def fits_checksum(root: Path) -> bool:
     ------
     FileNotFoundError
         When one of the two is missing.
+    MoeProbeError
+        When one of the two cannot be read.
     """
-    recorded = (root / CHECKSUM).read_text(encoding="ascii", errors="replace").split()
-    return sha256_file(root / MANIFEST) in recorded[:2]
+    for name in (CHECKSUM, MANIFEST):
+        if not os.path.lexists(root / name):
+            raise FileNotFoundError(root / name)
+    recorded = read_bytes(root / CHECKSUM, most=1 << 16).decode("ascii", errors="replace").split()
+    return file_digest(root / MANIFEST) in recorded[:2]
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -25,6 +25,7 @@ from moe_probe.core.lock import writing
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import track
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest, ShardEntry
+from moe_probe.core.untrusted import one_line
 from moe_probe.recording.trace.files import (
     CHECKSUM,
     DOCUMENTS,
@@ -37,6 +38,7 @@ from moe_probe.recording.trace.files import (
 )
 from moe_probe.recording.trace.mergeable import check_apart, check_files, differing_versions, in_order, joint_manifest
 from moe_probe.recording.trace.reader import Trace
+from moe_probe.recording.trace.tables import open_table
 
 #: Errors of a link that another way of copying can do without: other device, no links there, too many of them.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -177,14 +179,21 @@ class _Merge:
     def _join(self, name: str, path: Path) -> None:
         """Join the traces' tables, one row group (a shard) at a time: memory stays that of one shard."""
         first = 0
-        with pq.ParquetWriter(path, pq.read_schema(self.traces[0].root / name), compression="zstd") as writer:
+        schema = open_table(self.traces[0].root, name).schema
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for trace in self.traces:
-                file = pq.ParquetFile(trace.root / name)
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group)
+                file = open_table(trace.root, name)
+                if set(file.names) != set(schema.names):
+                    raise file.damaged(f"it has other columns than that of {self.traces[0].root}")
+                for group in range(len(file.group_rows)):
+                    table = file.group(group, schema.names)
                     if name != DOCUMENTS:  # rows of the table of documents
                         shifted = pc.add(table["document"], pa.scalar(first, pa.int32()))
                         table = table.set_column(table.column_names.index("document"), "document", shifted)
+                    try:
+                        table = table.cast(schema)
+                    except (pa.ArrowException, ValueError) as error:  # a number that does not fit the type
+                        raise file.damaged(one_line(error)) from error
                     writer.write_table(table, row_group_size=max(1, table.num_rows))
                 first += trace.manifest.n_documents
 

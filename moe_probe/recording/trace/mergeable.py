@@ -6,18 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from safetensors import safe_open
-
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.files import path_inside, sha256_file, sha256_text
+from moe_probe.core.files import path_inside, sha256_text
 from moe_probe.core.schema import BATCH_TOKENS_FROM, CorpusInfo, Manifest
 from moe_probe.core.text import some_of
+from moe_probe.core.untrusted import file_digest, file_size, open_tensors
 from moe_probe.recording.trace.agreement import count_problems
 from moe_probe.recording.trace.files import DOCUMENTS, USAGE, file_entries
 from moe_probe.recording.trace.reader import Trace
 from moe_probe.recording.trace.resume import IDENTITY, first_difference
 from moe_probe.recording.trace.sampled import TRACE_ROWS
+from moe_probe.recording.trace.tables import open_table
 
 #: What traces of different corpora may differ in; the seed and all that decides what is recorded has to be the same.
 _FREE = ("corpus.hash", "shard_of", "settings")
@@ -141,21 +140,21 @@ def check_files(trace: Trace) -> None:
     """
     for entry in file_entries(trace.manifest):
         file = path_inside(trace.root, entry.path)
-        size = file.stat().st_size if file.is_file() else None
+        size = file_size(file) if file.is_file() else None
         if size != entry.size:
             why = "it is missing" if size is None else f"it has {size:,} bytes instead of {entry.size:,}"
             raise MoeProbeError(f"{file} is damaged", why, f"moe-probe verify {trace.root}, and collect it again")
     for entry in trace.manifest.files:
-        if sha256_file(path_inside(trace.root, entry.path)) != entry.sha256:
+        if file_digest(path_inside(trace.root, entry.path)) != entry.sha256:
             why = "its checksum differs"
             raise MoeProbeError(
                 f"{trace.root / entry.path} is damaged", why, f"moe-probe verify {trace.root}, and collect it again"
             )
     for problem in count_problems(trace.root, trace.manifest):
         raise MoeProbeError(f"{trace.root} is damaged", problem, "collect it again with --force")
-    for entry in trace.manifest.shards[0].files:
-        with safe_open(path_inside(trace.root, entry.path), framework="numpy") as arrays:
-            if TRACE_ROWS in arrays.keys():  # noqa: SIM118 - not a mapping
+    for entry in (entry for shard in trace.manifest.shards[:1] for entry in shard.files):
+        with open_tensors(path_inside(trace.root, entry.path)) as arrays:
+            if TRACE_ROWS in arrays.names:
                 raise MoeProbeError(
                     f"{trace.root} cannot be merged",
                     "an earlier version wrote its vectors, whose rows count from the beginning of the trace",
@@ -224,10 +223,10 @@ def _whole_traces(traces: list[Trace]) -> list[Trace]:
                 raise _unlike(first, trace, noun, f"{values[0]} and {values[1]}")
         if first.manifest.evidence != trace.manifest.evidence:
             raise _unlike(first, trace, "level of evidence", f"{first.manifest.evidence}; {trace.manifest.evidence}")
-        measures = [pq.read_schema(t.root / USAGE).names for t in (first, trace)]
+        measures = [open_table(t.root, USAGE).names for t in (first, trace)]
         if measures[0] != measures[1]:
             raise _unlike(first, trace, "choice of measures", f"{some_of(measures[0])}; {some_of(measures[1])}")
-        columns = [pq.read_schema(t.root / DOCUMENTS).names for t in (first, trace)]
+        columns = [open_table(t.root, DOCUMENTS).names for t in (first, trace)]
         if columns[0] != columns[1]:
             raise _unlike(first, trace, "choice of label columns", f"{some_of(columns[0], 12)}; {some_of(columns[1], 12)}")
     _check_disjoint(traces)
@@ -272,9 +271,9 @@ def _check_disjoint(traces: Sequence[Trace]) -> None:
     """Refuse two traces with a document of the same name; within one imported trace a name may repeat."""
     owner: dict[bytes, int] = {}  # 8-byte digests, as a corpus remembers its own ids
     for number, trace in enumerate(traces):
-        file = pq.ParquetFile(trace.root / DOCUMENTS)
-        for group in range(file.num_row_groups):
-            for name in file.read_row_group(group, columns=["document"])["document"].to_pylist():
+        file = open_table(trace.root, DOCUMENTS)
+        for group in range(len(file.group_rows)):
+            for name in file.group(group, ["document"])["document"].to_pylist():
                 before = owner.setdefault(hashlib.blake2b(name.encode(), digest_size=8).digest(), number)
                 if before != number:
                     raise MoeProbeError(

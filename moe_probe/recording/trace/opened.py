@@ -17,15 +17,13 @@ from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.core.untrusted import TensorFile, file_size, open_tensors
 from moe_probe.core.untrusted_tables import StrangeTable
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE
+from moe_probe.recording.trace.tables import DOCUMENT_KINDS, TOKEN_KINDS, hint_of, open_table
 
 #: Experts of all layers together, and of one layer: arrays of counts have a column for each.
 _MOST_EXPERTS, _MOST_OF_LAYER = 1_000_000, 65_535
 #: Rows of ids that are checked at once.
 _ROWS = 1 << 10
 _TYPES = {"uint8": "U8", "uint16": "U16"}
-_DOCUMENTS = dict.fromkeys(("document", "topic", "subtopic", "group", "split"), "text") | {"n_tokens": "whole numbers"}
-_TOKENS = dict.fromkeys(("document", "position", "token_id"), "whole numbers") | {"token": "text", "special": "yes or no"}
-_USAGE = dict.fromkeys(("document", "layer", "expert", "selections"), "whole numbers")
 
 
 def check_manifest(root: Path, manifest: Manifest) -> None:
@@ -69,7 +67,7 @@ def check_manifest(root: Path, manifest: Manifest) -> None:
     )
     for wrong, why in problems:
         if wrong:
-            raise MoeProbeError(f"{root / MANIFEST} contradicts itself", why, _hint(root))
+            raise MoeProbeError(f"{root / MANIFEST} contradicts itself", why, hint_of(root))
 
 
 def open_documents(root: Path, manifest: Manifest) -> StrangeTable:
@@ -90,15 +88,25 @@ def open_documents(root: Path, manifest: Manifest) -> StrangeTable:
     MoeProbeError
         When it is damaged, lacks a column, or has another number of rows than the manifest says.
     """
-    kinds = _DOCUMENTS | ({"text": "text"} if manifest.has_text else {})
-    table = StrangeTable(root / DOCUMENTS, kinds, others="text", hint=_hint(root))
+    kinds = DOCUMENT_KINDS | ({"text": "text"} if manifest.has_text else {})
+    table = StrangeTable(root / DOCUMENTS, kinds, others="text", hint=hint_of(root))
     if table.n_rows != manifest.n_documents:
         raise table.damaged(f"it has {table.n_rows:,} rows, the manifest {manifest.n_documents:,} documents")
     return table
 
 
 def documents_of(root: Path, manifest: Manifest) -> pa.Table:
-    """Read the table of documents without text; see `open_documents`. Counts of tokens are checked."""
+    """Read the table of documents without text; see `open_documents`. Counts of tokens are checked.
+
+    Parameters
+    ----------
+    root : Path
+    manifest : Manifest
+
+    Returns
+    -------
+    pyarrow.Table
+    """
     table = open_documents(root, manifest)
     read = table.whole([name for name in table.names if name != "text"])
     n_tokens = read["n_tokens"].to_numpy()
@@ -124,7 +132,7 @@ class TokenTable:
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self._root, self._manifest = root, manifest
-        self._table = StrangeTable(root / TOKENS, _TOKENS, hint=_hint(root))
+        self._table = StrangeTable(root / TOKENS, TOKEN_KINDS, hint=hint_of(root))
         if self._table.group_rows != [shard.n_tokens for shard in manifest.shards]:
             raise self._table.damaged("its row groups are not the shards of the manifest")
         self._first = np.cumsum([0, *(shard.n_documents for shard in manifest.shards)])
@@ -148,11 +156,9 @@ class TokenTable:
         """
         shard = self._manifest.shards[index]
         named = _routing_path(shard)
-        if named is not None and file_size(path_inside(self._root, named), hint=_hint(self._root)) < shard.n_tokens:
-            raise self._table.damaged(
-                f"shard {index} has {shard.n_tokens:,} tokens, more than its file of routing has bytes"
-            )
-        unknown = [name for name in columns if name not in _TOKENS]
+        if named is not None and file_size(path_inside(self._root, named), hint=hint_of(self._root)) < shard.n_tokens:
+            raise self._table.damaged(f"shard {index} has more tokens than its file of routing has bytes")
+        unknown = [name for name in columns if name not in TOKEN_KINDS]
         if unknown:
             raise self._table.damaged(f"it has no column '{unknown[0]}'")
         read = self._table.group(index, columns)
@@ -190,7 +196,7 @@ def open_usage(root: Path) -> StrangeTable:
     MoeProbeError
         When it is damaged or lacks a column.
     """
-    return StrangeTable(root / USAGE, _USAGE, others="numbers", hint=_hint(root))
+    return open_table(root, USAGE)
 
 
 @contextlib.contextmanager
@@ -215,12 +221,12 @@ def open_routing(root: Path, manifest: Manifest, shard: ShardEntry) -> Iterator[
     """
     named = _routing_path(shard)
     if named is None:
-        raise MoeProbeError(f"{root / MANIFEST} contradicts itself", "a shard has no file of routing", _hint(root))
-    with open_tensors(path_inside(root, named), hint=_hint(root)) as file:
+        raise MoeProbeError(f"{root / MANIFEST} contradicts itself", "a shard has no file of routing", hint_of(root))
+    with open_tensors(path_inside(root, named), hint=hint_of(root)) as file:
         shape = file.check("experts", [_TYPES[manifest.expert_dtype]], (shard.n_tokens, len(manifest.layers), None))
         if manifest.has_weights:
             file.check("weights", ["F16"], shape)
-        yield Routing(file, manifest, _hint(root))
+        yield Routing(file, manifest, hint_of(root))
 
 
 class Routing:
@@ -313,7 +319,7 @@ def open_vectors(root: Path, path: str) -> contextlib.AbstractContextManager[Ten
     context manager of TensorFile
         See `open_tensors`.
     """
-    return open_tensors(path_inside(root, path), framework="pt", hint=_hint(root))
+    return open_tensors(path_inside(root, path), framework="pt", hint=hint_of(root))
 
 
 def vectors_of(root: Path, path: str) -> dict[str, Any]:
@@ -341,7 +347,3 @@ def vectors_of(root: Path, path: str) -> dict[str, Any]:
 
 def _routing_path(shard: ShardEntry) -> str | None:
     return next((entry.path for entry in shard.files if entry.path.startswith("routing/")), None)
-
-
-def _hint(root: Path) -> str:
-    return f"run moe-probe verify {root}, and make the trace again"

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_json
 from moe_probe.core.schema import FileEntry, Manifest, ShardEntry
 from moe_probe.recording.trace.files import DOCUMENTS, PARTS, TOKENS, USAGE
+from moe_probe.recording.trace.tables import open_table
 
 
 class PartEntry(ShardEntry):
@@ -88,7 +91,9 @@ def plain_file(root: Path, relative: str) -> Path:
         path = path / part
         try:
             mode = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except PermissionError as error:
+            raise MoeProbeError(f"{path} cannot be read", str(error.strerror), "change its permissions") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with NUL
             raise DamageError(f"{relative} is missing") from error
         if stat.S_ISLNK(mode):
             raise DamageError(f"{'/'.join(parts[:number])} is a link")
@@ -121,6 +126,33 @@ def read_whole(root: Path, entry: FileEntry) -> bytes:
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise DamageError(f"the checksum of {entry.path} differs")
     return bytes(data)
+
+
+def read_table(root: Path, entry: FileEntry) -> pa.Table:
+    """Read a table of a shard as it was written; what it declares is compared with its size before memory is taken.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the trace.
+    entry : FileEntry
+
+    Returns
+    -------
+    pyarrow.Table
+        Without missing values.
+
+    Raises
+    ------
+    DamageError
+        When its bytes are others than were written, or it is no such table.
+    """
+    data = read_whole(root, entry)
+    try:
+        table = open_table(root, entry.path, data=data)
+        return table.whole(table.names).cast(table.schema)
+    except MoeProbeError as error:
+        raise DamageError(f"{entry.path} cannot be read ({error.why})") from error
 
 
 def check_size(path: Path, entry: FileEntry) -> None:

@@ -7,20 +7,18 @@ from them.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import sha256_file
 from moe_probe.core.schema import FileEntry, Manifest
 from moe_probe.core.sites import ActivationSite
+from moe_probe.core.untrusted import open_tensors, read_json
 from moe_probe.recording.trace.files import DOCUMENTS, PARTS, TOKENS, USAGE
 from moe_probe.recording.trace.part_files import (
     DamageError,
@@ -29,7 +27,7 @@ from moe_probe.recording.trace.part_files import (
     part_name,
     plain_file,
     read_errors,
-    read_whole,
+    read_table,
     table_names,
 )
 from moe_probe.recording.trace.shard import Shard
@@ -38,7 +36,7 @@ from moe_probe.recording.trace.shard import Shard
 _LARGEST = 16_000_000
 _NUMBER = re.compile(r"[0-9]{5}|[1-9][0-9]{5,8}")
 #: What reading a file that is not what its name says ends in.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException, SafetensorError)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException)
 
 
 def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartEntry:
@@ -79,13 +77,13 @@ def check_part(root: Path, manifest: Manifest, index: int, offset: int) -> PartE
     earlier = not entry.tables
     if earlier:
         entry = entry.model_copy(update={"tables": tuple(_described(root, f"{PARTS}/{index:05d}/{name}") for name in names)})
-    tables = {name: _table(root, file) for name, file in zip(names, entry.tables, strict=True)}
+    tables = {name: read_table(root, file) for name, file in zip(names, entry.tables, strict=True)}
     try:
         _check_counts(entry, manifest, tables, offset)
         arrays = _check_arrays(root, entry, manifest, read=earlier)
         if earlier and arrays:
             _check_usage(manifest, tables, arrays, offset)
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, MoeProbeError) as error:
         raise DamageError(f"shard {index} cannot be read ({_words(error)})") from error
     return entry
 
@@ -114,10 +112,10 @@ def _read_entry(root: Path, index: int) -> PartEntry:
     path = plain_file(root, name)
     if path.stat().st_size > _LARGEST:
         raise DamageError(f"{name} is too large")
-    data = read_errors(path, path.read_bytes)
+    read_errors(path, lambda: path.open("rb").close())  # without permission it may be whole
     try:
-        entry = PartEntry.model_validate(json.loads(data.decode()))
-    except (ValueError, RecursionError) as error:
+        entry = PartEntry.model_validate(read_json(path, most=_LARGEST))
+    except (ValueError, MoeProbeError) as error:
         raise DamageError(f"{name} is not what was written") from error
     if (entry.tables or entry.digest) and entry != entry.signed():
         raise DamageError(f"{name} is not what was written")
@@ -149,14 +147,6 @@ def _check_names(entry: PartEntry, manifest: Manifest) -> None:
 def _described(root: Path, relative: str) -> FileEntry:
     path = plain_file(root, relative)
     return FileEntry(path=relative, size=path.stat().st_size, sha256=read_errors(path, sha256_file, path))
-
-
-def _table(root: Path, entry: FileEntry) -> pa.Table:
-    data = read_whole(root, entry)
-    try:
-        return pq.read_table(pa.BufferReader(data))
-    except _UNREADABLE as error:
-        raise DamageError(f"{entry.path} cannot be read ({_words(error)})") from error
 
 
 def _check_counts(entry: PartEntry, manifest: Manifest, tables: dict[str, pa.Table], offset: int) -> None:
@@ -236,18 +226,18 @@ def _check_arrays(root: Path, entry: PartEntry, manifest: Manifest, *, read: boo
     """Compare the shapes of a shard's arrays with its counts; return the routing where it is asked for."""
     arrays: dict[str, Any] = {}
     for file in entry.files:
-        with safe_open(root / file.path, framework="numpy") as opened:
-            names = set(opened.keys())
+        with open_tensors(root / file.path) as opened:
+            names = set(opened.names)
             if file.path.rpartition("/")[0] != "routing":
                 continue
             if names != ({"experts", "weights"} if manifest.has_weights else {"experts"}):
                 raise DamageError(f"{file.path} has the arrays {', '.join(sorted(names))}")
             for name in sorted(names):
-                shape = opened.get_slice(name).get_shape()
-                if len(shape) != 3 or shape[:2] != [entry.n_tokens, len(manifest.layers)]:
+                shape = opened.shape(name)
+                if len(shape) != 3 or shape[:2] != (entry.n_tokens, len(manifest.layers)):
                     raise DamageError(f"{file.path} has {name} of shape {shape} for {entry.n_tokens:,} tokens")
                 if read:
-                    arrays[name] = opened.get_tensor(name)
+                    arrays[name] = opened.tensor(name)
     return arrays
 
 

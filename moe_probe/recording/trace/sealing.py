@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.recording.trace.part_files import DamageError, PartEntry, check_size, plain_file, read_whole
+from moe_probe.recording.trace.part_files import DamageError, PartEntry, check_size, plain_file, read_table
 
 
 def check_arrays(root: Path, shards: Sequence[PartEntry]) -> None:
@@ -58,7 +57,7 @@ def join_tables(root: Path, shards: Sequence[PartEntry], name: str, path: Path) 
         for entry in shards:
             with _damage(root, entry):
                 file = next(file for file in entry.tables if file.path.endswith(f"/{name}"))
-                table = pq.read_table(pa.BufferReader(read_whole(root, file)))
+                table = read_table(root, file)
                 if writer is None:
                     writer = pq.ParquetWriter(path, table.schema, compression="zstd")
                 if table.schema != writer.schema:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.files import path_inside, sha256_file
+from moe_probe.core.files import path_inside
 from moe_probe.core.own_files import LOCK_PREFIX
 from moe_probe.core.progress import track
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest
+from moe_probe.core.text import one_line
+from moe_probe.core.untrusted import file_digest, file_size
 from moe_probe.recording.trace.agreement import count_problems
 from moe_probe.recording.trace.files import CHECKSUM, file_entries, find_root, fits_checksum, read_manifest
 
@@ -39,7 +42,7 @@ def verify(path: str | Path) -> list[str]:
     try:
         manifest = read_manifest(root)
     except MoeProbeError as error:
-        return [*problems, str(error)]
+        return [one_line(text) for text in (*problems, str(error))]
     if manifest.status != "sealed":
         problems.append("the trace is unfinished: collect with --resume")
     problems += damage(root, manifest)
@@ -51,7 +54,7 @@ def verify(path: str | Path) -> list[str]:
             for name in files
             if name not in known and not name.startswith(LOCK_PREFIX)
         ]
-    return problems
+    return [one_line(text) for text in problems]  # names in a manifest may be anything
 
 
 def damage(root: Path, manifest: Manifest) -> Iterator[str]:
@@ -83,18 +86,21 @@ def _checksum_problems(root: Path) -> list[str]:
             return [f"{MANIFEST} does not match {CHECKSUM}: one of the two was changed"]
     except FileNotFoundError:
         return [f"{CHECKSUM} is missing"]
+    except MoeProbeError as error:
+        return [str(error)]
     return []
 
 
 def _file_problems(root: Path, entry: FileEntry) -> list[str]:
     try:
         file = path_inside(root, entry.path)
+        if not os.path.lexists(file):
+            return [f"{entry.path} is missing"]
+        size = file_size(file)
+        if size != entry.size:
+            return [f"{entry.path} has {size} bytes instead of {entry.size}"]
+        if file_digest(file) != entry.sha256:
+            return [f"{entry.path} was changed: its checksum differs"]
     except MoeProbeError as error:
         return [str(error)]
-    if not file.exists():
-        return [f"{entry.path} is missing"]
-    if file.stat().st_size != entry.size:
-        return [f"{entry.path} has {file.stat().st_size} bytes instead of {entry.size}"]
-    if sha256_file(file) != entry.sha256:
-        return [f"{entry.path} was changed: its checksum differs"]
     return []

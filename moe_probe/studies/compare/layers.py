@@ -22,7 +22,7 @@ from moe_probe.studies.compare.differences import (
     no_difference,
 )
 from moe_probe.studies.compare.pairing import Pairing, pair_runs, resample
-from moe_probe.studies.compare.settings import ComparisonSettings
+from moe_probe.studies.compare.settings import MOST_PERMUTATIONS, ComparisonSettings
 
 #: Measures whose values are stored, by column of ``layers``.
 _STORED = {
@@ -143,8 +143,8 @@ def _layers_result(run: ComparedRun, pairing: Pairing, index: int) -> Result:
     return layer_usage(
         pairing.usage[index],
         label=run.label,
-        permutations=int(stored.params["permutations"]),
-        strata=stored.params["strata"],
+        permutations=stored.param("permutations", int, least=0, most=MOST_PERMUTATIONS),
+        strata=stored.param("strata", str) if stored.params.get("strata") is not None else None,
         seed=stored.seed or 0,
     )
 

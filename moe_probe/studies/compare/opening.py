@@ -15,7 +15,8 @@ from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare.compared_run import ComparedRun
 from moe_probe.studies.compare.comparison import Comparison, compare_opened_runs
-from moe_probe.studies.compare.settings import ComparisonSettings
+from moe_probe.studies.compare.settings import MOST_PERMUTATIONS, ComparisonSettings
+from moe_probe.studies.compare.stored import check_stored
 
 #: Settings of run.yaml that decide numbers and are not known from elsewhere.
 _SETTINGS = {
@@ -152,7 +153,8 @@ def open_compared_run(
             "a comparison starts from the results of its runs",
             f"moe-probe analyze {root}",
         )
-    own = str(stored["expert_topics"].params["label"])
+    check_stored(root, stored)
+    own = stored["expert_topics"].param("label", str)
     label = label or own
     results = stored if label == own else _under(label, opened, stored, say=say)
     return ComparedRun(name or root.resolve().name, opened.manifest, results, label, opened.trace, _settings(root))
@@ -165,8 +167,10 @@ def _under(label: str, run: RunDirectory, stored: dict[str, Result], *, say: Say
 
     need_column(run.documents, label)
     own = stored["expert_topics"]
-    strata = own.params["strata"] if own.params["strata"] != label else str(own.params["label"])  # within the other label
-    permutations, alpha = int(own.params["permutations"]), float(own.params["alpha"])
+    strata = own.param("strata", str) if own.params.get("strata") is not None else None
+    strata = own.param("label", str) if strata == label else strata  # within the other label
+    permutations = own.param("permutations", int, least=0, most=MOST_PERMUTATIONS)
+    alpha = own.param("alpha", float, least=0, most=1)
     settings = AnalysisSettings(by=label, strata=strata, permutations=permutations, alpha=alpha, seed=own.seed or 0)
     context = Context(run.trace, settings)
     started = time.monotonic()

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_probe.studies.compare.compared_run import ComparedRun
 
+#: Permutations that a stored result may ask for: computing them again must end.
+MOST_PERMUTATIONS = 1_000_000
+
 
 @dataclass(frozen=True)
 class ComparisonSettings:

@@ -49,7 +49,9 @@ def measure_row(run: RunDirectory, *, name: str = "", note: str = "") -> ModelRo
 
     manifest, results = run.manifest, run.results
     effects = results["expert_topics"]
-    label = str(effects.params["label"])
+    label = effects.param("label", str)
+    known = effects.params
+    strata = effects.param("strata", str) if known.get("strata") is not None else None
     counted = manifest.evidence is Evidence.COUNTS
     rules = Rules() if counted else _rules(_verdicts(run))
     return ModelRow(
@@ -58,13 +60,13 @@ def measure_row(run: RunDirectory, *, name: str = "", note: str = "") -> ModelRo
         experts=tuple(sorted({layer.num_experts for layer in manifest.layers})),
         top_k=tuple(sorted({layer.top_k for layer in manifest.layers})),
         evidence=manifest.evidence,
-        corpus=_corpus(run, label, effects.params.get("strata"), note),
+        corpus=_corpus(run, label, strata, note),
         information=Information() if counted else _information(results["layers"], effects),
         decoding=Decoding() if counted else _decoding(results["layers"].table),
         topics=_topics(run, effects, label, rules),
         lift_threshold=rounded(2**rules.min_log2_lift) or 0.0,
-        alpha=float(effects.params.get("alpha", rules.alpha)),
-        permutations=int(effects.params.get("permutations") or 0),
+        alpha=effects.param("alpha", float, least=0, most=1) if "alpha" in known else rules.alpha,
+        permutations=effects.param("permutations", int, least=0) if known.get("permutations") else 0,
         seed=int(effects.seed or 0),
         versions={**dict(sorted(manifest.versions.items())), "moe_probe": manifest.versions.get("moe_probe", __version__)},
     )
@@ -82,8 +84,8 @@ def _verdicts(run: RunDirectory) -> Result:
 
 
 def _rules(verdicts: Result) -> Rules:
-    known = {name: value for name, value in verdicts.params.items() if name in vars(Rules())}
-    return Rules(**known)
+    usual = vars(Rules())
+    return Rules(**{name: verdicts.param(name, type(usual[name])) for name in verdicts.params if name in usual})
 
 
 def _corpus(run: RunDirectory, label: str, strata: str | None, note: str) -> CorpusFacts:
@@ -110,13 +112,13 @@ def _information(layers: Result, effects: Result) -> Information:
     bits, null = table["mi_topic_bits"].to_numpy(float), table["mi_topic_null_bits"].to_numpy(float)
     if not np.isfinite(bits).any() or not np.isfinite(null).any():
         return Information()
-    n_topics = int(layers.params.get("topics") or effects.params["topics"])
+    n_topics = (layers if layers.params.get("topics") else effects).param("topics", int, least=1, most=1e9)
     # information is at most the entropy of either side (Cover and Thomas 2006, section 2.4)
     possible = np.minimum(np.log2(n_topics), table["entropy_bits"].to_numpy(float))
     possible[possible <= 0] = np.nan  # all selections go to one expert
     share = bits / possible
     best, p = int(np.nanargmax(bits)), table["mi_topic_p"].to_numpy(float)
-    alpha = float(effects.params.get("alpha", Rules().alpha))
+    alpha = effects.param("alpha", float, least=0, most=1) if "alpha" in effects.params else Rules().alpha
     mean_null = float(np.nanmean(null))
     return Information(
         mean=rounded(np.nanmean(bits)),
