@@ -55,7 +55,7 @@ run.verdicts.table[["topic", "verdict", "sentence"]]
 # %%
 found = moe_probe.expert_topics(run, label="topic", permutations=200, seed=0)
 ends = [run.layers[0].layer, run.layers[-1].layer]
-plots.topic_heatmap(found.table, layers=ends)
+plots.topic_heatmap(found.table, layers=ends);
 # %% [markdown]
 # Many pairs of expert and topic are looked at, so some will look striking by chance. How many would there be if topics meant
 # nothing? Shuffle the topics over the texts, keep everything else, and ask again. Texts are shuffled and not tokens: the
@@ -88,7 +88,7 @@ print(f"{claims(found)} pairs with the real topics, {claims(by_chance)} with shu
 # matters: what token and topic both tell is counted for the one that comes first, so both orders are shown.
 
 # %%
-plots.explained_bars(run.results.explained.table)
+plots.explained_bars(run.results.explained.table);
 # %% [markdown]
 # In this model the token is nearly all of it. The topic saves a few hundredths of a bit even when it comes first, and about
 # half of that is the topic's words: topics matter to single experts, and little to routing as a whole.
@@ -168,7 +168,7 @@ counts = pd.DataFrame(chosen.selections[:, -1], index=chosen.documents["topic"])
 shares = counts.div(counts.sum(axis=1), axis=0)
 ax = shares.T.plot.bar(figsize=(7, 2.6), width=0.8)
 ax.set(xlabel=f"expert of layer {mine.layers[-1].layer}", ylabel="share of selections")
-ax.legend(frameon=False, title=None)
+ax.legend(frameon=False, title=None);
 
 # %% [markdown]
 # ## Where to go from here

@@ -138,7 +138,7 @@ def read_json(path: Path, *, most: int = MOST_JSON, hint: str = _AGAIN) -> Any:
     """
     data = read_bytes(path, most=most, hint=hint)
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
         if rb"\u" in data:  # a string that no file can be written with: found now rather than by whoever writes it
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         check_depth(value)

@@ -34,7 +34,10 @@ EVIL = "x\nmoe-probe: forged\r\x1b[2J\u202egnp.exe\u2028# heading | <script>wind
 FORGED = re.compile(r"^(moe-probe: forged|# heading)|[\r\x1b\u202e\u2028\x9b]", re.MULTILINE)
 #: What ctypes starts to find a library, when torch or another package is imported.
 _LOADER = ("ldconfig", "gcc", "ld")
-_CODE = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\nfrom transformers import OlmoeConfig, OlmoeForCausalLM\n"
+_CODE = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\nimport transformers\n"
+# classes of its own: transformers marks those that a checkpoint brings, for the rest of the process
+_CODE += "class OlmoeConfig(transformers.OlmoeConfig): pass\n"
+_CODE += "class OlmoeForCausalLM(transformers.OlmoeForCausalLM):\n    config_class = OlmoeConfig\n"
 
 
 @dataclass

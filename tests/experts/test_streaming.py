@@ -82,7 +82,7 @@ class WatchedTrace(Trace):
         raise AssertionError("a whole layer was asked for")
 
     def usage(self) -> Usage:
-        return WatchedUsage(self.root / "usage.parquet", self.layers, self.documents)
+        return WatchedUsage(self.root, self.layers, self.documents, self.manifest.evidence)
 
     def iter_tokens(self, *args: Any, **options: Any) -> Iterator[Any]:
         for entry, chunk in super().iter_tokens(*args, **options):

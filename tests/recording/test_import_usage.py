@@ -278,7 +278,7 @@ def test_long_tables_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(MoeProbeError, match="no file"):
         import_usage(tmp_path / "none.csv", tmp_path / "t", topic="x", options=K)
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
-    with pytest.raises(MoeProbeError, match="cannot be read"):
+    with pytest.raises(MoeProbeError, match="is not a Parquet file"):
         import_usage(tmp_path / "bad.parquet", tmp_path / "t", topic="x", options=K)
 
 

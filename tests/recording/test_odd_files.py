@@ -431,7 +431,7 @@ def test_a_mark_before_a_configuration_changes_nothing(sae: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"k": 2', b'"k": 2, "k": 3', "names the field 'k' twice"),
+        (b'"k": 2', b'"k": 2, "k": 3', "the key 'k' is there twice"),
         (b'"k": 2', b'"k": ' + b"[" * 100_000, "nested too deep"),
         (b'"rescale_acts_by_decoder_norm": false', b'"rescale_acts_by_decoder_norm": "false"', "true or false is expected"),
         (b'"k": 2', b'"k": 2, "finetuning_scaling_factor": "no"', "true or false is expected"),

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.schema import MANIFEST
 from moe_probe.core.workers.cluster import Cluster, connected
 from moe_probe.core.workers.plan import Plan
 from moe_probe.core.workers.pool import Pool, State
@@ -172,7 +173,7 @@ def test_a_driver_that_is_ended_goes_on_where_it_was(
     assert half_done, said
     assert driver.returncode == (-9 if signum == signal.SIGKILL else 130), said
     assert signum == signal.SIGKILL or ("interrupted" in said and "--ray" in said and "--resume" in said), said
-    assert not out.exists()
+    assert not (out / MANIFEST).exists()
     _check_workers_are_gone(cluster)
     if signum == signal.SIGINT:
         return

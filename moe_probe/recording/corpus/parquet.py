@@ -99,7 +99,7 @@ class ParquetTable:
                     yield batch
                     row += batch.num_rows
         except DAMAGED as error:
-            raise MoeProbeError(f"{self.path} cannot be read behind row {row}", one_line(error), _COPY) from error
+            raise MoeProbeError(f"{self.path} is damaged behind row {row}", one_line(error), _COPY) from error
 
     def whole(self) -> pa.Table:
         """Read all rows; see `batches`."""
