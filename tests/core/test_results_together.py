@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from moe_probe.core import result_files
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.lock import HOLDER, LOCK
 from moe_probe.core.generation import differing_settings, made_by, read_together, save_together
+from moe_probe.core.lock import HOLDER, LOCK
 from moe_probe.core.publication import JOURNAL, STAGED, Publication, Published, settle
 from moe_probe.core.results import Result, Results
 from moe_probe.core.stage import read_stages
@@ -82,7 +82,7 @@ def test_a_writer_that_stops_anywhere_leaves_one_generation(tmp_path: Path, monk
         assert values(folder) == seen
         assert not (folder / STAGED).exists() and not (folder / JOURNAL).exists()
         left = sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, HOLDER))  # of a writer that was killed
-            assert left == sorted(f"{n}.{e}" for n in seen for e in ("json", "parquet"))
+        assert left == sorted(f"{n}.{e}" for n in seen for e in ("json", "parquet"))
         if not stopped:
             break
         step += 1
