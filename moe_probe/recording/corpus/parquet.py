@@ -145,7 +145,7 @@ def _rows_at_once(metadata: pq.FileMetaData) -> int:
     """Return how many rows are decoded together: each time, all codes of a row group are built and checked again."""
     declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     per_row = max(1, declared // max(1, metadata.num_rows))
-    return min(_MOST_ROWS, max(1, _DECODED // per_row))
+    return int(min(_MOST_ROWS, max(1, _DECODED // per_row)))
 
 
 def _most_values(metadata: pq.FileMetaData) -> int:
