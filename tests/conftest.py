@@ -21,7 +21,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     With ``pytest -n 2 --dist loadgroup`` every process would otherwise build it for its part of the tests. Tests that share
     nothing stay free and fill the gaps.
     """
-    definitions = item._fixtureinfo.name2fixturedefs
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # every item that is a function has one
     if "split_run" in definitions:
         item.add_marker(pytest.mark.xdist_group("split_run"))
         return

@@ -213,7 +213,7 @@ class Result:
         MoeProbeError
             When it is missing, of another type or out of bounds.
         """
-        value = self.params.get(name)
+        value: Any = self.params.get(name)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if kind is float and (isinstance(value, float) or whole):
             value = float(value) if abs(value) < _LARGEST else math.nan
@@ -225,7 +225,7 @@ class Result:
                 why,
                 command_for(self.name, "RUN/results"),
             )
-        return value
+        return value  # type: ignore[no-any-return]  # of the kind that was asked for
 
     def __repr__(self) -> str:
         """Name, size and columns."""

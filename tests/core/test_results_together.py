@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from moe_probe.core import result_files
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.generation import differing_settings, made_by, read_together, save_together
-from moe_probe.core.lock import HOLDER, LOCK
+from moe_probe.core.holder import HOLDER
+from moe_probe.core.lock import LOCK
 from moe_probe.core.publication import JOURNAL, STAGED, Publication, Published, settle
 from moe_probe.core.results import Result, Results
 from moe_probe.core.stage import read_stages

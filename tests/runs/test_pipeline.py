@@ -162,7 +162,6 @@ def timeless(path: Path) -> object:
     return path.read_bytes()
 
 
-@pytest.mark.usefixtures("quickly")
 def test_resume_skips_what_is_unchanged(finished: Path, checkpoint: Path) -> None:
     settings = config(checkpoint, finished / "corpus.jsonl")
     shutil.copytree(finished / "one", finished / "three")

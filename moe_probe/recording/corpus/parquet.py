@@ -143,8 +143,8 @@ def _text_bytes(batch: pa.RecordBatch) -> int:
 
 def _rows_at_once(metadata: pq.FileMetaData) -> int:
     """Return how many rows are decoded together: each time, all codes of a row group are built and checked again."""
-    declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    per_row = max(1, declared // max(1, metadata.num_rows))
+    declared: int = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    per_row: int = max(1, declared // max(1, metadata.num_rows))
     return int(min(_MOST_ROWS, max(1, _DECODED // per_row)))
 
 
