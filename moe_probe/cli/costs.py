@@ -80,11 +80,13 @@ def cost(
     data: dict[str, Any] = {}
     lines: list[str] = []
     if run is not None:
+        from moe_probe.core.publication import settle
         from moe_probe.recording.run_model import model_settings_of
         from moe_probe.recording.rundir import RunDirectory
         from moe_probe.recording.trace import Trace
         from moe_probe.studies.cost import measure_cost, save_cost
 
+        settle(run / "results")  # what an interrupted command left is finished before its bytes are counted
         opened, own = RunDirectory(Trace.open(run), run), model_settings_of(run) if options.model is None else None
         model, revision = (own.name, own.revision) if own is not None else (options.model, None)
         measured = measure_cost(

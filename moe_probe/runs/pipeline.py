@@ -11,6 +11,7 @@ from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import RUN_FOLDER, check_output_folder, disk_errors
 from moe_probe.core.lock import writing
 from moe_probe.core.progress import Say, silent
+from moe_probe.core.publication import settle
 from moe_probe.recording.collect.parts import Parts
 from moe_probe.runs.config import RunConfig, dump_config
 from moe_probe.runs.ledger import Ledger
@@ -72,6 +73,8 @@ def _begin(config: RunConfig, root: Path, mode: str) -> None:
             if own is not None:
                 own.remove(root)
             parts.remove()
+        settle(root / "results")  # a stage that is done writes nothing, and would leave what was interrupted as it is
+        settle(root / "results" / "asked")
         root.mkdir(parents=True, exist_ok=True)
         dump_config(config, root / "run.yaml")
 

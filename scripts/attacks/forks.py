@@ -1,6 +1,6 @@
 """Commands of the program in forked processes, which are killed where and when the attack says.
 
-Importing torch takes seconds, so that one process imports everything once and each trial is a fork of it.
+Importing torch takes seconds, so that one process imports once what the commands need, and each trial is a fork of it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import pkgutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,18 +19,14 @@ from typing import Any
 
 #: Calls that change names in a folder: between any two of them the disk may be found.
 _STEPS = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "link", "symlink", "truncate", "ftruncate")
-#: Modules that start a process of their own or need an extra when they are imported.
-_LEFT_OUT = ("__main__", "testing", "notebook", "ray")
 
 
-def import_everything() -> None:
-    """Import all modules of the package, so that forks start at once."""
-    import moe_probe
-
-    for module in pkgutil.walk_packages(moe_probe.__path__, "moe_probe."):
-        if not any(word in module.name for word in _LEFT_OUT):
-            with contextlib.suppress(ImportError):  # of an extra that is not installed
-                importlib.import_module(module.name)
+def import_what(log: Path) -> None:
+    """Import the modules that the last fork had in the end, so that the next one starts at once."""
+    for name in log.with_suffix(".modules").read_text().split("\n"):
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):  # of a module that is made while another is imported, or of no file
+                importlib.import_module(name)
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Kill:
     Attributes
     ----------
     seconds : float or None
-        After its start.
+        When it has used so much processor time: unlike time on the clock this means the same on a busy machine.
     step : int or None
         At this change of a folder, counted from 0.
     after : bool
@@ -55,7 +51,7 @@ class Kill:
         """Say it in words."""
         if self.step is not None:
             return f"{'after' if self.after else 'before'} change {self.step} of a folder"
-        return f"{self.seconds:.3f} s after the start"
+        return f"after {self.seconds:.3f} s of processor time"
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,7 @@ class Outcome:
     output : str
         What it wrote to the terminal.
     seconds : float
+        Processor time, of all its threads.
     """
 
     killed: bool
@@ -115,33 +112,36 @@ def forked(work: Callable[[], int], log: Path, *, kill: Kill | None = None, time
     work : callable
         Returns the exit status.
     log : Path
-        File for what it writes to the terminal; beside it, with the ending .steps, a file gets how many changes of folders a
-        process that came to its end has made.
+        File for what it writes to the terminal. Beside it, a process that came to its end leaves two more: with the ending
+        .steps how many changes of folders it has made, with .modules the names of its modules.
     kill : Kill, optional
     timeout : float
         Seconds after which it is killed, whatever `kill` says; that is no outcome but a TimeoutError.
     """
-    started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         _child(work, log, kill)
-    end = started + timeout
-    at = started + kill.seconds if kill is not None and kill.seconds is not None else None
+    end = time.monotonic() + timeout
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        now = time.monotonic()
+        done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
             break
-        if now >= end or (at is not None and now >= at):
+        late = time.monotonic() >= end
+        if late or (kill is not None and kill.seconds is not None and _processor_time(pid) >= kill.seconds):
             os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            if now >= end:
+            _, status, used = os.wait4(pid, 0)
+            if late:
                 raise TimeoutError(f"no end after {timeout:g} s: {log.read_text(errors='replace')[-500:]}")
             break
-        time.sleep(0.002 if at is None else max(0.0, min(0.002, at - now)))
+        time.sleep(0.002)
     text = log.read_text(errors="replace")
     killed = os.WIFSIGNALED(status)
-    return Outcome(killed, 0 if killed else os.WEXITSTATUS(status), text, time.monotonic() - started)
+    return Outcome(killed, 0 if killed else os.WEXITSTATUS(status), text, used.ru_utime + used.ru_stime)
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds of processor time of another process and its threads, by Linux's clock of that process."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _child(work: Callable[[], int], log: Path, kill: Kill | None) -> None:
@@ -156,6 +156,7 @@ def _child(work: Callable[[], int], log: Path, kill: Kill | None) -> None:
         steps.watch()
         status = work()
         steps.save()
+        log.with_suffix(".modules").write_text("\n".join(sorted(sys.modules)))
     except BaseException:
         with contextlib.suppress(OSError):
             os.write(2, traceback.format_exc().encode())
@@ -167,8 +168,6 @@ def command(words: Sequence[str], folder: Path) -> Callable[[], int]:
     """Return work that runs ``moe-probe`` with these words in a folder, as a user would."""
 
     def run() -> int:
-        import sys
-
         from moe_probe.cli import main
 
         os.chdir(folder)

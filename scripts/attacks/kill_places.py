@@ -40,7 +40,7 @@ class Place:
 
 
 _RESUME = ("--resume",)
-_SAE = ("--widths", "16,32", "--k", "4", "--layers", "0", "--epochs", "1", "--device", "cpu")
+_SAE = ("--widths", "16,32", "--k", "4", "--layers", "0", "--epochs", "1", "--sae-batch-tokens", "256", "--device", "cpu")
 _RUN = (
     *("run", _MODEL, *_CORPUS, "--out", "run", *_QUICK, "--strata", "register", "--hidden-share", "1.0", *_SAE[:-2]),
     *("--ablate", "zero", "--ablate-tokens", "256"),
@@ -67,7 +67,7 @@ PLACES = (
     Place("ablate", ("ablate", "run", "--model", _MODEL, "--tokens", "256", "--how", "zero"), after="match"),
     Place("cost", ("cost", "run", "--model", _MODEL), after="tree"),
     Place("report", ("report", "run"), after="cost"),
-    Place("report of an analysis", ("report", "run"), after="analyze", short=True),
+    Place("report of an analysis", ("report", "run"), after="analyze"),
     Place("compare", ("compare", "run", "--by", "topic", "--by", "register", "--out", "compared", "--no-notebook",
                       "--resamples", "99", "--permutations", "19", "--force"), after="analyze"),
     Place("run", _RUN, again=_RESUME),
@@ -92,15 +92,16 @@ def with_starts(places: list[Place]) -> list[Place]:
     return [place for place in PLACES if place.name in needed]
 
 
-def write_inputs(folder: Path) -> Callable[[], int]:
-    """Return work that writes a tiny model with its tokenizer, a corpus and a file of routing."""
+def write_inputs(folder: Path, wanted: list[Place]) -> Callable[[], int]:
+    """Return work that writes a file of routing and, for places that need them, a tiny model with its tokenizer and a corpus."""
 
     def write() -> int:
-        from support.corpora import write_corpus
-
-        write_corpus(folder / "corpus.jsonl", documents=36, longest=60)
-        _write_model(folder / "model")
         write_routing(folder / "routing.jsonl")
+        if any(_MODEL in place.words for place in with_starts(wanted)):
+            from support.corpora import write_corpus
+
+            write_corpus(folder / "corpus.jsonl", documents=36, longest=60)
+            _write_model(folder / "model")
         return 0
 
     return write

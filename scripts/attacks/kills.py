@@ -1,35 +1,33 @@
 """Every stage and every command that writes, killed at any moment, continued as it advises, compared with an undisturbed run.
 
-Half of the kills come at a moment of the undisturbed duration, drawn evenly; half at a change of a folder (a rename, a removal,
-a new folder), before or behind it. The second kind repeats exactly under its seed. Clusters, maps and fits of routing run with
-few draws: what is attacked is how files are written.
+Half of the kills come at a moment of the undisturbed processor time, drawn evenly; half at a change of a folder (a rename, a
+removal, a new folder), before or behind it. The second kind repeats exactly under its seed. Clusters, maps and fits of routing
+run with few draws: what is attacked is how files are written. A clock stands still where durations get into files, so that
+files are compared byte by byte; the training of SAEs writes its state after every batch. Places are attacked in turns: an
+attack that is interrupted (Ctrl-C) has killed all of them equally often.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-import re
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from attacks.common import Options, Table
-from attacks.forks import Kill, command, forked, import_everything
-from attacks.kill_places import Place, chosen, with_starts, write_inputs
+from attacks.forks import Kill, command, forked, import_what
+from attacks.kill_places import PLACES, Place, chosen, with_starts, write_inputs
 
-#: Times in files that hold some, and what follows from them.
-_TIMES = (
-    (re.compile(r"logs/stages\.json"), re.compile(r'"seconds": [\d.]+|"[0-9a-f]{64}"')),
-    (re.compile(r"results/cost\.json"), re.compile(r'"seconds": [\d.]+')),
-    (re.compile(r"results/(costs|cost_projected)\.json"), re.compile(r'"(table_sha256|id)": "\w+"')),
-    (re.compile(r"report\.(html|md)"), re.compile(r"\b[\d,]+\.\d s\b|\b[\d.]+ seconds\b")),
-)
-_PATIENCE = 400
+_PATIENCE = 3_600
 
 
 @dataclass
@@ -46,28 +44,55 @@ class Counts:
 
 def attack(options: Options) -> Table:
     """Kill every place, as often as asked."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-    from support.quick import quick
+    wanted = chosen(options.only, short=options.short)
+    rngs = [np.random.default_rng([options.seed, PLACES.index(place)]) for place in wanted]
+    counts = [Counts() for _ in wanted]
+    with _prepared(short=options.short):
+        bench = _Bench(options, wanted)
+        try:
+            for trial in range(options.number):
+                started = time.monotonic()
+                for place, rng, count in zip(wanted, rngs, counts, strict=True):
+                    bench.trial(place, bench.drawn(place, rng, trial), count)
+                say(f"{trial + 1} of {options.number} rounds, the last in {time.monotonic() - started:.0f} s")
+                if trial % 10 == 0:
+                    say(_table(wanted, counts).markdown())
+        except KeyboardInterrupt:
+            say("interrupted: what follows are the trials so far")
+    return _table(wanted, counts)
 
+
+def _table(places: list[Place], counts: list[Counts]) -> Table:
     table = Table(
         "Killed at any moment", ("stage or command", "trials", "killed before the end", "lost", "wrong", "refused")
     )
-    with quick():
-        import_everything()
-        bench = _Bench(options)
-        wanted = chosen(options.only, short=options.short)
-        for number, place in enumerate(with_starts(wanted)):
-            bench.undisturbed(place)
-            if place not in wanted:
-                continue
-            rng = np.random.default_rng([options.seed, number])
-            counts = Counts()
-            for trial in range(options.number):
-                bench.trial(place, bench.drawn(place, rng, trial), counts)
-            table.rows.append((place.name, counts.trials, counts.killed, counts.lost, counts.wrong, counts.refused))
-            table.failures += counts.failures
-            print(f"{place.name}: {counts}", flush=True)
+    for place, c in zip(places, counts, strict=True):
+        table.rows.append((place.name, c.trials, c.killed, c.lost, c.wrong, c.refused))
+        table.failures += c.failures
     return table
+
+
+def say(text: str) -> None:
+    """Tell the one who watches how far the attack is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _prepared(*, short: bool) -> Iterator[None]:
+    """Cheap analyses, and a clock that stands still where durations get into files."""
+    if short:  # imports alone, which need neither
+        yield
+        return
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+    import pytest
+    from support.quick import quick
+
+    checkpoints = itertools.count(step=1_000)  # seconds at which training asks whether to write its state
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moe_probe.runs.pipeline.time", SimpleNamespace(monotonic=lambda: 0.0))
+        clock = SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: float(next(checkpoints)))
+        patch.setattr("moe_probe.sae.training.train.time", clock)
+        yield
 
 
 @dataclass(frozen=True)
@@ -82,12 +107,15 @@ class _Undisturbed:
 class _Bench:
     """The folders of the attack: inputs, the outcome of each place, and the one trial that goes on."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, wanted: list[Place]) -> None:
         self.work, self.inputs, self.folder = options.work, options.work / "inputs", options.work / "trial"
         self.log = options.work / "log.txt"
         self.known: dict[str, _Undisturbed] = {}
         self.inputs.mkdir()
-        self._done(write_inputs(self.inputs))
+        self._done(write_inputs(self.inputs, wanted))
+        import_what(self.log)
+        for place in with_starts(wanted):
+            self.undisturbed(place)
 
     def _done(self, work: Callable[[], int]) -> float:
         outcome = forked(work, self.log, timeout=_PATIENCE)
@@ -114,13 +142,21 @@ class _Bench:
         return json.loads(answer.read_text())
 
     def undisturbed(self, place: Place) -> None:
-        """Run a place to its end, and keep what it leaves; the places that start from it take it up."""
+        """Run a place to its end, twice, and keep what it leaves; the places that start from it take it up."""
         self._start(place)
         before = self._ask(results_seen)
+        self._done(command(place.words, self.folder))
+        first = self._ask(digests)
+        import_what(self.log)
+        self._start(place)
         seconds = self._done(command(place.words, self.folder))
         steps = int(self.log.with_suffix(".steps").read_text())
-        self.known[place.name] = _Undisturbed(self._ask(digests), self._ask(results_seen), before, seconds, steps)
+        files = self._ask(digests)
+        if files != first:
+            raise RuntimeError(f"{place.name}: two undisturbed commands differ: {_difference(first, files)}")
+        self.known[place.name] = _Undisturbed(files, self._ask(results_seen), before, seconds, steps)
         shutil.copytree(self.folder, self.work / "states" / place.name, symlinks=True)
+        say(f"{place.name}: {seconds:.1f} s of processor time, {steps} changes of folders")
 
     def drawn(self, place: Place, rng: np.random.Generator, trial: int) -> Kill:
         """Draw the moment of a kill."""
@@ -167,27 +203,13 @@ def _difference(expected: dict[str, str], found: dict[str, str]) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, without the times in it and without locks, which hold a process id."""
+    """SHA-256 of every file below a folder but locks, which hold a process id."""
+    from moe_probe.core.files import sha256_file
     from moe_probe.core.holder import HOLDER
     from moe_probe.core.lock import LOCK
 
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK, HOLDER))
-    return {
-        path.relative_to(folder).as_posix(): _timeless(path, path.relative_to(folder).as_posix()) for path in sorted(files)
-    }
-
-
-def _timeless(path: Path, name: str) -> str:
-    import pandas as pd
-
-    from moe_probe.core.files import sha256_file, sha256_text
-
-    if name.endswith("results/costs.parquet"):
-        return sha256_text(pd.read_parquet(path).drop(columns="seconds").to_json())
-    for files, times in _TIMES:
-        if files.search(name):
-            return sha256_text(times.sub("", path.read_text(encoding="utf-8")))
-    return sha256_file(path)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files)}
 
 
 def results_seen(folder: Path) -> dict[str, str]:
@@ -200,8 +222,7 @@ def results_seen(folder: Path) -> dict[str, str]:
     for where in ("run/results", "compared"):
         try:
             for name, result in read_together(folder / where).items():
-                table = result.table.drop(columns="seconds") if name == "costs" else result.table
-                seen[f"{where}/{name}"] = sha256_text(table.to_json())
+                seen[f"{where}/{name}"] = sha256_text(result.table.to_json())
         except MoeProbeError as error:
             seen[""] = str(error)
     return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.flops import match_operations, sae_encode_flops, sae_train_flops, shape_of
+from moe_probe.core.own_files import LOCK_PREFIX
 from moe_probe.core.progress import Say
 from moe_probe.core.stage import read_stages
 from moe_probe.core.textfiles import read_text
@@ -19,6 +21,10 @@ from moe_probe.studies.cost.project import EXPLAIN_TOKENS, LABELLER, SCORE_TOKEN
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
     from moe_probe.sae import SaeConfig
+
+
+#: What `save_cost` writes: left out of what it counts, so that the same command again finds the same.
+_OWN = ("cost.json", *(f"{name}.{ending}" for name in ("costs", "cost_projected") for ending in ("json", "parquet")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +142,8 @@ def _trace_steps(run: RunDirectory, seconds: dict[str, float], model: dict[str, 
             step="analyze",
             tokens=run.n_tokens,
             seconds=seconds.get("analyze"),
-            bytes=_bytes(run.results_folder),
-            note="counting and permuting, no matrix products to speak of; bytes of all result tables",
+            bytes=_bytes(run.results_folder, but=_OWN),
+            note="counting and permuting, no matrix products to speak of; bytes of all result tables but those of cost",
         ),
     ]
 
@@ -286,5 +292,12 @@ def _stage_seconds(run: Path) -> dict[str, float]:
     return {name: entry.seconds for name, entry in read_stages(run).items()}
 
 
-def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
+def _bytes(folder: Path, but: Collection[str] = ()) -> int:
+    """Add up the files of a folder, without locks and what else is hidden: those are of the command that is at work."""
+    return sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.name not in but
+        and not any(part.startswith(LOCK_PREFIX) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
