@@ -113,7 +113,6 @@ class _Bench:
         self.known: dict[str, _Undisturbed] = {}
         self.inputs.mkdir()
         self._done(write_inputs(self.inputs, wanted))
-        import_what(self.log)
         for place in with_starts(wanted):
             self.undisturbed(place)
 
@@ -121,6 +120,7 @@ class _Bench:
         outcome = forked(work, self.log, timeout=_PATIENCE)
         if outcome.status or outcome.killed:
             raise RuntimeError(f"an undisturbed command failed: {outcome.output}")
+        import_what(self.log)  # the next fork starts with it
         return outcome.seconds
 
     def _start(self, place: Place) -> None:
@@ -147,7 +147,6 @@ class _Bench:
         before = self._ask(results_seen)
         self._done(command(place.words, self.folder))
         first = self._ask(digests)
-        import_what(self.log)
         self._start(place)
         seconds = self._done(command(place.words, self.folder))
         steps = int(self.log.with_suffix(".steps").read_text())

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.publication import STAGED
 from moe_probe.models.settings import ModelSettings
 from moe_probe.recording.settings import CorpusSettings
 from moe_probe.runs.config import RunConfig, load_config
@@ -165,7 +166,9 @@ def timeless(path: Path) -> object:
 def test_resume_skips_what_is_unchanged(finished: Path, checkpoint: Path) -> None:
     settings = config(checkpoint, finished / "corpus.jsonl")
     shutil.copytree(finished / "one", finished / "three")
+    (finished / "three" / "results" / STAGED).mkdir()  # of an interrupted command; all stages are done
     assert run(settings, finished / "three", mode="resume").skipped == ("collect", "analyze", "cost", "report")
+    assert not (finished / "three" / "results" / STAGED).exists()
     (finished / "three" / "results" / "layers.parquet").unlink()
     assert run(settings, finished / "three", mode="resume").skipped == ("collect", "cost", "report")
     more = config(checkpoint, finished / "corpus.jsonl", permutations=150)

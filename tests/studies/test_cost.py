@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from moe_probe.cli import app
 from moe_probe.core.errors import UsageError
 from moe_probe.core.flops import sae_encode_flops, sae_train_flops, shape_of, training_flops
+from moe_probe.core.publication import STAGED
 from moe_probe.models import load_model
 from moe_probe.recording.trace import Trace
 from moe_probe.sae import SaeConfig, TrainOptions, make_sae, train_saes
@@ -121,9 +122,14 @@ def test_unknown_training_is_not_guessed_and_sizes_are_checked() -> None:
 
 def test_a_run_is_counted_step_by_step(split_run_copy: Path) -> None:
     run = split_run_copy
-    done = CliRunner().invoke(app, ["cost", str(run), "--train-tokens", "1e6", "--json", "--quiet"])
+    words = ["cost", str(run), "--train-tokens", "1e6", "--json", "--quiet"]
+    done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["run"]
+    (run / "results" / STAGED).mkdir()
+    (run / "results" / STAGED / "layers.parquet").write_bytes(b"of an interrupted command")
+    assert json.loads(CliRunner().invoke(app, words).stdout)["run"] == found  # its own tables are not counted either
+    assert not (run / "results" / STAGED).exists()
     steps = {s["step"]: s for s in found["steps"]}
     tokens, model = steps["collect"]["tokens"], found["model"]
     assert steps["collect"]["flops"] == pytest.approx(tokens * model["forward_flops_no_logits"])
