@@ -269,7 +269,22 @@ class Routing:
         return ids
 
     def weights(self, layers: Sequence[int] | slice | None = None, rows: slice = slice(None)) -> np.ndarray:
-        """Read gate weights, float16; as `experts`."""
+        """Read gate weights.
+
+        Parameters
+        ----------
+        layers, rows
+            As `experts`.
+
+        Returns
+        -------
+        ndarray of float16, shape (n_rows, n_layers, n_slots)
+
+        Raises
+        ------
+        MoeProbeError
+            When the file is damaged.
+        """
         return self._read("weights", layers, rows)
 
     def _read(self, name: str, layers: Sequence[int] | slice | None, rows: slice) -> np.ndarray:
