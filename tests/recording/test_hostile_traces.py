@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from moe_probe.core import textfiles, untrusted
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.recording.trace.opened import past_highest
+from moe_probe.core.routing import past_highest
 
 #: Readers whose input is made in a moment; the script has all.
 FAST = ("trace-counts", "manifest", "sparsify", "checkpoint", "run-yaml", "answers", "models-table", "resume-counts")

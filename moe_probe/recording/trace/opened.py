@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import path_inside
-from moe_probe.core.routing import dropped_id
+from moe_probe.core.routing import dropped_id, past_highest
 from moe_probe.core.schema import MANIFEST, Manifest, ShardEntry
 from moe_probe.core.untrusted import TensorFile, file_size, open_tensors
 from moe_probe.core.untrusted_tables import StrangeTable
@@ -21,8 +21,6 @@ from moe_probe.recording.trace.tables import DOCUMENT_KINDS, TOKEN_KINDS, hint_o
 
 #: Experts of all layers together, and of one layer: arrays of counts have a column for each.
 _MOST_EXPERTS, _MOST_OF_LAYER = 1_000_000, 65_535
-#: Rows of ids that are checked at once.
-_ROWS = 1 << 10
 _TYPES = {"uint8": "U8", "uint16": "U16"}
 
 
@@ -279,11 +277,6 @@ class Routing:
         Returns
         -------
         ndarray of float16, shape (n_rows, n_layers, n_slots)
-
-        Raises
-        ------
-        MoeProbeError
-            When the file is damaged.
         """
         return self._read("weights", layers, rows)
 
@@ -296,27 +289,6 @@ class Routing:
             return np.asarray(self._file.part(name, (rows, chosen)))
         assert layers is not None
         return np.concatenate([self._file.part(name, (rows, slice(i, i + 1))) for i in layers], axis=1)
-
-
-def past_highest(ids: np.ndarray) -> np.ndarray:
-    """Return one more than the highest id of each layer, shape (n_layers,); 0 where all slots are empty.
-
-    The mark of an empty slot is the largest value of its type: one more is 0. Some rows at a time stay in the processor's cache,
-    and their maxima over rows are of whole rows: ten times as fast as the maxima of the array over two axes.
-
-    Parameters
-    ----------
-    ids : ndarray of uint8 or uint16, shape (n_tokens, n_layers, n_slots)
-
-    Returns
-    -------
-    ndarray of the same type
-    """
-    rows = ids.reshape(len(ids), ids.shape[1] * ids.shape[2])
-    highest = np.zeros(rows.shape[1], dtype=ids.dtype)
-    for start in range(0, len(rows), _ROWS):
-        np.maximum(highest, (rows[start : start + _ROWS] + 1).max(axis=0), out=highest)
-    return np.asarray(highest.reshape(ids.shape[1:]).max(axis=1, initial=0))
 
 
 def open_vectors(root: Path, path: str) -> contextlib.AbstractContextManager[TensorFile]:
