@@ -7,8 +7,10 @@ where one had ended before the other came, with what both leave one after the ot
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import sys
 import time
@@ -20,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from attacks.common import Options, Table
-from attacks.forks import command, import_everything
+from attacks.forks import command
 from attacks.kill_places import PLACES, Place, write_inputs, write_routing
 from attacks.kills import digests
 
@@ -31,6 +33,8 @@ _TRIALS, _SHORT = 2, 1
 #: The same commands as others, with another beginning.
 _VARIANTS = ("collect a part", "collect the other", "analyze again", "label again", "report of an analysis")
 _TIMEOUT = 400
+#: Modules that start a process of their own or need an extra when they are imported.
+_LEFT_OUT = ("__main__", "testing", "notebook", "ray", "kernels")
 
 
 class Pair(NamedTuple):
@@ -76,7 +80,7 @@ def attack(options: Options) -> Table:
             from support.quick import quick
 
             stack.enter_context(quick())
-            import_everything()
+            _import_everything()
         bench = _Bench(options.work, full=not options.short)
         for number, pair in enumerate(pairs(options)):
             rng = np.random.default_rng([options.seed, number])
@@ -87,6 +91,16 @@ def attack(options: Options) -> Table:
             table.failures += counts.failures
             print(f"{pair.name}: {counts}", file=sys.stderr, flush=True)
     return table
+
+
+def _import_everything() -> None:
+    """Import the modules of the package, so that forks start at once."""
+    import moe_probe
+
+    for module in pkgutil.walk_packages(moe_probe.__path__, "moe_probe."):
+        if not any(word in module.name for word in _LEFT_OUT):
+            with contextlib.suppress(ImportError):  # of an extra that is not installed
+                importlib.import_module(module.name)
 
 
 def pairs(options: Options) -> list[Pair]:

@@ -45,7 +45,7 @@ def damaged(reader: Reader, whole: Path, number: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
-@settings(max_examples=12, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(0, 2**32))
 def test_damage_is_read_or_refused(name: str, inputs: dict[str, Path], tmp_path: Path, number: int) -> None:
     reader = CHOSEN[name]
@@ -76,7 +76,7 @@ def test_a_key_that_is_there_twice_is_found_at_once(read: Callable[[Path], objec
 
 
 @given(seed=st.integers(0, 2**32), n_rows=st.integers(0, 2100), n_layers=st.integers(1, 3), wide=st.booleans())
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_the_highest_expert_of_each_layer(seed: int, n_rows: int, n_layers: int, wide: bool) -> None:
     dtype = np.dtype("uint16" if wide else "uint8")
     rng, mark = np.random.default_rng(seed), int(np.iinfo(dtype).max)
