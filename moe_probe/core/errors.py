@@ -94,3 +94,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     close = difflib.get_close_matches(word, choices, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose from: {some_of(choices, 12)}"
+
+
+def error_text(error: object) -> str:
+    """Return what a library says of an error, on one line of at most 300 characters; its type where it says nothing."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 300 else f"{text[:299]}…") or type(error).__name__

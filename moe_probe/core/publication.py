@@ -162,9 +162,8 @@ def settle(directory: str | Path) -> None:
     try:
         published = Published.of(directory)
     except MoeProbeError:
-        published = Published(
-            directory
-        )  # its files lack a journal that vouches for them; what is in place is checked by use
+        # its files lack a journal that vouches for them; what is in place is checked by use
+        published = Published(directory)
     for name, digest in published.files.items():
         path = staged / name
         if path.is_symlink() or (path.is_file() and sha256_file(path) != digest):

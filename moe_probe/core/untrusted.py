@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.files import sha256_file
 from moe_probe.core.text import repeated
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 #: Bytes of a JSON file: the manifest of a trace of 10,000 shards has about 30 MB.
 MOST_JSON = 1 << 28
 _AGAIN = "get the file again from where it was made"
-
-
-def one_line(error: object) -> str:
-    """Write what a library says of an error on one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 300 else f"{text[:299]}…") or type(error).__name__
 
 
 def file_size(path: Path, *, hint: str = _AGAIN) -> int:
@@ -53,7 +47,7 @@ def file_size(path: Path, *, hint: str = _AGAIN) -> int:
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         missing = isinstance(error, FileNotFoundError)
-        why = "there is no such file" if missing else getattr(error, "strerror", None) or one_line(error)
+        why = "there is no such file" if missing else getattr(error, "strerror", None) or error_text(error)
         raise MoeProbeError(f"{path} cannot be read", why, hint) from error
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
@@ -87,7 +81,7 @@ def read_bytes(path: Path, *, most: int = MOST_JSON, hint: str = _AGAIN) -> byte
     try:
         return path.read_bytes()
     except OSError as error:
-        raise MoeProbeError(f"{path} cannot be read", error.strerror or one_line(error), hint) from error
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or error_text(error), hint) from error
 
 
 def file_digest(path: Path, *, hint: str = _AGAIN) -> str:
@@ -113,7 +107,7 @@ def file_digest(path: Path, *, hint: str = _AGAIN) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise MoeProbeError(f"{path} cannot be read", error.strerror or one_line(error), hint) from error
+        raise MoeProbeError(f"{path} cannot be read", error.strerror or error_text(error), hint) from error
 
 
 def read_json(path: Path, *, most: int = MOST_JSON, hint: str = _AGAIN) -> Any:
@@ -145,7 +139,7 @@ def read_json(path: Path, *, most: int = MOST_JSON, hint: str = _AGAIN) -> Any:
     except RecursionError as error:
         raise MoeProbeError(f"{path} cannot be read", "its values are nested too deep", hint) from error
     except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
-        raise MoeProbeError(f"{path} cannot be read", one_line(error), hint) from error
+        raise MoeProbeError(f"{path} cannot be read", error_text(error), hint) from error
     return value
 
 
@@ -199,7 +193,7 @@ def first_problem(error: ValidationError) -> str:
     """
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return one_line(f"{where}: {first['msg']}" if where else first["msg"])
+    return error_text(f"{where}: {first['msg']}" if where else first["msg"])
 
 
 @contextlib.contextmanager
@@ -230,7 +224,7 @@ def open_tensors(path: Path, *, framework: str = "numpy", hint: str = _AGAIN) ->
         with safe_open(path, framework=framework) as file:
             yield TensorFile(path, file, hint)
     except (SafetensorError, OSError) as error:
-        raise MoeProbeError(f"{path} cannot be read", one_line(error), hint) from error
+        raise MoeProbeError(f"{path} cannot be read", error_text(error), hint) from error
 
 
 class TensorFile:
@@ -315,7 +309,7 @@ class TensorFile:
         try:
             return self._file.get_tensor(name)
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # a type that numpy or torch lacks
-            raise self.damaged(f"its tensor {name[:60]}: {one_line(error)}") from error
+            raise self.damaged(f"its tensor {name[:60]}: {error_text(error)}") from error
 
     def part(self, name: str, index: tuple[slice, ...]) -> Any:
         """Read a part of a tensor.
@@ -338,7 +332,7 @@ class TensorFile:
         try:
             return self._slice(name)[index]
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-            raise self.damaged(f"its tensor {name[:60]}: {one_line(error)}") from error
+            raise self.damaged(f"its tensor {name[:60]}: {error_text(error)}") from error
 
     def _slice(self, name: str) -> Any:
         if name not in self.names:

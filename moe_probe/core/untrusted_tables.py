@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.text import repeated
-from moe_probe.core.untrusted import file_size, one_line
+from moe_probe.core.untrusted import file_size
 
 #: Kinds of columns: which types of a file are read as one.
 KINDS: Mapping[str, Callable[[Any], bool]] = {
@@ -81,7 +81,7 @@ class StrangeTable:
             self.names = [str(name) for name in schema.names]
             self._types = list(schema.types)
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error
         self.n_rows = sum(self.group_rows)
         if min(self.group_rows, default=0) < 0 or self.n_rows != metadata.num_rows:
             raise self.damaged("its row groups do not add up to its rows")
@@ -95,7 +95,7 @@ class StrangeTable:
             source = path if data is None else pa.BufferReader(data)
             self._file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts)
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error
 
     def damaged(self, why: str) -> MoeProbeError:
         """Make the error on this file.
@@ -158,7 +158,7 @@ class StrangeTable:
         try:
             table = self._file.read_row_group(number, columns=list(columns))
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error
         return self._plain(table, self.group_rows[number])
 
     def whole(self, columns: Sequence[str]) -> pa.Table:
@@ -166,7 +166,7 @@ class StrangeTable:
         try:
             table = self._file.read(columns=list(columns))
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error
         return self._plain(table, self.n_rows)
 
     def batches(self, size: int, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -186,13 +186,13 @@ class StrangeTable:
         try:
             pieces = self._file.iter_batches(size, columns=list(columns))
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error
         left = self.n_rows
         while True:
             try:
                 batch = next(pieces, None)
             except _DAMAGED as error:
-                raise self.damaged(one_line(error)) from error
+                raise self.damaged(error_text(error)) from error
             if batch is None:
                 break
             left -= batch.num_rows
@@ -225,4 +225,4 @@ class StrangeTable:
                 raise self.damaged(f"it has {total:,} bytes of text in {self._size:,} bytes")
             return column.cast(pa.string())
         except _DAMAGED as error:
-            raise self.damaged(one_line(error)) from error
+            raise self.damaged(error_text(error)) from error

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.untrusted import check_depth, file_size, one_line, read_bytes
+from moe_probe.core.errors import MoeProbeError, error_text
+from moe_probe.core.untrusted import check_depth, file_size, read_bytes
 
 #: Largest whole number under a key whose name ends like this: transformers makes a Python object for each of what it counts.
 _MOST = (
@@ -47,7 +47,7 @@ def check_local(folder: Path) -> None:
         config = json.loads(read_bytes(path, hint=_HINT))
         check_depth(config)
     except (ValueError, RecursionError) as error:
-        why = one_line(error) if isinstance(error, ValueError) else "its values are nested too deep"
+        why = error_text(error) if isinstance(error, ValueError) else "its values are nested too deep"
         raise MoeProbeError(f"the configuration of {folder} could not be read", why, _HINT) from error
     if not isinstance(config, dict):
         raise MoeProbeError(f"the configuration of {folder} could not be read", "it is no JSON object", _HINT)

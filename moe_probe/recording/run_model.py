@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError, error_text
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
-from moe_probe.core.untrusted import check_depth, file_size, one_line
+from moe_probe.core.untrusted import check_depth, file_size
 from moe_probe.models.placement import AUTOMATIC_MAPS
 from moe_probe.models.settings import LoadOptions, ModelSettings, Placement
 
@@ -50,7 +50,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         check_depth(read, most=20, most_values=100_000)
     # beside its own errors, yaml raises what the values of tags, dates and long numbers do
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OverflowError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read", one_line(error), "a YAML file of settings") from error
+        raise UsageError(f"{path} cannot be read", error_text(error), "a YAML file of settings") from error
     if not isinstance(read, dict):
         raise UsageError(f"{path} is not a list of settings", "", "lines such as `model: path/to/model`")
     return {str(name): value for name, value in read.items()}

@@ -35,7 +35,7 @@ FORGED = re.compile(r"^(moe-probe: forged|# heading)|[\r\x1b\u202e\u2028\x9b]", 
 #: What ctypes starts to find a library, when torch or another package is imported.
 _LOADER = ("ldconfig", "gcc", "ld")
 _CODE = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\nimport transformers\n"
-# classes of its own: transformers marks those that a checkpoint brings, for the rest of the process
+# classes of its own: transformers marks what a checkpoint brings as such for the rest of the process
 _CODE += "class OlmoeConfig(transformers.OlmoeConfig): pass\n"
 _CODE += "class OlmoeForCausalLM(transformers.OlmoeForCausalLM):\n    config_class = OlmoeConfig\n"
 
@@ -316,19 +316,16 @@ def complaints(watch: Watch, words: list[object], before: str) -> tuple[int, lis
     return status, wrong
 
 
-def hurry() -> None:
-    """Leave out what costs most of an analysis, draws and compiled maps: the attack is about something else."""
-    from moe_probe.experts.clusters import clustering, kmeans
-    from moe_probe.features.matching import routing_prediction
-
-    kmeans._NULLS, kmeans.K_RANGE = 2, (2, 3)  # type: ignore[assignment]
-    clustering._umap = lambda features, seed: kmeans.leading_components(features, seed)[:, :2]  # type: ignore[misc]
-    routing_prediction._EPOCHS = routing_prediction._STEPS = 2
-
-
 def attack(options: Options) -> Table:
     """Give every folder to every command."""
-    hurry()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+    from support.quick import quick
+
+    with quick():  # the attack is about something else than clusters, maps and figures
+        return _attack(options)
+
+
+def _attack(options: Options) -> Table:
     table = Table("Folders of strangers", ("folder", "what is in it", "commands", "done", "refused", "broken out"))
     made, outside = make_run(options.work), canary(options.work)
     watch = Watch(outside.resolve())

@@ -110,11 +110,6 @@ class Document:
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
-def one_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class BadRowError(MoeProbeError):
     """A row that cannot be a document; names the file and the line or row."""
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.textfiles import refuse_no_file
-from moe_probe.recording.corpus.document import one_line
 
 #: What damage makes pyarrow raise; names of columns that are no UTF-8 are decoded by Python.
 DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -59,7 +58,7 @@ class ParquetTable:
             # codes instead of text: a million rows of one long text take the memory of one
             self._file = pq.ParquetFile(path, metadata=file.metadata, read_dictionary=texts)
         except DAMAGED as error:
-            raise MoeProbeError(f"{path} is not a Parquet file", one_line(error), "check the file") from error
+            raise MoeProbeError(f"{path} is not a Parquet file", error_text(error), "check the file") from error
         if not 0 <= values <= _VALUES + _VALUES_PER_BYTE * self._size:
             raise MoeProbeError(
                 f"{path} declares {values:,} values in a column",
@@ -99,7 +98,7 @@ class ParquetTable:
                     yield batch
                     row += batch.num_rows
         except DAMAGED as error:
-            raise MoeProbeError(f"{self.path} is damaged behind row {row}", one_line(error), _COPY) from error
+            raise MoeProbeError(f"{self.path} is damaged behind row {row}", error_text(error), _COPY) from error
 
     def whole(self) -> pa.Table:
         """Read all rows; see `batches`."""

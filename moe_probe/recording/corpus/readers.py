@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.textfiles import (
     BadLineError,
     format_of,
@@ -16,7 +16,7 @@ from moe_probe.core.textfiles import (
     scan_csv_rows,
     scan_json_rows,
 )
-from moe_probe.recording.corpus.document import BadRowError, one_line
+from moe_probe.recording.corpus.document import BadRowError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from reader(path)
     except OSError as error:
         if error.errno is None:  # pyarrow reports damage so
-            raise MoeProbeError(f"{path} is damaged or cut off", one_line(error), "copy or download it again") from error
+            raise MoeProbeError(f"{path} is damaged or cut off", error_text(error), "copy or download it again") from error
         why = error.strerror or str(error)
         raise MoeProbeError(f"{path} cannot be read", why, "check the file and its permissions") from error
 
@@ -84,7 +84,7 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
                 stream = pa.ipc.open_stream(source)
                 schema, batches = stream.schema, (batch for batch in stream)
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise MoeProbeError(f"{path} is not an Arrow file", one_line(error), "check the file") from error
+            raise MoeProbeError(f"{path} is not an Arrow file", error_text(error), "check the file") from error
         yield from _batch_rows(path, schema, map(_validated, batches))
 
 
@@ -107,7 +107,9 @@ def _batch_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
                     number += 1
                     yield named_classes(row, classes, f"{path}, row {number}")
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise MoeProbeError(f"{path} is damaged after row {number}", one_line(error), "copy or download it again") from error
+        raise MoeProbeError(
+            f"{path} is damaged after row {number}", error_text(error), "copy or download it again"
+        ) from error
 
 
 def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def _rows_of(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
             except (OverflowError, ValueError, LookupError):
                 what = f"column '{name}' of {path} has values that cannot be read"
                 hint = "remove the column, or store it as text"
-                raise MoeProbeError(what, f"{column.type}: {one_line(error)}", hint) from error
+                raise MoeProbeError(what, f"{column.type}: {error_text(error)}", hint) from error
         raise
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import expand, format_of, read_json, read_text
-from moe_probe.recording.corpus.document import BadRowError, one_line
+from moe_probe.recording.corpus.document import BadRowError
 from moe_probe.recording.corpus.readers import TABLES, Row, named_classes, read_rows
 
 #: Files in which `datasets` describes what it saved.
@@ -184,7 +184,9 @@ def _saved(path: Path, split: str | None) -> Source:
     try:
         missing = [file.name for file in files if not file.is_file()]
     except (OSError, ValueError) as error:  # no name of a file: too long, or with NUL
-        raise MoeProbeError(incomplete, f"its state.json names no files: {one_line(error)}", "save_to_disk again") from error
+        raise MoeProbeError(
+            incomplete, f"its state.json names no files: {error_text(error)}", "save_to_disk again"
+        ) from error
     if missing:
         raise MoeProbeError(incomplete, f"{missing[0]} is missing", "copy or download it again")
     return Source(partial(_tables_rows, files))

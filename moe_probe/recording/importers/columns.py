@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.text import label_text
-from moe_probe.recording.corpus.document import one_line
 from moe_probe.recording.importers.token_record import SourceRows, check_lists
 
 _EXACT = 2.0**53  # whole numbers up to this size are exact as floats
@@ -67,7 +66,7 @@ def _values(column: pa.ChunkedArray, name: str, source: SourceRows) -> list[Any]
     except (OverflowError, ValueError, LookupError) as error:
         raise MoeProbeError(
             f"column '{name}' of {source.path} has values that cannot be read from {source.name(0)} on",
-            f"{column.type}: {one_line(error)}",
+            f"{column.type}: {error_text(error)}",
             "strings or numbers in the column",
         ) from error
 
@@ -233,4 +232,4 @@ def column_of(values: list[Any], name: str, source: SourceRows) -> pa.Array:
                 why = f"{str(value)[:60]} and {str(values[0])[:60]}"
                 raise source.error(row, what, why, "the same type in every row") from error
         what = f"column '{name}' of {source.path} mixes types from {source.name(0)} on"
-        raise MoeProbeError(what, one_line(error), "the same type in every row") from error
+        raise MoeProbeError(what, error_text(error), "the same type in every row") from error

@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.errors import MoeProbeError, UsageError, error_text
 from moe_probe.core.files import sha256_file, sha256_json
 from moe_probe.core.routing import dropped_id
 from moe_probe.core.text import some_of
 from moe_probe.core.textfiles import read_json, refuse_repeated
-from moe_probe.recording.corpus.document import one_line
 from moe_probe.recording.corpus.parquet import DAMAGED, ParquetTable
 from moe_probe.recording.importers.arrayfile import IN_MEMORY
 from moe_probe.recording.importers.columns import label_values, whole_numbers
@@ -175,7 +174,7 @@ def read_topic_counts(path: Path) -> tuple[UsageBlock, ImportSource, int | None]
         stacked = [np.array(rows, dtype=np.float64) for rows in counts.values()]
     except (TypeError, ValueError, OverflowError) as error:
         raise MoeProbeError(
-            f"{path} has counts that are no rectangle of numbers", one_line(error), "a list per layer"
+            f"{path} has counts that are no rectangle of numbers", error_text(error), "a list per layer"
         ) from error
     shapes = {rows.shape for rows in stacked}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
@@ -201,7 +200,7 @@ def _read(source: Any) -> tuple[Path, pa.Table]:
         try:
             return IN_MEMORY, pa.Table.from_pandas(source, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise MoeProbeError("the table cannot be read", one_line(error), "columns of one type each") from error
+            raise MoeProbeError("the table cannot be read", error_text(error), "columns of one type each") from error
     path = Path(source)
     if not path.is_file():
         raise MoeProbeError(f"there is no file {path}", "", "a long table in .parquet or .csv")
@@ -214,7 +213,7 @@ def _read(source: Any) -> tuple[Path, pa.Table]:
         refuse_repeated(path, table.column_names)  # names that are no UTF-8 fail here
         return path, table
     except DAMAGED as error:
-        raise MoeProbeError(f"{path} cannot be read", one_line(error), "a table in .parquet or .csv") from error
+        raise MoeProbeError(f"{path} cannot be read", error_text(error), "a table in .parquet or .csv") from error
 
 
 def _digest(path: Path, table: pa.Table) -> str:

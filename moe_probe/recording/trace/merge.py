@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.files import check_output_folder, disk_errors, is_left_over, path_inside, sha256_file, write_whole
 from moe_probe.core.lock import writing
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import track
 from moe_probe.core.schema import MANIFEST, FileEntry, Manifest, ShardEntry
-from moe_probe.core.untrusted import one_line
 from moe_probe.recording.trace.files import (
     CHECKSUM,
     DOCUMENTS,
@@ -193,7 +192,7 @@ class _Merge:
                     try:
                         table = table.cast(schema)
                     except (pa.ArrowException, ValueError) as error:  # a number that does not fit the type
-                        raise file.damaged(one_line(error)) from error
+                        raise file.damaged(error_text(error)) from error
                     writer.write_table(table, row_group_size=max(1, table.num_rows))
                 first += trace.manifest.n_documents
 

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, error_text
 from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.progress import Say
 from moe_probe.core.text import printable
-from moe_probe.core.untrusted import file_size, first_problem, one_line, open_tensors, read_json
+from moe_probe.core.untrusted import file_size, first_problem, open_tensors, read_json
 from moe_probe.sae.architectures.base import Sae
 from moe_probe.sae.architectures.registry import make_sae
 from moe_probe.sae.config import SaeConfig
@@ -236,7 +236,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         struct.error,
     ) as error:
         raise MoeProbeError(
-            f"{path} cannot be read", one_line(str(error).partition("\n")[0]), "download it again"
+            f"{path} cannot be read", error_text(str(error).partition("\n")[0]), "download it again"
         ) from error
     except (pickle.UnpicklingError, AttributeError) as error:
         raise MoeProbeError(
@@ -260,7 +260,7 @@ def _check_packed(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             whole = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise MoeProbeError(f"{path} cannot be read", one_line(error), "download it again") from error
+        raise MoeProbeError(f"{path} cannot be read", error_text(error), "download it again") from error
     if whole > size:
         raise MoeProbeError(f"{path} cannot be read", f"it unpacks to {whole:,} bytes, from {size:,}", "download it again")
 
