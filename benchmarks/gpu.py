@@ -1,6 +1,6 @@
 """What a GPU does: collecting at the shapes of real models, fingerprints, SAE steps, training from disk, the demo.
 
-    python benchmarks/gpu.py                                       (all but the demo; about ten minutes on one H200)
+    python benchmarks/gpu.py                     (all but profile and demo; about six minutes on one H200)
     python benchmarks/gpu.py --only sae,disk --corpus MINE.jsonl
 
 Models have random weights in the shapes of OLMoE (13.4 B parameters) and Qwen3-30B-A3B (30.5 B), in bfloat16, and the
@@ -31,7 +31,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = DEVICE == "cpu"
-PARTS = ("olmoe", "qwen", "sae", "disk", "demo")
+PARTS = ("olmoe", "qwen", "sae", "disk", "profile", "demo")
+SAE_SHAPES = [(64, 512, 8, 256, 4)] if TINY else [(2048, 32768, 64, 4096, 200), (2048, 131072, 64, 8192, 40)]
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -262,6 +263,38 @@ def steps(d: int, width: int, k: int, batch: int, n: int) -> None:
         report("sparsify 1.3.3 topk", theirs)
 
 
+def profile(d: int, width: int, k: int, batch: int) -> None:
+    """Time of the device in a topk step before any latent is dead, with our sums of rows and with torch's."""
+    from torch.profiler import ProfilerActivity
+
+    from moe_probe.sae import SaeConfig, TrainOptions
+    from moe_probe.sae.architectures import bags, ops
+    from moe_probe.sae.training.steps import Training
+
+    data, ours = Dictionary(d, batch), ops.fast
+    options = TrainOptions(steps=1000, learning_rate=1e-3, device=DEVICE, precision="bfloat16")
+    for name, fast in (("our sums of rows", ours), ("torch's sums of rows", lambda _rows: False)):
+        ops.fast = bags.fast = fast
+        config = SaeConfig(d_in=d, d_sae=width, k=k)
+        training = Training.start(config, data.pool[0], options, steps=1000, tokens=1000 * batch)
+        for x in data.stream(10):
+            training.step(x)
+        with torch.profiler.profile(
+            activities=[ProfilerActivity.CUDA if DEVICE == "cuda" else ProfilerActivity.CPU]
+        ) as seen:
+            for x in data.stream(5):
+                training.step(x)
+        spent: dict[str, float] = {}
+        for event in seen.events() or []:
+            taken = event.device_time if DEVICE == "cuda" else event.self_cpu_time_total
+            spent[event.name] = spent.get(event.name, 0.0) + taken / 5000
+        head(f"width {width:,}, {name}", "ms a step")
+        for kernel in sorted(spent, key=spent.__getitem__, reverse=True)[:12]:
+            row(kernel[:90].replace("|", "/"), f"{spent[kernel]:.2f}")
+        row("**all**", f"**{sum(spent.values()):.2f}**")
+    ops.fast = bags.fast = ours
+
+
 def disk(work: Path) -> None:
     """Training from a trace against training from memory."""
     from moe_probe.recording import Trace
@@ -300,8 +333,11 @@ def main() -> None:
         if "qwen" in parts:
             forward("qwen", o, work)
         if "sae" in parts:
-            for shape in [(64, 512, 8, 256, 4)] if TINY else [(2048, 32768, 64, 4096, 200), (2048, 131072, 64, 8192, 40)]:
+            for shape in SAE_SHAPES:
                 steps(*shape)
+        if "profile" in parts:
+            for shape in SAE_SHAPES:
+                profile(*shape[:4])
         if "demo" in parts:
             demo(work)
     finally:
