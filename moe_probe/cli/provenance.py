@@ -10,8 +10,10 @@ import typer
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import Seed, command
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.text import some_of
 
 if TYPE_CHECKING:
+    from moe_probe.report.references import CitedSource
     from moe_probe.recording.trace import Trace
 
 
@@ -107,16 +109,32 @@ def cite(
     as_bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
     console: Console,
 ) -> None:
-    """List the sources of the methods that a run's results used."""
+    """List the sources of the methods that a run's results used, and what each was used for."""
     from moe_probe.core.results import Results
-    from moe_probe.report.sections.sources import all_citations, bibtex
+    from moe_probe.report.references import bibtex, cited_sources
 
     results = dict(Results(run_path / "results"))
     if not results:
-        raise MoeProbeError(f"{run_path} holds no results", "", f"moe-probe analyze {run_path}")
-    sources = {name: list(result.citations) for name, result in results.items()}
+        raise MoeProbeError(f"{run_path} has no results", "", f"moe-probe analyze {run_path}")
+    sources = cited_sources(results)
     if as_bibtex:
-        console.result({"bibtex": bibtex(all_citations(results))}, bibtex(all_citations(results)).rstrip().split("\n"))
+        entries = bibtex(sources)
+        console.result({"bibtex": entries}, entries.rstrip().split("\n"))
         return
-    lines = [f"{name}: {source}" for name, found in sources.items() for source in found]
-    console.result(sources, lines or "these results name no source")
+    data = [
+        {
+            "key": source.reference.key if source.reference else None,
+            "source": source.text,
+            "used_for": source.purposes,
+            "results": source.results,
+        }
+        for source in sources
+    ]
+    lines = [line for source in sources for line in (source.text, f"  used for {_uses(source)}")]
+    console.result({"sources": data}, lines or "these results name no source")
+
+
+def _uses(source: CitedSource) -> str:
+    """What a source was used for, and in which tables."""
+    purposes, tables = "; ".join(source.purposes), some_of(source.results, 6)
+    return f"{purposes} (tables: {tables})" if purposes else f"tables: {tables}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CITATIONS = (
     "Welch 1947, the studentised difference of means, DOI 10.1093/biomet/34.1-2.28",
-    "Westfall and Young 1993, Resampling-based multiple testing (step-down max-T)",
+    "Westfall and Young 1993, step-down max-T",
     "Phipson and Smyth 2010, permutation p-values are never zero, DOI 10.2202/1544-6115.1585",
     "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
     "Meinshausen, Meier and Buehlmann 2009, p-values of many divisions combined, DOI 10.1198/jasa.2009.tm08647",

@@ -257,7 +257,7 @@ def coactivation_table(trace: Trace) -> Result:
         params={"tokens": n_tokens},
         caption="Tokens that chose both experts of a pair. A lift above 1 means more than expected if the two were chosen "
         "independently at their own rates.",
-        citations=("OLMoE, expert co-activation, arXiv:2409.02060",),
+        citations=("Muennighoff et al. 2024 (OLMoE), expert co-activation, arXiv:2409.02060",),
     )
 
 

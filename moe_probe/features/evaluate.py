@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from moe_probe.sae import ActivationReader
 
 _SOURCES = (
-    "Gao et al. 2024, scaling and evaluating sparse autoencoders, arXiv:2406.04093",
-    "Bricken et al. 2023, Towards Monosemanticity, https://transformer-circuits.pub/2023/monosemantic-features",
+    "Gao et al. 2024, quality of sparse autoencoders, arXiv:2406.04093",
+    "Bricken et al. 2023, dead and dense latents, https://transformer-circuits.pub/2023/monosemantic-features",
     "Rajamanoharan et al. 2024, loss recovered and fidelity, arXiv:2407.14435",
 )
 _CAPTION = (

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _SOURCES = (
     "Grootendorst 2022, c-TF-IDF (BERTopic), arXiv:2203.05794",
     "Paulo et al. 2024, detection scoring of feature labels, arXiv:2410.13928",
-    "Westfall and Young 1993; Benjamini and Hochberg 1995, DOI 10.1111/j.2517-6161.1995.tb02031.x",
+    "Westfall and Young 1993, step-down max-T",
+    "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
 )
 _CARDS_CAPTION = (
     "Excerpts of held-out documents around firings of all strengths, and around tokens on which the feature is silent, with "

@@ -7,6 +7,7 @@
 - `plots` draws with matplotlib, `svg` inside the page.
 - `unit_card` cards of single experts and features; `inspection` the page of inspected texts.
 - `notebook` notebooks that compare runs.
+- `references` published sources of the methods, from ``references.bib``, and what they were used for.
 
 Needs no torch; matplotlib is imported where something is drawn.
 """

@@ -25,7 +25,6 @@ from moe_probe.report.cells import number, probability
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree
 from moe_probe.report.sections.alerts import alerts_section
-from moe_probe.report.sections.sources import bibtex
 from moe_probe.studies.analyses import AnalysisSettings, analyze
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 
@@ -215,25 +214,6 @@ def test_alerts_fire_and_stay_silent(planted: Path) -> None:
     assert "dead experts" in alerts(experts=replace(results["experts"], table=dead))
     weak = results["sae_quality"].table.assign(ce_recovered=0.4)
     assert "weak SAEs" in alerts(sae_quality=replace(results["sae_quality"], table=weak))
-
-
-def test_sources_become_bibtex() -> None:
-    text = bibtex(
-        [
-            "Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
-            "Student 1908, paired, DOI 10.1093/biomet/6.1.1",
-            "Muennighoff et al. 2024 (OLMoE), load & use, arXiv:2409.02060",
-        ]
-    )
-    assert "@misc{vinh2010,\n  author = {Vinh and others},\n  year = {2010},\n  note = {adjusted" in text
-    assert "doi = {10.1093/biomet/6.1.1}" in text
-    assert "title = {OLMoE}" in text and "eprint = {2409.02060}" in text and "note = {load \\& use}" in text
-
-
-def test_cite_prints_bibtex(planted: Path) -> None:
-    done = CliRunner().invoke(app, ["cite", str(planted), "--bibtex"])
-    assert done.exit_code == 0 and done.stdout.startswith("@misc{mann1947,")
-    assert "doi = {10.1214/aoms/1177730491}" in done.stdout
 
 
 def test_trees_nest_in_both_faces() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 BOOTSTRAP = (
     "Efron and Tibshirani 1993, bootstrap over independent units, DOI 10.1201/9780429246593",
     "Rao and Wu 1988, unbiased variance of resampled means, DOI 10.1080/01621459.1988.10478591",
-    "Hall 1992, On the removal of skewness by transformation, J. R. Stat. Soc. B 54, 221-228",
+    "Hall 1992, intervals of skewed estimates",
 )
 #: Spread below which nothing is said to vary.
 NOTHING = 1e-12

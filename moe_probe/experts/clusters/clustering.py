@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _MAPPED = 600  # units of a kind that are laid out, at most: more would overlap in a picture
 _CITATIONS = (
     "Rousseeuw 1987, silhouettes, DOI 10.1016/0377-0427(87)90125-7",
-    "Vinh et al. 2010, adjusted mutual information, JMLR 11:2837",
+    "Vinh et al. 2010, adjusted mutual information, https://jmlr.org/papers/v11/vinh10a.html",
     "Hubert and Arabie 1985, adjusted Rand index, DOI 10.1007/BF01908075",
-    "Rosenberg and Hirschberg 2007, V-measure, ACL D07-1043",
+    "Rosenberg and Hirschberg 2007, V-measure, https://aclanthology.org/D07-1043",
     "McInnes et al. 2018, UMAP, arXiv:1802.03426",
 )
 

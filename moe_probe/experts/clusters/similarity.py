@@ -75,7 +75,7 @@ def expert_similarity(  # noqa: PLR0913 (public analysis: keyword options with d
         parts.append(weights.table)
     table = pd.concat(parts, ignore_index=True)[["layer", "expert_a", "expert_b", "kind", "similarity"]]
     citations = (
-        "Mantel 1967, correlation of two distance matrices, Cancer Research 27:209",
+        "Mantel 1967, correlation of two distance matrices, https://pubmed.ncbi.nlm.nih.gov/6018555/",
         "Lo et al. 2024, similarity of experts, arXiv:2406.18219",
     )
     pairs = Result(

@@ -85,7 +85,7 @@ def expert_tokens(
         caption="Tokens that each expert takes more often than its load predicts, ranked by their part in the mutual "
         "information of token and expert. The list describes this corpus, without a test. Listed are tokens of at least "
         f"{MIN_GROUPS} documents (or groups of them).",
-        citations=("Church and Hanks 1990, association of words in bits, ACL J90-1003",),
+        citations=("Church and Hanks 1990, association of words in bits, https://aclanthology.org/J90-1003",),
     )
 
 

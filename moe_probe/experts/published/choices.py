@@ -11,7 +11,7 @@ from moe_probe.core.routing import dropped_id
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
-OLMOE = "Muennighoff et al. 2024 (OLMoE), arXiv:2409.02060"
+OLMOE = "Muennighoff et al. 2024 (OLMoE), published metrics, arXiv:2409.02060"
 #: Tokens of the sample that costly metrics are measured on.
 SAMPLE_TOKENS = 150_000
 _NO_WEIGHTS = "Gate weights are not known: the first slot was taken for the first choice."

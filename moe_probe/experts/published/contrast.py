@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moe_probe.core.routing import Usage
     from moe_probe.recording.trace import Trace
 
-_STEER = "Fayyaz et al. 2025 (SteerMoE), arXiv:2509.09660"
+_STEER = "Fayyaz et al. 2025 (SteerMoE), contrast of two label values, arXiv:2509.09660"
 
 
 def risk_difference(

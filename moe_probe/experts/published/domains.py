@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moe_probe.core.schema import MoeLayer
     from moe_probe.recording.trace import Trace
 
-_ESFT = "Wang et al. 2024 (ESFT), arXiv:2407.01906"
+_ESFT = "Wang et al. 2024 (ESFT), relevance of experts for a task, arXiv:2407.01906"
 
 
 def domain_specialisation(selections: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ from moe_probe.experts.published.choices import (
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
 
-_MIXTRAL = "Jiang et al. 2024 (Mixtral), arXiv:2401.04088, table 5"
-_REAP = "Lasby et al. 2025 (REAP), arXiv:2510.13999"
+_MIXTRAL = "Jiang et al. 2024 (Mixtral), repeated choices of consecutive tokens, arXiv:2401.04088"
+_REAP = "Lasby et al. 2025 (REAP), router-weighted expert activation, arXiv:2510.13999"
 
 
 def random_repetition(num_experts: int, top_k: int) -> float:

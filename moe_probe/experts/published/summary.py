@@ -215,7 +215,7 @@ def _balance(layers: Result) -> _Part:
         metrics.append(_Metric("load: coefficient of variation", layer, row["load_cv"], 0.0))
         metrics.append(_Metric("load: largest over mean", layer, row["max_over_mean"], 1.0))
         metrics.append(_Metric("load: dead experts", layer, float(row["dead_experts"]), 0.0))
-    return _Part("balance", metrics, ("Shazeer et al. 2017, arXiv:1701.06538",))
+    return _Part("balance", metrics, ("Shazeer et al. 2017, coefficient of variation of loads, arXiv:1701.06538",))
 
 
 def _saliency(salient: Result) -> _Part:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moe_probe.core.schema import MoeLayer
     from moe_probe.recording.trace import Trace
 
-OPENMOE = "Xue et al. 2024 (OpenMoE), arXiv:2402.01739"
+OPENMOE = "Xue et al. 2024 (OpenMoE), context-independent specialisation, arXiv:2402.01739"
 
 
 class _IdCounts(NamedTuple):

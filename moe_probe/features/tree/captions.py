@@ -12,13 +12,13 @@ SUBJECT_SOURCES = (
     "Simpson 1949, index of concentration, DOI 10.1038/163688a0",
     "Mantel 1967, agreement of distances, https://pubmed.ncbi.nlm.nih.gov/6018555/",
     "Berger and Hsu 1996, intersection-union tests, DOI 10.1214/ss/1032280304",
-    "Benjamini and Hochberg 1995, DOI 10.1111/j.2517-6161.1995.tb02031.x",
+    "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
     "Monroe, Colaresi and Quinn 2008, words that tell sets apart, DOI 10.1093/pan/mpn018",
 )
 CONCEPT_SOURCES = (
     "Gurnee et al. 2023, sparse probes, arXiv:2305.01610",
     "Chanin et al. 2024, splitting and absorption, arXiv:2409.14507",
-    "Karvonen et al. 2025, SAEBench, arXiv:2503.09532",
+    "Karvonen et al. 2025, absorption as in SAEBench, arXiv:2503.09532",
 )
 DEPTH_SOURCES = (
     "Paulo and Belrose 2025, cosine of one feature, arXiv:2501.16615",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moe_probe.report.content import Block, Facts, Section, Verbatim
+from moe_probe.report.references import CitedSource, bibtex, cited_sources
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
@@ -68,88 +67,23 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
 def methods_section(results: Mapping[str, Result]) -> Section:
     """Give the formulas of what was measured, and the sources of the methods with BibTeX."""
     used = tuple((name, " ".join(formula.split())) for needs, name, formula in _FORMULAS if needs in results)
-    citations = all_citations(results)
+    sources = cited_sources(results)
     blocks: list[Block] = [Facts(used, kind="formulas")] if used else []
-    if citations:
+    if sources:
         blocks += [
-            Facts(tuple((str(i), text) for i, text in enumerate(citations, 1)), kind="sources"),
-            Verbatim("BibTeX of the methods used", bibtex(citations), "moe_probe_methods.bib"),
+            Facts(tuple((str(i), _described(source)) for i, source in enumerate(sources, 1)), kind="sources"),
+            Verbatim("BibTeX of the methods used", bibtex(sources), "moe_probe_methods.bib"),
         ]
     return Section(
         title="Methods, formulas, sources",
-        finding=f"The methods used here rest on {len(citations)} published sources.",
+        finding=f"The methods used here rest on {len(sources)} published source{'' if len(sources) == 1 else 's'}.",
         blocks=tuple(blocks),
-        limits="The BibTeX has what the results name (authors, year, identifier). Reference managers fill in the rest from "
-        "the DOI or arXiv number.",
+        limits="A source is listed where a result of this run names it. Long lists of authors end in others."
+        if sources
+        else "",
     )
 
 
-def all_citations(results: Mapping[str, Result]) -> tuple[str, ...]:
-    """List the sources of all results, each once; several in one string are separated."""
-    texts = {part.strip(): None for result in results.values() for text in result.citations for part in text.split("; ")}
-    named: dict[str, str] = {}
-    for text in sorted(texts, key=len, reverse=True):  # the fullest wording of a source stands for it
-        named.setdefault(_identity(text), text)
-    return tuple(sorted(named.values()))
-
-
-def _identity(text: str) -> str:
-    match = _DOI.search(text) or _ARXIV.search(text) or _URL.search(text)
-    return match.group(1) if match else text.partition(",")[0]
-
-
-_DOI = re.compile(r"DOI\s+(10\.\S+?)(?=[,;]?(?:\s|$))")
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-_URL = re.compile(r"(https?://\S+)")
-_HEAD = re.compile(r"^(?P<authors>[^,(]*?)\s+(?P<year>(?:19|20)\d\d)(?:\s*\((?P<name>[^)]*)\))?,?\s*(?P<rest>.*)$")
-
-
-def bibtex(citations: Iterable[str]) -> str:
-    """Write entries for sources given as "Authors year (name), what for, DOI or arXiv or address".
-
-    Parameters
-    ----------
-    citations : iterable of str
-
-    Returns
-    -------
-    str
-        One ``@misc`` entry per source. ``note`` says what the method is used for; a title is given only where the
-        source has a name of its own, never made up.
-    """
-    seen: dict[str, int] = {}
-    return "\n\n".join(_entry(" ".join(text.split()), seen) for text in citations) + "\n"
-
-
-def _entry(text: str, seen: dict[str, int]) -> str:
-    head = _HEAD.match(text)
-    authors, year, name, rest = head.group("authors", "year", "name", "rest") if head else ("", "", None, text)
-    fields = {"author": _authors(authors), "year": year, "title": name or ""}
-    for kind, pattern in (("doi", _DOI), ("eprint", _ARXIV), ("url", _URL)):
-        if hit := pattern.search(rest):
-            fields[kind] = hit.group(1)
-            rest = rest.replace(hit.group(0), "")
-    if "eprint" in fields:
-        fields["archiveprefix"] = "arXiv"
-    fields["note"] = re.sub(r"\s+", " ", rest).strip(" ,;")
-    key = _key(authors or text, year)
-    seen[key] = seen.get(key, 0) + 1
-    key += chr(ord("a") + seen[key] - 1) if seen[key] > 1 else ""
-    body = ",\n".join(f"  {name} = {{{_braced(value)}}}" for name, value in fields.items() if value)
-    return f"@misc{{{key},\n{body}\n}}"
-
-
-def _authors(text: str) -> str:
-    people = re.split(r",\s*|\s+and\s+", text.replace(" et al.", " and others"))
-    return " and ".join(p for p in people if p)
-
-
-def _key(text: str, year: str) -> str:
-    first = re.split(r"[\s,]", unicodedata.normalize("NFKD", text))[0]
-    return f"{re.sub(r'[^A-Za-z0-9]', '', first).lower() or 'source'}{year}"
-
-
-def _braced(text: str) -> str:
-    if text.startswith(("http", "10.")):
-        return text
-    return re.sub(r"([&%#_$])", r"\\\1", text.replace("{", "").replace("}", ""))
+def _described(source: CitedSource) -> str:
+    """A source as a sentence, and what it was used for."""
+    return f"{source.text}. Used for: {'; '.join(source.purposes)}." if source.purposes else f"{source.text}."

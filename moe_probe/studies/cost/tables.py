@@ -21,8 +21,8 @@ _WIDTH, _SAE_TOKENS = 131_072, 5e8
 _SOURCES = (
     "Kaplan et al. 2020, operations of training and inference, arXiv:2001.08361",
     "Gao et al. 2024, training SAEs over active latents, arXiv:2406.04093",
-    "EleutherAI 2024, tokens of explaining and scoring a feature, https://blog.eleuther.ai/autointerp/",
-    "Lieberum et al. 2024, Gemma Scope, arXiv:2408.05147",
+    "Juang et al. 2024, tokens of explaining and scoring a feature, https://blog.eleuther.ai/autointerp/",
+    "Lieberum et al. 2024, cost of published SAEs (Gemma Scope), arXiv:2408.05147",
 )
 _STEPS = (
     "Floating-point operations are counted by hand (a multiplication with its addition is two) and agree with torch's counter; "
