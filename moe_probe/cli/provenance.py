@@ -13,8 +13,8 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import some_of
 
 if TYPE_CHECKING:
-    from moe_probe.report.references import CitedSource
     from moe_probe.recording.trace import Trace
+    from moe_probe.report.references import CitedSource
 
 
 def register(app: typer.Typer) -> None:
@@ -135,6 +135,6 @@ def cite(
 
 
 def _uses(source: CitedSource) -> str:
-    """What a source was used for, and in which tables."""
+    """Say what a source was used for, and in which tables."""
     purposes, tables = "; ".join(source.purposes), some_of(source.results, 6)
     return f"{purposes} (tables: {tables})" if purposes else f"tables: {tables}"

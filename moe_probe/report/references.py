@@ -192,7 +192,7 @@ def plain_text(tex: str) -> str:
 
 
 def _purpose(text: str) -> str:
-    """What a source is named for: what is left of the text without authors, year and identifiers."""
+    """Say what a source is named for: what is left of the text without authors, year and identifiers."""
     rest = _AUTHOR_YEAR.sub("", text)
     for pattern in (_DOI, _ARXIV, _URL):
         rest = pattern.sub("", rest)

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from moe_probe.cli import app
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter

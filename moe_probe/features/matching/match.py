@@ -46,8 +46,10 @@ _SOURCES = (
     "Mann and Whitney 1947, guessing power (AUROC), DOI 10.1214/aoms/1177730491",
     "Benjamini and Hochberg 1995, false discovery rate, DOI 10.1111/j.2517-6161.1995.tb02031.x",
     "Jonker and Volgenant 1987, the assignment problem, DOI 10.1007/BF02278710",
-    "Lasy and Cai 2026 (RouterInterp), recall of routing from SAE latents, https://library.sparai.org/reports/"
-    "interpreting-mixture-of-experts-routing-through-sparse-autoencoders-z8khhk/",
+    (
+        "Lasy and Cai 2026 (RouterInterp), recall of routing from SAE latents, https://library.sparai.org/reports/"
+        "interpreting-mixture-of-experts-routing-through-sparse-autoencoders-z8khhk/"
+    ),
 )
 _RESAMPLES = 500
 #: Columns of ``matches`` that come first.

@@ -85,5 +85,5 @@ def methods_section(results: Mapping[str, Result]) -> Section:
 
 
 def _described(source: CitedSource) -> str:
-    """A source as a sentence, and what it was used for."""
+    """Describe a source in a sentence, and what it was used for."""
     return f"{source.text}. Used for: {'; '.join(source.purposes)}." if source.purposes else f"{source.text}."
