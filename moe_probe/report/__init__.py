@@ -1,7 +1,7 @@
 """Reports: a run's results in; one self-contained HTML page, the same in Markdown, figures, cards and notebooks out.
 
 - `compose` the order of the report; `sections` writes its sections, as the objects of `content`, with values formatted by
-  `cells`.
+  `cells`; `links` anchors, and text with links to them.
 - `build` renders it as HTML and Markdown with ``templates`` (page, style, script, notebooks); `stage` is the stage
   ``report``.
 - `plots` draws with matplotlib, `svg` inside the page.

@@ -17,7 +17,7 @@ from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
 from moe_probe.core.text import printable
 from moe_probe.recording.trace import Trace
-from moe_probe.report import svg
+from moe_probe.report import links, svg
 from moe_probe.report.cells import sentences
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
@@ -138,8 +138,10 @@ def environment(*, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["md"] = markdown_text
-    templates.filters["cell"] = lambda cell: cell.text if isinstance(cell, Bar) else cell
+    templates.filters["md"] = lambda text: markdown_text(links.plain(text))
+    templates.filters["cell"] = links.plain
+    templates.filters["rich"] = lambda text: Markup(links.html(text))  # noqa: S704 (escaped there)
+    templates.filters["axis"] = lambda table, column: Markup(svg.axis_of(table, column))  # noqa: S704 (numbers alone)
     templates.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""  # noqa: S704 (numbers alone)
     templates.filters["sentences"] = sentences
     templates.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"

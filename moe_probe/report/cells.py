@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.text import is_missing
-from moe_probe.report.content import Bar, Table
+from moe_probe.report.content import Bar, Rich, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ Row = Mapping[Any, Any]
 #: How a value is written: digits after the point, a format such as ``".1%"``, or a function of the value.
 Format = int | str | Callable[[Any], str]
 #: How a cell is made: from a column as it is, from (column, format), or by a function of the row.
-Cell = str | tuple[str, Format] | Callable[[Row], str | Bar]
+Cell = str | tuple[str, Format] | Callable[[Row], Rich | Bar]
 
 
 def table_of(frame: pd.DataFrame, cells: Mapping[str, Cell], *, heading: str = "", note: str = "") -> Table:
@@ -42,7 +42,7 @@ def table_of(frame: pd.DataFrame, cells: Mapping[str, Cell], *, heading: str = "
     return Table(tuple(cells), rows, heading=heading, note=note)
 
 
-def _maker(cell: Cell) -> Callable[[Row], str | Bar]:
+def _maker(cell: Cell) -> Callable[[Row], Rich | Bar]:
     if callable(cell):
         return cell
     if isinstance(cell, str):

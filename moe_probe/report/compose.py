@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from moe_probe.core.schema import Evidence
 from moe_probe.recording.trace.facts import unknowns
 from moe_probe.report.content import Report, Section
+from moe_probe.report.links import resolved
 from moe_probe.report.sections.alerts import alerts_section
 from moe_probe.report.sections.answers import answers
 from moe_probe.report.sections.costs import costs_section
@@ -19,13 +20,13 @@ from moe_probe.report.sections.knockouts import knockouts_section
 from moe_probe.report.sections.layers import coactivation_section, layers_section
 from moe_probe.report.sections.maps import clusters_section
 from moe_probe.report.sections.model_card import card_section, files_section, short_name
+from moe_probe.report.sections.opening import opening_section
 from moe_probe.report.sections.rivals import classes_section, explained_section, labels_section
 from moe_probe.report.sections.sources import methods_section
 from moe_probe.report.sections.splitting import splitting_section
 from moe_probe.report.sections.together import combinations_section, published_section
 from moe_probe.report.sections.topics import topics_section
 from moe_probe.report.sections.units import carriers_section, matches_section, predicted_section
-from moe_probe.report.sections.verdicts import verdicts_section
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
@@ -55,7 +56,7 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     Report
     """
     entries = (
-        _Entry("verdicts", "Verdicts", "verdicts", verdicts_section),
+        _Entry("verdicts", "Verdicts", "verdicts", opening_section),
         _Entry("alerts", "Alerts", "", partial(alerts_section, trace)),
         _Entry("card", "Run card", "", partial(card_section, trace.manifest)),
         # what explains routing
@@ -86,12 +87,15 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     )
     made = ((entry, entry.maker(results)) for entry in entries if not entry.needs or entry.needs in results)
     sections = tuple(replace(section, key=entry.key, short=entry.short) for entry, section in made if section is not None)
-    return Report(
+    names = {section.key: section.short for section in sections}
+    said = tuple(replace(a, section=names.get(a.key, "")) for a in answers(results))
+    report = Report(
         title=f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
         summary=_summary(trace, sections, results),
         sections=sections,
-        answers=answers(results),
+        answers=said,
     )
+    return resolved(report)
 
 
 def _size(trace: Trace) -> str:

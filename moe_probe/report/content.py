@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Words that lead to another place of the report: ``key`` is the anchor of a section or card."""
+
+    text: str
+    key: str
+
+
+#: Text, of which some words may be links. A link without a target in the report is shown as its words.
+Rich = str | Link | tuple[str | Link, ...]
+
+
+@dataclass(frozen=True)
 class Bar:
     """A number with its interval, drawn beside its text in HTML.
 
@@ -44,7 +56,7 @@ class Table:
     ----------
     columns : tuple of str
     rows : tuple of tuple
-        Of str or `Bar`.
+        Of text, links or `Bar`.
     marks : str, optional
         Column whose values become a CSS class of the row, and a badge (verdicts).
     note : str
@@ -56,7 +68,7 @@ class Table:
     """
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | Bar, ...], ...]
+    rows: tuple[tuple[Rich | Bar, ...], ...]
     marks: str | None = None
     note: str = ""
     heading: str = ""
@@ -82,17 +94,27 @@ class Picture:
 class Passage:
     """A piece of text with parts shaded: ``pieces`` are (text, strength), strength 0 (none) to 4."""
 
-    name: str
+    name: Rich
     pieces: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
+class Passages:
+    """Passages that are shown at once, under one heading; ``note`` says how they were chosen and what the shades are."""
+
+    heading: str
+    passages: tuple[Passage, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
-    """What is known of one unit: a title, facts by name, and passages of text."""
+    """What is known of one unit: a title, facts by name, and passages of text. ``key`` is its anchor, the same in each report."""
 
     title: str
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, Rich], ...]
     passages: tuple[Passage, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ class Tree:
 class Facts:
     """Names and a text for each: a run card, alerts, formulas. ``kind`` is a CSS class."""
 
-    items: tuple[tuple[str, str], ...]
+    items: tuple[tuple[str, Rich], ...]
     kind: str = ""
 
 
@@ -138,7 +160,7 @@ class Verbatim:
     file: str
 
 
-Block = Table | Picture | Cards | Tree | Facts | Verbatim | str
+Block = Table | Picture | Passages | Cards | Tree | Facts | Verbatim | str
 
 
 @dataclass(frozen=True)
@@ -150,7 +172,7 @@ class Section:
     title : str
     finding : str
         The answer in a sentence or two.
-    blocks : tuple of Table, Picture, Cards, Tree, Facts, Verbatim or str
+    blocks : tuple of Table, Picture, Passages, Cards, Tree, Facts, Verbatim or str
     how, limits : str
         How it was computed; how it can mislead. Shown under a fold, one bullet per sentence.
     key, short : str
@@ -168,11 +190,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question of readers, the answer in a sentence or two, and the section that it rests on."""
+    """A question of readers, the answer in a few sentences, and the section that it rests on: its anchor, its name.
+
+    ``opens``: the section that the report begins with says it, so that the page does not repeat it.
+    """
 
     question: str
     answer: str
     key: str
+    section: str = ""
+    opens: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moe_probe.core.text import cells, printable
 from moe_probe.report.plots.panels import PALETTE, SHAPES, ColourScale, HeatPanel, PointPanel
 
 if TYPE_CHECKING:
-    from moe_probe.report.content import Bar
+    from moe_probe.report.content import Bar, Table
 
 #: Marks (cells, points) that a drawing may have; beyond, an image is smaller and as readable.
 MOST_MARKS = 6000
@@ -28,17 +28,58 @@ def text(value: object) -> str:
 
 
 def interval(bar: Bar) -> str:
-    """Draw a number and its interval on a line, with marks for "no difference" and for the threshold."""
-    low, high = bar.axis
+    """Draw a number and its interval on a line, with marks for "no difference" and for the threshold.
 
-    def x(value: float) -> str:
-        return f"{4 + 92 * (min(max(value, low), high) - low) / (high - low):.1f}"
-
+    The numbers at the marks are for narrow screens, which have no header with the axis above.
+    """
+    x = _scale(bar)
     return (
-        f'<svg class="bar" width="100" height="14" viewBox="0 0 100 14" aria-hidden="true">'
+        f'<svg class="bar" width="100" height="24" viewBox="0 0 100 24" aria-hidden="true">'
         f'<path class="plain" d="M{x(bar.null)} 1v12"/><path class="asked" d="M{x(bar.threshold)} 1v12"/>'
         f'<path class="range" d="M{x(bar.low)} 7H{x(bar.high)}"/>'
-        f'<circle cx="{x(bar.value)}" cy="7" r="3"/></svg>'
+        f'<circle cx="{x(bar.value)}" cy="7" r="3"/>{_ticks(bar, 22)}</svg>'
+    )
+
+
+def _scale(bar: Bar) -> Callable[[float], str]:
+    low, high = bar.axis
+    return lambda value: f"{4 + 92 * (min(max(value, low), high) - low) / (high - low):.1f}"
+
+
+def _ticks(bar: Bar, y: int) -> str:
+    """Write the times at "no difference", at the threshold and at whole powers of two beyond it, as far as they fit."""
+    x, beyond = _scale(bar), np.arange(np.floor(bar.threshold) + 1, bar.axis[1] + 0.01)
+    shown = [bar.null, bar.threshold, *([float(beyond[-1])] if len(beyond) else [])]
+    return "".join(
+        f'<text class="tick" x="{x(value)}" y="{y}" text-anchor="{"middle" if value < bar.axis[1] else "end"}">'
+        f"{2.0**value:.3g}×</text>"
+        for value in shown
+    )
+
+
+def axis_of(table: Table, column: int) -> str:
+    """Draw the axis of a column of intervals, for its header.
+
+    Parameters
+    ----------
+    table : Table
+    column : int
+
+    Returns
+    -------
+    str
+        Markup; "" for columns without intervals.
+    """
+    bars = [row[column] for row in table.rows if type(row[column]).__name__ == "Bar"]
+    if not bars:
+        return ""
+    bar: Any = bars[0]
+    x = _scale(bar)
+    return (
+        f'<svg class="bar axis" width="100" height="22" viewBox="0 0 100 22" role="img" aria-label="axis: '
+        f'{2.0 ** bar.axis[0]:.2g} to {2.0 ** bar.axis[1]:.3g} times">'
+        f'{_ticks(bar, 10)}<path class="plain" d="M4 20H96M{x(bar.null)} 13v7"/>'
+        f'<path class="asked" d="M{x(bar.threshold)} 13v7"/></svg>'
     )
 
 

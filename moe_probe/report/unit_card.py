@@ -10,6 +10,7 @@ from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shaded_html
 from moe_probe.core.results import Results
 from moe_probe.core.text import one_line, printable, some_of
+from moe_probe.report.links import plain
 
 if TYPE_CHECKING:
     from moe_probe.recording.rundir import RunDirectory
@@ -44,7 +45,7 @@ class UnitCard:
         for passage in self.passages:
             # ** would not be read as bold within a word, nor beside a space or a sign
             shown = (f"<b>{safe(text)}</b>" if strength >= 2 else safe(text) for text, strength in passage.pieces)
-            lines += ["", f"{safe(passage.name)}:", "", f"> {''.join(shown)}"]
+            lines += ["", f"{safe(plain(passage.name))}:", "", f"> {''.join(shown)}"]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
@@ -52,12 +53,13 @@ class UnitCard:
         lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts)]
         for passage in self.passages:
             text = "".join(f"[{t}]" if s >= 2 else t for t, s in passage.pieces)
-            lines.append(f"  ({passage.name}) {text.strip()}")
+            lines.append(f"  ({plain(passage.name)}) {text.strip()}")
         return "\n".join(map(one_line, lines))
 
     def _repr_html_(self) -> str:
         excerpts = "".join(
-            f'<div style="margin-top:4px"><i>{escaped(p.name)}</i>{shaded_html(p.pieces)}</div>' for p in self.passages
+            f'<div style="margin-top:4px"><i>{escaped(plain(p.name))}</i>{shaded_html(p.pieces)}</div>'
+            for p in self.passages
         )
         return card_html(
             self.title, facts_html(self.facts), folded_html(f"{len(self.passages)} excerpts", excerpts) if excerpts else ""
@@ -136,4 +138,4 @@ def _results(run: RunDirectory | str | Path) -> Results:
 
 
 def _made(card: Card) -> UnitCard:
-    return UnitCard(card.title, card.facts, card.passages)
+    return UnitCard(card.title, tuple((name, plain(text)) for name, text in card.facts), card.passages)

@@ -67,7 +67,7 @@ class Page(HTMLParser):
         self.cells: list[str] = []
         self.details: list[str] = []
         self.more = self._in_cell = False
-        self.feed(text)
+        self.feed(re.sub(r"<svg.*?</svg>", "", text, flags=re.S))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -103,8 +103,8 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     assert anchors <= set(re.findall(r' id="(.*?)"', text))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings[:3] == ["Do topics have experts of their own? One row per topic", "Read with this in mind", "Run card"]
-    assert re.findall(r'<tr class="(expert|group|none|feature only)"', text) == ["none", "none", "expert", "none"]
+    assert headings[:3] == ["Do topics have experts of their own?", "Read with this in mind", "Run card"]
+    assert re.findall(r'<tr class="(expert|group|none|weak|feature only)"', text) == ["none", "none", "expert", "none"]
     assert not re.search(r'\sstyle="|\son[a-z]+="', text)  # the page's policy would not apply them
 
 
@@ -141,7 +141,7 @@ def test_both_faces_hold_the_same_tables(run: Path) -> None:
 
 def verdict_rows(run: Path, face: str) -> dict[str, dict[str, str]]:
     """Read the table of verdicts as HTML or Markdown shows it."""
-    text = (run / f"report.{face}").read_text()
+    text = re.sub(r"<svg.*?</svg>", "", (run / f"report.{face}").read_text(), flags=re.S)
     if face == "md":
         lines = [
             [re.sub(r"\\(.)", r"\1", c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -171,15 +171,24 @@ def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, run: Path
     assert list(shown) == table["topic"].tolist()
     for row in table.to_dict("records"):
         cells = shown[row["topic"]]
-        assert cells["verdict"] == row["verdict"]
+        weak = row["verdict"] == "none" and row["grade"] == "weak"
+        assert cells["verdict"] == ("weak: real but small" if weak else row["verdict"])
         lift = [float(x) for x in re.findall(r"[\d.]+", cells["lift [95 %]"])]
         assert lift == pytest.approx([2 ** row[c] for c in ("log2_lift", "ci_low", "ci_high")], abs=0.0051)
         assert float(cells["q"]) == pytest.approx(row["q_value"], rel=0.5, abs=0.0005)
-        assert cells["expert or group"] == f"layer {row['layer']}, expert {row['expert']}"
+        assert cells["unit"] == f"layer {row['layer']}, expert {row['expert']}"
         if "feature AUROC" in cells:
             assert float(cells["feature AUROC"]) == pytest.approx(row["auroc_feature"], abs=0.0051)
-            rise = re.search(r"\((.*)\)", cells["cause"])
-            assert rise and float(rise[1].replace("−", "-")) == pytest.approx(row["ablation_delta_nats"], abs=0.00051)
+            rise = re.fullmatch(
+                r"layer (\d+), expert (\d+) off: (\S+) \(other topics (\S+)\); (.*)", cells["loss without the unit"]
+            )
+            assert rise and (int(rise[1]), int(rise[2]), rise[5]) == (row["layer"], row["expert"], row["causal"])
+            ablation = pd.read_parquet(root / "results" / "ablation.parquet").set_index(["unit", "topic"])
+            own = ablation.loc[(row["ablation_unit"], row["topic"])]
+            for text, nats in zip(
+                (rise[3], rise[4]), (own["delta_nats"], own["delta_nats"] - own["beyond_others"]), strict=True
+            ):
+                assert float(text.replace("−", "-")) == pytest.approx(nats, abs=0.00051)
 
 
 def test_answers_say_what_the_verdicts_say(run: Path) -> None:

@@ -3,7 +3,7 @@
 `moe_probe.report.compose` has their order. A caption under "how" comes from the analysis that made the table
 (`Result.caption`).
 
-- `answers` the short answers at the top of the page; `verdicts` one row per topic: does it have an expert?
+- `opening` what the page begins with: the first of the short `answers`, then `verdicts`, one row per topic: has it an expert?
 - `alerts` what to know before believing the rest, and the checks that raised nothing; `model_card` the run card and the
   data files.
 - `rivals` what explains routing instead of topics: words, positions, kinds of token, other label columns.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The topic that the first question asks for, where the corpus has it.
 _EXAMPLE = "chemistry"
+#: Sections whose answers the page begins with.
+_OPENING = ("verdicts", "explained")
 
 
 def answers(results: Mapping[str, Result]) -> tuple[Answer, ...]:
@@ -35,7 +37,7 @@ def answers(results: Mapping[str, Result]) -> tuple[Answer, ...]:
     """
     first = question(results["verdicts"].table) if "verdicts" in results else ""
     made = ((asked or first, maker(results), key) for asked, needs, key, maker in _MAKERS if needs in results)
-    return tuple(Answer(asked, answer, key) for asked, answer, key in made if answer)
+    return tuple(Answer(asked, answer, key, opens=key in _OPENING) for asked, answer, key in made if answer)
 
 
 def _topic_experts(results: Mapping[str, Result]) -> str:

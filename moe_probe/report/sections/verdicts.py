@@ -9,17 +9,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.text import is_missing, listed
+from moe_probe.core.units import UnitRef, parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report import plots
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
-from moe_probe.report.content import Bar, Picture, Section
-from moe_probe.studies.verdicts import NEAR, ONLY_COUNTS, UNTESTED, WEAK, grades, power_sentences, words_open
+from moe_probe.report.content import Bar, Link, Picture, Rich, Section, Table
+from moe_probe.report.links import expert_link, joined, unit_key
+from moe_probe.report.plots.summary import answer_kinds
+from moe_probe.studies.verdicts import NEAR, NOTHING, ONLY_COUNTS, UNTESTED, WEAK, grades, power_sentences, words_open
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.core.results import Result
 
+#: Words of a sentence that counts topics and names them, at most; a few more say which are near the threshold.
+_WORDS = 25
 #: Log2 lifts that the drawn line spans at least; an interval that starts below is cut there, the number beside is not.
 _AXIS = (-0.5, 2.0)
 
@@ -27,53 +32,92 @@ _AXIS = (-0.5, 2.0)
 def verdicts_section(results: Mapping[str, Result]) -> Section:
     """Show the verdict of every topic, scannable, with all evidence under a fold."""
     result = results["verdicts"]
-    table = result.table.assign(grade=grades(result.table))
-    tested = results["expert_topics"].table if "expert_topics" in results else None
+    table = result.table.assign(grade=grades(result.table), kind=answer_kinds(result.table))
+    threshold = float(result.params.get("min_log2_lift", 1.0))
+    return Section(
+        title=question(table),
+        finding=f"{count_sentence(table, names=True)}{words_sentence(table)}",
+        blocks=(
+            *_picture(table, threshold),
+            *([power] if (power := power_sentences(result)) else []),
+            _table(result, table, results),
+        ),
+        how=f"{result.caption} {' '.join(f'{name}: {text}' for name, text in _COLUMNS.items())}",
+        limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
+        "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. The candidate "
+        "with the strongest lift is shown: where no expert passes, its lift is an upper end.",
+    )
+
+
+def _table(result: Result, table: pd.DataFrame, results: Mapping[str, Result]) -> Table:
+    """Write one row per topic."""
+    tested, ablation = (results[name].table if name in results else None for name in ("expert_topics", "ablation"))
     known = table["ci_high"].notna().any()
     axis = _AXIS[0], max(_AXIS[1], math.ceil(float(table["ci_high"].max()))) if known else _AXIS[1]
     threshold = float(result.params.get("min_log2_lift", 1.0))
     least = float(result.params.get("min_coverage", 0.0))
     cells: dict[str, Cell] = {
         "topic": "topic",
-        "verdict": "verdict",
-        "grade": "grade",
-        "expert or group": where,
+        "verdict": ("kind", lambda kind: str(_VERDICTS.get(kind, kind))),
+        "how sure": lambda row: "–" if row["grade"] in (WEAK, NOTHING, UNTESTED) else str(row["grade"]),
+        "unit": unit_of,
         "lift [95 %]": lambda row: _lift(row, threshold, axis),
         "q": ("q_value", probability),
         "beyond words": lambda row: _times(_beyond(row, least)),
     }
-    meanings = dict(_COLUMNS)
     if "auroc_feature" in table and table["auroc_feature"].notna().any():
         cells["feature AUROC"] = ("auroc_feature", 2)
-    else:
-        del meanings["Feature AUROC"]
-    if "causal" in table and (table["causal"] != "not tested").any():
-        cells["cause"] = _causal
-    else:
-        del meanings["Cause"]
+    ablated = "causal" in table and bool((table["causal"] != "not tested").any())
+    if ablated:
+        cells["loss without the unit"] = lambda row: _causal(row, ablation)
     cells["replicated"] = lambda row: _replicated(row, tested)
     shown = table_of(
         table,
         cells,
-        heading="Verdicts",
-        note=f"One row per topic, for the expert or group that passes, or else the nearest candidate. The line of a lift runs "
-        f"from {2 ** axis[0]:.1f} to {2 ** axis[1]:g} times; full mark: 1 (no difference); dashed mark: {2**threshold:g} "
-        "(required for a verdict).",
+        heading="Verdicts: one row per topic",
+        note="Unit: the expert, group or feature that passes, or the nearest expert. Lift: full mark, no difference; dashed "
+        "mark, required for a verdict."
+        + (" Loss: mean change in nats per token with that unit switched off, on the topic and on other topics." * ablated),
     )
     details = tuple((short_reason(row), _evidence(row)) for row in table.to_dict("records"))
-    return Section(
-        title=f"{question(table)} One row per topic",
-        finding=f"{count_sentence(table)}{words_sentence(table)}",
-        blocks=(
-            *_picture(table, threshold),
-            *([power] if (power := power_sentences(result)) else []),
-            replace(shown, marks="verdict", details=details),
-        ),
-        how=f"{result.caption} {' '.join(f'{name}: {text}' for name, text in meanings.items())}",
-        limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
-        "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. The candidate "
-        "with the strongest lift is shown: where no expert passes, its lift is an upper end.",
-    )
+    return replace(shown, marks="verdict", details=details)
+
+
+#: How the kinds of answers are called in the table.
+_VERDICTS = {"weak": "weak: real but small"}
+
+
+def unit_of(row: Row | Any) -> Rich:
+    """Name the expert, group or feature of a row of verdicts, with a link to its card.
+
+    Parameters
+    ----------
+    row : mapping
+
+    Returns
+    -------
+    Rich
+        An en dash where the row names none.
+    """
+    unit = unit_ref(row)
+    if unit is None:
+        return "–"
+    if unit.kind != "feature":
+        return Link(where(row), unit_key(unit))
+    feature = Link(feature_name(str(row["feature"])), unit_key(unit))
+    if is_missing(row["layer"]):
+        return feature
+    return joined([feature, joined(["nearest expert: ", expert_link(int(row["layer"]), int(row["expert"]))], "")], "; ")
+
+
+def unit_ref(row: Row | Any) -> UnitRef | None:
+    """Return the unit that a row of verdicts names: its feature where the verdict is that; None where it names none."""
+    if row["verdict"] == "feature only":
+        return UnitRef.parse(str(row["feature"]))
+    if is_missing(row["layer"]):
+        return None
+    members = parse_members(row["experts"]) if row.get("experts") else (int(row["expert"]),)
+    return UnitRef(tuple(sorted(members)), int(row["layer"]))
 
 
 def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
@@ -96,11 +140,12 @@ _COLUMNS = {
     "Lift": "share of the topic's selections that go to the expert, over its share for an average topic.",
     "q": "false-discovery rate over all layers, experts and topics.",
     "Beyond words": "usage over what the topic's words, previous tokens or pairs of tokens predict, whichever predicts most.",
-    "Grade": "clear, the whole interval is above the threshold; near the threshold, this corpus cannot decide; weak, real by "
-    "every test but smaller.",
+    "How sure": "clear, the whole interval is above the threshold; likely, it begins below; near the threshold, this corpus "
+    "cannot decide.",
+    "Weak": "the effect passes every test but is too small for a verdict.",
     "Feature AUROC": "of the best SAE feature, separating held-out documents of the topic; 0.5 is chance.",
-    "Cause": "rise of the loss on the topic without the expert or group, in nats per token; where the verdict is a feature, "
-    "without that feature.",
+    "Loss without the unit": "confirmed, if it rises on the topic, more than on other topics, and more than without units of "
+    "the same load.",
     "Replicated": "discovered in one half of the documents and confirmed in the other.",
 }
 
@@ -145,16 +190,29 @@ def count_sentence(table: pd.DataFrame, *, names: bool = False) -> str:
         part = tested[mask.loc[tested.index]]
         if not len(part) and "{own}" not in what:
             continue
-        near = part["topic"][grade[part.index] == NEAR].tolist()
+        near = sorted(part["topic"][grade[part.index] == NEAR])
         head = f"{len(part) or 'None'} of {len(tested)} topics" if "{own}" in what else str(len(part))
         own = "its" if len(part) == 1 else "their"
         text = f"{head} {'has' if len(part) == 1 else 'have'} {what.format(own=own)}"
-        text += f": {listed(sorted(part['topic']), 8)}" if names and len(part) else ""
-        parts.append(text + (f" ({listed(sorted(near), 8)} near the threshold)" if near else "") + ".")
+        if names and len(part):
+            text += f": {_within(sorted(part['topic']), _WORDS - len(text.split()))}"
+        if near:
+            every = "" if len(near) == 1 else "all " if len(near) == len(part) else f"{len(near)} of them "
+            which = f"{every}near the threshold" if every or len(part) == 1 else f"{near[0]} near the threshold"
+            text += f" ({which})"
+        parts.append(f"{text}.")
     untested = len(table) - len(tested)
     if untested:
         parts.append(f"{untested} could not be tested: too few independent documents.")
     return " ".join(parts)
+
+
+def _within(names: list[str], words: int) -> str:
+    """Enumerate names, as many as fit into a number of words; at least two."""
+    most = len(names)
+    while most > 2 and len(listed(names, most).split()) > words:
+        most -= 1
+    return listed(names, most)
 
 
 def words_sentence(table: pd.DataFrame) -> str:
@@ -193,7 +251,8 @@ def _lift(row: Row, threshold: float, axis: tuple[float, float]) -> str | Bar:
     if is_missing(row["log2_lift"]) or is_missing(row["ci_low"]):
         return lift_text(row)
     value, low, high = (float(row[name]) for name in ("log2_lift", "ci_low", "ci_high"))
-    return Bar(lift_text(row), value, low, high, axis, 0.0, threshold)
+    of = " (nearest expert)" if row["verdict"] == "feature only" else ""
+    return Bar(f"{lift_text(row)}{of}", value, low, high, axis, 0.0, threshold)
 
 
 def _beyond(row: Row, least: float) -> float:
@@ -209,11 +268,22 @@ def _times(log2: float) -> str:
     return "–" if is_missing(log2) else f"{number(float(2**log2))}×"
 
 
-def _causal(row: Row) -> str:
+def _causal(row: Row, ablation: pd.DataFrame | None) -> str:
+    """Say which unit was switched off, how the loss changed on the topic and on the others, and whether that confirms it."""
     if is_missing(row["ablation_delta_nats"]):
         return "not tested"
-    outcome, rise = str(row["causal"]), number(float(row["ablation_delta_nats"]), 3)
-    return f"{outcome[:-1]}; {rise})" if outcome.endswith(")") else f"{outcome} ({rise})"
+    rise = float(row["ablation_delta_nats"])
+    text = f"{feature_name(str(row['ablation_unit']))} off: {_signed(rise)}"
+    if ablation is not None and "beyond_others" in ablation:
+        same = ablation[(ablation["unit"] == row["ablation_unit"]) & (ablation["topic"] == row["topic"])]
+        if len(same) and not is_missing(same["beyond_others"].iloc[0]):
+            text += f" (other topics {_signed(rise - float(same['beyond_others'].iloc[0]))})"
+    return f"{text}; {row['causal']}"
+
+
+def _signed(nats: float) -> str:
+    text = number(abs(float(nats)), 3)
+    return text if text == "0.000" else f"{'+' if nats > 0 else '−'}{text}"
 
 
 def _replicated(row: Row, tested: pd.DataFrame | None) -> str:
@@ -263,9 +333,12 @@ def _evidence(row: Row) -> str:
 
 
 def feature_name(text: str) -> str:
-    """Write ``layer_03/width_01024:575`` as words; other text stays."""
+    """Write ``layer_03/width_01024:575`` and ``layer 5 experts 13+4`` as words; other text stays."""
     match = re.fullmatch(r"(layer_\d+/width_[^: ]+)(?::| feature )(\d+)", text)
-    return f"feature {match[2]} of the SAE of {sae_name(match[1])}" if match else text
+    if match:
+        return f"feature {match[2]} of the SAE of {sae_name(match[1])}"
+    match = re.fullmatch(r"layer (\d+) (experts?) ([\d+]+)", text)
+    return f"layer {match[1]}, {match[2]} {spelled(match[3])}" if match else text
 
 
 def readable(text: str) -> str:

@@ -62,6 +62,13 @@ for (const button of all(".legend button")) button.addEventListener("click", () 
 // folds: all at once, all for print, and those around what a link points to
 const folds = open => { for (const fold of all("details")) fold.open = open; };
 for (const button of all("[data-folds]")) { button.parentElement.hidden = false; button.addEventListener("click", () => folds(button.dataset.folds === "open")); }
+const reveal = () => {
+  const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (!place) return;
+  for (let fold = place.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  place.scrollIntoView();
+};
+addEventListener("hashchange", reveal); reveal();
 let before = [];
 addEventListener("beforeprint", () => { before = all("details:not([open])"); folds(true); });
 addEventListener("afterprint", () => { for (const fold of before) fold.open = false; });
