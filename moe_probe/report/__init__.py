@@ -4,6 +4,7 @@
   `cells`; `links` anchors, and text with links to them.
 - `build` renders it as HTML and Markdown with ``templates`` (page, style, script, notebooks); `stage` is the stage
   ``report``.
+- `passages` text of topics, shaded by the gate weights of their experts, from a trace.
 - `plots` draws with matplotlib, `svg` inside the page.
 - `unit_card` cards of single experts and features; `inspection` the page of inspected texts.
 - `notebook` notebooks that compare runs.

@@ -56,7 +56,7 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
     Report
     """
     entries = (
-        _Entry("verdicts", "Verdicts", "verdicts", opening_section),
+        _Entry("verdicts", "Verdicts", "verdicts", partial(opening_section, trace)),
         _Entry("alerts", "Alerts", "", partial(alerts_section, trace)),
         _Entry("card", "Run card", "", partial(card_section, trace.manifest)),
         # what explains routing
@@ -66,7 +66,7 @@ def compose(trace: Trace, results: Mapping[str, Result]) -> Report:
         # experts
         _Entry("topics", "Experts and topics", "expert_topics", topics_section),
         _Entry("layers", "Layers", "layers", layers_section),
-        _Entry("experts", "Experts one by one", "experts", experts_section),
+        _Entry("experts", "Experts one by one", "experts", partial(experts_section, trace)),
         _Entry("pairs", "Pairs of experts", "coactivation", coactivation_section),
         _Entry("combinations", "Combinations", "combinations", combinations_section),
         _Entry("maps", "Maps and clusters", "clusters", partial(clusters_section, trace)),

@@ -59,9 +59,23 @@ def joined(parts: list[Rich], between: str = ", ") -> Rich:
     Rich
     """
     out: list[str | Link] = []
-    for part in parts:
-        out += ([between] if out else []) + list(_parts(part))
+    for number, part in enumerate(parts):
+        out += ([between] if number and between else []) + list(_parts(part))
     return tuple(out)
+
+
+def glued(*parts: Rich) -> Rich:
+    """Join texts without anything between them.
+
+    Parameters
+    ----------
+    *parts : Rich
+
+    Returns
+    -------
+    Rich
+    """
+    return joined(list(parts), "")
 
 
 def _parts(text: Rich | Bar) -> tuple[str | Link, ...]:

@@ -10,10 +10,10 @@ from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, escaped, facts_html, folded_html, shaded_html
 from moe_probe.core.results import Results
 from moe_probe.core.text import one_line, printable, some_of
+from moe_probe.recording.rundir import RunDirectory
 from moe_probe.report.links import plain
 
 if TYPE_CHECKING:
-    from moe_probe.recording.rundir import RunDirectory
     from moe_probe.report.content import Card, Passage
 
 
@@ -87,7 +87,9 @@ def expert_card(run: RunDirectory | str | Path, layer: int, expert: int) -> Unit
     """
     from moe_probe.report.sections.experts import card_of_expert
 
-    results = _results(run)
+    if not isinstance(run, RunDirectory):
+        run = RunDirectory.open(run)
+    results = run.results
     table = results["experts"].table
     layers = sorted(int(x) for x in table["layer"].unique())
     if layer not in layers:
@@ -95,7 +97,7 @@ def expert_card(run: RunDirectory | str | Path, layer: int, expert: int) -> Unit
     experts = set(table.loc[table["layer"] == layer, "expert"])
     if expert not in experts:
         raise UsageError(f"layer {layer} has no expert {expert}", f"it has {len(experts)}", f"0 to {len(experts) - 1}")
-    return _made(card_of_expert(results, layer, expert))
+    return _made(card_of_expert(run, results, layer, expert))
 
 
 def feature_card(run: RunDirectory | str | Path, sae: str, feature: int) -> UnitCard:

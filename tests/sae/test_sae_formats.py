@@ -468,7 +468,7 @@ def test_broken_metadata_is_one_sentence(tmp_path: Path) -> None:
 )
 def test_named_folders_are_said_and_found_in_sentences(folder: str, says: str) -> None:
     from moe_probe.report.cells import sae_name
-    from moe_probe.report.sections.verdicts import feature_name, readable
+    from moe_probe.report.sections.unit_names import feature_name, readable
 
     assert sae_name(folder) == says and feature_name(f"{folder}:7") == f"feature 7 of the SAE of {says}"
     assert (

@@ -76,6 +76,23 @@ def answer_kinds(table: pd.DataFrame) -> pd.Series:
     return kind.where(~(none & (grade == UNTESTED)), "untested")
 
 
+def by_answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Order topics by their answers: clearest kind first, within a kind the largest lift first.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Result ``verdicts``.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    rank = answer_kinds(table).map(list(ANSWERS).index)
+    order = table.assign(_rank=rank).sort_values(["_rank", "log2_lift"], ascending=[True, False], kind="stable").index
+    return table.loc[order]
+
+
 def _frame(axes: Axes, table: pd.DataFrame, threshold: float) -> None:
     """Lines at no difference and at the threshold, names of the topics, and a scale in times."""
     axes.axvline(0, color="#444444", linewidth=0.8)

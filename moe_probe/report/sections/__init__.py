@@ -3,7 +3,8 @@
 `moe_probe.report.compose` has their order. A caption under "how" comes from the analysis that made the table
 (`Result.caption`).
 
-- `opening` what the page begins with: the first of the short `answers`, then `verdicts`, one row per topic: has it an expert?
+- `opening` what the page begins with: the first of the short `answers`, then `verdicts`, one row per topic.
+  `claims` passages and groups of the units that verdicts name; `unit_names` their names, with links.
 - `alerts` what to know before believing the rest, and the checks that raised nothing; `model_card` the run card and the
   data files.
 - `rivals` what explains routing instead of topics: words, positions, kinds of token, other label columns.

@@ -10,7 +10,8 @@ from moe_probe.report.cells import number
 from moe_probe.report.content import Answer
 from moe_probe.report.sections.costs import finding as cost_finding
 from moe_probe.report.sections.subjects import human_lines
-from moe_probe.report.sections.verdicts import count_sentence, question, where, words_sentence
+from moe_probe.report.sections.unit_names import where
+from moe_probe.report.sections.verdicts import count_sentence, question, words_sentence
 from moe_probe.studies.verdicts import NEAR, UNCONFIRMABLE, grades
 
 if TYPE_CHECKING:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 from moe_probe.core.pieces import decode, standing
 from moe_probe.core.stats.information import effective_number
 from moe_probe.core.text import clipped, figure, is_missing, some_of
-from moe_probe.core.units import parse_members
-from moe_probe.report.cells import Cell, lift_text, number, probability, sae_name, table_of, yes_no
-from moe_probe.report.content import Block, Card, Cards, Passage, Section, Table
+from moe_probe.core.units import UnitRef, parse_members
+from moe_probe.report.cells import Cell, lift_text, number, probability, table_of, yes_no
+from moe_probe.report.content import Block, Card, Cards, Passage, Rich, Section, Table
+from moe_probe.report.links import expert_link, glued, joined, unit_key
+from moe_probe.report.sections.claims import group_cards, passages_of
+from moe_probe.report.sections.unit_names import feature_link
 from moe_probe.studies.verdicts import rise_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moe_probe.core.results import Result
+    from moe_probe.recording.trace import Trace
 
 #: Cards of experts that no verdict names: those with the strongest lift for any topic.
 _FURTHER = 16
@@ -24,8 +28,19 @@ _FURTHER = 16
 _LISTED = 200
 
 
-def experts_section(results: Mapping[str, Result]) -> Section | None:
-    """Give a card to the experts that verdicts name, and to those with the strongest lifts."""
+def experts_section(trace: Trace, results: Mapping[str, Result]) -> Section | None:
+    """Give a card to the experts that verdicts name, and to those with the strongest lifts.
+
+    Parameters
+    ----------
+    trace : Trace
+    results : mapping of str to Result
+
+    Returns
+    -------
+    Section or None
+        None where experts were not analysed.
+    """
     if "experts" not in results or "expert_topics" not in results:
         return None
     topics = results["expert_topics"].table
@@ -36,7 +51,7 @@ def experts_section(results: Mapping[str, Result]) -> Section | None:
     strongest = topics[topics["significant"]].sort_values("log2_lift", ascending=False, kind="stable")
     order = list(dict.fromkeys([*named, *zip(strongest["layer"].astype(int), strongest["expert"].astype(int), strict=True)]))
     chosen = order[: len(set(named)) + _FURTHER]
-    annotations = _Annotations(results)
+    annotations = _Annotations(results, passages_of(trace, results, [UnitRef((expert,), layer) for layer, expert in named]))
     blocks: list[Block] = [_table(results["experts"].table, topics)]
     for heading, units in (
         ("Cards of experts that the verdicts name", [unit for unit in chosen if unit in named]),
@@ -44,6 +59,8 @@ def experts_section(results: Mapping[str, Result]) -> Section | None:
     ):
         if units:
             blocks.append(Cards(f"{heading} ({len(units)})", tuple(annotations.card(*unit) for unit in units)))
+    if groups := group_cards(trace, results) if "verdicts" in results else ():
+        blocks.insert(1, Cards(f"Cards of groups that the verdicts name ({len(groups)})", groups))
     contexts = results["expert_contexts"].caption if "expert_contexts" in results else "not recorded in this trace."
     return Section(
         title="Experts one by one",
@@ -102,14 +119,16 @@ class _Annotations:
     Parameters
     ----------
     results : mapping of str to Result
+    passages : mapping of UnitRef to tuple of Passage
+        Of the topics that experts are claimed for.
     """
 
-    def __init__(self, results: Mapping[str, Result]) -> None:
-        self.tables = {name: r.table for name, r in results.items()}
+    def __init__(self, results: Mapping[str, Result], passages: Mapping[UnitRef, tuple[Passage, ...]]) -> None:
+        self.tables, self.passages = {name: r.table for name, r in results.items()}, passages
 
     def card(self, layer: int, expert: int) -> Card:
         """Write the card of one expert."""
-        texts = {}
+        texts: dict[str, Rich] = {}
         for name, source, describe in _FACTS:
             rows = self.rows(source, layer, expert)
             texts[name] = describe(rows) if rows is not None else ""
@@ -117,25 +136,27 @@ class _Annotations:
         texts["without it"] = self._without(layer, expert)
         title = f"Layer {layer}, expert {expert}: {_best_topic(self.rows('expert_topics', layer, expert))}"
         contexts = self.rows("expert_contexts", layer, expert)
-        passages = () if contexts is None else _contexts(contexts)
-        return Card(title, tuple((name, text) for name, text in texts.items() if text), passages)
+        unit = UnitRef((expert,), layer)
+        passages = (*self.passages.get(unit, ()), *(() if contexts is None else _contexts(contexts)))
+        return Card(title, tuple((name, text) for name, text in texts.items() if text), passages, unit_key(unit))
 
     def rows(self, name: str, layer: int, expert: int) -> pd.DataFrame | None:
         """Return the rows of a table that are about the expert; None where the analysis was not made."""
         table = self.tables.get(name)
         return None if table is None else table[(table["layer"] == layer) & (table["expert"] == expert)]
 
-    def _nearest(self, layer: int, expert: int) -> str:
+    def _nearest(self, layer: int, expert: int) -> Rich:
         table = self.tables.get("expert_similarity")
         if table is None:
             return ""
         pairs = table[(table["layer"] == layer) & ((table["expert_a"] == expert) | (table["expert_b"] == expert))]
-        nearest = []
+        nearest: list[Rich] = []
         for kind, part in pairs.groupby("kind", sort=True):
             top = part.sort_values("similarity").iloc[-1]
             other = int(top["expert_b"] if top["expert_a"] == expert else top["expert_a"])
-            nearest.append(f"by {kind} {other} ({number(float(top['similarity']))})")
-        return ", ".join(nearest)
+            link = expert_link(layer, other, f"expert {other}")
+            nearest.append(glued(f"by {kind} ", link, f" ({number(float(top['similarity']))})"))
+        return joined(nearest)
 
     def _without(self, layer: int, expert: int) -> str:
         table = self.tables.get("ablation")
@@ -236,18 +257,27 @@ def _predicted(predicted: pd.DataFrame) -> str:
     return f"bits per selection on held-out documents: {bits or 'none'}"
 
 
-def _features(matches: pd.DataFrame) -> str:
+def _features(matches: pd.DataFrame) -> Rich:
     strong = matches[matches["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
-    return "; ".join(
-        f"{sae_name(r.sae)}: {r.feature}{f' ({clipped(r.label, 50)})' if r.label else ''}, AUROC "
-        f"{figure(r.heldout_score, '.2f', 'unknown')}, fires on "
-        f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens"
-        for r in strong.itertuples()
+    return joined(
+        [
+            glued(
+                feature_link(f"{r.sae}:{r.feature}"),
+                f" ({clipped(r.label, 50)})" if r.label else "",
+                f", AUROC {figure(r.heldout_score, '.2f', 'unknown')}, fires on ",
+                f"{figure(r.recall, '.0%', 'an unknown share')} of the expert's tokens",
+            )
+            for r in strong.itertuples()
+        ],
+        "; ",
     )
 
 
 def _contexts(contexts: pd.DataFrame) -> tuple[Passage, ...]:
-    return tuple(Passage(f"{r.topic}, weight {r.weight:.2f}", _pieces(r.tokens, r.weights)) for r in contexts.itertuples())
+    return tuple(
+        Passage(f"{r.topic}, among the highest gate weights ({r.weight:.2f})", _pieces(r.tokens, r.weights))
+        for r in contexts.itertuples()
+    )
 
 
 def _visible(token: str) -> str:
@@ -263,11 +293,12 @@ def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
     )
 
 
-def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Card:
+def card_of_expert(trace: Trace, results: Mapping[str, Result], layer: int, expert: int) -> Card:
     """Write the card of one expert.
 
     Parameters
     ----------
+    trace : Trace
     results : mapping of str to Result
         With a table ``experts`` that has a row of it.
     layer, expert : int
@@ -277,11 +308,13 @@ def card_of_expert(results: Mapping[str, Result], layer: int, expert: int) -> Ca
     Card
     """
     names = {*(source for _, source, _ in _FACTS), "expert_similarity", "ablation", "expert_contexts"}
-    return _Annotations({name: results[name] for name in names if name in results}).card(layer, expert)
+    known = {name: results[name] for name in names if name in results}
+    about = {name: results[name] for name in ("verdicts", "expert_topics") if name in results}
+    return _Annotations(known, passages_of(trace, about, [UnitRef((expert,), layer)])).card(layer, expert)
 
 
 #: Lines of a card: name, result that it is from, and what writes it from the expert's rows.
-_FACTS: tuple[tuple[str, str, Callable[[pd.DataFrame], str]], ...] = (
+_FACTS: tuple[tuple[str, str, Callable[[pd.DataFrame], Rich]], ...] = (
     ("load", "experts", _load),
     ("topics", "expert_topics", _topics),
     ("kinds of tokens", "expert_token_classes", _classes),

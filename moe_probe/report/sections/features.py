@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode
 from moe_probe.core.text import figure
+from moe_probe.core.units import UnitRef
 from moe_probe.report.cells import lift_cell, number, probability, ranged, sae_name, table_of
-from moe_probe.report.content import Block, Card, Cards, Passage, Picture, Section, Table
+from moe_probe.report.content import Block, Card, Cards, Link, Passage, Picture, Rich, Section, Table
+from moe_probe.report.links import expert_link, glued, joined, unit_key
 from moe_probe.report.plots import routing as plots
 from moe_probe.report.sections.experts import rises
 
@@ -184,10 +186,23 @@ def _cards(results: Mapping[str, Result]) -> list[Block]:
         made = tuple(_card(results, rows.loc[key], excerpts) for key, excerpts in groups)
         if made:
             blocks.append(Cards(f"{heading} ({len(made)})", made))
+    shown = set(zip(cards["sae"], cards["feature"], strict=True))
+    further = [key for key in _named(results) if key not in shown and key in rows.index]
+    if further:
+        made = tuple(_card(results, rows.loc[key], cards.head(0)) for key in further)
+        blocks.append(Cards(f"Cards of further features that the verdicts name ({len(made)})", made))
     return blocks
 
 
-def _through(results: Mapping[str, Result], sae: str, feature: int) -> str:
+def _named(results: Mapping[str, Result]) -> list[tuple[str, int]]:
+    """List the features that verdicts name as the best of a topic."""
+    if "verdicts" not in results or "feature" not in results["verdicts"].table:
+        return []
+    units = (UnitRef.parse(text) for text in results["verdicts"].table["feature"] if text)
+    return list(dict.fromkeys((unit.sae, unit.members[0]) for unit in units))
+
+
+def _through(results: Mapping[str, Result], sae: str, feature: int) -> Rich:
     """Name the experts that the feature's tokens are routed to; "" where features were not matched with experts."""
     if "feature_experts" not in results:
         return ""
@@ -195,12 +210,15 @@ def _through(results: Mapping[str, Result], sae: str, feature: int) -> str:
     experts = table[(table["sae"] == sae) & (table["feature"] == feature)].sort_values("rank")
     if experts.empty:
         return "it fires on too few held-out tokens to say"
-    most = ", ".join(f"{int(r.expert)} ({r.share:.0%} of their selections, {r.lift:.1f}×)" for r in experts.itertuples())
+    links = [expert_link(int(r.layer), int(r.expert), f"expert {int(r.expert)}") for r in experts.itertuples()]
+    parts = (f" ({r.share:.0%} of their selections, {r.lift:.1f}×)" for r in experts.itertuples())
+    most = joined([glued(link, part) for link, part in zip(links, parts, strict=True)])
     first = experts.iloc[0]
-    return (
+    effective = (
         f"its tokens go through {number(float(first['effective_experts']), 1)} experts by effective number (all tokens: "
-        f"{number(float(first['effective_experts_all']), 1)}), most through {most}"
+        f"{number(float(first['effective_experts_all']), 1)}), most through "
     )
+    return glued(effective, most)
 
 
 def _without(results: Mapping[str, Result], sae: str, feature: int) -> str:
@@ -223,19 +241,25 @@ def _card(results: Mapping[str, Result], row: pd.Series, excerpts: pd.DataFrame)
         f"{number(float(row['label_score']))} (nearest feature: {number(float(row['label_hard_score']))}; "
         f"precision {number(float(row['label_precision']))}, recall {number(float(row['label_recall']))})"
     )
-    facts = [("label", str(row["label"])), ("label score", score), (params["by"], topic)]
+    facts: list[tuple[str, Rich]] = [("label", str(row["label"])), ("label score", score), (params["by"], topic)]
     if params.get("finer") and row[params["finer"]]:
         facts.append((str(params["finer"]), str(row[params["finer"]])))
     facts += [
         ("fires on", f"{float(row['density']):.2%} of tokens, most on: {row['top_tokens'] or '–'}"),
-        ("nearest feature", f"{int(row['nearest'])} (cosine {number(float(row['nearest_cosine']))})"),
+        ("nearest feature", glued(_linked(sae, row["nearest"]), f" (cosine {number(float(row['nearest_cosine']))})")),
         ("experts", _through(results, sae, int(feature))),
         ("without it", _without(results, sae, int(feature))),
     ]
     largest = float(row["max_activation"]) or 1.0
     passages = tuple(Passage(str(r.part), pieces(r.tokens, r.activations, largest)) for r in excerpts.itertuples())
     title = f"{sae_name(sae)}, feature {feature}: {shortened(str(row['label'])) or 'no label'}"
-    return Card(title, tuple((name, text) for name, text in facts if text), passages)
+    return Card(
+        title, tuple((name, text) for name, text in facts if text), passages, unit_key(UnitRef((int(feature),), sae=sae))
+    )
+
+
+def _linked(sae: str, feature: Any) -> Link:
+    return Link(f"feature {int(feature)}", unit_key(UnitRef((int(feature),), sae=sae)))
 
 
 def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:

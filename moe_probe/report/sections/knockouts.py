@@ -9,7 +9,7 @@ from moe_probe.core.text import listed
 from moe_probe.report.cells import ranged, table_of
 from moe_probe.report.content import Picture, Section
 from moe_probe.report.plots import units as plots_units
-from moe_probe.report.sections.verdicts import readable
+from moe_probe.report.sections.unit_names import readable
 from moe_probe.studies.verdicts import confirmation
 
 if TYPE_CHECKING:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_probe.core.text import is_missing, listed
-from moe_probe.core.units import UnitRef, parse_members
 from moe_probe.experts.explain.rivals import RIVALS
 from moe_probe.report import plots
-from moe_probe.report.cells import Cell, Row, lift_text, number, probability, sae_name, spelled, table_of
-from moe_probe.report.content import Bar, Link, Picture, Rich, Section, Table
-from moe_probe.report.links import expert_link, joined, unit_key
-from moe_probe.report.plots.summary import answer_kinds
+from moe_probe.report.cells import Cell, Row, lift_text, number, probability, table_of
+from moe_probe.report.content import Bar, Picture, Section, Table
+from moe_probe.report.plots.summary import answer_kinds, by_answer
+from moe_probe.report.sections.unit_names import feature_name, readable, unit_of, where
 from moe_probe.studies.verdicts import NEAR, NOTHING, ONLY_COUNTS, UNTESTED, WEAK, grades, power_sentences, words_open
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ _AXIS = (-0.5, 2.0)
 def verdicts_section(results: Mapping[str, Result]) -> Section:
     """Show the verdict of every topic, scannable, with all evidence under a fold."""
     result = results["verdicts"]
-    table = result.table.assign(grade=grades(result.table), kind=answer_kinds(result.table))
+    table = by_answer(result.table.assign(grade=grades(result.table), kind=answer_kinds(result.table)))
     threshold = float(result.params.get("min_log2_lift", 1.0))
     return Section(
         title=question(table),
@@ -85,39 +83,6 @@ def _table(result: Result, table: pd.DataFrame, results: Mapping[str, Result]) -
 
 #: How the kinds of answers are called in the table.
 _VERDICTS = {"weak": "weak: real but small"}
-
-
-def unit_of(row: Row | Any) -> Rich:
-    """Name the expert, group or feature of a row of verdicts, with a link to its card.
-
-    Parameters
-    ----------
-    row : mapping
-
-    Returns
-    -------
-    Rich
-        An en dash where the row names none.
-    """
-    unit = unit_ref(row)
-    if unit is None:
-        return "–"
-    if unit.kind != "feature":
-        return Link(where(row), unit_key(unit))
-    feature = Link(feature_name(str(row["feature"])), unit_key(unit))
-    if is_missing(row["layer"]):
-        return feature
-    return joined([feature, joined(["nearest expert: ", expert_link(int(row["layer"]), int(row["expert"]))], "")], "; ")
-
-
-def unit_ref(row: Row | Any) -> UnitRef | None:
-    """Return the unit that a row of verdicts names: its feature where the verdict is that; None where it names none."""
-    if row["verdict"] == "feature only":
-        return UnitRef.parse(str(row["feature"]))
-    if is_missing(row["layer"]):
-        return None
-    members = parse_members(row["experts"]) if row.get("experts") else (int(row["expert"]),)
-    return UnitRef(tuple(sorted(members)), int(row["layer"]))
 
 
 def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
@@ -238,15 +203,6 @@ def words_sentence(table: pd.DataFrame) -> str:
     return f" Words are not ruled out: {which} may be of the topic or of its words."
 
 
-def where(row: Row | Any) -> str:
-    """Name the expert or experts of a row of verdicts."""
-    if is_missing(row["layer"]):
-        return "–"
-    if "+" in str(row.get("experts", "")):
-        return f"layer {int(row['layer'])}, experts {spelled(row['experts'])}"
-    return f"layer {int(row['layer'])}, expert {int(row['expert'])}"
-
-
 def _lift(row: Row, threshold: float, axis: tuple[float, float]) -> str | Bar:
     if is_missing(row["log2_lift"]) or is_missing(row["ci_low"]):
         return lift_text(row)
@@ -330,18 +286,3 @@ def _evidence(row: Row) -> str:
         )
     rest = readable(str(row["reason"])).partition(". ")[2]
     return " ".join([*parts, rest] if rest else parts)
-
-
-def feature_name(text: str) -> str:
-    """Write ``layer_03/width_01024:575`` and ``layer 5 experts 13+4`` as words; other text stays."""
-    match = re.fullmatch(r"(layer_\d+/width_[^: ]+)(?::| feature )(\d+)", text)
-    if match:
-        return f"feature {match[2]} of the SAE of {sae_name(match[1])}"
-    match = re.fullmatch(r"layer (\d+) (experts?) ([\d+]+)", text)
-    return f"layer {match[1]}, {match[2]} {spelled(match[3])}" if match else text
-
-
-def readable(text: str) -> str:
-    """Write folders of SAEs in a sentence (``layer_03/width_01024``) as words."""
-    reordered = re.sub(r"(layer_\d+/width_\S*\w) feature (\d+)", lambda m: f"feature {m[2]} of {m[1]}", text)
-    return re.sub(r"\blayer_\d+/width_\S*\w", lambda m: f"the SAE of {sae_name(m[0])}", reordered)
