@@ -13,7 +13,7 @@ demo: install
 # the study behind docs/case_studies/shipped_model.md: SAEs of three layers
 study: install
 	$(BIN)/moe-probe run data/model/final --corpus data/probe_corpus.jsonl --out runs/study --resume \
-	  --label register --strata register --hidden-share 1.0 --dtype float32 --layers 1,3,5 \
+	  --label register --strata register --hidden-share 1.0 --dtype float32 --sae-layers 1,3,5 \
 	  --widths 256,1024,4096 --depth-first --ablate mask
 
 install: $(VENV)/.installed

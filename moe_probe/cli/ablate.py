@@ -37,7 +37,9 @@ class AblateOptions(Settings):
     how: str = setting(AblationSettings.how, "experts: mask (the router cannot choose them), zero, mean, steer")
     boost: float = setting(1.0, "added to the experts' logits (steer)")
     by: str = setting(AblationSettings.by, "label column whose values losses are compared over")
-    tokens: int = setting(AblationSettings.tokens, "tokens of held-out documents that losses are measured on", ge=256)
+    tokens: int = setting(
+        AblationSettings.tokens, "tokens of held-out documents that losses are measured on", flag="--loss-tokens", ge=256
+    )
     controls: int = setting(
         AblationSettings.controls, "units of the same load to compare each with; with none nothing can be confirmed", ge=0
     )

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    command(app, "check", "moe-probe check path/to/model --tokens 10000000")(check)
+    command(app, "check", "moe-probe check path/to/model --corpus-tokens 10000000")(check)
 
 
 def check(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)],
     *,
-    tokens: Annotated[float, typer.Option("--tokens", help="Corpus size for the estimates.")] = 1e6,
+    tokens: Annotated[float, typer.Option("--corpus-tokens", help="Tokens of the corpus, for the estimates.")] = 1e6,
     options: LoadOptions,
     console: Console,
 ) -> None:

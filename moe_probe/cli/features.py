@@ -157,7 +157,7 @@ def find(
             "--contrast", help="Two text files: what fires in the first and not in the second.", show_default=False
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Features and experts to list.")] = 10,
+    top: Annotated[int, typer.Option("--top", min=1, help="Features and experts to list.")] = 10,
     choice: ModelChoice,
     console: Console,
 ) -> None:
@@ -169,7 +169,7 @@ def find(
         raise UsageError("find takes a QUERY or --contrast A B", "one of the two", 'moe-probe find RUN "anthrax"')
     found = find_units(
         RunDirectory.open(run),
-        Query(query, regex, contrast, limit),
+        Query(query, regex, contrast, top),
         load=lambda: choice.load(run, console, without="only the corpus is searched"),
         say=console.say,
     )
@@ -180,6 +180,7 @@ def find(
             "occurrences": found.n_tokens,
             "features": found.features.to_dict("records"),
             "experts": found.experts.to_dict("records"),
+            "columns": dict(zip(("features", "experts"), found.columns, strict=True)),
         },
         found.lines(),
     )

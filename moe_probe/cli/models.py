@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         app,
         "models",
         "moe-probe models",
-        "a row of your own: moe-probe models --add runs/mine --name my-model --corpus-note 'my corpus'",
+        "a row of your own: moe-probe models --add runs/mine --model-id my-model --corpus-note 'my corpus'",
         "as a page: moe-probe models --markdown models.md --figure models.svg",
     )(models)
 
@@ -36,7 +36,7 @@ def models(
         typer.Option("--add", metavar="RUN", help="Analysed run whose row is added to --records.", show_default=False),
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", help="Name of the model of --add [default: that of its trace].", show_default=False)
+        str, typer.Option("--model-id", help="Name of the model of --add [default: that of its trace].", show_default=False)
     ] = "",
     note: Annotated[
         str, typer.Option("--corpus-note", help="What the corpus of --add is, in a few words.", show_default=False)
@@ -61,7 +61,7 @@ def models(
     from moe_probe.studies.models_table import SHIPPED, answer_sentences, models_lines, models_page, read_rows
 
     if add is None and (name or note):
-        raise UsageError("--name and --corpus-note describe a new row", "no run was named", "--add RUN")
+        raise UsageError("--model-id and --corpus-note describe a new row", "no run was named", "--add RUN")
     if figure is not None and figure.suffix.lower() not in _FIGURES:
         raise UsageError(f"--figure {figure} is invalid", "figures are .svg or .png", f"--figure {figure.stem}.svg")
     if add is None and records != Path("models") and not records.is_dir():

@@ -21,9 +21,10 @@ import typer
 from pydantic.fields import FieldInfo
 
 from moe_probe.cli.console import Console
+from moe_probe.cli.former import ProbeCommand
 from moe_probe.cli.guard import guarded
 from moe_probe.core.errors import UsageError
-from moe_probe.core.settings import Settings, flag_of, parse_numbers
+from moe_probe.core.settings import Settings, flag_of, limits_of, parse_numbers
 
 Mode = Literal["new", "resume", "force"]
 #: Settings that were given on the command line, by section of the configuration and name.
@@ -92,7 +93,7 @@ def command(
     epilog = "Example: " + "\n\n".join(examples)
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name, epilog=epilog)(guarded(_expanded(function, set(leave_out))))
+        app.command(name, cls=ProbeCommand, epilog=epilog)(guarded(_expanded(function, set(leave_out))))
         return function
 
     return register
@@ -195,7 +196,7 @@ def _option(parameter: str, flag: str, field: FieldInfo, panel: str) -> inspect.
     """Make the option of a setting; its default is None, so that what was given is known."""
     kind, default = field.annotation, field.default
     text = field.description or ""
-    help_text = text[:1].upper() + text[1:] + _limits(field) + _default(default) + "."
+    help_text = text[:1].upper() + text[1:] + limits_of(field) + _default(default) + "."
     if kind is bool and default is True and "/" not in flag:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     info: dict[str, Any] = {"help": help_text, "rich_help_panel": panel or None, "show_default": False}
@@ -211,18 +212,6 @@ def _default(default: Any) -> str:
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else "on" if default is True else default
     shown = f"{shown:g}" if isinstance(shown, float) else shown
     return f" [default: {shown}]"
-
-
-def _limits(field: FieldInfo) -> str:
-    """Describe what values may be, as ``[1 or more]``."""
-    words = {"ge": "{} or more", "gt": "more than {}", "le": "{} at most", "lt": "less than {}"}
-    limits = [
-        text.format(value)
-        for item in field.metadata
-        for name, text in words.items()
-        if (value := getattr(item, name, None)) is not None
-    ]
-    return f" [{', '.join(limits)}]" if limits else ""
 
 
 def _bare(annotation: Any) -> Any:

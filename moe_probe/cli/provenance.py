@@ -15,6 +15,7 @@ from moe_probe.core.text import some_of
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
     from moe_probe.report.references import CitedSource
+    from moe_probe.runs.progress import RunStep
 
 
 def register(app: typer.Typer) -> None:
@@ -30,9 +31,10 @@ def info(
     seed: Seed = 0,  # noqa: ARG001 (every command takes it)
     console: Console,
 ) -> None:
-    """Say what a trace holds and where it came from."""
+    """Say what a trace has, where it came from, what was done in its run, and what comes next."""
     from moe_probe.recording.trace import Trace
     from moe_probe.recording.trace.facts import unknowns
+    from moe_probe.runs.progress import next_command, steps_of
 
     trace = Trace.open(path)
     topics = trace.documents["topic"].value_counts(sort=False).to_dict()
@@ -43,7 +45,9 @@ def info(
         "unknown": unknowns(trace.manifest, trace.documents),
         "bytes": _size(trace),
     }
-    console.result(data, _info_lines(trace, topics))
+    steps, following = steps_of(path, trace.manifest), next_command(path, trace.manifest)
+    data |= {"steps": [vars(step) for step in steps], "next": following}
+    console.result(data, [*_info_lines(trace, topics), *_step_lines(steps), f"Next: {following}"])
 
 
 def _size(trace: Trace) -> int:
@@ -79,8 +83,14 @@ def _info_lines(trace: Trace, topics: dict[str, int]) -> list[str]:
         ),
         f"evidence   {' '.join([f'{m.evidence}.', *unknowns(m, trace.documents)])}",
         f"made with  {', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}",
-        f"Next: moe-probe analyze {trace.root}",
     ]
+
+
+def _step_lines(steps: list[RunStep]) -> list[str]:
+    """Lines on what was done, and on what could be."""
+    lines = [f"{step.name:<10} {step.made}" for step in steps if step.made]
+    open_steps = [step.name for step in steps if step.command and not step.made]
+    return [*lines, *([f"not done   {', '.join(open_steps)}"] if open_steps else [])]
 
 
 def verify(

@@ -12,6 +12,7 @@ from moe_probe.cli.console import Console, need_label
 from moe_probe.cli.model_choice import ModelChoice, serve_first_process
 from moe_probe.cli.options import Mode, Out, Sections, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
+from moe_probe.core.files import run_folder_of
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.recording.serving.settings import ServerSettings
@@ -115,6 +116,8 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
             "knock-outs and spliced activations are impossible there",
             "torchrun ... -m moe_probe collect MODEL --tp-plan auto, then moe-probe analyze TRACE",
         )
+    if made.sae.layers and not made.sae.widths:
+        console.say("note: --sae-layers has no effect without --widths: no SAE is trained")
     outcome = run_pipeline(made, out, mode=mode, say=console.say)
     limits = _limits(Trace.open(outcome.root), outcome.root, made.statistics.by)
     console.notes(limits)
@@ -194,7 +197,7 @@ class WeightsChoice(ModelChoice):
     revision: str | None = setting(None, "branch, tag or commit of --model")
 
 
-@locked(lambda *, path, out, **_: (out or run_directory(path)) if path.is_dir() else None)
+@locked(lambda *, path, out, **_: (out or run_folder_of(path)) if path.is_dir() else None)
 def analyze(
     path: Annotated[Path, typer.Argument(help="Run directory, or a trace.", show_default=False)],
     *,
@@ -224,7 +227,7 @@ def analyze(
     trace = Trace.open(path)
     need_label(trace, statistics.by, "--by")
     need_label(trace, statistics.strata, "--strata")
-    root = out or run_directory(path)
+    root = out or run_folder_of(path)
     refuse_links_out(root, trace=True)
     with disk_errors(root):  # a folder that cannot be written shows before anything is computed
         (root / "results").mkdir(parents=True, exist_ok=True)
@@ -241,13 +244,6 @@ def analyze(
         {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}, "limits": limits},
         f"Results: {root / 'results'}. Next: moe-probe report {root}",
     )
-
-
-def run_directory(path: Path) -> Path:
-    """Find the run that a path belongs to: itself, the folder above its ``trace``, or one made beside the trace."""
-    if (path / "trace" / "trace.json").exists():
-        return path
-    return path.parent if path.name == "trace" else path.with_name(path.name + "-run")
 
 
 def report(

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     sae = typer.Typer(
         no_args_is_help=True, rich_markup_mode="markdown", help="Sparse autoencoders: train, load and measure them."
     )
-    command(sae, "train", "moe-probe sae train runs/mine --layers 2 --widths 1024,4096")(train)
+    command(sae, "train", "moe-probe sae train runs/mine --sae-layers 2 --widths 1024,4096")(train)
     command(sae, "load", "moe-probe sae load runs/mine path/to/sae --layer 2")(load)
     command(sae, "eval", "moe-probe sae eval runs/mine")(evaluate)
     app.add_typer(sae, name="sae")
@@ -33,7 +33,9 @@ def train(
     mode: Mode,
     settings: SaeSettings,
     workers: WorkerSettings,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="Device: cpu, cuda, cuda:1 ...; auto takes the first GPU.")
+    ] = "auto",
     seed: Seed = 0,
     console: Console,
 ) -> None:
@@ -84,7 +86,9 @@ def evaluate(
     run: RunPath,
     *,
     choice: ModelChoice,
-    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Held-out tokens that losses are measured on.")] = 8192,
+    tokens: Annotated[
+        int, typer.Option("--loss-tokens", min=64, help="Held-out tokens that losses are measured on.")
+    ] = 8192,
     seed: Seed = 0,
     console: Console,
 ) -> None:

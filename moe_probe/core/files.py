@@ -322,3 +322,21 @@ def path_inside(root: Path, relative: str) -> Path:
             "do not use this trace: it was tampered with",
         )
     return root / pure
+
+
+def run_folder_of(path: Path) -> Path:
+    """Find the run that a path belongs to: itself, the folder above its ``trace``, or one made beside the trace.
+
+    Parameters
+    ----------
+    path : Path
+        Run directory or trace.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
+    if (path / "trace" / "trace.json").exists():
+        return path
+    return path.parent if path.name == "trace" else path.with_name(path.name + "-run")

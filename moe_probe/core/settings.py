@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from moe_probe.core.errors import UsageError, did_you_mean
 
@@ -77,6 +78,28 @@ def flag_of(settings: type[BaseModel], name: str) -> str:
     extra = settings.model_fields[name].json_schema_extra
     flag = str(extra.get("flag", "")) if isinstance(extra, dict) else ""
     return "" if flag == "-" else flag or f"--{name.replace('_', '-')}"
+
+
+def limits_of(field: FieldInfo) -> str:
+    """Describe what the values of a setting may be.
+
+    Parameters
+    ----------
+    field : pydantic.fields.FieldInfo
+
+    Returns
+    -------
+    str
+        As `` [1 or more]``; "" where there is no limit.
+    """
+    words = {"ge": "{} or more", "gt": "more than {}", "le": "{} at most", "lt": "less than {}"}
+    limits = [
+        text.format(value)
+        for item in field.metadata
+        for name, text in words.items()
+        if (value := getattr(item, name, None)) is not None
+    ]
+    return f" [{', '.join(limits)}]" if limits else ""
 
 
 def invalid_setting(settings: type[BaseModel], error: ValidationError) -> UsageError:

@@ -48,7 +48,9 @@ class SaeSettings(Settings):
     panel: ClassVar[str] = "Sparse autoencoders"
 
     widths: tuple[int, ...] = setting((), "latents of the SAEs to train, as 256,1024,4096 (what sae train takes by default)")
-    layers: tuple[int, ...] = setting((), "MoE layers to train SAEs on, as 1,3,5 or 0-5; first, middle and last if none")
+    layers: tuple[int, ...] = setting(
+        (), "MoE layers to train SAEs on, as 1,3,5 or 0-5; first, middle and last if none", flag="--sae-layers"
+    )
     experts: str = setting("", "SAEs of some experts' tokens: all (one each), 3,5 or groups 1+2,7")
     hook: str = setting(_of_sae("hook"), f"activation site that SAEs read: {', '.join(HOOKS)}")
     architecture: str = setting(_of_sae("architecture"), f"architecture: {', '.join(ARCHITECTURES)}")

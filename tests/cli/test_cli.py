@@ -137,7 +137,7 @@ WRONG = [
     (["verify", "{tmp}"], 1, "there is no trace"),
     (["report", "{tmp}/none"], 1, "there is no run"),
     (["report", "{tmp}"], 1, "there is no trace"),
-    (["cite", "{tmp}"], 1, "holds no results"),
+    (["cite", "{tmp}"], 1, "has no results"),
     (["check", "{tmp}/none"], 1, "there is no folder"),
     (["analyze", "{tmp}"], 1, "there is no trace"),
     (["import", "{tmp}/none.parquet", "--out", "{tmp}/x"], 1, "there is nothing at"),

@@ -325,7 +325,7 @@ def test_a_server_that_will_not_do_is_named_before_the_corpus_is_sent(
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply(401, b"{}"), "refuses the request without a key: status 401.*--api-key-env"),
+        (Reply(401, b"{}"), "refuses the request without a key: status 401.*--server-key-env"),
         (Reply(403, b"{}"), "status 403"),
         (Reply(404, b'{"detail": "Not Found"}'), "returns no routed experts"),
         (Reply(404, b'{"object": "error", "message": "The model `x` does not exist."}'), "does not exist"),
@@ -397,7 +397,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     with pytest.raises(MoeProbeError) as caught:
         collect(server, checkpoint, corpus_file, tmp_path / "u", api_key_env="MY_KEY")
     assert "sk-very-secret" not in str(caught.value)
-    with pytest.raises(UsageError, match="--api-key-env NO_KEY names no key"):
+    with pytest.raises(UsageError, match="--server-key-env NO_KEY names no key"):
         collect(server, checkpoint, corpus_file, tmp_path / "u", api_key_env="NO_KEY")
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,10 +94,38 @@ def test_train_measure_label_find(run: Path) -> None:
     assert code == 0 and "good label" in out, err
     features = pd.read_parquet(run / "results" / "features.parquet")
     assert len(features) == 128 and set(features["layer"]) == {0, 2}
-    code, out, _ = moe_probe("find", run, "w7", "--json", "--limit", 5)
+    code, out, _ = moe_probe("find", run, "w7", "--json", "--top", 5)
     found = json.loads(out)
     assert code == 0 and found["occurrences"] > 10 and len(found["experts"]) == 5
     assert found["features"][0]["rate"] > found["features"][0]["base"]
+    check_columns_of_find(run, found)
+
+
+def check_columns_of_find(run: Path, found: dict[str, Any]) -> None:
+    """Compute rate, base and lift again from arrays, by what the columns say."""
+    trace = Trace.open(run)
+    table = trace.tokens(["document", "token", "special"])
+    inside = ((table["token"] == "w7") & ~table["special"]).to_numpy()
+    text = ~table["special"].to_numpy(dtype=bool)
+    assert found["occurrences"] == inside.sum()
+    routing = np.concatenate([chunk.experts for chunk in trace.iter_routing()])
+    for row in found["experts"]:
+        chosen = routing[:, row["layer"]]  # every slot of every token is filled, and every layer is a MoE layer
+        rate, base = ((chosen[part] == row["expert"]).sum() / chosen[part].size for part in (inside, ~inside))
+        assert (row["rate"], row["base"], row["lift"]) == pytest.approx((rate, base, rate / base))
+    training = ~held_out_documents(trace)[table["document"].to_numpy()] & text
+    for row in found["features"]:
+        sae, layer = load_sae(run / "sae" / row["sae"]), row["sae"].partition("/")[0]
+        kept = torch.cat([part["values"].float() for part in trace.iter_extras(f"hidden/{layer}")])  # of every token
+        assert len(kept) == len(table)
+        latents = sae.encode(kept)
+        fires = ((latents.indices == row["feature"]) & (latents.values > 0)).any(dim=1).numpy()
+        rate, base = fires[inside].mean(), fires[training].mean()
+        assert (row["rate"], row["base"], row["lift"]) == pytest.approx((rate, base, rate / base), rel=0.02)
+        precision = fires[inside].sum() / (base * len(table))
+        assert row["f1"] == pytest.approx(2 / (1 / rate + 1 / precision), rel=0.1)
+    said = found["columns"]
+    assert "rate: share of the query's tokens" in said["features"] and "lift: rate / base" in said["experts"]
 
 
 def test_a_query_outside_the_corpus_goes_through_the_model(run: Path, tmp_path: Path) -> None:

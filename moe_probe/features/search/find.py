@@ -17,7 +17,14 @@ from moe_probe.core.schema import need_same_weights
 from moe_probe.core.textfiles import read_text
 from moe_probe.features.firing import fire
 from moe_probe.features.search.occurrences import occurrences
-from moe_probe.features.search.ranking import SearchResult, contrast_features, expert_shares, rank_experts, rank_features
+from moe_probe.features.search.ranking import (
+    SearchResult,
+    columns_in_words,
+    contrast_features,
+    expert_shares,
+    rank_experts,
+    rank_features,
+)
 from moe_probe.sae.store import saes_of
 
 if TYPE_CHECKING:
@@ -179,7 +186,8 @@ def _in_corpus(run: RunDirectory, rows: np.ndarray, query: Query) -> SearchResul
     experts = rank_experts(run, expert_shares(run, rows), base, len(rows))
     part = "" if len(used) == len(with_query) else f" (features: {len(used)} of these documents)"
     source = f"'{query.text}': {len(rows):,} tokens in {len(with_query):,} documents of the corpus{part}"
-    return SearchResult(source, len(rows), _best(features, "f1", query.limit), experts.head(query.limit))
+    columns = columns_in_words("the query's tokens", "other tokens of the corpus", order="f1")
+    return SearchResult(source, len(rows), _best(features, "f1", query.limit), experts.head(query.limit), columns)
 
 
 def _by_itself(run: RunDirectory, trace: Trace, query: Query) -> SearchResult:
@@ -190,14 +198,18 @@ def _by_itself(run: RunDirectory, trace: Trace, query: Query) -> SearchResult:
 
     features = _features(run, trace, rank)
     if len(features):  # a few tokens against a whole corpus: F1 would only reward rareness
-        features = features.assign(score=features["rate"] * np.log2(np.maximum(features["lift"], 1)))
+        half = 0.5 / max(len(text), 1)
+        features = features.assign(
+            score=features["rate"] * np.log2(np.maximum(features["rate"] / np.maximum(features["base"], half), 1))
+        )
     best = _best(features, "score", query.limit).drop(columns=["score", "f1"], errors="ignore")
     experts = rank_experts(trace, expert_shares(trace, text), expert_shares(run, np.arange(run.n_tokens)), len(text))
     source = (
         f"'{query.text}' does not occur in the corpus as whole words: {len(text)} tokens of it were run through the model by "
         "themselves"
     )
-    return SearchResult(source, len(text), best, experts.head(query.limit))
+    columns = columns_in_words("the query's tokens", "the corpus's tokens", order="rate times log2 of the lift")
+    return SearchResult(source, len(text), best, experts.head(query.limit), columns)
 
 
 def _contrast(run: RunDirectory, trace: Trace, query: Query) -> SearchResult:
@@ -212,7 +224,9 @@ def _contrast(run: RunDirectory, trace: Trace, query: Query) -> SearchResult:
     features = _features(run, trace, rank)
     experts = rank_experts(trace, expert_shares(trace, parts[0]), expert_shares(trace, parts[1]), sizes[0])
     described = (f"{path.name} ({n:,} tokens)" for path, n in zip(query.contrast or (), sizes, strict=True))
-    return SearchResult(" against ".join(described), sizes[0], _best(features, "z", query.limit), experts.head(query.limit))
+    columns = columns_in_words("the first text's tokens", "the second text's tokens", order="z")
+    best = _best(features, "z", query.limit)
+    return SearchResult(" against ".join(described), sizes[0], best, experts.head(query.limit), columns)
 
 
 def _best(table: pd.DataFrame, column: str, limit: int) -> pd.DataFrame:

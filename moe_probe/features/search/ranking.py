@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.text import table_lines
+from moe_probe.core.text import figure, table_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,22 +30,76 @@ class SearchResult:
         The query's tokens.
     features : pandas.DataFrame
         ``sae, feature, label, label_score, topic, rate`` (share of the query's tokens on which it fires), ``base`` (share of
-        other tokens), ``lift``, and ``f1`` or ``z``; sorted.
+        the tokens of the SAE's training documents; of a contrast, of the second text), ``lift`` (rate over base; NaN where
+        the base is 0), and ``f1`` or ``z``; sorted.
     experts : pandas.DataFrame
-        ``layer, expert, rate`` (share of the query's selections that go to it), ``base, lift``; sorted.
+        ``layer, expert, rate`` (share of the layer's selections by the query's tokens that go to it), ``base`` (the same for
+        other tokens), ``lift`` (rate over base; NaN where the base is 0); sorted by the lift with half a token added to both,
+        so that experts seen once do not lead.
+    columns : tuple of str
+        What the columns of features and those of experts say, in a sentence each.
     """
 
     source: str
     n_tokens: int
     features: pd.DataFrame
     experts: pd.DataFrame
+    columns: tuple[str, str] = ("", "")
 
     def lines(self) -> list[str]:
         """Lines of both tables, for a terminal."""
         out = [self.source]
-        for title, table in (("Features", self.features), ("Experts", self.experts)):
-            out += ["", title, *(table_lines(table.round(3), most=60) if len(table) else ["none"])]
+        tables = (("Features", self.features), ("Experts", self.experts))
+        for (title, table), columns in zip(tables, self.columns, strict=True):
+            out += ["", title, *(table_lines(_shown(table), most=60) if len(table) else ["none"])]
+            out += [f"  {sentence}." for sentence in columns.rstrip(".").split(". ")] if len(table) and columns else []
         return out
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers with three significant digits, so that the lift shown is the quotient of what is shown."""
+    numbers = [name for name in ("rate", "base", "lift", "f1", "z") if name in table]
+    return table.round(3).assign(**{name: [figure(v, ".3g", "–") for v in table[name]] for name in numbers})
+
+
+#: What a column says by which features are sorted.
+_ORDERS = {
+    "f1": "f1: how well firing picks out the query's tokens (1 is perfect)",
+    "z": "z: difference of the log odds of firing, in standard errors",
+}
+
+
+def columns_in_words(inside: str, outside: str, *, order: str) -> tuple[str, str]:
+    """Explain the columns of both tables.
+
+    Parameters
+    ----------
+    inside, outside : str
+        Which tokens `rate` and `base` are of.
+    order : str
+        By what features are sorted: a column, or words.
+
+    Returns
+    -------
+    tuple of str
+        Sentences on features, and on experts.
+    """
+    of_features = outside if order == "z" else "the tokens of the SAE's training documents"
+    features = [
+        "label_score: balanced accuracy of the label on held-out documents (chance: 0.5)",
+        f"rate: share of {inside} on which the feature fires",
+        f"base: share of {of_features} on which it fires",
+        "lift: rate / base (none where the base is 0)",
+        *([_ORDERS[order]] if order in _ORDERS else []),
+        f"Sorted by {order}",
+    ]
+    experts = [
+        f"rate: share of the layer's selections by {inside} that go to the expert",
+        f"base: the same for {outside}",
+        "lift: rate / base (none where the base is 0)",
+        "Sorted by lift, after half a token is added to both rates, so that experts chosen once do not lead",
+    ]
+    return ". ".join(features), ". ".join(experts)
 
 
 def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, corpus_tokens: int) -> pd.DataFrame:
@@ -70,9 +124,22 @@ def rank_features(features: pd.DataFrame, counts: np.ndarray, n_tokens: int, *, 
     base = features["density"].to_numpy()
     rate = counts / max(n_tokens, 1)
     f1 = 2 * counts / np.maximum(n_tokens + np.maximum(base * corpus_tokens, counts), 1)
-    half = 0.5 / max(n_tokens, 1)
-    lift = rate / np.maximum(base, half)
-    return features[_LABEL_COLUMNS].assign(rate=rate, base=base, lift=lift, f1=f1).query("rate > 0")
+    return features[_LABEL_COLUMNS].assign(rate=rate, base=base, lift=lift_of(rate, base), f1=f1).query("rate > 0")
+
+
+def lift_of(rate: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Divide rates by base rates; NaN where the base rate is 0.
+
+    Parameters
+    ----------
+    rate, base : ndarray, shape (n_units,)
+
+    Returns
+    -------
+    ndarray, shape (n_units,)
+    """
+    lift: np.ndarray = np.divide(rate, base, out=np.full(len(rate), np.nan), where=base > 0)
+    return lift
 
 
 def contrast_features(features: pd.DataFrame, counts: list[np.ndarray], sizes: list[int]) -> pd.DataFrame:
@@ -93,12 +160,11 @@ def contrast_features(features: pd.DataFrame, counts: list[np.ndarray], sizes: l
         ``sae, feature, label, label_score, topic, rate, base, lift, z``: the standardised difference of log odds, so that a
         rate seen on few tokens does not lead.
     """
-    rate, base = ((c + 0.5) / (n + 1) for c, n in zip(counts, sizes, strict=True))
-    odds = np.log(rate / (1 - rate)) - np.log(base / (1 - base))
+    shrunk, other = ((c + 0.5) / (n + 1) for c, n in zip(counts, sizes, strict=True))
+    odds = np.log(shrunk / (1 - shrunk)) - np.log(other / (1 - other))
     spread = np.sqrt(sum(1 / (c + 0.5) + 1 / (n - c + 0.5) for c, n in zip(counts, sizes, strict=True)))
-    return features[_LABEL_COLUMNS].assign(
-        rate=counts[0] / sizes[0], base=counts[1] / sizes[1], lift=rate / base, z=odds / spread
-    )
+    rate, base = (c / n for c, n in zip(counts, sizes, strict=True))
+    return features[_LABEL_COLUMNS].assign(rate=rate, base=base, lift=lift_of(rate, base), z=odds / spread)
 
 
 def expert_shares(trace: Trace, rows: np.ndarray) -> list[np.ndarray]:
@@ -141,7 +207,7 @@ def rank_experts(trace: Trace, shares: list[np.ndarray], base: list[np.ndarray],
     Returns
     -------
     pandas.DataFrame
-        ``layer, expert, rate, base, lift``, by falling lift.
+        ``layer, expert, rate, base, lift``, by falling lift; half a token is added to both rates for the order alone.
     """
     import pandas as pd
 
@@ -153,9 +219,11 @@ def rank_experts(trace: Trace, shares: list[np.ndarray], base: list[np.ndarray],
                 "expert": np.arange(item.num_experts),
                 "rate": s,
                 "base": b,
-                "lift": (s + half) / (b + half),
+                "lift": lift_of(s, b),
+                "order": (s + half) / (b + half),
             }
         )
         for item, s, b in zip(trace.layers, shares, base, strict=True)
     ]
-    return pd.concat(parts, ignore_index=True).sort_values("lift", ascending=False, kind="stable")
+    ranked = pd.concat(parts, ignore_index=True).sort_values("order", ascending=False, kind="stable")
+    return ranked.drop(columns="order")

@@ -183,7 +183,7 @@ def _check_layers(loaded: LoadedModel, options: CollectOptions) -> None:
             raise UsageError(
                 f"layer {layer} is no MoE layer",
                 f"the model has {some_of(known, 12)}",
-                "--layers or --hidden-layers with these",
+                "--hidden-layers or --sae-layers with these",
             )
 
 

@@ -196,7 +196,7 @@ class ServerClient:
             raise MoeProbeError(
                 f"{self.address} refuses the {'key' if self._key else 'request without a key'}",
                 f"status {status}",
-                "--api-key-env with the name of the variable that has the key",
+                "--server-key-env with the name of the variable that has the key",
             )
         if status in (404, 405) and not (isinstance(data, dict) and ("error" in data or data.get("object") == "error")):
             raise _NoSuchPathError(path)  # with an error object of the engine it is the model that is unknown

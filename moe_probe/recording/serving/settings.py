@@ -60,7 +60,7 @@ class ServerSettings(Settings):
     request_timeout: float = setting(600.0, "seconds that a request may take", gt=0)
     retries: int = setting(6, "further attempts of a request that failed", ge=0)
     max_left_out: float = setting(0.05, "share of the documents that may stay without routing", ge=0, lt=1)
-    api_key_env: str | None = setting(None, "environment variable with the server's API key")
+    api_key_env: str | None = setting(None, "environment variable with the server's API key", flag="--server-key-env")
     num_experts: int | None = setting(None, "experts of a layer, where config.json does not tell", ge=1)
     top_k: int | None = setting(None, "experts per token, where config.json does not tell", ge=1)
     layers: tuple[int, ...] = setting((), "MoE layers, as 1-23, where config.json does not tell")
@@ -111,7 +111,7 @@ class ServerSettings(Settings):
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise UsageError(
-                f"--api-key-env {self.api_key_env} names no key",
+                f"--server-key-env {self.api_key_env} names no key",
                 "the environment variable is empty or not set",
                 f"export {self.api_key_env}=... first",
             )

@@ -51,7 +51,9 @@ class AblationStageSettings(Settings):
     panel: ClassVar[str] = "Causes"
 
     ablate: str = setting("", "knock out the experts and features that verdicts rest on: mask, zero or mean; none if empty")
-    ablate_tokens: int = setting(AblationSettings.tokens, "tokens of held-out documents that losses are measured on", ge=256)
+    ablate_tokens: int = setting(
+        AblationSettings.tokens, "tokens of held-out documents that losses are measured on", flag="--loss-tokens", ge=256
+    )
 
     @model_validator(mode="after")
     def _check(self) -> AblationStageSettings:
