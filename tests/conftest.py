@@ -30,6 +30,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group(own[0].baseid))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_figures() -> Iterator[None]:
+    """Write figures of reports as small PNG files only: drawing them whole takes longer than most analyses.
+
+    `report/test_figure_files.py` draws them whole.
+    """
+    from moe_probe.report.plots import drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "KINDS", ("png",))
+        patch.setattr(drawing, "FILE_DPI", 60)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny OLMoE with a word tokenizer (BOS in front), saved as a user would find it."""

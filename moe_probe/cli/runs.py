@@ -123,8 +123,13 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
     console.notes(limits)
     console.result(
         {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped), "limits": limits},
-        f"Report: {outcome.report}",
+        _written(outcome.report),
     )
+
+
+def _written(report: Path) -> list[str]:
+    """Say where the report and its figures lie."""
+    return [f"Report: {report}", f"Figures: {report.parent / 'figures'} (PNG, SVG, PDF)"]
 
 
 def _limits(trace: Trace, root: Path, label: str) -> list[str]:
@@ -257,7 +262,7 @@ def report(
     files = write_report(run_path)
     console.result(
         {"report": str(run_path / "report.html"), "files": [str(f) for f in files]},
-        f"Report: {run_path / 'report.html'}",
+        _written(run_path / "report.html"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Write a report's files: HTML with everything inside, Markdown beside PNG figures."""
+"""Write a report's files: HTML with everything inside, Markdown beside figures as PNG, SVG and PDF."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moe_probe.report import links, svg
 from moe_probe.report.cells import sentences
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Picture, Report
-from moe_probe.report.plots.drawing import png_bytes
+from moe_probe.report.plots.drawing import FigureFiles, figure_files
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @locked(lambda run: Path(run) if Path(run).is_dir() else None)
 def write_report(run: str | Path) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and ``figures/*.png`` from a run's trace and results.
+    """Write ``report.html``, ``report.md`` and every figure as PNG, SVG and PDF from a run's trace and results.
 
     Parameters
     ----------
@@ -59,38 +59,40 @@ def write_report(run: str | Path) -> list[Path]:
     with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
         report = _printable(compose(trace, results))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
-        images = {p.name: png_bytes(p.figure) for p in track(pictures, "report", unit="figures", name=lambda p: p.name)}
+        tracked = track(pictures, "report", unit="figures", name=lambda p: p.name)
+        images = {p.name: figure_files(p.figure, in_page=not p.inline) for p in tracked}
     pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
     with disk_errors(root):
         return _write(root, images, pages)
 
 
-def _write(root: Path, images: dict[str, bytes], pages: dict[str, str]) -> list[Path]:
+def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) -> list[Path]:
     files = []
-    for name, data in images.items():
-        path = root / "figures" / f"{name}.png"
-        write_whole(path, partial(Path.write_bytes, data=data))
-        files.append(path)
+    for name, image in images.items():
+        for kind, data in image.files.items():
+            path = root / "figures" / f"{name}.{kind}"
+            write_whole(path, partial(Path.write_bytes, data=data))
+            files.append(path)
     for name, text in pages.items():
         write_text(root / name, text)
         files.append(root / name)
     return files
 
 
-def render_html(report: Report, images: Mapping[str, bytes]) -> str:
+def render_html(report: Report, images: Mapping[str, FigureFiles]) -> str:
     """Render one page that fetches nothing and runs nothing but its own script; all text is escaped.
 
     Parameters
     ----------
     report : Report
-    images : mapping of str to bytes
-        PNG files by the name of their picture.
+    images : mapping of str to FigureFiles
+        By the name of their picture.
 
     Returns
     -------
     str
     """
-    encoded = {name: base64.b64encode(data).decode() for name, data in images.items()}
+    encoded = {name: [base64.b64encode(part).decode() for part in (f.light, f.dark)] for name, f in images.items()}
     templates = environment(autoescape=True)
     return templates.get_template("report.html.j2").render(
         report=report, images=encoded, **style_and_script(templates, "page")
@@ -115,7 +117,7 @@ def style_and_script(templates: Environment, name: str) -> dict[str, Any]:
     """
     import hashlib
 
-    inside = {kind: templates.get_template(f"{name}.{kind}").render() for kind in ("css", "js")}
+    inside = {kind: templates.get_template(f"{name}.{kind}").render(drawn=svg.colours()) for kind in ("css", "js")}
     hashes = {kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in inside.items()}
     return {**inside, "hashes": hashes}
 

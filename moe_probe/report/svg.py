@@ -1,7 +1,8 @@
 """Figures as markup inside a page: small drawings whose every mark says what it is when pointed at.
 
-What they show is described in `moe_probe.report.plots.panels`, for the PNG figures as well. All text is escaped here. No mark
-is told by its colour alone: marks carry a ``<title>``, and what is significant carries a sign.
+What they show is described in `moe_probe.report.plots.panels`, for the figures in files as well. All text is escaped here. No
+mark is told by its colour alone: marks carry a ``<title>``, and what is significant carries a sign. Colours are classes, which
+the page's style sheet (``figures.css``) defines for light and for dark pages.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import numpy as np
 
 from moe_probe.core.text import cells, printable
 from moe_probe.report.plots.panels import PALETTE, SHAPES, ColourScale, HeatPanel, PointPanel
+from moe_probe.report.plots.style import AMOUNTS, DARK_PAGE, DIVERGING, PALE, dark_colour, dark_map, ink_on
 
 if TYPE_CHECKING:
     from moe_probe.report.content import Bar, Table
 
 #: Marks (cells, points) that a drawing may have; beyond, an image is smaller and as readable.
 MOST_MARKS = 6000
+#: Shades of a colour map, and the letters of their classes by the name of the map.
+_SHADES = 40
+_LETTERS = {DIVERGING.name: "d", AMOUNTS.name: "a"}
 
 
 def text(value: object) -> str:
@@ -100,8 +105,6 @@ def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]]
     str
         Markup.
     """
-    from matplotlib.colors import to_hex
-
     left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in panel.rows)), 20
     width, height = left + size * panel.width + 2, top + size * len(panel.rows) + 18
     parts = [_opened("heat", panel.title, (width, height), (left, 12))]
@@ -112,15 +115,14 @@ def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]]
         if not np.isfinite(cell["value"]):
             continue
         x, share = left + size * int(cell["expert"]), (cell["value"] - scale.low) / (scale.high - scale.low)
-        colour = to_hex(scale.colours(round(float(np.clip(share, 0, 1)) * 60) / 60))
+        pale = " n" if cell["pale"] else ""
         parts.append(
-            f'<rect x="{x}" y="{top + size * i}" width="{size}" height="{size}" fill="{colour}">'
+            f'<rect class="{_shade(scale, share)}{pale}" x="{x}" y="{top + size * i}" width="{size}" height="{size}">'
             f"<title>{text(tip(cell))}</title></rect>"
         )
-        if cell["sign"]:
+        if cell["sign"]:  # right behind its cell: the style sheet chooses black or white by the cell's shade
             parts.append(
-                f'<text class="sign" x="{x + size / 2:.0f}" y="{middles[i]}" text-anchor="middle" '
-                f'fill="{"#fff" if _dark(colour) else "#111"}">{text(cell["sign"])}</text>'
+                f'<text class="sign" x="{x + size / 2:.0f}" y="{middles[i]}" text-anchor="middle">{text(cell["sign"])}</text>'
             )
     for j in range(0, panel.width, max(1, -(-panel.width // 8))):
         parts.append(
@@ -137,9 +139,31 @@ def _opened(kind: str, title: str, size: tuple[int, int], at: tuple[int, int]) -
     )
 
 
-def _dark(colour: str) -> bool:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 110
+def _shade(scale: ColourScale, share: float) -> str:
+    """Class of the colour of a cell; share 0 is the first colour of the scale, 1 the last."""
+    return f"{_LETTERS[scale.colours.name]}{round(float(np.clip(share, 0, 1)) * _SHADES)}"
+
+
+def colours() -> dict[str, Any]:
+    """Colours of classes, for the style sheet.
+
+    Returns
+    -------
+    dict
+        ``shades``: for every class of cells its colour on a light and on a dark page; ``inks``: for black and white, on light
+        and on dark pages, the classes on which signs have it; ``points``: colours of labels; ``pale``: opacity; ``page``.
+    """
+    from matplotlib.colors import to_hex
+
+    shades, inks = {}, {"light": {"#ffffff": [], "#111111": []}, "dark": {"#ffffff": [], "#111111": []}}  # type: ignore[var-annotated]
+    for colour_map, letter in ((DIVERGING, "d"), (AMOUNTS, "a")):
+        for i in range(_SHADES + 1):
+            pair = colour_map(i / _SHADES), dark_map(colour_map)(i / _SHADES)
+            shades[f"{letter}{i}"] = tuple(to_hex(colour) for colour in pair)
+            for page, colour in zip(inks, pair, strict=True):
+                inks[page][ink_on(colour)].append(f"{letter}{i}")
+    points = [(colour, to_hex(dark_colour(colour))) for colour in PALETTE]
+    return {"shades": shades, "inks": inks, "points": points, "pale": PALE, "page": DARK_PAGE}
 
 
 def colour_bar(scale: ColourScale, ends: tuple[str, str], name: str) -> str:
@@ -158,10 +182,8 @@ def colour_bar(scale: ColourScale, ends: tuple[str, str], name: str) -> str:
     str
         Markup.
     """
-    from matplotlib.colors import to_hex
-
-    shades = (to_hex(scale.colours(i / 14)) for i in range(15))
-    bar = "".join(f'<rect x="{12 * i}" width="12" height="10" fill="{shade}"/>' for i, shade in enumerate(shades))
+    shades = (_shade(scale, i / 14) for i in range(15))
+    bar = "".join(f'<rect class="{shade}" x="{12 * i}" width="12" height="10"/>' for i, shade in enumerate(shades))
     return (
         f'<p class="scale">{text(ends[0])} <svg width="180" height="10" viewBox="0 0 180 10" aria-hidden="true">{bar}</svg> '
         f"{text(ends[1])} <span>{text(name)}</span></p>"
@@ -192,7 +214,7 @@ def points(panel: PointPanel, tips: Sequence[str]) -> str:
             for i in np.flatnonzero(panel.points["label"] == label).tolist()
         )
         if marks:
-            parts.append(f'<g data-pick="{group}" fill="{PALETTE[group % len(PALETTE)]}">{marks}</g>')
+            parts.append(f'<g class="p{group % len(PALETTE)}" data-pick="{group}">{marks}</g>')
     return "".join(parts) + "</svg>"
 
 
@@ -205,7 +227,7 @@ def legend(names: Sequence[str]) -> str:
     """Draw buttons of the labels; pressing one keeps its points and dims the others (the page's script does)."""
     items = "".join(
         f'<button type="button" aria-pressed="false" data-pick="{i}"><svg width="12" height="12" viewBox="-6 -6 12 12" '
-        f'aria-hidden="true"><path d="M0 0{SHAPES[i % len(SHAPES)][0]}" fill="{PALETTE[i % len(PALETTE)]}"/></svg> '
+        f'aria-hidden="true"><path class="p{i % len(PALETTE)}" d="M0 0{SHAPES[i % len(SHAPES)][0]}"/></svg> '
         f"{text(name)}</button>"
         for i, name in enumerate(names)
     )

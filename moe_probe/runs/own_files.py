@@ -29,7 +29,7 @@ FIGURES = (
     "tree_subjects",
 )
 #: What a ledger may name as written by a stage: a run that another version made has results of other names.
-_LISTED = re.compile(r"results/\w[\w.-]*\.(?:parquet|json)|figures/\w[\w.-]*\.png")
+_LISTED = re.compile(r"results/\w[\w.-]*\.(?:parquet|json)|figures/\w[\w.-]*\.(?:png|svg|pdf)")
 _LOGS = r"logs/(?:stages\.json|llm_cache\.jsonl|error-[\w-]+\.log)"
 _SAE = r"sae/layer_\d{2,}/width_[^/]+"
 _TRAINING = r"sae/training/layer_[^/]+"
@@ -59,7 +59,7 @@ def run_folder(root: Path) -> OutputKind:
     """
     results = rf"results/(?:asked/)?(?:{'|'.join(result_names())})\.(?:parquet|json)"
     published = rf"results/(?:asked/)?(?:{re.escape(JOURNAL)}|{re.escape(STAGED)}/[\w.-]+)"
-    figures = rf"figures/(?:{'|'.join(FIGURES)})\.png"
+    figures = rf"figures/(?:{'|'.join(FIGURES)})\.(?:png|svg|pdf)"
     sae = (
         rf"{_SAE}/(?:{SAE_FILES.files.pattern})|{_TRAINING}/(?:state\.safetensors|\.tmp[A-Za-z0-9]{{6}})|{_TRAINING}\.lease"
     )

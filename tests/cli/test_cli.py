@@ -45,7 +45,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 def test_run_then_look(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = call("run", checkpoint, "--corpus", corpus_file, "--out", out, "--permutations", 99, "--quiet")
-    assert done.status == 0 and done.out.strip() == f"Report: {out / 'report.html'}" and done.err == ""
+    last = [f"Report: {out / 'report.html'}", f"Figures: {out / 'figures'} (PNG, SVG, PDF)"]
+    assert done.status == 0 and done.out.splitlines() == last and done.err == ""
     info = call("info", out, "--json")
     data = json.loads(info.out)
     assert data["n_documents"] == 24 and data["topics"] == {"topic-0": 8, "topic-1": 8, "topic-2": 8}

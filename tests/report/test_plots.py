@@ -3,155 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import subprocess
 import sys
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from support.plot_tables import ONE_PANEL, PUBLIC, TABLES, draw
 
 from moe_probe.core.results import Result
 from moe_probe.report import plots
-from moe_probe.report.plots import maps as plots_maps
-from moe_probe.report.plots import routing as plots_routing
 from moe_probe.report.plots import summary as plots_summary
-from moe_probe.report.plots import tree as plots_tree
-from moe_probe.report.plots import units as plots_units
 from moe_probe.report.plots.drawing import figure_of, new_figure
-
-EVIL = "evil\x1b[31m"
-LAYERS, EXPERTS, TOPICS = (2, 5), range(4), ("art", EVIL, "law")
-
-
-def grid(**columns: object) -> pd.DataFrame:
-    """Make a table of all layers, experts and topics, with further columns."""
-    table = pd.DataFrame(itertools.product(LAYERS, EXPERTS, TOPICS), columns=["layer", "expert", "topic"])
-    return table.assign(**columns)
-
-
-def tables() -> dict[str, pd.DataFrame]:
-    rng = np.random.default_rng(0)
-    pairs = pd.DataFrame(itertools.combinations(EXPERTS, 2), columns=["expert_a", "expert_b"])
-    factors = pd.DataFrame(
-        itertools.product(LAYERS, ("token first", "topic first"), (("token", 0.3), ("topic", -0.1))),
-        columns=["layer", "order", "both"],
-    )
-    classes = pd.DataFrame(
-        {"layer": [2, 5], "token_class": ["digits", "names"], "log2_lift": [1.0, 2.0], "significant": [True, True]}
-    )
-    load = pd.DataFrame(itertools.product(LAYERS, EXPERTS), columns=["layer", "expert"]).assign(
-        load=[0, 0.5, 0.25, 0.25] * 2
-    )
-    half = np.full(2, 0.5)
-    quality = pd.DataFrame(
-        {
-            "layer": [2, 5],
-            "width": [64, 256],
-            "l0": [16.0, 16.0],
-            "fvu": [0.2, 0.1],
-            "ce_recovered": half,
-            "ce_recovered_low": half - 0.1,
-            "ce_recovered_high": half + 0.1,
-        }
-    )
-    carriers = pd.DataFrame(itertools.product(plots_units.KINDS, TOPICS), columns=["kind", "topic"])
-    for name in ("document", "token"):
-        carriers = carriers.assign(**{f"auroc_{name}": 0.8, f"{name}_low": 0.7, f"{name}_high": 0.9})
-    ablation = (
-        grid()[["topic"]]
-        .drop_duplicates()
-        .assign(
-            unit="layer 2, expert 1",
-            delta_nats=[0.1, -0.2, 0.0],
-            held_to=[True, False, False],
-            confirmed=[True, False, False],
-        )
-    )
-    return {
-        "load_heatmap": load,
-        "token_class_heatmap": classes,
-        "ablation_matrix": ablation,
-        "sae_pareto": quality,
-        "topic_heatmap": grid(log2_lift=rng.normal(size=24), significant=True, replicated=[True, False] * 12),
-        "coactivation_heatmap": pd.concat([pairs.assign(layer=layer, lift=2.0) for layer in LAYERS]),
-        "layer_profile": pd.DataFrame(
-            {
-                "layer": LAYERS,
-                **{
-                    name: [0.1, 0.2]
-                    for name in (
-                        "effective_experts",
-                        "mi_topic_bits",
-                        "mi_topic_null_bits",
-                        "decode_accuracy",
-                        "decode_baseline",
-                    )
-                },
-            }
-        ),
-        "explained_bars": factors.assign(
-            factor=[b[0] for b in factors["both"]], bits=[b[1] for b in factors["both"]], step=0
-        ),
-        "maps": pd.DataFrame({"unit": ["expert", "document"], "x": [0.0, 1.0], "y": [0.0, 1.0], "label": [EVIL, "art"]}),
-        "prediction_bars": pd.DataFrame(
-            {
-                "layer": LAYERS,
-                "width": [0, 0],
-                "inputs": ["topic", "topic"],
-                "recall": half,
-                "recall_low": half,
-                "recall_high": half,
-            }
-        ),
-        "carriers": carriers,
-        "topic_panels": grid(log2_lift=rng.normal(size=24), significant=True, replicated=[True, False] * 12),
-        "verdict_lifts": pd.DataFrame(
-            {
-                "topic": TOPICS,
-                "verdict": ["expert", "none", "none"],
-                "grade": ["clear", "weak", "untested"],
-                "log2_lift": [1.5, 0.4, np.nan],
-                "ci_low": [1.2, 0.3, np.nan],
-                "ci_high": [1.8, 0.5, np.nan],
-            }
-        ),
-        "purity_bars": pd.DataFrame(
-            {
-                "layer": [5, 5],
-                "parent_width": 16,
-                "child_width": 64,
-                "nodes": 3,
-                "purity": 0.2,
-                "tree": ["this run", "parents of another seed"],
-                "expected": 0.1,
-                "ceiling": 0.3,
-            }
-        ),
-    }
-
-
-TABLES = tables()
-PUBLIC = {
-    name: item
-    for module in (plots_routing, plots_maps, plots_summary, plots_tree, plots_units)
-    for name, item in inspect.getmembers(module, inspect.isfunction)
-    if item.__module__ == module.__name__ and not name.startswith("_")
-}
-FUNCTIONS = {name: PUBLIC[name] for name in TABLES}
-ONE_PANEL = [name for name, item in FUNCTIONS.items() if "ax" in inspect.signature(item).parameters]
-
-
-def draw(name: str, **options: object) -> Axes | np.ndarray:
-    if name == "topic_panels":
-        options["topics"] = TOPICS
-    if name in ("topic_heatmap", "coactivation_heatmap"):
-        options["layers"] = LAYERS
-    return FUNCTIONS[name](TABLES[name], **options)
 
 
 def test_the_face_has_every_plot_and_loads_no_matplotlib() -> None:
@@ -168,14 +34,11 @@ def test_no_plot_gives_a_figure() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
-def test_plots_give_axes(name: str) -> None:
-    drawn = draw(name)
-    panels = list(drawn.flat) if isinstance(drawn, np.ndarray) else [drawn]
+def test_plots_give_axes(name: str, drawn: dict[str, Any]) -> None:
+    panels = list(drawn[name].flat) if isinstance(drawn[name], np.ndarray) else [drawn[name]]
     assert all(isinstance(ax, Axes) and ax.has_data() for ax in panels)
     assert (len(panels) == 1) == (name in ONE_PANEL) and len({id(ax.figure) for ax in panels}) == 1
-    figure = figure_of(drawn)
-    figure.canvas.draw()
-    texts = [t.get_text() for t in figure.findobj(matplotlib.text.Text)]
+    texts = [t.get_text() for t in figure_of(drawn[name]).findobj(matplotlib.text.Text)]
     assert not any("\x1b" in text for text in texts)
 
 
@@ -216,31 +79,36 @@ def test_the_picture_of_the_answer_says_what_the_table_says() -> None:
     assert {matplotlib.colors.to_hex(part.get_color()[0]) for part in drawn} == colours
 
 
+#: Method of `run.plot`, by its result and the plot that it draws.
+METHODS = {
+    "topics": ("verdicts", "verdict_lifts"),
+    "load": ("experts", "load_heatmap"),
+    "lifts": ("expert_topics", "topic_heatmap"),
+    "topic_maps": ("expert_topics", "topic_panels"),
+    "pairs": ("coactivation", "coactivation_heatmap"),
+    "layers": ("layers", "layer_profile"),
+    "explained": ("explained", "explained_bars"),
+    "token_kinds": ("expert_token_classes", "token_class_heatmap"),
+    "maps": ("maps", "maps"),
+    "saes": ("sae_quality", "sae_pareto"),
+    "carriers": ("carriers", "carriers"),
+    "predicted": ("routing_predicted", "prediction_bars"),
+    "causes": ("ablation", "ablation_matrix"),
+    "tree": ("tree_subjects", "purity_bars"),
+}
+
+
 def test_figures_of_a_run_have_names() -> None:
     """Each is a Figure of its result, the missing ones are said to be missing, and a page of them lists what can be drawn."""
-    made = {
-        "verdicts": ("topics", "verdict_lifts"),
-        "experts": ("load", "load_heatmap"),
-        "expert_topics": ("lifts", "topic_heatmap"),
-        "coactivation": ("pairs", "coactivation_heatmap"),
-        "layers": ("layers", "layer_profile"),
-        "explained": ("explained", "explained_bars"),
-        "expert_token_classes": ("token_kinds", "token_class_heatmap"),
-        "maps": ("maps", "maps"),
-        "sae_quality": ("saes", "sae_pareto"),
-        "carriers": ("carriers", "carriers"),
-        "routing_predicted": ("predicted", "prediction_bars"),
-        "ablation": ("causes", "ablation_matrix"),
-        "tree_subjects": ("tree", "purity_bars"),
-    }
-    every = {name: Result(name, TABLES[table]) for name, (_, table) in made.items()}
-    plot = plots.RunPlots(every)
-    names = [name for name, _ in made.values()]
-    for name in names:
-        assert isinstance(getattr(plot, name)(), Figure)
-    assert sorted(repr(plot).removeprefix("RunPlots(").removesuffix(")").split(", ")) == sorted(names)
-    assert set(names) == {n for n, item in vars(plots.RunPlots).items() if not n.startswith("_") and callable(item)}
-    assert all(f"run.plot.{name}()" in plot._repr_html_() for name in names)
+    plot = plots.RunPlots({result: Result(result, TABLES[table]) for result, table in METHODS.values()})
+    for name in METHODS:
+        assert isinstance(getattr(plot, name)(dark=name in ("topics", "causes", "load")), Figure)
+    assert sorted(repr(plot).removeprefix("RunPlots(").removesuffix(")").split(", ")) == sorted(METHODS)
+    assert sorted(METHODS) == dir(plot) == sorted(n for n, f in vars(plots.RunPlots).items() if n[0] != "_" and callable(f))
+    for name in METHODS:
+        text = getattr(plot, name).__doc__
+        assert f">>> run.plot.{name}(" in text and "dark : bool" in text
+    assert all(f"run.plot.{name}()" in plot._repr_html_() for name in METHODS)
     assert repr(plots.RunPlots({})) == "RunPlots(no results yet)"
     ax = new_figure(4, 3).subplots()
     assert plot.topics(ax=ax) is ax.figure

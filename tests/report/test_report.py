@@ -277,7 +277,8 @@ def test_markdown_escapes() -> None:
 def test_report_needs_no_torch(run: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        "from moe_probe.report import write_report; write_report(sys.argv[1])"
+        "from moe_probe.report import write_report; from moe_probe.report.plots import drawing\n"
+        "drawing.KINDS = ('png',); write_report(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True)
 

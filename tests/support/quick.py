@@ -17,8 +17,10 @@ _PNG = (
 def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
     """Put a white pixel in place of every figure of a report: laying out a dozen takes longer than analysing a tiny run."""
     from moe_probe.report import build
+    from moe_probe.report.plots.drawing import FigureFiles
 
-    patch.setattr(build, "png_bytes", lambda figure: bytes.fromhex(_PNG))
+    pixel = bytes.fromhex(_PNG)
+    patch.setattr(build, "figure_files", lambda figure, in_page: FigureFiles({"png": pixel}, pixel, pixel))
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Figures: result tables in, matplotlib Axes (or an array of them) out; comparisons and runs give Figures; none saves.
 
 - `summary` the answer of every topic; `of_run` all figures of a run by name, as Figures.
-- `routing` experts, layers, SAEs; `maps` units in the plane and topic by topic; `units` experts beside features, and
+- `routing` experts and layers; `saes` SAEs; `maps` units in the plane and topic by topic; `units` experts beside features, and
   knock-outs.
 - `tree` feature splitting; `compare` runs beside each other; `model_table` models beside each other.
 - `panels` what a heat map or scatter shows, for these figures and for the SVG of the report alike; the colour scales.
-- `drawing` the parts that figures share: Axes, colour bars, layer ticks, PNG and SVG bytes; `fonts` fonts that have all
-  characters.
+- `drawing` the parts that figures share: Axes, colour bars, layer ticks, files; `style` colours, on light and on dark
+  backgrounds; `fonts` fonts that have all characters.
 
 Every function but `maps.maps` (its module has the name) can be had from here; matplotlib is imported at the first use.
 
@@ -29,8 +29,8 @@ _PUBLIC = {
         "coactivation_heatmap",
         "explained_bars",
         "token_class_heatmap",
-        "sae_pareto",
     ),
+    "saes": ("sae_pareto",),
     "summary": ("verdict_lifts",),
     "of_run": ("RunPlots",),
     "maps": ("topic_panels",),

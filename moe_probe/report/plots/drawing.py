@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Size of the names of axes.
 SMALL: Any = {"fontsize": 8}
+#: Formats of the report's figures, and the resolution of PNG files.
+KINDS = ("png", "svg", "pdf")
+FILE_DPI = 300
 
 
 def safe(text: object) -> str:
@@ -96,26 +101,136 @@ def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
     return figure
 
 
-def png_bytes(drawn: Figure | Axes | np.ndarray) -> bytes:
-    """Return a figure as a PNG file; the same figure makes the same bytes: no date, no version inside."""
+def finished(drawn: Axes | np.ndarray, dark: bool, ax: Axes | None = None) -> Figure:
+    """Return the figure of what was drawn, darkened where asked for.
+
+    Parameters
+    ----------
+    drawn : Axes or ndarray of Axes
+    dark : bool
+    ax : Axes, optional
+        Of the caller: only what is on them becomes dark.
+
+    Returns
+    -------
+    Figure
+    """
+    from moe_probe.report.plots.style import darken
+
+    figure = figure_of(drawn)
+    return darken(figure, ax) if dark else figure
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """A figure in all forms.
+
+    Attributes
+    ----------
+    files : dict of str to bytes
+        Contents of the files, by suffix: ``png`` (300 dpi), ``svg`` and ``pdf``.
+    light, dark : bytes
+        PNG for the page, on a light and on a dark background; empty where the page draws the figure itself.
+    """
+
+    files: dict[str, bytes]
+    light: bytes = b""
+    dark: bytes = b""
+
+
+def figure_files(drawn: Figure | Axes | np.ndarray, *, in_page: bool = True) -> FigureFiles:
+    """Return a figure in all forms that the report needs; afterwards the figure itself may be dark.
+
+    Parameters
+    ----------
+    drawn : Figure, Axes or ndarray of Axes
+    in_page : bool
+        The page shows it as an image.
+
+    Returns
+    -------
+    FigureFiles
+    """
+    from moe_probe.report.plots.style import darken
+
+    figure = figure_of(drawn)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laying out costs as much as drawing: once is enough
+    files = {kind: _printed(figure, kind, FILE_DPI) for kind in KINDS}
+    if not in_page:
+        return FigureFiles(files)
+    light = _few_colours(_printed(figure, "png", figure.dpi))
+    return FigureFiles(files, light, _few_colours(_printed(darken(figure), "png", figure.dpi)))
+
+
+def _printed(figure: Figure, kind: str, dpi: float) -> bytes:
+    """Print a figure that has been laid out; `savefig` would draw it twice, once for the layout."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     from moe_probe.report.plots.fonts import quiet_glyphs
+    from moe_probe.report.plots.style import FILES, METADATA
+
+    canvases: Any = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}
+    buffer, before = io.BytesIO(), figure.dpi
+    with rc_context(FILES), quiet_glyphs():
+        try:
+            figure.dpi = dpi
+            getattr(canvases[kind](figure), f"print_{kind}")(buffer, metadata=METADATA[kind])
+        finally:
+            figure.dpi = before
+    return buffer.getvalue()
+
+
+def _few_colours(png: bytes) -> bytes:
+    """Reduce an image to 256 colours, which is what the page needs: half the size."""
+    from PIL import Image
 
     buffer = io.BytesIO()
-    with quiet_glyphs():
-        figure_of(drawn).savefig(buffer, format="png", metadata={"Software": None})
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def png_bytes(drawn: Figure | Axes | np.ndarray) -> bytes:
+    """Return a figure as a PNG file; the same figure makes the same bytes: no date, no version inside."""
+    return _saved(figure_of(drawn), "png")
 
 
 def svg_bytes(drawn: Figure | Axes | np.ndarray) -> bytes:
     """Return a figure as an SVG file, its letters as outlines; on one machine the same figure makes the same bytes."""
-    import matplotlib
+    return _saved(figure_of(drawn), "svg", settings={"svg.fonttype": "path"})
+
+
+def _saved(figure: Figure, kind: str, *, settings: Any = None, **options: Any) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     from moe_probe.report.plots.fonts import quiet_glyphs
+    from moe_probe.report.plots.style import FILES, METADATA
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "moe_probe", "svg.fonttype": "path"}), quiet_glyphs():
-        figure_of(drawn).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with rc_context({**FILES, **(settings or {})}), quiet_glyphs():
+        Figure.savefig(figure, buffer, format=kind, metadata=METADATA[kind], **options)
     return buffer.getvalue()
+
+
+def with_note(name: str, note: str, width: float) -> str:
+    """Put a note under the name of an axis, in lines that fit.
+
+    Parameters
+    ----------
+    name, note : str
+        The note says where colours end and what pale cells are: beside a colour bar there is no room for it.
+    width : float
+        Of the figure, in inches.
+
+    Returns
+    -------
+    str
+    """
+    return "\n".join([name, *textwrap.wrap(note, max(40, int(16 * width)))])
 
 
 def colour_bar(image: Any, axes: Axes | np.ndarray, label: str, **options: Any) -> None:

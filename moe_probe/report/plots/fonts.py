@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, ttfFontProperty
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+
+from moe_probe.report.plots.style import FILES, METADATA
 
 if TYPE_CHECKING:
     from matplotlib.backend_bases import RendererBase
@@ -49,13 +53,27 @@ class FontWarning(UserWarning):
 
 
 class FittedFigure(Figure):
-    """A figure that chooses the fonts of its texts before every drawing, when all labels are there."""
+    """A figure that chooses the fonts of its texts before every drawing, and whose files are the same for equal figures."""
 
     def draw(self, renderer: RendererBase) -> None:
         """Choose fonts, then draw."""
         fit_fonts(self)
         with quiet_glyphs():
             super().draw(renderer)
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Save as any matplotlib figure; letters stay letters in SVG and PDF, and files have no date inside.
+
+        Parameters
+        ----------
+        fname : str, Path or binary file
+        **options
+            Of `matplotlib.figure.Figure.savefig`.
+        """
+        kind = str(options.get("format") or Path(str(fname)).suffix.lstrip(".") or rcParams["savefig.format"]).lower()
+        plain = {"metadata": METADATA[kind]} if kind in METADATA else {}
+        with rc_context(FILES), quiet_glyphs():
+            super().savefig(fname, **{**plain, **options})
 
 
 def fit_fonts(figure: Figure) -> None:

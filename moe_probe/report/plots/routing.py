@@ -8,12 +8,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.text import printable
-from moe_probe.report.plots.drawing import SMALL, colour_bar, layer_shades, layer_ticks, new_axes, new_figure, panel_grid
-from moe_probe.report.plots.panels import DIVERGING, draw_heat, lift_panels, lift_scale, load_panel
+from moe_probe.report.plots.drawing import SMALL, colour_bar, layer_ticks, new_axes, new_figure, panel_grid, with_note
+from moe_probe.report.plots.panels import (
+    ColourScale,
+    draw_cells,
+    draw_heat,
+    ink_of_cells,
+    lift_panels,
+    lift_scale,
+    load_panel,
+    tested,
+)
+from moe_probe.report.plots.style import AMOUNTS, DIVERGING, PALE, on_cells
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+#: Layers of pairs that are drawn; of more, those where pairs differ most.
+_PAIR_LAYERS = 9
+#: Factor of pairs at which colours end.
+_PAIR_END = 8
 
 
 def load_heatmap(experts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -31,12 +46,13 @@ def load_heatmap(experts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Axes
     """
     panel, scale = load_panel(experts)
-    axes = ax or new_axes(7.2, 0.9 + min(0.26 * len(panel.rows), 4.2))
-    image = draw_heat(axes, panel, scale, size=8)
+    wide = panel.width > 64
+    axes = ax or new_axes(10.5 if wide else 7.2, max(2.0, 1.1 + min(0.26 * len(panel.rows), 4.2)))
+    image = draw_heat(axes, panel, scale, size=3 if wide else 8)
     layer_ticks(axes.yaxis, panel.rows, 24, fontsize=7)
     axes.tick_params(axis="x", labelsize=7)
     axes.set_ylabel("layer", **SMALL)
-    axes.set_xlabel("expert", **SMALL)
+    axes.set_xlabel(with_note("expert", scale.note, 7.2), **SMALL)
     colour_bar(image, axes, scale.label)
     return axes
 
@@ -55,88 +71,131 @@ def layer_profile(layers: pd.DataFrame) -> np.ndarray:
     """
     shuffled = "shuffled topics"
     bits = "as counted, biased upwards" if layers["mi_topic_null_bits"].isna().all() else "measured, null subtracted"
+    accuracy = (("decode_accuracy", "accuracy"), ("decode_baseline", shuffled))
     panels = (
-        ("effective experts", (("effective_experts", "used"),)),
+        ("evenness of use", "effective number of experts", (("effective_experts", "used"),)),
         (
-            "bits about the topic\nper selection",
+            "what a selection says about the topic",
+            "bits per selection",
             (("mi_topic_bits", bits), ("mi_topic_null_bits", shuffled)),
         ),
-        ("topic decoded from\na document's routing", (("decode_accuracy", "accuracy"), ("decode_baseline", shuffled))),
+        ("topic decoded from a document's routing", "share of held-out documents", accuracy),
     )
-    grid = panel_grid(new_figure(9.2, 2.5), len(panels), len(panels))
-    for axes, (title, lines) in zip(grid, panels, strict=True):
+    grid = panel_grid(new_figure(9.2, 2.6), len(panels), len(panels))
+    for axes, (title, unit, lines) in zip(grid, panels, strict=True):
         for (column, label), style in zip(lines, ("o-", "s--"), strict=False):
             axes.plot(layers["layer"], layers[column], style, label=label, markersize=4, linewidth=1.2)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=8.5)
         axes.set_xlabel("layer", **SMALL)
-        axes.set_ylim(bottom=0)
+        axes.set_ylabel(unit, **SMALL)
+        low, high = min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1]
+        axes.set_ylim(low, high + (0.3 if len(lines) > 1 else 0.06) * (high - low))  # room for the legend
+        axes.set_axisbelow(True)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
         if len(lines) > 1:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, frameon=False, loc="upper left")
     return grid
 
 
-def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int]) -> np.ndarray:
+def topical_layer(expert_topics: pd.DataFrame) -> int:
+    """Find the layer where lifts differ most."""
+    return int(expert_topics.groupby("layer")["log2_lift"].var().idxmax())
+
+
+def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int] | None = None) -> np.ndarray:
     """Draw log2 lift of every expert (columns) for every topic (rows), one panel per layer.
 
-    A dot marks what is significant and above average; a star what was replicated on held-out documents too.
+    Pairs that are not significant are pale. A dot marks what is significant and above average; a star what was replicated
+    on held-out documents too.
 
     Parameters
     ----------
     expert_topics : pandas.DataFrame
         Result ``expert_topics``.
-    layers : sequence of int
-        Layers to draw.
+    layers : sequence of int, optional
+        Layers to draw; the one where lifts differ most by default.
 
     Returns
     -------
     ndarray of Axes, shape (n_layers,)
     """
+    layers = [topical_layer(expert_topics)] if layers is None else layers
     part, scale = expert_topics[expert_topics["layer"].isin(layers)], lift_scale(expert_topics)
     panels = lift_panels(part, panel="layer", row="topic", shown=layers)
     topics = panels[0].rows
     columns = 1 if panels[0].width > 40 else min(2, len(layers))
-    grid = panel_grid(new_figure(10.5, -(-len(layers) // columns) * (0.6 + 0.19 * len(topics))), len(layers), columns)
+    figure = new_figure(10.5, max(2.2, -(-len(layers) // columns) * (0.4 + 0.19 * len(topics)) + 0.6))
+    grid = panel_grid(figure, len(layers), columns)
     image = None
     for axes, panel in zip(grid, panels, strict=True):
-        image = draw_heat(axes, panel, scale, size=8)
+        image = draw_heat(axes, panel, scale, size=8 if panel.width <= 72 else 3.5)
         axes.set_title(panel.title, fontsize=8, pad=2)
         axes.set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=6.5)
         axes.tick_params(axis="x", labelsize=6.5)
-        axes.set_xlabel("expert", fontsize=7, labelpad=1)
-    colour_bar(image, grid, scale.label, shrink=0.5, extend="both")
+    signs = "; dot: significant and above average; star: also replicated"
+    figure.supxlabel(with_note("expert", scale.note + signs, 10.5), **SMALL)
+    colour_bar(image, grid, scale.label, shrink=0.9, extend="both")
     return grid
 
 
-def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int]) -> np.ndarray:
+def pair_layers(coactivation: pd.DataFrame) -> list[int]:
+    """Choose the layers whose pairs are drawn: all, or those where pairs differ most.
+
+    Parameters
+    ----------
+    coactivation : pandas.DataFrame
+        Result ``coactivation``.
+
+    Returns
+    -------
+    list of int
+    """
+    pairs = coactivation[(coactivation["expert_a"] < coactivation["expert_b"]) & (coactivation["lift"] > 0)]
+    spread = np.log2(pairs["lift"]).groupby(pairs["layer"]).var().fillna(0.0)
+    return sorted(int(layer) for layer in spread.nlargest(_PAIR_LAYERS).index)
+
+
+def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int] | None = None) -> np.ndarray:
     """Draw how often two experts are selected for the same token, against independence (log2), one panel per layer.
+
+    The diagonal, an expert with itself, is grey.
 
     Parameters
     ----------
     coactivation : pandas.DataFrame
         Result ``coactivation``: ``layer, expert_a, expert_b, lift``.
-    layers : sequence of int
-        Layers to draw.
+    layers : sequence of int, optional
+        Layers to draw; those of `pair_layers` by default.
 
     Returns
     -------
     ndarray of Axes, shape (n_layers,)
     """
-    columns = min(3, len(layers))
-    grid = panel_grid(new_figure(3.1 * columns + 0.6, 2.9 * -(-len(layers) // columns)), len(layers), columns)
+    layers = pair_layers(coactivation) if layers is None else layers
+    columns, end = min(3, len(layers)), float(np.log2(_PAIR_END))
+    rows = -(-len(layers) // columns)
+    figure = new_figure(3.1 * columns + 0.9, 2.9 * rows + 0.3)
+    grid = panel_grid(figure, len(layers), columns)
+    scale = ColourScale(DIVERGING, -end, end, "log2 (pairs seen / expected)", f"colours end at ±{end:.2g}; grey: no pair")
     image = None
     for axes, layer in zip(grid, layers, strict=True):
         pairs = coactivation[coactivation["layer"] == layer]
         a, b = pairs["expert_a"].to_numpy(), pairs["expert_b"].to_numpy()
         matrix = np.full((max(a.max(), b.max()) + 1,) * 2, np.nan)
         with np.errstate(divide="ignore"):
-            matrix[a, b] = matrix[b, a] = np.clip(np.log2(pairs["lift"].to_numpy(dtype=float)), -3, 3)
+            matrix[a, b] = matrix[b, a] = np.clip(np.log2(pairs["lift"].to_numpy(dtype=float)), -end, end)
         np.fill_diagonal(matrix, np.nan)
-        image = axes.imshow(matrix, cmap=DIVERGING, vmin=-3, vmax=3)
+        image = draw_cells(axes, matrix, scale)
+        axes.set_aspect("equal")
         axes.set_title(f"layer {layer}", fontsize=8, pad=2)
         axes.tick_params(labelsize=6.5)
-    colour_bar(image, grid, "log2 (pairs seen / expected), cut at 3", shrink=0.6)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    figure.supxlabel(with_note("expert", scale.note, 3.1 * columns), **SMALL)
+    figure.supylabel("expert", **SMALL)
+    colour_bar(image, grid, scale.label, extend="both", shrink=max(0.35, 0.9 / rows))
     return grid
 
 
@@ -171,18 +230,21 @@ def explained_bars(explained: pd.DataFrame) -> np.ndarray:
         axes.set_xlabel("layer", **SMALL)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.grid(alpha=0.25, axis="y")
+        axes.set_axisbelow(True)
     panels[0].set_ylabel("bits saved per selection\non held-out documents", **SMALL)
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right center")
     return panels
 
 
 def token_class_heatmap(classes: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the highest log2 lift that any expert of a layer has for each class of token.
+    """Draw the highest log2 lift that any expert of a layer has for each class of token, with the number of that expert.
+
+    Cells of which no lift is significant are pale.
 
     Parameters
     ----------
     classes : pandas.DataFrame
-        Result ``expert_token_classes``: ``layer, token_class, log2_lift, significant``.
+        Result ``expert_token_classes``: ``layer, expert, token_class, log2_lift, significant, q_value``.
     ax : Axes, optional
         Where to draw; a figure of its own when omitted.
 
@@ -191,52 +253,28 @@ def token_class_heatmap(classes: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     Axes
     """
     names, layers = list(dict.fromkeys(classes["token_class"])), sorted(classes["layer"].unique())
-    best = classes[classes["significant"]].groupby(["token_class", "layer"])["log2_lift"].max().unstack()
-    axes = ax or new_axes(7.2, 0.8 + 0.24 * len(names))
-    values = best.reindex(index=names, columns=layers).to_numpy(dtype=float)
-    image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=0)
+    order = ["significant", "log2_lift"]  # a significant lift stands before a larger one that may be noise
+    best = classes.sort_values(order, kind="stable").groupby(["token_class", "layer"])[["expert", *order]].last()
+    parts = (best[name].unstack().reindex(index=names, columns=layers).to_numpy(dtype=float) for name in best)
+    experts, significant, values = parts
+    limit = max(1.0, float(np.nanmax(values))) if np.isfinite(values).any() else 1.0
+    pale = "; pale: not significant" if tested(classes) else ""
+    scale = ColourScale(
+        AMOUNTS, 0.0, limit, "log2 lift", f"number: the strongest expert of the layer; colours from 0 to {limit:.2g}{pale}"
+    )
+    axes = ax or new_axes(max(7.2, min(2.6 + 0.3 * len(layers), 16)), 1.2 + 0.24 * len(names))
+    opacity = np.where(significant > 0, 1.0, PALE) if tested(classes) else None
+    image = draw_cells(axes, values, scale, opacity=opacity)
+    size = 6.5 if len(layers) <= 30 else 5
+    for i, j in np.argwhere(np.isfinite(values)).tolist():
+        light, dark = ink_of_cells(values[i : i + 1, j], scale)[0]
+        if opacity is not None and opacity[i, j] < 1:
+            light, dark = "#111111", "#ffffff"
+        text = axes.text(j, i, f"{experts[i, j]:.0f}", ha="center", va="center", fontsize=size, color=light)
+        on_cells([text], dark)
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    layer_ticks(axes.xaxis, layers, 24, fontsize=7)
-    axes.set_xlabel("layer", **SMALL)
-    colour_bar(image, axes, "log2 lift of the strongest expert")
+    layer_ticks(axes.xaxis, layers, 32, fontsize=7)
+    axes.set_xlabel(with_note("layer", scale.note, 6.0), **SMALL)
+    axes.set_ylabel("kind of token", **SMALL)
+    colour_bar(image, axes, scale.label)
     return axes
-
-
-def sae_pareto(quality: pd.DataFrame) -> np.ndarray:
-    """Draw variance unexplained against sparsity, and loss recovered against width; one colour per layer.
-
-    Parameters
-    ----------
-    quality : pandas.DataFrame
-        Result ``sae_quality``: columns ``layer, width, l0, fvu, ce_recovered, ce_recovered_low, ce_recovered_high``.
-
-    Returns
-    -------
-    ndarray of Axes, shape (2,)
-    """
-    grid = panel_grid(new_figure(7.2, 3.0), 2, 2)
-    left, right = grid
-    shades = layer_shades(sorted(quality["layer"].unique()))
-    sizes = {w: 18 + 22 * i for i, w in enumerate(sorted(quality["width"].unique()))}
-    for layer, colour in shades.items():
-        part = quality[quality["layer"] == layer].sort_values(["width", "l0"])
-        marks = [sizes[w] for w in part["width"]]
-        left.scatter(part["l0"], part["fvu"], s=marks, color=colour, label=f"layer {layer}", alpha=0.85)
-        for _, same in part.groupby("width"):
-            left.plot(same["l0"], same["fvu"], color=colour, linewidth=0.8, alpha=0.6)
-        known = part[part["ce_recovered"].notna()]
-        if len(known):
-            kept = known["ce_recovered"]
-            error = [kept - known["ce_recovered_low"], known["ce_recovered_high"] - kept]
-            right.errorbar(known["width"], kept, yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2, color=colour)
-    left.set(xlabel="active latents per token (L0)", ylabel="variance unexplained (FVU)", ylim=(0, None), xlim=(0, None))
-    right.set(xlabel="width", ylabel="loss recovered", xscale="log")
-    right.set_xticks(sorted(sizes), [f"{w:,}" for w in sorted(sizes)])
-    right.minorticks_off()
-    for axes in grid:
-        axes.tick_params(labelsize=7)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=7, frameon=False)
-    return grid

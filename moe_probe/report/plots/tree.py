@@ -43,10 +43,11 @@ def purity_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         axes.plot(rows["purity"], rows["y"], "o", color=colour, markersize=6, label=tree)
     names = [printable(f"layer {layer}, {parent:,} to {child:,}") for layer, parent, child in steps.itertuples(index=False)]
     axes.set_yticks(np.arange(len(steps)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(steps) - 0.5, -0.5)
     axes.set_xlabel(
-        "chance that firings of two siblings are about one topic (bars: at random; a feature with itself)", **SMALL
+        "probability that firings of two siblings share a topic (bars: random tree; a feature with itself)", **SMALL
     )
+    axes.set_xlim(left=0)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=8, loc="best", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

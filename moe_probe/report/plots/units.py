@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.text import printable
-from moe_probe.report.plots.drawing import SMALL, colour_bar, new_axes, new_figure, panel_grid, safe
-from moe_probe.report.plots.panels import DIVERGING
+from moe_probe.report.plots.drawing import SMALL, colour_bar, new_axes, new_figure, panel_grid, safe, with_note
+from moe_probe.report.plots.panels import ColourScale, draw_cells, ink_of_cells
+from moe_probe.report.plots.style import DIVERGING, PALE, on_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +25,15 @@ KINDS = {
     "token": ("#5e5e5e", "best token"),
     "tokens": ("#b0b0b0", "best set of tokens"),
 }
+#: Layers drawn side by side.
+_LAYERS = 6
 _ORDER = {"load alone": 0, "topic": 1, "token": 2, "token and the one before": 3, "random directions": 4, "features": 5}
 
 
 def prediction_bars(table: pd.DataFrame) -> np.ndarray:
-    """Draw the recall of selected experts from each kind of input, one panel per layer (six at most).
+    """Draw the recall of selected experts from each kind of input, one panel per layer.
+
+    Of more than six layers, six are drawn, evenly spaced over depth; the figure says so.
 
     Parameters
     ----------
@@ -39,10 +44,12 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
     -------
     ndarray of Axes
     """
-    layers = sorted(table["layer"].unique())[:6]
-    panels = panel_grid(new_figure(max(4.5, 2.4 * len(layers) + 1.6), 3.2), len(layers), len(layers), sharey=True)
+    every = sorted(table["layer"].unique())
+    layers = [every[i] for i in np.linspace(0, len(every) - 1, min(len(every), _LAYERS)).round().astype(int)]
     table = table.assign(name=[safe(n) for n in input_names(table)], order=table["inputs"].map(_ORDER))
     names = list(dict.fromkeys(table.sort_values(["order", "width", "name"])["name"]))
+    figure = new_figure(max(4.5, 2.4 * len(layers) + 1.6), max(3.2, 1.0 + 0.2 * len(names)))
+    panels = panel_grid(figure, len(layers), len(layers), sharey=True)
     error: Any = {"error_kw": {"elinewidth": 0.8, "capsize": 1.5}}
     for axes, layer in zip(panels, layers, strict=True):
         for row in table[table["layer"] == layer].drop_duplicates("name", keep="last").itertuples():
@@ -50,13 +57,17 @@ def prediction_bars(table: pd.DataFrame) -> np.ndarray:
             random = row.inputs == "random directions"
             colour = "#d95f02" if row.inputs == "features" else "#b8b8b8" if random else "#33638d"
             axes.barh(y, row.recall, color=colour, height=0.75, xerr=bounds, **error)
-            axes.text(0.02, y, f"{row.recall:.0%}", va="center", fontsize=7, color="black" if random else "white")
+            axes.text(max(row.recall, row.recall_high) + 0.015, y, f"{row.recall:.0%}", va="center", fontsize=7)
         axes.set_title(f"layer {layer}", fontsize=9)
-        axes.set(xlim=(0, 1))
+        axes.set_xlim(0, 1.14)  # room for the number beside a bar that is full
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_xlabel("recall of the selected experts", **SMALL)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
+    panels[0].set_ylabel("predicted from", **SMALL)
+    if len(layers) < len(every):
+        figure.suptitle(f"{len(layers)} of {len(every)} layers", **SMALL)
     return panels
 
 
@@ -94,8 +105,8 @@ def carriers(table: pd.DataFrame) -> np.ndarray:
             error = np.abs(part[[f"{name}_low", f"{name}_high"]].to_numpy(dtype=float).T - value)
             axes.errorbar(value, y, xerr=error, fmt="os^Dvp"[shift], color=colour, label=label, **style)
         axes.axvline(0.5, color="black", linewidth=0.6, linestyle=":")
-        axes.set_title(f"telling {title} of the topic", fontsize=9)
-        axes.set_xlabel("AUROC on held-out documents", **SMALL)
+        axes.set_title(f"separating {title} of the topic from others", fontsize=9)
+        axes.set_xlabel("AUROC on held-out documents (0.5: chance)", **SMALL)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.2, axis="x")
     panels[0].set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=8)
@@ -105,6 +116,9 @@ def carriers(table: pd.DataFrame) -> np.ndarray:
 
 def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the rise of the loss, in nats per token, on every topic (columns) without every unit (rows).
+
+    Cells whose interval includes 0 are pale. Where colours end below the largest change, the numbers of the cells outside
+    are written into them.
 
     Parameters
     ----------
@@ -118,18 +132,54 @@ def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Axes
     """
     units, topics = list(dict.fromkeys(table["unit"])), sorted(table["topic"].unique())
-    rises = table.pivot(index="unit", columns="topic", values="delta_nats").loc[units, topics].to_numpy(dtype=float)
-    axes = ax or new_axes(1.9 + 0.5 * len(topics), 1.3 + 0.24 * len(units))
-    end = max(float(np.nanquantile(np.abs(rises), 0.98)), 1e-6)
-    image = axes.imshow(rises, cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto")
+
+    def matrix(column: str) -> np.ndarray:
+        values: np.ndarray = (
+            table.pivot(index="unit", columns="topic", values=column).loc[units, topics].to_numpy(dtype=float)
+        )
+        return values
+
+    rises, low, high = (matrix(name) for name in ("delta_nats", "ci_low", "ci_high"))
+    each = 0.5 if len(topics) <= 20 else 0.3
+    axes = ax or new_axes(2.6 + each * len(topics), max(3.4, 1.9 + 0.24 * len(units)))
+    end, outside = _end(rises)
+    n = int(outside.sum())
+    beyond = f"; {n} cell{'s' if n > 1 else ''} outside, with number{'s' if n > 1 else ''}" if n else ""
+    note = f"colours end at ±{end:.2g}{beyond}; pale: interval includes 0; dot: claimed topic; star: confirmed"
+    scale = ColourScale(DIVERGING, -end, end, "rise of the loss, nats per token", note)
+    opacity = np.where((low <= 0) & (high >= 0), PALE, 1.0)
+    image = draw_cells(axes, rises, scale, opacity=opacity)
+    _numbers(axes, rises, outside, scale)
     claimed = table[table["held_to"]]
-    for mark, size, part in (("o", 2.5, claimed), ("*", 9, claimed[claimed["confirmed"]])):
-        x, y = [topics.index(t) for t in part["topic"]], [units.index(u) for u in part["unit"]]
-        axes.plot(x, y, mark, color="black", markersize=size, linestyle="")
+    for mark, size, part in (("o", 2.5, claimed), ("*", 8, claimed[claimed["confirmed"]])):
+        for row in part.to_dict("records"):
+            i, j = units.index(row["unit"]), topics.index(row["topic"])
+            pale = bool(opacity[i, j] < 1)
+            light, dark = ("#111111", "#ffffff") if pale else ink_of_cells(rises[i : i + 1, j], scale)[0]
+            at = i + (0.27 if outside[i, j] else 0.0)
+            on_cells(axes.plot(j, at, mark, color=light, markersize=size, linestyle=""), dark)
     axes.set_xticks(range(len(topics)), [printable(t) for t in topics], rotation=45, ha="right", fontsize=7)
     axes.set_yticks(range(len(units)), [_short(u) for u in units], fontsize=7)
-    colour_bar(image, axes, "rise of the loss, nats per token")
+    axes.set_xlabel(with_note("topic of the held-out documents", note, 1.0 + each * len(topics)), **SMALL)
+    axes.set_ylabel("without", **SMALL)
+    colour_bar(image, axes, scale.label, extend="both" if outside.any() else "neither")
     return axes
+
+
+def _end(rises: np.ndarray) -> tuple[float, np.ndarray]:
+    """Choose where colours end, and find the cells outside: none, unless few are far from all others."""
+    sizes = np.abs(rises)
+    known = sizes[np.isfinite(sizes)]
+    usual = 2 * float(np.quantile(known, 0.98)) if len(known) else 0.0
+    end = max(float(known[known <= usual].max()) if usual else float(known.max(initial=0.0)), 1e-6)
+    return end, np.nan_to_num(sizes, nan=0.0) > end
+
+
+def _numbers(axes: Axes, values: np.ndarray, chosen: np.ndarray, scale: ColourScale) -> None:
+    for i, j in np.argwhere(chosen).tolist():
+        light, dark = ink_of_cells(values[i : i + 1, j], scale)[0]
+        text = axes.text(j, i - 0.12, f"{values[i, j]:+.2g}", ha="center", va="center", fontsize=5.5, color=light)
+        on_cells([text], dark)
 
 
 def _short(unit: str) -> str:

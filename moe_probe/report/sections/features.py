@@ -11,7 +11,7 @@ from moe_probe.core.units import UnitRef
 from moe_probe.report.cells import lift_cell, number, probability, ranged, sae_name, table_of
 from moe_probe.report.content import Block, Card, Cards, Link, Passage, Picture, Rich, Section, Table
 from moe_probe.report.links import expert_link, glued, joined, unit_key
-from moe_probe.report.plots import routing as plots
+from moe_probe.report.plots import saes as plots
 from moe_probe.report.sections.experts import rises
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def sae_section(results: Mapping[str, Result]) -> Section:
         "sae_pareto",
         plots.sae_pareto(table),
         finding,
-        "Fidelity on held-out documents: variance unexplained against active latents per token (left; lower and further left is "
-        "better), and the share of the activation's effect on the loss that the reconstruction keeps, by width (right).",
+        "Fidelity on held-out documents: variance unexplained against active latents per token, or against width where all have "
+        "as many (left; lower is better), and the share of the activation's effect on the loss that the reconstruction keeps "
+        "(right).",
     )
     measures = table_of(
         table,

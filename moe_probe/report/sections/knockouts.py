@@ -29,8 +29,8 @@ def knockouts_section(results: Mapping[str, Result]) -> Section:
         "ablation",
         plots_units.ablation_matrix(result.table),
         finding,
-        "Rise of the loss on each topic (columns) without each unit (rows); blue: a fall. A dot marks the topic that the unit "
-        "is claimed for; a star marks a confirmed claim.",
+        "Rise of the loss on each topic (columns) without each unit (rows); blue: a fall; pale: the interval "
+        "includes 0. A dot marks the topic that the unit is claimed for; a star marks a confirmed claim.",
     )
     shown = table_of(
         own.sort_values(["topic", "sae", "unit"]),

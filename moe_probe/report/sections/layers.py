@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moe_probe.report import svg
 from moe_probe.report.cells import number, probability, table_of
 from moe_probe.report.content import Block, Picture, Section
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
     from moe_probe.core.results import Result
 
-#: Layers drawn, one panel each; a model with more shows those where pairs differ most.
-_PANELS = 9
 _ROWS = 10
 #: Tokens of a pair of experts from which on it is listed.
 _SEEN = 50
@@ -101,6 +97,11 @@ def _load_tip(cell: Mapping[Any, Any]) -> str:
     )
 
 
+def _chosen(table: pd.DataFrame) -> str:
+    shown, n = plots.pair_layers(table), table["layer"].nunique()
+    return f" The {len(shown)} of {n} layers where pairs differ most are shown." if len(shown) < n else ""
+
+
 def coactivation_section(results: Mapping[str, Result]) -> Section:
     """Show pairs of experts that are selected for the same tokens."""
     result = results["coactivation"]
@@ -109,9 +110,6 @@ def coactivation_section(results: Mapping[str, Result]) -> Section:
     title = "Which experts work together?"
     if pairs.empty:
         return Section(title=title, finding="Each token goes to one expert: there are no pairs.", how=result.caption)
-    layers = sorted(int(x) for x in pairs["layer"].unique())
-    spread = pairs.assign(log=np.log2(pairs["lift"])).groupby("layer")["log"].var()
-    shown = layers if len(layers) <= _PANELS else sorted(int(x) for x in spread.nlargest(_PANELS).index)
     often = pairs[pairs["tokens"] >= _SEEN].sort_values("lift", ascending=False, kind="stable").head(_ROWS)
     finding = f"No pair of experts is selected for the same token in {_SEEN} tokens or more."
     if len(often):
@@ -123,10 +121,10 @@ def coactivation_section(results: Mapping[str, Result]) -> Section:
     blocks: list[Block] = [
         Picture(
             "coactivation",
-            plots.coactivation_heatmap(table, layers=shown),
+            plots.coactivation_heatmap(table),
             finding,
             "Tokens for which both experts of a pair are selected, over the number expected from independent selections. "
-            "Log2: 0 is chance; colours end at a factor of 8.",
+            f"Log2: 0 is chance; colours end at a factor of 8; grey: an expert with itself.{_chosen(table)}",
         )
     ]
     if len(often):

@@ -108,8 +108,8 @@ def classes_section(results: Mapping[str, Result]) -> Section:
             "token_classes",
             plots.token_class_heatmap(table),
             finding,
-            "Log2 lift of the expert with the highest lift, for each kind of token (rows) and layer (columns). 1: twice as often "
-            "as other tokens of the same documents; empty: none above chance.",
+            "Log2 lift of the expert with the highest lift, whose number is in the cell, for each kind of token (rows) and layer "
+            "(columns). 1: twice as often as other tokens of the same documents; pale: not significant.",
         )
     ]
     if len(strong):

@@ -10,7 +10,7 @@ from moe_probe.report.cells import lift_text, probability, table_of, yes_no
 from moe_probe.report.content import Block, Picture, Section
 from moe_probe.report.plots import maps as plots_maps
 from moe_probe.report.plots import routing as plots
-from moe_probe.report.plots.panels import ColourScale, lift_panels, lift_scale
+from moe_probe.report.plots.panels import ColourScale, lift_panels, lift_scale, tested
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from moe_probe.core.results import Result
 
 _ROWS = 40
-#: Topics drawn; of more, those whose experts stand out most.
-_TOPICS = 24
 
 
 def topics_section(results: Mapping[str, Result]) -> Section:
@@ -77,41 +75,32 @@ def _finding(claimed: pd.DataFrame, n_pairs: int) -> str:
     return finding
 
 
-def _crowded(table: pd.DataFrame, topics: list[str]) -> bool:
-    """Whether cells are too many for signs: neither drawn in the page, nor large enough in the image."""
-    per_topic = len(table) / table["topic"].nunique()
-    return per_topic > plots_maps.MOST_CELLS and len(table[table["topic"].isin(topics)]) > svg.MOST_MARKS
-
-
-def _shown_topics(table: pd.DataFrame) -> list[str]:
-    strength = table.groupby("topic")["log2_lift"].var()
-    return sorted(strength.index) if len(strength) <= _TOPICS else sorted(strength.nlargest(_TOPICS).index)
-
-
 def _signs(table: pd.DataFrame) -> str:
-    if _crowded(table, _shown_topics(table)):
-        return "Figure: pairs that are not significant are left white."
-    return "Figure: the colour of a pair without a sign may be noise."
+    """Say what colours and signs of the figures do not mean."""
+    return "Figures: the colour of a pale pair may be noise." if tested(table) else ""
 
 
 def _by_topic(table: pd.DataFrame, scale: ColourScale, finding: str) -> Picture:
-    topics = _shown_topics(table)
+    topics = plots_maps.shown_topics(table)
     small = len(table[table["topic"].isin(topics)]) <= svg.MOST_MARKS
     n_topics = table["topic"].nunique()
-    which = f"the {_TOPICS} topics whose experts stand out most" if n_topics > _TOPICS else "every topic"
+    which = f"the {len(topics)} topics whose experts stand out most" if n_topics > len(topics) else "every topic"
     ends = f"{2**scale.low:.2f}× or less", f"{2**scale.high:.2f}× or more"
-    signs = "" if _crowded(table, topics) else "; dot: significant and above average; star: also replicated"
+    pale = "; pale: not significant" if tested(table) else ""
+    signs = (
+        "; dot: significant and above average; star: also replicated" if small or plots_maps.panel_size(table).sign else ""
+    )
     inline = ""
     if small:
         panels = lift_panels(table, panel="topic", row="layer", shown=topics)
-        bar = svg.colour_bar(scale, ends, "lift; middle: an average topic")
+        bar = svg.colour_bar(scale, ends, f"lift; middle: an average topic{pale}")
         inline = svg.side_by_side([svg.heat(panel, scale, _lift_tip) for panel in panels], bar)
     return Picture(
         "topic_panels",
         plots_maps.topic_panels(table, topics=topics),
         finding,
-        f"Lift of every expert (columns) in every layer (rows), one map for {which}. Orange: used more than for an average "
-        f"topic; blue: less (colours end at {ends[0]} and {ends[1]}){signs}."
+        f"Lift of every expert (columns) in every layer (rows), one map for {which}. Orange: above an average topic; blue: "
+        f"below; colours end at {2**scale.low:.2f}× and {2**scale.high:.2f}×{pale}{signs}."
         + (" Point at a cell for its numbers." if small else ""),
         inline=inline,
     )
@@ -126,7 +115,7 @@ def _lift_tip(cell: Mapping[Any, Any]) -> str:
 
 def _one_layer(table: pd.DataFrame, scale: ColourScale) -> Picture:
     """Draw the layer where lifts differ most, topics by experts."""
-    layer = int(table.groupby("layer")["log2_lift"].var().idxmax())
+    layer = plots.topical_layer(table)
     part = table[table["layer"] == layer]
     claimed = part[part["significant"] & part["replicated"] & (part["log2_lift"] > 0)]
     shared = claimed.groupby("expert")["topic"].nunique()
