@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +43,12 @@ def register(app: typer.Typer) -> None:
         leave_out=statistics,
     )(collect)
     command(app, "analyze", "moe-probe analyze runs/mine --permutations 10000")(analyze)
-    command(app, "report", "moe-probe report runs/mine")(report)
+    command(
+        app,
+        "report",
+        "moe-probe report runs/mine",
+        "for a talk: moe-probe report runs/mine --sections verdicts,topics --title 'Our model' --format html --out talk",
+    )(report)
 
 
 def demo(
@@ -127,9 +133,11 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
     )
 
 
-def _written(report: Path) -> list[str]:
-    """Say where the report and its figures lie."""
-    return [f"Report: {report}", f"Figures: {report.parent / 'figures'} (PNG, SVG, PDF)"]
+def _written(report: Path, files: Sequence[Path] | None = None) -> list[str]:
+    """Say where the report and its figures lie; `files`: what was written, where figures may not be among it."""
+    figures = report.parent / "figures"
+    drawn = files is None or any(path.parent == figures for path in files)
+    return [f"Report: {report}", *([f"Figures: {figures} (PNG, SVG, PDF)"] if drawn else [])]
 
 
 def _limits(trace: Trace, root: Path, label: str) -> list[str]:
@@ -254,16 +262,54 @@ def analyze(
 def report(
     run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
     *,
+    sections: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sections",
+            metavar="LIST",
+            help="Sections to write, such as verdicts,topics,tree [default: all]; an unknown name lists them.",
+            show_default=False,
+        ),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", help="Title of the report [default: names the model].", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report [default: RUN].", show_default=False)
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="LIST",
+            help="html (one file that works offline), md (report.md, report/, figures/), or both [default: html,md].",
+            show_default=False,
+        ),
+    ] = None,
+    appendix: Annotated[
+        bool,
+        typer.Option("--appendix", help="Also write report_appendix.html, with all folds open: for printing everything."),
+    ] = False,
     console: Console,
 ) -> None:
     """Write report.html, report.md and figures from the results of a run. Needs neither model nor torch."""
-    from moe_probe.report import write_report
+    from moe_probe.core.links import refuse_links_out
+    from moe_probe.report import ReportOptions, write_report
 
-    files = write_report(run_path)
-    console.result(
-        {"report": str(run_path / "report.html"), "files": [str(f) for f in files]},
-        _written(run_path / "report.html"),
-    )
+    chosen = {"sections": _listed_names(sections), "formats": _listed_names(formats)}
+    options = ReportOptions(title=title, out=out, appendix=appendix, **{k: v for k, v in chosen.items() if v is not None})
+    if out is not None and out.is_dir():
+        refuse_links_out(out)
+    files = write_report(run_path, options)
+    first = next(f for f in files if f.name in ("report.html", "report.md"))
+    console.result({"report": str(first), "files": [str(f) for f in files]}, _written(first, files))
+
+
+def _listed_names(values: list[str] | None) -> tuple[str, ...] | None:
+    """Split what an option lists: names after one another, with commas or as options of their own."""
+    if values is None:
+        return None
+    return tuple(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
 
 
 def _demo_data() -> Path:

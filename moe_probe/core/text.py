@@ -311,3 +311,12 @@ def bracket(low: Any, high: Any, spec: str = ".3f") -> str:
     str
     """
     return f"[{figure(low, spec, '–')}, {figure(high, spec, '–')}]"
+
+
+#: Where a sentence ends, and the next begins; "et al. 2017", "e.g. 3" and "vs. 5" are not torn apart.
+_NEXT = re.compile(r"(?<=[.?!])(?<! al\.)(?<!e\.g\.)(?<!i\.e\.)(?<! vs\.)\s+(?=[A-Z0-9“\"'(]|[a-z]+: )")
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences; abbreviations and numbers are not torn apart."""
+    return _NEXT.split(text.strip()) if text else []

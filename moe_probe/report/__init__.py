@@ -1,7 +1,7 @@
 """Reports: a run's results in; one self-contained HTML page, the same in Markdown, figures, cards and notebooks out.
 
 - `compose` the order of the report; `sections` writes its sections, as the objects of `content`, with values formatted by
-  `cells`; `links` anchors, and text with links to them.
+  `cells`; `links` anchors, and text with links to them; `glossary` explains terms.
 - `build` renders it as HTML and Markdown with ``templates`` (page, style, script, notebooks); `stage` is the stage
   ``report``.
 - `passages` text of topics, shaded by the gate weights of their experts, from a trace.
@@ -19,13 +19,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moe_probe.report.build import write_report
+    from moe_probe.report.build import ReportOptions, write_report
     from moe_probe.report.inspection import write_inspections
     from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 
-__all__ = ["UnitCard", "expert_card", "feature_card", "write_inspections", "write_report"]
+__all__ = ["ReportOptions", "UnitCard", "expert_card", "feature_card", "write_inspections", "write_report"]
 
-_WHERE = {"write_report": "build", "write_inspections": "inspection"}
+_WHERE = {"ReportOptions": "build", "write_report": "build", "write_inspections": "inspection"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,49 +4,100 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
 from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.generation import read_together
 from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
-from moe_probe.core.text import printable
+from moe_probe.core.text import printable, sentences
 from moe_probe.recording.trace import Trace
 from moe_probe.report import links, svg
-from moe_probe.report.cells import sentences
 from moe_probe.report.compose import compose
-from moe_probe.report.content import Bar, Picture, Report
+from moe_probe.report.content import Bar, Cards, Picture, Report, Section
+from moe_probe.report.glossary import anchor_of, explained, question_mark
 from moe_probe.report.plots.drawing import FigureFiles, figure_files
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-@locked(lambda run: Path(run) if Path(run).is_dir() else None)
-def write_report(run: str | Path) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and every figure as PNG, SVG and PDF from a run's trace and results.
+#: Faces of the report.
+FORMATS = ("html", "md")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report has, and where it goes.
+
+    Attributes
+    ----------
+    sections : tuple of str
+        Sections to write, by name (`moe_probe.report.compose.SECTIONS`); empty: all.
+    title : str, optional
+        In place of the one that names the model.
+    out : Path, optional
+        Folder for the files; None: the run's own.
+    formats : tuple of str
+        Of "html" and "md".
+    appendix : bool
+        Write the page once more, with all folds open, as ``report_appendix.html``: for printing everything.
+    """
+
+    sections: tuple[str, ...] = ()
+    title: str | None = None
+    out: Path | None = None
+    formats: tuple[str, ...] = FORMATS
+    appendix: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be written."""
+        for name in self.formats:
+            if name not in FORMATS:
+                raise UsageError(f"there is no format '{name}'", did_you_mean(name, FORMATS), "--format html")
+        if not self.formats:
+            raise UsageError("no format was chosen", "nothing would be written", "--format html")
+        if self.appendix and "html" not in self.formats:
+            raise UsageError("--appendix needs the HTML page", "only Markdown was chosen", "--format html,md")
+        if self.title is not None and not self.title.strip():
+            raise UsageError("the title is empty", "a page needs one", 'omit --title, or pass --title "My model"')
+
+
+def _written(run: str | Path, options: ReportOptions | None = None) -> Path | None:
+    """Name the folder that a report is written to; None where there is no run."""
+    return (options and options.out) or Path(run) if Path(run).is_dir() else None
+
+
+@locked(_written)
+def write_report(run: str | Path, options: ReportOptions | None = None) -> list[Path]:
+    """Write ``report.html``; ``report.md`` with its files in ``report/``; and each figure as PNG, SVG and PDF.
 
     Parameters
     ----------
     run : str or Path
         Run directory with ``trace/`` and ``results/``.
+    options : ReportOptions, optional
+        What to write, and where.
 
     Returns
     -------
     list of Path
-        The files written.
+        The files written: figures, then pages.
 
     Raises
     ------
     MoeProbeError
-        When trace or results are missing, results of one command come from different runs of it, or the disk refuses.
+        When trace or results are missing, results of one command come from different runs of it, a section does not exist,
+        or the disk refuses.
     """
-    root = Path(run)
+    root, chosen = Path(run), options or ReportOptions()
     if not root.is_dir():
         raise MoeProbeError(f"there is no run at {root}", "no such folder", "moe-probe run MODEL --corpus FILE --out RUN")
     trace = Trace.open(root)
@@ -57,13 +108,20 @@ def write_report(run: str | Path) -> list[Path]:
 
     # a notebook should not show the figures of a report, which are files; names with a $ in them are no formulas
     with matplotlib.rc_context({"interactive": False, "text.parse_math": False}):
-        report = _printable(compose(trace, results))
+        report = _printable(compose(trace, results, only=chosen.sections, title=chosen.title))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
         tracked = track(pictures, "report", unit="figures", name=lambda p: p.name)
         images = {p.name: figure_files(p.figure, in_page=not p.inline) for p in tracked}
-    pages = {"report.html": render_html(report, images), "report.md": render_markdown(report)}
-    with disk_errors(root):
-        return _write(root, images, pages)
+    pages = {}
+    if "html" in chosen.formats:
+        pages["report.html"] = render_html(report, images)
+    if chosen.appendix:
+        pages["report_appendix.html"] = render_html(report, images, unfolded=True)
+    if "md" in chosen.formats:
+        pages |= markdown_files(report)
+    out = chosen.out or root
+    with disk_errors(out):
+        return _write(out, images if "md" in chosen.formats else {}, pages)
 
 
 def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) -> list[Path]:
@@ -79,7 +137,7 @@ def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) ->
     return files
 
 
-def render_html(report: Report, images: Mapping[str, FigureFiles]) -> str:
+def render_html(report: Report, images: Mapping[str, FigureFiles], *, unfolded: bool = False) -> str:
     """Render one page that fetches nothing and runs nothing but its own script; all text is escaped.
 
     Parameters
@@ -87,6 +145,8 @@ def render_html(report: Report, images: Mapping[str, FigureFiles]) -> str:
     report : Report
     images : mapping of str to FigureFiles
         By the name of their picture.
+    unfolded : bool
+        Open all folds.
 
     Returns
     -------
@@ -95,7 +155,7 @@ def render_html(report: Report, images: Mapping[str, FigureFiles]) -> str:
     encoded = {name: [base64.b64encode(part).decode() for part in (f.light, f.dark)] for name, f in images.items()}
     templates = environment(autoescape=True)
     return templates.get_template("report.html.j2").render(
-        report=report, images=encoded, **style_and_script(templates, "page")
+        report=report, images=encoded, opened=" open" if unfolded else "", **style_and_script(templates, "page")
     )
 
 
@@ -123,8 +183,32 @@ def style_and_script(templates: Environment, name: str) -> dict[str, Any]:
 
 
 def render_markdown(report: Report) -> str:
-    """Render the same content as Markdown; figures are files in ``figures/``."""
-    text = environment(autoescape=False).get_template("report.md.j2").render(report=report)
+    """Render the page of the report in Markdown; figures are files in ``figures/``."""
+    return _markdown(report=report, sections=report.sections, whole=False, up="")
+
+
+def markdown_files(report: Report) -> dict[str, str]:
+    """Render the same content as Markdown: a page to read, and a file for each section with everything in it.
+
+    Parameters
+    ----------
+    report : Report
+
+    Returns
+    -------
+    dict
+        Texts by path: ``report.md`` and ``report/SECTION.md``.
+    """
+    files = {
+        f"report/{section.key}.md": _markdown(report=report, sections=(section,), whole=True, up="../")
+        for section in report.sections
+        if section.shown is not None
+    }
+    return {"report.md": render_markdown(report), **files}
+
+
+def _markdown(**content: Any) -> str:
+    text = environment(autoescape=False).get_template("report.md.j2").render(**content)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
@@ -146,6 +230,11 @@ def environment(*, autoescape: bool) -> Environment:
     templates.filters["axis"] = lambda table, column: Markup(svg.axis_of(table, column))  # noqa: S704 (numbers alone)
     templates.filters["line"] = lambda cell: Markup(svg.interval(cell)) if isinstance(cell, Bar) else ""  # noqa: S704 (numbers alone)
     templates.filters["sentences"] = sentences
+    templates.filters["explained"] = explained
+    templates.filters["explained_in_heading"] = question_mark
+    templates.filters["inside"] = inside
+    templates.globals["nothing_seen"] = set
+    templates.globals["anchor_of"] = anchor_of
     templates.filters["data_url"] = lambda text: f"data:text/plain;charset=utf-8,{quote(text)}"
     templates.tests["is_a"] = lambda block, name: type(block).__name__ == name
     return templates
@@ -155,6 +244,30 @@ def markdown_text(text: str) -> str:
     """Escape what Markdown or HTML inside Markdown would act on: labels and tokens are not markup."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
+
+
+def inside(section: Section) -> str:
+    """Say what is under the fold of a section: ``2 tables, 16 cards, method and limits``.
+
+    Parameters
+    ----------
+    section : Section
+
+    Returns
+    -------
+    str
+        Empty where nothing is.
+    """
+    counts = Counter(type(block).__name__ for block in section.folded)
+    cards = sum(len(block.cards) for block in section.folded if isinstance(block, Cards))
+    kinds = (("Picture", "figure", 0), ("Table", "table", 0), ("Cards", "card", cards), ("Tree", "tree", 0))
+    parts = [f"{n} {noun}{'s' if n > 1 else ''}" for kind, noun, many in kinds if (n := many or counts[kind])]
+    if counts["Facts"] or counts["str"] or counts["Verbatim"] or section.story:
+        parts.append("details")
+    if section.how or section.limits:
+        parts.append("method and limits")
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def _printable(report: Report) -> Report:

@@ -183,12 +183,3 @@ def sae_name(path: str) -> str:
     layer, width, site, name = match.groups()
     further = [*(site.split("-") if site else []), *([name] if name else [])]
     return f"layer {int(layer)}, width {int(width):,}" + (f" ({', '.join(further)})" if further else "")
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text into its sentences, for a list; abbreviations and numbers are not torn apart."""
-    return (
-        re.split(r"(?<=[.?!])(?<! al\.)(?<!e\.g\.)(?<!i\.e\.)(?<! vs\.)\s+(?=[A-Z“\"'(]|[a-z]+: )", text.strip())
-        if text
-        else []
-    )

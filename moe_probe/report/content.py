@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
+
+from moe_probe.core.text import sentences
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,8 +178,11 @@ class Section:
     blocks : tuple of Table, Picture, Passages, Cards, Tree, Facts, Verbatim or str
     how, limits : str
         How it was computed; how it can mislead. Shown under a fold, one bullet per sentence.
-    key, short : str
-        Anchor and name in the table of contents, given by `moe_probe.report.compose.compose`.
+    key, short, group : str
+        Anchor, name in the table of contents, and part of the report, given by `moe_probe.report.compose.compose`.
+    shown : int, optional
+        So many blocks are seen at once; the others are under a fold, and in Markdown in a file of the section. None: all are
+        seen, and the section has no file of its own.
     """
 
     title: str
@@ -186,6 +192,28 @@ class Section:
     limits: str = ""
     key: str = ""
     short: str = ""
+    group: str = ""
+    shown: int | None = None
+
+    @property
+    def seen(self) -> tuple[Block, ...]:
+        """Blocks that are seen at once."""
+        return self.blocks[: self.shown]
+
+    @property
+    def folded(self) -> tuple[Block, ...]:
+        """Blocks under the fold."""
+        return () if self.shown is None else self.blocks[self.shown :]
+
+    @property
+    def headline(self) -> str:
+        """First sentence of the finding."""
+        return next(iter(sentences(self.finding)), "")
+
+    @property
+    def story(self) -> str:
+        """What the finding says after its first sentence."""
+        return " ".join(sentences(self.finding)[1:])
 
 
 @dataclass(frozen=True)
@@ -210,3 +238,8 @@ class Report:
     summary: tuple[str, ...]
     sections: tuple[Section, ...]
     answers: tuple[Answer, ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[str, tuple[Section, ...]], ...]:
+        """Sections by the part of the report that they belong to, in the order of the page."""
+        return tuple((group, tuple(sections)) for group, sections in groupby(self.sections, key=lambda s: s.group))

@@ -28,6 +28,12 @@ FIGURES = (
     "topics",
     "tree_subjects",
 )
+#: Sections of the report, which have a Markdown file each.
+SECTIONS = (
+    *("verdicts", "alerts", "topics", "explained", "experts", "layers", "kinds", "labels", "pairs", "combinations", "maps"),
+    *("carriers", "features", "matches", "predicted", "tree", "saes", "causes"),
+    *("card", "cost", "published", "methods", "data", "glossary"),
+)
 #: What a ledger may name as written by a stage: a run that another version made has results of other names.
 _LISTED = re.compile(r"results/\w[\w.-]*\.(?:parquet|json)|figures/\w[\w.-]*\.(?:png|svg|pdf)")
 _LOGS = r"logs/(?:stages\.json|llm_cache\.jsonl|error-[\w-]+\.log)"
@@ -65,9 +71,10 @@ def run_folder(root: Path) -> OutputKind:
     )
     trace, listed = TRACE_FILES, [re.escape(name) for name in _listed(root)]
     marks = "|".join([r"run\.yaml", _LOGS, results, rf"trace/(?:{trace.marks.pattern})"])
-    files = "|".join([r"run\.yaml|report\.(?:html|md)", _LOGS, results, published, figures, sae, *listed])
+    pages = rf"run\.yaml|report(?:_appendix)?\.html|report\.md|report/(?:{'|'.join(SECTIONS)})\.md"
+    files = "|".join([pages, _LOGS, results, published, figures, sae, *listed])
     tables = rf"results(?:/asked)?(?:/{re.escape(STAGED)})?"
-    folders = rf"{tables}|figures|logs|sae|sae/layer_\d{{2,}}|sae/training|{_SAE}|{_TRAINING}"
+    folders = rf"{tables}|figures|report|logs|sae|sae/layer_\d{{2,}}|sae/training|{_SAE}|{_TRAINING}"
     own = OwnFiles(
         files=re.compile(rf"{files}|trace/(?:{trace.files.pattern})"),
         folders=re.compile(rf"{folders}|trace|trace/(?:{trace.folders.pattern})"),

@@ -15,6 +15,7 @@ from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moe_probe.report.build import ReportOptions
     from moe_probe.report.plots.of_run import RunPlots
     from moe_probe.sae import Sae
 
@@ -135,8 +136,17 @@ class Run(RunDirectory):
         """
         return feature_card(self, where, number) if isinstance(where, str) else expert_card(self, where, number)
 
-    def report(self) -> Path:
-        """Write ``report.html``, ``report.md`` and figures; return the path of the first.
+    def report(self, options: ReportOptions | None = None) -> Path:
+        """Write ``report.html``, ``report.md`` and figures; return the path of the page.
+
+        Parameters
+        ----------
+        options : ReportOptions, optional
+            Sections, title, folder and formats, where they are not the usual ones.
+
+        Returns
+        -------
+        Path
 
         Raises
         ------
@@ -145,8 +155,8 @@ class Run(RunDirectory):
         """
         from moe_probe.report import write_report
 
-        write_report(self.path)
-        return self.path / "report.html"
+        files = write_report(self.path, options)
+        return next(path for path in files if path.name in ("report.html", "report.md"))
 
     def _held(self) -> list[tuple[str, str]]:
         report = self.path / "report.html"

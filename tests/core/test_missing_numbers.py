@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from support.faces import markdown_of
 
 from moe_probe.report import write_report
 from moe_probe.testing import planted_results, planted_trace
@@ -31,5 +32,5 @@ def test_no_nan_in_a_report_of_a_corpus_too_small_for_its_numbers(tmp_path: Path
         replace(result, table=table).save(tmp_path / "results")
     assert emptied > 40
     write_report(tmp_path)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = markdown_of(tmp_path)
     assert not re.findall(r".{0,60}\b(?:nan|<NA>|inf)\b.{0,30}", text)

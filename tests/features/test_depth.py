@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 from support.corpora import write_corpus
+from support.faces import markdown_of
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -138,7 +139,7 @@ def test_a_run_compares_its_tree_with_subjects(run: Path) -> None:
         assert len(Result.load(run / "results", name).table), name
     subjects = Result.load(run / "results", "tree_subjects").table
     assert list(subjects["tree"]) == ["this run", "parents of another seed", "same width, another seed"]
-    text = (run / "report.md").read_text()
+    text = markdown_of(run)
     assert "Do features split along human lines" in text and "What does it cost, once or on every output?" in text
     row = subjects.iloc[0]
     assert f"{row['purity']:.1%} of the time" in text

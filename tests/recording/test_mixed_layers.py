@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.faces import markdown_of
 
 from moe_probe.recording.importers import ImportOptions, ImportSource, TokenRecord, import_records
 from moe_probe.recording.trace import Trace
@@ -91,7 +92,7 @@ def test_a_lone_expert_is_used_as_its_words_predict(run: Path) -> None:
 
 def test_the_report_is_written(run: Path) -> None:
     write_report(run)
-    text = (run / "report.md").read_text(encoding="utf-8")
+    text = markdown_of(run)
     assert "Traceback" not in text and not any(word in text.split() for word in ("nan", "inf", "-inf"))
 
 

@@ -94,6 +94,10 @@ def resize(chrome: Chrome, width: int) -> None:
     )
 
 
+def unfold(chrome: Chrome, where: str = "main") -> None:
+    chrome.execute_script("for (const f of document.querySelectorAll(`${arguments[0]} details`)) f.open = true", where)
+
+
 def column(chrome: Chrome, index: int) -> list[str]:
     """Return the cells of a column of the table of verdicts, from top to bottom."""
     return chrome.execute_script(
@@ -166,7 +170,7 @@ def test_filter_keeps_rows_with_the_words(chrome: Chrome) -> None:
     from selenium.webdriver.common.by import By
 
     box = chrome.find_element(By.CSS_SELECTOR, "#experts input.filter")
-    chrome.execute_script("arguments[0].closest('details').open = true", box)
+    unfold(chrome, "#experts")
     rows = "return [...document.querySelectorAll('#experts tbody tr')].filter(r => r.checkVisibility()).length"
     assert chrome.execute_script(rows) == 16
     box.send_keys("no such expert")
@@ -183,6 +187,7 @@ def test_pointing_at_a_mark_says_what_it_is(chrome: Chrome, mark: str, says: str
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
+    unfold(chrome, mark.partition(" ")[0])
     tip = chrome.find_element(By.ID, "tip")
     point = chrome.find_element(By.CSS_SELECTOR, mark)
     chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
@@ -195,6 +200,7 @@ def test_pointing_at_a_mark_says_what_it_is(chrome: Chrome, mark: str, says: str
 def test_legend_keeps_one_label(chrome: Chrome) -> None:
     from selenium.webdriver.common.by import By
 
+    unfold(chrome, "#maps")
     dimmed = "return document.querySelectorAll('#maps g.dim').length"
     button = chrome.find_element(By.CSS_SELECTOR, "#maps .legend button")
     chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
@@ -221,7 +227,7 @@ def test_nothing_is_wider_than_a_narrow_screen(chrome: Chrome, scheme: str) -> N
     resize(chrome, 400)
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     try:
-        chrome.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        unfold(chrome)
         assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth && innerWidth === 400")
         ink, back = chrome.execute_script(
             "const s = getComputedStyle(document.body);"
@@ -234,13 +240,16 @@ def test_nothing_is_wider_than_a_narrow_screen(chrome: Chrome, scheme: str) -> N
         resize(chrome, 1280)
 
 
-def test_print_shows_what_is_folded(chrome: Chrome) -> None:
+def test_print_leaves_folds_as_they_are(chrome: Chrome) -> None:
     from selenium.webdriver.common.by import By
 
+    seen = "return document.querySelector('tr.more details p').checkVisibility()"
     chrome.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = false")
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        assert chrome.execute_script("return document.querySelector('tr.more details p').checkVisibility()")
+        assert not chrome.execute_script(seen)
+        chrome.execute_script("document.querySelector('tr.more details').open = true")
+        assert chrome.execute_script(seen)
         assert not chrome.find_element(By.TAG_NAME, "nav").is_displayed()
         resize(chrome, 690)  # A4 within its margins
         assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.faces import html_of, markdown_of
 from support.quick import leave_out_figures
 from typer.testing import CliRunner
 
@@ -96,7 +97,7 @@ def left_out(results: dict[str, Result]) -> dict[str, str]:
 
 
 def faces(root: Path) -> tuple[str, str]:
-    return (root / "report.html").read_text(), (root / "report.md").read_text()
+    return html_of(root), markdown_of(root)
 
 
 def test_every_analysis_is_expected_at_its_level() -> None:

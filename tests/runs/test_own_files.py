@@ -17,9 +17,10 @@ from moe_probe.recording.collect.parts import Parts
 from moe_probe.recording.importers import ImportOptions, import_arrays
 from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.report import sections as figure_sections
+from moe_probe.report.compose import SECTIONS as SECTIONS_OF_REPORT
 from moe_probe.runs import pipeline
 from moe_probe.runs.config import RunConfig
-from moe_probe.runs.own_files import FIGURES, result_names, run_folder
+from moe_probe.runs.own_files import FIGURES, SECTIONS, result_names, run_folder
 
 CONFIG = RunConfig.model_validate({"model": "none", "corpus": "none"})
 #: What people leave in a trace.
@@ -188,6 +189,8 @@ def run(trace: Path, tmp_path: Path) -> Path:
             *("run.yaml", "report.html", "report.md", "logs/stages.json", "logs/llm_cache.jsonl"),
             *(f"results/{name}.{ending}" for name in result_names() for ending in ("json", "parquet")),
             *(f"figures/{name}.png" for name in FIGURES),
+            *(f"report/{name}.md" for name in SECTIONS),
+            "report_appendix.html",
             *(f"results/asked/ablation.{ending}" for ending in ("json", "parquet")),
             *(f"sae/layer_01/width_00064{more}/{name}" for more in ("", "-residual_b") for name in ("cfg.json",)),
             *("sae/layer_01/width_00064/sae_weights.safetensors", "results/layers.json.partial"),
@@ -200,6 +203,7 @@ def run(trace: Path, tmp_path: Path) -> Path:
 
 MINE = (
     *("notes.md", "mine/a", "results/notes.md", "results/mine/layers.parquet", "figures/mine.png", "logs/mine.log"),
+    "report/notes.md",
     *("sae/notes.md", "sae/layer_01/width_00064/notes.md", "sae/mine/cfg.json", "trace/notes.md", "results/mine.parquet"),
 )
 
@@ -235,6 +239,10 @@ def test_every_figure_of_a_report_is_known() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Picture"
     }
     assert names and names <= set(FIGURES)
+
+
+def test_every_section_of_a_report_is_known() -> None:
+    assert SECTIONS == SECTIONS_OF_REPORT
 
 
 def test_what_a_ledger_lists_is_removed_and_nothing_outside(run: Path) -> None:

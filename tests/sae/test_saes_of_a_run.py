@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from support.corpora import write_corpus
+from support.faces import html_of, markdown_of
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -421,7 +422,7 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
     for result in (features, cards):
         result.save(copy / "results")
     write_report(copy)
-    html, markdown = (copy / "report.html").read_text(), (copy / "report.md").read_text()
+    html, markdown = html_of(copy), markdown_of(copy)
     assert "What do the features say?" in html and "How faithful are the sparse autoencoders?" in markdown
     shown = re.findall(r'<details class="card"><summary>[^<]*, feature \d', html)
     assert len(shown) == len(cards.table.groupby(["sae", "feature"])) > 0

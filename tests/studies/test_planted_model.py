@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from support import planted_model
+from support.faces import markdown_of
 from typer.testing import CliRunner
 
 from moe_probe.cli import app
@@ -241,7 +242,7 @@ def test_the_report_tells_it(run: Path) -> None:
     assert code == 0, err
     code, _, err = moe_probe("report", run)
     assert code == 0, err
-    text = (run / "report.md").read_text(encoding="utf-8")
+    text = markdown_of(run)
     for title in (
         "Who carries a topic best",
         "What happens without them",

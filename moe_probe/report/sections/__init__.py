@@ -15,5 +15,5 @@
 - `units` experts beside features: carriers (best predictors of a topic), matches, predicted routing.
 - `splitting` feature splitting: `subjects` answers "along human lines?" with its nulls, `walkable` has trees to walk down.
 - `knockouts` the change of the loss without a unit; `costs` cost, once or on every output.
-- `sources` methods in formulas, sources, BibTeX.
+- `glossary` the terms; `sources` methods in formulas, sources, BibTeX.
 """

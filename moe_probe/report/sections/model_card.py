@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_probe.report.cells import number, probability, sentences
+from moe_probe.core.text import sentences
+from moe_probe.report.cells import number, probability
 from moe_probe.report.content import Facts, Section, Table
 
 if TYPE_CHECKING:

@@ -59,19 +59,37 @@ for (const button of all(".legend button")) button.addEventListener("click", () 
   }
 });
 
-// folds: all at once, all for print, and those around what a link points to
+// terms: their explanation is shown beside them; without this script it is shown at the bottom of the window
+const place = term => {
+  const box = term.getBoundingClientRect(), low = box.bottom > innerHeight * .7;
+  term.style.setProperty("--x", `${Math.max(8, Math.min(box.left, innerWidth - Math.min(370, innerWidth - 24)))}px`);
+  term.style.setProperty("--y", low ? "auto" : `${box.bottom + 2}px`);
+  term.style.setProperty("--b", low ? `${innerHeight - box.top + 2}px` : "auto");
+  term.classList.remove("off");
+};
+const termOf = event => event.target.closest && event.target.closest("a.term");
+let touched = null;
+for (const kind of ["pointerover", "focusin"]) addEventListener(kind, event => { const term = termOf(event); if (term) place(term); });
+addEventListener("pointerdown", event => { touched = event.pointerType === "mouse" ? null : document.activeElement; });
+addEventListener("click", event => {  // a finger's first touch shows the explanation, the second follows the link
+  const term = termOf(event);
+  if (term && event.detail && touched && touched !== term) { event.preventDefault(); term.focus(); }
+});
+addEventListener("scroll", () => { for (const term of all("a.term:hover, a.term:focus")) term.classList.add("off"); }, {passive: true});
+addEventListener("keydown", event => { if (event.key === "Escape") for (const term of all("a.term:hover, a.term:focus")) term.classList.add("off"); });
+
+// folds: all at once, and those around and in what a link points to
 const folds = open => { for (const fold of all("details")) fold.open = open; };
 for (const button of all("[data-folds]")) { button.parentElement.hidden = false; button.addEventListener("click", () => folds(button.dataset.folds === "open")); }
 const reveal = () => {
-  const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-  if (!place) return;
-  for (let fold = place.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  place.scrollIntoView();
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  for (const fold of all(":scope > .evidence", target)) fold.open = true;
+  target.scrollIntoView();
 };
-addEventListener("hashchange", reveal); reveal();
-let before = [];
-addEventListener("beforeprint", () => { before = all("details:not([open])"); folds(true); });
-addEventListener("afterprint", () => { for (const fold of before) fold.open = false; });
+addEventListener("hashchange", reveal);
+if (location.hash) reveal();
 
 // text to copy
 for (const button of all("[data-copy]")) {
