@@ -13,6 +13,7 @@ What all commands share:
 - `console` prints results, ``--json`` and ``--quiet``, and checks label columns; `guard` turns a failure into one sentence
   and its exit status; `unexpected` logs the traceback of a fault.
 - `order` the order of the commands in the help, and ``--version``; `former` names that options had before.
+- `ending` the last lines of `run`, `demo` and `analyze`: the short answers of the report, and the next command.
 - `usage` refuses unknown options and commands ("did you mean"), and ends every help with the exit status.
 
 Nothing heavy is imported before a command runs, so that ``moe-probe --help`` answers at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moe_probe.cli.console import Console, need_label
+from moe_probe.cli.ending import after_run, ending
 from moe_probe.cli.model_choice import ModelChoice, serve_first_process
 from moe_probe.cli.options import Mode, Out, Sections, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
@@ -19,6 +21,9 @@ from moe_probe.core.settings import StatisticsSettings, setting
 from moe_probe.recording.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from moe_probe.core.results import Result
     from moe_probe.recording.trace import Trace
 
 Model = Annotated[str, typer.Argument(help="Folder of a checkpoint, or its name on a hub.", show_default=False)]
@@ -107,6 +112,7 @@ def _named(settings: dict[str, Any], model: str | None, corpus: str | None) -> d
 
 
 def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, console: Console) -> None:
+    from moe_probe.core.results import Results
     from moe_probe.recording.trace import Trace
     from moe_probe.runs.config import load_config, need_consent
     from moe_probe.runs.pipeline import run as run_pipeline
@@ -125,12 +131,12 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
     if made.sae.layers and not made.sae.widths:
         console.say("note: --sae-layers has no effect without --widths: no SAE is trained")
     outcome = run_pipeline(made, out, mode=mode, say=console.say)
-    limits = _limits(Trace.open(outcome.root), outcome.root, made.statistics.by)
+    trace, results = Trace.open(outcome.root), Results(outcome.root / "results")
+    limits = _limits(trace, results, made.statistics.by)
     console.notes(limits)
-    console.result(
-        {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped), "limits": limits},
-        _written(outcome.report),
-    )
+    end = ending(results, _written(outcome.report), after_run(trace, results, outcome.root))
+    made_files = {"run": str(outcome.root), "report": str(outcome.report), "skipped": list(outcome.skipped)}
+    console.result({**made_files, "limits": limits, **end.data}, end.lines)
 
 
 def _written(report: Path, files: Sequence[Path] | None = None) -> list[str]:
@@ -140,13 +146,11 @@ def _written(report: Path, files: Sequence[Path] | None = None) -> list[str]:
     return [f"Report: {report}", *([f"Figures: {figures} (PNG, SVG, PDF)"] if drawn else [])]
 
 
-def _limits(trace: Trace, root: Path, label: str) -> list[str]:
+def _limits(trace: Trace, results: Mapping[str, Result], label: str) -> list[str]:
     """Say what the record leaves open, and which lifts the verdicts of a run could have found; a line each."""
-    from moe_probe.core.results import Results
     from moe_probe.recording.trace.facts import unknowns
     from moe_probe.studies.verdicts import power_sentences
 
-    results = Results(root / "results")
     power = power_sentences(results["verdicts"]) if "verdicts" in results else ""
     return [line for line in (" ".join(unknowns(trace.manifest, trace.documents, label=label)), power) if line]
 
@@ -231,6 +235,7 @@ def analyze(
     """Compute the result tables of a trace."""
     from moe_probe.core.files import disk_errors
     from moe_probe.core.links import refuse_links_out
+    from moe_probe.core.results import Results
     from moe_probe.models.settings import ModelSettings
     from moe_probe.recording.run_model import dtype_of
     from moe_probe.recording.trace import Trace
@@ -251,12 +256,16 @@ def analyze(
     link = root / "trace"
     if trace.root.resolve() != link.resolve() and not link.exists():
         link.symlink_to(trace.root.resolve(), target_is_directory=True)  # a run that only analyses knows where its trace is
-    limits = _limits(trace, root, statistics.by)
+    limits = _limits(trace, results, statistics.by)
     console.notes(limits)
-    console.result(
-        {"results": {name: str(root / "results" / f"{name}.parquet") for name in results}, "limits": limits},
-        f"Results: {root / 'results'}. Next: moe-probe report {root}",
-    )
+    products, then = [f"Results: {root / 'results'}"], f"moe-probe report {shlex.quote(str(root))}"
+    try:
+        end = ending(Results(root / "results"), products, then)  # with those of other commands, as in the report
+    except MoeProbeError as error:  # one of these is damaged; the analysis is not
+        console.notes([str(error)])
+        end = ending(results, products, then)
+    tables = {name: str(root / "results" / f"{name}.parquet") for name in results}
+    console.result({"results": tables, "limits": limits, **end.data}, end.lines)
 
 
 def report(

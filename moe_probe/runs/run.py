@@ -85,6 +85,7 @@ class Run(RunDirectory):
     Examples
     --------
     >>> run = moe_probe.open("runs/demo")
+    >>> run.answers                                 # short answers, by question
     >>> run.verdicts                                # is there a chemistry expert?
     >>> run.results.expert_topics.table             # any result by name
     >>> run.card(5, 13), run.card("layer_05/width_01024", 334)   # an expert, a feature
@@ -107,6 +108,19 @@ class Run(RunDirectory):
             When the run was not analysed.
         """
         return Verdicts(**vars(self.results["verdicts"]))
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """Short answers by question, as the report and the command line give them.
+
+        Raises
+        ------
+        MoeProbeError
+            When a result is damaged.
+        """
+        from moe_probe.report.sections.answers import answers
+
+        return {answer.question: answer.answer for answer in answers(self.results)}
 
     @property
     def plot(self) -> RunPlots:

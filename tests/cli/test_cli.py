@@ -14,6 +14,8 @@ import pytest
 from support.corpora import write_corpus
 
 from moe_probe.cli import main
+from moe_probe.core.results import Results
+from moe_probe.report.sections.answers import answers
 from moe_probe.testing import PlantedExpert, planted_trace
 
 pytestmark = pytest.mark.usefixtures("quick_analyses")
@@ -45,8 +47,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 def test_run_then_look(call, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = call("run", checkpoint, "--corpus", corpus_file, "--out", out, "--permutations", 99, "--quiet")
-    last = [f"Report: {out / 'report.html'}", f"Figures: {out / 'figures'} (PNG, SVG, PDF)"]
-    assert done.status == 0 and done.out.splitlines() == last and done.err == ""
+    assert done.status == 0 and done.err == ""
+    *said, report, figures, then = done.out.splitlines()
+    assert [report, figures] == [f"Report: {out / 'report.html'}", f"Figures: {out / 'figures'} (PNG, SVG, PDF)"]
+    assert then == f"Next: moe-probe ablate {out}"
+    known = answers(Results(out / "results"))
+    assert said == [f"{answer.question} {answer.answer}" for answer in known] and len(said) > 2
+    markdown = (out / "report.md").read_text().replace("\\", "")
+    assert all(answer.question in markdown and answer.answer in markdown for answer in known)
     info = call("info", out, "--json")
     data = json.loads(info.out)
     assert data["n_documents"] == 24 and data["topics"] == {"topic-0": 8, "topic-1": 8, "topic-2": 8}
@@ -68,7 +76,8 @@ def test_stages_one_by_one(call, checkpoint: Path, corpus_file: Path, tmp_path: 
     done = call("collect", checkpoint, "--corpus", corpus_file, "--out", trace, "--keep", "hidden", "--json")
     assert done.status == 0 and json.loads(done.out)["documents"] == 24
     done = call("analyze", trace, "--permutations", 99)
-    assert done.status == 0 and f"moe-probe report {trace}-run" in done.out
+    assert done.status == 0 and done.out.endswith(f"Next: moe-probe report {trace}-run\n")
+    assert done.out.startswith("Do topics have experts of their own? ")
     done = call("report", f"{trace}-run")
     assert done.status == 0 and (tmp_path / "mytrace-run" / "report.html").exists()
 

@@ -16,6 +16,7 @@ import moe_probe
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.results import Result, Results
 from moe_probe.recording.trace import Trace
+from moe_probe.report.sections.answers import answers
 from moe_probe.runs.run import Run
 from moe_probe.studies.verdicts import complete_verdicts
 from moe_probe.testing import PlantedExpert, planted_trace
@@ -130,6 +131,12 @@ def test_run_is_a_trace_with_more(run: Run) -> None:
     text = repr(run)
     assert "48 documents" in text and f"{len(run.results)} results" in text and "0 SAEs" in text and "no report" in text
     assert run.report() == run.path / "report.html" and "report.html" in repr(moe_probe.open(run.path))
+
+
+def test_short_answers_by_question(run: Run) -> None:
+    said = run.answers
+    assert said["Do topics have experts of their own?"].startswith(("None of ", "1 of ", "2 of ", "3 of "))
+    assert list(said.values()) == [answer.answer for answer in answers(run.results)]
 
 
 def test_results_are_read_when_asked_for(run: Run) -> None:
