@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,8 +239,10 @@ def test_nothing_is_wider_than_a_narrow_screen(chrome: Chrome, scheme: str) -> N
             "return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).map(Number))"
         )
         assert (sum(ink) > sum(back)) == (scheme == "dark")
-        plate = chrome.execute_script("return getComputedStyle(document.querySelector('.plate')).backgroundColor")
-        assert plate == "rgb(255, 255, 255)"  # figures stay on white
+        plate = chrome.execute_script(
+            "return getComputedStyle(document.querySelector('.plate')).backgroundColor.match(/\\d+/g).map(Number)"
+        )
+        assert (sum(plate) < 200) == (scheme == "dark")  # figures are drawn for both
     finally:
         resize(chrome, 1280)
 
@@ -262,6 +265,52 @@ def test_print_leaves_folds_as_they_are(chrome: Chrome) -> None:
     finally:
         resize(chrome, 1280)
         chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_violation_of_accessibility(chrome: Chrome, scheme: str) -> None:
+    """By axe-core, all of its rules, with all folds open; AXE_JS names another version of it."""
+    axe = Path(os.environ.get("AXE_JS") or str(files("axe_core_python") / "axe.min.js"))
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        unfold(chrome)
+        chrome.execute_script(axe.read_text(encoding="utf-8"))
+        chrome.set_script_timeout(120)
+        found = chrome.execute_async_script(
+            "axe.run({resultTypes: ['violations']}).then(arguments[0], e => arguments[0]({error: String(e)}))"
+        )
+        assert "error" not in found and len(found["passes"]) > 20
+        assert [(v["id"], v["nodes"][0]["html"][:200], len(v["nodes"])) for v in found["violations"]] == []
+    finally:
+        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_terms_are_explained_by_pointer_and_keyboard(chrome: Chrome) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def tip(term: Any) -> str:
+        return chrome.execute_script("return getComputedStyle(arguments[0], '::after').content", term)
+
+    term = chrome.find_element(By.CSS_SELECTOR, "#verdicts a.term.mark")
+    meaning = term.get_attribute("data-tip")
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", term)
+    ActionChains(chrome).move_to_element(chrome.find_element(By.TAG_NAME, "h1")).perform()
+    assert meaning and meaning not in tip(term)
+    ActionChains(chrome).move_to_element(term).perform()
+    assert meaning in tip(term)
+    chrome.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert chrome.execute_script("return getComputedStyle(arguments[0], '::after').display", term) == "none"
+    ActionChains(chrome).move_to_element(chrome.find_element(By.TAG_NAME, "nav")).perform()
+    chrome.execute_script("arguments[0].focus()", term)
+    assert meaning in tip(term)
+    # Enter goes to the glossary, which opens
+    chrome.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = false")
+    term.send_keys(Keys.ENTER)
+    place = str(term.get_attribute("aria-describedby"))
+    assert chrome.execute_script("return document.getElementById(arguments[0]).checkVisibility()", place)
+    assert chrome.find_element(By.ID, place).text == meaning
 
 
 def test_the_run_opens_again(page: Path) -> None:
