@@ -14,6 +14,7 @@ Examples
 --------
 >>> import moe_probe
 >>> run = moe_probe.open("runs/demo")
+>>> run.verdicts                                    # is there a chemistry expert?
 >>> run.verdicts.table[["topic", "verdict", "sentence"]]
 >>> result = moe_probe.expert_topics(run, strata="register")
 >>> result.table.query("significant and replicated").sort_values("log2_lift").tail()
@@ -21,47 +22,15 @@ Examples
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-#: Public names by the module they are in; a name is imported when it is first used.
-_PUBLIC = {
-    "core.errors": ("MoeProbeError",),
-    "core.results": ("Result", "Results"),
-    "recording.trace": ("Trace", "TraceWriter", "merge_traces", "verify"),
-    "recording.corpus": ("Corpus", "Columns"),
-    "models": ("load_model", "self_check", "find_moe_layers", "RoutingCapture"),
-    "recording.collect": ("collect_trace", "CollectOptions"),
-    "recording.importers": (
-        "import_table",
-        "import_responses",
-        "import_fingerprints",
-        "import_sglang_distribution",
-        "import_imatrix",
-    ),
-    "experts.usage": ("layer_usage", "expert_usage", "coactivation_table"),
-    "experts.topics": ("expert_topics", "expert_labels"),
-    "studies.verdicts": ("topic_verdicts", "Rules"),
-    "report": ("write_report",),
-    "experts.explain": (
-        "explain_routing",
-        "topic_beyond_vocabulary",
-        "expert_token_classes",
-        "expert_tokens",
-        "expert_positions",
-        "vocabulary_baseline",
-    ),
-    "experts.clusters": ("cluster_routing", "combinations", "expert_groups", "expert_similarity", "weight_similarity"),
-    "experts.duplicates": ("near_duplicates",),
-    "experts.published": ("published_metrics", "router_saturation"),
-    "runs.run": ("Run",),
-    "report.unit_card": ("expert_card", "feature_card"),
-    "studies.compare": ("compare_runs", "Comparison"),
-}
-_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = ["open", *sorted(_WHERE)]
+# public names are in __init__.pyi, with the module that each is in; one is imported when it is first used
+_load, _, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = sorted(["open", *_names])
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,10 +59,10 @@ def open(path: str | Path) -> Trace | Run:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _names:
         raise AttributeError(f"module 'moe_probe' has no attribute '{name}'")
-    return getattr(import_module(f"moe_probe.{_WHERE[name]}"), name)
+    return _load(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return [*__all__, "__version__"]

@@ -219,4 +219,20 @@ def test_public_names_exist() -> None:
     for name in moe_probe.__all__:
         assert callable(getattr(moe_probe, name)), name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        moe_probe.nothing  # noqa: B018
+        moe_probe.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_stubs_agree_with_the_packages() -> None:
+    """What a stub imports is what it lists, what the package has, and what `dir` shows."""
+    stubs = sorted(PACKAGE.rglob("__init__.pyi"))
+    assert PACKAGE / "__init__.pyi" in stubs
+    for stub in stubs:
+        tree = ast.parse(stub.read_text())
+        given = {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
+        given |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assigned = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+        module = importlib.import_module(".".join(("moe_probe", *stub.parent.relative_to(PACKAGE).parts)))
+        listed = {str(c.value) for value in assigned for c in ast.walk(value) if isinstance(c, ast.Constant)}
+        assert given == listed == set(module.__all__), stub
+        assert all(hasattr(module, name) for name in listed)
+    assert set(dir(moe_probe)) == {*moe_probe.__all__, "__version__"}

@@ -115,8 +115,8 @@ def _notebook(comparison: Comparison, values: dict[str, Any], out: Path) -> list
 
 
 def _tell(found: Comparison, out: Path, files: list[Path], console: Console) -> None:
-    changed = found.table("comparison_changes").query("changed") if "comparison_changes" in found else None
-    differences = found.table("comparison_differences")
+    changed = found["comparison_changes"].table.query("changed") if "comparison_changes" in found else None
+    differences = found["comparison_differences"].table
     data = {
         "sides": found.sides,
         "headlines": found.headlines,

@@ -11,5 +11,6 @@ A trace comes in; result tables come out. `moe_probe.studies.analyses` runs the 
 - `explain` explanations that rival the topic: words, positions, kinds of token.
 - `clusters` what goes together: groups of experts, combinations, similarity, clusters of experts, documents and tokens.
 - `published` metrics of other work; `contexts` the text around an expert's tokens of highest gate weight.
+- `collapse` layers whose router has collapsed.
 - `duplicates` passages that documents of several groups share.
 """

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import UsageError, did_you_mean
-from moe_probe.core.html import card_html, facts_html
+from moe_probe.core.html import card_html, facts_html, folded_html, table_html
 from moe_probe.core.results import Result
+from moe_probe.core.text import bracket, figure, table_lines
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 
@@ -64,7 +65,10 @@ class Saes(Mapping[str, "Sae"]):
 
 
 class Verdicts(Result):
-    """The result ``verdicts``: its ``repr`` has a line for each topic, and a topic's row is had by its name."""
+    """The result ``verdicts``: shown as a row for each topic; ``run.verdicts["chemistry"]`` is the row of one.
+
+    `table` has all columns, ``sentence`` among them: the answer in words.
+    """
 
     def __getitem__(self, topic: str) -> pd.Series:
         """Return the row of a topic; UsageError where there is none."""
@@ -74,9 +78,26 @@ class Verdicts(Result):
             raise UsageError(f"there is no topic '{topic}'", did_you_mean(topic, known), "run.verdicts.table")
         return rows.iloc[0]
 
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The columns that answer: topic, verdict, grade, layer, experts, lift and its interval."""
+        table = self.table
+        lift = [figure(2**value, ".2f", "–") for value in table["log2_lift"]]
+        bounds = zip(2 ** table["ci_low"], 2 ** table["ci_high"], strict=True)
+        known = [name for name in ("topic", "verdict", "grade", "layer", "experts") if name in table]
+        return table[known].assign(lift=lift, interval=[bracket(low, high, ".2f") for low, high in bounds])
+
     def __repr__(self) -> str:
-        """Answer for every topic, in a line."""
-        return "\n".join(f"{row.topic}: {row.sentence}" for row in self.table.itertuples())
+        """Answer for every topic, in a row."""
+        return "\n".join([*table_lines(self.rows), 'Why: run.verdicts["TOPIC"]["sentence"]'])
+
+    def _repr_html_(self) -> str:
+        shown = self.rows.assign(answer=self.table.get("sentence", ""))
+        rows = [[str(value) for value in row] for row in shown.astype(object).itertuples(index=False)]
+        table = f'<div style="overflow-x:auto">{table_html(list(shown.columns), rows)}</div>'
+        return card_html(
+            f"{len(rows)} verdicts", table, folded_html("all columns, how they were reached", super()._repr_html_())
+        )
 
 
 class Run(RunDirectory):

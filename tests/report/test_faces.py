@@ -124,7 +124,11 @@ def test_run_is_a_trace_with_more(run: Run) -> None:
     result = moe_probe.layer_usage(run, permutations=99)
     pd.testing.assert_frame_equal(result.table, moe_probe.layer_usage(run.trace, permutations=99).table)
     assert set(run.verdicts.table["topic"]) == {"topic-0", "topic-1", "topic-2"}
-    assert run.verdicts["topic-1"]["sentence"] in repr(run.verdicts) and repr(run.verdicts).count("\n") == 2
+    assert run.verdicts["topic-1"]["sentence"] in run.verdicts._repr_html_()
+    lines = repr(run.verdicts).splitlines()  # headings, a row for each topic, where the reasons are
+    assert lines[0].split() == ["topic", "verdict", "grade", "layer", "experts", "lift", "interval"]
+    assert [line.split()[0] for line in lines[1:4]] == list(run.verdicts.table["topic"]) and len(lines) == 5
+    assert all(row.verdict in line for row, line in zip(run.verdicts.table.itertuples(), lines[1:4], strict=True))
     with pytest.raises(UsageError, match=r"there is no topic 'topc-1'.*topic-1"):
         run.verdicts["topc-1"]
     assert run.plot.topics().axes and "topics" in repr(run.plot)

@@ -138,7 +138,7 @@ def says_what_the_tables_say(notebook: Any, comparison: Comparison) -> None:
     first = Tables(next(o for o in outputs(notebook) if "text/html" in o.get("data", {})).data["text/html"])
     assert comparison.headlines and all(line in first.text for line in comparison.headlines if EVIL not in line)
     last = Tables(codes[-1].outputs[0].data["text/html"]).tables[0]
-    table = comparison.table("comparison_differences")
+    table = comparison["comparison_differences"].table
     assert len(last) == len(table) + 1 and len(table) >= 5
     at = last[0].index("difference")
     for column, name in zip(range(at - 2, at + 3), ("value_a", "value_b", "difference", "ci_low", "ci_high"), strict=True):
@@ -170,9 +170,10 @@ def test_templates_take_other_runs(project: Path, monkeypatch: pytest.MonkeyPatc
         if cell.cell_type == "code":
             exec(cell.source, names)
     comparison = names["comparison"]
-    assert set(comparison.table("comparison_changes")["side_b"]) == {"b", "c"}
-    assert set(comparison.table("aligned_layers")["side_b"]) == {"c"}
-    assert sum("verdicts changed" in line or "no verdict" in line for line in comparison.headlines) == 2
+    assert set(comparison["comparison_changes"].table["side_b"]) == {"b", "c"}
+    assert set(comparison["aligned_layers"].table["side_b"]) == {"c"}
+    assert sum("verdicts changed" in line or "no verdict" in line for line in comparison.headlines) == 1
+    assert comparison.headlines[1].startswith("In the order given (a, b, c): ")
 
 
 def test_parameters_take_the_place_of_defaults() -> None:

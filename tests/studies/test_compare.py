@@ -18,6 +18,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.results import Result
 from moe_probe.core.schema import CorpusInfo, Manifest, ModelInfo
 from moe_probe.core.stats import Resamples
+from moe_probe.experts.collapse import collapsed_layers
 from moe_probe.studies.compare import (
     ComparedRun,
     Comparison,
@@ -31,6 +32,7 @@ from moe_probe.studies.compare import (
     sae_differences,
     sae_values,
 )
+from moe_probe.studies.compare.answer import _judge, course, opening_lines
 from moe_probe.studies.compare.facts import short_name
 from moe_probe.studies.compare.saes import wilson
 
@@ -72,47 +74,129 @@ def test_renumbered_experts_are_found_again(sides: dict[str, ComparedRun]) -> No
 
 def test_renumbered_experts_differ_in_nothing(sides: dict[str, ComparedRun]) -> None:
     found = compare_opened_runs([sides["added"], sides["renumbered"]])
-    topics = found.table("comparison_topics")
+    topics = found["comparison_topics"].table
     np.testing.assert_allclose(topics["difference"], 0, atol=1e-12)
-    assert not found.table("comparison_differences")["beyond"].any()
-    changes = found.table("comparison_changes")
+    assert not found["comparison_differences"].table["beyond"].any()
+    changes = found["comparison_changes"].table
     assert not changes["changed"].any() and changes["same_experts"].tolist() == ["", "", "yes", "", "", ""]
     assert "Where both have an expert, matched by what it does: it is the same for topic-2." in found.headlines
-    assert found.table("comparison_saturation")["saturation"].max() < 0.6  # by number, the choices are others
+    assert found["comparison_saturation"].table["saturation"].max() < 0.6  # by number, the choices are others
 
 
 def test_two_seeds_of_noise_make_no_claim(sides: dict[str, ComparedRun]) -> None:
     found = compare_opened_runs([sides["plain"], sides["other"]])
-    assert found.headlines[0] == "plain against other: no verdict of 6 changed."
-    topics = found.table("comparison_topics")
+    # the loads of two seeds really differ, in one layer this way and in the other that way
+    assert found.headlines[0].startswith(
+        "Balance differs both ways (effective experts 98.6% of all in other, 98.4% in plain;"
+    )
+    assert found.headlines[0].endswith("; specialisation does not differ significantly. Neither is collapsed.")
+    assert found.headlines[1] == "plain against other: no verdict of 6 changed."
+    topics = found["comparison_topics"].table
     assert (topics["method"] == "independent bootstrap, 120 and 120 groups").all()
     assert ((topics["ci_low"] < 0) & (topics["ci_high"] > 0)).all() and not topics["beyond"].any()
-    told = found.table("comparison_layers").query("measure in ['decode_accuracy', 'mi_bits']")
+    told = found["comparison_layers"].table.query("measure in ['decode_accuracy', 'mi_bits']")
     assert ((told["ci_low"] < 0) & (told["ci_high"] > 0)).all()
     assert "aligned_experts" not in found
     assert any("matched by what they do on the same documents" in note for note in found.notes)
 
 
 def test_an_added_expert_is_the_one_change(compared: Comparison) -> None:
-    changes = compared.table("comparison_changes")
+    changes = compared["comparison_changes"].table
     changed = changes[changes["changed"]]
     assert changed[["topic", "verdict_a", "verdict_b", "beyond"]].to_numpy().tolist() == [
         ["topic-2", "none", "expert", True]
     ]
     assert changed["why"].iloc[0].startswith("None in plain, an expert in added. Lift 1.")
-    topics = compared.table("comparison_topics")
+    topics = compared["comparison_topics"].table
     assert topics.loc[topics["difference"].abs().argmax(), "topic"] == "topic-2"
     assert topics.loc[2, "beyond"] and topics.loc[2, ["layer_b", "experts_b"]].tolist() == [ADDED.layer, str(ADDED.expert)]
     # it takes tokens from the other experts of its layer, whose lifts for other topics rise a little, and surely
     others = topics[topics["beyond"] & (topics["topic"] != "topic-2")]
     assert (others["difference"] < 0.15).all() and (others["layer_a"] == ADDED.layer).all()
-    bits = compared.table("comparison_layers").query("measure == 'mi_bits'").set_index("layer_a")["beyond"]
+    bits = compared["comparison_layers"].table.query("measure == 'mi_bits'").set_index("layer_a")["beyond"]
     assert bits.to_dict() == {0: False, 1: True}
-    assert compared.headlines[0] == "plain against added: 1 of 6 verdicts changed: topic-2, none to expert."
+    first, second = compared.headlines[:2]
+    assert "added is more specialised (lift of the best expert higher in" in first and first.endswith(
+        "Neither is collapsed."
+    )
+    assert second == "plain against added: 1 of 6 verdicts changed: topic-2, none to expert."
+    assert repr(compared).splitlines() == compared.headlines and first.split("(")[0] in compared._repr_html_()
+
+
+def answers(*layers: tuple[str, list[float], bool], topics: list[float], collapsed: str = "none") -> list[str]:
+    """First lines of a comparison of a and b in two layers: differences by measure, and whether they are beyond chance."""
+    pair = {"side_a": "a", "side_b": "b", "value_a": 0.5}
+    rows = [
+        pair | {"measure": m, "value_b": 0.5 + d, "difference": d, "beyond": beyond, "p_value": 0.01}
+        for m, differences, beyond in layers
+        for d in differences
+    ]
+    lifts = [pair | {"value_b": d, "difference": d, "beyond": d != 0, "p_value": 0.01, "topic": str(d)} for d in topics]
+    runs = [
+        {"what": "collapsed layers", "side": s, "value": v, "differs": v != "none"}
+        for s, v in (("a", "none"), ("b", collapsed))
+    ]
+    tables = {"comparison_layers": rows, "comparison_topics": lifts, "comparison_runs": runs}
+    return opening_lines({name: Result(name, pd.DataFrame(table)) for name, table in tables.items()})
+
+
+def test_the_answer_names_the_run_that_is_better_balanced_and_the_more_specialised_one() -> None:
+    up, down, even = [0.1, 0.2], [-0.1, -0.2], [0.0, 0.0]
+
+    def told(balance: list[float], bits: list[float], topics: list[float], **more: str) -> str:
+        (line,) = answers(("effective_share", balance, any(balance)), ("mi_bits", bits, any(bits)), topics=topics, **more)
+        return line
+
+    assert told(up, up, up).startswith(
+        "b is better balanced (effective experts 65.0% of all in b, 50.0% in a; higher in 2 of 2 layers)"
+    )
+    assert " and more specialised (lift of the best expert higher in 2 of 2 topics" in told(up, up, up)
+    assert told(down, up, up).startswith("a is better balanced (") and "; b is more specialised (" in told(down, up, up)
+    assert "b is more specialised (bits about the topic 0.650 in b" in told(even, up, even)
+    assert told(even, up, even).startswith("b is more") and "balance does not differ significantly" in told(even, up, even)
+    assert "a is more specialised" in told(even, even, down) and "Specialisation differs both ways (lifts" in told(
+        even, up, down
+    )
+    assert told([0.1, -0.1], even, even).startswith("Balance differs both ways (")
+    assert told(even, even, even).startswith("No significant difference between a and b")
+    assert told(up, even, even, collapsed="1, 4").endswith("b is collapsed in layers 1, 4.")
+    untested = pd.DataFrame({"difference": [0.3], "beyond": [False], "p_value": [np.nan]})
+    assert not _judge(untested, "a", "b").tested
+
+
+def test_three_runs_are_told_in_the_order_given(sides: dict[str, ComparedRun]) -> None:
+    found = compare_opened_runs([sides["plain"], sides["other"], sides["added"]])
+    first, second, *rest = found.headlines
+    assert (
+        first.startswith("First to last (plain to added): ")
+        and "added is more specialised (" in first
+        and "None is collapsed." in first
+    )
+    assert second.startswith("In the order given (plain, other, added): effective experts ")
+    layers = found["comparison_layers"].table.query("measure == 'mi_bits'").groupby("side_b")[["value_a", "value_b"]].mean()
+    values = [layers.loc["added", "value_a"], layers.loc["other", "value_b"], layers.loc["added", "value_b"]]
+    assert f"bits about the topic {', '.join(f'{v:.3f}' for v in values)} ({course(values)})" in second
+    assert "topics with an expert 0, 0, 1 (rising throughout)" in second
+    assert len(set(found.headlines)) == len(found.headlines) and not any("other" in line for line in rest)
+    assert (
+        course([1, 3, 2]) == "not monotone" and course([3, 2, 2]) == "falling throughout" and course([1, 1]) == "unchanged"
+    )
+    assert course([1, np.nan]) == "not all known"
+
+
+def test_a_collapsed_run_is_named(sides: dict[str, ComparedRun]) -> None:
+    plain = sides["plain"]
+    layers = plain.results["layers"]
+    narrow = replace(layers, table=layers.table.assign(effective_experts=1.5))
+    assert collapsed_layers(plain.manifest.layers, plain.results) == {}
+    assert list(collapsed_layers(plain.manifest.layers, {"layers": narrow})) == [0, 1]
+    loads = pd.DataFrame({"layer": [1] * 8, "expert": range(8), "load": [0.86, *[0.02] * 7]})
+    found = collapsed_layers(plain.manifest.layers, {"experts": Result("experts", loads)})
+    assert list(found) == [1] and "expert 0 serves" in found[1]
 
 
 def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, ComparedRun]) -> None:
-    topics, layers = compared.table("comparison_topics"), compared.table("comparison_layers")
+    topics, layers = compared["comparison_topics"].table, compared["comparison_layers"].table
     for letter, name in (("a", "plain"), ("b", "added")):
         np.testing.assert_allclose(topics[f"value_{letter}"], sides[name].results["verdicts"].table["log2_lift"])
         stored = sides[name].results["layers"].table
@@ -124,7 +208,7 @@ def test_values_are_those_of_the_runs(compared: Comparison, sides: dict[str, Com
             ("entropy_bits", "entropy_bits"),
         ):
             np.testing.assert_allclose(layers.loc[layers["measure"] == measure, f"value_{letter}"], stored[column])
-    every = compared.table("comparison_differences")
+    every = compared["comparison_differences"].table
     assert len(every) == len(topics) + len(layers)
     np.testing.assert_array_equal(every["difference"], np.concatenate([topics["difference"], layers["difference"]]))
 
@@ -156,12 +240,12 @@ def test_resamples_keep_the_variance_of_small_cells() -> None:
 
 def test_stored_intervals_serve_without_traces(sides: dict[str, ComparedRun]) -> None:
     found = compare_opened_runs([replace(sides[n], trace=None) for n in ("plain", "added")])
-    topics = found.table("comparison_topics")
+    topics = found["comparison_topics"].table
     assert topics["method"].str.startswith("stored intervals").all()
     assert topics.loc[topics["beyond"], "topic"].tolist() == ["topic-2"]
-    layers = found.table("comparison_layers")
+    layers = found["comparison_layers"].table
     assert layers["difference"].notna().all() and layers["ci_low"].isna().all()
-    assert set(found.table("comparison_left_out")["question"]) == {"which expert is which", "router saturation"}
+    assert set(found["comparison_left_out"].table["question"]) == {"which expert is which", "router saturation"}
 
 
 def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
@@ -177,7 +261,7 @@ def test_tokens_are_compared_only_where_they_are_the_same(sides: dict[str, Compa
     counts = replace(other, manifest=other.manifest.model_copy(update={"tokenizer_hash": "", "kept": ("usage",)}))
     compared = compare_opened_runs([one, counts])
     assert any("counts per document only" in note for note in compared.notes)
-    assert (compared.table("comparison_topics")["method"].str.startswith("paired")).all()
+    assert (compared["comparison_topics"].table["method"].str.startswith("paired")).all()
 
 
 def test_topics_that_only_one_has_are_left_out(sides: dict[str, ComparedRun], tmp_path: Path) -> None:
@@ -200,11 +284,11 @@ def test_models_of_other_shapes(sides: dict[str, ComparedRun], tmp_path: Path) -
     one = replace(sides["plain"], manifest=sides["plain"].manifest.model_copy(update={"corpus": corpus}))
     other = side(tmp_path, "deeper", routing(n_layers=3, num_experts=6), corpus=corpus)
     found = compare_opened_runs([one, other])
-    experts = found.table("aligned_experts")
+    experts = found["aligned_experts"].table
     assert experts.groupby("layer")["other_layer"].first().to_dict() == {0: 0, 1: 2}
     assert experts.groupby("layer")["other_expert"].count().tolist() == [6, 6] and len(experts) == 16
     assert experts["same_number_score"].isna().all()
-    shares = found.table("comparison_layers").query("measure == 'effective_share'")
+    shares = found["comparison_layers"].table.query("measure == 'effective_share'")
     assert ((shares[["value_a", "value_b"]] > 0.8) & (shares[["value_a", "value_b"]] <= 1)).all(axis=None)
     assert any("matched by relative depth" in n for n in found.notes)
     assert any("No shared document has the same tokens" in n for n in found.notes)
@@ -238,11 +322,11 @@ def test_two_labels_of_one_trace(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", replace(given, documents=given.documents.assign(mood=mood)))
     found = compare_runs([run], by=["topic", "mood"])
     assert found.sides == ["topic", "mood"] and "comparison_changes" not in found
-    experts = found.table("comparison_experts").set_index(["layer", "expert"])
+    experts = found["comparison_experts"].table.set_index(["layer", "expert"])
     planted = experts.loc[(ADDED.layer, ADDED.expert)]
     assert planted["follows"] == "topic" and planted["value_a"] > 0.5 and planted["value_b"] < 0.1
     assert (experts["follows"] != "mood").all() and abs(experts["value_b"].mean()) < 0.03
-    skill = found.table("comparison_layers").query("measure == 'decode_skill' and layer_a == 1").iloc[0]
+    skill = found["comparison_layers"].table.query("measure == 'decode_skill' and layer_a == 1").iloc[0]
     assert skill["difference"] < 0
     with pytest.raises(MoeProbeError, match="documents have no column 'moods': did you mean 'mood'"):
         compare_runs([run], by=["topic", "moods"])
@@ -252,7 +336,7 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", routing())
     add_saes(run)
     found = compare_runs([run])
-    assert found.table("comparison_saes").set_index(["width", "measure"])["value"].to_dict() == {
+    assert found["comparison_saes"].table.set_index(["width", "measure"])["value"].to_dict() == {
         (16, "fvu"): 0.4,
         (16, "dead"): 0.0,
         (16, "ce_recovered"): 0.7,
@@ -264,21 +348,21 @@ def test_saes_of_two_widths(tmp_path: Path) -> None:
         (64, "good_labels"): 0.75,
         (64, "topics_carried"): 2.0,
     }
-    gaps = found.table("comparison_sae_differences").set_index("measure")
+    gaps = found["comparison_sae_differences"].table.set_index("measure")
     assert gaps.loc["ce_recovered", "difference"] == pytest.approx(0.2) and gaps.loc["ce_recovered", "beyond"]
     assert gaps.loc["good_labels", "beyond"] and gaps["p_value"].notna().sum() == 2
     stored = Result.load(run / "results", "sae_quality")
     quality = stored.table
     named = quality.assign(sae=quality["sae"] + "_again", fvu=0.9)  # of one width: the plain one is compared
     replace(stored, table=pd.concat([named, quality])).save(run / "results")
-    again = compare_runs([run]).table("comparison_sae_differences").set_index("measure")
+    again = compare_runs([run])["comparison_sae_differences"].table.set_index("measure")
     assert again.loc["fvu", ["width_a", "width_b", "value_a", "value_b"]].tolist() == [16, 64, 0.4, 0.2]
     expected = binomtest(4, 16).proportion_ci(method="wilson")
     assert wilson(4, 16) == pytest.approx((0.25, expected.low, expected.high))
     unpaired = ComparedRun(
         "x",
         Manifest(model=ModelInfo(id="x"), corpus=CorpusInfo(name="x"), layers=()),
-        {"sae_quality": replace(found.result("comparison_saes"), table=quality.iloc[:1])},
+        {"sae_quality": replace(found["comparison_saes"], table=quality.iloc[:1])},
     )
     with pytest.raises(MoeProbeError, match="no two SAEs can be compared"):
         sae_differences(sae_values([unpaired]))
@@ -288,9 +372,9 @@ def test_comparison_is_kept_and_read_again(compared: Comparison, tmp_path: Path)
     compared.save(tmp_path)
     again = Comparison.load(tmp_path)
     assert again.headlines == compared.headlines and again.sides == ["plain", "added"]
-    pd.testing.assert_frame_equal(again.table("comparison_topics"), compared.table("comparison_topics"))
+    pd.testing.assert_frame_equal(again["comparison_topics"].table, compared["comparison_topics"].table)
     with pytest.raises(MoeProbeError, match="has no table 'comparison_saes'"):
-        again.table("comparison_saes")
+        again["comparison_saes"]
     with pytest.raises(MoeProbeError, match="there is no comparison in"):
         Comparison.load(tmp_path / "none")
 

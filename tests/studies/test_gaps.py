@@ -142,7 +142,7 @@ def test_labels_of_held_out_documents_only_end_no_stage(words: list[str], runs: 
 def test_runs_that_share_no_document_are_compared_as_independent(runs: tuple[Path, Path]) -> None:
     assert Trace.open(runs[0]).texts([]) == []
     found = compare_runs(runs, resamples=99, permutations=19)
-    assert found.table("comparison_topics")["method"].str.startswith("independent bootstrap").all()
+    assert found["comparison_topics"].table["method"].str.startswith("independent bootstrap").all()
     assert "aligned_experts" not in found
     assert any("cannot be aligned" in note for note in found.notes)
 
@@ -151,7 +151,7 @@ def test_saes_on_one_side_only(runs: tuple[Path, Path]) -> None:
     done = CliRunner().invoke(app, ["sae", "eval", str(runs[0]), "-q"])
     assert done.exit_code == 0, done.stderr
     for pair in (runs, runs[::-1]):
-        table = compare_runs(pair, resamples=99, permutations=19).table("comparison_saes")
+        table = compare_runs(pair, resamples=99, permutations=19)["comparison_saes"].table
         assert set(table["side"]) == {runs[0].name}
 
 

@@ -9,6 +9,7 @@ from moe_probe.core.generation import differing_settings
 from moe_probe.core.schema import Evidence
 from moe_probe.core.stats import group_names
 from moe_probe.core.text import listed
+from moe_probe.experts.collapse import collapsed_layers
 from moe_probe.report.cells import number, sae_name
 from moe_probe.report.content import Block, Facts, Section
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 #: Groups of documents under which a topic's own expert is easily missed.
 _FEW_GROUPS = 20
-#: An expert that this share of a layer's tokens selects, though an even share would be at most half of that.
-_MOST = 0.8
-#: Effective experts under this share of the layer's experts.
-_NARROW = 0.25
 #: Agreement of clusters between subsamples (AMI) under which they are not to be relied on.
 _STABLE = 0.6
 #: Loss recovered, share of dead latents, and variance unexplained beyond which an SAE's features are weak evidence.
@@ -87,22 +84,7 @@ def _dead(results: Mapping[str, Result]) -> str:
 
 
 def _collapse(trace: Trace, results: Mapping[str, Result]) -> str:
-    layers = []
-    effective = results["layers"].table.set_index("layer")["effective_experts"] if "layers" in results else {}
-    for item in trace.layers:
-        experts = results["experts"].table
-        experts = experts[experts["layer"] == item.layer]
-        if experts.empty:
-            continue
-        top = experts.loc[experts["load"].idxmax()]
-        selected, even = float(top["load"]) * item.top_k, item.top_k / item.num_experts
-        if selected >= _MOST and even <= selected / 2:
-            layers.append(f"in layer {item.layer}, expert {int(top['expert'])} serves {min(selected, 1):.0%} of the tokens")
-        elif item.layer in effective and effective[item.layer] < _NARROW * item.num_experts:
-            layers.append(
-                f"layer {item.layer} uses no more than {number(float(effective[item.layer]), 1)} of {item.num_experts} "
-                "experts, by effective number"
-            )
+    layers = [f"in layer {layer}, {why}" for layer, why in collapsed_layers(trace.layers, results).items()]
     return f"{listed(layers, 8)}." if layers else ""
 
 

@@ -4,6 +4,7 @@ In come run directories, or `ComparedRun` objects; out comes a `Comparison`: tab
 
 - `opening` opens run directories under their labels; `stored` checks their results; `compared_run` a run under one label, and
   the documents, tokens and layers that two runs share; `settings` resamples, permutations, alpha, seed.
+- `answer` the first lines: which run is better balanced, which more specialised, the course of many.
 - `comparison` makes, keeps and reads all tables; `summary` all differences in one table, and what stands out in sentences.
 - `pairing` groups of documents that two runs share, paired and resampled; `differences` differences with intervals.
 - `facts` what differs in model, corpus and settings; `verdicts` verdicts side by side, and changes; `topics` lifts of best

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.generation import save_together
+from moe_probe.core.html import card_html, escaped, folded_html, table_html
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.publication import Published
 from moe_probe.core.results import Result
@@ -59,7 +60,9 @@ class Comparison:
     Examples
     --------
     >>> comparison = moe_probe.compare_runs(["runs/early", "runs/demo"])
-    >>> comparison.table("comparison_differences").query("beyond")
+    >>> comparison                                              # what stands out
+    >>> comparison.table.query("beyond")                        # every difference between the runs
+    >>> comparison["comparison_topics"].table                   # any table by name
     """
 
     results: tuple[Result, ...]
@@ -68,7 +71,7 @@ class Comparison:
         """Tell whether there is a table of this name."""
         return any(r.name == name for r in self.results)
 
-    def result(self, name: str) -> Result:
+    def __getitem__(self, name: str) -> Result:
         """Look up a result by name.
 
         Raises
@@ -83,14 +86,25 @@ class Comparison:
             f"this comparison has no table '{name}'", f"it has {', '.join(r.name for r in self.results)}", "another"
         )
 
-    def table(self, name: str) -> pd.DataFrame:
-        """Look up the table of a result; errors as `result`."""
-        return self.result(name).table
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every difference between the runs, the table of ``comparison_differences``."""
+        return self["comparison_differences"].table
+
+    def __repr__(self) -> str:
+        """Say what stands out, in sentences."""
+        return "\n".join(self.headlines)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{escaped(line)}</p>" for line in self.headlines)
+        rows = [(r.name, f"{len(r.table):,}", r.caption.split(". ")[0]) for r in self.results]
+        tables = folded_html("tables", table_html(("name", "rows", "what it shows"), rows))
+        return card_html(f"Comparison of {', '.join(self.sides)}", lines, tables)
 
     @property
     def sides(self) -> list[str]:
         """Names of the runs compared, in order."""
-        return list(dict.fromkeys(self.table("comparison_runs")["side"]))
+        return list(dict.fromkeys(self["comparison_runs"].table["side"]))
 
     @property
     def headlines(self) -> list[str]:
@@ -102,7 +116,7 @@ class Comparison:
         """What weakens the comparison, in sentences, and what could not be compared."""
         out = dict.fromkeys(w for r in self.results for w in r.warnings)
         if "comparison_left_out" in self:
-            out |= dict.fromkeys(self.table("comparison_left_out")["reason"])
+            out |= dict.fromkeys(self["comparison_left_out"].table["reason"])
         return list(out)
 
     def save(self, directory: str | Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from moe_probe.core.results import Result
 from moe_probe.core.schema import fingerprint_scheme
+from moe_probe.experts.collapse import collapsed_layers
 from moe_probe.studies.compare.compared_run import ComparedRun
 
 
@@ -73,6 +74,8 @@ def _facts(run: ComparedRun) -> dict[str, Any]:
         named |= {"permutations": "permutations", "alpha": "alpha"}
         facts |= {name: tests.params.get(param) for name, param in named.items()}
         facts["seed of the tests"] = tests.seed
+    if "layers" in run.results:
+        facts["collapsed layers"] = _several(collapsed_layers(layers, run.results)) or "none"
     if "sae_quality" in run.results:
         table = run.results["sae_quality"].table
         facts |= {

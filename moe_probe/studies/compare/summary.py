@@ -9,6 +9,7 @@ import numpy as np
 
 from moe_probe.core.results import Result
 from moe_probe.core.text import bracket, figure, some_of
+from moe_probe.studies.compare.answer import course, opening_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,24 +115,28 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def headlines(tables: Mapping[str, Result]) -> list[str]:
-    """Say what stands out, in sentences: verdicts changed, differences beyond chance, how far experts are the same."""
-    out: list[str] = []
+    """Say what stands out, in sentences: the answer, then verdicts changed, differences beyond chance, experts matched.
+
+    Of more than two runs, the first and the last are told in detail; their course in between is a line.
+    """
+    out = opening_lines(tables)
     several = _several(tables)
+    sides = list(dict.fromkeys(tables["comparison_runs"].table["side"])) if several else []
     for name, tell in (
         ("comparison_changes", _changes),
         ("comparison_topics", _topics),
         ("comparison_layers", _layers),
-        ("comparison_experts", _experts),
         ("aligned_layers", _aligned),
         ("comparison_saturation", _saturation),
         ("comparison_sae_differences", _saes),
     ):
         if name in tables:
             for pair, part in tables[name].table.groupby(["side_a", "side_b"], sort=False):
-                if pair[0] == pair[1] and several:  # widths within a run are no difference between runs
+                # widths within a run are no difference between runs; runs between the first and the last are in the tables
+                if several and (pair[0] == pair[1] or (len(sides) > 2 and pair[1] != sides[-1])):
                     continue
                 out += [line for line in tell(part, str(pair[0]), str(pair[1])) if line]
-    return out
+    return list(dict.fromkeys(out))
 
 
 def _changes(part: pd.DataFrame, a: str, b: str) -> list[str]:
@@ -198,19 +203,6 @@ def _listed(layers: list[int], of: int) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def _experts(part: pd.DataFrame, a: str, b: str) -> list[str]:
-    counts = part["follows"].value_counts()
-    told = " and ".join(f"{counts.get(name, 0)} by {name}" for name in (a, b))
-    rest = counts.get("neither", 0)
-    return [
-        (
-            f"Of {len(part)} experts, usage over documents is better explained of {told}, of {rest} by neither beyond chance. "
-            f"On average {a} explains {figure(part['value_a'].mean(), '.0%', 'an unknown share')} of its variance, "
-            f"{b} {figure(part['value_b'].mean(), '.0%', 'an unknown share')}."
-        )
-    ]
-
-
 def _aligned(part: pd.DataFrame, a: str, b: str) -> list[str]:
     measure = "tokens" if (part["measure"] == "tokens").any() else "documents"
     matched = part[part["measure"] == measure]
@@ -249,6 +241,7 @@ def _saes(part: pd.DataFrame, a: str, b: str) -> list[str]:
         if a == b:
             at = {int(w): v for side in "ab" for w, v in same.groupby(f"width_{side}")[f"value_{side}"].mean().items()}
             text = ", ".join(f"{figure(value, '.3g', 'unknown')} at width {width:,}" for width, value in sorted(at.items()))
+            text += f", {course([value for _, value in sorted(at.items())])}"
         else:
             text = ", ".join(
                 f"{figure(same[column].mean(), '.3g', 'unknown')} in {name}"
