@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from support.plot_tables import LAYERS, TABLES, draw
 
+from moe_probe.report import plots
 from moe_probe.report.plots import drawing, maps, panels, routing, saes, style, units
 from moe_probe.report.plots.drawing import figure_files, figure_of
 
@@ -200,3 +202,13 @@ def test_layers_of_pairs_are_chosen_and_counted() -> None:
     )
     shown = routing.pair_layers(table)
     assert len(shown) == 9 and shown == sorted(shown) and 11 in shown and 0 not in shown
+
+
+def test_the_page_of_figures_has_all_of_them_and_stays_small() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page, files = (docs / "figures.md").read_text(encoding="utf-8"), sorted((docs / "figures").iterdir())
+    for name in dir(plots.RunPlots({})):
+        assert f"`run.plot.{name}()`" in page and f"](figures/{name}.png)" in page, name
+    assert {f.name for f in files} == set(re.findall(r"\]\(figures/(\w+\.png)\)", page))
+    sizes = [f.stat().st_size for f in files]
+    assert max(sizes) <= 60_000 and sum(sizes) <= 600_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from support.faces import html_of, markdown_of
 
+import moe_probe
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter
@@ -199,6 +201,36 @@ def test_verdicts_carry_the_numbers_of_the_table(made: str, face: str, run: Path
 def test_answers_say_what_the_verdicts_say(run: Path) -> None:
     for face in ("html", "md"):
         assert "1 of 4 topics has an expert of its own: topic-2." in (run / f"report.{face}").read_text()
+
+
+def test_run_plot_draws_every_figure_of_the_report(planted: Path) -> None:
+    assert len(list((planted / "figures").glob("*.png"))) == len(repr(moe_probe.open(planted).plot).split(","))
+
+
+def test_pages_have_a_dark_version_of_every_figure(planted: Path) -> None:
+    """Images have two sources; drawings have classes, and the style sheet has a colour for each, on both kinds of page."""
+    page = (planted / "report.html").read_text()
+    images = re.findall(r"<source media=\"(.*?)\" srcset=\"(.*?)\"><img alt=\".*?\" src=\"(.*?)\">", page)
+    assert len(images) == page.count("<img ") > 5
+    assert all(media == "screen and (prefers-color-scheme: dark)" and dark != light for media, dark, light in images)
+    light, dark = page[: page.index("</style>")].split("@media screen and (prefers-color-scheme: dark) {\n.plate")
+    used = set(re.findall(r'<(?:rect|g|path) class="([adp]\d+)\b', page))
+    assert len(used) > 30
+    for name in used:
+        assert f".{name}{{fill:#" in light and (f".{name}{{fill:#" in dark or name[0] == "a"), name
+    assert not re.search(r'<(?:rect|g|text)[^>]* fill="', page)
+
+
+def test_the_snippet_of_the_documentation_draws_files(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "figures.md").read_text(encoding="utf-8")
+    shutil.copytree(planted, tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})  # type: ignore[index]
+    assert (tmp_path / "fig.pdf").read_bytes().startswith(b"%PDF") and b"/FontFile2" in (tmp_path / "fig.pdf").read_bytes()
+    assert "<svg" in (tmp_path / "two.svg").read_text() and ">topic-0</text>" in (tmp_path / "slide.svg").read_text()
 
 
 def test_same_results_same_bytes(planted: Path) -> None:

@@ -153,14 +153,26 @@ def figure_files(drawn: Figure | Axes | np.ndarray, *, in_page: bool = True) -> 
     """
     from moe_probe.report.plots.style import darken
 
-    figure = figure_of(drawn)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laying out costs as much as drawing: once is enough
+    figure = _laid_out(drawn)
     files = {kind: _printed(figure, kind, FILE_DPI) for kind in KINDS}
     if not in_page:
         return FigureFiles(files)
     light = _few_colours(_printed(figure, "png", figure.dpi))
     return FigureFiles(files, light, _few_colours(_printed(darken(figure), "png", figure.dpi)))
+
+
+def page_png(drawn: Figure | Axes | np.ndarray) -> bytes:
+    """Return a figure as a small PNG file of 256 colours, for a page."""
+    figure = _laid_out(drawn)
+    return _few_colours(_printed(figure, "png", figure.dpi))
+
+
+def _laid_out(drawn: Figure | Axes | np.ndarray) -> Figure:
+    """Lay a figure out for good: that costs as much as drawing, and is needed once only."""
+    figure = figure_of(drawn)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _printed(figure: Figure, kind: str, dpi: float) -> bytes:
@@ -185,11 +197,12 @@ def _printed(figure: Figure, kind: str, dpi: float) -> bytes:
 
 
 def _few_colours(png: bytes) -> bytes:
-    """Reduce an image to 256 colours, which is what the page needs: half the size."""
+    """Reduce an image to 256 colours, which is what a page needs: half the size."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(buffer, "PNG")
+    buffer, image = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    # colours that are rare in cells still have to be smooth in the colour bar
+    image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -216,6 +229,11 @@ def _saved(figure: Figure, kind: str, *, settings: Any = None, **options: Any) -
     return buffer.getvalue()
 
 
+def width_of(axes: Axes) -> float:
+    """Width of Axes in inches, as far as it is known before the figure is laid out."""
+    return float(figure_of(axes).get_figwidth() * axes.get_position().width)
+
+
 def with_note(name: str, note: str, width: float) -> str:
     """Put a note under the name of an axis, in lines that fit.
 
@@ -224,13 +242,13 @@ def with_note(name: str, note: str, width: float) -> str:
     name, note : str
         The note says where colours end and what pale cells are: beside a colour bar there is no room for it.
     width : float
-        Of the figure, in inches.
+        Of the axis, in inches.
 
     Returns
     -------
     str
     """
-    return "\n".join([name, *textwrap.wrap(note, max(40, int(16 * width)))])
+    return "\n".join([name, *textwrap.wrap(note, max(32, int(16 * width)))])
 
 
 def colour_bar(image: Any, axes: Axes | np.ndarray, label: str, **options: Any) -> None:

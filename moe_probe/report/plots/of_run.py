@@ -147,7 +147,7 @@ class RunPlots:
         Parameters
         ----------
         layers : sequence of int, optional
-            One panel each; all, or the nine where pairs differ most, by default.
+            One panel each; all, or those where pairs differ most, by default.
         dark : bool
             Colours for a dark background.
 

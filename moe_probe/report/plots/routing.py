@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.text import printable
-from moe_probe.report.plots.drawing import SMALL, colour_bar, layer_ticks, new_axes, new_figure, panel_grid, with_note
+from moe_probe.report.plots.drawing import (
+    SMALL,
+    colour_bar,
+    layer_ticks,
+    new_axes,
+    new_figure,
+    panel_grid,
+    width_of,
+    with_note,
+)
 from moe_probe.report.plots.panels import (
     ColourScale,
     draw_cells,
@@ -25,8 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Layers of pairs that are drawn; of more, those where pairs differ most.
-_PAIR_LAYERS = 9
+#: Layers of pairs that are drawn, of models with up to 64 experts and of larger ones; of more, those where pairs differ most.
+_PAIR_LAYERS = (9, 3)
 #: Factor of pairs at which colours end.
 _PAIR_END = 8
 
@@ -52,7 +61,7 @@ def load_heatmap(experts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     layer_ticks(axes.yaxis, panel.rows, 24, fontsize=7)
     axes.tick_params(axis="x", labelsize=7)
     axes.set_ylabel("layer", **SMALL)
-    axes.set_xlabel(with_note("expert", scale.note, 7.2), **SMALL)
+    axes.set_xlabel(with_note("expert", scale.note, width_of(axes)), **SMALL)
     colour_bar(image, axes, scale.label)
     return axes
 
@@ -124,17 +133,17 @@ def topic_heatmap(expert_topics: pd.DataFrame, *, layers: Sequence[int] | None =
     layers = [topical_layer(expert_topics)] if layers is None else layers
     part, scale = expert_topics[expert_topics["layer"].isin(layers)], lift_scale(expert_topics)
     panels = lift_panels(part, panel="layer", row="topic", shown=layers)
-    topics = panels[0].rows
+    topics, few = panels[0].rows, panels[0].width <= 72
     columns = 1 if panels[0].width > 40 else min(2, len(layers))
     figure = new_figure(10.5, max(2.2, -(-len(layers) // columns) * (0.4 + 0.19 * len(topics)) + 0.6))
     grid = panel_grid(figure, len(layers), columns)
     image = None
     for axes, panel in zip(grid, panels, strict=True):
-        image = draw_heat(axes, panel, scale, size=8 if panel.width <= 72 else 3.5)
+        image = draw_heat(axes, panel, scale, size=8 if few else 0)
         axes.set_title(panel.title, fontsize=8, pad=2)
         axes.set_yticks(range(len(topics)), [printable(t) for t in topics], fontsize=6.5)
         axes.tick_params(axis="x", labelsize=6.5)
-    signs = "; dot: significant and above average; star: also replicated"
+    signs = "; dot: significant and above average; star: also replicated" if few else ""
     figure.supxlabel(with_note("expert", scale.note + signs, 10.5), **SMALL)
     colour_bar(image, grid, scale.label, shrink=0.9, extend="both")
     return grid
@@ -154,7 +163,8 @@ def pair_layers(coactivation: pd.DataFrame) -> list[int]:
     """
     pairs = coactivation[(coactivation["expert_a"] < coactivation["expert_b"]) & (coactivation["lift"] > 0)]
     spread = np.log2(pairs["lift"]).groupby(pairs["layer"]).var().fillna(0.0)
-    return sorted(int(layer) for layer in spread.nlargest(_PAIR_LAYERS).index)
+    most = _PAIR_LAYERS[int(coactivation[["expert_a", "expert_b"]].max().max()) >= 64]
+    return sorted(int(layer) for layer in spread.nlargest(most).index)
 
 
 def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int] | None = None) -> np.ndarray:
@@ -274,7 +284,7 @@ def token_class_heatmap(classes: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         on_cells([text], dark)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     layer_ticks(axes.xaxis, layers, 32, fontsize=7)
-    axes.set_xlabel(with_note("layer", scale.note, 6.0), **SMALL)
+    axes.set_xlabel(with_note("layer", scale.note, width_of(axes)), **SMALL)
     axes.set_ylabel("kind of token", **SMALL)
     colour_bar(image, axes, scale.label)
     return axes

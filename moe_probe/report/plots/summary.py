@@ -115,7 +115,7 @@ def _frame(axes: Axes, table: pd.DataFrame, threshold: float) -> None:
         ha="center",
         fontsize=7,
     )
-    axes.set_xlabel("lift: use on the topic, over use on an average topic (95 % interval)", **SMALL)
+    axes.set_xlabel("lift over an average topic (95 % interval)", **SMALL)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -129,8 +129,8 @@ def _legend(axes: Axes, kinds: pd.Series, *, own: bool) -> None:
         Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=f"{name} ({n})")
         for colour, marker, name, n in shown
     ]
-    style: Any = {"handles": handles, "fontsize": 7, "frameon": False, "ncols": 3}
+    style: Any = {"handles": handles, "fontsize": 7, "frameon": False}
     if own:  # the figure makes room for it
-        figure_of(axes).legend(**style, loc="outside lower center")
-    else:
+        figure_of(axes).legend(**style, ncols=3, loc="outside lower center")
+    else:  # the smallest lifts are at the bottom: there is room beside them
         axes.legend(**style, loc="lower right")

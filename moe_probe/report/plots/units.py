@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.text import printable
-from moe_probe.report.plots.drawing import SMALL, colour_bar, new_axes, new_figure, panel_grid, safe, with_note
+from moe_probe.report.plots.drawing import SMALL, colour_bar, new_axes, new_figure, panel_grid, safe, width_of, with_note
 from moe_probe.report.plots.panels import ColourScale, draw_cells, ink_of_cells
 from moe_probe.report.plots.style import DIVERGING, PALE, on_cells
 
@@ -160,7 +160,7 @@ def ablation_matrix(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             on_cells(axes.plot(j, at, mark, color=light, markersize=size, linestyle=""), dark)
     axes.set_xticks(range(len(topics)), [printable(t) for t in topics], rotation=45, ha="right", fontsize=7)
     axes.set_yticks(range(len(units)), [_short(u) for u in units], fontsize=7)
-    axes.set_xlabel(with_note("topic of the held-out documents", note, 1.0 + each * len(topics)), **SMALL)
+    axes.set_xlabel(with_note("topic of the held-out documents", note, width_of(axes)), **SMALL)
     axes.set_ylabel("without", **SMALL)
     colour_bar(image, axes, scale.label, extend="both" if outside.any() else "neither")
     return axes
