@@ -34,12 +34,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def small_figures() -> Iterator[None]:
     """Write figures of reports as small PNG files only: drawing them whole takes longer than most analyses.
 
-    `report/test_figure_files.py` draws them whole.
+    `report/test_figure_looks.py` draws them whole.
     """
     from moe_probe.report.plots import drawing
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "KINDS", ("png",))
+        patch.setattr(drawing, "WRITTEN", ("png",))
         patch.setattr(drawing, "FILE_DPI", 60)
         yield
 

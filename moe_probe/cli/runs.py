@@ -142,8 +142,10 @@ def _run(settings: dict[str, Any], config: Path | None, out: Path, mode: str, co
 def _written(report: Path, files: Sequence[Path] | None = None) -> list[str]:
     """Say where the report and its figures lie; `files`: what was written, where figures may not be among it."""
     figures = report.parent / "figures"
-    drawn = files is None or any(path.parent == figures for path in files)
-    return [f"Report: {report}", *([f"Figures: {figures} (PNG, SVG, PDF)"] if drawn else [])]
+    kinds = (
+        ["png", "svg", "pdf"] if files is None else list(dict.fromkeys(f.suffix[1:] for f in files if f.parent == figures))
+    )
+    return [f"Report: {report}", *([f"Figures: {figures} ({', '.join(kinds).upper()})"] if kinds else [])]
 
 
 def _limits(trace: Trace, results: Mapping[str, Result], label: str) -> list[str]:
@@ -299,13 +301,22 @@ def report(
         bool,
         typer.Option("--appendix", help="Also write report_appendix.html, with all folds open: for printing everything."),
     ] = False,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figures",
+            metavar="LIST",
+            help="Files of each figure: svg, pdf, png (300 dpi; always beside Markdown) [default: png,svg,pdf].",
+            show_default=False,
+        ),
+    ] = None,
     console: Console,
 ) -> None:
     """Write report.html, report.md and figures from the results of a run. Needs neither model nor torch."""
     from moe_probe.core.links import refuse_links_out
     from moe_probe.report import ReportOptions, write_report
 
-    chosen = {"sections": _listed_names(sections), "formats": _listed_names(formats)}
+    chosen = {"sections": _listed_names(sections), "formats": _listed_names(formats), "figures": _listed_names(figures)}
     options = ReportOptions(title=title, out=out, appendix=appendix, **{k: v for k, v in chosen.items() if v is not None})
     if out is not None and out.is_dir():
         refuse_links_out(out)

@@ -23,6 +23,7 @@ from moe_probe.report import links, svg
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Bar, Cards, Picture, Report, Section
 from moe_probe.report.glossary import anchor_of, explained, question_mark
+from moe_probe.report.plots import drawing
 from moe_probe.report.plots.drawing import FigureFiles, figure_files
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class ReportOptions:
         Of "html" and "md".
     appendix : bool
         Write the page once more, with all folds open, as ``report_appendix.html``: for printing everything.
+    figures : tuple of str, optional
+        Files of each figure: of "png", "svg" and "pdf"; Markdown always has "png". None: all beside Markdown, none without.
     """
 
     sections: tuple[str, ...] = ()
@@ -56,9 +59,19 @@ class ReportOptions:
     out: Path | None = None
     formats: tuple[str, ...] = FORMATS
     appendix: bool = False
+    figures: tuple[str, ...] | None = None
+
+    @property
+    def figure_kinds(self) -> tuple[str, ...]:
+        """Files that are written of each figure."""
+        chosen = self.figures if self.figures is not None else drawing.WRITTEN if "md" in self.formats else ()
+        return tuple(kind for kind in drawing.KINDS if kind in chosen or (kind == "png" and "md" in self.formats))
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""
+        for name in self.figures or ():
+            if name not in drawing.KINDS:
+                raise UsageError(f"there is no format of figures '{name}'", "they are png, svg and pdf", "--figures svg,pdf")
         for name in self.formats:
             if name not in FORMATS:
                 raise UsageError(f"there is no format '{name}'", did_you_mean(name, FORMATS), "--format html")
@@ -111,7 +124,7 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> list[
         report = _printable(compose(trace, results, only=chosen.sections, title=chosen.title))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
         tracked = track(pictures, "report", unit="figures", name=lambda p: p.name)
-        images = {p.name: figure_files(p.figure, in_page=not p.inline) for p in tracked}
+        images = {p.name: figure_files(p.figure, kinds=chosen.figure_kinds, in_page=not p.inline) for p in tracked}
     pages = {}
     if "html" in chosen.formats:
         pages["report.html"] = render_html(report, images)
@@ -121,16 +134,19 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> list[
         pages |= markdown_files(report)
     out = chosen.out or root
     with disk_errors(out):
-        return _write(out, images if "md" in chosen.formats else {}, pages)
+        return _write(out, images, pages)
 
 
 def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) -> list[Path]:
     files = []
     for name, image in images.items():
-        for kind, data in image.files.items():
+        for kind in drawing.KINDS:
             path = root / "figures" / f"{name}.{kind}"
-            write_whole(path, partial(Path.write_bytes, data=data))
-            files.append(path)
+            if kind in image.files:
+                write_whole(path, partial(Path.write_bytes, data=image.files[kind]))
+                files.append(path)
+            elif image.files:
+                path.unlink(missing_ok=True)  # of an earlier report, beside which the new files would not fit
     for name, text in pages.items():
         write_text(root / name, text)
         files.append(root / name)

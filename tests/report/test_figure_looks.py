@@ -175,7 +175,6 @@ def test_files_are_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """PNG of 300 dpi, SVG and PDF with letters as letters, without a date; what a user saves has the same bytes."""
     from PIL import Image
 
-    monkeypatch.setattr(drawing, "KINDS", ("png", "svg", "pdf"))
     monkeypatch.setattr(drawing, "FILE_DPI", 300)
     first, second = (figure_files(draw("load_heatmap")) for _ in range(2))
     assert first == second and set(first.files) == {"png", "svg", "pdf"}

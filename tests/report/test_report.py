@@ -20,7 +20,7 @@ import moe_probe
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter
-from moe_probe.report import write_report
+from moe_probe.report import ReportOptions, write_report
 from moe_probe.report.build import markdown_text, render_html, render_markdown
 from moe_probe.report.cells import number, probability
 from moe_probe.report.compose import compose
@@ -207,6 +207,22 @@ def test_run_plot_draws_every_figure_of_the_report(planted: Path) -> None:
     assert len(list((planted / "figures").glob("*.png"))) == len(repr(moe_probe.open(planted).plot).split(","))
 
 
+def test_formats_of_figures_are_chosen(planted: Path, tmp_path: Path) -> None:
+    """PNG where Markdown shows it; no other files of an earlier report stay beside the new ones."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "topics.svg").write_text("of an earlier report")
+    written = {
+        path.suffix
+        for path in write_report(planted, ReportOptions(sections=("verdicts",), out=tmp_path, figures=("pdf",)))
+        if path.parent.name == "figures"
+    }
+    assert written == {".png", ".pdf"} and not (tmp_path / "figures" / "topics.svg").exists()
+    assert ReportOptions(formats=("html",)).figure_kinds == ()
+    assert ReportOptions(formats=("html",), figures=("pdf", "svg")).figure_kinds == ("svg", "pdf")
+    with pytest.raises(MoeProbeError, match="no format of figures 'gif'"):
+        ReportOptions(figures=("gif",))
+
+
 def test_pages_have_a_dark_version_of_every_figure(planted: Path) -> None:
     """Images have two sources; drawings have classes, and the style sheet has a colour for each, on both kinds of page."""
     page = (planted / "report.html").read_text()
@@ -311,7 +327,7 @@ def test_report_needs_no_torch(run: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
         "from moe_probe.report import write_report; from moe_probe.report.plots import drawing\n"
-        "drawing.KINDS = ('png',); write_report(sys.argv[1])"
+        "drawing.WRITTEN = ('png',); write_report(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True)
 

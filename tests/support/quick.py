@@ -20,7 +20,7 @@ def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
     from moe_probe.report.plots.drawing import FigureFiles
 
     pixel = bytes.fromhex(_PNG)
-    patch.setattr(build, "figure_files", lambda figure, in_page: FigureFiles({"png": pixel}, pixel, pixel))
+    patch.setattr(build, "figure_files", lambda figure, kinds, in_page: FigureFiles({"png": pixel}, pixel, pixel))
 
 
 @contextmanager

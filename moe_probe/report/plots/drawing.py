@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Size of the names of axes.
 SMALL: Any = {"fontsize": 8}
-#: Formats of the report's figures, and the resolution of PNG files.
-KINDS = ("png", "svg", "pdf")
+#: Formats of the report's figures; those that are written where nothing else is asked for; the resolution of PNG files.
+KINDS = WRITTEN = ("png", "svg", "pdf")
 FILE_DPI = 300
 
 
@@ -138,12 +138,14 @@ class FigureFiles:
     dark: bytes = b""
 
 
-def figure_files(drawn: Figure | Axes | np.ndarray, *, in_page: bool = True) -> FigureFiles:
-    """Return a figure in all forms that the report needs; afterwards the figure itself may be dark.
+def figure_files(drawn: Figure | Axes | np.ndarray, *, kinds: Sequence[str] = KINDS, in_page: bool = True) -> FigureFiles:
+    """Return a figure in the forms that the report needs; afterwards the figure itself may be dark.
 
     Parameters
     ----------
     drawn : Figure, Axes or ndarray of Axes
+    kinds : sequence of str
+        Of `KINDS`.
     in_page : bool
         The page shows it as an image.
 
@@ -154,7 +156,7 @@ def figure_files(drawn: Figure | Axes | np.ndarray, *, in_page: bool = True) -> 
     from moe_probe.report.plots.style import darken
 
     figure = _laid_out(drawn)
-    files = {kind: _printed(figure, kind, FILE_DPI) for kind in KINDS}
+    files = {kind: _printed(figure, kind, FILE_DPI) for kind in kinds}
     if not in_page:
         return FigureFiles(files)
     light = _few_colours(_printed(figure, "png", figure.dpi))

@@ -96,7 +96,7 @@ def files_section(results: Mapping[str, Result]) -> Section:
                 rows,
                 heading=f"{len(rows)} tables",
                 note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN makes "
-                "this page again from them, without the model.",
+                "this page again from them, and every figure as PNG, SVG and PDF in figures/, without the model.",
             ),
         ),
     )
