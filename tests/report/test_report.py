@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from support.faces import html_of, markdown_of
 
-import moe_probe
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.results import Result
 from moe_probe.recording.trace import Trace, TraceWriter
@@ -26,6 +25,7 @@ from moe_probe.report.cells import number, probability
 from moe_probe.report.compose import compose
 from moe_probe.report.content import Node, Picture, Report, Section, Table, Tree
 from moe_probe.report.sections.alerts import alerts_section
+from moe_probe.runs.run import Run
 from moe_probe.studies.analyses import AnalysisSettings, analyze
 from moe_probe.testing import PlantedExpert, planted_results, planted_routing, planted_trace
 
@@ -204,7 +204,7 @@ def test_answers_say_what_the_verdicts_say(run: Path) -> None:
 
 
 def test_run_plot_draws_every_figure_of_the_report(planted: Path) -> None:
-    assert len(list((planted / "figures").glob("*.png"))) == len(repr(moe_probe.open(planted).plot).split(","))
+    assert len(list((planted / "figures").glob("*.png"))) == len(repr(Run.open(planted).plot).split(","))
 
 
 def test_formats_of_figures_are_chosen(planted: Path, tmp_path: Path) -> None:
