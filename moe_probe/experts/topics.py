@@ -190,7 +190,7 @@ def _caption(params: dict[str, Any]) -> str:
     if params["model_p"] is None:
         return f"{shares} Effects only: nothing can be tested, so there are no intervals, p or q."
     return (
-        f"{shares} Significant: q at most {params['alpha']:g} in a layer whose omnibus test passes; replicated: proposed by half "
+        f"{shares} Significant: q at most {params['alpha']:g} in a layer whose omnibus test passes. Replicated: proposed by half "
         f"of the groups of documents and confirmed one-sided by the other half, over several divisions (twice the median p). "
         f"p: Welch's t of the means of {params['groups']:,} groups, {label} against rest, {params['permutations']:,} "
         f"permutations of {label}s over groups{within}, tail pooled over the {label}'s tests. q: Benjamini-Hochberg over all "

@@ -184,7 +184,7 @@ def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> 
         return Result(name, table, params=params, seed=seed, caption=caption, warnings=warnings, citations=_CITATIONS)
 
     within = (
-        f" within each {params['strata']}; {params['strata']} itself is permuted among all documents. Labels of experts are "
+        f" within each {params['strata']}. That label itself is permuted among all documents. Labels of experts are "
         "permuted among experts, to which strata do not apply."
         if params["strata"]
         else "."
@@ -206,7 +206,7 @@ def _results(parts: dict[str, list[Any]], params: dict[str, Any], seed: int) -> 
         result(
             "cluster_agreement",
             pd.DataFrame(parts["agreement"]),
-            "Agreement of clusters with labels. Values above the null mean that clusters follow the label: the null is the mean "
+            "Agreement of clusters with labels. Values above the null mean that clusters follow the label. The null is the mean "
             f"over labels permuted over groups of documents{within}",
         ),
         result(

@@ -120,7 +120,7 @@ def explain_routing(  # noqa: PLR0913 (public analysis: keyword options with def
             "explained",
             pd.DataFrame(chains),
             "Bits per selection that token, previous token, position and topic save in predicting each layer's routing. In "
-            'the two orders each factor counts what it adds to the factors before it; "previous token" after "token" is the '
+            'the two orders each factor counts what it adds to the factors before it. "Previous token" after "token" is the '
             "pair of both, and word sense the pair of token and topic.",
         ),
         result(

@@ -307,9 +307,10 @@ _CAPTIONS = {
     ),
     "carriers": (
         "For every topic the best unit of each kind, chosen on training documents by the AUROC of documents and measured on "
-        "held-out ones: documents by the share of their tokens on which the unit is active, tokens by the unit's activation "
-        "against the topic of their document. Intervals: 95 %; of documents by Newcombe's method, of tokens by a bootstrap of "
-        "documents within topics (which covers the truth in 90 to 94 % of cases up to 12 documents); differences are paired. A "
+        "held-out ones. AUROC of documents: by the share of their tokens on which the unit is active. AUROC of tokens: by the "
+        "unit's activation, against the topic of their document. Intervals: 95 %; of documents by Newcombe's method, of tokens "
+        "by a bootstrap of documents within topics; differences are paired. The bootstrap covers the truth in 90 to 94 % of "
+        "cases up to 12 documents. A "
         "group or a set grows while a member adds 0.002 to the AUROC. Tokens: single token ids, and sets of up to 8 of them, "
         "chosen and measured in the same way. Log2 beyond words: how much more often a feature fires in the topic's documents "
         "than their tokens predict, with P(fires | token) learnt on training documents. There are many more features than "

@@ -55,9 +55,9 @@ NODES = (
     "What the children of every node have to do with the topics of the corpus. One subject: siblings share a topic more "
     "often than strangers do (q: Benjamini-Hochberg over nodes, of the larger p of both nulls). By its parts: the children "
     "also keep to different subtopics of that topic (subtopics permuted within the topic). Several subjects: not one, and "
-    "children are enriched for different topics. No subject: neither. Could not be judged: no subject was found, but the "
-    "test finds fewer than 80 % (power) of comparable pure nodes, or the node is as pure as the upper 95 % of those "
-    "(pure_low). Pure nodes are made of the clearest quarter of the tree's topical features, with as many children that "
+    "children are enriched for different topics. No subject: neither. Could not be judged: no subject was found, but such a "
+    "test would be weak. It finds fewer than 80 % (power) of comparable pure nodes, or the node is as pure as the upper 95 % of "
+    "those (pure_low). Pure nodes are made of the clearest quarter of the tree's topical features, with as many children that "
     "fire about as often."
 )
 DISTANCE = (

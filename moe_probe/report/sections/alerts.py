@@ -56,8 +56,8 @@ def _few(trace: Trace) -> str:
     if few.empty:
         return ""
     return (
-        f"{listed([f'{topic} ({n})' for topic, n in few.items()], 8)}: with fewer than {_FEW_GROUPS} independent documents, "
-        "a topic's own expert can be missed."
+        f"With fewer than {_FEW_GROUPS} independent documents, a topic's own expert can be missed. "
+        f"This concerns {listed([f'{topic} ({n})' for topic, n in few.items()], 8)}."
     )
 
 
@@ -98,16 +98,18 @@ def _unstable(results: Mapping[str, Result]) -> str:
 def _weak_saes(results: Mapping[str, Result]) -> str:
     weak = []
     for row in results["sae_quality"].table.itertuples():
-        faults = []
+        faults: list[str] = []
         if row.ce_recovered < _RECOVERED:
             faults.append(f"recovers {row.ce_recovered:.0%} of the effect on the loss")
         if row.dead > _DEAD:
-            faults.append(f"{row.dead:.0%} dead latents")
+            faults.append(f"has {row.dead:.0%} dead latents")
         if row.fvu > _UNEXPLAINED:
-            faults.append(f"{row.fvu:.0%} of the variance unexplained")
+            faults.append(f"leaves {row.fvu:.0%} of the variance unexplained")
         if faults:
-            weak.append(f"{sae_name(str(row.sae))} ({listed(faults)})")
-    return f"{listed(weak, 8)}: their features describe only a part of the activation." if weak else ""
+            name = sae_name(str(row.sae))
+            weak.append(f"{name[:1].upper()}{name[1:]} {listed(faults)}.")
+    more = f" So {'does' if len(weak) == 9 else 'do'} {len(weak) - 8} more." if len(weak) > 8 else ""
+    return f"{' '.join(weak[:8])}{more} Such features describe only a part of the activation." if weak else ""
 
 
 def _copies(results: Mapping[str, Result]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from moe_probe.core.text import figure, listed
@@ -129,6 +130,6 @@ _MAKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Result]], str]], ...]
     ("If experts are not about topics, what are they about?", "explained", "explained", _what_else),
     ("Do all experts of a layer together know the topic?", "layers", "layers", _whole_layers),
     ("Do features have human meanings?", "features", "features", _features),
-    ("Do features split along human lines?", "tree_subjects", "tree", human_lines),
+    ("Do features split along human lines?", "tree_subjects", "tree", partial(human_lines, brief=True)),
     ("What does it cost, once or on every output?", "costs", "cost", cost_finding),
 )

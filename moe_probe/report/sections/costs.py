@@ -61,9 +61,9 @@ def costs_section(results: Mapping[str, Result]) -> Section:
         )
         how += (
             f" {projected.caption} The cost of SAEs grows as a power of training's cost, by how they are widened: {slopes}. "
-            "Token counts that were not published are not guessed. Published for comparison: all of Gemma Scope (more than "
-            "400 SAEs) took about a fifth of the operations of training GPT-3 (Lieberum et al. 2024, arXiv:2408.05147), which is "
-            "14 % of those of Gemma 2 9B by the same count; many SAEs of many widths are no small tax."
+            "Token counts that were not published are not guessed. For comparison, all of Gemma Scope (more than 400 SAEs) took "
+            "about a fifth of the operations of training GPT-3 (Lieberum et al. 2024, arXiv:2408.05147). That is 14 % of those "
+            "of Gemma 2 9B by the same count: many SAEs of many widths are not cheap."
         )
         blocks.append(_projected(projected))
     if "depth_first" in results:
@@ -101,8 +101,8 @@ def finding(results: Mapping[str, Result]) -> str:
         slopes = results["cost_projected"].params["exponents"]
         low, high = min(slopes.values()), max(slopes.values())
         parts.append(
-            f"It is no linear tax: SAEs at every layer grow as training's cost to the power {low:.2f} to {high:.2f}, "
-            "depending on their widths, so that their fraction falls as models grow."
+            f"The cost of SAEs at every layer grows as training's cost to the power {low:.2f} to {high:.2f}, depending on their "
+            "widths: their fraction falls as models grow."
         )
     return " ".join(parts) or "Operations were not counted: the model's sizes are not known."
 
@@ -134,7 +134,7 @@ def _break_even(result: Result) -> str:
     wide = int(result.table[result.table["way"] == "breadth first"]["width"].max())
     nodes = break_even_nodes(root_share, wide=wide, root=0, small=small)
     return (
-        f"Depth-first pays for one subject. With a root that fires on {root_share:.1%} of tokens, {nodes:,.0f} dictionaries "
-        f"of {small} latents, each on as many tokens as the root, take as many operations as one of {wide:,} on all tokens; "
+        f"Depth-first pays for one subject. Here the root fires on {root_share:.1%} of tokens. On as many tokens, {nodes:,.0f} "
+        f"dictionaries of {small} latents take as many operations as one of {wide:,} on all tokens. "
         f"{int(result.params['dictionaries'])} were trained here. For every subject at once it saves nothing."
     )

@@ -35,7 +35,7 @@ def sae_section(results: Mapping[str, Result]) -> Section:
         f"variance unexplained with {number(float(table['l0'].mean()), 0)} active latents per token"
     )
     finding += (
-        f"; spliced into the model they recover {float(known['ce_recovered'].min()):.0%} to "
+        f". Spliced into the model, they recover {float(known['ce_recovered'].min()):.0%} to "
         f"{float(known['ce_recovered'].max()):.0%} of the activation's effect on the loss."
         if len(known)
         else "."
@@ -44,9 +44,8 @@ def sae_section(results: Mapping[str, Result]) -> Section:
         "sae_pareto",
         plots.sae_pareto(table),
         finding,
-        "Fidelity on held-out documents: variance unexplained against active latents per token, or against width where all have "
-        "as many (left; lower is better), and the share of the activation's effect on the loss that the reconstruction keeps "
-        "(right).",
+        "Left: variance unexplained on held-out documents against active latents per token, or against width where all have as "
+        "many; lower is better. Right: the share of the activation's effect on the loss that the reconstruction keeps.",
     )
     measures = table_of(
         table,
@@ -87,8 +86,8 @@ def features_section(results: Mapping[str, Result]) -> Section:
         blocks += _cards(results)
     return Section(
         title=_FEATURES,
-        finding=f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label that predicts, on "
-        f"held-out text, where the feature fires; the other {1 - share:.0%} have none that good.",
+        finding=f"{int(living['good'].sum()):,} of {len(living):,} living features ({share:.0%}) have a label that predicts "
+        "where they fire on held-out text.",
         blocks=tuple(blocks),
         how=result.caption,
         limits="Rules are narrow: a feature about an idea that many words express gets a low score although a "

@@ -66,13 +66,14 @@ def _confirmed(own: pd.DataFrame) -> str:
             "Units were ablated without control units, so nothing can be confirmed: a rise may be what any unit of "
             "the same load shows."
         )
-    counts = []
+    counts, named = [], []
     for kind, part in (("expert", own[own["sae"] == ""]), ("feature", own[own["sae"] != ""])):
         confirmed = part[part["confirmed"]]
-        named = f" ({listed(sorted(confirmed['topic']), 8)})" if len(confirmed) else ""
         if kind == "expert" or len(part):
-            counts.append(f"{len(confirmed)} of {len(part)} pairs of topic and {kind}{named}")
+            counts.append(f"{len(confirmed)} of {len(part)} pairs of topic and {kind}")
+        if len(confirmed):
+            named.append(f" Confirmed by {kind}: {listed(sorted(confirmed['topic']), 8)}.")
     return (
-        "Without the unit, the loss rises on its own topic, more than on other topics and more than without units of the same "
-        f"load, for {' and '.join(counts)}."
+        f"Ablation confirms {' and '.join(counts)}.{''.join(named)} It confirms a pair where, without the unit, the loss "
+        "rises on its own topic, more than on other topics, and more than without units of the same load."
     )

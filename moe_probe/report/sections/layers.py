@@ -38,7 +38,7 @@ def layers_section(results: Mapping[str, Result]) -> Section:
         "layers",
         plots.layer_profile(table),
         finding,
-        "Evenness of use, bits about the topic, and decoding accuracy, layer by layer. Compare each line with that of shuffled "
+        "Evenness of use, topic information, and decoding accuracy, layer by layer. Compare each line with that of shuffled "
         "topics.",
     )
     measures = table_of(
@@ -48,23 +48,47 @@ def layers_section(results: Mapping[str, Result]) -> Section:
             "entropy (bits)": ("entropy_bits", 2),
             "effective experts": ("effective_experts", 2),
             "load CV": ("load_cv", 2),
-            "bits of topic": ("mi_topic_bits", 4),
-            "bits, shuffled": ("mi_topic_null_bits", 4),
+            "topic information (bits)": ("mi_topic_bits", 4),
+            "shuffled (bits)": ("mi_topic_null_bits", 4),
             "p": ("mi_topic_p", probability),
             "topic decoded": ("decode_accuracy", 2),
             "decoded, shuffled": ("decode_baseline", 2),
         },
         heading="Layers",
+        note=two_measures(results),
     )
     return Section(
         title="How are experts used, layer by layer?",
         finding=finding,
         blocks=(*([_load(results["experts"].table)] if "experts" in results else []), profile, measures),
-        how=f"{result.caption} Effective experts: number of equally loaded experts with the same entropy. Bits of topic: what "
-        "one selection says about the topic, minus the mean under shuffled topics. Topic decoded: share of held-out documents "
-        "whose topic is decoded correctly from the document's shares of all experts of the layer.",
+        how=f"{result.caption} Effective experts: number of equally loaded experts with the same entropy. Topic information: "
+        "what one selection says about the topic, minus the mean under shuffled topics. Topic decoded: share of held-out "
+        "documents whose topic is decoded correctly from the document's shares of all experts of the layer.",
         limits="Bits per selection can be small although a document's many selections together reveal its topic; compare both "
         "columns. The load is of this corpus, not of the training data.",
+    )
+
+
+def two_measures(results: Mapping[str, Result]) -> str:
+    """Say why the topic's bits differ between two sections; "" where the run has one of them only.
+
+    Parameters
+    ----------
+    results : mapping of str to Result
+
+    Returns
+    -------
+    str
+    """
+    if not {"layers", "explained"} <= set(results):
+        return ""
+    explained = results["explained"].table
+    saved = explained[(explained["order"] == "alone") & (explained["factor"] == "topic")]["bits"].mean()
+    information = results["layers"].table["mi_topic_bits"].mean()
+    return (
+        f"Two measures of the topic, averaged over layers: topic information {number(float(information), 3)} bits, bits saved "
+        f"by the topic {number(float(saved), 3)}. Topic information describes all documents. Bits saved are what a prediction "
+        "gains on held-out documents."
     )
 
 

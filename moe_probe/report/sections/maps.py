@@ -45,7 +45,7 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
     excess = agreement.table["ami"] - agreement.table["ami_null"]
     ranked = agreement.table.assign(excess=excess).sort_values("excess", ascending=False, kind="stable")
     best = ranked.groupby("unit", sort=False).first()
-    finding = f"Clusters agree most with: {listed([_agreement(str(unit), row) for unit, row in best.iterrows()])}."
+    finding = f"Clusters agree most with {listed([_agreement(str(unit), row) for unit, row in best.iterrows()])}."
     blocks: list[Block] = []
     if "maps" in results and len(results["maps"].table):
         blocks.append(_map(trace, results, finding))
@@ -59,17 +59,13 @@ def clusters_section(trace: Trace, results: Mapping[str, Result]) -> Section:
         how=f"{results['clusters'].caption} {summary.caption} {agreement.caption} Label of an expert: the topic of its highest "
         "lift.",
         limits="A map is for looking, never for a claim: distances between clouds, their sizes and their shapes mean nothing, "
-        "and another seed gives another map. k-means finds round clusters of similar size; other methods would cut elsewhere. "
+        "and another seed gives another map. Clustering by k-means finds round clusters of similar size. "
         "Experts are clustered by the topics that they are then compared with: their agreement is no surprise.",
     )
 
 
 def _agreement(unit: str, row: Any) -> str:
-    within = f" within each {row['permuted_within']}" if row.get("permuted_within") else ""
-    return (
-        f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, shuffled{within} {number(float(row['ami_null']))}, "
-        f"p {probability(row['ami_p'])})"
-    )
+    return f"{row['label']} for {unit}s (AMI {number(float(row['ami']))}, p {probability(row['ami_p'])})"
 
 
 def _clusters(summary: pd.DataFrame) -> Table:

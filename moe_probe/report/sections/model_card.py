@@ -62,12 +62,12 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
         params = results["expert_topics"].params
         within = f" within {params['strata']}" if params["strata"] else ""
         card["statistics"] = (
-            f"{params['topics']} {params['label']}s over {params['groups']:,} independent groups of documents; "
+            f"{params['topics']} {params['label']}s over {params['groups']:,} independent groups of documents. "
             + (
-                "no test is possible"
+                "No test is possible."
                 if params["model_p"] is None
                 else f"{params['permutations']:,} permutations{within}; error rate {params['alpha']:g}; halves "
-                f"{params['halves']}; does any layer depend on the {params['label']}: p {probability(params['model_p'])}"
+                f"{params['halves']}. Whether any layer depends on the {params['label']}: p {probability(params['model_p'])}."
             )
         )
         card["seed"] = str(results["expert_topics"].seed)

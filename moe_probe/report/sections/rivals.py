@@ -9,6 +9,7 @@ from moe_probe.core.text import listed
 from moe_probe.report.cells import lift_cell, number, probability, ranged, table_of
 from moe_probe.report.content import Block, Picture, Section, Table
 from moe_probe.report.plots import routing as plots
+from moe_probe.report.sections.layers import two_measures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def explained_section(results: Mapping[str, Result]) -> Section:
             "Bits of each routing decision that each factor saves after those below it, one bar per layer. The token enters "
             "first on the left, the topic on the right; the truth about a part lies between its two sizes.",
         ),
-        _bits(table, alone, left),
+        _bits(table, alone, left, two_measures(results)),
     ]
     if "experts" in results and "explained_by" in results["experts"].table:
         counts = results["experts"].table["explained_by"].value_counts()
@@ -58,7 +59,7 @@ def explained_section(results: Mapping[str, Result]) -> Section:
     )
 
 
-def _bits(table: pd.DataFrame, alone: pd.DataFrame, left: pd.DataFrame) -> Table:
+def _bits(table: pd.DataFrame, alone: pd.DataFrame, left: pd.DataFrame, why: str) -> Table:
     topic = table[(table["order"] == "beyond token") & (table["factor"] == "topic")].set_index("layer")
     frame = alone.assign(
         base=table.groupby("layer")["base_bits"].first(),
@@ -77,7 +78,7 @@ def _bits(table: pd.DataFrame, alone: pd.DataFrame, left: pd.DataFrame) -> Table
             "word sense": ("sense", 3),
         },
         heading="Bits by layer",
-        note="Bits per selection, on held-out documents.",
+        note=f"Bits saved per selection, on held-out documents. {why}".strip(),
     )
 
 

@@ -22,8 +22,8 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
     (
         "expert_topics",
         "p",
-        """(1 + number of permutations with a statistic as large) / (1 + permutations); the statistic is Welch's t of
-        document means, topic against rest; topics are exchanged between documents""",
+        """(1 + number of permutations with a statistic as large) / (1 + permutations). The statistic is Welch's t of
+        document means, topic against rest. Topics are exchanged between documents.""",
     ),
     (
         "expert_topics",
@@ -40,7 +40,7 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
     ("layers", "load CV", "standard deviation of loads / their mean"),
     (
         "layers",
-        "bits of topic",
+        "topic information",
         "H(mean over topics of s(·, t)) − mean over topics of H(s(·, t)), minus its mean under permutation",
     ),
     (
@@ -58,8 +58,8 @@ _FORMULAS: tuple[tuple[str, str, str], ...] = (
     (
         "ablation",
         "rise",
-        """loss on the topic without the unit − loss of the unchanged model, nats per token; confirmed: above controls of the
-        same load, and above other topics, by the intervals of both differences""",
+        """loss on the topic without the unit − loss of the unchanged model, nats per token. Confirmed: above controls of the
+        same load, and above other topics, by the intervals of both differences.""",
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_probe.core.stats import holm
-from moe_probe.core.text import figure, is_missing
+from moe_probe.core.text import figure, is_missing, sentences
 from moe_probe.features.tree import KINDS
 from moe_probe.report.cells import probability
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from moe_probe.core.results import Result
 
 
-def human_lines(results: Mapping[str, Result]) -> str:
-    """Answer "human lines or not", with the number and its null; "" where it was not tested."""
+def human_lines(results: Mapping[str, Result], *, brief: bool = False) -> str:
+    """Answer "human lines or not", with the number and its null; "" where it was not tested; `brief`: in two sentences."""
     if "tree_subjects" not in results:
         return ""
     table = results["tree_subjects"].table
@@ -35,12 +35,15 @@ def human_lines(results: Mapping[str, Result]) -> str:
         if is_missing(best["shared"])
         else f" siblings share {best['shared']:.0%} of the topic signal of a feature where they are most alike."
     )
+    lead = f"{_lead(own, p_values)}{':' if shared else '.'}{shared}"
+    if brief:
+        return f"{lead} {sentences(_kinds(own, tested=tested))[0]}"
     holm_of = f", Holm over {len(own)} pairs of widths" if len(own) > 1 else ""
     return (
-        f"{_lead(own, p_values)}{':' if shared else '.'}{shared} Firings of two siblings, from different documents, are about "
-        f"one topic {figure(best['purity'], '.1%', 'an unknown share')} of the time "
-        f"({figure(best['expected'], '.1%')} for randomly placed features, {figure(best['ceiling'], '.1%')} for a feature with "
-        f"itself; layer {int(best['layer'])}, width {int(best['parent_width']):,} to {int(best['child_width']):,}, "
+        f"{lead} Firings of two siblings, from different documents, are about "
+        f"one topic {figure(best['purity'], '.1%', 'an unknown share')} of the time. Randomly placed features: "
+        f"{figure(best['expected'], '.1%')}; a feature with itself: {figure(best['ceiling'], '.1%')} "
+        f"(layer {int(best['layer'])}, width {int(best['parent_width']):,} to {int(best['child_width']):,}, "
         f"p {probability(float(p_values[index]))}{holm_of}).{_other_seed(table, best)} {_kinds(own, tested=tested)}"
     )
 
@@ -64,15 +67,15 @@ def _kinds(own: pd.DataFrame, *, tested: bool) -> str:
         return "This table does not say which nodes could be judged: run moe-probe tree RUN again."
     nodes, judged, beside = (int(own[column].sum()) for column in ("nodes", "judged", "found_beside"))
     why = (
-        "the test would have missed a node of one subject with so few children, or with children that fire so rarely"
+        "the test would have missed nodes of one subject with so few or so rarely firing children"
         if tested
         else "every stratum has one topic, so that no labels can be exchanged"
     )
-    all_the_same = f"; {beside:,} of them keep to one subject all the same" if beside else ""
+    all_the_same = f" Still, {beside:,} of them keep to one subject." if beside else ""
     if not judged:
-        return f"None of {nodes:,} nodes that split could be judged one by one ({why}){all_the_same}."
+        return f"None of {nodes:,} nodes that split could be judged one by one: {why}.{all_the_same}"
     parts, one, several, none = (float((own[kind].fillna(0.0) * own["judged"]).sum() / judged) for kind in KINDS)
-    left = f" {nodes - judged:,} more could not be judged ({why}){all_the_same}." if nodes > judged else ""
+    left = f" {nodes - judged:,} more could not be judged: {why}.{all_the_same}" if nodes > judged else ""
     return (
         f"Of {judged:,} nodes that split and could be judged, {parts + one:.0%} keep to one subject ({parts:.1%} dividing it "
         f"by its subtopics), {several:.0%} mix several, {none:.0%} show no subject of the corpus.{left}"

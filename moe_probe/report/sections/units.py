@@ -32,8 +32,8 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
         "carriers",
         plots_units.carriers(table),
         finding,
-        "The best unit of each kind for every topic, chosen on other documents: AUROC by the share of a document's tokens on "
-        "which it is active (left), by its activation on one token (right). Dotted: chance.",
+        "The best unit of each kind for every topic, chosen on other documents. Left: AUROC by the share of a document's "
+        "tokens on which it is active; right: by its activation on one token. Dotted: chance.",
     )
     return Section(
         title="Who carries a topic best: an expert, a group, a feature, or words?",
@@ -50,10 +50,10 @@ def carriers_section(results: Mapping[str, Result]) -> Section | None:
 def _carried(table: pd.DataFrame) -> str:
     feature, expert = (table[table["kind"] == kind] for kind in ("feature", "expert"))
     better = feature[feature["beyond_expert_document_low"] > 0]
-    named = f": {listed(sorted(better['topic']), 8)}" if len(better) else ""
+    named = f" These topics are {listed(sorted(better['topic']), 8)}." if len(better) > 1 else ""
     return (
-        f"A single feature separates held-out documents of {len(better)} of {len(feature)} topics better than the best expert "
-        f"does (interval above 0){named}. The median AUROC is {number(float(feature['auroc_document'].median()))} for features "
+        f"For {len(better)} of {len(feature)} topics, one feature separates held-out documents better than the best expert "
+        f"(interval above 0).{named} The median AUROC is {number(float(feature['auroc_document'].median()))} for features "
         f"and {number(float(expert['auroc_document'].median()))} for experts."
     )
 
@@ -145,10 +145,10 @@ def predicted_section(results: Mapping[str, Result]) -> Section:
         random = part[(part["inputs"] == "random directions") & (part["sae"] == best["sae"])].iloc[0]
         first, second, third = (figure(row["recall"], ".0%", "an unknown share") for row in (best, token, random))
         by_layer.append(
-            f"layer {layer}: {first} from {int(best['width']):,} features, {second} from the token and the one "
-            f"before, {third} from as many random directions"
+            f"In layer {layer}, {int(best['width']):,} features recall {first} of the selected experts, the token and the one "
+            f"before {second}, as many random directions {third}."
         )
-    finding = "Recall of the selected experts on held-out documents: " + "; ".join(by_layer) + "."
+    finding = " ".join(by_layer)
     table = table.assign(name=plots_units.input_names(table))
     picture = Picture(
         "routing_predicted",
@@ -186,8 +186,8 @@ def matches_section(results: Mapping[str, Result]) -> Section:
     by_expert = first.groupby(["layer", "expert"])
     n_matched = len(first[first["significant"]].groupby(["layer", "expert"]))
     finding = (
-        f"{n_matched} of {len(by_expert)} experts have a feature, chosen on other documents, that predicts their selection "
-        f"better than the best of as many random directions. The median held-out AUROC of the best feature is "
+        f"{n_matched} of {len(by_expert)} experts have a feature that predicts their selection better than the best of as many "
+        f"random directions. The feature was chosen on other documents. The median held-out AUROC of the best feature is "
         f"{number(float(by_expert['heldout_score'].max().median()))}."
     )
     if "match_sets" in results and len(sets := results["match_sets"].table):

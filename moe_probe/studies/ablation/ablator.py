@@ -173,7 +173,7 @@ def _caption(settings: AblationSettings) -> str:
         f"{_HOW_IN_WORDS[settings.how]}{raised}; "
         "features: their share of the activation removed. Intervals: 95 %, bootstrap of documents within topics, "
         "Student's t (92 to 94 % where the rises of up to 12 documents have a heavy tail). Confirmed: the rise on the unit's "
-        "own topic is above 0, above that of other units of the same kind and load (controls), and above the mean rise on "
-        "the other topics, each by its interval. Without controls nothing can be confirmed. A unit that another can stand "
-        "in for may matter and show no rise; one that all text needs shows a rise on every topic."
+        "own topic is above 0, above that of controls, and above the mean rise on the other topics, each by its interval. "
+        "Controls are other units of the same kind and load. Without controls nothing can be confirmed. A unit that another "
+        "can stand in for may matter and show no rise; one that all text needs shows a rise on every topic."
     )

@@ -25,8 +25,8 @@ _SOURCES = (
     "Lieberum et al. 2024, cost of published SAEs (Gemma Scope), arXiv:2408.05147",
 )
 _STEPS = (
-    "Floating-point operations are counted by hand (a multiplication with its addition is two) and agree with torch's counter; "
-    "seconds and bytes are of this run, on the machine it ran on. Training the model: three times its forward pass over its "
+    "Floating-point operations are counted by hand (a multiplication with its addition is two) and agree with torch's counter. "
+    "Seconds and bytes are of this run, on the machine it ran on. Training the model: three times its forward pass over its "
     "training tokens. Once: paid for a model and its features; every output: paid again for each text that is looked at."
 )
 _PROJECTED = (

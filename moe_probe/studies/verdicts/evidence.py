@@ -120,10 +120,10 @@ def complete_verdicts(
 
 def _caption(rules: FeatureRules) -> str:
     return (
-        '"feature only": no expert or group passes, but one SAE feature, chosen on training documents, detects held-out '
+        '"feature only": no expert or group passes, but one SAE feature does, chosen on training documents. It detects held-out '
         f"documents of the topic with an AUROC of at least {rules.min_auroc:g}, give or take {rules.tolerance:g} (interval "
         f"above {rules.min_lower_bound:g}). It does so better than the best expert, the best token and the best set of up to 8 "
-        "tokens, chosen in the same way (paired intervals above 0), and fires at least "
+        "tokens, chosen in the same way (paired intervals above 0). It fires at least "
         f"{2**rules.min_log2_beyond:.2f} times as much as their tokens predict."
     )
 

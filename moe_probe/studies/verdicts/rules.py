@@ -77,24 +77,24 @@ def verdict_caption(rules: Rules, *, rivals_tested: bool) -> str:
     str
     """
     words = (
-        f", and used at least {2**rules.min_log2_beyond:.2f} times as much as each of the topic's words, previous "
-        f"tokens and pairs of tokens predicts, q at most {rules.alpha:g} (a rival is judged where it covers at least "
-        f"{rules.min_coverage:.0%} of the topic's tokens)"
+        f" It is used at least {2**rules.min_log2_beyond:.2f} times as much as the topic's words, previous tokens and pairs of "
+        f"tokens predict, each with q at most {rules.alpha:g}. A rival is judged where it covers at least "
+        f"{rules.min_coverage:.0%} of the topic's tokens."
         if rivals_tested
         else ""
     )
+    required, lowest = 2**rules.min_log2_lift, 2 ** (rules.min_log2_lift - rules.tolerance)
     return (
-        f'"expert" needs all of: q at most {rules.alpha:g} in a layer whose omnibus test passes, replicated on held-out '
-        f"documents, at least {rules.min_share:.0%} of the topic's selections{words}; a lift whose 95 % interval lies "
-        f"above {2**rules.min_lower_bound:.2f} and reaches {2**rules.min_log2_lift:g}, measured no lower than "
-        f"{2 ** (rules.min_log2_lift - rules.tolerance):.2f}. Grades: clear, the whole interval is above "
-        f"{2**rules.min_log2_lift:g}; near the threshold, measured between "
-        f"{2 ** (rules.min_log2_lift - rules.tolerance):.2f} and {2 ** (rules.min_log2_lift + rules.tolerance):.2f}; likely, "
-        'above that; weak, real by every test but smaller. "group": the same for some experts of one layer together, '
-        "chosen on half of the documents and measured on the other, where the lower end of the interval is at least "
-        f"{2**rules.min_group_gain:.2f} times that of the best member, or that takes {rules.min_group_share:g} times as much "
-        "of the topic as its largest member, each of which is used more on its own. Shown is the expert that passes and "
-        "sets the topic most apart (share times lower end, in bits), or else the nearest candidate."
+        f'"expert" needs all that follows. Its q is at most {rules.alpha:g}, in a layer whose omnibus test passes. It is '
+        f"replicated on held-out documents. It takes at least {rules.min_share:.0%} of the topic's selections.{words} Its lift "
+        f"is at least {lowest:.2f}, with a 95 % interval above {2**rules.min_lower_bound:.2f} that reaches {required:g}. "
+        f"Grades: clear, the whole interval is above {required:g}; near the threshold, measured between {lowest:.2f} and "
+        f"{2 ** (rules.min_log2_lift + rules.tolerance):.2f}; likely, above that. Weak is real by every test but smaller. "
+        '"group" is the same for some experts of one layer together, chosen on half of the documents and measured on the '
+        "other. The lower end of its interval is at least "
+        f"{2**rules.min_group_gain:.2f} times that of the best member. Or it takes {rules.min_group_share:g} times as much of "
+        "the topic as its largest member, and each member is used more on its own. Shown is the expert that passes and sets the "
+        "topic most apart (share times lower end, in bits), or else the nearest candidate."
     )
 
 
