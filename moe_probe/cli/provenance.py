@@ -56,7 +56,7 @@ def _size(trace: Trace) -> int:
 
 
 def _info_lines(trace: Trace, topics: dict[str, int]) -> list[str]:
-    from moe_probe.recording.trace.facts import left_out, unknowns, weights_source
+    from moe_probe.recording.trace.facts import left_out, made_with, not_in_record, unknowns, weights_source
 
     m = trace.manifest
     experts = ", ".join(str(n) for n in sorted({x.num_experts for x in m.layers}))
@@ -82,7 +82,8 @@ def _info_lines(trace: Trace, topics: dict[str, int]) -> list[str]:
             f"{_size(trace) / 1e6:,.1f} MB"
         ),
         f"evidence   {' '.join([f'{m.evidence}.', *unknowns(m, trace.documents)])}",
-        f"made with  {', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}",
+        f"made with  {made_with(m)}",
+        *([f"not known  {' '.join(absent)}"] if (absent := not_in_record(m)) else []),
     ]
 
 

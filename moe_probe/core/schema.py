@@ -32,6 +32,8 @@ RESERVED_LABELS = frozenset(
 
 #: Settings of a manifest that say what an imported record lacks: the ids of its tokens; documents, where rows are sums by topic.
 WORDS, SUMS = "words", "rows_are_sums"
+#: Setting of an imported trace: what the files are that it was made from.
+IMPORTED_AS = "imported_as"
 
 
 class Evidence(StrEnum):

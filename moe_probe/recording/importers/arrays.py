@@ -81,7 +81,7 @@ def import_arrays(  # noqa: PLR0913 - public API: keyword-only options with defa
     layers = layer_numbers(arrays, reader.experts.shape[1], options.layers, path)
     labelled = sha256_json([digest, reader.labels.rows, reader.labels.topic])
     declared = {layer: arrays["num_experts"].number() for layer in layers} if "num_experts" in arrays else {}
-    imported = ImportSource(layers, path.name, labelled, declared, words=words)
+    imported = ImportSource(layers, path.name, labelled, declared, words=words, kind="arrays of experts (arrays)")
     trace = import_records(reader.documents, out, imported, options=options, mode=mode)
     trace.warnings = (*trace.warnings, *reader.notes())
     return trace

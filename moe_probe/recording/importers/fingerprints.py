@@ -82,7 +82,7 @@ def import_fingerprints(
     trace = import_records(
         lambda: (_record(file, topic_of, codes, layers) for file in chosen),
         out,
-        ImportSource(layers, root.name, digest),
+        ImportSource(layers, root.name, digest, kind="fingerprint files (fingerprints)"),
         options=replace(options, labels=("dataset",)),
         mode=mode,
     )

@@ -97,6 +97,8 @@ class ImportSource:
         Whether there is a column for every hidden layer, zeros in dense ones, as serving engines return it.
     words : bool
         Whether the ids of the tokens are known; else each is `moe_probe.recording.trace.checks.NO_ID`.
+    kind : str
+        What the files are, for the run card.
     sums : bool
         Of counts: whether a row is a sum over unnamed documents of a topic, so that nothing can be tested.
     """
@@ -108,3 +110,4 @@ class ImportSource:
     every_layer: bool = False
     words: bool = True
     sums: bool = False
+    kind: str = "records in memory"

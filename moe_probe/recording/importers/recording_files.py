@@ -152,6 +152,12 @@ class _Job:
     ) -> None:
         self.options = options or ImportOptions()
         self.files = files
+        matrices = all(file.suffix.lower() == ".gguf" for file in files)
+        self.kind = (
+            "importance matrices of llama.cpp (imatrix)"
+            if matrices
+            else "expert distributions of SGLang (sglang-distribution)"
+        )
         self.name = Path(source).name or str(source)
         self.hash = sha256_text("".join(map(sha256_file, self.files)))
         labels = labels_of_files(self.files, documents, topic, self.options)
@@ -188,7 +194,9 @@ def _import_tokens(job: _Job, out: str | Path, mode: str) -> Trace:
             if n:
                 copies.add(digest.digest(), file)
 
-    source = ImportSource(range(n_layers), job.name, job.hash, dict.fromkeys(range(n_layers), n_experts))
+    source = ImportSource(
+        range(n_layers), job.name, job.hash, dict.fromkeys(range(n_layers), n_experts), kind=f"{job.kind}, per token"
+    )
     trace = import_records(records, out, source, options=job.options, mode=mode)
     trace.warnings = (*trace.warnings, *left_out.notes(), *notes)
     return trace
@@ -218,7 +226,7 @@ def _import_counts(
     trace = import_usage_records(
         [UsageBlock(documents, counts, tokens)],
         out,
-        ImportSource(list(layers), job.name, job.hash, layers, sums=not files_are_documents),
+        ImportSource(list(layers), job.name, job.hash, layers, sums=not files_are_documents, kind=job.kind),
         options=replace(job.options, top_k=top_k),
         mode=mode,
     )

@@ -12,7 +12,7 @@ from moe_probe.core.files import check_output_folder
 from moe_probe.core.lock import writing
 from moe_probe.core.progress import track
 from moe_probe.core.routing import dropped_id
-from moe_probe.core.schema import WORDS, CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.schema import IMPORTED_AS, WORDS, CorpusInfo, Manifest, ModelInfo
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.plan import ImportPlan, make_plan
 from moe_probe.recording.importers.survey import Survey
@@ -116,6 +116,7 @@ def _manifest(
         has_text=False,
         settings={
             "shard_tokens": options.shard_tokens,
+            IMPORTED_AS: source.kind,
             **({} if source.words else {WORDS: False}),
             **({"drop_constant": True} if options.drop_constant else {}),
             **({} if texts is None else texts.settings),

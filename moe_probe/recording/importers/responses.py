@@ -87,7 +87,13 @@ def import_responses(  # noqa: PLR0913 - public API: keyword-only options with d
         )
     n_columns = first.experts.shape[1]
     named = answers.named(n_columns)
-    source = ImportSource(named or range(n_columns), Path(path).name, sha256_files(answers.files), every_layer=True)
+    source = ImportSource(
+        named or range(n_columns),
+        Path(path).name,
+        sha256_files(answers.files),
+        every_layer=True,
+        kind="answers of a serving engine (vllm, sglang)",
+    )
     options = replace(options, layers=None if layers is None or named else layers)
     trace = import_records(answers.records, out, source, mode=mode, options=options)
     notes = (answers.left_out(), answers.unequal_slots(), answers.assumed_shape())

@@ -67,7 +67,7 @@ def import_table(path: str | Path, out: str | Path, *, options: ImportOptions | 
             )
     declared = {layer: n for table in tables for layer, n in table.num_experts.items()}
     digest = sha256_files([table.path for table in tables])
-    source = ImportSource(sorted(tables[0].layers), Path(path).name, digest, declared)
+    source = ImportSource(sorted(tables[0].layers), Path(path).name, digest, declared, kind="interchange table (table)")
     return import_records(_Reader(tables, options, declared).documents, out, source, options=options, mode=mode)
 
 

@@ -103,7 +103,7 @@ def import_usage(  # noqa: PLR0913 - public API: keyword-only options with defau
     layers = layer_numbers(arrays, reader.values.shape[1], options.layers, path)
     tokens = None if labels.tokens is None else labels.tokens.tolist()
     labelled = sha256_json([digest, labels.rows, labels.topic, tokens, options.top_k])
-    imported = ImportSource(layers, path.name, labelled, sums=sums)
+    imported = ImportSource(layers, path.name, labelled, sums=sums, kind="counts of documents (usage)")
     trace = import_usage_records(lambda: reader.blocks(layers), out, imported, options=options, mode=mode)
     trace.warnings = (*trace.warnings, *reader.notes())
     return trace

@@ -14,7 +14,7 @@ import numpy as np
 from moe_probe.core.files import check_output_folder
 from moe_probe.core.lock import writing
 from moe_probe.core.progress import track
-from moe_probe.core.schema import SUMS, CorpusInfo, Manifest, ModelInfo
+from moe_probe.core.schema import IMPORTED_AS, SUMS, CorpusInfo, Manifest, ModelInfo
 from moe_probe.recording.importers.options import ImportOptions, ImportSource
 from moe_probe.recording.importers.usage_block import UsageBlock
 from moe_probe.recording.importers.usage_survey import UsageSurvey, UsageTotals
@@ -103,7 +103,11 @@ def _manifest(totals: UsageTotals, source: ImportSource, options: ImportOptions)
         has_weights=totals.has_gate,
         has_text=False,
         kept=("usage",),
-        settings={**({SUMS: True} if source.sums else {}), **({"drop_constant": True} if options.drop_constant else {})},
+        settings={
+            IMPORTED_AS: source.kind,
+            **({SUMS: True} if source.sums else {}),
+            **({"drop_constant": True} if options.drop_constant else {}),
+        },
     )
 
 

@@ -140,7 +140,7 @@ def open_usage_table(source: Any, documents: Any, topic: str | None, options: Im
         width = max(width, options.num_experts)
     digest = sha256_json([_digest(path, table), labels, None if tokens is None else tokens.tolist(), options.top_k])
     sorted_values = {name: array[order] for name, array in values.items()}
-    found = ImportSource(layers.tolist(), path.name, digest)
+    found = ImportSource(layers.tolist(), path.name, digest, kind="long table of counts (usage)")
     return UsageTable(found, labels, tokens, cells, sorted_values, width, tuple(notes))
 
 
@@ -192,7 +192,8 @@ def read_topic_counts(path: Path) -> tuple[UsageBlock, ImportSource, int | None]
     if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise MoeProbeError(f"{path} has no number of experts per token", f"it has {str(top_k)[:40]}", '"top_k": 8')
     documents = [{"document": topic, "topic": topic} for topic in counts]
-    return UsageBlock(documents, np.stack(stacked)), ImportSource(layers, path.name, sha256_file(path), sums=True), top_k
+    source = ImportSource(layers, path.name, sha256_file(path), sums=True, kind="sums by topic (usage)")
+    return UsageBlock(documents, np.stack(stacked)), source, top_k
 
 
 def _read(source: Any) -> tuple[Path, pa.Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe_probe.core.evidence import unknown_from
-from moe_probe.core.schema import Evidence
+from moe_probe.core.schema import IMPORTED_AS, Evidence
 from moe_probe.core.stats import group_names
 
 if TYPE_CHECKING:
@@ -56,8 +56,66 @@ def trace_facts(manifest: Manifest, documents: pd.DataFrame) -> list[tuple[str, 
         ("topics", f"{len(topics)}: {named}" + (", ..." if len(topics) > _TOPICS else "")),
         ("evidence", " ".join([f"{m.evidence}.", *unknowns(m, documents)])),
         ("kept", f"{', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}"),
-        ("made with", f"{', '.join(f'{k} {v}' for k, v in m.versions.items()) or 'an importer'}; seed {m.seed}"),
+        ("made with", made_with(m)),
+        *([("not in the record", " ".join(absent))] if (absent := not_in_record(m)) else []),
     ]
+
+
+def made_with(manifest: Manifest) -> str:
+    """Say how a trace was made: with which programs, or from which files by which importer.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    str
+    """
+    versions = ", ".join(f"{k} {v}" for k, v in manifest.versions.items())
+    if not is_imported(manifest):
+        return f"{versions}; seed {manifest.seed}"
+    kind = manifest.settings.get(IMPORTED_AS)
+    return (
+        f"moe-probe import, from {manifest.corpus.name}"
+        + (f": {kind}" if kind else "")
+        + (f"; {versions}" if versions else "")
+    )
+
+
+def is_imported(manifest: Manifest) -> bool:
+    """Tell whether a trace was made from files of others: its model was not run here, nor by a server that was asked.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    """
+    return not manifest.model.fingerprint and "served_model" not in manifest.settings
+
+
+def not_in_record(manifest: Manifest) -> list[str]:
+    """Say what an imported record lacks, and what hence cannot be said.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    list of str
+        Sentences; empty for a trace that was collected. What the level of evidence leaves open is in `unknowns`.
+    """
+    m = manifest
+    if not is_imported(m):
+        return []
+    lacks = ["The model's weights: a model that is loaded for this trace cannot be verified."]
+    if not m.has_weights:
+        lacks.append("Gate weights: gate mass and metrics that need them are missing.")
+    if "routing" in m.kept and not m.has_text:
+        lacks.append("The documents' texts: passages around an expert's tokens cannot be shown.")
+    if not {"hidden", "residual", "expert_outputs"} & set(m.kept):
+        lacks.append("Activations: no SAE can be trained.")
+    return lacks
 
 
 def unknowns(manifest: Manifest, documents: pd.DataFrame, *, label: str = "topic") -> list[str]:

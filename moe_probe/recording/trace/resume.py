@@ -11,7 +11,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import is_left_over
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import Bar
-from moe_probe.core.schema import MANIFEST, Manifest
+from moe_probe.core.schema import IMPORTED_AS, MANIFEST, Manifest
 from moe_probe.recording.trace.files import CHECKSUM
 from moe_probe.recording.trace.part_files import DamageError, PartEntry, part_name
 from moe_probe.recording.trace.parts import check_part, counted_parts
@@ -89,7 +89,7 @@ def first_difference(before: Manifest, now: Manifest, fields: Sequence[str]) -> 
 def _unsaid(before: Manifest) -> set[str]:
     """List settings that earlier traces lack, and that do not forbid to continue one."""
     # how tokens are written says nothing of what was run; a sealed trace is cut already
-    return {"token_text"} | ({"block_bytes"} if before.status == "sealed" else set())
+    return {"token_text", IMPORTED_AS} | ({"block_bytes"} if before.status == "sealed" else set())
 
 
 def _change(old: Any, new: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moe_probe.core.text import sentences
+from moe_probe.recording.trace.facts import is_imported, made_with, not_in_record
 from moe_probe.report.cells import number, probability
 from moe_probe.report.content import Facts, Section, Table
 
@@ -71,8 +72,12 @@ def _facts(m: Manifest, results: Mapping[str, Result]) -> dict[str, str]:
             )
         )
         card["seed"] = str(results["expert_topics"].seed)
-    card["versions"] = ", ".join(f"{k} {v}" for k, v in m.versions.items()) or "imported"
-    card["repeat with"] = "moe-probe run --config run.yaml --out NEW (run.yaml is in the folder of this report)"
+    if is_imported(m):
+        card |= {"made with": made_with(m), "not in the record": " ".join(not_in_record(m))}
+    else:
+        card["versions"] = ", ".join(f"{k} {v}" for k, v in m.versions.items())
+    again = "moe-probe run --config run.yaml --out NEW (run.yaml is in the folder of this report)"
+    card["repeat with"] = "moe-probe analyze RUN, on the imported trace" if is_imported(m) else again
     return card
 
 
