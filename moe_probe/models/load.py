@@ -20,7 +20,7 @@ from moe_probe.models.identity import fingerprint
 from moe_probe.models.network import hub_access
 from moe_probe.models.parallel import lead_or_follow, leader_of
 from moe_probe.models.placement import DeviceMap, MaxMemory, placement_options
-from moe_probe.models.quantization import prepare_quantized, quantization_note
+from moe_probe.models.quantization import keep_stored_codes, prepare_quantized, quantization_note
 
 if TYPE_CHECKING:
     import torch
@@ -194,6 +194,7 @@ def load_model(  # noqa: PLR0913 - public API: keyword-only options with default
         quantization = prepare_quantized(config)
         model = _read_weights(name, config, options | placed.options(quantized=quantization is not None), progress=progress)
         model = placed.moved(model.eval())
+        keep_stored_codes(model)
         sites = tuple(find_moe_layers(model, note=quantization_note(model, quantization)))
         tokenizer = read_tokenizer(name, source)
     info = ModelInfo(

@@ -60,6 +60,22 @@ def prepare_quantized(config: PreTrainedConfig) -> str | None:
     return kind
 
 
+def keep_stored_codes(model: PreTrainedModel) -> None:
+    """Let bitsandbytes compute with the codes as they are stored.
+
+    On processors with bfloat16 instructions its first forward pass writes the codes of 4 bits anew, in another order: what runs
+    would not be what was identified. Inputs narrower than a block of codes end in an error there.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Changed in place; other models are left as they are.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quantization_note(model: PreTrainedModel, kind: str | None) -> str:
     """Note that weights were dequantised while they were loaded, as transformers also does where the hardware lacks the type.
 

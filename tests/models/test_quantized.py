@@ -44,6 +44,17 @@ def test_bitsandbytes_quantises_lists_of_experts_whose_scales_count(tmp_path: Pa
     assert fingerprint(loaded.model, loaded.sites) != loaded.info.fingerprint
 
 
+def test_codes_of_four_bits_run_as_they_are_stored_also_where_the_processor_has_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There bitsandbytes would write them anew in its first forward pass, and fail at layers as narrow as these."""
+    import bitsandbytes.nn.modules as layers
+
+    folder = checkpoints.save_bitsandbytes("olmoe", tmp_path, bits=4)
+    monkeypatch.setattr(layers, "has_avx512bf16", lambda: True)
+    checked(folder)
+
+
 @pytest.mark.parametrize("method", ["fp8", "compressed-tensors"])
 def test_eight_bit_floats_run_dequantised_on_the_cpu_and_say_so(tmp_path: Path, method: str) -> None:
     loaded = checked(checkpoints.save_fp8(tmp_path, method=method))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -48,13 +49,25 @@ class Raw:
     def _one(self, connection: socket.socket) -> None:
         with connection:
             try:
-                self.asked.append(connection.recv(1 << 16))
+                self.asked.append(whole_request(connection))
                 self.answer(connection)
             except OSError:
                 return
 
     def close(self) -> None:
         self._socket.close()
+
+
+def whole_request(connection: socket.socket) -> bytes:
+    """Read head and body: a socket that is closed with bytes unread resets the connection, and the answer may be lost."""
+    said = b""
+    while b"\r\n\r\n" not in said and (more := connection.recv(1 << 16)):
+        said += more
+    head, _, rest = said.partition(b"\r\n\r\n")
+    length = re.search(rb"(?im)^content-length: *(\d+)", head)
+    while length and len(rest) < int(length[1]) and (more := connection.recv(1 << 16)):
+        said, rest = said + more, rest + more
+    return said
 
 
 @pytest.fixture

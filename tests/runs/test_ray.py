@@ -164,7 +164,7 @@ def test_a_driver_that_is_ended_goes_on_where_it_was(
     address = {"RAY_ADDRESS": cluster.ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-c", _DRIVER, *words]
     with subprocess.Popen(command, env=os.environ | address, text=True, stderr=subprocess.PIPE) as driver:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _is_half_done(parts.root) and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         half_done = _is_half_done(parts.root)
