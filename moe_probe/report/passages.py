@@ -147,7 +147,8 @@ def _shaded(trace: Trace, unit: UnitRef, rows: np.ndarray) -> tuple[tuple[str, i
     for _ in range(_WORD):  # not in the middle of a word
         if low and text[low][:1].isalnum() and text[low - 1][-1:].isalnum():
             low -= 1
-    return shaded(text[low:high].tolist(), weight[low:high])
+    window = [str(text[low]).lstrip(), *text[low + 1 : high].tolist()]
+    return shaded(window, weight[low:high])
 
 
 def shaded(tokens: Sequence[str], strengths: Sequence[float] | np.ndarray) -> tuple[tuple[str, int], ...]:

@@ -65,7 +65,7 @@ def test_evidence_without_numbers_says_so() -> None:
         "ablation_high": np.nan,
     }
     told = verdict_sentence(row)
-    assert told.startswith("No; ") and "no expert to compare with" in told and "no interval" in told
+    assert told.startswith("No. ") and "no expert to compare with" in told and "no interval" in told
     assert "nan" not in told
 
 

@@ -91,7 +91,7 @@ def test_an_expert_of_enough_sources_is_found_and_its_words_stay_open() -> None:
     assert (row["verdict"], row["layer"], row["expert"], row["n_groups"]) == ("expert", 0, 1, 10)
     assert row["grade"] in ("likely", "near the threshold")  # at most likely: words may explain it
     assert "Words are not ruled out: the record has no tokens." in row["reason"]
-    assert "Yes: expert 1 of layer 0, of the topic or of its words; " in row["sentence"]
+    assert "Yes: expert 1 of layer 0, of the topic or of its words. " in row["sentence"]
     assert power_sentences(result).startswith("Units: 50 independent groups of documents, 10 a topic. Smallest lift")
 
 

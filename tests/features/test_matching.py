@@ -179,7 +179,7 @@ def test_a_feature_of_words_is_none_with_the_reason() -> None:
         done = complete_verdicts(
             Result("verdicts", pd.DataFrame([VERDICT])), carriers=Result("carriers", pd.DataFrame([CARRIER | change]))
         ).table.iloc[0]
-        assert done["verdict"] == "none" and said in done["reason"] and done["reason"].endswith("Near.")
+        assert done["verdict"] == "none" and said in done["reason"] and done["reason"].startswith("Near. ")
     assert done["feature_beyond_tokens_low"] == 0.01 and done["feature_log2_beyond_words"] == 0
     before = {k: v for k, v in CARRIER.items() if "token" not in k and "words" not in k}  # a table without tokens
     done = complete_verdicts(

@@ -122,7 +122,7 @@ def test_tokens_without_ids(tmp_path: Path) -> None:
     for page in faces(tmp_path):
         assert "One passage per topic" not in page
         assert "Words are not ruled out: the record has no token ids." in page
-        assert "it may be of the topic or of its words." in page and "of the topic or of its words; used" in page
+        assert "it may be of the topic or of its words." in page and "of the topic or of its words. It is used" in page
         assert "without token ids" in page
 
 

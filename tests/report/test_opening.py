@@ -77,7 +77,8 @@ def test_shades_are_the_gate_weights_of_the_unit(trace: Trace) -> None:
     weight = np.where(np.isin(routing.experts[:, 0], GROUP.members), routing.weights[:, 0].astype(float), 0).sum(1)
     words = trace.tokens()["token"].to_numpy()[rows].tolist()
     shown = "".join(text for text, _ in passage.pieces)
-    first = next(i for i in range(len(words)) if "".join(words[i:]).startswith(shown))
+    first = next(i for i in range(len(words)) if "".join(words[i:]).lstrip().startswith(shown))
+    words[first] = words[first].lstrip()
     inside = slice(first, next(i for i in range(first, len(words) + 1) if "".join(words[first:i]) == shown))
     assert weight[inside].sum() >= np.convolve(weight, np.ones(LENGTH), mode="valid").max() - 1e-6
     routed = [word for word, value in zip(words[inside], weight[inside], strict=True) if value > 0]

@@ -9,7 +9,7 @@
   data files.
 - `rivals` what explains routing instead of topics: words, positions, kinds of token, other label columns.
 - `topics` experts and topics, a map per topic; `layers` balance, information and decoding per layer, and pairs of experts.
-- `experts` cards of experts; `together` combinations of experts, and metrics of published work.
+- `experts` cards of experts; `related` what is nearest to one; `together` combinations of experts, and metrics of published work.
 - `maps` maps and clusters of experts, documents and tokens.
 - `features` SAEs (how faithful), features (labels, topics) and cards of features.
 - `units` experts beside features: carriers (best predictors of a topic), matches, predicted routing.

@@ -13,6 +13,7 @@ from moe_probe.report.cells import Cell, lift_text, number, probability, table_o
 from moe_probe.report.content import Block, Card, Cards, Passage, Rich, Section, Table
 from moe_probe.report.links import expert_link, glued, joined, unit_key
 from moe_probe.report.sections.claims import group_cards, passages_of
+from moe_probe.report.sections.related import most_similar, nearest_experts, strongest_features
 from moe_probe.report.sections.unit_names import feature_link
 from moe_probe.studies.verdicts import rise_text
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Cards of experts that no verdict names: those with the strongest lift for any topic.
 _FURTHER = 16
+#: Cards of experts that those named by verdicts are most similar to, at most.
+_NEAREST = 32
 #: Rows of the table of experts.
 _LISTED = 200
 
@@ -51,11 +54,14 @@ def experts_section(trace: Trace, results: Mapping[str, Result]) -> Section | No
     strongest = topics[topics["significant"]].sort_values("log2_lift", ascending=False, kind="stable")
     order = list(dict.fromkeys([*named, *zip(strongest["layer"].astype(int), strongest["expert"].astype(int), strict=True)]))
     chosen = order[: len(set(named)) + _FURTHER]
+    if "expert_similarity" in results:
+        near = nearest_experts(results["expert_similarity"].table, named)
+        chosen += [unit for unit in near if unit not in chosen][:_NEAREST]
     annotations = _Annotations(results, passages_of(trace, results, [UnitRef((expert,), layer) for layer, expert in named]))
     blocks: list[Block] = [_table(results["experts"].table, topics)]
     for heading, units in (
         ("Cards of experts that the verdicts name", [unit for unit in chosen if unit in named]),
-        ("Cards of further experts with strong lifts", [unit for unit in chosen if unit not in named]),
+        ("Cards of further experts: strong lifts, or near to those above", [unit for unit in chosen if unit not in named]),
     ):
         if units:
             blocks.append(Cards(f"{heading} ({len(units)})", tuple(annotations.card(*unit) for unit in units)))
@@ -149,13 +155,10 @@ class _Annotations:
         table = self.tables.get("expert_similarity")
         if table is None:
             return ""
-        pairs = table[(table["layer"] == layer) & ((table["expert_a"] == expert) | (table["expert_b"] == expert))]
         nearest: list[Rich] = []
-        for kind, part in pairs.groupby("kind", sort=True):
-            top = part.sort_values("similarity").iloc[-1]
-            other = int(top["expert_b"] if top["expert_a"] == expert else top["expert_a"])
+        for kind, other, top in most_similar(table, layer, expert):
             link = expert_link(layer, other, f"expert {other}")
-            nearest.append(glued(f"by {kind} ", link, f" ({number(float(top['similarity']))})"))
+            nearest.append(glued(f"by {kind} ", link, f" ({number(top)})"))
         return joined(nearest)
 
     def _without(self, layer: int, expert: int) -> str:
@@ -258,7 +261,7 @@ def _predicted(predicted: pd.DataFrame) -> str:
 
 
 def _features(matches: pd.DataFrame) -> Rich:
-    strong = matches[matches["significant"]].sort_values("heldout_bits", ascending=False).drop_duplicates("sae").head(3)
+    strong = strongest_features(matches)
     return joined(
         [
             glued(

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.pieces import decode
-from moe_probe.core.text import figure
+from moe_probe.core.text import figure, is_missing
 from moe_probe.core.units import UnitRef
 from moe_probe.report.cells import lift_cell, number, probability, ranged, sae_name, table_of
 from moe_probe.report.content import Block, Card, Cards, Link, Passage, Picture, Rich, Section, Table
 from moe_probe.report.links import expert_link, glued, joined, unit_key
 from moe_probe.report.plots import saes as plots
 from moe_probe.report.sections.experts import rises
+from moe_probe.report.sections.related import strongest_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _FEATURES = "What do the features say?"
 _SHOWN = 6
+#: Cards of features that verdicts name, or that go with experts that verdicts name, at most.
+_NAMED = 64
 #: Features of topics that are listed.
 _TOPIC_ROWS = 15
 
@@ -190,16 +193,29 @@ def _cards(results: Mapping[str, Result]) -> list[Block]:
     further = [key for key in _named(results) if key not in shown and key in rows.index]
     if further:
         made = tuple(_card(results, rows.loc[key], cards.head(0)) for key in further)
-        blocks.append(Cards(f"Cards of further features that the verdicts name ({len(made)})", made))
+        blocks.append(
+            Cards(f"Cards of further features: best of a topic, or of an expert that a verdict names ({len(made)})", made)
+        )
     return blocks
 
 
 def _named(results: Mapping[str, Result]) -> list[tuple[str, int]]:
-    """List the features that verdicts name as the best of a topic."""
+    """List the features that verdicts name as the best of a topic, and those that go best with their experts."""
     if "verdicts" not in results or "feature" not in results["verdicts"].table:
         return []
-    units = (UnitRef.parse(text) for text in results["verdicts"].table["feature"] if text)
-    return list(dict.fromkeys((unit.sae, unit.members[0]) for unit in units))
+    verdicts = results["verdicts"].table
+    units = (UnitRef.parse(text) for text in verdicts["feature"] if text)
+    found = [(unit.sae, unit.members[0]) for unit in units]
+    if "matches" in results:
+        by_expert = dict(iter(results["matches"].table.groupby(["layer", "expert"])))
+        for key in zip(verdicts["layer"], verdicts["expert"], strict=True):
+            rows = (
+                strongest_features(by_expert[key])
+                if not any(map(is_missing, key)) and key in by_expert
+                else verdicts.head(0)
+            )
+            found += [(str(row.sae), int(row.feature)) for row in rows.itertuples()]
+    return list(dict.fromkeys(found))[:_NAMED]
 
 
 def _through(results: Mapping[str, Result], sae: str, feature: int) -> Rich:

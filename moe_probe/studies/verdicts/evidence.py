@@ -147,13 +147,13 @@ def _feature_cells(
     if row["verdict"] != "none" or not passes:
         return cells
     opening = (
-        f"Feature {best['members']} of {best['source']} tells held-out documents with AUROC {best['auroc_document']:.2f}"
+        f"Feature {best['members']} of {best['source']} separates held-out documents with AUROC {best['auroc_document']:.2f}"
     )
     words = _explained_by_words(best, rules)
     if words:
-        return cells | {"reason": f"{opening}, but {words}. {row['reason']}"}
+        return cells | {"reason": f"{row['reason']} {opening}. {words}."}
     reason = (
-        f"{opening}, {best['beyond_expert_document']:.2f} more than the best expert, and fires "
+        f"{opening}, {best['beyond_expert_document']:.2f} more than the best expert. It fires "
         f"{2 ** best['log2_beyond_words']:.2f} times as much as the topic's words predict. {row['reason']}"
     )
     return cells | {"verdict": "feature only", "grade": _grade(best, rules), "reason": reason}
@@ -168,14 +168,14 @@ def _grade(best: pd.Series, rules: FeatureRules) -> str:
 def _explained_by_words(best: pd.Series, rules: FeatureRules) -> str:
     """Say which words do as well as the feature does; "" where it does better than all of them."""
     if "log2_beyond_words" not in best or is_missing(best["log2_beyond_words"]):
-        return "words were not ruled out (moe-probe match RUN compares features with tokens)"
+        return "Words were not ruled out (moe-probe match RUN compares features with tokens)"
     for rival, name in (("token", "the best single token"), ("tokens", "a set of up to 8 tokens")):
         difference, low = (best.get(f"beyond_{rival}_document{end}", np.nan) for end in ("", "_low"))
         if not is_missing(difference) and not low > 0:  # without a difference no such token or set was found
-            return f"no better, by its interval, than {name} (AUROC {best['auroc_document'] - difference:.2f})"
+            return f"That is no better, by its interval, than {name} (AUROC {best['auroc_document'] - difference:.2f})"
     log2, low = best["log2_beyond_words"], best["log2_beyond_words_low"]
     if log2 < rules.min_log2_beyond or not low > 0:
-        return f"it fires {2**log2:.2f} times as much as the topic's words alone predict (at least {2**low:.2f})"
+        return f"It fires {2**log2:.2f} times as much as the topic's words alone predict (at least {2**low:.2f})"
     return ""
 
 

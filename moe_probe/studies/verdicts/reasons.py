@@ -113,9 +113,9 @@ def reason_for_group(conditions: TopicConditions, group: pd.Series) -> str:
         )
     names = ", ".join(map(str, parse_members(group["experts"])))
     return (
-        f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, chosen on "
-        f"half of the documents and measured on the other: used {2 ** group['log2_lift']:.2f} times as much as on an "
-        f"average topic, {better}. {_rivals(conditions, group)}"
+        f"No single expert passes, but experts {names} of layer {int(group['layer'])} together do, used "
+        f"{2 ** group['log2_lift']:.2f} times as much as on an average topic, {better}. "
+        f"They were chosen on half of the documents and measured on the other. {_rivals(conditions, group)}"
     )
 
 
@@ -145,7 +145,8 @@ def reason_for_none(conditions: TopicConditions, best: pd.Series, *, weak: bool)
         if conditions.too_few_documents
         else f"A typical expert of lift {2**conditions.detectable:.2f} or more would have been found with probability 0.8."
     )
-    return f"{opening} {', '.join([*failed, *rivals])}. {power}"
+    first, *others = [*failed, *rivals]
+    return " ".join([f"{opening} {first}.", *(f"It also {other}." for other in others), power])
 
 
 def _rivals(conditions: TopicConditions, row: pd.Series) -> str:

@@ -12,13 +12,13 @@ from moe_probe.studies.verdicts.rules import NEAR, UNTESTED, WEAK, Rules
 
 
 def verdict_sentence(row: Mapping[str, Any]) -> str:
-    """Put a completed verdict into one sentence."""
+    """Put a completed verdict into a few sentences: the answer, the lift, the best feature, the loss without the unit."""
     parts = [_answer(row), *_lift(row)]
     if not is_missing(row["auroc_feature"]):
         parts.append(_feature(row))
     if row["causal"] != NOT_TESTED:
         parts.append(_rise(row))
-    return "; ".join(parts) + "."
+    return ". ".join(parts) + "."
 
 
 def words_open(row: Mapping[str, Any]) -> bool:
@@ -67,32 +67,33 @@ def _unit(row: Mapping[str, Any]) -> str:
 def _lift(row: Mapping[str, Any]) -> list[str]:
     if is_missing(row["layer"]) or is_missing(row["log2_lift"]):
         return []
-    who = "the nearest expert is " if row["verdict"] == "feature only" else ""
+    who = "The nearest expert is" if row["verdict"] == "feature only" else "It is"
     low, high = (figure(2 ** row[end], ".2f", "unknown") for end in ("ci_low", "ci_high"))
-    lift = f"{who}used {2 ** row['log2_lift']:.2f} times as much as on an average topic [{low}, {high}]"
+    lift = f"{who} used {2 ** row['log2_lift']:.2f} times as much as on an average topic [{low}, {high}]"
     if is_missing(row["log2_beyond_words"]):
         return [lift]
-    return [lift, f"{2 ** row['log2_beyond_words']:.2f} times as much as its words predict"]
+    return [f"{lift}, and {2 ** row['log2_beyond_words']:.2f} times as much as the topic's words predict"]
 
 
 def _feature(row: Mapping[str, Any]) -> str:
-    compared = []
-    difference = row["feature_beyond_expert"]
-    if not is_missing(difference):
-        compared.append(f"{abs(difference):.2f} {'more' if difference >= 0 else 'less'} than the best expert")
-    tokens = {"feature_beyond_token": "the best token", "feature_beyond_tokens": "the best set of tokens"}
-    compared += [f"{row[column]:+.2f} on {name}" for column, name in tokens.items() if not is_missing(row.get(column))]
-    return (
-        f"the best feature tells its documents with AUROC {row['auroc_feature']:.2f} "
-        f"({', '.join(compared) or 'no expert to compare with'})"
-    )
+    rivals = {
+        "feature_beyond_expert": "the best expert",
+        "feature_beyond_token": "the best token",
+        "feature_beyond_tokens": "the best set of tokens",
+    }
+    differences = {name: float(row[column]) for column, name in rivals.items() if not is_missing(row.get(column))}
+    compared = [f"{abs(d):.2f} {'more' if d >= 0 else 'less'} than {name}" for name, d in differences.items()]
+    text = f"The best feature separates its documents with AUROC {row['auroc_feature']:.2f}"
+    if is_missing(row["feature_beyond_expert"]):
+        compared.insert(0, "no expert to compare with")
+    return f"{text}: {', '.join(compared)}"
 
 
 def _rise(row: Mapping[str, Any]) -> str:
     ends = {
-        CONFIRMED: "more than without others of the same load and more than on other topics: causally confirmed",
-        NOT_CONFIRMED: "which does not set it apart: not causally confirmed",
+        CONFIRMED: "That is more than without others of the same load and more than on other topics: causally confirmed",
+        NOT_CONFIRMED: "That does not set it apart: not causally confirmed",
     }
     rise = {"delta_nats": row["ablation_delta_nats"], "ci_low": row["ablation_low"], "ci_high": row["ablation_high"]}
-    end = ends.get(row["causal"], f"which {row['causal']}")
-    return f"without it the loss on the topic changes by {rise_text(rise, 3)}, {end}"
+    end = ends.get(row["causal"], f"That {row['causal']}")
+    return f"Without {_unit(row) or 'it'} the loss on the topic changes by {rise_text(rise, 3)}. {end}"
