@@ -194,7 +194,7 @@ def test_the_best_layer_is_compared_with_the_best_of_shuffled_topics() -> None:
         {"layer": [0, 1], "decode_accuracy": [0.30, 0.40], "decode_baseline": [0.25, 0.05], "mi_topic_bits": [0.0, 0.0]}
     )
     (answer,) = answers({"layers": Result("layers", table)})
-    assert "From layer 1 alone, the best of 2" in answer.answer and "40% of the time" in answer.answer
+    assert "From layer 1 alone, the best of 2" in answer.answer and "the topic of 40% of held-out documents" in answer.answer
     assert "the best layer reaches 25%" in answer.answer
 
 

@@ -102,7 +102,7 @@ def _whole_layers(results: Mapping[str, Result]) -> str:
     several = len(table) > 1
     chosen = f"{int(row['layer'])} alone" + (f", the best of {len(table)}" if several else "")
     return (
-        f"From layer {chosen}, the topic of a held-out document is decoded correctly {row['decode_accuracy']:.0%} of the time. "
+        f"From layer {chosen}, the topic of {row['decode_accuracy']:.0%} of held-out documents is decoded correctly. "
         # the best of many layers is compared with the best of as many: both were chosen
         f"With shuffled topics {'the best layer' if several else 'it'} reaches {figure(table['decode_baseline'].max(), '.0%')}."
     )

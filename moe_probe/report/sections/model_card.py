@@ -100,8 +100,8 @@ def files_section(results: Mapping[str, Result]) -> Section:
                 ("file", "rows", "content", "columns"),
                 rows,
                 heading=f"{len(rows)} tables",
-                note="Each has a .json beside it with parameters, seed, full caption and sources. moe-probe report RUN makes "
-                "this page again from them, and every figure as PNG, SVG and PDF in figures/, without the model.",
+                note="Each has a .json beside it with parameters, seed, full caption and sources. The command moe-probe "
+                "report RUN makes this page again from them, and all figures as PNG, SVG and PDF in figures/. It needs no model.",
             ),
         ),
     )
