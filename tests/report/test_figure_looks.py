@@ -58,13 +58,18 @@ def test_colours_say_where_they_end(name: str, drawn: dict[str, Any]) -> None:
     assert shown == [pytest.approx(high, rel=0.05)] and low in (0, pytest.approx(-high))
 
 
-@pytest.mark.parametrize("name", ["topic_heatmap", "topic_panels"])
-def test_cells_that_are_not_significant_are_pale(name: str, drawn: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "panel", "column", "value"),
+    [("topic_heatmap", 0, "layer", LAYERS[0]), ("topic_panels", 0, "topic", "art"), ("topic_panels", 2, "topic", "law")],
+)
+def test_cells_that_are_not_significant_are_pale(
+    name: str, panel: int, column: str, value: Any, drawn: dict[str, Any]
+) -> None:
     table = TABLES[name]
-    column, first = ("layer", LAYERS[0]) if name == "topic_heatmap" else ("topic", "art")
-    part = table[table[column] == first].sort_values(["topic", "layer", "expert"])
-    opacity = cells_of(drawn[name].flat[0]).get_alpha().ravel()
-    assert opacity.tolist() == np.where(part["significant"], 1.0, style.PALE).tolist()
+    part = table[table[column] == value].sort_values(["topic", "layer", "expert"])
+    opacity = cells_of(drawn[name].flat[panel]).get_alpha()
+    expected = np.where(part["significant"], 1.0, style.PALE)
+    assert np.broadcast_to(1.0 if opacity is None else opacity.ravel(), len(part)).tolist() == expected.tolist()
     assert "pale: not significant" in words(figure_of(drawn[name]))
     untested = table.assign(q_value=np.nan, significant=False)
     assert not any(

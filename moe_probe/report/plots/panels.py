@@ -238,13 +238,14 @@ def draw_cells(axes: Axes, values: np.ndarray, scale: ColourScale, *, opacity: n
     -------
     matplotlib image
     """
-    axes.set_facecolor(EMPTY)
     known = np.isfinite(values)
-    if opacity is None or (opacity[known] == 1).all():
-        style: Any = {"alpha": known.astype(float)}
-    else:  # pale cells let the page through, not the grey of cells without a value
+    solid = opacity is None or bool((opacity[known] == 1).all())
+    axes.set_facecolor(EMPTY if solid or not known.all() else "white")
+    if not solid and not known.all():  # pale cells let the page through, not the grey of cells without a value
         axes.imshow(np.where(known, 1.0, np.nan), cmap=PAGE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        style = {"alpha": np.where(known, opacity, 0.0)}
+    style: Any = {"alpha": np.where(known, 1.0 if opacity is None else opacity, 0.0)}
+    if solid and known.all():
+        style = {}
     limits: Any = {"vmin": scale.low, "vmax": scale.high, "interpolation": "nearest"}
     return axes.imshow(np.where(known, values, 0.0), aspect="auto", cmap=scale.colours, **style, **limits)
 
