@@ -21,7 +21,7 @@ from moe_probe.core.text import printable, sentences
 from moe_probe.recording.trace import Trace
 from moe_probe.report import links, svg
 from moe_probe.report.compose import compose
-from moe_probe.report.content import Bar, Cards, Picture, Report, Section
+from moe_probe.report.content import Bar, Cards, Facts, Picture, Report, Section
 from moe_probe.report.glossary import anchor_of, explained, question_mark
 from moe_probe.report.plots import drawing
 from moe_probe.report.plots.drawing import FigureFiles, figure_files
@@ -262,6 +262,10 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
 
 
+#: Kinds of facts that are counted where they are folded.
+_COUNTED = ("formulas", "sources", "glossary")
+
+
 def inside(section: Section) -> str:
     """Say what is under the fold of a section: ``2 tables, 16 cards, method and limits``.
 
@@ -278,7 +282,10 @@ def inside(section: Section) -> str:
     cards = sum(len(block.cards) for block in section.folded if isinstance(block, Cards))
     kinds = (("Picture", "figure", 0), ("Table", "table", 0), ("Cards", "card", cards), ("Tree", "tree", 0))
     parts = [f"{n} {noun}{'s' if n > 1 else ''}" for kind, noun, many in kinds if (n := many or counts[kind])]
-    if counts["Facts"] or counts["str"] or counts["Verbatim"] or section.story:
+    facts = {block.kind: len(block.items) for block in section.folded if isinstance(block, Facts)}
+    named = [f"{facts[kind]} {kind if facts[kind] != 1 else kind[:-1]}" for kind in _COUNTED if kind in facts]
+    parts += [name.replace("glossary", "terms") for name in named]
+    if facts.keys() - set(_COUNTED) or counts["str"] or counts["Verbatim"] or section.story:
         parts.append("details")
     if section.how or section.limits:
         parts.append("method and limits")

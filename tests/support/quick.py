@@ -20,7 +20,11 @@ def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
     from moe_probe.report.plots.drawing import FigureFiles
 
     pixel = bytes.fromhex(_PNG)
-    patch.setattr(build, "figure_files", lambda figure, kinds, in_page: FigureFiles({"png": pixel}, pixel, pixel))
+
+    def drawn(figure: object, kinds: tuple[str, ...], in_page: bool) -> FigureFiles:
+        return FigureFiles({"png": pixel} if "png" in kinds else {}, pixel, pixel)
+
+    patch.setattr(build, "figure_files", drawn)
 
 
 @contextmanager

@@ -104,13 +104,14 @@ for (const button of all("[data-copy]")) {
 
 // contents: mark the section in view
 if ("IntersectionObserver" in window) {
-  const links = new Map(all("nav a").map(link => [link.hash.slice(1), link]));
+  const links = new Map(all("nav ol ol a").map(link => [link.hash.slice(1), link]));
+  const sections = all("main > section"), inView = new Set();
   const watch = new IntersectionObserver(entries => {
-    for (const entry of entries) if (entry.isIntersecting) {
-      for (const link of links.values()) link.removeAttribute("aria-current");
-      const link = links.get(entry.target.id);
-      if (link) link.setAttribute("aria-current", "true");
-    }
-  }, {rootMargin: "-10% 0px -80% 0px"});
-  for (const section of all("main > section")) watch.observe(section);
+    for (const entry of entries) inView[entry.isIntersecting ? "add" : "delete"](entry.target);
+    const first = sections.find(section => inView.has(section) && links.has(section.id));
+    if (!first) return;
+    for (const link of links.values()) link.removeAttribute("aria-current");
+    links.get(first.id).setAttribute("aria-current", "true");
+  }, {rootMargin: "-5% 0px -80% 0px"});
+  for (const section of sections) watch.observe(section);
 }
