@@ -78,8 +78,8 @@ def _info_lines(trace: Trace, topics: dict[str, int]) -> list[str]:
         ),
         f"topics     {', '.join(f'{topic} ({n})' for topic, n in topics.items())}",
         (
-            f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} shards, "
-            f"{_size(trace) / 1e6:,.1f} MB"
+            f"kept       {', '.join(m.kept)}; text {'kept' if m.has_text else 'not kept'}; {len(m.shards)} "
+            f"{'shard' if len(m.shards) == 1 else 'shards'}, {_size(trace) / 1e6:,.1f} MB"
         ),
         f"evidence   {' '.join([f'{m.evidence}.', *unknowns(m, trace.documents)])}",
         f"made with  {made_with(m)}",

@@ -205,3 +205,11 @@ def test_the_next_step_of_a_part_is_to_merge(planted: Path) -> None:
     kept = Manifest(**manifest.model_dump() | {"kept": ("routing", "hidden")})
     assert next(s for s in steps_of(planted, kept) if s.name == "sae train").command == f"moe-probe sae train {planted}"
     assert next(s for s in steps_of(planted, manifest) if s.name == "sae train").command == ""
+
+
+def test_find_says_how_a_run_gets_features_only_where_it_can(planted: Path) -> None:
+    word = Trace.open(planted).tokens(["token"])["token"].iloc[0].strip()
+    done = run_app("find", planted, word, "--regex")
+    assert done.exit_code == 0, done.stderr
+    assert "no activations to train them on" in done.stderr and "moe-probe sae train" not in done.stderr
+    assert re.search(r"\d+ tokens? in \d+ documents? of the corpus", done.stdout) and "1 documents" not in done.stdout

@@ -87,7 +87,7 @@ def find_units(
         When the query is not in the corpus and there is no model, or an SAE has no labelled features.
     """
     if "features" not in run.results:
-        say(f"note: no features are labelled (moe-probe sae train {run.path}, moe-probe label {run.path}); experts only")
+        say(f"note: {_no_features(run)}; experts only")
     if query.contrast is not None:
         texts = [_read(path) for path in query.contrast]
         with tempfile.TemporaryDirectory() as folder:
@@ -108,6 +108,15 @@ def find_units(
     )
     with tempfile.TemporaryDirectory() as folder:
         return _by_itself(run, _collected([query.text], run, load, Path(folder)), query)
+
+
+def _no_features(run: RunDirectory) -> str:
+    """Say why a run has no labelled features, and which command gives it some where one can."""
+    if any(run.sae_folder.glob("layer_*/width_*/cfg.json")):
+        return f"no features are labelled (moe-probe label {run.path})"
+    if {"hidden", "residual", "expert_outputs"} & set(run.manifest.kept):
+        return f"the run has no SAEs (moe-probe sae train {run.path})"
+    return "the run has no SAEs, and no activations to train them on (collect --keep hidden, or run --widths 1024)"
 
 
 def _read(path: Path) -> str:
@@ -185,7 +194,7 @@ def _in_corpus(run: RunDirectory, rows: np.ndarray, query: Query) -> SearchResul
     base = expert_shares(run, np.setdiff1d(np.arange(run.n_tokens), rows))
     experts = rank_experts(run, expert_shares(run, rows), base, len(rows))
     part = "" if len(used) == len(with_query) else f" (features: {len(used)} of these documents)"
-    source = f"'{query.text}': {len(rows):,} tokens in {len(with_query):,} documents of the corpus{part}"
+    source = f"'{query.text}': {_many(len(rows), 'token')} in {_many(len(with_query), 'document')} of the corpus{part}"
     columns = columns_in_words("the query's tokens", "other tokens of the corpus", order="f1")
     return SearchResult(source, len(rows), _best(features, "f1", query.limit), experts.head(query.limit), columns)
 
@@ -227,6 +236,10 @@ def _contrast(run: RunDirectory, trace: Trace, query: Query) -> SearchResult:
     columns = columns_in_words("the first text's tokens", "the second text's tokens", order="z")
     best = _best(features, "z", query.limit)
     return SearchResult(" against ".join(described), sizes[0], best, experts.head(query.limit), columns)
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _best(table: pd.DataFrame, column: str, limit: int) -> pd.DataFrame:

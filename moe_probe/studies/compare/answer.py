@@ -201,8 +201,8 @@ def _followed(part: pd.DataFrame, a: str, b: str) -> str:
         lead = f"As many experts follow {a} as {b}"
     else:
         lead = "Experts follow {} more than {}".format(*((a, b) if by_a > by_b else (b, a)))
-    told = listed([f"{by_a} by {a}", f"{by_b} by {b}", f"{neither} by neither beyond chance"])
+    told = listed([f"by {a} for {by_a}", f"by {b} for {by_b}", f"by neither for {neither}"])
     return (
-        f"{lead}: of {len(part)} experts, usage over documents is better explained of {told} "
+        f"{lead}: of {len(part)} experts, usage over documents is explained better beyond chance {told} "
         f"({a} explains {shares[0]} of its variance on average, {b} {shares[1]})."
     )

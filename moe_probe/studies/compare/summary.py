@@ -19,8 +19,8 @@ _COLUMNS = [
     *("ci_low", "ci_high", "q_value", "beyond", "method"),
 ]
 MEASURES = {
-    "decode_accuracy": "label told from routing",
-    "decode_skill": "label told from routing, over guessing",
+    "decode_accuracy": "label decoded from routing",
+    "decode_skill": "label decoded from routing, over guessing",
     "mi_bits": "bits about the label",
     "entropy_bits": "entropy of loads",
     "effective_experts": "effective experts",
