@@ -67,6 +67,25 @@ def refuse_links_out(root: str | Path, *, trace: bool = False) -> Path | None:
     return lies
 
 
+def refuse_settings_out(path: Path) -> None:
+    """Refuse settings that are a link out of a run; settings of one's own, outside a run, may be a link as any file.
+
+    Parameters
+    ----------
+    path : Path
+        File that a command was called with.
+
+    Raises
+    ------
+    MoeProbeError
+        Naming what it points to.
+    """
+    home = path.parent.resolve()
+    of_a_run = any((home / name).exists() for name in (_TRACE, "results", "logs"))
+    if of_a_run and path.is_symlink() and not any(_inside(path, one) for one in (home, *_blobs(home))):
+        raise _leads_out(path)
+
+
 def _blobs(home: Path) -> list[Path]:
     """Return the folder of the files that a snapshot of the hub's cache links to; nothing for any other folder."""
     around = [snapshots.parent for snapshots in home.parents if snapshots.name == "snapshots"]

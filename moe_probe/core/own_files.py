@@ -31,16 +31,19 @@ def is_empty_folder(root: Path) -> bool:
     Returns
     -------
     bool
-        True also where its only folders are empty in the same sense.
+        True also where its only folders are empty in the same sense, or, beside a lock, without anything: a process may be
+        killed when it has made a folder, and before it has locked it.
 
     Raises
     ------
     OSError
         When it cannot be read.
     """
+    entries = list(root.iterdir())
+    locked = any(path.name.startswith(LOCK_PREFIX) for path in entries)
     return all(
-        path.name.startswith(LOCK_PREFIX) or (_is_folder(path) and any(path.iterdir()) and is_empty_folder(path))
-        for path in root.iterdir()
+        path.name.startswith(LOCK_PREFIX) or (_is_folder(path) and (locked or any(path.iterdir())) and is_empty_folder(path))
+        for path in entries
     )
 
 

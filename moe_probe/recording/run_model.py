@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_probe.core.errors import MoeProbeError, UsageError, error_text
+from moe_probe.core.links import refuse_settings_out
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.schema import stored_dtype
 from moe_probe.core.textfiles import read_text
@@ -34,10 +35,13 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     ------
     UsageError
         When it is not YAML, or not a mapping, or has more values than settings can have.
+    MoeProbeError
+        When it lies in a run, and is a link out of it.
     """
     import yaml
 
     if not str(path).startswith("/dev/"):  # what a shell hands over is a pipe there
+        refuse_settings_out(Path(path))  # `run --config` of somebody else's run
         size = file_size(Path(path), hint="a YAML file of settings")
         if size > _MOST_SETTINGS:
             why = f"it has {size:,} bytes; settings have at most {_MOST_SETTINGS:,}"

@@ -146,7 +146,7 @@ class _Bench:
         (work / "inputs").mkdir()
         self.alone: dict[tuple[str, tuple[tuple[str, ...], ...]], dict[str, str]] = {}
         if full:
-            self._checked(write_inputs(work / "inputs"))
+            self._checked(write_inputs(work / "inputs", list(PLACES)))
         else:  # the short form imports a table, and loads no model
             write_routing(work / "inputs" / "routing.jsonl")
 

@@ -276,6 +276,17 @@ def test_what_a_kill_leaves_of_locks_makes_no_folder_a_full_one(tmp_path: Path) 
     check_output_folder(tmp_path / "trace", "new", TRACE_FOLDER)
 
 
+def test_a_run_killed_before_it_locked_its_trace_is_begun_anew(tmp_path: Path) -> None:
+    leave(tmp_path, (".moe-probe.lock", ".moe-probe.holder.json"))
+    (tmp_path / "trace").mkdir()
+    for mode in ("new", "resume", "force"):
+        check_output_folder(tmp_path, mode, run_folder(tmp_path))
+    (tmp_path / ".moe-probe.lock").unlink()
+    (tmp_path / ".moe-probe.holder.json").unlink()
+    with pytest.raises(MoeProbeError, match="already contains other files"):
+        check_output_folder(tmp_path, "new", run_folder(tmp_path))
+
+
 def test_parts_of_workers_are_removed_without_what_others_put_there(trace: Path, tmp_path: Path) -> None:
     parts = Parts.of(tmp_path / "of").begin()
     parts.settle(2, 64)
