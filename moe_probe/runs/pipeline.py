@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.extras import need_corpus_extra
 from moe_probe.core.files import RUN_FOLDER, check_output_folder, disk_errors
 from moe_probe.core.lock import writing
@@ -61,7 +62,11 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
         # its lock is that of a trace collected alone, too; one that is elsewhere is only read
         with contextlib.nullcontext() if trace.is_symlink() else writing(trace):
             _begin(config, root, mode)
-            return _stages(config, root, say)
+            try:
+                return _stages(config, root, say)
+            except MoeProbeError:
+                _forget(root, mode)
+                raise
 
 
 def _begin(config: RunConfig, root: Path, mode: str) -> None:
@@ -77,6 +82,13 @@ def _begin(config: RunConfig, root: Path, mode: str) -> None:
         settle(root / "results" / "asked")
         root.mkdir(parents=True, exist_ok=True)
         dump_config(config, root / "run.yaml")
+
+
+def _forget(root: Path, mode: str) -> None:
+    """Remove a new run that nothing came of, such as one of a corpus that is not there: the next try is a new one again."""
+    own = run_folder(root).own
+    if mode == "new" and own is not None and {path.name for path in own.listed(root)} == {"run.yaml"}:
+        own.remove(root)
 
 
 def _stages(config: RunConfig, root: Path, say: Say) -> RunOutcome:

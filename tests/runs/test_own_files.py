@@ -330,3 +330,12 @@ def test_a_file_is_own_only_in_folders_that_are_own() -> None:
     }
     assert own == {"trace.json", "parts/00000.json", "routing/00000.safetensors", "hidden/layer_00/00000.safetensors"}
     assert all("/" not in path or TRACE_FILES.folders.fullmatch(path.rpartition("/")[0]) for path in own)
+
+
+def test_a_new_run_that_nothing_came_of_leaves_nothing(tmp_path: Path) -> None:
+    """After a typing error the next try is a new run again; what others put into the folder stays."""
+    (tmp_path / "run").mkdir()
+    for _ in range(2):
+        with pytest.raises(MoeProbeError, match="there is no corpus"):
+            pipeline.run(CONFIG, tmp_path / "run")
+        assert files(tmp_path / "run") == {}
