@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moe_probe.core.text import cells, printable
+from moe_probe.core.text import cells, clipped, printable
 from moe_probe.report.plots.panels import PALETTE, SHAPES, ColourScale, HeatPanel, PointPanel
 from moe_probe.report.plots.style import AMOUNTS, DARK_PAGE, DIVERGING, PALE, dark_colour, dark_map, ink_on
+from moe_probe.report.plots.summary import ANSWERS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moe_probe.report.content import Bar, Table
 
 #: Marks (cells, points) that a drawing may have; beyond, an image is smaller and as readable.
 MOST_MARKS = 6000
+#: Characters of a topic's name beside its lift.
+_NAME = 26
 #: Shades of a colour map, and the letters of their classes by the name of the map.
 _SHADES = 40
 _LETTERS = {DIVERGING.name: "d", AMOUNTS.name: "a"}
@@ -164,6 +169,77 @@ def colours() -> dict[str, Any]:
                 inks[page][ink_on(colour)].append(f"{letter}{i}")
     points = [(colour, to_hex(dark_colour(colour))) for colour in PALETTE]
     return {"shades": shades, "inks": inks, "points": points, "pale": PALE, "page": DARK_PAGE}
+
+
+def lifts(table: pd.DataFrame, threshold: float, tip: Callable[[Mapping[Any, Any]], str]) -> str:
+    """Draw the lift of every topic with its interval, largest first; it shrinks to a narrow screen and stays readable.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``topic, kind`` (a key of `moe_probe.report.plots.summary.ANSWERS`), ``log2_lift, ci_low, ci_high``.
+    threshold : float
+        Log2 lift that a verdict requires.
+    tip : callable
+        From the row of a topic to what its mark says when pointed at.
+
+    Returns
+    -------
+    str
+        Markup.
+    """
+    rows = table.sort_values("log2_lift", ascending=False, na_position="last", kind="stable").to_dict("records")
+    names = [clipped(printable(str(row["topic"])), _NAME) for row in rows]
+    known = table[["log2_lift", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    low = min(-0.5, float(np.nanmin(known)) - 0.1)
+    high = max(threshold + 0.5, float(np.nanmax(known)) + 0.1)
+    left, width, top, size = 14 + round(6.4 * max(map(cells, names))), 430, 24, 19
+    bottom = top + size * len(rows)
+
+    def x(value: float) -> str:
+        return f"{left + (width - 12 - left) * (value - low) / (high - low):.1f}"
+
+    parts = [
+        f'<svg class="lifts" role="img" aria-label="lift of each topic" viewBox="0 0 {width} {bottom + 36}">',
+        f'<path class="axis" d="M{x(0)} {top - 4}V{bottom}"/>',
+        f'<path class="axis asked" d="M{x(threshold)} {top - 4}V{bottom}"/>',
+        f'<text class="tick" x="{x(threshold)}" y="{top - 9}" text-anchor="middle">needed: {2.0**threshold:.3g}×</text>',
+    ]
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        y = top + size * i + size // 2
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4}" text-anchor="end">{text(name)}</text>')
+        value, *ends = (float(row[column]) for column in ("log2_lift", "ci_low", "ci_high"))
+        if not np.isfinite(value):
+            parts.append(f'<text class="tick" x="{left}" y="{y + 4}">not tested</text>')
+            continue
+        colour = ANSWERS[row["kind"]][0]
+        if np.isfinite(ends).all():
+            parts.append(f'<path d="M{x(ends[0])} {y}H{x(ends[1])}" stroke="{colour}" stroke-width="2"/>')
+        parts.append(
+            f'<path d="M{x(value)} {y}{_shape(row["kind"])}" fill="{colour}"><title>{text(tip(row))}</title></path>'
+        )
+    for power in np.arange(np.ceil(low), np.floor(high) + 1).tolist():
+        parts.append(f'<text class="tick" x="{x(power)}" y="{bottom + 13}" text-anchor="middle">{2.0**power:g}×</text>')
+    parts.append(
+        f'<text class="tick" x="{(left + width) // 2}" y="{bottom + 29}" text-anchor="middle">lift over an average topic '
+        "(95 % interval)</text></svg>"
+    )
+    return "".join(parts) + _kinds(table["kind"].tolist())
+
+
+def _shape(kind: str) -> str:
+    return next((path for path, marker in SHAPES if marker == ANSWERS[kind][1]), SHAPES[0][0])
+
+
+def _kinds(kinds: Sequence[str]) -> str:
+    """Say what the marks of lifts stand for, and how many topics have each."""
+    items = "".join(
+        f'<span><svg width="12" height="12" viewBox="-6 -6 12 12" aria-hidden="true"><path d="M0 0{_shape(kind)}" '
+        f'fill="{colour}"/></svg> {text(name)} ({kinds.count(kind)})</span> '
+        for kind, (colour, _, name) in ANSWERS.items()
+        if kind in kinds and kind != "untested"
+    )
+    return f'<p class="scale">{items}</p>'
 
 
 def colour_bar(scale: ColourScale, ends: tuple[str, str], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,27 @@ def test_the_axis_of_lifts_has_numbers() -> None:
     header = svg.axis_of(Table(("topic", "lift"), (("a", "–"), ("b", bar))), 1)
     assert ">1×</text>" in header and ">2×</text>" in header and ">8×</text>" in header
     assert svg.axis_of(Table(("topic", "lift"), (("a", "–"), ("b", bar))), 0) == ""
+
+
+def test_the_picture_has_a_mark_for_every_topic(results: dict[str, Result]) -> None:
+    evil = "<script>alert(1)</script>"
+    table = results["verdicts"].table.assign(kind=["group", "weak", "untested"], topic=[evil, "b", "c"])
+    table.loc[table.index[2], ["log2_lift", "ci_low", "ci_high"]] = np.nan
+    drawn = svg.lifts(table, 1.0, lambda row: f"{row['topic']}: {2 ** row['log2_lift']:.2f}")
+    marks = re.findall(r"<title>(.*?): (.*?)</title>", drawn)
+    lifts = [f"{2**value:.2f}" for value in table["log2_lift"].dropna()]
+    assert sorted(marks) == sorted(zip(["&lt;script&gt;alert(1)&lt;/script&gt;", "b"], lifts, strict=True))
+    assert evil not in drawn and "not tested" in drawn and "needed: 2×" in drawn
+    assert "has a group of experts (1)" in drawn and "real but too small (1)" in drawn
+
+
+def test_what_was_not_tested_has_no_empty_columns(results: dict[str, Result]) -> None:
+    table = results["verdicts"].table.assign(verdict="none", grade="untested", layer=pd.NA, experts="", log2_lift=np.nan)
+    kept = {name: result for name, result in results.items() if name != "ablation"}
+    table = table.drop(columns=["auroc_feature", "causal"])
+    section = verdicts_section(kept | {"verdicts": replace(results["verdicts"], table=table)})
+    (shown,) = (block for block in section.blocks if isinstance(block, Table))
+    assert shown.columns == ("topic", "verdict") and len(shown.rows) == 3 and not shown.note
 
 
 def test_a_small_effect_is_not_called_none(results: dict[str, Result]) -> None:

@@ -84,6 +84,8 @@ def _devoted(topics: pd.DataFrame) -> str:
     strong = topics[topics["significant"] & topics["replicated"] & (topics["log2_lift"] > 0)]
     counts = strong.groupby(["layer", "expert"])["topic"].nunique()
     total = len(topics[["layer", "expert"]].drop_duplicates())
+    if topics["q_value"].isna().all():
+        return f"None of {total:,} experts can be tested."
     return (
         f"Of {total:,} experts, {int((counts == 1).sum()):,} are used more for one topic and {int((counts > 1).sum()):,} for "
         "several, replicated on held-out documents."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.core.text import is_missing, listed
 from moe_probe.experts.explain.rivals import RIVALS
-from moe_probe.report import plots
+from moe_probe.report import plots, svg
 from moe_probe.report.cells import Cell, Row, lift_text, number, probability, table_of
 from moe_probe.report.content import Bar, Picture, Section, Table
 from moe_probe.report.plots.summary import answer_kinds, by_answer
@@ -65,22 +65,29 @@ def _table(result: Result, table: pd.DataFrame, results: Mapping[str, Result]) -
     }
     if "auroc_feature" in table and table["auroc_feature"].notna().any():
         cells["feature AUROC"] = ("auroc_feature", 2)
+    if all(unit_of(row) == "–" for row in table.to_dict("records")):  # nothing was tested: the others would be empty
+        cells = {name: cells[name] for name in ("topic", "verdict")}
     ablated = "causal" in table and bool((table["causal"] != "not tested").any())
     if ablated:
         cells["loss without the unit"] = lambda row: _causal(row, ablation)
-    cells["replicated"] = lambda row: _replicated(row, tested)
+    if "unit" in cells:
+        cells["replicated"] = lambda row: _replicated(row, tested)
     shown = table_of(
         table,
         cells,
         heading="Verdicts: one row per topic",
-        note="Unit: the expert, group or feature that passes, or the nearest expert. Lift: full mark, no difference; dashed "
-        "mark, required for a verdict."
-        + (" Loss: mean change in nats per token with that unit switched off, on the topic and on other topics." * ablated),
+        note=f"{_UNIT}{_LOSS * ablated}" if "unit" in cells else "",
     )
     details = tuple((short_reason(row), _evidence(row)) for row in table.to_dict("records"))
     return replace(shown, marks="verdict", details=details)
 
 
+#: What is said under the table, and where units were switched off.
+_UNIT = (
+    "Unit: the expert, group or feature that passes, or the nearest expert. Lift: full mark, no difference; dashed mark, "
+    "required for a verdict."
+)
+_LOSS = " Loss: mean change in nats per token with that unit switched off, on the topic and on other topics."
 #: How the kinds of answers are called in the table.
 _VERDICTS = {"weak": "weak: real but small"}
 
@@ -96,6 +103,7 @@ def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
             count_sentence(table, names=True),
             "How much more each topic's expert (or the nearest candidate) is used on it than on an average topic. Beyond the "
             "dashed line is not enough: it must repeat on other documents, and be more than words predict.",
+            inline=svg.lifts(table, threshold, lambda row: f"{row['topic']}: {where(row)}, {lift_text(row)}"),
         ),
     )
 
