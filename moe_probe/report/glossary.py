@@ -220,7 +220,7 @@ def question_mark(heading: str) -> Markup:
     if match is None:
         return Markup("")
     term = _BY_GROUP[str(match.lastgroup)]
-    return Markup(" " + _link(term, "?", f"What is {term.name}?"))  # noqa: S704 (text of this module)
+    return Markup("&nbsp;" + _link(term, "?", f"What is {term.name}?"))  # noqa: S704 (text of this module)
 
 
 def _link(term: Term, text: str, name: str = "") -> str:

@@ -15,5 +15,5 @@ def markdown_of(run: Path) -> str:
 def html_of(run: Path) -> str:
     """Read the page with its terms as plain words."""
     text = (run / "report.html").read_text(encoding="utf-8")
-    text = re.sub(r' <a class="term mark"[^>]*>\?</a>', "", text)
+    text = re.sub(r'&nbsp;<a class="term mark"[^>]*>\?</a>', "", text)
     return re.sub(r'<a class="term"[^>]*>(.*?)</a>', r"\1", text)
