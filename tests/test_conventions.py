@@ -222,6 +222,13 @@ def test_public_names_exist() -> None:
         moe_probe.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_a_table_is_a_frame_and_no_method() -> None:
+    for path in FILES:
+        for owner in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)):
+            methods = [f for f in owner.body if isinstance(f, ast.FunctionDef) and f.name == "table"]
+            assert all(any("property" in ast.unparse(d) for d in f.decorator_list) for f in methods), f"{path}: {owner.name}"
+
+
 def test_stubs_agree_with_the_packages() -> None:
     """What a stub imports is what it lists, what the package has, and what `dir` shows."""
     stubs = sorted(PACKAGE.rglob("__init__.pyi"))

@@ -225,7 +225,7 @@ class _Tables:
         tables["matches"] = matches[[*_FRONT, *(c for c in matches.columns if c not in _FRONT)]]
         tables["routing_predicted"] = pd.DataFrame(self.routing_predicted)
         tables["experts_predicted"] = pd.DataFrame(self.experts_predicted)
-        tables["carriers"] = self.predictors.table({**labels, **_token_texts(self.run)})
+        tables["carriers"] = self.predictors.as_table({**labels, **_token_texts(self.run)})
         warnings = (
             () if self.loaded is not None else ("Router rows and decoder rows were not compared: no model was named.",)
         )

@@ -124,7 +124,7 @@ class TopicPredictors:
             self._selected = layer, self.split.selections.of_layer(layer, self.split.held_out)
         return self._selected[1]
 
-    def table(self, labels: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+    def as_table(self, labels: Mapping[tuple[str, int], str]) -> pd.DataFrame:
         """Write one row per topic and kind of unit.
 
         Parameters

@@ -47,7 +47,7 @@ class RunTables:
 
     run: RunDirectory
 
-    def table(self, name: str) -> pd.DataFrame | None:
+    def read(self, name: str) -> pd.DataFrame | None:
         """Read one of the tables, None where the run does not have it."""
         return self.run.results[name].table if name in self.run.results else None
 
@@ -66,7 +66,7 @@ class RunTables:
     def topics(self) -> tuple[str, ...]:
         """Topics of the run's documents."""
         names = {str(t) for t in self.run.documents["topic"].dropna()} - {""}
-        features = self.table("features")
+        features = self.read("features")
         return tuple(sorted(names | (set() if features is None else set(features["topic"].astype(str)) - {""})))
 
     @cached_property
@@ -79,12 +79,12 @@ class RunTables:
             {"topic": "", "lift": np.nan, "replicated": False, "explained_by": ""},
             index=pd.MultiIndex.from_tuples(index, names=["layer", "expert"]),
         )
-        if (topics := self.table("expert_topics")) is not None:
+        if (topics := self.read("expert_topics")) is not None:
             lifted = topics[topics["significant"] & (topics["log2_lift"] > 0)]
             best = lifted.sort_values("log2_lift", kind="stable").groupby(["layer", "expert"]).tail(1)
             best = best.set_index(["layer", "expert"])
             out.loc[best.index, ["topic", "lift", "replicated"]] = best[["topic", "lift", "replicated"]]
-        if (experts := self.table("experts")) is not None and "explained_by" in experts:
+        if (experts := self.read("experts")) is not None and "explained_by" in experts:
             explained = experts.set_index(["layer", "expert"])["explained_by"].fillna("").astype(str)
             out["explained_by"] = explained.reindex(out.index).fillna("")
         return out
@@ -106,7 +106,7 @@ class RunTables:
         import pandas as pd
 
         out = pd.DataFrame(_BLANK, index=pd.RangeIndex(width, name="feature"))
-        if (table := self.table("features")) is None:
+        if (table := self.read("features")) is None:
             return out
         rows = table[table["sae"] == sae].set_index("feature")
         for name, blank in _BLANK.items():
@@ -133,7 +133,7 @@ class RunTables:
         experts: list[tuple[int, int]] = []
         tables = {sae: self.features(sae, width) for sae, width in saes.items()}
         features = [(sae, int(f)) for sae, table in tables.items() for f in table.index[table["topic"] == topic]]
-        verdicts = self.table("verdicts")
+        verdicts = self.read("verdicts")
         if verdicts is not None and (verdicts["topic"] == topic).any():
             row = verdicts[verdicts["topic"] == topic].iloc[0]
             if row["verdict"] in ("expert", "group"):
@@ -146,7 +146,7 @@ class RunTables:
     @cached_property
     def decoding(self) -> tuple[int, float, float] | None:
         """Layer from which topics of whole documents are decoded best, its held-out accuracy, and that with shuffled topics."""
-        table = self.table("layers")
+        table = self.read("layers")
         if table is None or "decode_accuracy" not in table or table["decode_accuracy"].isna().all():
             return None
         row = table.loc[table["decode_accuracy"].idxmax()]
