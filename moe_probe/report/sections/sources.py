@@ -86,4 +86,4 @@ def methods_section(results: Mapping[str, Result]) -> Section:
 
 def _described(source: CitedSource) -> str:
     """Describe a source in a sentence, and what it was used for."""
-    return f"{source.text}. Used for: {'; '.join(source.purposes)}." if source.purposes else f"{source.text}."
+    return f"{source.text} (used for: {'; '.join(source.purposes)})" if source.purposes else source.text
