@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 
 def human_lines(results: Mapping[str, Result], *, brief: bool = False) -> str:
-    """Answer "human lines or not", with the number and its null; "" where it was not tested; `brief`: in two sentences."""
+    """Answer "human lines or not", with the number and its null.
+
+    Parameters
+    ----------
+    results : mapping of str to Result
+    brief : bool
+        In two sentences.
+
+    Returns
+    -------
+    str
+        "" where it was not tested.
+    """
     if "tree_subjects" not in results:
         return ""
     table = results["tree_subjects"].table
