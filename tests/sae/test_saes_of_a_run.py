@@ -424,7 +424,7 @@ def test_the_report_shows_features_and_hostile_text_as_text(run: Path, tmp_path:
     write_report(copy)
     html, markdown = html_of(copy), markdown_of(copy)
     assert "What do the features say?" in html and "How faithful are the sparse autoencoders?" in markdown
-    shown = re.findall(r'<details class="card"><summary>[^<]*, feature \d', html)
+    shown = re.findall(r'<details class="card"[^>]*><summary>[^<]*, feature \d', html)
     assert len(shown) == len(cards.table.groupby(["sae", "feature"])) > 0
     assert "<script>alert" not in html + markdown and html.count("</style>") == 1 and "\x1b" not in html + markdown
     assert "&lt;script&gt;alert(1)" in html and "&lt;script&gt;alert(1)" in markdown
