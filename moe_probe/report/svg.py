@@ -156,7 +156,8 @@ def colours() -> dict[str, Any]:
     -------
     dict
         ``shades``: for every class of cells its colour on a light and on a dark page; ``inks``: for black and white, on light
-        and on dark pages, the classes on which signs have it; ``points``: colours of labels; ``pale``: opacity; ``page``.
+        and on dark pages, the classes on which signs have it; ``points``, ``answers``: colours of labels and of answers;
+        ``pale``: opacity; ``page``.
     """
     from matplotlib.colors import to_hex
 
@@ -168,7 +169,8 @@ def colours() -> dict[str, Any]:
             for page, colour in zip(inks, pair, strict=True):
                 inks[page][ink_on(colour)].append(f"{letter}{i}")
     points = [(colour, to_hex(dark_colour(colour))) for colour in PALETTE]
-    return {"shades": shades, "inks": inks, "points": points, "pale": PALE, "page": DARK_PAGE}
+    answers = [(colour, to_hex(dark_colour(colour))) for colour, _, _ in ANSWERS.values()]
+    return {"shades": shades, "inks": inks, "points": points, "answers": answers, "pale": PALE, "page": DARK_PAGE}
 
 
 def lifts(table: pd.DataFrame, threshold: float, tip: Callable[[Mapping[Any, Any]], str]) -> str:
@@ -212,12 +214,11 @@ def lifts(table: pd.DataFrame, threshold: float, tip: Callable[[Mapping[Any, Any
         if not np.isfinite(value):
             parts.append(f'<text class="tick" x="{left}" y="{y + 4}">not tested</text>')
             continue
-        colour = ANSWERS[row["kind"]][0]
+        colour = _answer_class(row["kind"])
         if np.isfinite(ends).all():
-            parts.append(f'<path d="M{x(ends[0])} {y}H{x(ends[1])}" stroke="{colour}" stroke-width="2"/>')
-        parts.append(
-            f'<path d="M{x(value)} {y}{_shape(row["kind"])}" fill="{colour}"><title>{text(tip(row))}</title></path>'
-        )
+            parts.append(f'<path class="{colour}" d="M{x(ends[0])} {y}H{x(ends[1])}" stroke-width="2"/>')
+        mark = f"M{x(value)} {y}{_shape(row['kind'])}"
+        parts.append(f'<path class="{colour}" d="{mark}" stroke-width="0"><title>{text(tip(row))}</title></path>')
     for power in np.arange(np.ceil(low), np.floor(high) + 1).tolist():
         parts.append(f'<text class="tick" x="{x(power)}" y="{bottom + 13}" text-anchor="middle">{2.0**power:g}×</text>')
     parts.append(
@@ -231,12 +232,17 @@ def _shape(kind: str) -> str:
     return next((path for path, marker in SHAPES if marker == ANSWERS[kind][1]), SHAPES[0][0])
 
 
+def _answer_class(kind: str) -> str:
+    """Class of the colour of a kind of answer."""
+    return f"v{list(ANSWERS).index(kind)}"
+
+
 def _kinds(kinds: Sequence[str]) -> str:
     """Say what the marks of lifts stand for, and how many topics have each."""
     items = "".join(
-        f'<span><svg width="12" height="12" viewBox="-6 -6 12 12" aria-hidden="true"><path d="M0 0{_shape(kind)}" '
-        f'fill="{colour}"/></svg> {text(name)} ({kinds.count(kind)})</span> '
-        for kind, (colour, _, name) in ANSWERS.items()
+        f'<span><svg width="12" height="12" viewBox="-6 -6 12 12" aria-hidden="true"><path class="{_answer_class(kind)}" '
+        f'd="M0 0{_shape(kind)}" stroke-width="0"/></svg> {text(name)} ({kinds.count(kind)})</span> '
+        for kind, (_, _, name) in ANSWERS.items()
         if kind in kinds and kind != "untested"
     )
     return f'<p class="scale">{items}</p>'

@@ -231,11 +231,11 @@ def test_pages_have_a_dark_version_of_every_figure(planted: Path) -> None:
     assert all(alt == other and dark != light for alt, light, other, dark in images)
     light, dark = page[: page.index("</style>")].split("@media screen and (prefers-color-scheme: dark) {\n.plate")
     assert ".plate img.night { display:none; }" in light and "img.day { display:none; }" in dark
-    used = set(re.findall(r'<(?:rect|g|path) class="([adp]\d+)\b', page))
+    used = set(re.findall(r'<(?:rect|g|path) class="([adpv]\d+)\b', page))
     assert len(used) > 30
     for name in used:
         assert f".{name}{{fill:#" in light and (f".{name}{{fill:#" in dark or name[0] == "a"), name
-    assert not re.search(r'<(?:rect|g|text)[^>]* fill="', page)
+    assert not re.search(r'<(?:rect|g|path|text)[^>]* (?:fill|stroke)="', page)
 
 
 def test_the_snippet_of_the_documentation_draws_files(
