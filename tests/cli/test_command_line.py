@@ -68,6 +68,7 @@ SAID_DIFFERENTLY = {
     "--corpus",
     "--depth-first",
     "--force",
+    "--format",  # of files that are read, or written
     "--group-column",
     "--hook",
     "--id-column",
