@@ -40,7 +40,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    if not str(path).startswith("/dev/"):  # what a shell hands over is a pipe there
+    if not str(path).startswith(("/dev/fd/", "/dev/stdin")):  # what a shell hands over is a pipe there
         refuse_settings_out(Path(path))  # `run --config` of somebody else's run
         size = file_size(Path(path), hint="a YAML file of settings")
         if size > _MOST_SETTINGS:

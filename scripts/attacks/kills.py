@@ -47,7 +47,7 @@ def attack(options: Options) -> Table:
     wanted = chosen(options.only, short=options.short)
     rngs = [np.random.default_rng([options.seed, PLACES.index(place)]) for place in wanted]
     counts = [Counts() for _ in wanted]
-    with _prepared(short=options.short):
+    with cheap_and_timeless(short=options.short):
         bench = _Bench(options, wanted)
         try:
             for trial in range(options.number):
@@ -78,7 +78,7 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _prepared(*, short: bool) -> Iterator[None]:
+def cheap_and_timeless(*, short: bool) -> Iterator[None]:
     """Cheap analyses, and a clock that stands still where durations get into files."""
     if short:  # imports alone, which need neither
         yield

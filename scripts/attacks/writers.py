@@ -24,7 +24,7 @@ import numpy as np
 from attacks.common import Options, Table
 from attacks.forks import command
 from attacks.kill_places import PLACES, Place, write_inputs, write_routing
-from attacks.kills import digests
+from attacks.kills import cheap_and_timeless, digests
 
 _SENTENCE = "is being written by another process"
 _TAKEN = "refusing to overwrite"
@@ -70,16 +70,12 @@ class _Ended:
 
 def attack(options: Options) -> Table:
     """Start every pair as often as asked."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     import moe_probe.cli
     import moe_probe.recording.importers  # noqa: F401 (forks start with it)
 
     table = Table("Two writers", ("commands", "trials", "the second was told", "in turn", "wrong"))
-    with contextlib.ExitStack() as stack:
+    with cheap_and_timeless(short=options.short):
         if not options.short:
-            from support.quick import quick
-
-            stack.enter_context(quick())
             _import_everything()
         bench = _Bench(options.work, full=not options.short)
         for number, pair in enumerate(pairs(options)):
