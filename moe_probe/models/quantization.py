@@ -73,7 +73,7 @@ def keep_stored_codes(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (for type checkers all of a module are tensors)
 
 
 def quantization_note(model: PreTrainedModel, kind: str | None) -> str:

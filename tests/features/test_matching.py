@@ -206,7 +206,7 @@ def carriers_of(fires: np.ndarray, words: np.ndarray, topic: np.ndarray, group: 
     made = TopicPredictors(RoutingSplit(selections, tokens, *rows), resamples=200)
     values = sparse.csr_array(fires.astype(np.float32))
     made.add_features("layer_00/width_00008", 0, SplitFirings(*(Firings(values[r], r) for r in rows)))
-    return made.table({("tokens", int(i)): f"word {i}" for i in ids})
+    return made.as_table({("tokens", int(i)): f"word {i}" for i in ids})
 
 
 def test_a_feature_of_a_topics_words_is_not_feature_only_and_a_feature_of_its_documents_is() -> None:

@@ -79,7 +79,7 @@ def test_carriers_without_a_topic_of_two_documents_have_their_columns() -> None:
     tokens = TokenTable(np.arange(4), np.arange(4), np.zeros(4, int), np.zeros(4, int), ("a", "b", "c", "d"), 4)
     selections = Selections(chosen, np.zeros(4, int), np.arange(4))
     split = RoutingSplit(selections, tokens, np.array([0, 1]), np.array([2, 3]))
-    table = TopicPredictors(split).table({})
+    table = TopicPredictors(split).as_table({})
     assert table.empty and {"topic", "kind", "auroc_document", "beyond_expert_document"} <= set(table.columns)
     assert carriers_section({"carriers": Result("carriers", table)}) is None
 
