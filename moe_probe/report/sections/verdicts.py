@@ -233,15 +233,16 @@ def _times(log2: float) -> str:
 
 
 def _causal(row: Row, ablation: pd.DataFrame | None) -> str:
-    """Say which unit was switched off, how the loss changed on the topic and on the others, and whether that confirms it."""
+    """Say how the loss changed on the topic and on the others, whether that confirms it, and without which unit if not the row's."""
     if is_missing(row["ablation_delta_nats"]):
         return "not tested"
     rise = float(row["ablation_delta_nats"])
-    text = f"{feature_name(str(row['ablation_unit']))} off: {_signed(rise)}"
+    unit = feature_name(str(row["ablation_unit"]))
+    text = _signed(rise) if unit == where(row) else f"{unit} off: {_signed(rise)}"
     if ablation is not None and "beyond_others" in ablation:
         same = ablation[(ablation["unit"] == row["ablation_unit"]) & (ablation["topic"] == row["topic"])]
         if len(same) and not is_missing(same["beyond_others"].iloc[0]):
-            text += f" (other topics {_signed(rise - float(same['beyond_others'].iloc[0]))})"
+            text += f" (others {_signed(rise - float(same['beyond_others'].iloc[0]))})"
     return f"{text}; {row['causal']}"
 
 
