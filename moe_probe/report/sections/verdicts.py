@@ -233,7 +233,7 @@ def _times(log2: float) -> str:
 
 
 def _causal(row: Row, ablation: pd.DataFrame | None) -> str:
-    """Say how the loss changed on the topic and on the others, and whether that confirms it; names a unit that is not the row's."""
+    """Say how the loss changed on the topic and on the others, and whether that confirms it; name a unit not the row's."""
     if is_missing(row["ablation_delta_nats"]):
         return "not tested"
     rise = float(row["ablation_delta_nats"])
