@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The topic that the first question asks for, where the corpus has it.
 _EXAMPLE = "chemistry"
+#: What a missing confirmation means.
+_CAN_BE_REPLACED = ": without one of the others, the loss on its topic does not clearly rise more than elsewhere"
 #: Sections whose answers the page begins with.
 _OPENING = ("verdicts", "explained")
 
@@ -51,7 +53,8 @@ def _topic_experts(results: Mapping[str, Result]) -> str:
         confirmed = passing[passing["causal"] == "confirmed"]
         unknown = int(passing["causal"].str.startswith(UNCONFIRMABLE).sum())
         text += (
-            f" Ablation confirms {len(confirmed)} of {len(passing)} experts and groups."
+            f" Ablation confirms {len(confirmed)} of {len(passing)} experts and groups"
+            f"{_CAN_BE_REPLACED if len(confirmed) < len(passing) and not unknown else ''}."
             if unknown < len(passing)
             else f" Ablation could not confirm any of them: {str(passing['causal'].iloc[0]).partition('(')[2].rstrip(')')}."
         )
@@ -69,7 +72,7 @@ def _example(table: pd.DataFrame) -> str:
         "group": f"No single one, but a group: {where(row)}{near}.",
         "feature only": "No; but there is a chemistry feature.",
     }
-    by_grade = {"weak": "Hardly: one that is real but small.", "untested": "It could not be tested."}
+    by_grade = {"weak": "No, only a weak one: real but small.", "untested": "It could not be tested."}
     return f"{by_verdict.get(row['verdict']) or by_grade.get(grade, 'No.')} "
 
 
@@ -127,7 +130,7 @@ def _features(results: Mapping[str, Result]) -> str:
 #: ("" where there is none); in the order of the page.
 _MAKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Result]], str]], ...] = (
     ("", "verdicts", "verdicts", _topic_experts),
-    ("If experts are not about topics, what are they about?", "explained", "explained", _what_else),
+    ("What are experts mostly about?", "explained", "explained", _what_else),
     ("Do all experts of a layer together know the topic?", "layers", "layers", _whole_layers),
     ("Do features have human meanings?", "features", "features", _features),
     ("Do features split along human lines?", "tree_subjects", "tree", partial(human_lines, brief=True)),

@@ -50,7 +50,7 @@ def explained_section(results: Mapping[str, Result]) -> Section:
     if "vocabulary_baseline" in results:
         blocks.append(_baseline(results["vocabulary_baseline"].table))
     return Section(
-        title="If experts are not about topics, what are they about?",
+        title="What are experts mostly about?",
         finding=finding,
         blocks=tuple(blocks),
         how=result.caption,

@@ -101,8 +101,8 @@ def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
             "topics",
             plots.verdict_lifts(table, min_log2_lift=threshold),
             count_sentence(table, names=True),
-            "How much more each topic's expert (or the nearest candidate) is used on it than on an average topic. Beyond the "
-            "dashed line is not enough: it must repeat on other documents, and be more than words predict.",
+            "How much more each topic's expert (or the nearest candidate) is used on it than on an average topic. An expert must "
+            "reach the dashed line, or lie near it, repeat on other documents, and be more than words predict.",
             inline=svg.lifts(table, threshold, lambda row: f"{row['topic']}: {where(row)}, {lift_text(row)}"),
         ),
     )
