@@ -124,7 +124,10 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> list[
         report = _printable(compose(trace, results, only=chosen.sections, title=chosen.title))
         pictures = [p for s in report.sections for p in s.blocks if isinstance(p, Picture)]
         tracked = track(pictures, "report", unit="figures", name=lambda p: p.name)
-        images = {p.name: figure_files(p.figure, kinds=chosen.figure_kinds, in_page=not p.inline) for p in tracked}
+        in_page = "html" in chosen.formats
+        images = {
+            p.name: figure_files(p.figure, kinds=chosen.figure_kinds, in_page=in_page and not p.inline) for p in tracked
+        }
     pages = {}
     if "html" in chosen.formats:
         pages["report.html"] = render_html(report, images)
@@ -138,6 +141,7 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> list[
 
 
 def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) -> list[Path]:
+    earlier = any((root / page).is_file() for page in ("report.html", "report.md"))
     files = []
     for name, image in images.items():
         for kind in drawing.KINDS:
@@ -145,8 +149,8 @@ def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) ->
             if kind in image.files:
                 write_whole(path, partial(Path.write_bytes, data=image.files[kind]))
                 files.append(path)
-            elif image.files:
-                path.unlink(missing_ok=True)  # of an earlier report, beside which the new files would not fit
+            elif image.files and earlier:  # elsewhere a file of this name is somebody's own
+                path.unlink(missing_ok=True)  # the new files would not fit beside it
     for name, text in pages.items():
         write_text(root / name, text)
         files.append(root / name)

@@ -127,7 +127,12 @@ def compose(trace: Trace, results: Mapping[str, Result], *, only: Collection[str
         if section is not None
     )
     names = {section.key: section.short for section in sections}
-    said = tuple(replace(answer, section=names[answer.key]) for answer in answers(results) if answer.key in names)
+    opened = "verdicts" in names  # otherwise no section says at the top what these answers say
+    said = tuple(
+        replace(answer, section=names[answer.key], opens=answer.opens and opened)
+        for answer in answers(results)
+        if answer.key in names
+    )
     report = Report(
         title=title or f"What the experts of {short_name(trace.manifest.model.id)} specialise in",
         summary=_summary(trace, alerts.finding, results),

@@ -37,10 +37,10 @@ class TopicPassage:
         An expert, or a group of experts of one layer, whose gate weights are added up.
     document : str
     which : str
-        "median use", "highest use" or "lowest use": the document's place among those of its topic, by the share of its
-        tokens that are routed to the unit.
+        "median use", "highest use" or "lowest use": the document's place among those of its topic, by selections of the unit
+        per token.
     share : float
-        That share.
+        Share of the document's tokens that are routed to the unit: to any of its experts.
     pieces : tuple of (str, int)
         Text, and strength from 0 (not routed to the unit) to 4.
     """
@@ -78,11 +78,11 @@ def topic_passages(
     """
     if trace.manifest.evidence is not Evidence.WORDS or label not in trace.documents or not claims:
         return []
-    shares, topics = _shares(trace, [unit for _, unit in claims]), trace.documents[label].astype(str).to_numpy()
+    uses, topics = _uses(trace, [unit for _, unit in claims]), trace.documents[label].astype(str).to_numpy()
     chosen: list[tuple[int, str, int]] = []
     for index, (topic, _) in enumerate(claims):
-        own = np.flatnonzero((topics == topic) & np.isfinite(shares[index]))
-        order = own[np.argsort(shares[index][own], kind="stable")]
+        own = np.flatnonzero((topics == topic) & np.isfinite(uses[index]))
+        order = own[np.argsort(uses[index][own], kind="stable")]
         at = {order[round(_PLACES[name] * (len(order) - 1))]: name for name in reversed(which)} if len(order) else {}
         chosen += sorted(((index, name, int(row)) for row, name in at.items()), key=lambda item: which.index(item[1]))
     rows = _rows(trace, {row for *_, row in chosen})
@@ -90,13 +90,22 @@ def topic_passages(
     out = []
     for index, name, row in chosen:
         topic, unit = claims[index]
-        pieces = _shaded(trace, unit, rows[row]) if row in rows else ()
+        pieces = _shaded(trace, unit, rows[row][:_LOOKED_AT]) if row in rows else ()
         if pieces:
-            out.append(TopicPassage(topic, unit, str(names[row]), name, float(shares[index][row]), pieces))
+            share = float(uses[index][row]) if len(unit.members) == 1 else _share(trace, unit, rows[row])
+            out.append(TopicPassage(topic, unit, str(names[row]), name, share, pieces))
     return out
 
 
-def _shares(trace: Trace, units: Sequence[UnitRef]) -> np.ndarray:
+def _share(trace: Trace, unit: UnitRef, rows: np.ndarray) -> float:
+    """Count the tokens that go to a group: one that goes to several of its experts counts once."""
+    assert unit.layer is not None
+    at = trace.layer_index(unit.layer)
+    routing = trace.routing_at(rows, slice(at, at + 1))
+    return float(np.isin(routing.experts[:, 0], unit.members).any(axis=1).mean())
+
+
+def _uses(trace: Trace, units: Sequence[UnitRef]) -> np.ndarray:
     """Count selections of each unit per token of each document, shape (n_units, n_documents)."""
     usage = trace.usage()
     wanted: dict[int, list[int]] = {}
@@ -117,7 +126,7 @@ def _shares(trace: Trace, units: Sequence[UnitRef]) -> np.ndarray:
 
 
 def _rows(trace: Trace, documents: set[int]) -> dict[int, np.ndarray]:
-    """Find the rows of some documents' text tokens in the trace, the first of them."""
+    """Find the rows of some documents' text tokens in the trace."""
     mask = np.zeros(len(trace.documents), dtype=bool)
     mask[list(documents)] = True
     parts: dict[int, list[np.ndarray]] = {}
@@ -126,7 +135,7 @@ def _rows(trace: Trace, documents: set[int]) -> dict[int, np.ndarray]:
             document = np.where(chunk.columns["special"], -1, chunk.columns["document"])
             for row in documents & set(np.unique(document).tolist()):
                 parts.setdefault(row, []).append(chunk.first + np.flatnonzero(document == row))
-    return {row: np.concatenate(found)[:_LOOKED_AT] for row, found in parts.items()}
+    return {row: np.concatenate(found) for row, found in parts.items()}
 
 
 def _shaded(trace: Trace, unit: UnitRef, rows: np.ndarray) -> tuple[tuple[str, int], ...]:

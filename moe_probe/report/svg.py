@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Marks (cells, points) that a drawing may have; beyond, an image is smaller and as readable.
 MOST_MARKS = 6000
-#: Characters of a topic's name beside its lift.
+#: Characters of a topic's name beside its lift, or beside its row of a heat map.
 _NAME = 26
 #: Shades of a colour map, and the letters of their classes by the name of the map.
 _SHADES = 40
@@ -110,12 +110,13 @@ def heat(panel: HeatPanel, scale: ColourScale, tip: Callable[[Mapping[Any, Any]]
     str
         Markup.
     """
-    left, top = 16 + round(5.8 * max(cells(printable(str(row))) for row in panel.rows)), 20
+    names = [clipped(printable(str(row)), _NAME) for row in panel.rows]
+    left, top = 16 + round(5.8 * max(map(cells, names))), 20
     width, height = left + size * panel.width + 2, top + size * len(panel.rows) + 18
     parts = [_opened("heat", panel.title, (width, height), (left, 12))]
     middles = [f"{top + size * (i + 0.5) + 4:.0f}" for i in range(len(panel.rows))]
-    for middle, row in zip(middles, panel.rows, strict=True):
-        parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(row)}</text>')
+    for middle, name in zip(middles, names, strict=True):
+        parts.append(f'<text class="tick" x="{left - 5}" y="{middle}" text-anchor="end">{text(name)}</text>')
     for i, cell in zip(panel.row_index, panel.cells.to_dict("records"), strict=True):
         if not np.isfinite(cell["value"]):
             continue

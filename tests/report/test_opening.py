@@ -86,6 +86,9 @@ def test_shades_are_the_gate_weights_of_the_unit(trace: Trace) -> None:
     assert "".join(text for text, strength in passage.pieces if strength) == "".join(routed) != ""
     strongest = words[inside][int(weight[inside].argmax())]
     assert (strongest, 4) in passage.pieces
+    chosen = np.isin(routing.experts[:, 0], GROUP.members)
+    assert passage.share == pytest.approx(chosen.any(1).mean())
+    assert chosen.any(1).mean() < chosen.sum(1).mean()  # there are tokens of both, which count once
 
 
 def test_without_text_there_are_no_passages(trace: Trace, results: dict[str, Result], tmp_path: Path) -> None:

@@ -47,7 +47,11 @@ def test_chosen_sections_title_folder_and_format(run: Path, tmp_path: Path) -> N
 
 
 def test_markdown_alone_and_its_files(run: Path, tmp_path: Path) -> None:
+    drawing = tmp_path / "figures" / "layers.pdf"
+    drawing.parent.mkdir()
+    drawing.write_text("of somebody else")
     code, said = report(run, "--format", "md", "--out", tmp_path)
+    assert drawing.read_text() == "of somebody else"
     assert code == 0 and "report.md" in said and not (tmp_path / "report.html").exists()
     text = (tmp_path / "report.md").read_text()
     links = re.findall(r"\]\((report/.*?\.md)\)", text)
@@ -60,6 +64,13 @@ def test_the_appendix_has_all_folds_open(run: Path, tmp_path: Path) -> None:
     count = folded.count("<details")
     assert count > 20 and "<details open" not in folded and " open>" not in folded
     assert len(re.findall(r"<details[^>]* open>", opened)) == opened.count("<details") == count
+
+
+def test_without_the_verdicts_the_page_still_answers_what_experts_are_about(run: Path, tmp_path: Path) -> None:
+    asked = "If experts are not about topics, what are they about?"
+    for chosen, counted in (("explained", 1), ("verdicts,explained", 1), ("layers", 0)):
+        assert report(run, "--sections", chosen, "--format", "html", "--out", tmp_path)[0] == 0
+        assert (tmp_path / "report.html").read_text().count(f"<dt>{asked}") == counted
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import subprocess
 import sys
 from typing import Any
@@ -17,7 +18,7 @@ from support.plot_tables import ONE_PANEL, PUBLIC, TABLES, draw
 from moe_probe.core.results import Result
 from moe_probe.report import plots
 from moe_probe.report.plots import summary as plots_summary
-from moe_probe.report.plots.drawing import figure_of, new_figure
+from moe_probe.report.plots.drawing import figure_of, new_figure, safe
 
 
 def test_the_face_has_every_plot_and_loads_no_matplotlib() -> None:
@@ -62,6 +63,16 @@ def test_figures_are_shown_where_pyplot_is_interactive(monkeypatch: pytest.Monke
         made = new_figure(1, 1)
     assert made.number in plt.get_fignums()
     plt.close(made)
+
+
+@pytest.mark.parametrize("formulas", [True, False])
+def test_dollar_signs_are_dollar_signs(formulas: bool) -> None:
+    with matplotlib.rc_context({"text.parse_math": formulas}):
+        figure = new_figure(2, 2)
+        figure.text(0, 0, safe("US$ and $x$"))
+        file = io.BytesIO()
+        figure.savefig(file, format="svg")
+    assert ">US$ and $x$<" in file.getvalue().decode()
 
 
 def test_the_picture_of_the_answer_says_what_the_table_says() -> None:

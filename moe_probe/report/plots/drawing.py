@@ -27,7 +27,11 @@ FILE_DPI = 300
 
 def safe(text: object) -> str:
     """Text for a figure: no control characters, and dollar signs are dollar signs, not the beginning of a formula."""
-    return printable(str(text)).replace("$", r"\$")
+    from matplotlib import rcParams
+
+    shown = printable(str(text))
+    # where formulas are off, as in the report, matplotlib would write the backslash
+    return shown.replace("$", r"\$") if rcParams["text.parse_math"] else shown
 
 
 def new_figure(width: float, height: float, *, shown: bool = True) -> Figure:
@@ -155,6 +159,8 @@ def figure_files(drawn: Figure | Axes | np.ndarray, *, kinds: Sequence[str] = KI
     """
     from moe_probe.report.plots.style import darken
 
+    if not kinds and not in_page:
+        return FigureFiles({})
     figure = _laid_out(drawn)
     files = {kind: _printed(figure, kind, FILE_DPI) for kind in kinds}
     if not in_page:

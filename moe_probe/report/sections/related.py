@@ -43,6 +43,7 @@ def most_similar(table: pd.DataFrame, layer: int, expert: int) -> list[tuple[str
     list of (str, int, float)
     """
     pairs = table[(table["layer"] == layer) & ((table["expert_a"] == expert) | (table["expert_b"] == expert))]
+    pairs = pairs[pairs["similarity"].notna()]  # of experts that are never selected it may be unknown
     out = []
     for kind, part in pairs.groupby("kind", sort=True):
         top = part.sort_values("similarity").iloc[-1]
