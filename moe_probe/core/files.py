@@ -339,4 +339,6 @@ def run_folder_of(path: Path) -> Path:
     """
     if (path / "trace" / "trace.json").exists():
         return path
+    if path.name in ("", ".."):  # "." and ".." have no name of their own
+        path = path.resolve()
     return path.parent if path.name == "trace" else path.with_name(path.name + "-run")

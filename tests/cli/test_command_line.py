@@ -22,6 +22,7 @@ from moe_probe.cli.former import FORMER, renamed
 from moe_probe.cli.order import ORDER
 from moe_probe.cli.usage import commands
 from moe_probe.core.errors import MoeProbeError
+from moe_probe.core.files import run_folder_of
 from moe_probe.core.schema import Manifest
 from moe_probe.recording.trace import Trace
 from moe_probe.runs import pipeline
@@ -176,7 +177,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_info_knows_what_was_done_and_what_comes_next(planted: Path, tmp_path: Path) -> None:
+def test_info_knows_what_was_done_and_what_comes_next(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(planted, run)
 
@@ -189,6 +192,8 @@ def test_info_knows_what_was_done_and_what_comes_next(planted: Path, tmp_path: P
 
     assert info()["next"] == f"moe-probe analyze {run}"
     assert info(run / "trace")["next"] == f"moe-probe analyze {run}"
+    monkeypatch.chdir(run / "trace")  # a folder without a name of its own
+    assert run_folder_of(Path()) == run.resolve() and info(Path())["next"].startswith("moe-probe analyze ")
     assert not [step for step in info()["steps"] if step["made"]]
     planted_results(Trace.open(run / "trace"), run / "results")
     told = info()
