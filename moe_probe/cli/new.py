@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -44,5 +45,5 @@ def new(
     missing += "" if corpus else " --corpus FILE"
     console.result(
         {"settings": str(out)},
-        f"Settings: {out}. Edit it. Next: moe-probe run{missing} --config {out} --out RUN",
+        f"Settings: {out}. Edit it. Next: moe-probe run{missing} --config {shlex.quote(str(out))} --out RUN",
     )

@@ -141,11 +141,11 @@ def cite(
         }
         for source in sources
     ]
-    lines = [line for source in sources for line in (source.text, f"  used for {_uses(source)}")]
+    lines = [line for source in sources for line in (source.text, f"  {_uses(source)}")]
     console.result({"sources": data}, lines or "these results name no source")
 
 
 def _uses(source: CitedSource) -> str:
     """Say what a source was used for, and in which tables."""
     purposes, tables = "; ".join(source.purposes), some_of(source.results, 6)
-    return f"{purposes} (tables: {tables})" if purposes else f"tables: {tables}"
+    return f"used for {purposes} (tables: {tables})" if purposes else f"tables: {tables}"
