@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The topic that the first question asks for, where the corpus has it.
 _EXAMPLE = "chemistry"
 #: What a missing confirmation means.
-_CAN_BE_REPLACED = ": without one of the others, the loss on its topic does not clearly rise more than elsewhere"
+_CAN_BE_REPLACED = "without its expert, a topic's loss does not clearly rise more than that of other topics"
 #: Sections whose answers the page begins with.
 _OPENING = ("verdicts", "explained")
 
@@ -54,11 +54,16 @@ def _topic_experts(results: Mapping[str, Result]) -> str:
         unknown = int(passing["causal"].str.startswith(UNCONFIRMABLE).sum())
         text += (
             f" Ablation confirms {len(confirmed)} of {len(passing)} experts and groups"
-            f"{_CAN_BE_REPLACED if len(confirmed) < len(passing) and not unknown else ''}."
+            f"{_unconfirmed(len(confirmed), len(passing) - unknown - len(confirmed))}."
             if unknown < len(passing)
             else f" Ablation could not confirm any of them: {str(passing['causal'].iloc[0]).partition('(')[2].rstrip(')')}."
         )
     return text
+
+
+def _unconfirmed(confirmed: int, others: int) -> str:
+    """Explain what it means that an ablation confirms some or none."""
+    return f": {'for the others, ' if confirmed else ''}{_CAN_BE_REPLACED}" if others else ""
 
 
 def _example(table: pd.DataFrame) -> str:
