@@ -209,6 +209,7 @@ def test_formats_of_figures_are_chosen(planted: Path, tmp_path: Path) -> None:
     """PNG where Markdown shows it; no other files of an earlier report stay beside the new ones."""
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "topics.svg").write_text("of an earlier report")
+    (tmp_path / "report.md").write_text("an earlier report")
     written = {
         path.suffix
         for path in write_report(planted, ReportOptions(sections=("verdicts",), out=tmp_path, figures=("pdf",)))
