@@ -71,9 +71,9 @@ def usage_sentence(error: Any, root: Any) -> str:
 
 
 def _meant(word: str, known: list[str]) -> str:
-    """Which of the known words may have been meant: one that looks alike, begins so, or ends in a word that looks alike."""
+    """Which of the known words may have been meant: one that begins so, looks alike, or ends in a word that looks alike."""
     bare = word.lstrip("-")
-    near = difflib.get_close_matches(word, known, n=1) or [k for k in known if bare and k.lstrip("-").startswith(bare)]
+    near = [k for k in known if bare and k.lstrip("-").startswith(bare)] or difflib.get_close_matches(word, known, n=1)
     if not near:
         last = {k.split()[-1]: k for k in known}
         near = [last[w] for w in difflib.get_close_matches(bare, list(last), n=1)]

@@ -13,6 +13,7 @@ from moe_probe.core.publication import Published
 from moe_probe.core.results import Results
 from moe_probe.core.text import some_of
 from moe_probe.recording.run_model import model_settings_of
+from moe_probe.studies.verdicts import WEAK, grades
 
 if TYPE_CHECKING:
     from moe_probe.core.schema import Manifest
@@ -117,7 +118,8 @@ def _verdicts(run: Path) -> str:
         table = Results(run / "results")["verdicts"].table
     except MoeProbeError:
         return "the verdicts cannot be read"
-    counts = table["verdict"].value_counts(sort=False)
+    weak = (table["verdict"] == "none") & (grades(table) == WEAK)
+    counts = table["verdict"].mask(weak, "weak").value_counts(sort=False)
     return "verdicts: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
 
 

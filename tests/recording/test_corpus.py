@@ -142,3 +142,20 @@ def test_splits_keep_groups_together(pairs: list[tuple[int, int]], seed: int) ->
 def test_shares_must_be_shares() -> None:
     with pytest.raises(UsageError, match="add up to 1"):
         stratified_split(["t"], ["g"], shares={"a": 0.5, "b": 0.6}, seed=0)
+
+
+@pytest.mark.parametrize("name", ["subtopic", "group", "split"])
+def test_a_column_that_was_named_and_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    """A misspelt group column would make every document a group of its own."""
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"text": "a b", "topic": "t", "page": "1"}\n' * 2)
+    with pytest.raises(MoeProbeError, match=f"has no column 'pgae'.*--{name}-column NAME; did you mean 'page'"):
+        list(Corpus(path, columns=Columns(**{name: "pgae"})))
+    assert len(list(Corpus(path, columns=Columns(**{name: ""})))) == 2
+
+
+def test_a_line_that_lacks_its_end_is_named_itself(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"text": "a b", "topic": "t"}\n{"text": "a b", "topic": "t"\n')
+    with pytest.raises(MoeProbeError, match="line 2 is not JSON"):
+        list(Corpus(path, columns=Columns()))

@@ -147,9 +147,11 @@ def _decode(text: str, start: int, path: Path, line: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        at = line + text.count("\n", start, error.pos)
+        # what is missing belongs to the end of what is there, not to the line after it
+        missing = len(text[: error.pos].rstrip()) if error.msg.startswith("Expecting ',' delimiter") else error.pos
+        at, column = line + text.count("\n", start, missing), missing - text.rfind("\n", 0, missing)
         raise BadLineError.at(
-            at, f"{path}, line {at} is not JSON", f"{error.msg} at column {error.colno}", "one JSON object per line"
+            at, f"{path}, line {at} is not JSON", f"{error.msg} at column {column}", "one JSON object per line"
         ) from error
     except _RepeatedFieldError as error:
         raise BadLineError.at(

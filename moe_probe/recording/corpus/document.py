@@ -151,13 +151,15 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
     Raises
     ------
     BadRowError
-        When text or topic is missing or empty, or a span does not lie inside the text.
+        When text or topic is missing or empty, a column that was named is missing, or a span does not lie inside the text.
     """
     wanted = {columns.text: "--text-column", columns.topic: "--topic-column"}
-    for name in dict.fromkeys([*wanted, *columns.labels]):
+    named = _named(columns)
+    for name in dict.fromkeys([*wanted, *named, *columns.labels]):
         if name not in row:
-            what = f"{where} has no {'' if name in wanted else 'label '}column '{name}'"
-            hint = f"{wanted.get(name, '--label')} NAME; {did_you_mean(name, [str(k) for k in row])}"
+            options = wanted | named
+            what = f"{where} has no {'' if name in options else 'label '}column '{name}'"
+            hint = f"{options.get(name, '--label')} NAME; {did_you_mean(name, [str(k) for k in row])}"
             raise BadRowError(what, f"its columns are {some_of(row, 12)}", hint)
         if name in wanted:
             if name == columns.text and not isinstance(row[name], str) and not is_missing(row[name]):
@@ -177,6 +179,19 @@ def document_from_row(row: Mapping[str, Any], columns: Columns, *, where: str, o
         labels={name: _as_text(row, name, where) for name in columns.labels},
         spans=_read_spans(row.get(columns.spans), text, where=where),
     )
+
+
+def _named(columns: Columns) -> dict[str, str]:
+    """Options of columns that a corpus need not have, where another name was given: who names a column expects it.
+
+    A misspelt group column would otherwise make every document a group of its own, and p-values too small.
+    """
+    usual = Columns()
+    return {
+        getattr(columns, name): f"--{name}-column"
+        for name in ("subtopic", "group", "split")
+        if getattr(columns, name) not in ("", getattr(usual, name))
+    }
 
 
 def _read_spans(value: Any, text: str, *, where: str) -> tuple[LabelSpan, ...]:

@@ -57,7 +57,7 @@ def _table(result: Result, table: pd.DataFrame, results: Mapping[str, Result]) -
     cells: dict[str, Cell] = {
         "topic": "topic",
         "verdict": ("kind", lambda kind: str(_VERDICTS.get(kind, kind))),
-        "how sure": lambda row: "–" if row["grade"] in (WEAK, NOTHING, UNTESTED) else str(row["grade"]),
+        "how sure": lambda row: _how_sure(row, threshold),
         "unit": unit_of,
         "lift [95 %]": lambda row: _lift(row, threshold, axis),
         "q": ("q_value", probability),
@@ -92,6 +92,13 @@ _LOSS = " Loss: mean change in nats per token with that unit switched off, on th
 _VERDICTS = {"weak": "weak: real but small"}
 
 
+def _how_sure(row: Row, threshold: float) -> str:
+    """Say how sure a verdict is, or, of a weak effect, that it is too small."""
+    if row["grade"] == WEAK and not is_missing(row["ci_high"]):
+        return "clearly below" if float(row["ci_high"]) < threshold else "may be larger"
+    return "–" if row["grade"] in (WEAK, NOTHING, UNTESTED) else str(row["grade"])
+
+
 def _picture(table: pd.DataFrame, threshold: float) -> tuple[Picture, ...]:
     """Draw the answer of every topic, where any has a lift."""
     if table["log2_lift"].isna().all():
@@ -114,7 +121,7 @@ _COLUMNS = {
     "q": "false-discovery rate over all layers, experts and topics.",
     "Beyond words": "usage over what the topic's words, previous tokens or pairs of tokens predict, whichever predicts most.",
     "How sure": "clear, the whole interval is above the threshold; likely, it begins below; near the threshold, this corpus "
-    "cannot decide.",
+    "cannot decide. Of weak effects: clearly below, the whole interval is below the threshold.",
     "Weak": "the effect passes every test but is too small for a verdict.",
     "Feature AUROC": "of the best SAE feature, separating held-out documents of the topic; 0.5 is chance.",
     "Loss without the unit": "confirmed, if it rises on the topic, more than on other topics, and more than without units of "
