@@ -90,14 +90,14 @@ def finding(results: Mapping[str, Result]) -> str:
             "label by a language model": "labelling by a language model (not done here)",
         }
         once = [f"{name} {share(table.loc[step, 'of_training'])}" for step, name in names.items() if step in table.index]
-        parts.append(f"Compared with the cost of training this model: {', '.join(once)}; each is paid once.")
+        parts.append(f"Compared with the cost of training this model: {', '.join(once)}; {'each is ' if len(once) > 1 else ''}paid once.")
     forward = steps.params["forward_flops"]
     if forward and "encode an output" in table.index:
         parts.append(
             f"Paid on every output: one SAE adds {share(table.loc['encode an output', 'flops'] / forward)} to the "
             "operations of a forward pass."
         )
-    if "cost_projected" in results:
+    if "cost_projected" in results and "train SAEs" in table.index:
         slopes = results["cost_projected"].params["exponents"]
         low, high = min(slopes.values()), max(slopes.values())
         parts.append(

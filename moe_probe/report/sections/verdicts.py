@@ -42,8 +42,9 @@ def verdicts_section(results: Mapping[str, Result]) -> Section:
         ),
         how=f"{result.caption} {' '.join(f'{name}: {text}' for name, text in _COLUMNS.items())}",
         limits="A verdict is about this corpus: a topic's documents share more than their subject (source, style). Words "
-        "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. The candidate "
-        "with the strongest lift is shown: where no expert passes, its lift is an upper end.",
+        "are ruled out one by one and in pairs, as far as the reason says; longer phrases are not. Where no expert "
+        "passes, the candidate that meets most conditions is shown, chosen on the same documents. Others may have a higher lift, "
+        "which does not repeat or which words explain.",
     )
 
 
