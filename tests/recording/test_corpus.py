@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,8 @@ def test_a_column_that_was_named_and_is_not_there_is_refused(tmp_path: Path, nam
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "a b", "topic": "t", "page": "1"}\n' * 2)
     with pytest.raises(MoeProbeError, match=f"has no column 'pgae'.*--{name}-column NAME; did you mean 'page'"):
-        list(Corpus(path, columns=Columns(**{name: "pgae"})))
-    assert len(list(Corpus(path, columns=Columns(**{name: ""})))) == 2
+        list(Corpus(path, columns=replace(Columns(), **{name: "pgae"})))
+    assert len(list(Corpus(path, columns=replace(Columns(), **{name: ""})))) == 2
 
 
 def test_a_line_that_lacks_its_end_is_named_itself(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_cite_groups_by_source_and_prints_bibtex() -> None:
             s["key"] for s in sources if name in s["results"]
         }
     lines = CliRunner().invoke(app, ["cite", str(RUN)]).stdout.splitlines()
-    assert len(lines) == 2 * len(keys) and all(line.startswith("  used for ") for line in lines[1::2])
+    assert len(lines) == 2 * len(keys) and all(line.startswith(("  used for ", "  tables: ")) for line in lines[1::2])
     text = CliRunner().invoke(app, ["cite", str(RUN), "--bibtex"]).stdout
     assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == keys
     assert "doi = {10.1214/aoms/1177730491}" in text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.text import printable
 from moe_probe.report.plots.drawing import (
     SMALL,
@@ -182,8 +183,15 @@ def coactivation_heatmap(coactivation: pd.DataFrame, *, layers: Sequence[int] | 
     Returns
     -------
     ndarray of Axes, shape (n_layers,)
+
+    Raises
+    ------
+    MoeProbeError
+        When no pair has a lift: too few tokens.
     """
     layers = pair_layers(coactivation) if layers is None else layers
+    if not layers:
+        raise MoeProbeError("there are no pairs of experts to draw", "no pair can be compared with chance", "more documents")
     columns, end = min(3, len(layers)), float(np.log2(_PAIR_END))
     rows = -(-len(layers) // columns)
     figure = new_figure(3.1 * columns + 0.9, 2.9 * rows + 0.3)

@@ -90,7 +90,8 @@ def finding(results: Mapping[str, Result]) -> str:
             "label by a language model": "labelling by a language model (not done here)",
         }
         once = [f"{name} {share(table.loc[step, 'of_training'])}" for step, name in names.items() if step in table.index]
-        parts.append(f"Compared with the cost of training this model: {', '.join(once)}; {'each is ' if len(once) > 1 else ''}paid once.")
+        paid = "each is paid once" if len(once) > 1 else "paid once"
+        parts.append(f"Compared with the cost of training this model: {', '.join(once)}; {paid}.")
     forward = steps.params["forward_flops"]
     if forward and "encode an output" in table.index:
         parts.append(

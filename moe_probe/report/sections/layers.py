@@ -134,6 +134,8 @@ def coactivation_section(results: Mapping[str, Result]) -> Section:
     title = "Which experts work together?"
     if pairs.empty:
         return Section(title=title, finding="Each token goes to one expert: there are no pairs.", how=result.caption)
+    if not plots.pair_layers(table):
+        return Section(title=title, finding="Too few tokens: no pair can be compared with chance.", how=result.caption)
     often = pairs[pairs["tokens"] >= _SEEN].sort_values("lift", ascending=False, kind="stable").head(_ROWS)
     finding = f"No pair of experts is selected for the same token in {_SEEN} tokens or more."
     if len(often):
