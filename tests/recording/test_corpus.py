@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,9 +150,11 @@ def test_a_column_that_was_named_and_is_not_there_is_refused(tmp_path: Path, nam
     """A misspelt group column would make every document a group of its own."""
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "a b", "topic": "t", "page": "1"}\n' * 2)
+    misspelt: dict[str, Any] = {name: "pgae"}
     with pytest.raises(MoeProbeError, match=f"has no column 'pgae'.*--{name}-column NAME; did you mean 'page'"):
-        list(Corpus(path, columns=replace(Columns(), **{name: "pgae"})))
-    assert len(list(Corpus(path, columns=replace(Columns(), **{name: ""})))) == 2
+        list(Corpus(path, columns=Columns(**misspelt)))
+    none: dict[str, Any] = {name: ""}
+    assert len(list(Corpus(path, columns=Columns(**none)))) == 2
 
 
 def test_a_line_that_lacks_its_end_is_named_itself(tmp_path: Path) -> None:
