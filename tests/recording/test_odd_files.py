@@ -481,3 +481,9 @@ def test_a_trace_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None
     (tmp_path / "full" / "trace").write_text("")
     with pytest.raises(MoeProbeError, match="is a file; a trace is a folder"):
         answers(tmp_path / "full")
+
+
+def test_a_table_whose_sizes_are_damaged_is_refused() -> None:
+    """Asked for the number of a column's values, pyarrow 26 ends the process at this file; its reader raises an error."""
+    with pytest.raises(MoeProbeError, match="is damaged behind row 0"):
+        Corpus(Path(__file__).parents[1] / "data" / "damaged_sizes.parquet").summarize()

@@ -148,12 +148,19 @@ def _rows_at_once(metadata: pq.FileMetaData) -> int:
 
 
 def _most_values(metadata: pq.FileMetaData) -> int:
-    """Return the values of the column that declares the most, in all row groups together; -1 for a negative number."""
-    totals = [metadata.num_rows] + [0] * metadata.num_columns
+    """Return the values of the column that declares the most, in all row groups together; -1 for a negative number.
+
+    A column without lists has a value for each row, and is not asked: where it is damaged, pyarrow's metadata ends the process,
+    while its reader says what is wrong.
+    """
+    lists = [i for i in range(metadata.num_columns) if metadata.schema.column(i).max_repetition_level]
+    totals = {-1: metadata.num_rows} | dict.fromkeys(lists, 0)
     for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-        for i in range(group.num_columns):
+        if group.num_rows < 0:
+            return -1
+        for i in lists:
             n = group.column(i).num_values
             if n < 0:
                 return -1
-            totals[i + 1] += n
-    return max(totals) if min(totals) >= 0 else -1
+            totals[i] += n
+    return max(totals.values()) if min(totals.values()) >= 0 else -1
