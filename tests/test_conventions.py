@@ -243,3 +243,10 @@ def test_stubs_agree_with_the_packages() -> None:
         assert given == listed == set(module.__all__), stub
         assert all(hasattr(module, name) for name in listed)
     assert set(dir(moe_probe)) == {*moe_probe.__all__, "__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_commands_in_messages_quote_their_paths(path: Path) -> None:
+    """A path with a space would otherwise be two words of the command that a message says to run."""
+    unquoted = re.findall(r"moe-probe (?:sae )?[a-z]+ \{(?!quoted\(|shown\}|of_trace\}|shlex\.)[^{}]*\}", path.read_text())
+    assert not unquoted

@@ -14,6 +14,7 @@ from moe_probe.cli.options import RunPath, Seed, command, writes_run
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
+from moe_probe.core.text import quoted
 from moe_probe.models.settings import HOW
 from moe_probe.studies.ablation.settings import AblationSettings
 
@@ -78,7 +79,7 @@ def ablate(run: RunPath, *, options: AblateOptions, choice: ModelChoice, seed: S
         where = result.save(opened.results_folder / "asked")
     console.result(
         {"ablation": result.table.to_dict("records"), "table": str(where)},
-        [*summary_lines(result), f"Table: {where}. Next: moe-probe report {run}"],
+        [*summary_lines(result), f"Table: {where}. Next: moe-probe report {quoted(run)}"],
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from moe_probe.cli.console import Console
 from moe_probe.cli.model_choice import serve_first_process
 from moe_probe.cli.options import command
+from moe_probe.core.text import quoted
 from moe_probe.models.settings import LoadOptions, ModelSettings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _check_lines(loaded: LoadedModel, found: CheckReport, tokens: float, rate: f
         f"{size / 1e6:,.1f} MB of routing, before the token table"
     )
     if found.ok:
-        lines.append(f"Next: moe-probe run {info.id} --corpus FILE --out RUN")
+        lines.append(f"Next: moe-probe run {quoted(info.id)} --corpus FILE --out RUN")
     return lines
 
 

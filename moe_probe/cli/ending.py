@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moe_probe.core.text import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -80,7 +82,7 @@ def after_run(trace: Trace, results: Mapping[str, Result], root: Path) -> str:
     """
     run = shlex.quote(str(root))
     if "hidden" in trace.manifest.kept and "sae_quality" not in results:
-        return f"moe-probe sae train {run}"
+        return f"moe-probe sae train {quoted(run)}"
     if "verdicts" in results and "ablation" not in results and results["verdicts"].table["experts"].astype(bool).any():
-        return f"moe-probe ablate {run}"
-    return f'moe-probe inspect {run} "any text"'
+        return f"moe-probe ablate {quoted(run)}"
+    return f'moe-probe inspect {quoted(run)} "any text"'

@@ -17,6 +17,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.extras import need_extra
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, StatisticsSettings, setting
+from moe_probe.core.text import quoted
 
 if TYPE_CHECKING:
     from moe_probe.core.results import Result
@@ -140,7 +141,7 @@ def label(
     good, table = int(features.table["good"].sum()), opened.results_folder / "features.parquet"
     console.result(
         {"features": len(features.table), "good": good, "table": str(table)},
-        f"{good:,} of {len(features.table):,} features have a good label: {table}. Next: moe-probe report {run}",
+        f"{good:,} of {len(features.table):,} features have a good label: {table}. Next: moe-probe report {quoted(run)}",
     )
 
 

@@ -12,6 +12,7 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.options import Mode, Out, command
 from moe_probe.core.errors import UsageError
 from moe_probe.core.settings import Settings, flag_of, setting
+from moe_probe.core.text import quoted
 from moe_probe.recording.importers.label_columns import LabelColumns
 from moe_probe.recording.settings import CollectOptions
 
@@ -215,5 +216,5 @@ def import_(
     m = trace.manifest
     console.result(
         {"trace": str(out), "documents": m.n_documents, "tokens": trace.n_tokens, "warnings": list(trace.warnings)},
-        f"Trace: {out}. Next: moe-probe analyze {out}",
+        f"Trace: {out}. Next: moe-probe analyze {quoted(out)}",
     )

@@ -15,7 +15,7 @@ from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import RunPath, Seed, command
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.settings import Settings, setting
-from moe_probe.core.text import some_of
+from moe_probe.core.text import quoted, some_of
 from moe_probe.core.textfiles import read_stdin, read_text
 
 if TYPE_CHECKING:
@@ -135,5 +135,5 @@ def _show(seen: list[Inspection], run: Path, options: InspectOptions, console: C
         {},
         f"Page: {html}"
         if html is not None
-        else f"Next: moe-probe inspect {run} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3",
+        else f"Next: moe-probe inspect {quoted(run)} --file FILE --html view.html, or --watch TOPIC to be told by exit status 3",
     )

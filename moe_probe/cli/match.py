@@ -12,7 +12,7 @@ from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import RunPath, Seed, command, writes_run
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings
-from moe_probe.core.text import table_lines
+from moe_probe.core.text import quoted, table_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +57,6 @@ def match(
         {r.name: len(r.table) for r in results} | {"carriers": carriers.to_dict("records")},
         [
             *table_lines(shown),
-            f"Tables: {run / 'results'}: {', '.join(r.name for r in results)}. Next: moe-probe ablate {run}",
+            f"Tables: {run / 'results'}: {', '.join(r.name for r in results)}. Next: moe-probe ablate {quoted(run)}",
         ],
     )

@@ -9,6 +9,7 @@ import typer
 
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import Mode, Out, Seed, command
+from moe_probe.core.text import quoted
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +49,7 @@ def merge(
             "warnings": list(trace.warnings),
         },
         f"Trace: {out}, {len(paths)} traces with {m.n_documents:,} documents and {trace.n_tokens:,} tokens. "
-        f"Next: moe-probe analyze {out}",
+        f"Next: moe-probe analyze {quoted(out)}",
     )
 
 

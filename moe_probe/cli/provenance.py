@@ -10,7 +10,7 @@ import typer
 from moe_probe.cli.console import Console
 from moe_probe.cli.options import Seed, command
 from moe_probe.core.errors import MoeProbeError
-from moe_probe.core.text import some_of
+from moe_probe.core.text import quoted, some_of
 
 if TYPE_CHECKING:
     from moe_probe.recording.trace import Trace
@@ -126,7 +126,7 @@ def cite(
 
     results = dict(Results(run_path / "results"))
     if not results:
-        raise MoeProbeError(f"{run_path} has no results", "", f"moe-probe analyze {run_path}")
+        raise MoeProbeError(f"{run_path} has no results", "", f"moe-probe analyze {quoted(run_path)}")
     sources = cited_sources(results)
     if as_bibtex:
         entries = bibtex(sources)

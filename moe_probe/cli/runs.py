@@ -18,6 +18,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import run_folder_of
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import StatisticsSettings, setting
+from moe_probe.core.text import quoted
 from moe_probe.recording.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def collect(
             "bytes": size,
             **({"warnings": list(trace.warnings)} if server.server else {}),
         },
-        f"Trace: {out} ({size / 1e6:,.1f} MB). Next: moe-probe analyze {out}",
+        f"Trace: {out} ({size / 1e6:,.1f} MB). Next: moe-probe analyze {quoted(out)}",
     )
 
 

@@ -11,7 +11,7 @@ from moe_probe.cli.console import Console
 from moe_probe.cli.model_choice import ModelChoice
 from moe_probe.cli.options import Mode, RunPath, Seed, command, writes_run
 from moe_probe.core.lock import locked
-from moe_probe.core.text import table_lines
+from moe_probe.core.text import quoted, table_lines
 from moe_probe.core.workers.settings import WorkerSettings
 from moe_probe.sae.settings import SaeSettings
 
@@ -48,7 +48,7 @@ def train(
     folders = train_where(RunDirectory.open(run), request, workers=workers, say=console.say)
     console.result(
         {"saes": [str(f) for f in folders]},
-        f"{len(folders)} SAEs in {run / 'sae'}. Next: moe-probe sae eval {run}, moe-probe label {run}",
+        f"{len(folders)} SAEs in {run / 'sae'}. Next: moe-probe sae eval {quoted(run)}, moe-probe label {quoted(run)}",
     )
 
 
@@ -78,7 +78,9 @@ def load(
 
     settings = LoadSettings(layer, hook, name, tuple(ignore_field or ()))
     folder = load_into(RunDirectory.open(run), source, settings, say=console.say)
-    console.result({"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {run}, moe-probe label {run}")
+    console.result(
+        {"sae": str(folder)}, f"SAE: {folder}. Next: moe-probe sae eval {quoted(run)}, moe-probe label {quoted(run)}"
+    )
 
 
 @locked(writes_run)

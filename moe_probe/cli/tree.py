@@ -13,7 +13,7 @@ from moe_probe.cli.options import RunPath, Seed, Strata, command, writes_run
 from moe_probe.core.errors import UsageError
 from moe_probe.core.lock import locked
 from moe_probe.core.settings import Settings, setting
-from moe_probe.core.text import clipped, table_lines
+from moe_probe.core.text import clipped, quoted, table_lines
 from moe_probe.features.tree.options import DepthOptions, TreeSettings
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def tree(run: RunPath, *, options: TreeOptions, strata: Strata = None, seed: See
     edges = len(results[0].table)
     last = (
         f"{edges:,} edges: {opened.results_folder / 'tree.parquet'}. "
-        f"Next: moe-probe tree {run} --word WORD, --depth-first auto, or moe-probe report {run}"
+        f"Next: moe-probe tree {quoted(run)} --word WORD, --depth-first auto, or moe-probe report {quoted(run)}"
     )
     return console.result(data | {"edges": edges}, [*tree_lines(results), last])
 
@@ -119,6 +119,6 @@ def _depth_first(run: RunDirectory, o: TreeOptions, tests: TreeSettings, console
         f"{compared.params['subject']}, from {compared.params['root']}",
         *table_lines(compared.table.round(4)),
         *(f"  {r.path}:{r.feature} {clipped(r.label, 70)} (score {r.label_score:.2f})" for r in shown.head(10).itertuples()),
-        f"Tables: {run.results_folder}: depth_first, depth_features. Next: moe-probe report {run.path}",
+        f"Tables: {run.results_folder}: depth_first, depth_features. Next: moe-probe report {quoted(run.path)}",
     ]
     console.result({"depth_first": compared.table.to_dict("records"), "params": compared.params}, lines)

@@ -81,7 +81,7 @@ def refuse_settings_out(path: Path) -> None:
         Naming what it points to.
     """
     home = path.parent.resolve()
-    of_a_run = any((home / name).exists() for name in (_TRACE, "results", "logs"))
+    of_a_run = any((home / name).exists() for name in (_TRACE, "logs/stages.json"))
     if of_a_run and path.is_symlink() and not any(_inside(path, one) for one in (home, *_blobs(home))):
         raise _leads_out(path)
 

@@ -23,6 +23,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import PARTIAL, RUN_FOLDER, disk_errors, sha256_file, write_json, write_whole
 from moe_probe.core.lock import run_of_results, writing
 from moe_probe.core.own_files import LOCK_PREFIX
+from moe_probe.core.text import quoted
 
 #: Hidden folder of files that are not in their place yet; of this package alone.
 STAGED = f"{LOCK_PREFIX}staged"
@@ -126,7 +127,7 @@ class Published:
             return cls(directory)
         except (OSError, ValueError) as error:
             why = f"an interrupted command left it, and {error}"
-            raise MoeProbeError(f"{path} cannot be read", why, f"moe-probe analyze {directory.parent}") from error
+            raise MoeProbeError(f"{path} cannot be read", why, f"moe-probe analyze {quoted(directory.parent)}") from error
         return cls(directory, files, frozenset(removed))
 
     def path(self, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -320,3 +321,8 @@ _NEXT = re.compile(r"(?<=[.?!])(?<! al\.)(?<!e\.g\.)(?<!i\.e\.)(?<! vs\.)\s+(?=[
 def sentences(text: str) -> list[str]:
     """Split a text into its sentences; abbreviations and numbers are not torn apart."""
     return _NEXT.split(text.strip()) if text else []
+
+
+def quoted(path: object) -> str:
+    """Write a path as a command that a message names can be pasted with it into a shell."""
+    return shlex.quote(str(path))

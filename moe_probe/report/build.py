@@ -17,10 +17,10 @@ from moe_probe.core.files import disk_errors, write_text, write_whole
 from moe_probe.core.generation import read_together
 from moe_probe.core.lock import locked
 from moe_probe.core.progress import track
-from moe_probe.core.text import printable, sentences
+from moe_probe.core.text import printable, quoted, sentences
 from moe_probe.recording.trace import Trace
 from moe_probe.report import links, svg
-from moe_probe.report.compose import compose
+from moe_probe.report.compose import SECTIONS, compose
 from moe_probe.report.content import Bar, Cards, Facts, Picture, Report, Section
 from moe_probe.report.glossary import anchor_of, explained, question_mark
 from moe_probe.report.plots import drawing
@@ -116,7 +116,9 @@ def write_report(run: str | Path, options: ReportOptions | None = None) -> list[
     trace = Trace.open(root)
     results = read_together(root / "results")
     if not results:
-        raise MoeProbeError(f"{root} has no results", "a report shows what was analysed", f"moe-probe analyze {root}")
+        raise MoeProbeError(
+            f"{root} has no results", "a report shows what was analysed", f"moe-probe analyze {quoted(root)}"
+        )
     import matplotlib
 
     # a notebook should not show the figures of a report, which are files; names with a $ in them are no formulas
@@ -154,7 +156,16 @@ def _write(root: Path, images: dict[str, FigureFiles], pages: dict[str, str]) ->
     for name, text in pages.items():
         write_text(root / name, text)
         files.append(root / name)
+    for name in _outdated(pages) if earlier else ():
+        (root / name).unlink(missing_ok=True)
     return files
+
+
+def _outdated(pages: Mapping[str, str]) -> set[str]:
+    """Name what an earlier report may have left beside these pages: it would say what they no longer say."""
+    of_page = {"report_appendix.html"} if "report.html" in pages else set[str]()
+    of_markdown = {f"report/{key}.md" for key in SECTIONS} if "report.md" in pages else set[str]()
+    return (of_page | of_markdown) - pages.keys()
 
 
 def render_html(report: Report, images: Mapping[str, FigureFiles], *, unfolded: bool = False) -> str:

@@ -160,23 +160,28 @@ def _shaded(trace: Trace, unit: UnitRef, rows: np.ndarray) -> tuple[tuple[str, i
     return shaded(window, weight[low:high])
 
 
-def shaded(tokens: Sequence[str], strengths: Sequence[float] | np.ndarray) -> tuple[tuple[str, int], ...]:
-    """Put tokens together to text, as far as it is shaded alike; the largest strength has the darkest shade.
+def shaded(
+    tokens: Sequence[str], strengths: Sequence[float] | np.ndarray, *, largest: float | None = None
+) -> tuple[tuple[str, int], ...]:
+    """Put tokens together to text, as far as it is not shaded.
 
     Parameters
     ----------
     tokens : sequence of str
     strengths : sequence of float
         Of each token.
+    largest : float, optional
+        Strength with the darkest shade; by default the largest of these.
 
     Returns
     -------
     tuple of (str, int)
         Text, and strength from 0 (none) to 4.
     """
-    largest = max(map(float, strengths), default=0.0) or 1.0
+    if largest is None:
+        largest = max(map(float, strengths), default=0.0) or 1.0
     joined: list[tuple[str, int]] = []
-    for part, value in decode(tokens).shaded(strengths):
+    for part, value in decode(list(map(str, tokens))).shaded(strengths):
         strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
         piece = part.replace("\n", "⏎")
         if joined and joined[-1][1] == strength == 0:

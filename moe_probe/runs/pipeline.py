@@ -65,7 +65,8 @@ def run(config: RunConfig, out: str | Path, *, mode: str = "new", say: Say = sil
             try:
                 return _stages(config, root, say)
             except MoeProbeError:
-                _forget(root, mode)
+                with contextlib.suppress(MoeProbeError, OSError):  # what is said is why the run failed
+                    _forget(root, mode)
                 raise
 
 

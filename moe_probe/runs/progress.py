@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.files import run_folder_of
 from moe_probe.core.publication import Published
 from moe_probe.core.results import Results
-from moe_probe.core.text import some_of
+from moe_probe.core.text import quoted, some_of
 from moe_probe.recording.run_model import model_settings_of
 from moe_probe.studies.verdicts import WEAK, grades
 
@@ -60,7 +59,7 @@ def steps_of(path: Path, manifest: Manifest) -> list[RunStep]:
     several = len({sae.partition("/")[0] for sae in saes}) < len(saes)
     has_model = model_settings_of(run) is not None
 
-    shown, of_trace = shlex.quote(str(run)), shlex.quote(str(path if path != run / "trace" else run))
+    shown, of_trace = quoted(run), quoted(path if path != run / "trace" else run)
 
     def step(name: str, words: str, result: str, *, possible: object = True) -> RunStep:
         made = words if result in names else ""
@@ -104,13 +103,13 @@ def next_command(path: Path, manifest: Manifest) -> str:
     steps = {step.name: step for step in steps_of(path, manifest)}
     run = run_folder_of(path)
     if manifest.shard_of is not None:
-        return f"moe-probe merge {shlex.quote(str(path))} OTHER_PARTS --out TRACE"
+        return f"moe-probe merge {quoted(path)} OTHER_PARTS --out TRACE"
     # what is half done comes before the report, what was not begun after it
     begun = ("analyze", *(("label", "match") if steps["sae train"].made else ()), "report", "sae train", "ablate")
     for step in (steps[name] for name in begun):
         if step.command and not step.made:
             return step.command
-    return f"open {run / 'report.html'}"
+    return f"open {quoted(run / 'report.html')}"
 
 
 def _verdicts(run: Path) -> str:

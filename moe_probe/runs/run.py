@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moe_probe.core.errors import UsageError, did_you_mean
 from moe_probe.core.html import card_html, facts_html, folded_html, table_html
 from moe_probe.core.results import Result
-from moe_probe.core.text import bracket, figure, table_lines
+from moe_probe.core.text import bracket, figure, quoted, table_lines
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.report.unit_card import UnitCard, expert_card, feature_card
 
@@ -34,7 +34,7 @@ class Saes(Mapping[str, "Sae"]):
             raise UsageError(
                 f"there is no SAE '{name}' in {self._run / 'sae'}",
                 did_you_mean(name, list(self)) if len(self) else "it holds none",
-                f"moe-probe sae train {self._run}",
+                f"moe-probe sae train {quoted(self._run)}",
             )
         if name not in self._loaded:
             from moe_probe.sae import load_sae

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import fingerprint_scheme
+from moe_probe.core.text import quoted
 from moe_probe.core.units import format_members
 from moe_probe.sae.config import SaeConfig
 
@@ -64,7 +65,7 @@ def saes_of(run: Path) -> list[Path]:
     """
     folders = sorted(p.parent for p in (run / "sae").glob("layer_*/width_*/cfg.json"))
     if not folders:
-        raise MoeProbeError(f"there are no SAEs in {run}", f"{run / 'sae'} has none", f"moe-probe sae train {run}")
+        raise MoeProbeError(f"there are no SAEs in {run}", f"{run / 'sae'} has none", f"moe-probe sae train {quoted(run)}")
     return folders
 
 

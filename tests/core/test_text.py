@@ -34,7 +34,7 @@ from moe_probe.recording.trace import Trace, TraceWriter
 from moe_probe.recording.trace.stored import StoredTokens, readable
 from moe_probe.report import write_report
 from moe_probe.report.content import Passage
-from moe_probe.report.sections.experts import _pieces
+from moe_probe.report.passages import shaded
 from moe_probe.report.unit_card import UnitCard
 from moe_probe.testing import planted_results
 
@@ -199,7 +199,7 @@ def test_decomposed_accents_are_the_same_word(trace: Trace) -> None:
 def test_contexts_and_token_tables_hold_text(trace: Trace) -> None:
     texts = [text_of(trace, i) for i in range(5)]
     for row in expert_contexts(trace).table.itertuples():
-        shown = "".join(text for text, _ in _pieces(row.tokens, row.weights)).replace("<s>", "").strip()
+        shown = "".join(text for text, _ in shaded(row.tokens, row.weights, largest=1.0)).replace("<s>", "").strip()
         assert shown in texts or any(shown in text for text in texts), shown
         assert "⟨" not in shown and "\ufffd" not in shown
     tokens = set("".join(expert_tokens(trace).table["token"]))
@@ -455,7 +455,7 @@ def test_excerpts_for_a_language_model_mark_characters() -> None:
 
 
 def test_cards_show_characters() -> None:
-    card = UnitCard("t", (), (Passage("strongest", _pieces(["x⟨c2⟩", "⟨b2⟩", " ä"], [0.0, 0.9, 0.0])),))
+    card = UnitCard("t", (), (Passage("strongest", shaded(["x⟨c2⟩", "⟨b2⟩", " ä"], [0.0, 0.9, 0.0])),))
     assert "<b>²</b>" in card.markdown() and "x[²] ä" in str(card) and "<span>x</span>" in card._repr_html_()
 
 

@@ -87,3 +87,15 @@ def test_wrong_words_are_refused_by_name(run: Path, words: tuple[str, ...], says
     code, said = report(run, *words)
     assert code == 2 and says in said
     assert not (run / "report.html").exists()
+
+
+def test_pages_of_an_earlier_report_do_not_stay_beside_others(run: Path, tmp_path: Path) -> None:
+    """An appendix and files of sections that are not written again would show numbers of before."""
+    out = tmp_path / "talk"
+    assert report(run, "--out", out, "--appendix")[0] == 0
+    (out / "report" / "notes.md").write_text("mine")
+    assert report(run, "--out", out, "--sections", "verdicts", "--format", "md")[0] == 0
+    assert {p.name for p in (out / "report").iterdir()} == {"verdicts.md", "glossary.md", "notes.md"}
+    assert (out / "report_appendix.html").exists(), "only Markdown was written"
+    assert report(run, "--out", out, "--sections", "verdicts")[0] == 0
+    assert not (out / "report_appendix.html").exists()

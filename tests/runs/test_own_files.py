@@ -333,7 +333,7 @@ def test_a_file_is_own_only_in_folders_that_are_own() -> None:
 
 
 def test_a_new_run_that_nothing_came_of_leaves_nothing(tmp_path: Path) -> None:
-    """After a typing error the next try is a new run again; what others put into the folder stays."""
+    """After a typing error the next try is a new run again."""
     (tmp_path / "run").mkdir()
     for _ in range(2):
         with pytest.raises(MoeProbeError, match="there is no corpus"):

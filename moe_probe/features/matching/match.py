@@ -14,7 +14,7 @@ from moe_probe.core.progress import Bar, Say, track
 from moe_probe.core.results import Result
 from moe_probe.core.stats.auroc import AUROC
 from moe_probe.core.stats.bootstrap import BOOTSTRAP
-from moe_probe.core.text import figure
+from moe_probe.core.text import figure, quoted
 from moe_probe.features.matching.feature_experts import feature_experts
 from moe_probe.features.matching.feature_sets import feature_sets
 from moe_probe.features.matching.match_features import (
@@ -209,7 +209,7 @@ class _Tables:
             raise MoeProbeError(
                 f"{self.run.path} has no SAEs of all tokens",
                 "experts are matched with their features",
-                f"moe-probe sae train {self.run.path}",
+                f"moe-probe sae train {quoted(self.run.path)}",
             )
         settings, labels = self.settings, _feature_labels(self.run)
         params: dict[str, Any] = {

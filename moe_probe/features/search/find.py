@@ -14,6 +14,7 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say, silent, track
 from moe_probe.core.schema import need_same_weights
+from moe_probe.core.text import quoted
 from moe_probe.core.textfiles import read_text
 from moe_probe.features.firing import fire
 from moe_probe.features.search.occurrences import occurrences
@@ -113,9 +114,9 @@ def find_units(
 def _no_features(run: RunDirectory) -> str:
     """Say why a run has no labelled features, and which command gives it some where one can."""
     if any(run.sae_folder.glob("layer_*/width_*/cfg.json")):
-        return f"no features are labelled (moe-probe label {run.path})"
+        return f"no features are labelled (moe-probe label {quoted(run.path)})"
     if {"hidden", "residual", "expert_outputs"} & set(run.manifest.kept):
-        return f"the run has no SAEs (moe-probe sae train {run.path})"
+        return f"the run has no SAEs (moe-probe sae train {quoted(run.path)})"
     return "the run has no SAEs, and no activations to train them on (collect --keep hidden, or run --widths 1024)"
 
 
@@ -167,7 +168,7 @@ def _features(
             raise MoeProbeError(
                 f"the features of {folder.name} are not labelled",
                 "the SAE is newer than the labels",
-                f"moe-probe label {run.path}",
+                f"moe-probe label {quoted(run.path)}",
             )
         sae = load_sae(folder)
         config = sae.config

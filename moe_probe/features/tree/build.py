@@ -13,7 +13,7 @@ import numpy as np
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.progress import Say, track
 from moe_probe.core.results import Result
-from moe_probe.core.text import figure, table_lines
+from moe_probe.core.text import figure, quoted, table_lines
 from moe_probe.features.tree import captions
 from moe_probe.features.tree.annotations import feature_annotations
 from moe_probe.features.tree.concepts import concept_table
@@ -87,7 +87,7 @@ def build_tree(
         raise MoeProbeError(
             f"no layer of {run.path} has SAEs of two widths",
             "a tree joins a narrower one with a wider one",
-            f"moe-probe sae train {run.path} --widths 256,1024",
+            f"moe-probe sae train {quoted(run.path)} --widths 256,1024",
         )
     return tuple(builder.results(ladders))
 

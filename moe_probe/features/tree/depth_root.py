@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from moe_probe.core.errors import MoeProbeError, UsageError, did_you_mean
-from moe_probe.core.text import some_of
+from moe_probe.core.text import quoted, some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def choose_root(run: RunDirectory, ladders: Sequence[SaeLadder], settings: Depth
         raise MoeProbeError(
             f"no layer of {run.path} has SAEs of two widths",
             "depth-first is compared with breadth-first",
-            f"moe-probe sae train {run.path} --widths 256,1024",
+            f"moe-probe sae train {quoted(run.path)} --widths 256,1024",
         )
     if settings.feature is not None:
         return _named_root(features, ladders, settings.feature, settings.topic)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_probe.core.errors import MoeProbeError, UsageError
-from moe_probe.core.text import clipped, figure
+from moe_probe.core.text import clipped, figure, quoted
 from moe_probe.features.tree.annotations import Annotations, feature_annotations
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def walk_word(run: RunDirectory, word: str, *, regex: bool = False) -> list[dict
         raise MoeProbeError(
             f"no feature of the narrowest SAEs responds to '{word}'",
             f"none fires on a tenth of its {len(rows):,} tokens and {_MIN_LIFT} times as often as elsewhere",
-            f"moe-probe find {run.path}",
+            f"moe-probe find {quoted(run.path)}",
         )
     return steps
 

@@ -77,7 +77,7 @@ def made_with(manifest: Manifest) -> str:
         return f"{versions}; seed {manifest.seed}"
     kind = manifest.settings.get(IMPORTED_AS)
     return (
-        f"moe-probe import, from {manifest.corpus.name}"
+        f"{'moe-probe import' if kind else 'an importer or another program'}, from {manifest.corpus.name}"
         + (f": {kind}" if kind else "")
         + (f"; {versions}" if versions else "")
     )

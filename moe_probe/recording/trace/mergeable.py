@@ -9,7 +9,7 @@ from pathlib import Path
 from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.files import path_inside, sha256_text
 from moe_probe.core.schema import BATCH_TOKENS_FROM, CorpusInfo, Manifest
-from moe_probe.core.text import some_of
+from moe_probe.core.text import quoted, some_of
 from moe_probe.core.untrusted import file_digest, file_size, open_tensors
 from moe_probe.recording.trace.agreement import count_problems
 from moe_probe.recording.trace.files import DOCUMENTS, USAGE, file_entries
@@ -143,12 +143,12 @@ def check_files(trace: Trace) -> None:
         size = file_size(file) if file.is_file() else None
         if size != entry.size:
             why = "it is missing" if size is None else f"it has {size:,} bytes instead of {entry.size:,}"
-            raise MoeProbeError(f"{file} is damaged", why, f"moe-probe verify {trace.root}, and collect it again")
+            raise MoeProbeError(f"{file} is damaged", why, f"moe-probe verify {quoted(trace.root)}, and collect it again")
     for entry in trace.manifest.files:
         if file_digest(path_inside(trace.root, entry.path)) != entry.sha256:
             why = "its checksum differs"
             raise MoeProbeError(
-                f"{trace.root / entry.path} is damaged", why, f"moe-probe verify {trace.root}, and collect it again"
+                f"{trace.root / entry.path} is damaged", why, f"moe-probe verify {quoted(trace.root)}, and collect it again"
             )
     for problem in count_problems(trace.root, trace.manifest):
         raise MoeProbeError(f"{trace.root} is damaged", problem, "collect it again with --force")
@@ -211,7 +211,7 @@ def _whole_traces(traces: list[Trace]) -> list[Trace]:
     first = traces[0]
     if len(traces) == 1:
         what, why = f"{first.root} is a whole trace", "there is nothing to merge it with"
-        raise UsageError(what, why, f"moe-probe analyze {first.root}")
+        raise UsageError(what, why, f"moe-probe analyze {quoted(first.root)}")
     fields = [name for name in IDENTITY if name not in _FREE]
     if not all(trace.manifest.model.fingerprint for trace in traces):  # imported ones do not know the weights
         fields.append("model.id")

@@ -12,6 +12,7 @@ from moe_probe.core.files import is_left_over
 from moe_probe.core.own_files import TRACE_FILES
 from moe_probe.core.progress import Bar
 from moe_probe.core.schema import IMPORTED_AS, MANIFEST, Manifest
+from moe_probe.core.text import quoted
 from moe_probe.recording.trace.files import CHECKSUM
 from moe_probe.recording.trace.part_files import DamageError, PartEntry, part_name
 from moe_probe.recording.trace.parts import check_part, counted_parts
@@ -170,7 +171,7 @@ def sealed_shards(root: Path, manifest: Manifest) -> list[PartEntry]:
         raise MoeProbeError(
             f"the sealed trace at {root} is damaged",
             problem,
-            f"moe-probe verify {root} names every damaged file; --force records it again",
+            f"moe-probe verify {quoted(root)} names every damaged file; --force records it again",
         )
     return [PartEntry(**shard.model_dump()) for shard in manifest.shards]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from moe_probe.core.errors import MoeProbeError
 from moe_probe.core.schema import Manifest
+from moe_probe.core.text import quoted
 from moe_probe.recording.trace.opened import TokenTable, open_routing
 
 #: Rows between two chosen ones that are read along rather than skipped.
@@ -101,7 +102,7 @@ def _other_slots(root: Path) -> MoeProbeError:
     return MoeProbeError(
         f"the shards of {root} have different numbers of slots",
         "a trace has one",
-        f"moe-probe verify {root}, and make it again",
+        f"moe-probe verify {quoted(root)}, and make it again",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moe_probe.core.text import quoted
 from moe_probe.core.untrusted_tables import StrangeTable
 from moe_probe.recording.trace.files import DOCUMENTS, TOKENS, USAGE
 
@@ -44,4 +45,4 @@ def open_table(root: Path, relative: str, *, data: bytes | None = None) -> Stran
 
 def hint_of(root: Path) -> str:
     """Say what can be done about a damaged file of a trace."""
-    return f"run moe-probe verify {root}, and make the trace again"
+    return f"run moe-probe verify {quoted(root)}, and make the trace again"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from moe_probe.core.pieces import decode, standing
+from moe_probe.core.pieces import standing
 from moe_probe.core.stats.information import effective_number
 from moe_probe.core.text import clipped, figure, is_missing, some_of
 from moe_probe.core.units import UnitRef, parse_members
 from moe_probe.report.cells import Cell, lift_text, number, probability, table_of, yes_no
 from moe_probe.report.content import Block, Card, Cards, Passage, Rich, Section, Table
 from moe_probe.report.links import expert_link, glued, joined, unit_key
+from moe_probe.report.passages import shaded
 from moe_probe.report.sections.claims import group_cards, passages_of
 from moe_probe.report.sections.related import most_similar, nearest_experts, strongest_features
 from moe_probe.report.sections.unit_names import feature_link
@@ -280,7 +281,7 @@ def _features(matches: pd.DataFrame) -> Rich:
 
 def _contexts(contexts: pd.DataFrame) -> tuple[Passage, ...]:
     return tuple(
-        Passage(f"{r.topic}, among the highest gate weights ({r.weight:.2f})", _pieces(r.tokens, r.weights))
+        Passage(f"{r.topic}, among the highest gate weights ({r.weight:.2f})", shaded(r.tokens, r.weights, largest=1.0))
         for r in contexts.itertuples()
     )
 
@@ -288,14 +289,6 @@ def _contexts(contexts: pd.DataFrame) -> tuple[Passage, ...]:
 def _visible(token: str) -> str:
     """Write a token as people can see it: a line break has a sign."""
     return str(token).replace("\n", "⏎").strip(" ") or "space"
-
-
-def _pieces(tokens: Any, weights: Any) -> tuple[tuple[str, int], ...]:
-    """Shade the text by the gate weight of the expert."""
-    return tuple(
-        (text.replace("\n", "⏎"), 0 if weight <= 0 else min(4, 1 + int(4 * weight)))
-        for text, weight in decode(list(map(str, tokens))).shaded(weights)
-    )
 
 
 def card_of_expert(trace: Trace, results: Mapping[str, Result], layer: int, expert: int) -> Card:

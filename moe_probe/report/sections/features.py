@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moe_probe.core.pieces import decode
 from moe_probe.core.text import figure, is_missing
 from moe_probe.core.units import UnitRef
 from moe_probe.report.cells import lift_cell, number, probability, ranged, sae_name, table_of
 from moe_probe.report.content import Block, Card, Cards, Link, Passage, Picture, Rich, Section, Table
 from moe_probe.report.links import expert_link, glued, joined, unit_key
+from moe_probe.report.passages import shaded
 from moe_probe.report.plots import saes as plots
 from moe_probe.report.sections.experts import rises
 from moe_probe.report.sections.related import strongest_features
@@ -267,7 +267,7 @@ def _card(results: Mapping[str, Result], row: pd.Series, excerpts: pd.DataFrame)
         ("without it", _without(results, sae, int(feature))),
     ]
     largest = float(row["max_activation"]) or 1.0
-    passages = tuple(Passage(str(r.part), pieces(r.tokens, r.activations, largest)) for r in excerpts.itertuples())
+    passages = tuple(Passage(str(r.part), shaded(r.tokens, r.activations, largest=largest)) for r in excerpts.itertuples())
     title = f"{sae_name(sae)}, feature {feature}: {shortened(str(row['label'])) or 'no label'}"
     return Card(
         title, tuple((name, text) for name, text in facts if text), passages, unit_key(UnitRef((int(feature),), sae=sae))
@@ -276,33 +276,6 @@ def _card(results: Mapping[str, Result], row: pd.Series, excerpts: pd.DataFrame)
 
 def _linked(sae: str, feature: Any) -> Link:
     return Link(f"feature {int(feature)}", unit_key(UnitRef((int(feature),), sae=sae)))
-
-
-def pieces(tokens: Any, activations: Any, largest: float) -> tuple[tuple[str, int], ...]:
-    """Join the text of tokens as far as it is shaded alike.
-
-    Parameters
-    ----------
-    tokens : sequence of str
-    activations : sequence of float
-        Of each token.
-    largest : float
-        Activation with the darkest shade.
-
-    Returns
-    -------
-    tuple of (str, int)
-        Text, and strength from 0 (none) to 4.
-    """
-    joined: list[tuple[str, int]] = []
-    for part, value in decode(list(map(str, tokens))).shaded(activations):
-        strength = 0 if value <= 0 else min(4, 1 + int(4 * value / largest))
-        text = part.replace("\n", "⏎")
-        if joined and joined[-1][1] == strength == 0:
-            joined[-1] = (joined[-1][0] + text, 0)
-        else:
-            joined.append((text, strength))
-    return tuple(joined)
 
 
 def card_of_feature(results: Mapping[str, Result], sae: str, feature: int) -> Card:

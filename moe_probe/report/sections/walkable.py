@@ -10,7 +10,8 @@ import numpy as np
 from moe_probe.core.text import is_missing
 from moe_probe.features.tree import KINDS, UNJUDGED
 from moe_probe.report.content import Node, Passage, Tree
-from moe_probe.report.sections.features import pieces, shortened
+from moe_probe.report.passages import shaded
+from moe_probe.report.sections.features import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def _example(part: pd.DataFrame, *, words: bool) -> Node:
     if words and row["words"]:
         facts.append(f"words that separate it from its siblings: {row['words']}")
     largest = max((max(a, default=0.0) for a in part["activations"]), default=1.0) or 1.0
-    passages = tuple(Passage(str(r.part), pieces(r.tokens, r.activations, largest)) for r in part.itertuples())
+    passages = tuple(Passage(str(r.part), shaded(r.tokens, r.activations, largest=largest)) for r in part.itertuples())
     label = shortened(str(row["label"])) or "no label"
     return Node(f"{row['sae']}, feature {int(row['feature'])}: {label}", tuple(facts), passages)
 

@@ -11,6 +11,7 @@ from moe_probe.core.errors import MoeProbeError, UsageError
 from moe_probe.core.progress import Say, silent
 from moe_probe.core.results import Result
 from moe_probe.core.stats.groups import need_column
+from moe_probe.core.text import quoted
 from moe_probe.recording.rundir import RunDirectory
 from moe_probe.recording.trace import Trace
 from moe_probe.studies.compare.compared_run import ComparedRun
@@ -151,7 +152,7 @@ def open_compared_run(
         raise MoeProbeError(
             f"{root} has no result '{missing[0]}'",
             "a comparison starts from the results of its runs",
-            f"moe-probe analyze {root}",
+            f"moe-probe analyze {quoted(root)}",
         )
     check_stored(root, stored)
     own = stored["expert_topics"].param("label", str)
