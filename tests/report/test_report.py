@@ -105,7 +105,7 @@ def test_page_stands_alone_and_opens_with_the_verdicts(run: Path) -> None:
     anchors, ids = {source[1:] for source in page.fetched if source.startswith("#")}, re.findall(r' id="(.*?)"', text)
     assert anchors <= set(ids) and len(ids) == len(set(ids))
     assert {"expert-1-5", "layers"} <= anchors and ">Evidence: Layers</a>" in text
-    opening = ["<h2>Do topics", "What are experts mostly about?", "<figure>", "One passage per topic", "Verdicts: one row"]
+    opening = ["<h2>Do topics", "<figure>", "What are experts mostly about?", "One passage per topic", "Verdicts: one row"]
     assert [text.index(part) for part in opening] == sorted(text.index(part) for part in opening)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     headings = re.findall(r"<h2>(.*?)</h2>", text)

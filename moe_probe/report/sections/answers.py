@@ -87,17 +87,20 @@ def _what_else(results: Mapping[str, Result]) -> str:
     alone = table[table["order"] == "alone"].groupby("factor")["bits"].mean()
     left = table[(table["order"] == "beyond token") & (table["factor"] == "topic")]["bits"].mean()
     token, topic = number(float(alone["token"])), float(alone["topic"])
+    total = f" of {number(float(table.groupby('layer')['base_bits'].first().mean()))}" if "base_bits" in table else ""
     text = (
-        f"Mostly about the token: alone it accounts for {token} bits of each routing decision, on average over layers. The "
-        f"topic accounts for {number(topic, 3)} bits, and for {number(float(left), 3)} once the token is known."
+        f"Mostly about the token: alone it accounts for {token}{total} bits of each routing decision, on average over layers. "
+        f"The topic accounts for {number(topic, 3)} bits, and for {number(float(left), 3)} once the token is known."
         if alone["token"] > alone["topic"]
         else f"The topic accounts for more of each routing decision than the token: {number(topic)} bits compared with {token}, "
         "on average over layers."
     )
     if "experts" in results and "explained_by" in results["experts"].table:
         counts = results["experts"].table["explained_by"].value_counts()
-        kinds = listed([f"{kind} for {n}" for kind, n in counts.items()])
-        text += f" The factor that explains most alone, over {int(counts.sum()):,} experts: {kinds}."
+        experts = f"{int(counts.sum()):,} experts"
+        kinds = listed([f"{kind} for {n:,}" for kind, n in counts.items()])
+        most = f"{counts.index[0]} for all {experts}" if len(counts) == 1 else f"{kinds} of {experts}"
+        text += f" The factor that explains most alone: {most}."
     return text
 
 

@@ -34,5 +34,6 @@ def opening_section(trace: Trace, results: Mapping[str, Result]) -> Section:
     lead: tuple[Block, ...] = (Facts(tuple((a.question, a.answer) for a in others), "lead"),) if others else ()
     blocks = list(section.blocks)
     after = next((i + 1 for i, block in enumerate(blocks) if isinstance(block, Picture)), 0)
-    blocks[after:after] = opening_passages(trace, results)
-    return replace(section, finding=first.answer, blocks=(*lead, *blocks))
+    # the picture belongs to the first answer, the passages to it too; the table has every number
+    blocks[after:after] = [*lead, *opening_passages(trace, results)]
+    return replace(section, finding=first.answer, blocks=tuple(blocks))

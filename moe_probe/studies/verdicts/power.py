@@ -82,7 +82,7 @@ def power_sentences(verdicts: Result) -> str:
         least, most = known["topic"].iloc[0], known["topic"].iloc[-1]
         span = f"{lifts[0]:.2f} ({least})"
         span += f" to {lifts[-1]:.2f} ({most}), median {np.median(lifts):.2f}" if len(known) > 1 else ""
-        parts.append(f"Smallest lift of a typical expert that is significant with probability 0.8: {span}.")
+        parts.append(f"Smallest lift that these documents can show (power 0.8, typical expert): {span}.")
     unknown = table[table["detectable_log2_lift"].isna()]["topic"].tolist()
     if unknown:
         parts.append(f"No lift could be found for {some_of(unknown)}.")
